@@ -1,0 +1,21 @@
+"""A pytree as stacks of equal blocks, and back. Floor 1 of the library."""
+
+from precond.blocks.layout import Layout, layout_of
+from precond.blocks.names import active_axes, stack_name
+from precond.blocks.rules import as_views, default_views, path_name, rules, small_side, tensors
+from precond.blocks.view import View, Views
+
+__all__ = [
+    "Layout",
+    "View",
+    "Views",
+    "active_axes",
+    "as_views",
+    "default_views",
+    "layout_of",
+    "path_name",
+    "rules",
+    "small_side",
+    "stack_name",
+    "tensors",
+]

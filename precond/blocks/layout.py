@@ -1,0 +1,203 @@
+"""Where every block of every parameter stands: worked out from shapes at trace time, never stored."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from precond.blocks.names import stack_name
+from precond.blocks.rules import path_name
+from precond.blocks.view import Geometry, Views, geometry
+
+__all__ = ["Layout", "layout_of"]
+
+
+class Part(NamedTuple):
+    """A stretch of one axis cut into `count` pieces of `size`: an axis is its whole pieces, then a ragged rest."""
+
+    start: int
+    count: int
+    size: int
+
+
+Region = tuple[Part, ...]
+"""One part an axis: a grid of equal blocks."""
+
+
+def _parts(length: int, block_size: int | None) -> tuple[Part, ...]:
+    if block_size is None or length <= block_size:
+        return (Part(0, 1, length),)
+    whole, rest = divmod(length, block_size)
+    parts = (Part(0, whole, block_size), Part(whole * block_size, 1, rest))
+    return parts if rest else parts[:1]
+
+
+def _cut(sheet: jax.Array, region: Region) -> jax.Array:
+    """The blocks of a region, `[B, D1, .., Dk] -> [B count1 .. countk, size1, .., sizek]`."""
+    for axis, part in enumerate(region, start=1):
+        stop = part.start + part.count * part.size
+        if (part.start, stop) != (0, sheet.shape[axis]):
+            sheet = jax.lax.slice_in_dim(sheet, part.start, stop, axis=axis)
+    grid = [d for part in region for d in (part.count, part.size)]
+    k = len(region)
+    order = [0, *range(1, 2 * k, 2), *range(2, 2 * k + 1, 2)]
+    blocks = sheet.reshape(sheet.shape[0], *grid).transpose(order)
+    return blocks.reshape(-1, *(part.size for part in region))
+
+
+def _paste(blocks: jax.Array, region: Region) -> jax.Array:
+    """The inverse of `_cut`, without the other regions."""
+    k = len(region)
+    blocks = blocks.reshape(-1, *(part.count for part in region), *(part.size for part in region))
+    order = [0, *itertools.chain(*((i, k + i) for i in range(1, k + 1)))]
+    return blocks.transpose(order).reshape(-1, *(part.count * part.size for part in region))
+
+
+class Sheet(NamedTuple):
+    """All parameters that are read as tensors of one shape, laid behind one another: `[B, D1, .., Dk]`.
+
+    Cutting a sheet instead of each parameter keeps the program's length from growing with the network's depth.
+    """
+
+    members: tuple[tuple[int, Geometry], ...]  # index of the parameter among the leaves, how it is read
+    regions: tuple[tuple[str, Region], ...]  # the stack to which the blocks of a region go
+    parts: tuple[tuple[Part, ...], ...]  # by axis; the regions are their product
+
+    def batches(self) -> list[int]:
+        """The number of tensors in each member."""
+        return [math.prod(g.shape) // math.prod(g.tensor) for _, g in self.members]
+
+    def gather(self, leaves: Sequence[jax.Array], dtype: Any) -> jax.Array:
+        """Lay the members behind one another."""
+        rows = [
+            leaves[i].astype(dtype).reshape(g.shape).transpose(g.order).reshape(-1, *g.tensor)
+            for i, g in self.members
+        ]
+        return rows[0] if len(rows) == 1 else jnp.concatenate(rows)
+
+    def assemble(self, blocks: list[jax.Array], axis: int = 0) -> jax.Array:
+        """Join the pasted regions, in the order of the product of the parts, along one axis after the other."""
+        if axis == len(self.parts):
+            return blocks[0]
+        step = len(blocks) // len(self.parts[axis])
+        joined = [self.assemble(blocks[i : i + step], axis + 1) for i in range(0, len(blocks), step)]
+        return joined[0] if len(joined) == 1 else jnp.concatenate(joined, axis=axis + 1)
+
+    def scatter(self, sheet: jax.Array) -> dict[int, jax.Array]:
+        """The members again, each in its own shape before it was read otherwise."""
+        ends = list(itertools.accumulate(self.batches()))
+        out = {}
+        for (i, g), end, batch in zip(self.members, ends, self.batches(), strict=True):
+            rows = sheet if len(ends) == 1 else jax.lax.slice_in_dim(sheet, end - batch, end)
+            back = sorted(range(len(g.order)), key=g.order.__getitem__)
+            out[i] = rows.reshape([g.shape[a] for a in g.order]).transpose(back)
+        return out
+
+
+class Layout(NamedTuple):
+    """How the leaves of a tree become stacks and come back.
+
+    Attributes:
+      viewed: for each leaf whether it has a view (the others stay outside).
+      sheets: the leaves that have one.
+      stacks: the shape and dtype of every stack by name, `[N, d1, .., dk]`.
+    """
+
+    viewed: tuple[bool, ...]
+    sheets: tuple[Sheet, ...]
+    stacks: dict[str, jax.ShapeDtypeStruct]
+
+    def pack(self, leaves: Sequence[jax.Array]) -> dict[str, jax.Array]:
+        """Cut every viewed leaf into blocks and stack equal ones; float32 or wider.
+
+        Args:
+          leaves: in the order of the tree the layout was made from; those without a view are not touched.
+
+        Returns:
+          Stacks by name.
+        """
+        rows: dict[str, list[jax.Array]] = {name: [] for name in self.stacks}
+        for sheet in self.sheets:
+            tensor = sheet.gather(leaves, self.stacks[sheet.regions[0][0]].dtype)
+            for name, region in sheet.regions:
+                rows[name].append(_cut(tensor, region).astype(self.stacks[name].dtype))
+        return {n: r[0] if len(r) == 1 else jnp.concatenate(r) for n, r in rows.items()}
+
+    def unpack(self, stacks: dict[str, jax.Array], leaves: Sequence[Any]) -> list[Any]:
+        """The inverse of `pack`.
+
+        Args:
+          stacks: by name.
+          leaves: as given to `pack`; they give the viewed leaves their shapes and dtypes, and stand for the others.
+
+        Returns:
+          The leaves, those with a view taken from the stacks.
+        """
+        out, taken = list(leaves), dict.fromkeys(stacks, 0)
+        for sheet in self.sheets:
+            pasted = []
+            for name, region in sheet.regions:
+                count = sum(sheet.batches()) * math.prod(part.count for part in region)
+                start, taken[name] = taken[name], taken[name] + count
+                rows = stacks[name]
+                if count < rows.shape[0]:
+                    rows = jax.lax.slice_in_dim(rows, start, start + count)
+                pasted.append(_paste(rows, region))
+            for i, leaf in sheet.scatter(sheet.assemble(pasted)).items():
+                out[i] = leaf.reshape(leaves[i].shape).astype(leaves[i].dtype)
+        return out
+
+
+def _sheet(
+    members: list[tuple[int, Geometry]], g: Geometry, block_size: int | None
+) -> Sheet:
+    cuts = [None if i in g.passive else block_size for i in range(len(g.tensor))]
+    parts = tuple(_parts(d, cut) for d, cut in zip(g.tensor, cuts, strict=True))
+    regions = tuple(
+        (stack_name(tuple(part.size for part in region), g.passive), region)
+        for region in itertools.product(*parts)
+    )
+    return Sheet(tuple(members), regions, parts)
+
+
+def layout_of(tree: Any, views: Views, block_size: int | None) -> Layout:
+    """Work out the layout of a tree from its shapes, dtypes and paths.
+
+    Args:
+      tree: of arrays, or of anything with `shape` and `dtype`.
+      views: from path and leaf to a view or None. A leaf of size 0 has none.
+      block_size: active axes longer than this are cut; None cuts nothing.
+
+    Raises:
+      ValueError: for a view that does not fit.
+
+    Example:
+      >>> from precond.blocks.rules import default_views
+      >>> tree = {"kernel": jnp.zeros((20, 8)), "bias": jnp.zeros(8)}
+      >>> {n: s.shape for n, s in layout_of(tree, default_views, block_size=8).stacks.items()}
+      {'4x8': (1, 4, 8), '8x8': (2, 8, 8)}
+    """
+    paths = jax.tree_util.tree_flatten_with_path(tree)[0]
+    found: dict[tuple[Any, ...], list[tuple[int, Geometry]]] = {}
+    viewed = []
+    for i, (path, leaf) in enumerate(paths):
+        name = path_name(path)
+        view = views(name, leaf) if math.prod(leaf.shape) else None
+        viewed.append(view is not None)
+        if view is not None:
+            g = geometry(view, tuple(leaf.shape), f"'{name}'")
+            found.setdefault((g.tensor, g.passive), []).append((i, g))
+    sheets = tuple(_sheet(members, members[0][1], block_size) for members in found.values())
+    counts: dict[str, tuple[int, tuple[int, ...], Any]] = {}
+    for sheet in sheets:
+        dtype = jnp.result_type(jnp.float32, *(paths[i][1].dtype for i, _ in sheet.members))
+        for name, region in sheet.regions:
+            blocks = sum(sheet.batches()) * math.prod(part.count for part in region)
+            before, _, other = counts.get(name, (0, (), dtype))
+            block = tuple(part.size for part in region)
+            counts[name] = before + blocks, block, jnp.promote_types(dtype, other)
+    stacks = {n: jax.ShapeDtypeStruct((c, *b), d) for n, (c, b, d) in sorted(counts.items())}
+    return Layout(tuple(viewed), sheets, stacks)

@@ -1,0 +1,104 @@
+"""How one parameter is read as a batch of tensors: which of its axes are preconditioned, merged, or batch."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+__all__ = ["View", "Views", "geometry"]
+
+
+class View(NamedTuple):
+    """Which axes of a parameter are preconditioned, in the spirit of Optax's `MuonDimensionNumbers`.
+
+    Axes that are not named are batch axes: scanned layers, experts, heads. Every entry of the batch is a tensor
+    of its own, preconditioned alone.
+
+    Attributes:
+      axes: one entry an axis of the tensor: an axis of the parameter, or a tuple of axes merged into one in this
+        order. Negative numbers count from the end. At least one entry.
+      passive: positions in `axes` that belong to the tensor but get no factor (one-sided preconditioning); they
+        are never cut into blocks.
+      shape: the parameter is first read in this shape, which splits a fused axis or merges neighbours; one entry
+        may be -1. None keeps its own.
+
+    Example:
+      A matrix; a convolution `[h, w, in, out]` as the matrix `[h w in, out]`; a stack of layers `[L, m, n]`; a fused
+      QKV kernel `[d, 3 d]` as three `[d, d]`; an embedding `[vocabulary, d]` on its small side only:
+
+      >>> View((0, 1))
+      View(axes=(0, 1), passive=(), shape=None)
+      >>> convolution, layers = View(((0, 1, 2), 3)), View((1, 2))
+      >>> qkv, embedding = View((0, 2), shape=(512, 3, 512)), View((0, 1), passive=(0,))
+    """
+
+    axes: tuple[int | tuple[int, ...], ...]
+    passive: tuple[int, ...] = ()
+    shape: tuple[int, ...] | None = None
+
+
+Views = Callable[[str, Any], View | None]
+"""From a parameter's path (`"layers/0/kernel"`) and the parameter (or anything with its shape and dtype) to its
+view, or None for a parameter that is not preconditioned."""
+
+
+class Geometry(NamedTuple):
+    """A view made explicit for one parameter: `reshape(shape).transpose(order).reshape(-1, *tensor)`."""
+
+    shape: tuple[int, ...]
+    order: tuple[int, ...]
+    tensor: tuple[int, ...]
+    passive: tuple[int, ...]
+
+
+def _reading(view: View, shape: tuple[int, ...], where: str) -> tuple[int, ...]:
+    if view.shape is None:
+        return shape
+    read, size = tuple(view.shape), math.prod(shape)
+    if read.count(-1) == 1:
+        known = -math.prod(read)
+        read = tuple(size // known if d == -1 and known else d for d in read)
+    if any(d < 0 for d in read) or math.prod(read) != size:
+        raise ValueError(
+            f"View.shape={view.shape} does not fit {where} of shape {shape}: the products of the two must be "
+            f"equal, with at most one -1. Mend the view that `views` gives for this path."
+        )
+    return read
+
+
+def geometry(view: View, shape: tuple[int, ...], where: str) -> Geometry:
+    """Check a view against a parameter and make it explicit.
+
+    Args:
+      view: what `views` gave.
+      shape: of the parameter.
+      where: how to name the parameter in an error.
+
+    Raises:
+      ValueError: for an axis out of range, named twice, or a shape that does not fit.
+
+    Example:
+      >>> geometry(View(((0, 1), 2)), (3, 5, 4), "kernel")
+      Geometry(shape=(3, 5, 4), order=(0, 1, 2), tensor=(15, 4), passive=())
+    """
+    shape = _reading(view, shape, where)
+    rank = len(shape)
+    groups = [tuple(entry) if isinstance(entry, (tuple, list)) else (entry,) for entry in view.axes]
+    named = [axis for group in groups for axis in group]
+    if not named or any(not -rank <= axis < rank for axis in named):
+        raise ValueError(
+            f"View.axes={view.axes} does not fit {where}, read as {shape}: name at least one axis, each between "
+            f"{-rank} and {rank - 1}. Mend the view that `views` gives for this path, or give None."
+        )
+    groups = [tuple(axis % rank for axis in group) for group in groups]
+    named = [axis for group in groups for axis in group]
+    if len(set(named)) < len(named):
+        raise ValueError(f"View.axes={view.axes} names an axis of {where} twice: an axis belongs to one entry.")
+    passive = tuple(sorted(i % len(groups) for i in view.passive if -len(groups) <= i < len(groups)))
+    if len(set(passive)) != len(view.passive) or len(passive) == len(groups):
+        raise ValueError(
+            f"View.passive={view.passive} of {where} must be distinct positions in axes={view.axes} and leave at "
+            f"least one active. Give None in place of the view to leave the parameter unpreconditioned."
+        )
+    batch = tuple(axis for axis in range(rank) if axis not in named)
+    tensor = tuple(math.prod(shape[axis] for axis in group) for group in groups)
+    return Geometry(shape, (*batch, *named), tensor, passive)

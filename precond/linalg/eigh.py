@@ -1,0 +1,54 @@
+"""Roots and bases from the symmetric eigendecomposition (LAPACK, cuSOLVER, or XLA's Jacobi on TPU)."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+__all__ = ["eigen_basis", "eigh_root"]
+
+
+def eigh_root(
+    a: jax.Array, power: jax.Array, ridge: Callable[[jax.Array], jax.Array]
+) -> jax.Array:
+    """`(A + ridge I)^(-power)` of symmetric positive semi-definite matrices.
+
+    Eigenvalues below 0, which only rounding can give, count as 0.
+
+    Args:
+      a: `[M, n, n]`.
+      power: `[M]`, positive.
+      ridge: from the largest eigenvalue `[M]` to what is added to the diagonal, `[M]`.
+
+    Returns:
+      `[M, n, n]`, symmetric.
+
+    Example:
+      >>> eigh_root(jnp.full((1, 1, 1), 3.0), jnp.asarray([0.5]), lambda largest: largest / 3)
+      Array([[[0.5]]], dtype=float32)
+    """
+    if a.shape[-1] == 1:  # exact, and not worth a call of LAPACK
+        value = jnp.maximum(a[:, 0, 0], 0)
+        return ((value + ridge(value)) ** -power)[:, None, None]
+    values, vectors = jnp.linalg.eigh(a, symmetrize_input=False)
+    damped = jnp.maximum(values, 0) + ridge(values[:, -1])[:, None]
+    # Both sides carry half the power, so that the product is symmetric to the last bit.
+    half = vectors * (damped ** (-power[:, None] / 2))[:, None, :]
+    return jnp.einsum("mij,mkj->mik", half, half, precision=lax.Precision.HIGHEST)
+
+
+def eigen_basis(a: jax.Array) -> jax.Array:
+    """Orthonormal eigenvectors in the columns, by ascending eigenvalue.
+
+    Args:
+      a: `[M, n, n]`, symmetric.
+
+    Returns:
+      `[M, n, n]`.
+
+    Example:
+      >>> jnp.abs(eigen_basis(jnp.diag(jnp.asarray([2.0, 1.0]))[None]))[0].tolist()
+      [[0.0, 1.0], [1.0, 0.0]]
+    """
+    return jnp.ones_like(a) if a.shape[-1] == 1 else jnp.linalg.eigh(a, symmetrize_input=False)[1]

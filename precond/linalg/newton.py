@@ -1,0 +1,90 @@
+"""Inverse roots from matrix products alone: the coupled Newton iteration."""
+
+from collections.abc import Callable
+from fractions import Fraction
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+__all__ = ["coupled_newton"]
+
+
+def _product(a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
+
+
+def _matrix_power(a: jax.Array, exponent: int) -> jax.Array:
+    result = None
+    while exponent:
+        if exponent % 2:
+            result = a if result is None else _product(result, a)
+        exponent //= 2
+        a = _product(a, a) if exponent else a
+    return result
+
+
+def _symmetric(a: jax.Array) -> jax.Array:
+    return (a + jnp.swapaxes(a, -1, -2)) / 2
+
+
+def coupled_newton(
+    a: jax.Array,
+    power: Fraction,
+    ridge: jax.Array,
+    *,
+    iterations: int = 32,
+    tolerance: float = 1e-6,
+) -> jax.Array:
+    """`(A + ridge I)^(-power)` of symmetric positive semi-definite matrices, for a rational power q/p.
+
+    With `M_0 = z (A + ridge I)`, `X_0 = z^(1/p) I` and `z = (1 + p) / (2 |A + ridge I|_F)`::
+
+        N = (1 + 1/p) I - M / p,    M <- N^p M,    X <- X N
+
+    until `M` is the identity, and `X^q` is the root. All matrices take the same number of iterations; one whose
+    `max |M - I|` has come below the tolerance, or has begun to grow by a fifth (rounding has taken over), stays as
+    it is. Both iterates are symmetrised in every step, without which they drift at condition numbers above 1e6.
+
+    `max |M - I|` says that the iteration has ended; it is no certificate of `X` (in float32 it reads 2e-7 at
+    condition 1e7, where the root is wrong by a half).
+
+    Args:
+      a: `[M, n, n]`.
+      power: positive.
+      ridge: `[M]`, added to the diagonal; the sum must be positive definite.
+      iterations: enough for a condition number of 1e8; each is `log2(p)` to `2 log2(p)` plus 2 products.
+      tolerance: on `max |M - I|`.
+
+    Returns:
+      `[M, n, n]`, symmetric.
+
+    Reference:
+      Guo and Higham, A Schur-Newton method for the matrix p-th root and its inverse, 2006; Anil et al., Scalable
+      Second Order Optimization for Deep Learning, 2020.
+
+    Example:
+      >>> coupled_newton(jnp.full((1, 1, 1), 3.0), Fraction(1, 2), jnp.ones(1)).round(5).item()
+      0.5
+    """
+    p, identity = power.denominator, jnp.eye(a.shape[-1], dtype=a.dtype)
+    damped = _symmetric(a) + ridge[:, None, None] * identity
+    z = ((1 + p) / (2 * jnp.linalg.norm(damped, axis=(1, 2))))[:, None, None]
+
+    def error(m):
+        return jnp.max(jnp.abs(m - identity), axis=(1, 2), keepdims=True)
+
+    def step(_, carry):
+        m, x, old_error, going = carry
+        n = (1 + 1 / p) * identity - m / p
+        new_m = _symmetric(_product(_matrix_power(n, p), m))
+        new_x = _symmetric(_product(x, n))
+        new_error = error(new_m)
+        going &= (old_error > tolerance) & (new_error < 1.2 * old_error)
+        m, x = jnp.where(going, new_m, m), jnp.where(going, new_x, x)
+        return m, x, jnp.where(going, new_error, old_error), going
+
+    m = z * damped
+    start = error(m)
+    carry = (m, z ** (1 / p) * identity, start, start >= 0)
+    return _matrix_power(lax.fori_loop(0, iterations, step, carry)[1], power.numerator)

@@ -1,0 +1,7 @@
+"""Drop-in optimizers: assembly only. Floor 4 of the library."""
+
+from precond.optimizers.kl_shampoo import kl_shampoo
+from precond.optimizers.shampoo import shampoo
+from precond.optimizers.soap import soap
+
+__all__ = ["kl_shampoo", "shampoo", "soap"]

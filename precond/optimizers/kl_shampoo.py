@@ -1,0 +1,83 @@
+"""KL-Shampoo: Shampoo without grafting."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import optax
+
+from precond.blocks import Views
+from precond.optimizers.finish import finish
+from precond.roots import Method, inverse_root, relative
+from precond.statistics import kl
+from precond.transforms import Refresh, blocked, every, scale_by_kronecker
+
+__all__ = ["kl_shampoo"]
+
+
+def kl_shampoo(
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    b1: jax.typing.ArrayLike = 0.95,
+    b2: jax.typing.ArrayLike = 0.95,
+    eps: jax.typing.ArrayLike = 1e-8,
+    damping: jax.typing.ArrayLike = 1e-6,
+    weight_decay: jax.typing.ArrayLike | None = None,
+    mask: Any = None,
+    refresh: Refresh | int = every(10, stagger=True),
+    method: Method | None = None,
+    block_size: int | None = None,
+    views: Views | Sequence[Any] | None = None,
+    otherwise: optax.GradientTransformation | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""KL-Shampoo: factors fitted to the gradient's covariance in Kullback-Leibler divergence.
+
+    $$L \leftarrow \beta_2 L + \frac{1 - \beta_2}{n} G \hat R^{-1} G^\top, \quad
+      R \leftarrow \beta_2 R + \frac{1 - \beta_2}{m} G^\top \hat L^{-1} G, \quad
+      W \leftarrow W - \eta \, (\hat L^{-1/2} \hat M \hat R^{-1/2} + \lambda W)$$
+
+    with $\hat{}$ for bias correction and M the moving average of G `[m, n]`. $L \otimes R$ estimates the covariance
+    of vec G itself, so that the step has Adam's size without grafting and without Adam's second moment.
+
+    Args:
+      learning_rate: $\eta$, of Adam's size; a number or an Optax schedule.
+      b1: decay of the momentum, $\beta_1$.
+      b2: decay of the factors, $\beta_2$.
+      eps: of Adam's denominator, for parameters without a view.
+      damping: added to each factor, relative to its largest eigenvalue.
+      weight_decay: $\lambda$, decoupled; None leaves it out, and `params` need not be given to `update`.
+      mask: which parameters decay, as in `optax.adamw`.
+      refresh: `precond.every`, or a number of steps (all roots at once). By default each root every 10 steps, in turns.
+      method: how roots are computed: `precond.eigh()` (the default) or `precond.newton()`.
+      block_size: the longest side of a block; None is 1024.
+      views: as in `precond.blocked`.
+      otherwise: for parameters without a view; None is Adam with the same `b1`, `b2` and `eps`.
+
+    Returns:
+      An Optax optimizer. Under `optax.inject_hyperparams` pass `static_args=precond.STATIC_ARGS`.
+
+    Raises:
+      ValueError, TypeError: for numbers out of range or of a wrong type.
+
+    Reference:
+      Lin et al., Understanding and Improving Shampoo and SOAP via Kullback-Leibler Minimization, 2025.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> tx, params = kl_shampoo(1e-3), {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}
+      >>> updates, state = tx.update(params, tx.init(params), params)
+      >>> params = optax.apply_updates(params, updates)
+    """
+    direction = scale_by_kronecker(
+        kl(b2),
+        inverse_root(power=0.5, method=method, damping=relative(damping)),
+        momentum=optax.ema(b1),
+        refresh=refresh,
+    )
+    tx = blocked(
+        direction,
+        block_size=1024 if block_size is None else block_size,
+        views=views,
+        otherwise=optax.scale_by_adam(b1, b2, eps) if otherwise is None else otherwise,
+    )
+    return finish(tx, learning_rate, weight_decay, mask)

@@ -1,0 +1,88 @@
+"""Shampoo, grafted onto Adam."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import optax
+
+from precond.blocks import Views
+from precond.optimizers.finish import finish
+from precond.roots import Method, inverse_root, relative
+from precond.statistics import outer_products
+from precond.transforms import Refresh, blocked, every, graft, scale_by_kronecker
+
+__all__ = ["shampoo"]
+
+
+def shampoo(
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    b1: jax.typing.ArrayLike = 0.9,
+    b2: jax.typing.ArrayLike = 0.99,
+    eps: jax.typing.ArrayLike = 1e-8,
+    damping: jax.typing.ArrayLike = 1e-6,
+    power: float | None = None,
+    weight_decay: jax.typing.ArrayLike | None = None,
+    mask: Any = None,
+    refresh: Refresh | int = every(20, stagger=True),
+    magnitude: optax.GradientTransformation | None = None,
+    method: Method | None = None,
+    block_size: int | None = None,
+    views: Views | Sequence[Any] | None = None,
+    otherwise: optax.GradientTransformation | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Shampoo: the momentum of each block multiplied on every axis by an inverse root of its factor.
+
+    $$L \leftarrow \beta_2 L + (1 - \beta_2) G G^\top, \quad R \leftarrow \beta_2 R + (1 - \beta_2) G^\top G, \quad
+      D = \hat L^{-1/4} \hat M \hat R^{-1/4}, \quad W \leftarrow W - \eta \Big(D \frac{\|U\|}{\|D\|} + \lambda W\Big)$$
+
+    with $\hat{}$ for bias correction, $M$ the moving average of $G$ and $U$ Adam's update; a tensor of k axes has k
+    factors and the power 1/(2k). Parameters without a view (vectors, embeddings) get Adam's update.
+
+    Args:
+      learning_rate: $\eta$, as large as Adam's or a few times larger; a number or an Optax schedule.
+      b1: decay of the momentum, $\beta_1$.
+      b2: decay of the factors and of Adam's second moment, $\beta_2$; 1 sums the factors.
+      eps: of Adam's denominator.
+      damping: added to each factor, relative to its largest eigenvalue.
+      power: of the inverse roots; None is 1/(2k).
+      weight_decay: $\lambda$, decoupled; None leaves it out, and `params` need not be given to `update`.
+      mask: which parameters decay, as in `optax.adamw`.
+      refresh: `precond.every`, or a number of steps (all roots at once). By default each root every 20 steps, in turns.
+      magnitude: in place of Adam; sees blocks. `optax.identity()` is SGD's.
+      method: how roots are computed: `precond.eigh()` (the default) or `precond.newton()`.
+      block_size: the longest side of a block; None is 1024.
+      views: as in `precond.blocked`.
+      otherwise: for parameters without a view; None is Adam with the same `b1`, `b2` and `eps`.
+
+    Returns:
+      An Optax optimizer. Under `optax.inject_hyperparams` pass `static_args=precond.STATIC_ARGS`.
+
+    Raises:
+      ValueError, TypeError: for numbers out of range or of a wrong type.
+
+    Reference:
+      Gupta, Koren and Singer, 2018; Anil et al., Scalable Second Order Optimization for Deep Learning, 2020; Shi et
+      al., A Distributed Data-Parallel PyTorch Implementation of the Distributed Shampoo Optimizer, 2023.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> tx, params = shampoo(1e-3), {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}
+      >>> updates, state = tx.update(params, tx.init(params), params)
+      >>> params = optax.apply_updates(params, updates)
+    """
+    adam = optax.scale_by_adam(b1, b2, eps)
+    direction = scale_by_kronecker(
+        outer_products(b2),
+        inverse_root(power=power, method=method, damping=relative(damping)),
+        momentum=optax.ema(b1),
+        refresh=refresh,
+    )
+    tx = blocked(
+        graft(direction, adam if magnitude is None else magnitude),
+        block_size=1024 if block_size is None else block_size,
+        views=views,
+        otherwise=adam if otherwise is None else otherwise,
+    )
+    return finish(tx, learning_rate, weight_decay, mask)

@@ -1,0 +1,85 @@
+"""SOAP: Adam in Shampoo's eigenbasis."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import optax
+
+from precond.blocks import Views
+from precond.optimizers.finish import finish
+from precond.roots import Method, eigenbasis
+from precond.statistics import outer_products
+from precond.transforms import Refresh, blocked, every, scale_by_kronecker
+
+__all__ = ["soap"]
+
+
+def soap(
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    b1: jax.typing.ArrayLike = 0.95,
+    b2: jax.typing.ArrayLike = 0.95,
+    eps: jax.typing.ArrayLike = 1e-8,
+    weight_decay: jax.typing.ArrayLike | None = None,
+    mask: Any = None,
+    refresh: Refresh | int = every(10, stagger=True, delay=1, warmup=1),
+    method: Method | None = None,
+    block_size: int | None = None,
+    views: Views | Sequence[Any] | None = None,
+    otherwise: optax.GradientTransformation | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""SOAP: Adam in the slowly turning eigenbasis of Shampoo's factors.
+
+    $$G' = Q_L^\top G Q_R, \quad V \leftarrow \beta_2 V + (1 - \beta_2) G' \odot G', \quad
+      W \leftarrow W - \eta \Big(Q_L \frac{Q_L^\top \hat M Q_R}{\sqrt{\hat V} + \epsilon} Q_R^\top
+      + \lambda W\Big)$$
+
+    with $\hat{}$ for bias correction, $M$ the moving average of $G$, and $Q_L, Q_R$ the eigenvectors of the moving
+    averages of $G G^\top$ and $G^\top G$, refreshed by one QR decomposition each. As in the official implementation
+    the first update only feeds the statistics (matrices stay where they are) and a gradient never meets a basis
+    made from itself. Unlike there, $\epsilon$ is added after bias correction, as in Adam; for the official behaviour
+    to the last digit see `precond.recipes.official_soap`.
+
+    Args:
+      learning_rate: $\eta$, of Adam's size; a number or an Optax schedule.
+      b1: decay of the momentum, $\beta_1$.
+      b2: decay of the factors and of the second moment, $\beta_2$.
+      eps: $\epsilon$.
+      weight_decay: $\lambda$, decoupled; None leaves it out, and `params` need not be given to `update`.
+      mask: which parameters decay, as in `optax.adamw`.
+      refresh: `precond.every`, or a number of steps (all bases at once, with the newest statistics). By default each
+        basis every 10 steps, in turns.
+      method: how bases are refreshed: `precond.qr()` (the default) or `precond.eigh()`.
+      block_size: the longest side of a block; None is 1024.
+      views: as in `precond.blocked`.
+      otherwise: for parameters without a view; None is Adam with the same `b1`, `b2` and `eps`.
+
+    Returns:
+      An Optax optimizer. Under `optax.inject_hyperparams` pass `static_args=precond.STATIC_ARGS`.
+
+    Raises:
+      ValueError, TypeError: for numbers out of range or of a wrong type.
+
+    Reference:
+      Vyas et al., SOAP: Improving and Stabilizing Shampoo using Adam, 2024.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> tx, params = soap(3e-3), {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}
+      >>> updates, state = tx.update(params, tx.init(params), params)
+      >>> params = optax.apply_updates(params, updates)
+    """
+    direction = scale_by_kronecker(
+        outer_products(b2),
+        eigenbasis(b2, eps=eps, method=method),
+        momentum=optax.ema(b1),
+        refresh=refresh,
+    )
+    tx = blocked(
+        direction,
+        block_size=1024 if block_size is None else block_size,
+        views=views,
+        otherwise=optax.scale_by_adam(b1, b2, eps) if otherwise is None else otherwise,
+    )
+    return finish(tx, learning_rate, weight_decay, mask)

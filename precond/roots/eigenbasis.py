@@ -1,0 +1,109 @@
+"""SOAP's root: an adaptive diagonal method in the eigenbasis of the factors."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jax.typing import ArrayLike
+
+from precond.arguments import check_number
+from precond.linalg import average, debias, multiply
+from precond.roots.method import Method, qr
+from precond.roots.root import Root, RootState, identity_like
+
+__all__ = ["SecondMoment", "eigenbasis"]
+
+
+class SecondMoment(NamedTuple):
+    """Attributes:
+    count: steps accumulated.
+    nu: the second moment of the gradient in the basis, `[N, d1, .., dk]`.
+    """
+
+    count: jax.Array
+    nu: jax.Array
+
+
+def eigenbasis(
+    decay: ArrayLike = 0.99,
+    *,
+    eps: ArrayLike = 1e-8,
+    weight: ArrayLike | None = None,
+    bias_correction: bool = True,
+    power: ArrayLike = 0.5,
+    method: Method | None = None,
+) -> Root:
+    r"""Divide by a root of the second moment in the eigenbasis of the factors (SOAP; eigenvalue correction).
+
+    With the eigenvectors $Q_i$ of each factor, $G' = G \times_1 Q_1^\top \cdots \times_k Q_k^\top$ and $\odot$ by
+    element:
+
+    $$V \leftarrow \beta V + w \, G' \odot G', \qquad
+      P = \frac{M'}{(V / (1 - \beta^t))^{q} + \epsilon} \times_1 Q_1 \cdots \times_k Q_k$$
+
+    where $M'$ is what is to be preconditioned (the momentum), in the same basis. The momentum itself stays in the
+    parameter's own basis, which is the same as SOAP's, who turns it at each refresh. V is never turned: the columns
+    of a refreshed basis continue those of the old one (`precond.qr`).
+
+    Args:
+      decay: $\beta$; 1 sums for ever, less than 1 averages.
+      eps: $\epsilon$, added to the denominator, in the units of the gradient (for q = 1/2).
+      weight: w; None takes $1 - \beta$, or 1 for a sum.
+      bias_correction: divide V by $1 - \beta^t$, t the number of steps.
+      power: q.
+      method: `precond.qr()` (the default) or `precond.eigh()`.
+
+    Returns:
+      A `Root`. Before the first refresh the basis is the parameter's own, and this is Adam's or AdaGrad's rule.
+
+    Raises:
+      ValueError: for a number out of range, or a method that computes no basis.
+
+    Reference:
+      Vyas et al., SOAP: Improving and Stabilizing Shampoo using Adam, 2024, Algorithm 3; George et al., Fast
+      Approximate Natural Gradient Descent in a Kronecker-factored Eigenbasis, 2018.
+
+    Example:
+      >>> root, g = eigenbasis(decay=1.0, eps=0.0), jnp.full((1, 1, 1), -3.0)
+      >>> state = root.init(g, (jnp.ones((1, 1, 1)), None))
+      >>> root.apply(g, g, state)[0].item()
+      -1.0
+    """
+    method = qr() if method is None else method
+    if method.basis is None:
+        raise ValueError(f"method={method.name} computes no eigenbasis: use precond.qr() or precond.eigh().")
+    check_number("decay", decay, 0, 1, advice="1 sums, less than 1 averages.")
+    check_number("eps", eps, 0)
+    check_number("power", power, 0)
+
+    def init(stack: Any, factors: Sequence[Any]) -> RootState:
+        nu = jnp.zeros(stack.shape, jnp.result_type(jnp.float32, stack.dtype))
+        bases = tuple(None if f is None else identity_like(f) for f in factors)
+        return RootState(bases, SecondMoment(jnp.zeros([], jnp.int32), nu))
+
+    def refresh(factors: jax.Array, derived: jax.Array, power: Any, first: jax.Array) -> jax.Array:
+        del power
+        return method.basis(factors, derived, first)
+
+    def apply(direction: jax.Array, gradient: jax.Array, state: RootState) -> Any:
+        bases, (count, nu) = state
+        turned = multiply(gradient, bases, transpose=True)
+        nu, count = average(nu, jnp.square(turned), decay, weight), optax.safe_increment(count)
+        second = debias(nu, decay, count) if bias_correction and weight is None else nu
+        denominator = second**power + eps
+        turned = multiply(direction, bases, transpose=True)
+        # Where nothing was ever seen, 0 / 0 stands for no movement.
+        scaled = jnp.where(denominator > 0, turned / jnp.where(denominator > 0, denominator, 1), 0)
+        return multiply(scaled, bases), RootState(bases, SecondMoment(count, nu))
+
+    def whiten(basis: jax.Array, factor: jax.Array) -> jax.Array:
+        product = jnp.matmul(factor, basis, precision=lax.Precision.HIGHEST)
+        values = jnp.sum(basis * product, axis=1, keepdims=True)
+        floor = 1e-12 * jnp.max(values, axis=2, keepdims=True)
+        inverse = jnp.where(values > floor, values, jnp.inf) ** -0.5
+        return jnp.einsum("mij,mkj->mik", basis * inverse, basis, precision=lax.Precision.HIGHEST)
+
+    return Root(init, refresh, apply, whiten, lambda order: 1.0, mixes_powers=False)

@@ -1,0 +1,58 @@
+"""The interface between the engine and what it knows nothing of: how a factor becomes a preconditioner."""
+
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+__all__ = ["Root", "RootState", "identity_like"]
+
+
+class RootState(NamedTuple):
+    """What a root keeps for one stack.
+
+    Attributes:
+      derived: one entry an axis: what `refresh` made of its factor (any tree of arrays with leading axis N), or
+        None for an axis without a factor.
+      moments: what `apply` keeps from step to step; any tree of arrays.
+    """
+
+    derived: tuple[Any, ...]
+    moments: Any
+
+
+class Root(NamedTuple):
+    """Pure functions; `refresh` is the only costly one and `apply` runs every step.
+
+    Attributes:
+      init: from a stack `[N, d1, .., dk]` and its factors (anything with shape and dtype) to a `RootState`, which
+        acts as the identity until the first refresh.
+      refresh: from factors `[M, d, d]`, what was derived from them before, their powers and whether this is the
+        first refresh (a scalar), to what is derived from them now. Factors of different axes, stacks and
+        parameters come in one call.
+      apply: from what is to be preconditioned and the raw gradient (stacks), and a `RootState`, to the preconditioned
+        stack and the state.
+      whiten: from derived and factor to the matrices `[N, d, d]` by which this root whitens their axis.
+      power: from the order of a tensor (the number of its factors) to a number that `refresh` needs for them.
+      mixes_powers: whether one call takes factors of different powers, which then come as an array `[M]`; else it
+        gets the one power they all have, as `power` gave it.
+    """
+
+    init: Callable[[Any, tuple[Any, ...]], RootState]
+    refresh: Callable[[jax.Array, Any, Any, jax.Array], Any]
+    apply: Callable[[jax.Array, jax.Array, RootState], tuple[jax.Array, RootState]]
+    whiten: Callable[[Any, jax.Array], jax.Array]
+    power: Callable[[int], float | Fraction]
+    mixes_powers: bool
+
+
+def identity_like(factor: Any) -> jax.Array:
+    """Identity matrices in the shape and dtype of a factor `[N, d, d]`.
+
+    Example:
+      >>> identity_like(jnp.zeros((1, 2, 2))).tolist()
+      [[[1.0, 0.0], [0.0, 1.0]]]
+    """
+    return jnp.zeros(factor.shape, factor.dtype) + jnp.eye(factor.shape[-1], dtype=factor.dtype)

@@ -1,0 +1,42 @@
+"""Factors divided by a power of their trace: to be chained behind a statistic."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+__all__ = ["scale_by_trace"]
+
+
+def scale_by_trace(gamma: float = 0.5, *, eps: float = 1e-12) -> optax.GradientTransformation:
+    r"""Scale every factor to $L_i \, \max(\mathrm{tr} L_i, \epsilon)^{-\gamma}$.
+
+    Args:
+      gamma: $\gamma$; with 1/2 on both sides of a matrix, $L \otimes R / \mathrm{tr}$ estimates the covariance.
+      eps: $\epsilon$, in the units of the factor; a zero factor stays zero.
+
+    Returns:
+      A stateless transformation of factors.
+
+    Reference:
+      Meta's `TraceScaling`; Morwani et al., A New Perspective on Shampoo's Preconditioner, 2024.
+
+    Example:
+      >>> from precond import outer_products
+      >>> statistics = optax.chain(outer_products(1.0), scale_by_trace(1.0))
+      >>> stacks = {"1x1": jnp.full((1, 1, 1), 3.0)}
+      >>> statistics.update(stacks, statistics.init(stacks))[0]["1x1"][0].item()
+      1.0
+    """
+
+    def scale(factors: Any, params: Any = None) -> Any:
+        del params
+
+        def one(factor: jax.Array) -> jax.Array:
+            trace = jnp.trace(factor, axis1=1, axis2=2)[:, None, None]
+            return factor * jnp.maximum(trace, eps) ** -gamma
+
+        return jax.tree.map(one, factors)
+
+    return optax.stateless(scale)

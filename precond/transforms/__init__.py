@@ -1,0 +1,22 @@
+"""Optax transformations: the engine and what runs around it. Floor 3 of the library."""
+
+from precond.transforms.blocked import blocked
+from precond.transforms.diagonal import scale_by_diagonal
+from precond.transforms.filtered import filtered
+from precond.transforms.graft import graft
+from precond.transforms.kronecker import scale_by_kronecker
+from precond.transforms.normalize import normalize
+from precond.transforms.schedule import Refresh, every
+from precond.transforms.switch import switch
+
+__all__ = [
+    "Refresh",
+    "blocked",
+    "every",
+    "filtered",
+    "graft",
+    "normalize",
+    "scale_by_diagonal",
+    "scale_by_kronecker",
+    "switch",
+]

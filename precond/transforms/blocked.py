@@ -1,0 +1,99 @@
+"""From parameters to stacks of blocks and back: what makes a transformation of stacks one of parameters."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from precond.arguments import check_whole
+from precond.blocks import Views, as_views, layout_of
+from precond.mesh import with_local_arrays
+
+__all__ = ["BlockedState", "blocked"]
+
+
+class BlockedState(NamedTuple):
+    """Attributes:
+    stacks: the state of the inner transformation; an empty array where no parameter has a view.
+    otherwise: the state of the transformation of the parameters without a view.
+    """
+
+    stacks: Any
+    otherwise: Any
+
+
+def blocked(
+    inner: optax.GradientTransformation,
+    *,
+    block_size: int | None = 1024,
+    views: Views | Sequence[Any] | None = None,
+    otherwise: optax.GradientTransformation | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Run a transformation on stacks of equal blocks, `[N, d1, .., dk]`, cut from all parameters.
+
+    Every parameter is read through its view as a batch of tensors, the tensors are cut into blocks of at most
+    `block_size` an axis, and all blocks of one shape, whatever their parameter, form one array. The inner
+    transformation sees a dictionary of these stacks, named by their block's shape, of float32 or wider; it is
+    initialised on stacks of zeros, and gets the extra argument `batch_axes=1`. The number of stacks, and with it the
+    length of the program, does not depend on the network's depth.
+
+    Args:
+      inner: any transformation of stacks; whatever it keeps has no parameter's shape.
+      block_size: the longest side of a block; None cuts nothing. The last block of an axis may be shorter.
+      views: from path and parameter to a `precond.View` or None; a list of (pattern, view) pairs; or None for
+        `precond.default_views`.
+      otherwise: for parameters without a view (biases, norms, embeddings, anything of size 0). None takes
+        `optax.scale_by_adam()`.
+
+    Returns:
+      A transformation of parameters; updates have the dtype of the gradients.
+
+    Raises:
+      ValueError, TypeError: for a block size that is no positive integer, views of another kind; and in `init` for a
+        view that does not fit its parameter.
+
+    Example:
+      >>> params = {"kernel": jnp.ones((4, 6)), "bias": jnp.ones(6)}
+      >>> tx = blocked(optax.scale(2.0), block_size=4, otherwise=optax.scale(3.0))
+      >>> updates, state = tx.update(params, tx.init(params))
+      >>> updates["kernel"].mean().item(), updates["bias"].mean().item()
+      (2.0, 3.0)
+    """
+    if block_size is not None:
+        check_whole("block_size", block_size, least=1)
+    view_of = as_views(views)
+    inner = optax.with_extra_args_support(inner)
+    otherwise = optax.scale_by_adam() if otherwise is None else otherwise
+
+    def unviewed(tree: Any) -> Any:
+        viewed = layout_of(tree, view_of, block_size).viewed
+        return jax.tree.unflatten(jax.tree.structure(tree), [not v for v in viewed])
+
+    rest = optax.masked(otherwise, unviewed)
+
+    def init(params: Any) -> BlockedState:
+        # One array that stands for everything: on a tree without leaves optax.tree.map_params takes this for the
+        # prefix of whatever the stacks' state is, and leaves it alone.
+        state = jnp.zeros((0,))
+        stacks = layout_of(params, view_of, block_size).stacks
+        if stacks:
+            state = inner.init({name: jnp.zeros(s.shape, s.dtype) for name, s in stacks.items()})
+        return BlockedState(state, rest.init(params))
+
+    @with_local_arrays
+    def update(updates: Any, state: BlockedState, params: Any = None, **extra: Any) -> Any:
+        layout = layout_of(updates, view_of, block_size)
+        out, others = rest.update(updates, state.otherwise, params, **extra)
+        out = optax.tree.cast_like(out, updates)
+        if not layout.stacks:
+            return out, BlockedState(state.stacks, others)
+        leaves, treedef = jax.tree.flatten(updates)
+        packed = None if params is None else layout.pack(jax.tree.leaves(params))
+        extra["batch_axes"] = 1
+        stacks, inside = inner.update(layout.pack(leaves), state.stacks, packed, **extra)
+        out = layout.unpack(stacks, jax.tree.leaves(out))
+        return jax.tree.unflatten(treedef, out), BlockedState(inside, others)
+
+    return optax.GradientTransformationExtraArgs(init, update)

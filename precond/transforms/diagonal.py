@@ -1,0 +1,87 @@
+"""AdaGrad, RMSProp and Adam as one rule: a gradient over the root of its accumulated square."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+from precond.arguments import check_number
+from precond.linalg import average, debias
+
+__all__ = ["DiagonalState", "scale_by_diagonal"]
+
+
+class DiagonalState(NamedTuple):
+    """Attributes:
+    count: updates seen.
+    nu: the accumulated squares, float32 or wider.
+    momentum: the state of the momentum.
+    """
+
+    count: jax.Array
+    nu: Any
+    momentum: Any
+
+
+def scale_by_diagonal(
+    decay: ArrayLike = 1.0,
+    *,
+    eps: ArrayLike = 1e-10,
+    weight: ArrayLike | None = None,
+    bias_correction: bool = False,
+    momentum: optax.GradientTransformation | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""$V \leftarrow \beta V + w G \odot G$, and $M / (\sqrt{V / c} + \epsilon)$ with $M$ what the momentum makes of G.
+
+    It exists for the reference Shampoos' grafting: AdaGrad with $\epsilon$ outside the root, and momentum inside any
+    of the three. Where Optax has the method (`optax.scale_by_adam`, `optax.scale_by_rms`), use Optax's.
+
+    Args:
+      decay: $\beta$; 1 sums (AdaGrad), less than 1 averages (RMSProp, Adam).
+      eps: $\epsilon$, in the units of the gradient.
+      weight: w; None takes $1 - \beta$, or 1 for a sum.
+      bias_correction: $c = 1 - \beta^t$ in place of 1.
+      momentum: of the numerator; None takes the gradient itself.
+
+    Returns:
+      A transformation; updates have the dtype of the gradients. Where the denominator is 0, so is the update.
+
+    Raises:
+      ValueError, TypeError: for a number out of range.
+
+    Example:
+      >>> tx, g = scale_by_diagonal(eps=0.0), jnp.asarray([3.0, -4.0, 0.0])
+      >>> tx.update(g, tx.init(g))[0].tolist()
+      [1.0, -1.0, 0.0]
+    """
+    check_number("decay", decay, 0, 1, advice="1 sums, less than 1 averages.")
+    check_number("eps", eps, 0)
+    momentum = optax.with_extra_args_support(optax.identity() if momentum is None else momentum)
+
+    def init(params: Any) -> DiagonalState:
+        nu = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.promote_types(jnp.float32, p.dtype)), params)
+        return DiagonalState(jnp.zeros([], jnp.int32), nu, momentum.init(params))
+
+    def update(
+        updates: Any, state: DiagonalState, params: Any = None, **extra: Any
+    ) -> tuple[Any, DiagonalState]:
+        count = optax.safe_increment(state.count)
+        numerators, velocity = momentum.update(updates, state.momentum, params, **extra)
+
+        def accumulate(v: jax.Array, g: jax.Array) -> jax.Array:
+            return average(v, jnp.square(g.astype(v.dtype)), decay, weight)
+
+        def divide(g: jax.Array, m: jax.Array, v: jax.Array) -> jax.Array:
+            if bias_correction and weight is None:
+                v = debias(v, decay, count)
+            denominator = jnp.sqrt(v) + eps
+            safe = jnp.where(denominator > 0, denominator, 1)
+            return jnp.where(denominator > 0, m / safe, 0).astype(g.dtype)
+
+        nu = jax.tree.map(accumulate, state.nu, updates)
+        out = jax.tree.map(divide, updates, numerators, nu)
+        return out, DiagonalState(count, nu, velocity)
+
+    return optax.GradientTransformationExtraArgs(init, update)

@@ -1,0 +1,72 @@
+"""Meta's gradient filter: a debiased moving average that may lean towards the newest gradient."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+from precond.arguments import check_number
+
+__all__ = ["FilteredState", "filtered"]
+
+
+class FilteredState(NamedTuple):
+    """Attributes:
+    count: updates seen.
+    ema: the moving average, before bias correction.
+    """
+
+    count: jax.Array
+    ema: Any
+
+
+def filtered(
+    b1: ArrayLike = 0.9, b3: ArrayLike | None = None, *, bias_correction: bool = True
+) -> optax.GradientTransformation:
+    r"""$\tilde G = (\beta_3 M + (1 - \beta_3) G) / (1 - \beta_3 \beta_1^{t-1})$, then
+    $M \leftarrow \beta_1 M + (1 - \beta_1) G$.
+
+    With $\beta_3 = \beta_1$ this is `optax.ema(b1)`; with $\beta_3 = \beta_1^2$ it is NAdam's look-ahead, which Meta's
+    winning AlgoPerf submission uses.
+
+    Args:
+      b1: decay of the average.
+      b3: weight of the average in what is given on; None takes `b1`.
+      bias_correction: divide by $1 - \beta_3 \beta_1^{t-1}$.
+
+    Returns:
+      A transformation, for `momentum=` of `precond.scale_by_kronecker` and `precond.scale_by_diagonal`.
+
+    Raises:
+      ValueError, TypeError: for a number outside [0, 1].
+
+    Example:
+      >>> tx, g = filtered(0.9, 0.81), jnp.ones(())
+      >>> tx.update(g, tx.init(g))[0].item()
+      1.0
+    """
+    b3 = b1 if b3 is None else b3
+    check_number("b1", b1, 0, 1)
+    check_number("b3", b3, 0, 1)
+
+    def init(params: Any) -> FilteredState:
+        return FilteredState(jnp.zeros([], jnp.int32), optax.tree.zeros_like(params))
+
+    def update(updates: Any, state: FilteredState, params: Any = None) -> tuple[Any, FilteredState]:
+        del params
+
+        def blend(weight: ArrayLike, m: jax.Array, g: jax.Array) -> jax.Array:
+            return (weight * m + (1 - weight) * g).astype(m.dtype)
+
+        def lean(m: jax.Array, g: jax.Array) -> jax.Array:
+            missing = b3 * jnp.asarray(b1, m.dtype) ** state.count.astype(m.dtype)
+            leaning = blend(b3, m, g)
+            return (leaning / (1 - missing) if bias_correction else leaning).astype(g.dtype)
+
+        out = jax.tree.map(lean, state.ema, updates)
+        ema = jax.tree.map(lambda m, g: blend(b1, m, g), state.ema, updates)
+        return out, FilteredState(optax.safe_increment(state.count), ema)
+
+    return optax.GradientTransformation(init, update)

@@ -1,0 +1,92 @@
+"""The direction of one method with the magnitude of another."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+from precond.arguments import check_number, check_whole
+from precond.linalg import batch_norm
+
+__all__ = ["GraftState", "graft"]
+
+
+class GraftState(NamedTuple):
+    """Attributes:
+    count: updates seen.
+    direction: the state of the direction.
+    magnitude: the state of the magnitude.
+    """
+
+    count: jax.Array
+    direction: Any
+    magnitude: Any
+
+
+def graft(
+    direction: optax.GradientTransformation,
+    magnitude: optax.GradientTransformation,
+    *,
+    start: int = 1,
+    eps: ArrayLike = 0.0,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Scale the direction's update $D$ to the norm of the magnitude's update $U$, by parameter or by block.
+
+    $$P = D \, \frac{\|U\|}{\|D\| + \epsilon}$$
+
+    Both see the same gradients. Outside `precond.blocked` the norms are those of each parameter (as in Google's
+    Shampoo); inside, those of each block (as in Meta's): the choice is where you put it.
+
+    Args:
+      direction: any transformation.
+      magnitude: any transformation.
+      start: in steps before this one (counted from 1) the update is $U$ itself, while the direction warms up.
+      eps: added to the norm of the direction. Where that norm is 0, so is the update.
+
+    Returns:
+      A transformation; updates have the dtype of the gradients.
+
+    Raises:
+      ValueError, TypeError: for a start below 1 or a negative eps.
+
+    Reference:
+      Agarwal et al., Disentangling Adaptive Gradient Methods from Learning Rates, 2020.
+
+    Example:
+      >>> tx = graft(direction=optax.identity(), magnitude=optax.sign_sgd(1.0))
+      >>> g = jnp.asarray([3.0, 4.0, 0.0, 0.0])
+      >>> [round(x, 4) for x in tx.update(g, tx.init(g))[0].tolist()]  # the sign's norm is sqrt(2)
+      [0.8485, 1.1314, 0.0, 0.0]
+    """
+    check_whole("start", start, least=1)
+    check_number("eps", eps, 0)
+    direction = optax.with_extra_args_support(direction)
+    magnitude = optax.with_extra_args_support(magnitude)
+
+    def init(params: Any) -> GraftState:
+        return GraftState(jnp.zeros([], jnp.int32), direction.init(params), magnitude.init(params))
+
+    def update(
+        updates: Any, state: GraftState, params: Any = None, *, batch_axes: int = 0, **extra: Any
+    ) -> tuple[Any, GraftState]:
+        extra["batch_axes"] = batch_axes
+        way, first = direction.update(updates, state.direction, params, **extra)
+        size, second = magnitude.update(updates, state.magnitude, params, **extra)
+        count = optax.safe_increment(state.count)
+
+        def one(gradient: jax.Array, d: jax.Array, u: jax.Array) -> jax.Array:
+            wide = jnp.promote_types(jnp.float32, gradient.dtype)
+            d, u = d.astype(wide), u.astype(wide)
+            norm = batch_norm(d, batch_axes) + eps
+            ratio = jnp.where(norm > 0, batch_norm(u, batch_axes) / jnp.where(norm > 0, norm, 1), 0)
+            grafted = d * ratio
+            if start > 1:
+                grafted = jnp.where(count < start, u, grafted)
+            return grafted.astype(gradient.dtype)
+
+        out = jax.tree.map(one, updates, way, size)
+        return out, GraftState(count, first, second)
+
+    return optax.GradientTransformationExtraArgs(init, update)

@@ -1,0 +1,134 @@
+"""The engine: statistics, refresh, apply. It knows no method, no mesh and no parameter."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from precond.blocks import path_name
+from precond.roots import Root, RootState
+from precond.transforms.refresh import refresh_roots
+from precond.transforms.schedule import Refresh, every
+
+__all__ = ["KroneckerState", "scale_by_kronecker"]
+
+
+class KroneckerState(NamedTuple):
+    """Attributes:
+    count: updates seen.
+    statistics: the state of the statistics.
+    roots: a `RootState` in place of each stack.
+    momentum: the state of the momentum.
+    """
+
+    count: jax.Array
+    statistics: Any
+    roots: Any
+    momentum: Any
+
+
+def _is_root(x: Any) -> bool:
+    return isinstance(x, RootState)
+
+
+def _refresh(root: Root, schedule: Refresh, step: jax.Array, factors: Any, roots: Any) -> Any:
+    """`refresh_roots` on trees of stacks."""
+    states, treedef = jax.tree.flatten(roots, is_leaf=_is_root)
+    tuples = treedef.flatten_up_to(factors)
+    places = [(i, axis) for i, t in enumerate(tuples) for axis, f in enumerate(t) if f is not None]
+    orders = [sum(f is not None for f in tuples[i]) for i, _ in places]
+    new = refresh_roots(
+        root,
+        schedule,
+        step,
+        [tuples[i][axis] for i, axis in places],
+        [states[i].derived[axis] for i, axis in places],
+        orders,
+    )
+    derived = [list(state.derived) for state in states]
+    for (i, axis), x in zip(places, new, strict=True):
+        derived[i][axis] = x
+    states = [s._replace(derived=tuple(d)) for s, d in zip(states, derived, strict=True)]
+    return jax.tree.unflatten(treedef, states)
+
+
+def _apply(root: Root, directions: Any, gradients: Any, roots: Any) -> tuple[Any, Any]:
+    states, treedef = jax.tree.flatten(roots, is_leaf=_is_root)
+    flat = zip(
+        treedef.flatten_up_to(directions), treedef.flatten_up_to(gradients), states, strict=True
+    )
+    pairs = [root.apply(*x) for x in flat]
+    return tuple(jax.tree.unflatten(treedef, [pair[i] for pair in pairs]) for i in (0, 1))
+
+
+def scale_by_kronecker(
+    statistics: optax.GradientTransformation,
+    root: Root,
+    *,
+    momentum: optax.GradientTransformation | None = None,
+    refresh: Refresh | int = 1,
+) -> optax.GradientTransformationExtraArgs:
+    """Precondition stacks of blocks: *statistics* x *root*.
+
+    In each step the statistics turn the gradients into factors; the root derives its matrices from those that are
+    due; and what the momentum makes of the gradients is preconditioned. To be used inside `precond.blocked`, or on
+    any tree of arrays `[N, d1, .., dk]`.
+
+    Args:
+      statistics: from stacks to factors: `precond.outer_products`, `precond.kl`, or a chain of Optax's
+        transformations around one. It sees the raw gradients.
+      root: `precond.inverse_root` or `precond.eigenbasis`.
+      momentum: an Optax transformation of the stacks, the result of which is preconditioned (`optax.ema(0.9)`);
+        None preconditions the gradient itself.
+      refresh: when roots are refreshed: `precond.every`, or the number of steps between two refreshes.
+
+    Returns:
+      A transformation of stacks. A root whose refresh is not finite stays as it was.
+
+    Raises:
+      TypeError: where `refresh` is neither.
+
+    Example:
+      >>> import precond
+      >>> tx = scale_by_kronecker(precond.outer_products(1.0), precond.inverse_root(damping=precond.absolute(0.0)))
+      >>> stacks = {"1x1": jnp.full((1, 1, 1), 4.0)}
+      >>> updates, state = tx.update(stacks, tx.init(stacks))
+      >>> updates["1x1"].item()  # 4 (4^2)^(-1/4) (4^2)^(-1/4)
+      1.0
+    """
+    statistics = optax.with_extra_args_support(statistics)
+    momentum = optax.with_extra_args_support(optax.identity() if momentum is None else momentum)
+    schedule = refresh if isinstance(refresh, Refresh) else every(refresh)
+
+    def factors_of(stacks: Any, state: Any, roots: Any, params: Any, extra: Any) -> Any:
+        states = jax.tree_util.tree_flatten_with_path(roots, is_leaf=_is_root)[0]
+        derived = {path_name(path): state.derived for path, state in states}
+
+        def whiten(name: str, axis: int, factor: jax.Array) -> jax.Array:
+            return root.whiten(derived[name][axis], factor) if derived else factor
+
+        return statistics.update(stacks, state, params, **(extra | {"whiten": whiten}))
+
+    def init(params: Any) -> KroneckerState:
+        state = statistics.init(params)
+        shapes = jax.eval_shape(lambda p, s: factors_of(p, s, {}, None, {})[0], params, state)
+        roots = jax.tree.map(root.init, params, shapes)
+        return KroneckerState(jnp.zeros([], jnp.int32), state, roots, momentum.init(params))
+
+    def update(updates: Any, state: KroneckerState, params: Any = None, **extra: Any) -> Any:
+        count, roots = optax.safe_increment(state.count), state.roots
+        factors, collected = factors_of(updates, state.statistics, roots, params, extra)
+        if not schedule.delay:
+            roots = _refresh(root, schedule, count, factors, roots)
+        directions, velocity = momentum.update(updates, state.momentum, params, **extra)
+        out, moved = _apply(root, directions, updates, roots)
+        if schedule.warmup:
+            going = state.count >= schedule.warmup
+            out = jax.tree.map(lambda x: jnp.where(going, x, 0), out)
+            moved, velocity = optax.tree.where(going, (moved, velocity), (roots, state.momentum))
+        if schedule.delay:
+            moved = _refresh(root, schedule, count, factors, moved)
+        return out, KroneckerState(count, collected, moved, velocity)
+
+    return optax.GradientTransformationExtraArgs(init, update)

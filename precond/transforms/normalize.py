@@ -1,0 +1,50 @@
+"""Gradients of unit norm, by parameter or by block."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from precond.arguments import check_number
+from precond.linalg import batch_norm
+
+__all__ = ["normalize"]
+
+
+def normalize(eps: float = 1e-25) -> optax.GradientTransformationExtraArgs:
+    r"""$G / (\|G\| + \epsilon)$ for each parameter; inside `precond.blocked`, for each block.
+
+    Google's `*_NORMALIZED` grafting is this before a diagonal method. (`optax.normalize_by_update_norm` takes one norm
+    of the whole tree.)
+
+    Args:
+      eps: in the units of the gradient; a zero gradient stays zero.
+
+    Raises:
+      ValueError, TypeError: for a negative eps.
+
+    Example:
+      >>> tx, g = normalize(), jnp.asarray([3.0, 4.0])
+      >>> [round(x, 4) for x in tx.update(g, tx.init(g))[0].tolist()]
+      [0.6, 0.8]
+    """
+    check_number("eps", eps, 0)
+
+    def init(params: Any) -> optax.EmptyState:
+        del params
+        return optax.EmptyState()
+
+    def update(
+        updates: Any, state: Any, params: Any = None, *, batch_axes: int = 0, **extra: Any
+    ) -> tuple[Any, Any]:
+        del params, extra
+
+        def one(g: jax.Array) -> jax.Array:
+            wide = g.astype(jnp.promote_types(jnp.float32, g.dtype))
+            norm = batch_norm(wide, batch_axes) + eps
+            return jnp.where(norm > 0, wide / jnp.where(norm > 0, norm, 1), 0).astype(g.dtype)
+
+        return jax.tree.map(one, updates), state
+
+    return optax.GradientTransformationExtraArgs(init, update)

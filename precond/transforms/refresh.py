@@ -1,0 +1,156 @@
+"""The costly step: one call of the root's kernel for all factors of one size, over axes and stacks."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from precond.roots import Root
+from precond.transforms.schedule import Refresh
+
+__all__ = ["refresh_roots"]
+
+
+class Group(NamedTuple):
+    """Factors of one size, that one call refreshes.
+
+    Attributes:
+      members: their indices in the list of all factors.
+      rows: the length of each one's stack.
+      powers: what each one's root needs (see `Root`).
+    """
+
+    members: tuple[int, ...]
+    rows: tuple[int, ...]
+    powers: tuple[Any, ...]
+
+
+def _groups(root: Root, factors: Sequence[jax.Array], orders: Sequence[int]) -> list[Group]:
+    """Factors of equal size and dtype; of equal power too, where the root cannot mix them."""
+    found: dict[Any, list[int]] = {}
+    for i, (factor, order) in enumerate(zip(factors, orders, strict=True)):
+        kind = (factor.shape[1:], factor.dtype, None if root.mixes_powers else root.power(order))
+        found.setdefault(kind, []).append(i)
+    return [
+        Group(tuple(m), tuple(factors[i].shape[0] for i in m), tuple(root.power(orders[i]) for i in m))
+        for m in found.values()
+    ]
+
+
+def _finite(new: Any, old: Any) -> Any:
+    """`new` where all of an entry is finite, else `old`: a root that failed is worse than one that is stale."""
+    flat = [jnp.all(jnp.isfinite(x), axis=tuple(range(1, x.ndim))) for x in jax.tree.leaves(new)]
+    good = jnp.all(jnp.stack(flat), axis=0)
+    return jax.tree.map(lambda n, o: jnp.where(good.reshape(-1, *[1] * (n.ndim - 1)), n, o), new, old)
+
+
+def _kernel(root: Root, factors: jax.Array, old: Any, powers: Any, first: Any, after: Any) -> Any:
+    if after is not None:
+        # Two batched LAPACK calls that may run at the same time can wait for each other for ever on the CPU (jaxlib
+        # 0.10): each splits its batch over one pool of threads and waits there for its share. So one at a time.
+        factors, _ = lax.optimization_barrier((factors, after))
+    return _finite(root.refresh(factors, old, powers, first), old)
+
+
+def _refresh_all(
+    root: Root, group: Group, factors: list[jax.Array], derived: list[Any], first: Any, after: Any
+) -> list[Any]:
+    def concatenate(trees: list[Any]) -> Any:
+        return jax.tree.map(lambda *x: x[0] if len(x) == 1 else jnp.concatenate(x), *trees)
+
+    stack, old = concatenate(factors), concatenate(derived)
+    powers = group.powers[0]
+    if root.mixes_powers:
+        powers = jnp.asarray(np.repeat([float(p) for p in group.powers], group.rows), stack.dtype)
+    new = _kernel(root, stack, old, powers, first, after)
+    ends = np.cumsum(group.rows)
+    return [
+        jax.tree.map(lambda x, end=end, n=n: x[end - n : end], new)
+        for end, n in zip(ends, group.rows, strict=True)
+    ]
+
+
+def _refresh_due(
+    root: Root, group: Group, factors: list[jax.Array], derived: list[Any], slots: jax.Array, after: Any
+) -> list[Any]:
+    """Gather the roots in `slots` (numbered through the group) from their stacks, refresh, and put them back."""
+    starts = np.cumsum(group.rows) - group.rows
+    # Where each slot's root stands in each stack; beyond its end if it belongs to another one, or the slot is empty.
+    places = [jnp.where(slots >= a, slots - a, n) for a, n in zip(starts, group.rows, strict=True)]
+
+    def gather(*stacks: jax.Array) -> jax.Array:
+        return sum(x.at[p].get(mode="fill", fill_value=0) for x, p in zip(stacks, places, strict=True))
+
+    powers = group.powers[0]
+    if root.mixes_powers:
+        of = np.repeat([float(p) for p in group.powers], group.rows)
+        powers = jnp.asarray(of, factors[0].dtype).at[slots].get(mode="clip")
+    old = jax.tree.map(gather, *derived)
+    new = _kernel(root, gather(*factors), old, powers, False, after)
+    return [
+        jax.tree.map(lambda x, n, p=p: x.at[p].set(n, mode="drop"), stack, new)
+        for stack, p in zip(derived, places, strict=True)
+    ]
+
+
+def refresh_roots(
+    root: Root,
+    schedule: Refresh,
+    step: jax.Array,
+    factors: Sequence[jax.Array],
+    derived: Sequence[Any],
+    orders: Sequence[int],
+) -> list[Any]:
+    """What is derived from the factors, refreshed where it is due.
+
+    Args:
+      root: whose `refresh` to call.
+      schedule: from `precond.every`.
+      step: counted from 1.
+      factors: `[N, d, d]` each, N and d their own.
+      derived: what `root.init` or an earlier refresh made of each.
+      orders: the number of factors of the tensor that each belongs to.
+
+    Returns:
+      What is derived now; entries that are not due, or whose refresh is not finite, as they were.
+    """
+    groups = _groups(root, factors, orders)
+
+    def over_groups(refresh: Callable[..., list[Any]]) -> list[Any]:
+        out, after = list(derived), None
+        for group in groups:
+            chosen = [[x[i] for i in group.members] for x in (factors, derived)]
+            new = refresh(group, *chosen, after)
+            after = jax.tree.leaves(new)[0]
+            for i, x in zip(group.members, new, strict=True):
+                out[i] = x
+        return out
+
+    def nothing() -> list[Any]:
+        return list(derived)
+
+    def everything() -> list[Any]:
+        first = True if schedule.stagger else step == schedule.start
+        return over_groups(lambda g, f, d, after: _refresh_all(root, g, f, d, first, after))
+
+    def turn() -> list[Any]:
+        def due(group: Group, f: list[jax.Array], d: list[Any], after: Any) -> list[Any]:
+            turns = schedule.turns(sum(group.rows))
+            slots = jnp.asarray(turns)[(step - schedule.start) % schedule.period]
+            if np.all(np.min(turns, axis=1) < sum(group.rows)):
+                return _refresh_due(root, group, f, d, slots, after)
+            # Fewer roots than steps in a period: in some steps none has its turn.
+            some = slots[0] < sum(group.rows)
+            return lax.cond(some, lambda: _refresh_due(root, group, f, d, slots, after), lambda: d)
+
+        return over_groups(due)
+
+    if schedule.stagger and schedule.period > 1:
+        stage = (step >= schedule.start).astype(jnp.int32) + (step > schedule.start)
+        return lax.switch(stage, [nothing, everything, turn])
+    if schedule.period == 1 and schedule.start == 1:
+        return everything()
+    return lax.cond(schedule.everything(step), everything, nothing)

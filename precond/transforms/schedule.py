@@ -1,0 +1,86 @@
+"""When roots are refreshed, and which: the value that the engine's `refresh=` takes."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from precond.arguments import check_whole
+
+__all__ = ["Refresh", "every"]
+
+
+class Refresh(NamedTuple):
+    """When roots are refreshed; made by `precond.every`, whose arguments these are."""
+
+    period: int
+    start: int
+    phase: int
+    stagger: bool
+    delay: int
+    warmup: int
+
+    def everything(self, step: jax.Array) -> jax.Array:
+        """Whether all roots are due at a step (counted from 1)."""
+        if self.stagger:
+            return step == self.start
+        return (step == self.start) | ((step > self.start) & ((step - self.phase) % self.period == 0))
+
+    def turns(self, rows: int) -> np.ndarray:
+        """Which of `rows` roots are due in each step of a period, `[period, slots]`; empty slots read `rows`.
+
+        Root i has its turn in the steps with `(step - start) % period == i % period`.
+        """
+        slots = -(-rows // self.period)
+        table = np.arange(slots)[None] * self.period + np.arange(self.period)[:, None]
+        return np.minimum(table, rows)
+
+
+def every(
+    period: int,
+    *,
+    start: int = 1,
+    phase: int | None = None,
+    stagger: bool = False,
+    delay: int = 0,
+    warmup: int = 0,
+) -> Refresh:
+    """Refresh roots every `period` steps. Steps are counted from 1.
+
+    Args:
+      period: steps between two refreshes of a root.
+      start: the step of the first refresh, in which all roots have their turn. Before it they are the identity.
+      phase: later refreshes are due where `(step - phase) % period == 0`; None counts from `start`. Meta's
+        implementation has phase 0 whatever the start.
+      stagger: after the first, refresh in each step only the roots whose turn it is: of those of one size, root i
+        where `(step - start) % period == i % period`. Every step then costs about the same.
+      delay: 1 preconditions with the roots as they were before this step, and only then lets statistics and
+        roots see the gradient, as SOAP does: no gradient meets a basis made from itself, and the refresh can
+        run beside the next step. 0 uses what is newest.
+      warmup: in this many first steps the gradient is given to the statistics alone; the update is zero and neither
+        momentum nor second moments move (1 in the official SOAP).
+
+    Returns:
+      A value for `refresh=` of `precond.scale_by_kronecker` and of the aliases.
+
+    Raises:
+      ValueError, TypeError: for a number out of range, or a phase with `stagger`.
+
+    Example:
+      >>> every(20, stagger=True).turns(3)[:4].tolist()
+      [[0], [1], [2], [3]]
+      >>> [bool(every(4, start=5, phase=0).everything(jnp.asarray(step))) for step in (4, 5, 8, 9)]
+      [False, True, True, False]
+    """
+    check_whole("period", period, least=1)
+    check_whole("start", start, least=1)
+    check_whole("warmup", warmup, least=0)
+    check_whole("delay", delay, least=0)
+    if delay > 1:
+        raise ValueError(f"delay={delay}: must be 0 (use the newest roots) or 1 (use those before this step).")
+    if phase is not None:
+        check_whole("phase", phase, least=0)
+        if stagger:
+            raise ValueError("phase= has no meaning with stagger=True, where every step refreshes some roots.")
+    return Refresh(period, start, start if phase is None else phase, stagger, delay, warmup)

@@ -1,0 +1,65 @@
+"""One transformation up to a step, another from there on, both learning all the time."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from precond.arguments import check_whole
+
+__all__ = ["SwitchState", "switch"]
+
+
+class SwitchState(NamedTuple):
+    """Attributes:
+    count: updates seen.
+    before: the state of the first transformation.
+    after: the state of the second.
+    """
+
+    count: jax.Array
+    before: Any
+    after: Any
+
+
+def switch(
+    start: int, before: optax.GradientTransformation, after: optax.GradientTransformation
+) -> optax.GradientTransformationExtraArgs:
+    """Use the updates of `before` in steps below `start` (counted from 1), those of `after` from then on.
+
+    Both are updated in every step, so that statistics and momentum of the second are warm when it takes over, as in
+    Google's Shampoo, which keeps a momentum for the grafted method beside Shampoo's.
+
+    Args:
+      start: the first step of `after`.
+      before: any transformation.
+      after: any transformation.
+
+    Returns:
+      A transformation that costs both.
+
+    Raises:
+      ValueError, TypeError: for a start below 1.
+
+    Example:
+      >>> tx, g = switch(2, optax.scale(0.1), optax.scale(10.0)), jnp.ones(())
+      >>> first, state = tx.update(g, tx.init(g))
+      >>> first.item() < 1 < tx.update(g, state)[0].item()
+      True
+    """
+    check_whole("start", start, least=1)
+    before, after = optax.with_extra_args_support(before), optax.with_extra_args_support(after)
+
+    def init(params: Any) -> SwitchState:
+        return SwitchState(jnp.zeros([], jnp.int32), before.init(params), after.init(params))
+
+    def update(
+        updates: Any, state: SwitchState, params: Any = None, **extra: Any
+    ) -> tuple[Any, SwitchState]:
+        count = optax.safe_increment(state.count)
+        early, first = before.update(updates, state.before, params, **extra)
+        late, second = after.update(updates, state.after, params, **extra)
+        return optax.tree.where(count < start, early, late), SwitchState(count, first, second)
+
+    return optax.GradientTransformationExtraArgs(init, update)
