@@ -33,9 +33,7 @@ def check_whole(name: str, value: Any, least: int) -> None:
         raise ValueError(f"{name}={value}: must be at least {least}.")
 
 
-def check_number(
-    name: str, value: Any, low: float, high: float | None = None, *, advice: str = ""
-) -> None:
+def check_number(name: str, value: Any, low: float, high: float | None = None, *, advice: str = "") -> None:
     """Raise if `value` is a Python number outside `[low, high]`; arrays, whose values may be traced, pass.
 
     Raises:
@@ -49,7 +47,7 @@ def check_number(
     """
     if isinstance(value, jax.Array):
         return
-    if isinstance(value, bool) or not isinstance(value, (int, float)) and not hasattr(value, "__float__"):
+    if isinstance(value, bool) or (not isinstance(value, (int, float)) and not hasattr(value, "__float__")):
         raise TypeError(f"{name}={value!r}: must be a number. {advice}".strip())
     if not (low <= value and (high is None or value <= high)):
         bounds = f"be at least {low}" if high is None else f"lie between {low} and {high}"

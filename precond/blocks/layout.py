@@ -73,8 +73,7 @@ class Sheet(NamedTuple):
     def gather(self, leaves: Sequence[jax.Array], dtype: Any) -> jax.Array:
         """Lay the members behind one another."""
         rows = [
-            leaves[i].astype(dtype).reshape(g.shape).transpose(g.order).reshape(-1, *g.tensor)
-            for i, g in self.members
+            leaves[i].astype(dtype).reshape(g.shape).transpose(g.order).reshape(-1, *g.tensor) for i, g in self.members
         ]
         return rows[0] if len(rows) == 1 else jnp.concatenate(rows)
 
@@ -126,7 +125,7 @@ class Layout(NamedTuple):
                 rows[name].append(_cut(tensor, region).astype(self.stacks[name].dtype))
         return {n: r[0] if len(r) == 1 else jnp.concatenate(r) for n, r in rows.items()}
 
-    def unpack(self, stacks: dict[str, jax.Array], leaves: Sequence[Any]) -> list[Any]:
+    def unpack(self, stacks: Any, leaves: Sequence[Any]) -> list[Any]:
         """The inverse of `pack`.
 
         Args:
@@ -151,14 +150,11 @@ class Layout(NamedTuple):
         return out
 
 
-def _sheet(
-    members: list[tuple[int, Geometry]], g: Geometry, block_size: int | None
-) -> Sheet:
+def _sheet(members: list[tuple[int, Geometry]], g: Geometry, block_size: int | None) -> Sheet:
     cuts = [None if i in g.passive else block_size for i in range(len(g.tensor))]
     parts = tuple(_parts(d, cut) for d, cut in zip(g.tensor, cuts, strict=True))
     regions = tuple(
-        (stack_name(tuple(part.size for part in region), g.passive), region)
-        for region in itertools.product(*parts)
+        (stack_name(tuple(part.size for part in region), g.passive), region) for region in itertools.product(*parts)
     )
     return Sheet(tuple(members), regions, parts)
 

@@ -12,6 +12,8 @@ from precond.blocks.view import View, Views
 
 __all__ = ["as_views", "default_views", "path_name", "rules", "small_side", "tensors"]
 
+# A bias of attention is [heads, width]: a name says more than a shape.
+_UNVIEWED = ("bias", "scale", "embedding")
 _TO_HEADS = ("query", "key", "value", "qkv", "q_proj", "k_proj", "v_proj")
 
 
@@ -40,7 +42,7 @@ def default_views(path: str, leaf: Any) -> View | None:
 
     | parameter | view |
     |---|---|
-    | scalars, vectors (biases, norms), complex or integer arrays, `embedding` | None |
+    | scalars, vectors, complex or integer arrays; `bias`, `scale`, `embedding` of any shape | None |
     | any matrix | rows and columns |
     | `query/kernel`, `key/kernel`, `value/kernel` `[d, heads, width]` | `[d, heads width]` |
     | `out/kernel` `[heads, width, d]` | `[heads width, d]` |
@@ -58,7 +60,7 @@ def default_views(path: str, leaf: Any) -> View | None:
     """
     shape, parts = leaf.shape, path.split("/")
     floating = jnp.issubdtype(leaf.dtype, jnp.floating)
-    if not floating or len(shape) < 2 or parts[-1] == "embedding":
+    if not floating or len(shape) < 2 or parts[-1] in _UNVIEWED:
         return None
     last, layer = len(shape) - 1, parts[-2] if len(parts) > 1 else ""
     if len(shape) == 2:

@@ -7,9 +7,7 @@ from jax.typing import ArrayLike
 __all__ = ["average", "debias"]
 
 
-def average(
-    old: jax.Array, new: jax.Array, decay: ArrayLike, weight: ArrayLike | None = None
-) -> jax.Array:
+def average(old: jax.Array, new: jax.Array, decay: ArrayLike, weight: ArrayLike | None = None) -> jax.Array:
     """`decay * old + weight * new`, in the dtype of `old`.
 
     Args:

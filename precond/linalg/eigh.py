@@ -9,9 +9,7 @@ from jax import lax
 __all__ = ["eigen_basis", "eigh_root"]
 
 
-def eigh_root(
-    a: jax.Array, power: jax.Array, ridge: Callable[[jax.Array], jax.Array]
-) -> jax.Array:
+def eigh_root(a: jax.Array, power: jax.Array, ridge: Callable[[jax.Array], jax.Array]) -> jax.Array:
     """`(A + ridge I)^(-power)` of symmetric positive semi-definite matrices.
 
     Eigenvalues below 0, which only rounding can give, count as 0.

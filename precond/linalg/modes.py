@@ -27,9 +27,7 @@ def gram(x: jax.Array, axis: int) -> jax.Array:
     return lax.dot_general(x, x, ((others, others), ((0,), (0,))), precision=lax.Precision.HIGHEST)
 
 
-def multiply_axis(
-    x: jax.Array, matrix: jax.Array, axis: int, *, transpose: bool = False
-) -> jax.Array:
+def multiply_axis(x: jax.Array, matrix: jax.Array, axis: int, *, transpose: bool = False) -> jax.Array:
     """Multiply every tensor of a stack by its matrix along one axis.
 
     Args:
@@ -54,9 +52,7 @@ def multiply_axis(
     return jnp.moveaxis(product, 1, axis + 1)
 
 
-def multiply(
-    x: jax.Array, matrices: Sequence[jax.Array | None], *, transpose: bool = False
-) -> jax.Array:
+def multiply(x: jax.Array, matrices: Sequence[jax.Array | None], *, transpose: bool = False) -> jax.Array:
     """Multiply every tensor of a stack by one matrix an axis; None leaves an axis as it is.
 
     For matrices `[N, m, n]` this is `A x B^T`, that is `(A kron B) vec(x)` with rows stacked.

@@ -13,7 +13,7 @@ __all__ = ["finish"]
 def finish(
     scaled: optax.GradientTransformation,
     learning_rate: optax.ScalarOrSchedule,
-    weight_decay: jax.typing.ArrayLike | None,
+    weight_decay: float | jax.Array | None,
     mask: Any,
 ) -> optax.GradientTransformationExtraArgs:
     """`scaled`, then decoupled weight decay (None: none, and `params` is not needed), then the learning rate.

@@ -22,7 +22,7 @@ def kl_shampoo(
     b2: jax.typing.ArrayLike = 0.95,
     eps: jax.typing.ArrayLike = 1e-8,
     damping: jax.typing.ArrayLike = 1e-6,
-    weight_decay: jax.typing.ArrayLike | None = None,
+    weight_decay: float | jax.Array | None = None,
     mask: Any = None,
     refresh: Refresh | int = every(10, stagger=True),
     method: Method | None = None,

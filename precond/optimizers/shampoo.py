@@ -23,7 +23,7 @@ def shampoo(
     eps: jax.typing.ArrayLike = 1e-8,
     damping: jax.typing.ArrayLike = 1e-6,
     power: float | None = None,
-    weight_decay: jax.typing.ArrayLike | None = None,
+    weight_decay: float | jax.Array | None = None,
     mask: Any = None,
     refresh: Refresh | int = every(20, stagger=True),
     magnitude: optax.GradientTransformation | None = None,

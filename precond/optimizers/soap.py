@@ -21,7 +21,7 @@ def soap(
     b1: jax.typing.ArrayLike = 0.95,
     b2: jax.typing.ArrayLike = 0.95,
     eps: jax.typing.ArrayLike = 1e-8,
-    weight_decay: jax.typing.ArrayLike | None = None,
+    weight_decay: float | jax.Array | None = None,
     mask: Any = None,
     refresh: Refresh | int = every(10, stagger=True, delay=1, warmup=1),
     method: Method | None = None,

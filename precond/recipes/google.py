@@ -15,9 +15,7 @@ from precond.transforms import blocked, every, graft, scale_by_kronecker, switch
 __all__ = ["google_shampoo"]
 
 
-def _views(
-    path: str, leaf: jax.Array, *, min_rank: int, max_size: int, merge: int
-) -> View | None:
+def _views(path: str, leaf: jax.Array, *, min_rank: int, max_size: int, merge: int) -> View | None:
     if max(leaf.shape, default=0) > max_size:
         return None
     return tensors(min_rank=min_rank, merge=merge)(path, leaf)
@@ -76,7 +74,7 @@ def google_shampoo(
       moving_average_for_momentum: weight new terms by `1 - beta1`.
       skip_preconditioning_dim_size_gt: a parameter with a longer axis gets the graft alone.
       skip_preconditioning_rank_lt: and so does one of fewer axes.
-      method: `precond.eigh()` (None) or `precond.newton(iterations=100)`.
+      method: `precond.eigh()` (None) or `precond.newton(iterations=100, tolerance=1e-6)`.
 
     Example:
       >>> import jax.numpy as jnp

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from fractions import Fraction
+from typing import Any
 
 import optax
 
@@ -59,7 +60,7 @@ def meta_shampoo(
     epsilon: float = 1e-12,
     power: Power | None = None,
     kullback_leibler: bool = False,
-    **common: object,
+    **common: Any,
 ) -> optax.GradientTransformationExtraArgs:
     """`DistributedShampoo` with `RootInvShampooPreconditionerConfig` (or its KL variant), step by step.
 
@@ -97,7 +98,7 @@ def meta_soap(
     epsilon: float = 1e-12,
     power: float = 0.5,
     bias_correction: bool = True,
-    **common: object,
+    **common: Any,
 ) -> optax.GradientTransformationExtraArgs:
     """`DistributedShampoo` with `EigenvalueCorrectedShampooPreconditionerConfig` (EShampoo), step by step.
 
@@ -115,9 +116,5 @@ def meta_soap(
       >>> jnp.diag(tx.update(w, tx.init(w), w)[0]).round(2).tolist()
       [-0.09999999403953552, 0.09999999403953552]
     """
-    root = eigenbasis(
-        betas[1], eps=epsilon, bias_correction=bias_correction, power=power, method=eigh()
-    )
-    return _meta(
-        root, outer_products, learning_rate, betas=betas, bias_correction=bias_correction, **common
-    )
+    root = eigenbasis(betas[1], eps=epsilon, bias_correction=bias_correction, power=power, method=eigh())
+    return _meta(root, outer_products, learning_rate, betas=betas, bias_correction=bias_correction, **common)

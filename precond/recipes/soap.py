@@ -1,7 +1,9 @@
 """The official SOAP."""
 
+import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from precond.blocks import tensors
 from precond.roots import eigenbasis, qr
@@ -52,14 +54,14 @@ def official_soap(
       False
     """
 
-    def correction(count: jnp.ndarray) -> jnp.ndarray:
+    def correction(count: ArrayLike) -> jax.Array:
         if not bias_correction:
             return jnp.ones(())
-        s = count + 1
+        s = jnp.asarray(count) + 1
         return jnp.sqrt(1 - jnp.asarray(b2) ** s) / (1 - jnp.asarray(b1) ** s)
 
     def after_first(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-        return optax.conditionally_mask(tx, lambda step: step >= 1)
+        return optax.conditionally_mask(tx, lambda step, **_: jnp.asarray(step) >= 1)
 
     direction = scale_by_kronecker(
         outer_products(b2 if shampoo_beta is None else shampoo_beta, bias_correction=False),

@@ -18,9 +18,11 @@ __all__ = ["SecondMoment", "eigenbasis"]
 
 
 class SecondMoment(NamedTuple):
-    """Attributes:
-    count: steps accumulated.
-    nu: the second moment of the gradient in the basis, `[N, d1, .., dk]`.
+    """The second moment in the eigenbasis.
+
+    Attributes:
+      count: steps accumulated.
+      nu: the second moment of the gradient in the basis, `[N, d1, .., dk]`.
     """
 
     count: jax.Array
@@ -73,7 +75,8 @@ def eigenbasis(
       -1.0
     """
     method = qr() if method is None else method
-    if method.basis is None:
+    basis_of = method.basis
+    if basis_of is None:
         raise ValueError(f"method={method.name} computes no eigenbasis: use precond.qr() or precond.eigh().")
     check_number("decay", decay, 0, 1, advice="1 sums, less than 1 averages.")
     check_number("eps", eps, 0)
@@ -86,12 +89,12 @@ def eigenbasis(
 
     def refresh(factors: jax.Array, derived: jax.Array, power: Any, first: jax.Array) -> jax.Array:
         del power
-        return method.basis(factors, derived, first)
+        return basis_of(factors, derived, first)
 
     def apply(direction: jax.Array, gradient: jax.Array, state: RootState) -> Any:
         bases, (count, nu) = state
         turned = multiply(gradient, bases, transpose=True)
-        nu, count = average(nu, jnp.square(turned), decay, weight), optax.safe_increment(count)
+        nu, count = average(nu, jnp.square(turned), decay, weight), jnp.asarray(optax.safe_increment(count))
         second = debias(nu, decay, count) if bias_correction and weight is None else nu
         denominator = second**power + eps
         turned = multiply(direction, bases, transpose=True)

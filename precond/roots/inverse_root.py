@@ -57,7 +57,8 @@ def inverse_root(
     """
     method = eigh() if method is None else method
     damping = relative() if damping is None else damping
-    if method.root is None:
+    root_of = method.root
+    if root_of is None:
         raise ValueError(f"method={method.name} computes no inverse roots: use precond.eigh() or precond.newton().")
     if power is not None and not callable(power):
         if isinstance(power, jax.Array):
@@ -76,15 +77,15 @@ def inverse_root(
     def refresh(factors: jax.Array, derived: Any, power: Any, first: Any) -> jax.Array:
         del derived, first
         peak = jnp.max(jnp.abs(factors), axis=(1, 2))
-        scale = jnp.where(peak > 0, peak, 1)
+        scale = jnp.where(peak == 0, 1, peak)
         mean = jnp.trace(factors, axis1=1, axis2=2) / factors.shape[-1]
 
         def ridge(largest: jax.Array) -> jax.Array:
-            return damping(largest * scale, mean) / scale
+            return jnp.asarray(damping(largest * scale, mean)) / scale
 
-        root = method.root(factors / scale[:, None, None], power, ridge)
+        root = root_of(factors / scale[:, None, None], power, ridge)
         root = root * (scale ** -jnp.asarray(power, root.dtype))[:, None, None]
-        return jnp.where((peak > 0)[:, None, None], root, identity_like(root))
+        return jnp.where((peak == 0)[:, None, None], identity_like(root), root)
 
     def apply(direction: jax.Array, gradient: jax.Array, state: RootState) -> Any:
         del gradient

@@ -16,12 +16,14 @@ Ridge = Callable[[jax.Array], jax.Array]
 
 
 class Method(NamedTuple):
-    """Attributes:
-    name: as the user typed it, for errors.
-    root: from factors `[M, d, d]`, their powers and a ridge (a function of the largest eigenvalue, `[M]` to `[M]`)
-      to `(A + ridge I)^(-power)`; None if the method has none.
-    basis: from factors, the basis before and whether it is the first, to an orthonormal basis; None likewise.
-    mixes_powers: whether `root` takes an array of powers `[M]`, or one power for all.
+    """How roots and bases are computed.
+
+    Attributes:
+      name: as the user typed it, for errors.
+      root: from factors `[M, d, d]`, their powers and a ridge (a function of the largest eigenvalue, `[M]` to `[M]`)
+        to `(A + ridge I)^(-power)`; None if the method has none.
+      basis: from factors, the basis before and whether it is the first, to an orthonormal basis; None likewise.
+      mixes_powers: whether `root` takes an array of powers `[M]`, or one power for all.
     """
 
     name: str
@@ -42,12 +44,12 @@ def eigh() -> Method:
     return Method("eigh()", eigh_root, lambda a, basis, first: eigen_basis(a), mixes_powers=True)
 
 
-def newton(*, iterations: int = 32, tolerance: float = 1e-6) -> Method:
+def newton(*, iterations: int = 32, tolerance: float | None = None) -> Method:
     """The coupled Newton iteration: matrix products alone, for roots of any rational power.
 
     Args:
       iterations: a fixed number; 32 reach a condition number of 1e8.
-      tolerance: a matrix whose `max |M - I|` is below this stays as it is.
+      tolerance: a matrix whose `max |M - I|` is below this stays as it is; None is 8 units of rounding.
 
     Raises:
       ValueError, TypeError: for a number out of range.
@@ -57,7 +59,8 @@ def newton(*, iterations: int = 32, tolerance: float = 1e-6) -> Method:
       >>> root = inverse_root(method=newton(iterations=24))
     """
     check_whole("iterations", iterations, least=1)
-    check_number("tolerance", tolerance, 0)
+    if tolerance is not None:
+        check_number("tolerance", tolerance, 0)
 
     def root(a: jax.Array, power: float | Fraction, ridge: Ridge) -> jax.Array:
         fraction = Fraction(power).limit_denominator(64)

@@ -20,14 +20,17 @@ Axes = Sequence[int] | Callable[[int], Sequence[int]] | None
 Factors = tuple[jax.Array | None, ...]
 """One an axis of a stack `[N, d1, .., dk]`: `[N, d, d]`, or None for an axis without a factor."""
 
-Gram = Callable[[str, jax.Array, int, Factors], jax.Array]
-"""From the name of a stack, its gradients, an axis and the stack's factors so far to the term to accumulate."""
+Gram = Callable[..., jax.Array]
+"""From the name of a stack, its gradients, an axis, the stack's factors so far (and the extra arguments of `update` by
+name) to the term to accumulate."""
 
 
 class StatisticsState(NamedTuple):
-    """Attributes:
-    count: updates seen.
-    factors: the tree of stacks with a tuple of factors in place of each stack, before bias correction.
+    """What `accumulate_grams` keeps.
+
+    Attributes:
+      count: updates seen.
+      factors: the tree of stacks with a tuple of factors in place of each stack, before bias correction.
     """
 
     count: jax.Array
@@ -69,7 +72,7 @@ def accumulate_grams(
         factors = jax.tree_util.tree_map_with_path(zeros, params)
         return StatisticsState(jnp.zeros([], jnp.int32), factors)
 
-    def update(updates: Any, state: StatisticsState, params: Any = None, **extra: Any) -> Any:
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
         del params
 
         def add(path: Any, stack: jax.Array, factors: Factors) -> Factors:
@@ -87,7 +90,7 @@ def accumulate_grams(
         else:
             due = state.count % every == 0
             factors = jax.lax.cond(due, accumulate, lambda old: old, state.factors)
-        count = optax.safe_increment(state.count)
+        count = jnp.asarray(optax.safe_increment(state.count))
         out = factors
         if bias_correction and weight is None:
             terms = (count + every - 1) // every

@@ -15,9 +15,11 @@ __all__ = ["BlockedState", "blocked"]
 
 
 class BlockedState(NamedTuple):
-    """Attributes:
-    stacks: the state of the inner transformation; an empty array where no parameter has a view.
-    otherwise: the state of the transformation of the parameters without a view.
+    """What `blocked` keeps.
+
+    Attributes:
+      stacks: the state of the inner transformation; an empty array where no parameter has a view.
+      otherwise: the state of the transformation of the parameters without a view.
     """
 
     stacks: Any
@@ -83,14 +85,14 @@ def blocked(
         return BlockedState(state, rest.init(params))
 
     @with_local_arrays
-    def update(updates: Any, state: BlockedState, params: Any = None, **extra: Any) -> Any:
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
         layout = layout_of(updates, view_of, block_size)
         out, others = rest.update(updates, state.otherwise, params, **extra)
         out = optax.tree.cast_like(out, updates)
         if not layout.stacks:
             return out, BlockedState(state.stacks, others)
         leaves, treedef = jax.tree.flatten(updates)
-        packed = None if params is None else layout.pack(jax.tree.leaves(params))
+        packed: Any = None if params is None else layout.pack(jax.tree.leaves(params))
         extra["batch_axes"] = 1
         stacks, inside = inner.update(layout.pack(leaves), state.stacks, packed, **extra)
         out = layout.unpack(stacks, jax.tree.leaves(out))

@@ -14,10 +14,12 @@ __all__ = ["DiagonalState", "scale_by_diagonal"]
 
 
 class DiagonalState(NamedTuple):
-    """Attributes:
-    count: updates seen.
-    nu: the accumulated squares, float32 or wider.
-    momentum: the state of the momentum.
+    """What `scale_by_diagonal` keeps.
+
+    Attributes:
+      count: updates seen.
+      nu: the accumulated squares, float32 or wider.
+      momentum: the state of the momentum.
     """
 
     count: jax.Array
@@ -64,10 +66,8 @@ def scale_by_diagonal(
         nu = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.promote_types(jnp.float32, p.dtype)), params)
         return DiagonalState(jnp.zeros([], jnp.int32), nu, momentum.init(params))
 
-    def update(
-        updates: Any, state: DiagonalState, params: Any = None, **extra: Any
-    ) -> tuple[Any, DiagonalState]:
-        count = optax.safe_increment(state.count)
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, DiagonalState]:
+        count = jnp.asarray(optax.safe_increment(state.count))
         numerators, velocity = momentum.update(updates, state.momentum, params, **extra)
 
         def accumulate(v: jax.Array, g: jax.Array) -> jax.Array:

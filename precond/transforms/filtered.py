@@ -13,9 +13,11 @@ __all__ = ["FilteredState", "filtered"]
 
 
 class FilteredState(NamedTuple):
-    """Attributes:
-    count: updates seen.
-    ema: the moving average, before bias correction.
+    """What `filtered` keeps.
+
+    Attributes:
+      count: updates seen.
+      ema: the moving average, before bias correction.
     """
 
     count: jax.Array
@@ -25,8 +27,10 @@ class FilteredState(NamedTuple):
 def filtered(
     b1: ArrayLike = 0.9, b3: ArrayLike | None = None, *, bias_correction: bool = True
 ) -> optax.GradientTransformation:
-    r"""$\tilde G = (\beta_3 M + (1 - \beta_3) G) / (1 - \beta_3 \beta_1^{t-1})$, then
-    $M \leftarrow \beta_1 M + (1 - \beta_1) G$.
+    r"""A debiased moving average of the gradient, leaning towards the newest.
+
+    $$\tilde G = \frac{\beta_3 M + (1 - \beta_3) G}{1 - \beta_3 \beta_1^{t-1}}, \qquad
+      M \leftarrow \beta_1 M + (1 - \beta_1) G$$
 
     With $\beta_3 = \beta_1$ this is `optax.ema(b1)`; with $\beta_3 = \beta_1^2$ it is NAdam's look-ahead, which Meta's
     winning AlgoPerf submission uses.
@@ -54,10 +58,11 @@ def filtered(
     def init(params: Any) -> FilteredState:
         return FilteredState(jnp.zeros([], jnp.int32), optax.tree.zeros_like(params))
 
-    def update(updates: Any, state: FilteredState, params: Any = None) -> tuple[Any, FilteredState]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, FilteredState]:
         del params
 
         def blend(weight: ArrayLike, m: jax.Array, g: jax.Array) -> jax.Array:
+            weight = jnp.asarray(weight, m.dtype)
             return (weight * m + (1 - weight) * g).astype(m.dtype)
 
         def lean(m: jax.Array, g: jax.Array) -> jax.Array:
@@ -67,6 +72,6 @@ def filtered(
 
         out = jax.tree.map(lean, state.ema, updates)
         ema = jax.tree.map(lambda m, g: blend(b1, m, g), state.ema, updates)
-        return out, FilteredState(optax.safe_increment(state.count), ema)
+        return out, FilteredState(jnp.asarray(optax.safe_increment(state.count)), ema)
 
     return optax.GradientTransformation(init, update)

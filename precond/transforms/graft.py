@@ -14,10 +14,12 @@ __all__ = ["GraftState", "graft"]
 
 
 class GraftState(NamedTuple):
-    """Attributes:
-    count: updates seen.
-    direction: the state of the direction.
-    magnitude: the state of the magnitude.
+    """What `graft` keeps.
+
+    Attributes:
+      count: updates seen.
+      direction: the state of the direction.
+      magnitude: the state of the magnitude.
     """
 
     count: jax.Array
@@ -69,12 +71,12 @@ def graft(
         return GraftState(jnp.zeros([], jnp.int32), direction.init(params), magnitude.init(params))
 
     def update(
-        updates: Any, state: GraftState, params: Any = None, *, batch_axes: int = 0, **extra: Any
+        updates: Any, state: Any, params: Any = None, *, batch_axes: int = 0, **extra: Any
     ) -> tuple[Any, GraftState]:
         extra["batch_axes"] = batch_axes
         way, first = direction.update(updates, state.direction, params, **extra)
         size, second = magnitude.update(updates, state.magnitude, params, **extra)
-        count = optax.safe_increment(state.count)
+        count = jnp.asarray(optax.safe_increment(state.count))
 
         def one(gradient: jax.Array, d: jax.Array, u: jax.Array) -> jax.Array:
             wide = jnp.promote_types(jnp.float32, gradient.dtype)

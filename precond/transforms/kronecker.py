@@ -15,11 +15,13 @@ __all__ = ["KroneckerState", "scale_by_kronecker"]
 
 
 class KroneckerState(NamedTuple):
-    """Attributes:
-    count: updates seen.
-    statistics: the state of the statistics.
-    roots: a `RootState` in place of each stack.
-    momentum: the state of the momentum.
+    """What `scale_by_kronecker` keeps.
+
+    Attributes:
+      count: updates seen.
+      statistics: the state of the statistics.
+      roots: a `RootState` in place of each stack.
+      momentum: the state of the momentum.
     """
 
     count: jax.Array
@@ -55,9 +57,7 @@ def _refresh(root: Root, schedule: Refresh, step: jax.Array, factors: Any, roots
 
 def _apply(root: Root, directions: Any, gradients: Any, roots: Any) -> tuple[Any, Any]:
     states, treedef = jax.tree.flatten(roots, is_leaf=_is_root)
-    flat = zip(
-        treedef.flatten_up_to(directions), treedef.flatten_up_to(gradients), states, strict=True
-    )
+    flat = zip(treedef.flatten_up_to(directions), treedef.flatten_up_to(gradients), states, strict=True)
     pairs = [root.apply(*x) for x in flat]
     return tuple(jax.tree.unflatten(treedef, [pair[i] for pair in pairs]) for i in (0, 1))
 
@@ -116,8 +116,8 @@ def scale_by_kronecker(
         roots = jax.tree.map(root.init, params, shapes)
         return KroneckerState(jnp.zeros([], jnp.int32), state, roots, momentum.init(params))
 
-    def update(updates: Any, state: KroneckerState, params: Any = None, **extra: Any) -> Any:
-        count, roots = optax.safe_increment(state.count), state.roots
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
+        count, roots = jnp.asarray(optax.safe_increment(state.count)), state.roots
         factors, collected = factors_of(updates, state.statistics, roots, params, extra)
         if not schedule.delay:
             roots = _refresh(root, schedule, count, factors, roots)

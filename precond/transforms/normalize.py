@@ -35,9 +35,7 @@ def normalize(eps: float = 1e-25) -> optax.GradientTransformationExtraArgs:
         del params
         return optax.EmptyState()
 
-    def update(
-        updates: Any, state: Any, params: Any = None, *, batch_axes: int = 0, **extra: Any
-    ) -> tuple[Any, Any]:
+    def update(updates: Any, state: Any, params: Any = None, *, batch_axes: int = 0, **extra: Any) -> tuple[Any, Any]:
         del params, extra
 
         def one(g: jax.Array) -> jax.Array:

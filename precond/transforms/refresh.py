@@ -1,5 +1,6 @@
 """The costly step: one call of the root's kernel for all factors of one size, over axes and stacks."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -68,8 +69,7 @@ def _refresh_all(
     new = _kernel(root, stack, old, powers, first, after)
     ends = np.cumsum(group.rows)
     return [
-        jax.tree.map(lambda x, end=end, n=n: x[end - n : end], new)
-        for end, n in zip(ends, group.rows, strict=True)
+        jax.tree.map(lambda x, end=end, n=n: x[end - n : end], new) for end, n in zip(ends, group.rows, strict=True)
     ]
 
 
@@ -82,7 +82,8 @@ def _refresh_due(
     places = [jnp.where(slots >= a, slots - a, n) for a, n in zip(starts, group.rows, strict=True)]
 
     def gather(*stacks: jax.Array) -> jax.Array:
-        return sum(x.at[p].get(mode="fill", fill_value=0) for x, p in zip(stacks, places, strict=True))
+        picked = [x.at[p].get(mode="fill", fill_value=0) for x, p in zip(stacks, places, strict=True)]
+        return functools.reduce(jnp.add, picked)
 
     powers = group.powers[0]
     if root.mixes_powers:
@@ -148,7 +149,7 @@ def refresh_roots(
 
         return over_groups(due)
 
-    if schedule.stagger and schedule.period > 1:
+    if schedule.stagger:
         stage = (step >= schedule.start).astype(jnp.int32) + (step > schedule.start)
         return lax.switch(stage, [nothing, everything, turn])
     if schedule.period == 1 and schedule.start == 1:

@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from precond.arguments import check_whole
@@ -70,7 +69,7 @@ def every(
     Example:
       >>> every(20, stagger=True).turns(3)[:4].tolist()
       [[0], [1], [2], [3]]
-      >>> [bool(every(4, start=5, phase=0).everything(jnp.asarray(step))) for step in (4, 5, 8, 9)]
+      >>> [bool(every(4, start=5, phase=0).everything(np.int32(step))) for step in (4, 5, 8, 9)]
       [False, True, True, False]
     """
     check_whole("period", period, least=1)
@@ -83,4 +82,6 @@ def every(
         check_whole("phase", phase, least=0)
         if stagger:
             raise ValueError("phase= has no meaning with stagger=True, where every step refreshes some roots.")
+    # With a period of one every root has its turn in every step.
+    stagger = stagger and period > 1
     return Refresh(period, start, start if phase is None else phase, stagger, delay, warmup)

@@ -12,10 +12,12 @@ __all__ = ["SwitchState", "switch"]
 
 
 class SwitchState(NamedTuple):
-    """Attributes:
-    count: updates seen.
-    before: the state of the first transformation.
-    after: the state of the second.
+    """What `switch` keeps.
+
+    Attributes:
+      count: updates seen.
+      before: the state of the first transformation.
+      after: the state of the second.
     """
 
     count: jax.Array
@@ -54,10 +56,8 @@ def switch(
     def init(params: Any) -> SwitchState:
         return SwitchState(jnp.zeros([], jnp.int32), before.init(params), after.init(params))
 
-    def update(
-        updates: Any, state: SwitchState, params: Any = None, **extra: Any
-    ) -> tuple[Any, SwitchState]:
-        count = optax.safe_increment(state.count)
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, SwitchState]:
+        count = jnp.asarray(optax.safe_increment(state.count))
         early, first = before.update(updates, state.before, params, **extra)
         late, second = after.update(updates, state.after, params, **extra)
         return optax.tree.where(count < start, early, late), SwitchState(count, first, second)

@@ -1,0 +1,78 @@
+# Everything a contributor needs. Only make and a Python of 3.11 or newer must be there:
+#   make test                                 the tests, in a fresh .venv
+#   make test PYTEST_ARGS="-n 2 tests/linalg" some of them, on two processes
+#   make test PYTHON=/path/to/python3.11      with another interpreter
+
+PYTHON      ?= python3
+VENV        ?= .venv
+PYTEST_ARGS ?=
+PYTHONS     ?= python3.11 python3.12 python3.13
+
+BIN     := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PYTEST  := OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest
+PINS    := pyproject.toml constraints.txt
+
+.PHONY: help venv demo test test-slow test-all lint docs bench clean
+
+help:  ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+venv: $(VENV)/.base  ## build .venv with the tested versions of all that tests and examples need
+
+demo: venv  ## train a small model with precond
+	$(BIN)/python examples/demo.py
+
+test: venv  ## run the tests, but for the slow ones
+	$(PYTEST) $(PYTEST_ARGS)
+
+test-slow: venv  ## run the slow tests
+	$(PYTEST) -m slow $(PYTEST_ARGS)
+
+# Each Python has a venv of its own. A name that does not run (as a pyenv shim may not) counts as absent.
+test-all:  ## run the tests with each of $(PYTHONS) that is there
+	@failed= skipped=; \
+	for python in $(PYTHONS); do \
+	  if version=$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null); then \
+	    echo "== Python $$version"; \
+	    $(MAKE) test PYTHON=$$python VENV=.venv-$$version || failed="$$failed $$python"; \
+	  else skipped="$$skipped $$python"; fi; \
+	done; \
+	echo "== skipped, for want of an interpreter:$${skipped:- none}"; \
+	echo "== failed:$${failed:- none}"; \
+	test -z "$$failed"
+
+lint: $(VENV)/.lint  ## check style, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+docs: $(VENV)/.docs  ## build the documentation into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# The peers live apart, so that the tests never see them.
+bench:  ## run every benchmark
+	@$(MAKE) .venv-bench/.benchmarks VENV=.venv-bench
+	@for script in benchmarks/*.py; do \
+	  echo "== $$script"; .venv-bench/bin/python "$$script" || exit 1; \
+	done
+
+clean:  ## remove the venvs, the caches and what was built
+	rm -rf .venv .venv-* build dist site .hypothesis .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps: what they name is installed, and is installed again when the pins change.
+$(VENV)/.base: $(PINS)
+	@command -v "$(PYTHON)" >/dev/null || { \
+	  echo "precond needs Python 3.11 or newer, and there is no $(PYTHON);" \
+	       "set PYTHON=/path/to/python3.11 and run make again" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.version_info >= (3, 11) or sys.exit( \
+	  "precond needs Python 3.11 or newer, found %d.%d.%d at %s; set PYTHON=/path/to/python3.11 and run make again" \
+	  % (sys.version_info[:3] + (sys.executable,)))'
+	"$(PYTHON)" -m venv $(VENV)
+	$(INSTALL) -e '.[tests,examples]'
+	@touch $@
+
+$(VENV)/.lint $(VENV)/.docs $(VENV)/.benchmarks: $(VENV)/.%: $(VENV)/.base
+	$(INSTALL) -e '.[$*]'
+	@touch $@

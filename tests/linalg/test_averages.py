@@ -1,0 +1,30 @@
+"""The accumulation rule against its closed form."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from precond.linalg import average, batch_norm, debias
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("decay", [0.0, 0.9, 0.999, 1.0])
+def test_a_debiased_average_is_the_weighted_mean_and_a_sum_the_sum(decay):
+    terms = np.random.default_rng(0).standard_normal(7)
+    total = jnp.zeros(())
+    for x in terms:
+        total = average(total, jnp.asarray(x), decay)
+    weights = decay ** np.arange(6, -1, -1)
+    expected = np.sum(terms) if decay == 1 else np.sum(weights * terms) / np.sum(weights)
+    np.testing.assert_allclose(debias(total, decay, jnp.asarray(7)), expected, rtol=1e-12)
+
+
+def test_an_average_keeps_its_dtype():
+    assert average(jnp.zeros(3, jnp.float32), jnp.ones(3, jnp.bfloat16), 0.9).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("size", [1e-30, 1.0, 1e30])
+def test_a_norm_neither_overflows_nor_vanishes(size):
+    x = jnp.full((2, 3, 3), size, jnp.float32)
+    np.testing.assert_allclose(batch_norm(x, batch_axes=1), np.full((2, 1, 1), 3 * size), rtol=1e-6)
+    assert batch_norm(jnp.zeros((0, 3))).shape == (1, 1)

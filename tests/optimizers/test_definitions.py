@@ -1,0 +1,81 @@
+"""The aliases' trajectories against dense float64 definitions."""
+
+import optax
+import pytest
+
+import precond
+from tests import reference
+from tests.problem import distance, gradients, trajectory
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+SHAPES = {"w": (9, 7), "t": (4, 3, 5)}
+TENSORS = precond.tensors()
+
+
+def check(tx, definition, tolerance=1e-10):
+    grads = gradients(SHAPES, steps=16)
+    start = gradients(SHAPES, steps=1, seed=5)[0]
+    path = trajectory(tx, start, grads)
+    for k, w in start.items():
+        assert distance(path[k], definition(w, [g[k] for g in grads]), w) < tolerance, k
+
+
+@pytest.mark.parametrize("block", [3, 64])
+@pytest.mark.parametrize("period", [1, 3])
+def test_shampoo_without_grafting(block, period):
+    given = {"lr": 0.01, "b1": 0.9, "b2": 0.95, "damping": 1e-4, "block": block, "period": period}
+    tx = optax.chain(
+        precond.blocked(
+            precond.scale_by_kronecker(
+                precond.outer_products(0.95),
+                precond.inverse_root(damping=precond.relative(1e-4)),
+                momentum=optax.ema(0.9),
+                refresh=period,
+            ),
+            block_size=block,
+            views=TENSORS,
+        ),
+        optax.scale(-0.01),
+    )
+    check(tx, lambda w, g: reference.shampoo_trajectory(w, g, **given))
+
+
+def test_kl_shampoo():
+    given = {"lr": 0.01, "b1": 0.9, "b2": 0.95, "damping": 1e-4, "block": 4, "period": 2, "kl": True, "exponent": 0.5}
+    tx = precond.kl_shampoo(0.01, b1=0.9, b2=0.95, damping=1e-4, block_size=4, refresh=2, views=TENSORS)
+    check(tx, lambda w, g: reference.shampoo_trajectory(w, g, **given))
+
+
+def test_soap_by_eigh_with_the_newest_statistics():
+    given = {"lr": 0.01, "b1": 0.9, "b2": 0.95, "eps": 1e-6, "period": 3, "start": 9}
+    refresh = precond.every(3, start=9)  # by then the factors have full rank; before it, this is Adam
+    tx = precond.soap(0.01, b1=0.9, b2=0.95, eps=1e-6, refresh=refresh, method=precond.eigh(), views=TENSORS)
+    check(tx, lambda w, g: reference.soap_trajectory(w, g, **given))
+
+
+def test_the_shampoo_alias_is_the_chain_that_it_documents():
+    grads, start = gradients(SHAPES, steps=8), gradients(SHAPES, steps=1, seed=5)[0]
+    spelled = optax.chain(
+        precond.blocked(
+            precond.graft(
+                direction=precond.scale_by_kronecker(
+                    statistics=precond.outer_products(decay=0.99),
+                    root=precond.inverse_root(method=precond.newton(), damping=precond.relative(1e-6)),
+                    momentum=optax.ema(0.9),
+                    refresh=precond.every(3, stagger=True),
+                ),
+                magnitude=optax.scale_by_adam(b1=0.9, b2=0.99),
+            ),
+            block_size=4,
+            otherwise=optax.scale_by_adam(b1=0.9, b2=0.99),
+        ),
+        optax.add_decayed_weights(1e-4),
+        optax.scale_by_learning_rate(1e-3),
+    )
+    alias = precond.shampoo(
+        1e-3, refresh=precond.every(3, stagger=True), method=precond.newton(), block_size=4, weight_decay=1e-4
+    )
+    ours, chain = trajectory(alias, start, grads), trajectory(spelled, start, grads)
+    for k, w in start.items():
+        assert distance(ours[k], chain[k], w) == 0

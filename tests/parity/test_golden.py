@@ -1,0 +1,75 @@
+"""Trajectories of the reference implementations, followed by recipes of public parts."""
+
+from pathlib import Path
+
+import numpy as np
+import optax
+import pytest
+
+import precond
+from precond import recipes
+from tests.parity import inputs
+from tests.problem import distance, trajectory
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+
+def meta_shampoo():
+    adam = precond.scale_by_diagonal(0.99, eps=1e-8, bias_correction=True, momentum=precond.filtered(0.9))
+    return recipes.meta_shampoo(
+        2**-7,
+        betas=(0.9, 0.99),
+        epsilon=1e-6,
+        grafting=adam,
+        weight_decay=0.05,
+        max_preconditioner_dim=8,
+        precondition_frequency=4,
+        start_preconditioning_step=4,
+    )
+
+
+def meta_soap():
+    return recipes.meta_soap(
+        2**-7,
+        betas=(0.9, 0.99),
+        epsilon=1e-8,
+        weight_decay=0.05,
+        max_preconditioner_dim=8,
+        precondition_frequency=3,
+        start_preconditioning_step=12,
+    )
+
+
+def google_shampoo():
+    return recipes.google_shampoo(
+        0.01,
+        beta2=0.99,
+        block_size=8,
+        grafting=lambda: optax.chain(precond.normalize(), precond.scale_by_diagonal(0.99, eps=1e-8)),
+        weight_decay=0.01,
+        preconditioning_compute_steps=4,
+        merge_small_dims_block_size=0,
+        moving_average_for_momentum=True,
+    )
+
+
+def official_soap():
+    return recipes.official_soap(0.01, precondition_frequency=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "tx", "tolerance"),
+    [
+        ("meta_shampoo_adam_graft", meta_shampoo, 1e-9),
+        ("meta_soap_eigh", meta_soap, 1e-9),
+        ("google_shampoo_rmsprop_norm", google_shampoo, 1e-8),  # its power iteration stops at 1e-6
+        ("soap_official", official_soap, 1e-9),
+    ],
+)
+def test_the_recipe_follows_the_reference(name, tx, tolerance):
+    golden = np.load(Path(__file__).parent / "golden" / f"{name}.npz")
+    params = {k: v for k, v in inputs.params().items() if k in golden.files}
+    steps = len(golden[next(iter(params))])
+    path = trajectory(tx(), params, inputs.grads(24)[:steps])
+    for k, start in params.items():
+        assert distance(path[k], golden[k], start) < tolerance, k

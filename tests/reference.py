@@ -1,0 +1,83 @@
+"""Definitions: dense, float64, slow, obviously right. Nothing here uses the library, or JAX."""
+
+import itertools
+
+import numpy as np
+
+
+def gram(x, axis):
+    """One tensor contracted with itself over all axes but one."""
+    matrix = np.moveaxis(x, axis, 0).reshape(x.shape[axis], -1)
+    return matrix @ matrix.T
+
+
+def kron_multiply(x, matrices):
+    """One tensor times `matrices[0] kron matrices[1] kron ..`, built in full; None is the identity."""
+    full = np.ones((1, 1))
+    for d, matrix in zip(x.shape, matrices, strict=True):
+        full = np.kron(full, np.eye(d) if matrix is None else matrix)
+    return (full @ x.ravel()).reshape(x.shape)
+
+
+def power(a, exponent, ridge=0.0):
+    """`(A + ridge I)^exponent` of a symmetric matrix by LAPACK."""
+    values, vectors = np.linalg.eigh(a + ridge * np.eye(len(a)))
+    return (vectors * values**exponent) @ vectors.T
+
+
+def matrix_of_spectrum(values, rng):
+    """A symmetric matrix with the given eigenvalues and random eigenvectors."""
+    vectors = np.linalg.qr(rng.standard_normal((len(values), len(values))))[0]
+    return (vectors * values) @ vectors.T
+
+
+def cut(x, size):
+    """The slices of all blocks of a tensor, the last of an axis ragged."""
+    edges = [[slice(i, min(i + size, d)) for i in range(0, d, size)] for d in x.shape]
+    return list(itertools.product(*edges))
+
+
+def shampoo_trajectory(w, gradients, *, lr, b1, b2, damping, block, period=1, kl=False, exponent=None):
+    """Shampoo with momentum, relative damping and bias correction, no grafting; all blocks refreshed at once."""
+    w, m = w.copy(), np.zeros_like(w)
+    blocks = cut(w, block)
+    factors = [[np.zeros((d, d)) for d in w[b].shape] for b in blocks]
+    roots = [[np.eye(d) for d in w[b].shape] for b in blocks]
+    path, k = [], w.ndim
+    q = 1 / (2 * k) if exponent is None else exponent
+    for t, g in enumerate(gradients, 1):
+        m = b1 * m + (1 - b1) * g
+        step = np.zeros_like(w)
+        for b, factor, root in zip(blocks, factors, roots, strict=True):
+            seen = []
+            for i in range(k):
+                others = [None if j == i else root[j] for j in range(k)]
+                n = g[b].size / g[b].shape[i] if kl else 1
+                seen.append(gram(kron_multiply(g[b], others) if kl else g[b], i) / n)
+            for i in range(k):
+                factor[i] = b2 * factor[i] + (1 - b2) * seen[i]
+            if (t - 1) % period == 0:
+                for i in range(k):
+                    corrected = factor[i] / (1 - b2**t)
+                    root[i] = power(corrected, -q, damping * np.linalg.eigvalsh(corrected)[-1])
+            step[b] = kron_multiply(m[b] / (1 - b1**t), root)
+        w = w - lr * step
+        path.append(w.copy())
+    return np.stack(path)
+
+
+def soap_trajectory(w, gradients, *, lr, b1, b2, eps, period, start):
+    """Adam in the eigenbasis by `eigh` of the newest statistics from step `start` on; bias correction before eps."""
+    w, m, v = w.copy(), np.zeros_like(w), np.zeros_like(w)
+    factors = [np.zeros((d, d)) for d in w.shape]
+    bases, path = [np.eye(d) for d in w.shape], []
+    for t, g in enumerate(gradients, 1):
+        factors = [b2 * f + (1 - b2) * gram(g, i) for i, f in enumerate(factors)]
+        if t >= start and (t - start) % period == 0:
+            bases = [np.linalg.eigh(f)[1] for f in factors]
+        m = b1 * m + (1 - b1) * g
+        v = b2 * v + (1 - b2) * kron_multiply(g, [q.T for q in bases]) ** 2
+        direction = kron_multiply(m / (1 - b1**t), [q.T for q in bases]) / (np.sqrt(v / (1 - b2**t)) + eps)
+        w = w - lr * kron_multiply(direction, bases)
+        path.append(w.copy())
+    return np.stack(path)

@@ -1,0 +1,87 @@
+"""The eigenbasis as a part: Adam's rule in a turned basis."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from precond import eigenbasis, eigh, newton, qr
+from tests import reference
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+
+def orthogonal(d, rng):
+    return np.linalg.qr(rng.standard_normal((d, d)))[0]
+
+
+@given(
+    shape=st.lists(st.integers(1, 4), min_size=1, max_size=3),
+    decay=st.sampled_from([0.8, 1.0]),
+    power=st.sampled_from([0.5, 0.3]),
+    bias_correction=st.booleans(),
+)
+def test_the_second_moment_is_that_of_the_gradient_in_the_basis(shape, decay, power, bias_correction):
+    rng = np.random.default_rng(0)
+    bases = [orthogonal(d, rng) for d in shape]
+    root = eigenbasis(decay, eps=1e-3, power=power, bias_correction=bias_correction)
+    state = root.init(jnp.zeros((1, *shape)), tuple(jnp.zeros((1, d, d)) for d in shape))
+    state = state._replace(derived=tuple(jnp.asarray(q)[None] for q in bases))
+    v = np.zeros(shape)
+    for t in range(1, 4):
+        g, m = rng.standard_normal((2, *shape))
+        out, state = root.apply(jnp.asarray(m)[None], jnp.asarray(g)[None], state)
+        turn = [q.T for q in bases]
+        v = decay * v + (1 if decay == 1 else 1 - decay) * reference.kron_multiply(g, turn) ** 2
+        corrected = v / (1 - decay**t) if bias_correction and decay < 1 else v
+        inner = reference.kron_multiply(m, turn) / (corrected**power + 1e-3)
+        np.testing.assert_allclose(out[0], reference.kron_multiply(inner, bases), rtol=1e-11, atol=1e-11)
+
+
+def test_an_axis_without_a_factor_keeps_its_own_basis():
+    root = eigenbasis()
+    state = root.init(jnp.zeros((1, 2, 3)), (None, jnp.zeros((1, 3, 3))))
+    assert state.derived[0] is None
+    assert state.derived[1].shape == (1, 3, 3)
+
+
+@pytest.mark.parametrize("method", [eigh(), qr()], ids=lambda m: m.name)
+def test_the_first_refresh_diagonalises(method):
+    a = reference.matrix_of_spectrum(np.array([0.1, 1.0, 5.0]), np.random.default_rng(0))
+    basis = eigenbasis(method=method).refresh(jnp.asarray(a)[None], jnp.eye(3)[None], 1.0, jnp.asarray(True))[0]
+    turned = np.asarray(basis.T @ a @ basis)
+    np.testing.assert_allclose(turned, np.diag(np.diag(turned)), atol=1e-12)
+
+
+def test_later_refreshes_by_qr_follow_the_official_soap_up_to_labels():
+    rng = np.random.default_rng(0)
+    a, q = reference.matrix_of_spectrum(np.array([0.1, 5.0, 1.0]), rng), orthogonal(3, rng)
+    basis = np.asarray(
+        eigenbasis(method=qr()).refresh(jnp.asarray(a)[None], jnp.asarray(q)[None], 1.0, jnp.asarray(False))[0]
+    )
+    order = np.argsort(np.diag(q.T @ a @ q))[::-1]
+    official = np.linalg.qr(a @ q[:, order])[0]
+    np.testing.assert_allclose(np.abs(basis[:, order].T @ official), np.eye(3), atol=1e-12)
+
+
+def test_it_whitens_by_the_factor_in_its_basis():
+    a = reference.matrix_of_spectrum(np.array([0.1, 1.0, 5.0]), np.random.default_rng(0))
+    basis = np.linalg.eigh(a)[1]
+    white = eigenbasis().whiten(jnp.asarray(basis)[None], jnp.asarray(a)[None])[0]
+    np.testing.assert_allclose(white, reference.power(a, -0.5), rtol=1e-10)
+
+
+def test_what_never_moved_is_not_moved():
+    root, zero = eigenbasis(eps=0.0), jnp.zeros((1, 2, 2))
+    out, _ = root.apply(zero, zero, root.init(zero, (zero, zero)))
+    np.testing.assert_array_equal(out, zero)
+
+
+def test_what_cannot_work_is_refused_at_construction():
+    with pytest.raises(ValueError, match=r"method=newton\(\) computes no eigenbasis"):
+        eigenbasis(method=newton())
+    with pytest.raises(ValueError, match="decay=-0.1"):
+        eigenbasis(-0.1)
+    with pytest.raises(ValueError, match="eps=-1"):
+        eigenbasis(eps=-1)

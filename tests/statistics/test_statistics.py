@@ -1,0 +1,116 @@
+"""Statistics against sums of `np.tensordot` over the gradients seen."""
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from precond import kl, outer_products, scale_by_trace
+from tests import reference
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+
+def run(statistics, gradients, **extra):
+    """The factors after every gradient `[N, d1, ..]`, the stack being called `name`."""
+    name = extra.pop("name", "stack")
+    state, out = statistics.init({name: jnp.asarray(gradients[0])}), []
+    for g in gradients:
+        factors, state = statistics.update({name: jnp.asarray(g)}, state, **extra)
+        out.append(factors[name])
+    return out
+
+
+def draws(shape, steps, seed=0):
+    return np.random.default_rng(seed).standard_normal((steps, 3, *shape))
+
+
+@given(
+    shape=st.lists(st.integers(1, 4), min_size=1, max_size=3),
+    decay=st.sampled_from([0.0, 0.7, 1.0]),
+    every=st.integers(1, 3),
+    bias_correction=st.booleans(),
+    initial=st.sampled_from([0.0, 0.5]),
+)
+def test_outer_products_are_weighted_sums_of_gram_matrices(shape, decay, every, bias_correction, initial):
+    gradients = draws(shape, steps=5)
+    statistics = outer_products(decay, every=every, bias_correction=bias_correction, initial=initial)
+    factors = run(statistics, gradients)[-1]
+    seen = gradients[::every]
+    weights = decay ** np.arange(len(seen) - 1, -1, -1) * (1.0 if decay == 1 else 1 - decay)
+    divisor = 1 - decay ** len(seen) if bias_correction and decay < 1 else 1.0
+    for axis, d in enumerate(shape):
+        for n in range(3):
+            total = sum(w * reference.gram(g[n], axis) for w, g in zip(weights, seen, strict=True))
+            expected = (total + decay ** len(seen) * initial * np.eye(d)) / divisor
+            np.testing.assert_allclose(factors[axis][n], expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_given_weight_replaces_the_default_and_its_bias_correction():
+    gradients = draws((2, 3), steps=2)
+    factor = run(outer_products(0.9, weight=1.0), gradients)[-1][0][0]
+    expected = 0.9 * reference.gram(gradients[0][0], 0) + reference.gram(gradients[1][0], 0)
+    np.testing.assert_allclose(factor, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "axes", "used"),
+    [
+        ("2x3x4", None, [0, 1, 2]),
+        ("2x3x4", [-1], [2]),
+        ("2x3x4", lambda k: range(k - 1), [0, 1]),
+        ("(2)x3x4", None, [1, 2]),
+        ("(2)x3x4", [0, 1], [1]),
+    ],
+)
+def test_which_axes_have_factors(name, axes, used):
+    factors = run(outer_products(axes=axes), draws((2, 3, 4), steps=1), name=name)[0]
+    assert [i for i, f in enumerate(factors) if f is not None] == used
+
+
+@given(shape=st.lists(st.integers(1, 4), min_size=1, max_size=3), mean=st.booleans(), seed=st.integers(0, 9))
+def test_kl_sees_the_gradient_whitened_on_all_other_axes(shape, mean, seed):
+    gradients = draws(shape, steps=2, seed=seed)
+    whiteners = [np.random.default_rng(seed + 1).standard_normal((3, d, d)) for d in shape]
+    factors = run(kl(1.0, mean=mean), gradients, whiten=lambda name, axis, factor: jnp.asarray(whiteners[axis]))[-1]
+    for axis, d in enumerate(shape):
+        for n in range(3):
+            others = [None if i == axis else w[n] for i, w in enumerate(whiteners)]
+            terms = [reference.gram(reference.kron_multiply(g[n], others), axis) for g in gradients]
+            divisor = np.prod(shape) / d if mean else 1
+            np.testing.assert_allclose(factors[axis][n], sum(terms) / divisor, rtol=1e-11, atol=1e-11)
+
+
+def test_optax_transformations_may_stand_before_and_behind_a_statistic():
+    gradients = draws((2, 2), steps=1)
+    statistics = optax.chain(optax.scale(2.0), outer_products(1.0), scale_by_trace(1.0))
+    factor = run(statistics, gradients)[0][0][0]
+    expected = reference.gram(gradients[0][0], 0)
+    np.testing.assert_allclose(factor, expected / np.trace(expected), rtol=1e-12)
+
+
+def test_factors_of_half_precision_gradients_are_float32():
+    stacks = {"2x2": jnp.ones((1, 2, 2), jnp.bfloat16)}
+    statistics = outer_products()
+    factors, state = statistics.update(stacks, statistics.init(stacks))
+    assert {f.dtype for f in (*factors["2x2"], *state.factors["2x2"])} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"decay": 1.1}, ValueError, r"decay=1.1: must lie between 0 and 1. 1 sums"),
+        ({"decay": "0.9"}, TypeError, "decay='0.9': must be a number"),
+        ({"decay": float("nan")}, ValueError, "decay=nan"),
+        ({"initial": -1.0}, ValueError, "initial=-1.0: must be at least 0"),
+        ({"every": 0}, ValueError, "every=0: must be at least 1"),
+        ({"every": 2.0}, TypeError, "every=2.0: must be a Python integer"),
+        ({"every": jnp.asarray(2)}, TypeError, "static_args=precond.STATIC_ARGS"),
+    ],
+)
+def test_arguments_out_of_range_are_refused_by_name(arguments, error, message):
+    for make in (outer_products, kl):
+        with pytest.raises(error, match=message):
+            make(**arguments)

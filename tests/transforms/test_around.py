@@ -1,0 +1,123 @@
+"""Blocked, graft, switch and the small transformations, against their definitions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import precond
+from tests.problem import gradients as problem_gradients
+from tests.problem import trajectory
+
+SHAPES = {"w": (6, 5), "e": (2, 3, 4), "b": (7,)}
+
+
+def params():
+    return {k: np.random.default_rng(1).standard_normal(s) for k, s in SHAPES.items()}
+
+
+def test_blocked_runs_the_inner_on_blocks_and_the_other_on_the_rest():
+    tx = precond.blocked(precond.normalize(), block_size=3, otherwise=optax.scale(5.0))
+    g = jax.tree.map(jnp.asarray, params())
+    updates, _ = tx.update(g, tx.init(g))
+    np.testing.assert_allclose(updates["b"], 5 * g["b"])
+    for rows in (slice(0, 3), slice(3, 6)):
+        for columns in (slice(0, 3), slice(3, 5)):
+            np.testing.assert_allclose(np.linalg.norm(updates["w"][rows, columns]), 1, rtol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(updates["e"][1, :, 3:]), 1, rtol=1e-6)
+
+
+def test_blocked_gives_parameters_as_stacks_to_those_who_ask():
+    tx = precond.blocked(optax.add_decayed_weights(0.1), otherwise=optax.identity())
+    p = jax.tree.map(jnp.asarray, params())
+    updates, _ = tx.update(jax.tree.map(jnp.zeros_like, p), tx.init(p), p)
+    np.testing.assert_allclose(updates["w"], 0.1 * p["w"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_grafting_takes_norms_by_block_inside_and_by_parameter_outside(inside):
+    g = {"w": jnp.asarray(np.random.default_rng(0).standard_normal((6, 3)))}
+    direction, magnitude = optax.scale(7.0), optax.scale_by_sign()
+    if inside:
+        tx = precond.blocked(precond.graft(direction, magnitude), block_size=3)
+    else:
+        tx = precond.graft(precond.blocked(direction, block_size=3), magnitude)
+    out = tx.update(g, tx.init(g))[0]["w"]
+    norm = np.linalg.norm
+    if inside:
+        np.testing.assert_allclose(norm(out[:3]), 3, rtol=1e-6)  # nine signs
+        np.testing.assert_allclose(norm(out[3:]), 3, rtol=1e-6)
+    else:
+        np.testing.assert_allclose(out, np.asarray(g["w"]) * np.sqrt(18) / norm(g["w"]), rtol=1e-6)
+
+
+def test_before_its_start_a_graft_is_its_magnitude():
+    tx, g = precond.graft(optax.scale(-1.0), optax.scale(2.0), start=3), jnp.ones(4)
+    state, seen = tx.init(g), []
+    for _ in range(4):
+        out, state = tx.update(g, state)
+        seen.append(out[0].item())
+    assert seen == [2, 2, -2, -2]
+
+
+def test_a_zero_direction_stays_zero():
+    tx, g = precond.graft(optax.set_to_zero(), optax.identity()), jnp.ones(3)
+    np.testing.assert_array_equal(tx.update(g, tx.init(g))[0], 0)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e30])
+def test_grafting_neither_overflows_nor_vanishes(size):
+    g = jnp.full((3,), size, jnp.float32)
+    tx = precond.graft(optax.identity(), optax.identity())
+    np.testing.assert_allclose(tx.update(g, tx.init(g))[0], g, rtol=1e-6)
+
+
+@pytest.mark.usefixtures("x64")
+def test_both_sides_of_a_switch_learn_all_the_time():
+    grads = problem_gradients(SHAPES, steps=6)
+    tx = precond.switch(4, optax.scale(-0.1), optax.chain(optax.trace(0.9), optax.scale(-0.1)))
+    path = trajectory(tx, params(), grads)
+    heavy = trajectory(optax.chain(optax.trace(0.9), optax.scale(-0.1)), params(), grads)
+    np.testing.assert_allclose(path["w"][3] - path["w"][2], heavy["w"][3] - heavy["w"][2], rtol=1e-9)
+    np.testing.assert_allclose(path["w"][1] - path["w"][0], -0.1 * grads[1]["w"], rtol=1e-9)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    ("ours", "optaxs"),
+    [
+        (
+            lambda: precond.scale_by_diagonal(0.9, eps=1e-3, bias_correction=True, momentum=optax.ema(0.8)),
+            lambda: optax.scale_by_adam(0.8, 0.9, 1e-3),
+        ),
+        (
+            lambda: precond.scale_by_diagonal(0.9, eps=1e-3),
+            lambda: optax.scale_by_rms(0.9, 1e-3, eps_in_sqrt=False),
+        ),
+        (lambda: precond.scale_by_diagonal(eps=0.0), lambda: optax.scale_by_rss(0.0, 0.0)),
+        (lambda: precond.filtered(0.9), lambda: optax.ema(0.9)),
+    ],
+    ids=["adam", "rmsprop", "adagrad", "ema"],
+)
+def test_where_optax_has_the_method_ours_is_the_same(ours, optaxs):
+    grads = problem_gradients(SHAPES, steps=5)
+    for a, b in zip(*(trajectory(tx(), params(), grads).values() for tx in (ours, optaxs)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12)
+
+
+def test_arguments_are_checked_by_name():
+    for make, message in [
+        (lambda: precond.blocked(optax.identity(), block_size=0), "block_size=0: must be at least 1"),
+        (lambda: precond.graft(optax.identity(), optax.identity(), start=0), "start=0"),
+        (lambda: precond.graft(optax.identity(), optax.identity(), eps=-1), "eps=-1"),
+        (lambda: precond.switch(0, optax.identity(), optax.identity()), "start=0"),
+        (lambda: precond.filtered(2.0), "b1=2.0: must lie between 0 and 1"),
+        (lambda: precond.normalize(-1.0), "eps=-1.0"),
+        (lambda: precond.scale_by_diagonal(2.0), "decay=2.0"),
+        (lambda: precond.shampoo(-1.0), "learning_rate=-1.0"),
+        (lambda: precond.shampoo(1.0, weight_decay=-1.0), "weight_decay=-1.0"),
+        (lambda: precond.soap(1.0, block_size=-1), "block_size=-1"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            make()

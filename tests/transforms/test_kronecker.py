@@ -1,0 +1,168 @@
+"""The engine: order of its steps, refresh schedules, staggering, guards."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import precond
+from precond import every
+from precond.roots import Root, RootState
+from precond.transforms.refresh import refresh_roots
+
+
+def counting_root(mixes=True):
+    """A root whose derived value is the sum of the factors it was given, so that one sees who had a turn when."""
+
+    def init(stack, factors):
+        return RootState(tuple(jnp.zeros(f.shape[:1]) for f in factors), ())
+
+    def refresh(factors, derived, power, first):
+        return derived + factors[:, 0, 0] + (power if mixes else 0)
+
+    return Root(init, refresh, lambda d, g, s: (d, s), lambda derived, f: f, lambda order: 100.0 * order, mixes)
+
+
+def turns(schedule, rows, steps, mixes=False):
+    """`[steps, roots]`: whether each root was refreshed in each step, numbered through stacks of the given lengths."""
+    factors = [jnp.ones((n, 2, 2)) for n in rows]
+    derived, out = [jnp.zeros(n) for n in rows], []
+
+    @jax.jit
+    def step_(step, derived):
+        return refresh_roots(counting_root(mixes), schedule, step, factors, derived, [1] * len(rows))
+
+    for step in range(1, steps + 1):
+        new = step_(step, derived)
+        out.append(np.concatenate([np.asarray(b - a) for a, b in zip(derived, new, strict=True)]))
+        derived = new
+    return np.stack(out)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "due"),
+    [
+        (every(1), range(1, 13)),
+        (every(4), [1, 5, 9]),
+        (every(4, start=3), [3, 7, 11]),
+        (every(4, start=5, phase=0), [5, 8, 12]),
+        (every(3, phase=2), [1, 2, 5, 8, 11]),
+    ],
+    ids=str,
+)
+def test_unstaggered_roots_are_all_refreshed_when_due(schedule, due):
+    expected = np.isin(np.arange(1, 13), list(due))[:, None] * np.ones(5)
+    np.testing.assert_array_equal(turns(schedule, [2, 3], 12), expected)
+
+
+@given(
+    rows=st.lists(st.integers(1, 6), min_size=1, max_size=3),
+    period=st.integers(1, 6),
+    start=st.integers(1, 3),
+)
+def test_staggered_roots_are_all_refreshed_at_the_start_and_then_in_turns(rows, period, start):
+    steps, total = start + 2 * period + 1, sum(rows)
+    step, root = np.mgrid[1 : steps + 1, 0:total]
+    expected = (step == start) | ((step > start) & ((step - start) % period == root % period))
+    np.testing.assert_array_equal(turns(every(period, start=start, stagger=True), rows, steps), expected)
+
+
+def test_every_root_is_given_its_own_power():
+    factors = [jnp.ones((n, 2, 2)) for n in (2, 1, 3)]
+    for schedule, step in [(every(1), 1), (every(2, stagger=True), 1), (every(2, stagger=True), 3)]:
+        new = refresh_roots(
+            counting_root(), schedule, jnp.asarray(step), factors, [f[:, 0, 0] * 0 for f in factors], [1, 2, 3]
+        )
+        power = np.concatenate(new) - 1
+        refreshed = power > 0
+        np.testing.assert_array_equal(power[refreshed], np.repeat([100, 200, 300], [2, 1, 3])[refreshed])
+
+
+def engine(**arguments):
+    root = precond.inverse_root(damping=precond.relative(1e-3))
+    return precond.scale_by_kronecker(precond.outer_products(0.9), root, **arguments)
+
+
+def run(tx, gradients):
+    state, step, out = tx.init({"s": gradients[0]}), jax.jit(tx.update), []
+    for g in gradients:
+        updates, state = step({"s": jnp.asarray(g)}, state)
+        out.append(np.asarray(updates["s"]))
+    return np.stack(out), state
+
+
+@pytest.fixture
+def gradients(x64):
+    return np.random.default_rng(0).standard_normal((7, 3, 4, 5))
+
+
+def test_delayed_roots_have_not_seen_the_gradient_they_meet(gradients):
+    changed = gradients.copy()
+    changed[-1] *= 1e3
+    late, _ = run(engine(refresh=every(1, delay=1)), gradients)
+    late_changed, _ = run(engine(refresh=every(1, delay=1)), changed)
+    np.testing.assert_allclose(late_changed[-1], 1e3 * late[-1], rtol=1e-10)  # linear in the last gradient
+    np.testing.assert_array_equal(late[0], gradients[0])  # the identity, before the first refresh
+    newest, _ = run(engine(), gradients)
+    newest_changed, _ = run(engine(), changed)
+    assert np.abs(newest_changed[-1]).max() < 1e2 * np.abs(newest[-1]).max()
+
+
+def test_during_warm_up_only_the_statistics_learn(gradients):
+    basis = precond.scale_by_kronecker(
+        precond.outer_products(0.9), precond.eigenbasis(), momentum=optax.ema(0.9), refresh=every(2, delay=1, warmup=2)
+    )
+    out, state = run(basis, gradients[:2])
+    assert not out.any()
+    assert not optax.tree.get(state, "nu").any()
+    assert not jax.tree.leaves(state.momentum.ema)[0].any()
+    assert all(f.any() for f in state.statistics.factors["s"])
+    assert all(np.abs(q - np.eye(q.shape[-1])).max() > 0.1 for q in state.roots["s"].derived)
+
+
+def test_momentum_is_preconditioned_and_statistics_see_raw_gradients(gradients):
+    plain, state = run(engine(), gradients)
+    heavy, heavy_state = run(engine(momentum=optax.ema(0.9)), gradients)
+    jax.tree.map(np.testing.assert_array_equal, state.roots, heavy_state.roots)
+    assert np.abs(plain[-1] - heavy[-1]).max() > 1e-3
+
+
+def test_blocks_of_a_stack_do_not_see_each_other(gradients):
+    whole, _ = run(engine(refresh=every(2)), gradients)
+    parts = [run(engine(refresh=every(2)), gradients[:, i : i + 1])[0] for i in range(3)]
+    np.testing.assert_allclose(whole, np.concatenate(parts, axis=1), rtol=1e-12)
+
+
+def test_a_root_that_is_not_finite_is_not_taken(gradients):
+    poisoned = gradients.copy()
+    poisoned[3, 1] = np.nan
+    _, before = run(engine(), poisoned[:3])
+    _, state = run(engine(), poisoned)
+    for old, new in zip(before.roots["s"].derived, state.roots["s"].derived, strict=True):
+        np.testing.assert_array_equal(new[1], old[1])  # the poisoned block's
+        assert np.isfinite(new).all()
+        assert np.abs(new[0] - old[0]).max() > 0
+
+
+def test_one_call_serves_all_factors_of_one_size():
+    tx = engine(refresh=every(5, stagger=True))
+    stacks = {f"{m}x{n}": jnp.ones((2, m, n)) for m, n in [(4, 4), (4, 6), (6, 4), (6, 6)]}
+    for method, calls in [("eigh", 2 * 2)]:  # two sizes; at the start, and in turns
+        text = jax.jit(tx.update).lower(stacks, tx.init(stacks)).as_text()
+        assert text.count("stablehlo.custom_call @lapack_ssyevd") == calls, method
+
+
+def test_schedules_are_checked_at_construction():
+    for arguments, message in [
+        ({"period": 0}, "period=0: must be at least 1"),
+        ({"period": 5, "start": 0}, "start=0"),
+        ({"period": 5, "delay": 2}, "delay=2: must be 0"),
+        ({"period": 5, "phase": 1, "stagger": True}, "phase= has no meaning"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            every(**arguments)
+    with pytest.raises(TypeError, match="period='often'"):
+        engine(refresh="often")
