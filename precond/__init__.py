@@ -28,6 +28,7 @@ from precond.transforms import (
     scale_by_diagonal,
     scale_by_kronecker,
     switch,
+    with_momentum,
 )
 
 __all__ = [
@@ -64,4 +65,5 @@ __all__ = [
     "switch",
     "tensors",
     "trace",
+    "with_momentum",
 ]

@@ -1,22 +1,26 @@
 """Arrays in, arrays out: the dense kernels under every method. Floor 0 of the library; imports only JAX."""
 
-from precond.linalg.averages import average, debias
+from precond.linalg.averages import average
 from precond.linalg.eigh import eigen_basis, eigh_root
 from precond.linalg.modes import gram, multiply, multiply_axis
 from precond.linalg.newton import coupled_newton
 from precond.linalg.norms import batch_norm, largest_eigenvalue
 from precond.linalg.qr import qr_basis
+from precond.linalg.symmetric import Packed, dense, eye_like, packed_gram
 
 __all__ = [
+    "Packed",
     "average",
     "batch_norm",
     "coupled_newton",
-    "debias",
+    "dense",
     "eigen_basis",
     "eigh_root",
+    "eye_like",
     "gram",
     "largest_eigenvalue",
     "multiply",
     "multiply_axis",
+    "packed_gram",
     "qr_basis",
 ]

@@ -10,7 +10,15 @@ from precond.blocks import Views
 from precond.optimizers.finish import finish
 from precond.roots import Method, inverse_root, relative
 from precond.statistics import outer_products
-from precond.transforms import Refresh, blocked, every, graft, scale_by_kronecker
+from precond.transforms import (
+    Refresh,
+    blocked,
+    every,
+    graft,
+    scale_by_diagonal,
+    scale_by_kronecker,
+    with_momentum,
+)
 
 __all__ = ["shampoo"]
 
@@ -50,7 +58,8 @@ def shampoo(
       weight_decay: $\lambda$, decoupled; None leaves it out, and `params` need not be given to `update`.
       mask: which parameters decay, as in `optax.adamw`.
       refresh: `precond.every`, or a number of steps (all roots at once). By default each root every 20 steps, in turns.
-      magnitude: in place of Adam; sees blocks. `optax.identity()` is SGD's.
+      magnitude: in place of Adam; sees blocks of the momentum, and of the gradients as an extra argument
+        (`precond.with_momentum`). `optax.identity()` is SGD's.
       method: how roots are computed: `precond.eigh()` (the default) or `precond.newton()`.
       block_size: the longest side of a block; None is 1024.
       views: as in `precond.blocked`.
@@ -72,17 +81,16 @@ def shampoo(
       >>> updates, state = tx.update(params, tx.init(params), params)
       >>> params = optax.apply_updates(params, updates)
     """
-    adam = optax.scale_by_adam(b1, b2, eps)
     direction = scale_by_kronecker(
         outer_products(b2),
         inverse_root(power=power, method=method, damping=relative(damping)),
-        momentum=optax.ema(b1),
         refresh=refresh,
     )
+    adam = scale_by_diagonal(b2, eps=eps, bias_correction=True)  # with the momentum around both
     tx = blocked(
-        graft(direction, adam if magnitude is None else magnitude),
+        with_momentum(optax.ema(b1), graft(direction, adam if magnitude is None else magnitude)),
         block_size=1024 if block_size is None else block_size,
         views=views,
-        otherwise=adam if otherwise is None else otherwise,
+        otherwise=optax.scale_by_adam(b1, b2, eps) if otherwise is None else otherwise,
     )
     return finish(tx, learning_rate, weight_decay, mask)

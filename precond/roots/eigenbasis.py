@@ -10,7 +10,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from precond.arguments import check_number
-from precond.linalg import average, debias, multiply
+from precond.linalg import average, multiply
 from precond.roots.method import Method, qr
 from precond.roots.root import Root, RootState, identity_like
 
@@ -82,6 +82,8 @@ def eigenbasis(
     check_number("eps", eps, 0)
     check_number("power", power, 0)
 
+    debiased = bias_correction and weight is None
+
     def init(stack: Any, factors: Sequence[Any]) -> RootState:
         nu = jnp.zeros(stack.shape, jnp.result_type(jnp.float32, stack.dtype))
         bases = tuple(None if f is None else identity_like(f) for f in factors)
@@ -94,9 +96,9 @@ def eigenbasis(
     def apply(direction: jax.Array, gradient: jax.Array, state: RootState) -> Any:
         bases, (count, nu) = state
         turned = multiply(gradient, bases, transpose=True)
-        nu, count = average(nu, jnp.square(turned), decay, weight), jnp.asarray(optax.safe_increment(count))
-        second = debias(nu, decay, count) if bias_correction and weight is None else nu
-        denominator = second**power + eps
+        count = jnp.asarray(optax.safe_increment(count))
+        nu = average(nu, jnp.square(turned), decay, weight, count=count if debiased else None)
+        denominator = nu**power + eps
         turned = multiply(direction, bases, transpose=True)
         # Where nothing was ever seen, 0 / 0 stands for no movement.
         scaled = jnp.where(denominator > 0, turned / jnp.where(denominator > 0, denominator, 1), 0)

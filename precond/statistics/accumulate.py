@@ -10,17 +10,14 @@ from jax.typing import ArrayLike
 
 from precond.arguments import check_number, check_whole
 from precond.blocks import active_axes, path_name
-from precond.linalg import average, debias
+from precond.linalg import Packed, average, dense, eye_like
 
-__all__ = ["Axes", "Factors", "Gram", "StatisticsState", "accumulate_grams"]
+__all__ = ["Axes", "Gram", "StatisticsState", "accumulate_grams"]
 
 Axes = Sequence[int] | Callable[[int], Sequence[int]] | None
 """Which axes of a block get a factor: positions, or a function from the number of axes to positions; None: all."""
 
-Factors = tuple[jax.Array | None, ...]
-"""One an axis of a stack `[N, d1, .., dk]`: `[N, d, d]`, or None for an axis without a factor."""
-
-Gram = Callable[..., jax.Array]
+Gram = Callable[..., Packed]
 """From the name of a stack, its gradients, an axis, the stack's factors so far (and the extra arguments of `update` by
 name) to the term to accumulate."""
 
@@ -30,7 +27,7 @@ class StatisticsState(NamedTuple):
 
     Attributes:
       count: updates seen.
-      factors: the tree of stacks with a tuple of factors in place of each stack, before bias correction.
+      factors: the tree of stacks with a tuple in place of each stack, one entry an axis: its packed factor, or None.
     """
 
     count: jax.Array
@@ -58,29 +55,30 @@ def accumulate_grams(
     check_number("decay", decay, 0, 1, advice="1 sums, less than 1 averages.")
     check_number("initial", initial, 0)
     check_whole("every", every, least=1)
+    debiased = bias_correction and weight is None and initial == 0
 
     def init(params: Any) -> StatisticsState:
-        def zeros(path: Any, stack: Any) -> Factors:
+        def start(path: Any, stack: Any) -> tuple[Packed | None, ...]:
             n, *shape = stack.shape
             dtype = jnp.result_type(jnp.float32, stack.dtype)
             used = _axes_of(path_name(path), len(shape), axes)
-            return tuple(
-                jnp.zeros((n, d, d), dtype) + initial * jnp.eye(d, dtype=dtype) if i in used else None
-                for i, d in enumerate(shape)
-            )
+            eyes = [eye_like(jax.ShapeDtypeStruct((n, d, d), dtype)) for d in shape]
+            return tuple(Packed(initial * e.rectangle) if i in used else None for i, e in enumerate(eyes))
 
-        factors = jax.tree_util.tree_map_with_path(zeros, params)
+        factors = jax.tree_util.tree_map_with_path(start, params)
         return StatisticsState(jnp.zeros([], jnp.int32), factors)
 
-    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
+    def update(updates: Any, state: Any, params: Any = None, *, packed: bool = False, **extra: Any) -> Any:
         del params
+        count = jnp.asarray(optax.safe_increment(state.count))
+        terms = (count + every - 1) // every if debiased else None
 
-        def add(path: Any, stack: jax.Array, factors: Factors) -> Factors:
-            name = path_name(path)
-            return tuple(
-                None if f is None else average(f, gram(name, stack, i, factors, **extra), decay, weight)
-                for i, f in enumerate(factors)
-            )
+        def add(path: Any, stack: jax.Array, factors: tuple[Packed | None, ...]) -> tuple[Packed | None, ...]:
+            def one(axis: int, factor: Packed) -> Packed:
+                new = gram(path_name(path), stack, axis, factors, **extra)
+                return Packed(average(factor.rectangle, new.rectangle, decay, weight, count=terms))
+
+            return tuple(None if f is None else one(i, f) for i, f in enumerate(factors))
 
         def accumulate(factors: Any) -> Any:
             return jax.tree_util.tree_map_with_path(add, updates, factors)
@@ -88,13 +86,8 @@ def accumulate_grams(
         if every == 1:
             factors = accumulate(state.factors)
         else:
-            due = state.count % every == 0
-            factors = jax.lax.cond(due, accumulate, lambda old: old, state.factors)
-        count = jnp.asarray(optax.safe_increment(state.count))
-        out = factors
-        if bias_correction and weight is None:
-            terms = (count + every - 1) // every
-            out = jax.tree.map(lambda f: debias(f, decay, terms), factors)
+            factors = jax.lax.cond(state.count % every == 0, accumulate, lambda old: old, state.factors)
+        out = factors if packed else jax.tree.map(dense, factors, is_leaf=lambda x: isinstance(x, Packed))
         return out, StatisticsState(count, factors)
 
     return optax.GradientTransformationExtraArgs(init, update)

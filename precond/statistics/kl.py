@@ -8,8 +8,8 @@ import jax
 import optax
 from jax.typing import ArrayLike
 
-from precond.linalg import gram, multiply_axis
-from precond.statistics.accumulate import Axes, Factors, accumulate_grams
+from precond.linalg import Packed, dense, multiply_axis, packed_gram
+from precond.statistics.accumulate import Axes, accumulate_grams
 
 __all__ = ["kl"]
 
@@ -68,17 +68,17 @@ def kl(
         name: str,
         stack: jax.Array,
         axis: int,
-        factors: Factors,
+        factors: tuple[Packed | None, ...],
         *,
         whiten: Callable[[str, int, jax.Array], jax.Array],
         **extra: Any,
-    ) -> jax.Array:
+    ) -> Packed:
         del extra
         others = math.prod(stack.shape[1:]) / stack.shape[axis + 1] if mean else 1
         for other, factor in enumerate(factors):
             if factor is not None and other != axis:
-                stack = multiply_axis(stack, whiten(name, other, factor), other)
-        return gram(stack, axis) / others
+                stack = multiply_axis(stack, whiten(name, other, dense(factor)), other)
+        return Packed(packed_gram(stack, axis).rectangle / others)
 
     return accumulate_grams(
         term,

@@ -6,7 +6,7 @@ import jax
 import optax
 from jax.typing import ArrayLike
 
-from precond.linalg import gram
+from precond.linalg import Packed, packed_gram
 from precond.statistics.accumulate import Axes, accumulate_grams
 
 __all__ = ["outer_products"]
@@ -32,7 +32,8 @@ def outer_products(
     Args:
       decay: $\beta$; 1 sums for ever (AdaGrad), less than 1 averages.
       weight: $w$; None takes $1 - \beta$, or 1 for a sum.
-      bias_correction: divide by $1 - \beta^t$ where an average with the default weight began at zero.
+      bias_correction: make the factors weighted means of what was seen, as dividing by $1 - \beta^t$ does; for an
+        average that begins at zero and has the default weight.
       initial: $L_i$ begins as this times the identity. Google's implementation begins at its ridge, Meta's at 0.
       axes: which axes of a block get a factor, as positions (`[-1]`) or a function from the number of axes to
         positions; None takes all. An axis that the view made passive never has one.
@@ -40,7 +41,8 @@ def outer_products(
 
     Returns:
       A transformation from a tree of stacks `[N, d1, .., dk]` to the tree with a tuple of factors `[N, d, d]` in
-      place of each stack, None for an axis without a factor; float32 or wider.
+      place of each stack, None for an axis without a factor; float32 or wider. They are kept as triangles, in half
+      the memory, and given on in this form (`precond.linalg.Packed`) for the extra argument `packed=True`.
 
     Raises:
       ValueError, TypeError: for a number out of range.
@@ -57,9 +59,9 @@ def outer_products(
       [[[[1.0, 2.0], [2.0, 4.0]]], [[[5.0]]]]
     """
 
-    def term(name: str, stack: jax.Array, axis: int, factors: Any, **extra: Any) -> jax.Array:
+    def term(name: str, stack: jax.Array, axis: int, factors: Any, **extra: Any) -> Packed:
         del name, factors, extra
-        return gram(stack, axis)
+        return packed_gram(stack, axis)
 
     return accumulate_grams(
         term,

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from precond.linalg import Packed, dense
+
 __all__ = ["scale_by_trace"]
 
 
@@ -33,10 +35,10 @@ def scale_by_trace(gamma: float = 0.5, *, eps: float = 1e-12) -> optax.GradientT
     def scale(factors: Any, params: Any = None) -> Any:
         del params
 
-        def one(factor: jax.Array) -> jax.Array:
-            trace = jnp.trace(factor, axis1=1, axis2=2)[:, None, None]
-            return factor * jnp.maximum(trace, eps) ** -gamma
+        def one(factor: jax.Array | Packed) -> Any:
+            trace = jnp.trace(dense(factor), axis1=1, axis2=2)[:, None, None]
+            return jax.tree.map(lambda x: x * jnp.maximum(trace, eps) ** -gamma, factor)
 
-        return jax.tree.map(one, factors)
+        return jax.tree.map(one, factors, is_leaf=lambda x: isinstance(x, Packed))
 
     return optax.stateless(scale)

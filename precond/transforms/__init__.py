@@ -8,6 +8,7 @@ from precond.transforms.kronecker import scale_by_kronecker
 from precond.transforms.normalize import normalize
 from precond.transforms.schedule import Refresh, every
 from precond.transforms.switch import switch
+from precond.transforms.with_momentum import with_momentum
 
 __all__ = [
     "Refresh",
@@ -19,4 +20,5 @@ __all__ = [
     "scale_by_diagonal",
     "scale_by_kronecker",
     "switch",
+    "with_momentum",
 ]

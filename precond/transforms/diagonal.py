@@ -8,7 +8,7 @@ import optax
 from jax.typing import ArrayLike
 
 from precond.arguments import check_number
-from precond.linalg import average, debias
+from precond.linalg import average
 
 __all__ = ["DiagonalState", "scale_by_diagonal"]
 
@@ -44,11 +44,12 @@ def scale_by_diagonal(
       decay: $\beta$; 1 sums (AdaGrad), less than 1 averages (RMSProp, Adam).
       eps: $\epsilon$, in the units of the gradient.
       weight: w; None takes $1 - \beta$, or 1 for a sum.
-      bias_correction: $c = 1 - \beta^t$ in place of 1.
+      bias_correction: $c = 1 - \beta^t$ in place of 1, for the default weight.
       momentum: of the numerator; None takes the gradient itself.
 
     Returns:
-      A transformation; updates have the dtype of the gradients. Where the denominator is 0, so is the update.
+      A transformation; updates have the dtype of the gradients. Where the denominator is 0, so is the update. Squares
+      are those of the extra argument `gradients` where it is given (see `precond.with_momentum`).
 
     Raises:
       ValueError, TypeError: for a number out of range.
@@ -66,21 +67,22 @@ def scale_by_diagonal(
         nu = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.promote_types(jnp.float32, p.dtype)), params)
         return DiagonalState(jnp.zeros([], jnp.int32), nu, momentum.init(params))
 
-    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, DiagonalState]:
+    def update(
+        updates: Any, state: Any, params: Any = None, *, gradients: Any = None, **extra: Any
+    ) -> tuple[Any, DiagonalState]:
         count = jnp.asarray(optax.safe_increment(state.count))
         numerators, velocity = momentum.update(updates, state.momentum, params, **extra)
 
         def accumulate(v: jax.Array, g: jax.Array) -> jax.Array:
-            return average(v, jnp.square(g.astype(v.dtype)), decay, weight)
+            debiased = count if bias_correction and weight is None else None
+            return average(v, jnp.square(g.astype(v.dtype)), decay, weight, count=debiased)
 
         def divide(g: jax.Array, m: jax.Array, v: jax.Array) -> jax.Array:
-            if bias_correction and weight is None:
-                v = debias(v, decay, count)
             denominator = jnp.sqrt(v) + eps
             safe = jnp.where(denominator > 0, denominator, 1)
             return jnp.where(denominator > 0, m / safe, 0).astype(g.dtype)
 
-        nu = jax.tree.map(accumulate, state.nu, updates)
+        nu = jax.tree.map(accumulate, state.nu, updates if gradients is None else gradients)
         out = jax.tree.map(divide, updates, numerators, nu)
         return out, DiagonalState(count, nu, velocity)
 

@@ -77,7 +77,9 @@ def scale_by_kronecker(
 
     Args:
       statistics: from stacks to factors: `precond.outer_products`, `precond.kl`, or a chain of Optax's
-        transformations around one. It sees the raw gradients.
+        transformations around one. It sees the raw gradients (the extra argument `gradients`, where it is given:
+        see `precond.with_momentum`), and is asked with the extra argument `packed=True` for factors in half the
+        memory (`precond.linalg.Packed`), if it can give them.
       root: `precond.inverse_root` or `precond.eigenbasis`.
       momentum: an Optax transformation of the stacks, the result of which is preconditioned (`optax.ema(0.9)`);
         None preconditions the gradient itself.
@@ -101,28 +103,30 @@ def scale_by_kronecker(
     momentum = optax.with_extra_args_support(optax.identity() if momentum is None else momentum)
     schedule = refresh if isinstance(refresh, Refresh) else every(refresh)
 
-    def factors_of(stacks: Any, state: Any, roots: Any, params: Any, extra: Any) -> Any:
+    def factors_of(stacks: Any, state: Any, roots: Any, params: Any, extra: Any, *, packed: bool = True) -> Any:
         states = jax.tree_util.tree_flatten_with_path(roots, is_leaf=_is_root)[0]
         derived = {path_name(path): state.derived for path, state in states}
 
         def whiten(name: str, axis: int, factor: jax.Array) -> jax.Array:
             return root.whiten(derived[name][axis], factor) if derived else factor
 
-        return statistics.update(stacks, state, params, **(extra | {"whiten": whiten}))
+        # Packed factors take half the memory, and only those that are due are ever unpacked.
+        return statistics.update(stacks, state, params, **(extra | {"whiten": whiten, "packed": packed}))
 
     def init(params: Any) -> KroneckerState:
         state = statistics.init(params)
-        shapes = jax.eval_shape(lambda p, s: factors_of(p, s, {}, None, {})[0], params, state)
+        shapes = jax.eval_shape(lambda p, s: factors_of(p, s, {}, None, {}, packed=False)[0], params, state)
         roots = jax.tree.map(root.init, params, shapes)
         return KroneckerState(jnp.zeros([], jnp.int32), state, roots, momentum.init(params))
 
-    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
+    def update(updates: Any, state: Any, params: Any = None, *, gradients: Any = None, **extra: Any) -> Any:
         count, roots = jnp.asarray(optax.safe_increment(state.count)), state.roots
-        factors, collected = factors_of(updates, state.statistics, roots, params, extra)
+        gradients = updates if gradients is None else gradients
+        factors, collected = factors_of(gradients, state.statistics, roots, params, extra)
         if not schedule.delay:
             roots = _refresh(root, schedule, count, factors, roots)
         directions, velocity = momentum.update(updates, state.momentum, params, **extra)
-        out, moved = _apply(root, directions, updates, roots)
+        out, moved = _apply(root, directions, gradients, roots)
         if schedule.warmup:
             going = state.count >= schedule.warmup
             out = jax.tree.map(lambda x: jnp.where(going, x, 0), out)

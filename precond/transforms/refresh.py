@@ -9,10 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from precond.linalg import Packed, dense
 from precond.roots import Root
 from precond.transforms.schedule import Refresh
 
 __all__ = ["refresh_roots"]
+
+Factor = jax.Array | Packed
 
 
 class Group(NamedTuple):
@@ -29,7 +32,7 @@ class Group(NamedTuple):
     powers: tuple[Any, ...]
 
 
-def _groups(root: Root, factors: Sequence[jax.Array], orders: Sequence[int]) -> list[Group]:
+def _groups(root: Root, factors: Sequence[Factor], orders: Sequence[int]) -> list[Group]:
     """Factors of equal size and dtype; of equal power too, where the root cannot mix them."""
     found: dict[Any, list[int]] = {}
     for i, (factor, order) in enumerate(zip(factors, orders, strict=True)):
@@ -48,16 +51,16 @@ def _finite(new: Any, old: Any) -> Any:
     return jax.tree.map(lambda n, o: jnp.where(good.reshape(-1, *[1] * (n.ndim - 1)), n, o), new, old)
 
 
-def _kernel(root: Root, factors: jax.Array, old: Any, powers: Any, first: Any, after: Any) -> Any:
+def _kernel(root: Root, factors: Factor, old: Any, powers: Any, first: Any, after: Any) -> Any:
     if after is not None:
         # Two batched LAPACK calls that may run at the same time can wait for each other for ever on the CPU (jaxlib
         # 0.10): each splits its batch over one pool of threads and waits there for its share. So one at a time.
         factors, _ = lax.optimization_barrier((factors, after))
-    return _finite(root.refresh(factors, old, powers, first), old)
+    return _finite(root.refresh(dense(factors), old, powers, first), old)
 
 
 def _refresh_all(
-    root: Root, group: Group, factors: list[jax.Array], derived: list[Any], first: Any, after: Any
+    root: Root, group: Group, factors: list[Factor], derived: list[Any], first: Any, after: Any
 ) -> list[Any]:
     def concatenate(trees: list[Any]) -> Any:
         return jax.tree.map(lambda *x: x[0] if len(x) == 1 else jnp.concatenate(x), *trees)
@@ -74,7 +77,7 @@ def _refresh_all(
 
 
 def _refresh_due(
-    root: Root, group: Group, factors: list[jax.Array], derived: list[Any], slots: jax.Array, after: Any
+    root: Root, group: Group, factors: list[Factor], derived: list[Any], slots: jax.Array, after: Any
 ) -> list[Any]:
     """Gather the roots in `slots` (numbered through the group) from their stacks, refresh, and put them back."""
     starts = np.cumsum(group.rows) - group.rows
@@ -90,7 +93,7 @@ def _refresh_due(
         of = np.repeat([float(p) for p in group.powers], group.rows)
         powers = jnp.asarray(of, factors[0].dtype).at[slots].get(mode="clip")
     old = jax.tree.map(gather, *derived)
-    new = _kernel(root, gather(*factors), old, powers, False, after)
+    new = _kernel(root, jax.tree.map(gather, *factors), old, powers, False, after)
     return [
         jax.tree.map(lambda x, n, p=p: x.at[p].set(n, mode="drop"), stack, new)
         for stack, p in zip(derived, places, strict=True)
@@ -101,7 +104,7 @@ def refresh_roots(
     root: Root,
     schedule: Refresh,
     step: jax.Array,
-    factors: Sequence[jax.Array],
+    factors: Sequence[Factor],
     derived: Sequence[Any],
     orders: Sequence[int],
 ) -> list[Any]:
@@ -111,7 +114,7 @@ def refresh_roots(
       root: whose `refresh` to call.
       schedule: from `precond.every`.
       step: counted from 1.
-      factors: `[N, d, d]` each, N and d their own.
+      factors: `[N, d, d]` each, N and d their own; dense or packed.
       derived: what `root.init` or an earlier refresh made of each.
       orders: the number of factors of the tensor that each belongs to.
 
@@ -138,7 +141,7 @@ def refresh_roots(
         return over_groups(lambda g, f, d, after: _refresh_all(root, g, f, d, first, after))
 
     def turn() -> list[Any]:
-        def due(group: Group, f: list[jax.Array], d: list[Any], after: Any) -> list[Any]:
+        def due(group: Group, f: list[Factor], d: list[Any], after: Any) -> list[Any]:
             turns = schedule.turns(sum(group.rows))
             slots = jnp.asarray(turns)[(step - schedule.start) % schedule.period]
             if np.all(np.min(turns, axis=1) < sum(group.rows)):

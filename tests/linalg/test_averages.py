@@ -4,19 +4,31 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from precond.linalg import average, batch_norm, debias
+from precond.linalg import average, batch_norm
 
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("decay", [0.0, 0.9, 0.999, 1.0])
-def test_a_debiased_average_is_the_weighted_mean_and_a_sum_the_sum(decay):
+@pytest.mark.parametrize("weight", [None, 0.5])
+def test_an_average_is_the_weighted_sum_of_its_terms(decay, weight):
     terms = np.random.default_rng(0).standard_normal(7)
     total = jnp.zeros(())
     for x in terms:
-        total = average(total, jnp.asarray(x), decay)
+        total = average(total, jnp.asarray(x), decay, weight)
+    rate = weight or (1.0 if decay == 1 else 1 - decay)
+    np.testing.assert_allclose(total, rate * np.sum(decay ** np.arange(6, -1, -1) * terms), rtol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("decay", [0.0, 0.9, 0.999, 1.0])
+def test_a_counted_average_is_the_weighted_mean_and_a_sum_the_sum(decay):
+    terms = np.random.default_rng(0).standard_normal(7)
+    total = jnp.zeros(())
+    for t, x in enumerate(terms, 1):
+        total = average(total, jnp.asarray(x), decay, count=jnp.asarray(t))
     weights = decay ** np.arange(6, -1, -1)
     expected = np.sum(terms) if decay == 1 else np.sum(weights * terms) / np.sum(weights)
-    np.testing.assert_allclose(debias(total, decay, jnp.asarray(7)), expected, rtol=1e-12)
+    np.testing.assert_allclose(total, expected, rtol=1e-12)
 
 
 def test_an_average_keeps_its_dtype():

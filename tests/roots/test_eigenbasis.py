@@ -81,7 +81,7 @@ def test_what_never_moved_is_not_moved():
 def test_what_cannot_work_is_refused_at_construction():
     with pytest.raises(ValueError, match=r"method=newton\(\) computes no eigenbasis"):
         eigenbasis(method=newton())
-    with pytest.raises(ValueError, match="decay=-0.1"):
+    with pytest.raises(ValueError, match=r"decay=-0\.1"):
         eigenbasis(-0.1)
     with pytest.raises(ValueError, match="eps=-1"):
         eigenbasis(eps=-1)

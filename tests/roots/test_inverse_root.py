@@ -38,7 +38,9 @@ def test_the_power_is_one_over_twice_the_order(method, order):
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
-@pytest.mark.parametrize("power", [1, 0.5, 1 / 3, Fraction(2, 3), lambda order: 1 / order], ids=str)
+@pytest.mark.parametrize(
+    "power", [1, 0.5, 1 / 3, Fraction(2, 3), lambda order: 1 / order], ids=["1", "1/2", "1/3", "2/3", "function"]
+)
 def test_any_power_may_be_asked_for(method, power):
     a, q = matrix(condition=30), power(2) if callable(power) else power
     root = inverse_root(power=power, method=method, damping=absolute(0.0))

@@ -1,5 +1,6 @@
 """Statistics against sums of `np.tensordot` over the gradients seen."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from precond import kl, outer_products, scale_by_trace
+from precond.linalg import dense
 from tests import reference
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -40,7 +42,8 @@ def test_outer_products_are_weighted_sums_of_gram_matrices(shape, decay, every, 
     factors = run(statistics, gradients)[-1]
     seen = gradients[::every]
     weights = decay ** np.arange(len(seen) - 1, -1, -1) * (1.0 if decay == 1 else 1 - decay)
-    divisor = 1 - decay ** len(seen) if bias_correction and decay < 1 else 1.0
+    debiased = bias_correction and decay < 1 and initial == 0
+    divisor = 1 - decay ** len(seen) if debiased else 1.0
     for axis, d in enumerate(shape):
         for n in range(3):
             total = sum(w * reference.gram(g[n], axis) for w, g in zip(weights, seen, strict=True))
@@ -96,6 +99,16 @@ def test_factors_of_half_precision_gradients_are_float32():
     statistics = outer_products()
     factors, state = statistics.update(stacks, statistics.init(stacks))
     assert {f.dtype for f in (*factors["2x2"], *state.factors["2x2"])} == {jnp.dtype("float32")}
+
+
+def test_packed_factors_are_the_same_in_half_the_memory():
+    stacks = {"4x5": jnp.asarray(draws((4, 5), steps=1)[0])}
+    statistics = outer_products()
+    state = statistics.init(stacks)
+    plain, packed = (statistics.update(stacks, state, packed=p)[0]["4x5"] for p in (False, True))
+    for d, a, b in zip((4, 5), plain, packed, strict=True):
+        assert sum(x[0].size for x in jax.tree.leaves(b)) == d * (d + 1) // 2
+        np.testing.assert_array_equal(dense(b), a)
 
 
 @pytest.mark.parametrize(

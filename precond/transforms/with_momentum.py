@@ -1,0 +1,56 @@
+"""One momentum for several transformations that also need the raw gradient."""
+
+from typing import Any, NamedTuple
+
+import optax
+
+__all__ = ["MomentumState", "with_momentum"]
+
+
+class MomentumState(NamedTuple):
+    """What `with_momentum` keeps.
+
+    Attributes:
+      momentum: the state of the momentum.
+      inner: the state of the inner transformation.
+    """
+
+    momentum: Any
+    inner: Any
+
+
+def with_momentum(
+    momentum: optax.GradientTransformation, inner: optax.GradientTransformation
+) -> optax.GradientTransformationExtraArgs:
+    """Give `inner` what the momentum makes of the gradients as updates, and the gradients as the argument `gradients`.
+
+    Statistics and second moments are then those of the raw gradients: `precond.scale_by_kronecker` and
+    `precond.scale_by_diagonal` take them from `gradients` where it is given. A graft of the one onto the other inside
+    `with_momentum` keeps one momentum where each would keep its own.
+
+    Args:
+      momentum: any transformation (`optax.ema(0.9)`).
+      inner: any transformation.
+
+    Returns:
+      A transformation.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from precond import scale_by_diagonal
+      >>> tx, g = with_momentum(optax.scale(0.5), scale_by_diagonal(eps=0.0)), jnp.asarray([4.0])
+      >>> tx.update(g, tx.init(g))[0].tolist()
+      [0.5]
+    """
+    momentum, inner = optax.with_extra_args_support(momentum), optax.with_extra_args_support(inner)
+
+    def init(params: Any) -> MomentumState:
+        return MomentumState(momentum.init(params), inner.init(params))
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, MomentumState]:
+        directions, velocity = momentum.update(updates, state.momentum, params, **extra)
+        extra["gradients"] = updates
+        out, inside = inner.update(directions, state.inner, params, **extra)
+        return out, MomentumState(velocity, inside)
+
+    return optax.GradientTransformationExtraArgs(init, update)
