@@ -52,6 +52,10 @@ def default_views(path: str, leaf: Any) -> View | None:
     A matrix with a side of 1 is a vector. Scanned layers cannot be told from convolutions by name: give them a
     rule of their own (`rules`).
 
+    Args:
+      path: of the parameter, `"block/mlp/kernel"`.
+      leaf: the parameter, or anything with its shape and dtype.
+
     Example:
       >>> default_views("block/mlp/kernel", jnp.zeros((4, 8)))
       View(axes=((0,), (1,)), passive=(), shape=None)
@@ -74,6 +78,10 @@ def default_views(path: str, leaf: Any) -> View | None:
 
 def small_side(path: str, leaf: Any) -> View | None:
     """A matrix preconditioned on its smaller side only, as Anil et al. (2020) treat embeddings.
+
+    Args:
+      path: of the parameter.
+      leaf: the parameter, or anything with its shape and dtype.
 
     Example:
       >>> small_side("embedding", jnp.zeros((5000, 64)))

@@ -37,6 +37,9 @@ def relative(eps: ArrayLike = 1e-6, *, floor: float = 0.0) -> Damping:
 def absolute(eps: ArrayLike = 1e-12) -> Damping:
     r"""$\epsilon$ itself, in the units of the factor (squared gradients), as Meta's implementation and the papers.
 
+    Args:
+      eps: in the units of the factor.
+
     Raises:
       ValueError, TypeError: for a number below 0.
 
@@ -50,6 +53,9 @@ def absolute(eps: ArrayLike = 1e-12) -> Damping:
 
 def trace(eps: ArrayLike = 1e-6) -> Damping:
     r"""$\epsilon \, \mathrm{tr}(A) / d$: relative to the mean eigenvalue.
+
+    Args:
+      eps: dimensionless.
 
     Raises:
       ValueError, TypeError: for a number below 0.

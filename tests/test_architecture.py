@@ -1,0 +1,104 @@
+"""The house rules, held: who may import whom, how long a file or a function may be, what is public."""
+
+import ast
+import importlib
+import inspect
+import sys
+from pathlib import Path
+
+import pytest
+
+import precond
+
+PACKAGE = Path(__file__).parent.parent / "precond"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+# Nothing imports upward, nor sideways between the rooms of one floor.
+FLOORS = {
+    "arguments": 0,
+    "linalg": 0,
+    "blocks": 1,
+    "mesh": 1,
+    "statistics": 2,
+    "roots": 2,
+    "transforms": 3,
+    "optimizers": 4,
+    "recipes": 4,
+}
+RUNTIME = {"jax", "numpy", "optax", "precond", *sys.stdlib_module_names}
+PRIVATE = ("optax._src", "jax._src", "flax", "optax.contrib._", "optax.transforms._", "optax.schedules._")
+
+
+def room(file):
+    parts = file.relative_to(PACKAGE).with_suffix("").parts
+    return parts[0]
+
+
+def imports(file):
+    """The modules that a file imports, anywhere in it."""
+    found = []
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: imports are absolute"
+            found += [f"{node.module}.{alias.name}" for alias in node.names] + [node.module]
+    return found
+
+
+def functions(file):
+    return [n for n in ast.walk(ast.parse(file.read_text())) if isinstance(n, ast.FunctionDef)]
+
+
+def body_lines(function):
+    """Lines of a function's body, without its docstring and without the functions defined in it."""
+    inner = [n for n in ast.walk(function) if isinstance(n, ast.FunctionDef) and n is not function]
+    skipped = {line for n in inner for line in range(n.lineno, n.end_lineno + 1)}
+    if ast.get_docstring(function) is not None:
+        skipped |= set(range(function.body[0].lineno, function.body[0].end_lineno + 1))
+    return len(set(range(function.body[0].lineno, function.end_lineno + 1)) - skipped)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
+def test_imports_go_down_and_not_to_the_private_parts_of_others(file):
+    mine = room(file)
+    for module in imports(file):
+        assert module.split(".")[0] in RUNTIME, f"{module} is no runtime dependency"
+        assert not module.startswith(PRIVATE), f"{module} is private to others"
+        parts = module.split(".")
+        if parts[0] == "precond" and len(parts) > 1 and mine != "__init__":
+            other = parts[1]
+            assert other == mine or FLOORS[other] < FLOORS[mine], f"{mine} imports {other}"
+
+
+def test_every_room_has_its_floor():
+    rooms = {room(f) for f in FILES} - {"__init__"}
+    assert rooms == set(FLOORS)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
+def test_files_and_functions_stay_short_and_say_what_is_public(file):
+    assert len(file.read_text().splitlines()) <= 300
+    for function in functions(file):
+        assert body_lines(function) <= 40, function.name
+    name = ".".join(("precond", *file.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
+    module = importlib.import_module(name)
+    assert module.__doc__
+    assert sorted(module.__all__) == sorted(set(module.__all__))
+    for public in module.__all__:
+        assert hasattr(module, public)
+
+
+def test_an_alias_is_assembly_only():
+    for file in (PACKAGE / "optimizers").glob("*.py"):
+        for function in functions(file):
+            assert body_lines(function) <= 30, function.name
+
+
+@pytest.mark.parametrize("name", precond.__all__)
+def test_a_public_function_documents_every_argument_and_has_an_example(name):
+    thing = getattr(precond, name)
+    if inspect.isfunction(thing):
+        assert "Example:" in thing.__doc__
+        for argument in inspect.signature(thing).parameters:
+            assert f" {argument}:" in thing.__doc__ or f"*{argument}:" in thing.__doc__, argument
