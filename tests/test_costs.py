@@ -1,0 +1,42 @@
+"""What the docs say an optimizer keeps is what it keeps."""
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+import precond
+
+BLOCKS = [(256, 256), (96, 33)]
+
+
+def kept(m, n):
+    factors, roots = (m * (m + 1) + n * (n + 1)) // 2, m * m + n * n
+    return {
+        "shampoo": factors + roots + 2 * m * n,
+        "kl_shampoo": factors + roots + m * n,
+        "soap": factors + roots + 2 * m * n,
+    }
+
+
+@pytest.mark.parametrize("shape", BLOCKS, ids=str)
+@pytest.mark.parametrize("name", ["shampoo", "kl_shampoo", "soap"])
+def test_the_state_has_the_documented_size(name, shape):
+    params = {f"layer_{i}": {"kernel": jax.ShapeDtypeStruct(shape, jnp.float32)} for i in range(3)}
+    state = jax.eval_shape(getattr(precond, name)(1e-3).init, params)
+    numbers = sum(x.size for x in jax.tree.leaves(state) if x.ndim)
+    assert numbers == 3 * kept(*shape)[name]
+
+
+ROOTS = {"inverse_root": (precond.inverse_root, 1.5 + 2), "eigenbasis": (precond.eigenbasis, 1.5 + 6)}
+
+
+@pytest.mark.parametrize(("root", "products"), ROOTS.values(), ids=ROOTS)
+def test_a_step_between_refreshes_does_the_documented_multiplications(root, products):
+    m, n, layers = 256, 128, 4
+    stacks = {"256x128": jnp.zeros((layers, m, n))}
+    never = root()._replace(refresh=lambda factors, derived, power, first: derived)
+    tx = precond.scale_by_kronecker(precond.outer_products(), never, momentum=optax.ema(0.9))
+    compiled = jax.jit(tx.update).lower(stacks, tx.init(stacks)).compile()
+    documented = layers * products * (m * m * n + m * n * n)
+    assert 1 <= compiled.cost_analysis()["flops"] / documented < 1.05
