@@ -17,7 +17,7 @@ def check_whole(name: str, value: Any, least: int) -> None:
       TypeError: for a traced value, or one that is no integer.
       ValueError: for one that is too small.
 
-    Example:
+    Examples:
       >>> check_whole("block_size", 0, least=1)
       Traceback (most recent call last):
       ValueError: block_size=0: must be at least 1.
@@ -40,7 +40,7 @@ def check_number(name: str, value: Any, low: float, high: float | None = None, *
       TypeError: for what is no number.
       ValueError: for a number out of range, or one that is not a number.
 
-    Example:
+    Examples:
       >>> check_number("decay", 1.5, 0, 1, advice="1 sums, less than 1 averages.")
       Traceback (most recent call last):
       ValueError: decay=1.5: must lie between 0 and 1. 1 sums, less than 1 averages.

@@ -99,6 +99,6 @@ def test_an_alias_is_assembly_only():
 def test_a_public_function_documents_every_argument_and_has_an_example(name):
     thing = getattr(precond, name)
     if inspect.isfunction(thing):
-        assert "Example:" in thing.__doc__
+        assert "Examples:" in thing.__doc__
         for argument in inspect.signature(thing).parameters:
             assert f" {argument}:" in thing.__doc__ or f"*{argument}:" in thing.__doc__, argument

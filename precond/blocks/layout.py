@@ -170,7 +170,7 @@ def layout_of(tree: Any, views: Views, block_size: int | None) -> Layout:
     Raises:
       ValueError: for a view that does not fit.
 
-    Example:
+    Examples:
       >>> from precond.blocks.rules import default_views
       >>> tree = {"kernel": jnp.zeros((20, 8)), "bias": jnp.zeros(8)}
       >>> {n: s.shape for n, s in layout_of(tree, default_views, block_size=8).stacks.items()}

@@ -10,7 +10,7 @@ def stack_name(shape: tuple[int, ...], passive: tuple[int, ...] = ()) -> str:
       shape: of a block.
       passive: axes of the block that are not to be preconditioned.
 
-    Example:
+    Examples:
       >>> stack_name((256, 1024))
       '256x1024'
       >>> stack_name((50000, 512), passive=(0,))
@@ -26,7 +26,7 @@ def active_axes(name: str, order: int) -> tuple[int, ...]:
       name: from `stack_name`; any other name stands for a stack of which all axes are active.
       order: the number of axes of a block.
 
-    Example:
+    Examples:
       >>> active_axes("(50000)x512", order=2)
       (1,)
       >>> active_axes("kernel", order=2)

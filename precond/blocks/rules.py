@@ -20,7 +20,7 @@ _TO_HEADS = ("query", "key", "value", "qkv", "q_proj", "k_proj", "v_proj")
 def path_name(path: tuple[Any, ...]) -> str:
     """A key path as `"layers/0/kernel"`, the same for nnx's state at `init` and at `update`, and for linen's boxes.
 
-    Example:
+    Examples:
       >>> path_name((tree_util.DictKey("layers"), tree_util.SequenceKey(0), tree_util.DictKey("kernel")))
       'layers/0/kernel'
     """
@@ -56,7 +56,7 @@ def default_views(path: str, leaf: Any) -> View | None:
       path: of the parameter, `"block/mlp/kernel"`.
       leaf: the parameter, or anything with its shape and dtype.
 
-    Example:
+    Examples:
       >>> default_views("block/mlp/kernel", jnp.zeros((4, 8)))
       View(axes=((0,), (1,)), passive=(), shape=None)
       >>> default_views("block/mlp/bias", jnp.zeros(8)) is None
@@ -83,7 +83,7 @@ def small_side(path: str, leaf: Any) -> View | None:
       path: of the parameter.
       leaf: the parameter, or anything with its shape and dtype.
 
-    Example:
+    Examples:
       >>> small_side("embedding", jnp.zeros((5000, 64)))
       View(axes=(0, 1), passive=(0,), shape=None)
     """
@@ -114,7 +114,7 @@ def tensors(*, min_rank: int = 0, squeeze: bool = False, merge: int = 0, max_siz
         `best_effort_shape_interpretation`); 0 merges none.
       max_size: an axis longer than this is passive (SOAP's `max_precond_dim`); 0 sets no limit.
 
-    Example:
+    Examples:
       >>> tensors()("w", jnp.zeros((4, 1, 5)))
       View(axes=(0, 1, 2), passive=(), shape=(4, 1, 5))
       >>> tensors(squeeze=True)("w", jnp.zeros((4, 1, 5)))
@@ -150,7 +150,7 @@ def rules(*pairs: tuple[str, Rule], otherwise: Views = default_views) -> Views:
         mapping, a function of path and parameter, or None.
       otherwise: for paths in which no pattern is found.
 
-    Example:
+    Examples:
       >>> views = rules(("layers/.*kernel", View((1, 2))), ("head", None), ("embedding", small_side))
       >>> views("layers/mlp/kernel", jnp.zeros((12, 4, 8)))
       View(axes=(1, 2), passive=(), shape=None)
@@ -173,7 +173,7 @@ def rules(*pairs: tuple[str, Rule], otherwise: Views = default_views) -> Views:
 def as_views(views: Views | Sequence[tuple[str, Rule]] | None) -> Views:
     """What a user may give for `views`: a function, a list of pairs for `rules` (as read from JSON), or None.
 
-    Example:
+    Examples:
       >>> as_views([["qkv", {"axes": [0, 2], "shape": [4, 3, 4]}]])("qkv/kernel", jnp.zeros((4, 12)))
       View(axes=[0, 2], passive=(), shape=[4, 3, 4])
     """

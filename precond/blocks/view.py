@@ -21,7 +21,7 @@ class View(NamedTuple):
       shape: the parameter is first read in this shape, which splits a fused axis or merges neighbours; one entry
         may be -1. None keeps its own.
 
-    Example:
+    Examples:
       A matrix; a convolution `[h, w, in, out]` as the matrix `[h w in, out]`; a stack of layers `[L, m, n]`; a fused
       QKV kernel `[d, 3 d]` as three `[d, d]`; an embedding `[vocabulary, d]` on its small side only:
 
@@ -76,7 +76,7 @@ def geometry(view: View, shape: tuple[int, ...], where: str) -> Geometry:
     Raises:
       ValueError: for an axis out of range, named twice, or a shape that does not fit.
 
-    Example:
+    Examples:
       >>> geometry(View(((0, 1), 2)), (3, 5, 4), "kernel")
       Geometry(shape=(3, 5, 4), order=(0, 1, 2), tensor=(15, 4), passive=())
     """

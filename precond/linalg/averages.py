@@ -26,7 +26,7 @@ def average(
         $x + a (y - x)$ with $a = (1 - \beta) / (1 - \beta^t)$: what dividing by $1 - \beta^t$ gives, without another
         pass over the memory.
 
-    Example:
+    Examples:
       >>> average(jnp.float32(2.0), jnp.float32(4.0), decay=0.75).item()
       2.5
       >>> average(jnp.float32(2.0), jnp.float32(4.0), decay=1.0).item()

@@ -22,7 +22,7 @@ def eigh_root(a: jax.Array, power: jax.Array, ridge: Callable[[jax.Array], jax.A
     Returns:
       `[M, n, n]`, symmetric.
 
-    Example:
+    Examples:
       >>> eigh_root(jnp.full((1, 1, 1), 3.0), jnp.asarray([0.5]), lambda largest: largest / 3)
       Array([[[0.5]]], dtype=float32)
     """
@@ -45,7 +45,7 @@ def eigen_basis(a: jax.Array) -> jax.Array:
     Returns:
       `[M, n, n]`.
 
-    Example:
+    Examples:
       >>> jnp.abs(eigen_basis(jnp.diag(jnp.asarray([2.0, 1.0]))[None]))[0].tolist()
       [[0.0, 1.0], [1.0, 0.0]]
     """

@@ -19,7 +19,7 @@ def gram(x: jax.Array, axis: int) -> jax.Array:
     Returns:
       `[N, d, d]` with d the length of that axis; for matrices `x x^T` (axis 0) and `x^T x` (axis 1).
 
-    Example:
+    Examples:
       >>> gram(jnp.ones((1, 2, 3)), axis=0).tolist()
       [[[3.0, 3.0], [3.0, 3.0]]]
     """
@@ -39,7 +39,7 @@ def multiply_axis(x: jax.Array, matrix: jax.Array, axis: int, *, transpose: bool
     Returns:
       x with that axis of length e; for matrices `M x` (axis 0) and `x M^T` (axis 1).
 
-    Example:
+    Examples:
       >>> multiply_axis(jnp.ones((1, 2, 1)), jnp.asarray([[[1.0, 2.0]]]), axis=0).tolist()
       [[[3.0]]]
     """
@@ -57,7 +57,7 @@ def multiply(x: jax.Array, matrices: Sequence[jax.Array | None], *, transpose: b
 
     For matrices `[N, m, n]` this is `A x B^T`, that is `(A kron B) vec(x)` with rows stacked.
 
-    Example:
+    Examples:
       >>> multiply(jnp.ones((1, 1, 1)), [jnp.full((1, 1, 1), 2.0), None]).tolist()
       [[[2.0]]]
     """

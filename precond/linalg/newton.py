@@ -59,7 +59,7 @@ def coupled_newton(
       Guo and Higham, A Schur-Newton method for the matrix p-th root and its inverse, 2006; Anil et al., Scalable
       Second Order Optimization for Deep Learning, 2020.
 
-    Example:
+    Examples:
       >>> coupled_newton(jnp.full((1, 1, 1), 3.0), Fraction(1, 2), jnp.ones(1)).round(5).item()
       0.5
     """

@@ -13,7 +13,7 @@ def batch_norm(x: jax.Array, batch_axes: int = 0) -> jax.Array:
 
     The largest entry is taken out first, so that no square overflows or vanishes.
 
-    Example:
+    Examples:
       >>> batch_norm(jnp.asarray([[3.0, 4.0], [0.0, 1e-30]]), batch_axes=1).tolist()
       [[5.0], [1.0000000031710769e-30]]
     """
@@ -38,7 +38,7 @@ def largest_eigenvalue(a: jax.Array, iterations: int = 100) -> jax.Array:
     Returns:
       `[M]`; 0 for a zero matrix.
 
-    Example:
+    Examples:
       >>> round(largest_eigenvalue(jnp.diag(jnp.asarray([1.0, 3.0]))[None])[0].item(), 5)
       3.0
     """

@@ -25,7 +25,7 @@ def qr_basis(a: jax.Array, basis: jax.Array) -> jax.Array:
     Reference:
       Vyas et al., SOAP: Improving and Stabilizing Shampoo using Adam, 2024, Algorithm 4.
 
-    Example:
+    Examples:
       >>> jnp.abs(qr_basis(jnp.diag(jnp.asarray([1.0, 2.0]))[None], jnp.eye(2)[None]))[0].tolist()
       [[1.0, 0.0], [0.0, 1.0]]
     """

@@ -41,7 +41,7 @@ class Packed(NamedTuple):
 def packed_shape(d: int) -> tuple[int, int]:
     """The shape of the rectangle of a matrix of size d.
 
-    Example:
+    Examples:
       >>> packed_shape(4), packed_shape(5)
       ((5, 2), (5, 3))
     """
@@ -73,7 +73,7 @@ def packed_gram(x: jax.Array, axis: int) -> Packed:
       x: `[N, d1, .., dk]`.
       axis: which of the k axes, from 0.
 
-    Example:
+    Examples:
       >>> dense(packed_gram(jnp.ones((1, 2, 3)), axis=0)).tolist()
       [[[3.0, 3.0], [3.0, 3.0]]]
     """
@@ -91,7 +91,7 @@ def packed_gram(x: jax.Array, axis: int) -> Packed:
 def dense(a: Packed | jax.Array) -> jax.Array:
     """The matrices themselves, `[N, d, d]`; what is no `Packed` is returned as it is.
 
-    Example:
+    Examples:
       >>> dense(eye_like(jax.ShapeDtypeStruct((1, 3, 3), jnp.float32)))[0].tolist()
       [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
     """
@@ -111,7 +111,7 @@ def dense(a: Packed | jax.Array) -> jax.Array:
 def eye_like(matrices: jax.ShapeDtypeStruct) -> Packed:
     """Packed identity matrices for a stack `[N, d, d]`.
 
-    Example:
+    Examples:
       >>> eye_like(jax.ShapeDtypeStruct((1, 1, 1), jnp.float32)).rectangle.tolist()
       [[[1.0]]]
     """

@@ -21,7 +21,7 @@ def finish(
     Raises:
       ValueError, TypeError: for a learning rate or weight decay that is no number, or negative.
 
-    Example:
+    Examples:
       >>> tx = finish(optax.identity(), 0.5, None, None)
       >>> tx.update(2.0, tx.init(2.0))[0]
       -1.0

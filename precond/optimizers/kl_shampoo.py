@@ -62,7 +62,7 @@ def kl_shampoo(
     Reference:
       Lin et al., Understanding and Improving Shampoo and SOAP via Kullback-Leibler Minimization, 2025.
 
-    Example:
+    Examples:
       >>> import jax.numpy as jnp
       >>> tx, params = kl_shampoo(1e-3), {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}
       >>> updates, state = tx.update(params, tx.init(params), params)

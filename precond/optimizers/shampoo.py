@@ -75,7 +75,7 @@ def shampoo(
       Gupta, Koren and Singer, 2018; Anil et al., Scalable Second Order Optimization for Deep Learning, 2020; Shi et
       al., A Distributed Data-Parallel PyTorch Implementation of the Distributed Shampoo Optimizer, 2023.
 
-    Example:
+    Examples:
       >>> import jax.numpy as jnp
       >>> tx, params = shampoo(1e-3), {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}
       >>> updates, state = tx.update(params, tx.init(params), params)

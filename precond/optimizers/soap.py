@@ -64,7 +64,7 @@ def soap(
     Reference:
       Vyas et al., SOAP: Improving and Stabilizing Shampoo using Adam, 2024.
 
-    Example:
+    Examples:
       >>> import jax.numpy as jnp
       >>> tx, params = soap(3e-3), {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}
       >>> updates, state = tx.update(params, tx.init(params), params)

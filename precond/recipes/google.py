@@ -76,7 +76,7 @@ def google_shampoo(
       skip_preconditioning_rank_lt: and so does one of fewer axes.
       method: `precond.eigh()` (None) or `precond.newton(iterations=100, tolerance=1e-6)`.
 
-    Example:
+    Examples:
       >>> import jax.numpy as jnp
       >>> tx, w = google_shampoo(0.1, start_preconditioning_step=0), jnp.ones((3, 2))
       >>> round(float(jnp.linalg.norm(tx.update(w, tx.init(w), w)[0]) / jnp.linalg.norm(w)), 4)  # 0.1 (1 + beta1)

@@ -76,7 +76,7 @@ def meta_shampoo(
         `decoupled_weight_decay`, `max_preconditioner_dim`, `precondition_frequency`,
         `start_preconditioning_step` (None: the frequency), `bias_correction`.
 
-    Example:
+    Examples:
       >>> import jax.numpy as jnp
       >>> tx, w = meta_shampoo(0.1, betas=(0.0, 1.0)), jnp.eye(2)
       >>> tx.update(w, tx.init(w), w)[0].round(3).tolist()
@@ -110,7 +110,7 @@ def meta_soap(
       bias_correction: of all averages.
       **common: as in `meta_shampoo`.
 
-    Example:
+    Examples:
       >>> import jax.numpy as jnp
       >>> tx, w = meta_soap(0.1, betas=(0.0, 1.0)), jnp.diag(jnp.asarray([3.0, -2.0]))
       >>> jnp.diag(tx.update(w, tx.init(w), w)[0]).round(2).tolist()

@@ -48,7 +48,7 @@ def official_soap(
       precondition_1d: whether vectors have a factor too; else they get plain Adam.
       bias_correction: off leaves out the ratio above.
 
-    Example:
+    Examples:
       >>> tx, w = official_soap(0.1), jnp.ones((3, 2))
       >>> tx.update(w, tx.init(w), w)[0].any().item()
       False

@@ -25,7 +25,7 @@ def relative(eps: ArrayLike = 1e-6, *, floor: float = 0.0) -> Damping:
     Raises:
       ValueError, TypeError: for a number below 0.
 
-    Example:
+    Examples:
       >>> relative(0.5)(jnp.asarray([4.0]), jnp.asarray([1.0])).tolist()
       [2.0]
     """
@@ -43,7 +43,7 @@ def absolute(eps: ArrayLike = 1e-12) -> Damping:
     Raises:
       ValueError, TypeError: for a number below 0.
 
-    Example:
+    Examples:
       >>> absolute(0.5)(jnp.asarray([4.0]), jnp.asarray([1.0])).tolist()
       [0.5]
     """
@@ -60,7 +60,7 @@ def trace(eps: ArrayLike = 1e-6) -> Damping:
     Raises:
       ValueError, TypeError: for a number below 0.
 
-    Example:
+    Examples:
       >>> trace(0.5)(jnp.asarray([4.0]), jnp.asarray([1.0])).tolist()
       [0.5]
     """

@@ -68,7 +68,7 @@ def eigenbasis(
       Vyas et al., SOAP: Improving and Stabilizing Shampoo using Adam, 2024, Algorithm 3; George et al., Fast
       Approximate Natural Gradient Descent in a Kronecker-factored Eigenbasis, 2018.
 
-    Example:
+    Examples:
       >>> root, g = eigenbasis(decay=1.0, eps=0.0), jnp.full((1, 1, 1), -3.0)
       >>> state = root.init(g, (jnp.ones((1, 1, 1)), None))
       >>> root.apply(g, g, state)[0].item()

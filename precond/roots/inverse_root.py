@@ -49,7 +49,7 @@ def inverse_root(
     Reference:
       Gupta, Koren and Singer, Shampoo: Preconditioned Stochastic Tensor Optimization, 2018, Algorithm 2.
 
-    Example:
+    Examples:
       >>> root = inverse_root(power=0.5, damping=relative(0.0))
       >>> factor = jnp.full((1, 1, 1), 4.0)
       >>> root.refresh(factor, None, jnp.asarray([0.5]), jnp.asarray(True)).item()

@@ -37,7 +37,7 @@ def eigh() -> Method:
 
     Accurate at any condition number that the dtype can hold; hard to beat on CPU.
 
-    Example:
+    Examples:
       >>> from precond import eigenbasis, inverse_root
       >>> root, basis = inverse_root(method=eigh()), eigenbasis(method=eigh())
     """
@@ -54,7 +54,7 @@ def newton(*, iterations: int = 32, tolerance: float | None = None) -> Method:
     Raises:
       ValueError, TypeError: for a number out of range.
 
-    Example:
+    Examples:
       >>> from precond import inverse_root
       >>> root = inverse_root(method=newton(iterations=24))
     """
@@ -75,7 +75,7 @@ def newton(*, iterations: int = 32, tolerance: float | None = None) -> Method:
 def qr() -> Method:
     """SOAP's refresh of a basis: `eigh` the first time, then one QR decomposition of `A Q`; bases only.
 
-    Example:
+    Examples:
       >>> from precond import eigenbasis
       >>> root = eigenbasis(method=qr())
     """

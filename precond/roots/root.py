@@ -51,7 +51,7 @@ class Root(NamedTuple):
 def identity_like(factor: Any) -> jax.Array:
     """Identity matrices in the shape and dtype of a factor `[N, d, d]`.
 
-    Example:
+    Examples:
       >>> identity_like(jnp.zeros((1, 2, 2))).tolist()
       [[[1.0, 0.0], [0.0, 1.0]]]
     """

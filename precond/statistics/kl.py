@@ -54,7 +54,7 @@ def kl(
     Reference:
       Lin et al., Understanding and Improving Shampoo and SOAP via Kullback-Leibler Minimization, 2025.
 
-    Example:
+    Examples:
       >>> import jax.numpy as jnp
       >>> statistics = kl(decay=1.0)
       >>> stacks = {"2x1": jnp.asarray([[[1.0], [2.0]]])}

@@ -50,7 +50,7 @@ def outer_products(
     Reference:
       Gupta, Koren and Singer, Shampoo: Preconditioned Stochastic Tensor Optimization, 2018, Algorithm 1.
 
-    Example:
+    Examples:
       >>> import jax.numpy as jnp
       >>> statistics = outer_products(decay=1.0)
       >>> stacks = {"2x1": jnp.asarray([[[1.0], [2.0]]])}

@@ -24,7 +24,7 @@ def scale_by_trace(gamma: float = 0.5, *, eps: float = 1e-12) -> optax.GradientT
     Reference:
       Meta's `TraceScaling`; Morwani et al., A New Perspective on Shampoo's Preconditioner, 2024.
 
-    Example:
+    Examples:
       >>> from precond import outer_products
       >>> statistics = optax.chain(outer_products(1.0), scale_by_trace(1.0))
       >>> stacks = {"1x1": jnp.full((1, 1, 1), 3.0)}

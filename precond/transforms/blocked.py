@@ -56,7 +56,7 @@ def blocked(
       ValueError, TypeError: for a block size that is no positive integer, views of another kind; and in `init` for a
         view that does not fit its parameter.
 
-    Example:
+    Examples:
       >>> params = {"kernel": jnp.ones((4, 6)), "bias": jnp.ones(6)}
       >>> tx = blocked(optax.scale(2.0), block_size=4, otherwise=optax.scale(3.0))
       >>> updates, state = tx.update(params, tx.init(params))

@@ -54,7 +54,7 @@ def scale_by_diagonal(
     Raises:
       ValueError, TypeError: for a number out of range.
 
-    Example:
+    Examples:
       >>> tx, g = scale_by_diagonal(eps=0.0), jnp.asarray([3.0, -4.0, 0.0])
       >>> tx.update(g, tx.init(g))[0].tolist()
       [1.0, -1.0, 0.0]

@@ -46,7 +46,7 @@ def filtered(
     Raises:
       ValueError, TypeError: for a number outside [0, 1].
 
-    Example:
+    Examples:
       >>> tx, g = filtered(0.9, 0.81), jnp.ones(())
       >>> tx.update(g, tx.init(g))[0].item()
       1.0

@@ -56,7 +56,7 @@ def graft(
     Reference:
       Agarwal et al., Disentangling Adaptive Gradient Methods from Learning Rates, 2020.
 
-    Example:
+    Examples:
       >>> tx = graft(direction=optax.identity(), magnitude=optax.sign_sgd(1.0))
       >>> g = jnp.asarray([3.0, 4.0, 0.0, 0.0])
       >>> [round(x, 4) for x in tx.update(g, tx.init(g))[0].tolist()]  # the sign's norm is sqrt(2)

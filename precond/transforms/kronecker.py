@@ -91,7 +91,7 @@ def scale_by_kronecker(
     Raises:
       TypeError: where `refresh` is neither.
 
-    Example:
+    Examples:
       >>> import precond
       >>> tx = scale_by_kronecker(precond.outer_products(1.0), precond.inverse_root(damping=precond.absolute(0.0)))
       >>> stacks = {"1x1": jnp.full((1, 1, 1), 4.0)}

@@ -24,7 +24,7 @@ def normalize(eps: float = 1e-25) -> optax.GradientTransformationExtraArgs:
     Raises:
       ValueError, TypeError: for a negative eps.
 
-    Example:
+    Examples:
       >>> tx, g = normalize(), jnp.asarray([3.0, 4.0])
       >>> [round(x, 4) for x in tx.update(g, tx.init(g))[0].tolist()]
       [0.6, 0.8]

@@ -66,7 +66,7 @@ def every(
     Raises:
       ValueError, TypeError: for a number out of range, or a phase with `stagger`.
 
-    Example:
+    Examples:
       >>> every(20, stagger=True).turns(3)[:4].tolist()
       [[0], [1], [2], [3]]
       >>> [bool(every(4, start=5, phase=0).everything(np.int32(step))) for step in (4, 5, 8, 9)]

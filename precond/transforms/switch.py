@@ -44,7 +44,7 @@ def switch(
     Raises:
       ValueError, TypeError: for a start below 1.
 
-    Example:
+    Examples:
       >>> tx, g = switch(2, optax.scale(0.1), optax.scale(10.0)), jnp.ones(())
       >>> first, state = tx.update(g, tx.init(g))
       >>> first.item() < 1 < tx.update(g, state)[0].item()

@@ -35,7 +35,7 @@ def with_momentum(
     Returns:
       A transformation.
 
-    Example:
+    Examples:
       >>> import jax.numpy as jnp
       >>> from precond import scale_by_diagonal
       >>> tx, g = with_momentum(optax.scale(0.5), scale_by_diagonal(eps=0.0)), jnp.asarray([4.0])
