@@ -6,22 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from precond.linalg.products import matrix_power, product, symmetric
+
 __all__ = ["coupled_newton"]
-
-
-def _product(a: jax.Array, b: jax.Array) -> jax.Array:
-    return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
-
-
-def _matrix_power(a: jax.Array, exponent: int) -> jax.Array:
-    if exponent == 1:
-        return a
-    half = _matrix_power(_product(a, a), exponent // 2)
-    return _product(half, a) if exponent % 2 else half
-
-
-def _symmetric(a: jax.Array) -> jax.Array:
-    return (a + jnp.swapaxes(a, -1, -2)) / 2
 
 
 def coupled_newton(
@@ -65,7 +52,7 @@ def coupled_newton(
     """
     tolerance = 8 * float(jnp.finfo(a.dtype).eps) if tolerance is None else tolerance
     p, identity = power.denominator, jnp.eye(a.shape[-1], dtype=a.dtype)
-    damped = _symmetric(a) + ridge[:, None, None] * identity
+    damped = symmetric(a) + ridge[:, None, None] * identity
     z = ((1 + p) / (2 * jnp.linalg.norm(damped, axis=(1, 2))))[:, None, None]
 
     def error(m):
@@ -74,8 +61,8 @@ def coupled_newton(
     def step(_, carry):
         m, x, old_error, going = carry
         n = (1 + 1 / p) * identity - m / p
-        new_m = _symmetric(_product(_matrix_power(n, p), m))
-        new_x = _symmetric(_product(x, n))
+        new_m = symmetric(product(matrix_power(n, p), m))
+        new_x = symmetric(product(x, n))
         new_error = error(new_m)
         going &= (old_error > tolerance) & (new_error < 1.2 * old_error)
         m, x = jnp.where(going, new_m, m), jnp.where(going, new_x, x)
@@ -84,4 +71,4 @@ def coupled_newton(
     m = z * damped
     start = error(m)
     carry = (m, z ** (1 / p) * identity, start, start >= 0)
-    return _matrix_power(lax.fori_loop(0, iterations, step, carry)[1], power.numerator)
+    return matrix_power(lax.fori_loop(0, iterations, step, carry)[1], power.numerator)
