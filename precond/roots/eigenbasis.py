@@ -107,8 +107,9 @@ def eigenbasis(
     def whiten(basis: jax.Array, factor: jax.Array) -> jax.Array:
         product = jnp.matmul(factor, basis, precision=lax.Precision.HIGHEST)
         values = jnp.sum(basis * product, axis=1, keepdims=True)
-        floor = 1e-12 * jnp.max(values, axis=2, keepdims=True)
-        inverse = jnp.where(values > floor, values, jnp.inf) ** -0.5
+        peak = jnp.max(values, axis=2, keepdims=True)
+        # Directions that were never seen are left out; a factor that has seen nothing at all whitens nothing.
+        inverse = jnp.where(values > 1e-12 * peak, values, jnp.where(peak > 0, jnp.inf, 1)) ** -0.5
         return jnp.einsum("mij,mkj->mik", basis * inverse, basis, precision=lax.Precision.HIGHEST)
 
     return Root(init, refresh, apply, whiten, lambda order: 1.0, mixes_powers=False)

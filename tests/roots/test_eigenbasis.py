@@ -72,6 +72,11 @@ def test_it_whitens_by_the_factor_in_its_basis():
     np.testing.assert_allclose(white, reference.power(a, -0.5), rtol=1e-10)
 
 
+def test_a_factor_that_has_seen_nothing_whitens_nothing():
+    zero, basis = jnp.zeros((1, 3, 3)), jnp.eye(3)[None]
+    np.testing.assert_array_equal(eigenbasis().whiten(basis, zero), basis)
+
+
 def test_what_never_moved_is_not_moved():
     root, zero = eigenbasis(eps=0.0), jnp.zeros((1, 2, 2))
     out, _ = root.apply(zero, zero, root.init(zero, (zero, zero)))

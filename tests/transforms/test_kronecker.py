@@ -147,6 +147,39 @@ def test_a_root_that_is_not_finite_is_not_taken(gradients):
         assert np.abs(new[0] - old[0]).max() > 0
 
 
+STATISTICS = {"outer_products": precond.outer_products, "kl": precond.kl}
+ROOTS = {
+    "eigh": lambda: precond.inverse_root(method=precond.eigh()),
+    "newton": lambda: precond.inverse_root(method=precond.newton()),
+    "basis by eigh": lambda: precond.eigenbasis(method=precond.eigh()),
+    "basis by qr": lambda: precond.eigenbasis(method=precond.qr()),
+}
+
+
+@pytest.mark.parametrize("statistics", STATISTICS.values(), ids=STATISTICS)
+@pytest.mark.parametrize("root", ROOTS.values(), ids=ROOTS)
+@pytest.mark.parametrize("refresh", [every(3), every(3, stagger=True, delay=1, warmup=1)], ids=["at once", "in turns"])
+def test_every_statistic_goes_with_every_root(statistics, root, refresh):
+    rng = np.random.default_rng(0)
+    scale = jnp.asarray(np.geomspace(1, 30, 6), jnp.float32)[:, None]
+    target = jnp.asarray(rng.standard_normal((6, 4)), jnp.float32)
+    grad = jax.grad(lambda w: jnp.mean((scale * (w - target)) ** 2))
+    direction = precond.scale_by_kronecker(statistics(0.9), root(), momentum=optax.ema(0.9), refresh=refresh)
+    tx = optax.chain(
+        precond.blocked(precond.graft(direction, optax.scale_by_adam()), block_size=4),
+        optax.scale_by_learning_rate(optax.cosine_decay_schedule(0.1, 150)),
+    )
+
+    def step(carry, _):
+        w, state = carry
+        updates, state = tx.update(grad(w), state, w)
+        return (optax.apply_updates(w, updates), state), None
+
+    start = jnp.zeros((6, 4))
+    (w, _), _ = jax.jit(lambda w: jax.lax.scan(step, (w, tx.init(w)), length=150))(start)
+    assert jnp.linalg.norm(w - target) < 0.02 * jnp.linalg.norm(target)
+
+
 def test_one_call_serves_all_factors_of_one_size():
     tx = engine(refresh=every(5, stagger=True))
     stacks = {f"{m}x{n}": jnp.ones((2, m, n)) for m, n in [(4, 4), (4, 6), (6, 4), (6, 6)]}
