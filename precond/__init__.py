@@ -21,6 +21,7 @@ from precond.statistics import kl, outer_products, scale_by_trace
 from precond.transforms import (
     Refresh,
     blocked,
+    clip_by_rms,
     every,
     filtered,
     graft,
@@ -40,6 +41,7 @@ __all__ = [
     "View",
     "absolute",
     "blocked",
+    "clip_by_rms",
     "default_views",
     "eigenbasis",
     "eigh",

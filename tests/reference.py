@@ -37,7 +37,7 @@ def cut(x, size):
     return list(itertools.product(*edges))
 
 
-def shampoo_trajectory(w, gradients, *, lr, b1, b2, damping, block, period=1, kl=False, exponent=None):
+def shampoo_trajectory(w, gradients, *, lr, b1, b2, damping, block, period=1, kl=False, exponent=None, clip=np.inf):
     """Shampoo with momentum, relative damping and bias correction, no grafting; all blocks refreshed at once."""
     w, m = w.copy(), np.zeros_like(w)
     blocks = cut(w, block)
@@ -60,7 +60,8 @@ def shampoo_trajectory(w, gradients, *, lr, b1, b2, damping, block, period=1, kl
                 for i in range(k):
                     corrected = factor[i] / (1 - b2**t)
                     root[i] = power(corrected, -q, damping * np.linalg.eigvalsh(corrected)[-1])
-            step[b] = kron_multiply(m[b] / (1 - b1**t), root)
+            direction = kron_multiply(m[b] / (1 - b1**t), root)
+            step[b] = direction * min(1, clip * np.sqrt(direction.size) / np.linalg.norm(direction))
         w = w - lr * step
         path.append(w.copy())
     return np.stack(path)

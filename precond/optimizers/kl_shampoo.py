@@ -10,7 +10,7 @@ from precond.blocks import Views
 from precond.optimizers.finish import finish
 from precond.roots import Method, inverse_root, relative
 from precond.statistics import kl
-from precond.transforms import Refresh, blocked, every, scale_by_kronecker
+from precond.transforms import Refresh, blocked, clip_by_rms, every, scale_by_kronecker
 
 __all__ = ["kl_shampoo"]
 
@@ -37,7 +37,9 @@ def kl_shampoo(
       W \leftarrow W - \eta \, (\hat L^{-1/2} \hat M \hat R^{-1/2} + \lambda W)$$
 
     with $\hat{}$ for bias correction and M the moving average of G `[m, n]`. $L \otimes R$ estimates the covariance
-    of vec G itself, so that the step has Adam's size without grafting and without Adam's second moment.
+    of vec G itself, so that the step has Adam's size without grafting and without Adam's second moment. A block whose
+    step comes out longer, which it does when the gradient has grown since its roots were refreshed, is scaled down to a
+    root mean square of 1.
 
     Args:
       learning_rate: $\eta$, of Adam's size; a number or an Optax schedule.
@@ -75,7 +77,7 @@ def kl_shampoo(
         refresh=refresh,
     )
     tx = blocked(
-        direction,
+        optax.chain(direction, clip_by_rms(1.0)),
         block_size=1024 if block_size is None else block_size,
         views=views,
         otherwise=optax.scale_by_adam(b1, b2, eps) if otherwise is None else otherwise,

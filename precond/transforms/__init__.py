@@ -1,6 +1,7 @@
 """Optax transformations: the engine and what runs around it. Floor 3 of the library."""
 
 from precond.transforms.blocked import blocked
+from precond.transforms.clip import clip_by_rms
 from precond.transforms.diagonal import scale_by_diagonal
 from precond.transforms.filtered import filtered
 from precond.transforms.graft import graft
@@ -13,6 +14,7 @@ from precond.transforms.with_momentum import with_momentum
 __all__ = [
     "Refresh",
     "blocked",
+    "clip_by_rms",
     "every",
     "filtered",
     "graft",

@@ -42,7 +42,17 @@ def test_shampoo_without_grafting(block, period):
 
 
 def test_kl_shampoo():
-    given = {"lr": 0.01, "b1": 0.9, "b2": 0.95, "damping": 1e-4, "block": 4, "period": 2, "kl": True, "exponent": 0.5}
+    given = {
+        "lr": 0.01,
+        "b1": 0.9,
+        "b2": 0.95,
+        "damping": 1e-4,
+        "block": 4,
+        "period": 2,
+        "kl": True,
+        "exponent": 0.5,
+        "clip": 1.0,
+    }
     tx = precond.kl_shampoo(0.01, b1=0.9, b2=0.95, damping=1e-4, block_size=4, refresh=2, views=TENSORS)
     check(tx, lambda w, g: reference.shampoo_trajectory(w, g, **given))
 

@@ -1,0 +1,55 @@
+"""Updates no longer than they should be, by parameter or by block."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.typing import ArrayLike
+
+from precond.arguments import check_number
+from precond.linalg import batch_norm
+
+__all__ = ["clip_by_rms"]
+
+
+def clip_by_rms(threshold: ArrayLike = 1.0) -> optax.GradientTransformationExtraArgs:
+    r"""$P \min(1, \tau / \mathrm{rms}(P))$ for each parameter; inside `precond.blocked`, for each block.
+
+    Roots are as old as their refresh period: a gradient that has grown since is answered with a step that is as much
+    too long. Where the length of a step has a natural bound (whitened gradients have entries of size 1), this holds it.
+    (`optax.clip_by_block_rms` takes one norm of the whole stack.)
+
+    Args:
+      threshold: $\tau$, the largest root mean square that is let through, in the units of the update.
+
+    Returns:
+      A stateless transformation; updates have the dtype of the gradients.
+
+    Raises:
+      ValueError, TypeError: for a negative threshold.
+
+    Examples:
+      >>> tx, g = clip_by_rms(1.0), {"long": jnp.full(4, 3.0), "short": jnp.full(4, 0.5)}
+      >>> jax.tree.map(lambda x: x.tolist()[0], tx.update(g, tx.init(g))[0])
+      {'long': 1.0, 'short': 0.5}
+    """
+    check_number("threshold", threshold, 0)
+
+    def init(params: Any) -> optax.EmptyState:
+        del params
+        return optax.EmptyState()
+
+    def update(updates: Any, state: Any, params: Any = None, *, batch_axes: int = 0, **extra: Any) -> tuple[Any, Any]:
+        del params, extra
+
+        def one(g: jax.Array) -> jax.Array:
+            wide = g.astype(jnp.promote_types(jnp.float32, g.dtype))
+            longest = threshold * np.sqrt(max(np.prod(g.shape[batch_axes:]), 1)).astype(wide.dtype)
+            norm = batch_norm(wide, batch_axes)
+            return (wide * jnp.where(norm > longest, longest / jnp.where(norm > 0, norm, 1), 1)).astype(g.dtype)
+
+        return jax.tree.map(one, updates), state
+
+    return optax.GradientTransformationExtraArgs(init, update)
