@@ -6,8 +6,8 @@ import jax
 
 __all__ = ["STATIC_ARGS", "check_number", "check_whole"]
 
-STATIC_ARGS = ("block_size", "refresh", "views", "mask", "power")
-"""Arguments of the aliases that set shapes or schedules: `optax.inject_hyperparams(alias, precond.STATIC_ARGS)`."""
+STATIC_ARGS = ("block_size", "refresh", "views", "mask")
+"""Arguments of every alias that cannot be injected: `optax.inject_hyperparams(alias, precond.STATIC_ARGS)`."""
 
 
 def check_whole(name: str, value: Any, least: int) -> None:

@@ -176,7 +176,8 @@ def layout_of(tree: Any, views: Views, block_size: int | None) -> Layout:
       >>> {n: s.shape for n, s in layout_of(tree, default_views, block_size=8).stacks.items()}
       {'4x8': (1, 4, 8), '8x8': (2, 8, 8)}
     """
-    paths = jax.tree_util.tree_flatten_with_path(tree)[0]
+    # Shapes and dtypes as JAX sees them: a leaf may be a NumPy array of float64, or a Python number.
+    paths = jax.tree_util.tree_flatten_with_path(jax.eval_shape(lambda t: t, tree))[0]
     found: dict[tuple[Any, ...], list[tuple[int, Geometry]]] = {}
     viewed = []
     for i, (path, leaf) in enumerate(paths):
@@ -184,7 +185,7 @@ def layout_of(tree: Any, views: Views, block_size: int | None) -> Layout:
         view = views(name, leaf) if math.prod(leaf.shape) else None
         viewed.append(view is not None)
         if view is not None:
-            g = geometry(view, tuple(leaf.shape), f"'{name}'")
+            g = geometry(view, leaf.shape, f"'{name}'")
             found.setdefault((g.tensor, g.passive), []).append((i, g))
     sheets = tuple(_sheet(members, members[0][1], block_size) for members in found.values())
     counts: dict[str, tuple[int, tuple[int, ...], Any]] = {}

@@ -86,11 +86,11 @@ def shampoo(
         inverse_root(power=power, method=method, damping=relative(damping)),
         refresh=refresh,
     )
-    adam = scale_by_diagonal(b2, eps=eps, bias_correction=True)  # with the momentum around both
+    adam = scale_by_diagonal(b2, eps=eps, bias_correction=True)  # with the momentum around it
     tx = blocked(
         with_momentum(optax.ema(b1), graft(direction, adam if magnitude is None else magnitude)),
         block_size=1024 if block_size is None else block_size,
         views=views,
-        otherwise=optax.scale_by_adam(b1, b2, eps) if otherwise is None else otherwise,
+        otherwise=with_momentum(optax.ema(b1), adam) if otherwise is None else otherwise,
     )
     return finish(tx, learning_rate, weight_decay, mask)

@@ -35,7 +35,7 @@ def inverse_root(
 
     Args:
       power: q, or a function from k to q. None takes 1 / (2 k). Floats are read as fractions for `newton()`
-        (denominator at most 64). Under `optax.inject_hyperparams` it is one of `precond.STATIC_ARGS`.
+        (denominator at most 64). It cannot be injected by `optax.inject_hyperparams`.
       method: `precond.eigh()` (the default) or `precond.newton()`.
       damping: `precond.relative` (the default, with 1e-6), `precond.absolute` or `precond.trace`.
 
@@ -62,7 +62,10 @@ def inverse_root(
         raise ValueError(f"method={method.name} computes no inverse roots: use precond.eigh() or precond.newton().")
     if power is not None and not callable(power):
         if isinstance(power, jax.Array):
-            raise TypeError("power is an array, but it chooses the iteration: pass static_args=precond.STATIC_ARGS.")
+            raise TypeError(
+                "power is an array, but it chooses the iteration and must be a Python number. Under "
+                "optax.inject_hyperparams, pass static_args=(*precond.STATIC_ARGS, 'power')."
+            )
         check_number("power", power, 1 / 64, advice="The root is the factor to the power of minus this.")
 
     def power_of(order: int) -> float | Fraction:

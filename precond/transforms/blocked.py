@@ -86,13 +86,14 @@ def blocked(
 
     @with_local_arrays
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
+        updates = jax.tree.map(jnp.asarray, updates)
         layout = layout_of(updates, view_of, block_size)
         out, others = rest.update(updates, state.otherwise, params, **extra)
         out = optax.tree.cast_like(out, updates)
         if not layout.stacks:
             return out, BlockedState(state.stacks, others)
         leaves, treedef = jax.tree.flatten(updates)
-        packed: Any = None if params is None else layout.pack(jax.tree.leaves(params))
+        packed: Any = None if params is None else layout.pack([jnp.asarray(p) for p in jax.tree.leaves(params)])
         extra["batch_axes"] = 1
         stacks, inside = inner.update(layout.pack(leaves), state.stacks, packed, **extra)
         out = layout.unpack(stacks, jax.tree.leaves(out))

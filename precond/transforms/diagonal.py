@@ -64,7 +64,11 @@ def scale_by_diagonal(
     momentum = optax.with_extra_args_support(optax.identity() if momentum is None else momentum)
 
     def init(params: Any) -> DiagonalState:
-        nu = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.promote_types(jnp.float32, p.dtype)), params)
+        def zeros(p: Any) -> jax.Array:
+            real = jnp.finfo(jnp.result_type(p)).dtype
+            return jnp.zeros(jnp.shape(p), jnp.promote_types(jnp.float32, real))
+
+        nu = jax.tree.map(zeros, params)
         return DiagonalState(jnp.zeros([], jnp.int32), nu, momentum.init(params))
 
     def update(
@@ -75,12 +79,12 @@ def scale_by_diagonal(
 
         def accumulate(v: jax.Array, g: jax.Array) -> jax.Array:
             debiased = count if bias_correction and weight is None else None
-            return average(v, jnp.square(g.astype(v.dtype)), decay, weight, count=debiased)
+            return average(v, jnp.square(jnp.abs(g).astype(v.dtype)), decay, weight, count=debiased)
 
         def divide(g: jax.Array, m: jax.Array, v: jax.Array) -> jax.Array:
             denominator = jnp.sqrt(v) + eps
             safe = jnp.where(denominator > 0, denominator, 1)
-            return jnp.where(denominator > 0, m / safe, 0).astype(g.dtype)
+            return jnp.where(denominator > 0, m / safe, 0).astype(jnp.result_type(g))
 
         nu = jax.tree.map(accumulate, state.nu, updates if gradients is None else gradients)
         out = jax.tree.map(divide, updates, numerators, nu)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from precond.arguments import check_whole
 from precond.blocks import path_name
 from precond.roots import Root, RootState
 from precond.transforms.refresh import refresh_roots
@@ -89,7 +90,8 @@ def scale_by_kronecker(
       A transformation of stacks. A root whose refresh is not finite stays as it was.
 
     Raises:
-      TypeError: where `refresh` is neither.
+      TypeError: where `refresh` is neither a schedule nor an integer.
+      ValueError: where it is below 1.
 
     Examples:
       >>> import precond
@@ -101,7 +103,10 @@ def scale_by_kronecker(
     """
     statistics = optax.with_extra_args_support(statistics)
     momentum = optax.with_extra_args_support(optax.identity() if momentum is None else momentum)
-    schedule = refresh if isinstance(refresh, Refresh) else every(refresh)
+    if not isinstance(refresh, Refresh):
+        check_whole("refresh", refresh, least=1)
+        refresh = every(refresh)
+    schedule = refresh
 
     def factors_of(stacks: Any, state: Any, roots: Any, params: Any, extra: Any, *, packed: bool = True) -> Any:
         states = jax.tree_util.tree_flatten_with_path(roots, is_leaf=_is_root)[0]

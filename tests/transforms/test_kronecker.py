@@ -197,5 +197,5 @@ def test_schedules_are_checked_at_construction():
     ]:
         with pytest.raises(ValueError, match=message):
             every(**arguments)
-    with pytest.raises(TypeError, match="period='often'"):
+    with pytest.raises(TypeError, match="refresh='often'"):
         engine(refresh="often")
