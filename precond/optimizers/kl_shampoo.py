@@ -21,7 +21,7 @@ def kl_shampoo(
     b1: jax.typing.ArrayLike = 0.95,
     b2: jax.typing.ArrayLike = 0.95,
     eps: jax.typing.ArrayLike = 1e-8,
-    damping: jax.typing.ArrayLike = 1e-6,
+    damping: jax.typing.ArrayLike = 1e-4,
     weight_decay: float | jax.Array | None = None,
     mask: Any = None,
     refresh: Refresh | int = every(10, stagger=True),
@@ -46,7 +46,8 @@ def kl_shampoo(
       b1: decay of the momentum, $\beta_1$.
       b2: decay of the factors, $\beta_2$.
       eps: of Adam's denominator, for parameters without a view.
-      damping: added to each factor, relative to its largest eigenvalue.
+      damping: added to each factor, relative to its largest eigenvalue. Larger than Shampoo's, since the power is:
+        1e-4 lets rounding in either factor grow by at most 100.
       weight_decay: $\lambda$, decoupled; None leaves it out, and `params` need not be given to `update`.
       mask: which parameters decay, as in `optax.adamw`.
       refresh: `precond.every`, or a number of steps (all roots at once). By default each root every 10 steps, in turns.

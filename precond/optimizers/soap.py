@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import optax
 
+from precond.arguments import check_whole
 from precond.blocks import Views
 from precond.optimizers.finish import finish
 from precond.roots import Method, eigenbasis
@@ -48,8 +49,9 @@ def soap(
       eps: $\epsilon$.
       weight_decay: $\lambda$, decoupled; None leaves it out, and `params` need not be given to `update`.
       mask: which parameters decay, as in `optax.adamw`.
-      refresh: `precond.every`, or a number of steps (all bases at once, with the newest statistics). By default each
-        basis every 10 steps, in turns.
+      refresh: `precond.every`, or a number of steps n for `every(n, delay=1, warmup=1)`: all bases at once, as the
+        official implementation. By default each basis every 10 steps, in turns. With `delay=0` the first gradient
+        meets the basis made from itself, where entries that only rounding keeps from 0 are divided by themselves.
       method: how bases are refreshed: `precond.qr()` (the default) or `precond.eigh()`.
       block_size: the longest side of a block; None is 1024.
       views: as in `precond.blocked`.
@@ -70,6 +72,9 @@ def soap(
       >>> updates, state = tx.update(params, tx.init(params), params)
       >>> params = optax.apply_updates(params, updates)
     """
+    if not isinstance(refresh, Refresh):
+        check_whole("refresh", refresh, least=1)
+        refresh = every(refresh, delay=1, warmup=1)
     direction = scale_by_kronecker(
         outer_products(b2),
         eigenbasis(b2, eps=eps, method=method),
