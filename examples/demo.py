@@ -1,0 +1,124 @@
+"""AdamW, Shampoo and SOAP train a small transformer on the source of Python's standard library, side by side.
+
+    python examples/demo.py
+
+Each has the learning rate and the b2 that examples/tune.py found for it; everything else is equal, or the default.
+"""
+
+import argparse
+import functools
+import json
+import pathlib
+import time
+
+import optax
+from matplotlib.figure import Figure
+from text import Text, standard_library
+from training import BATCH, LENGTH, Lane, circumstances, race, schedule
+
+import precond
+
+RESULTS = pathlib.Path(__file__).parent / "results"
+BASELINE = "AdamW"
+OPTIMIZERS = {
+    "AdamW": functools.partial(optax.adamw, b1=0.9, weight_decay=0.1),
+    "Shampoo": functools.partial(precond.shampoo, b1=0.9, weight_decay=0.1),
+    "SOAP": functools.partial(precond.soap, b1=0.9, weight_decay=0.1),
+}
+COLORS = {"AdamW": "#888888", "Shampoo": "#1f6fb4", "SOAP": "#d1495b"}
+
+
+def reached(lane: Lane, target: float) -> tuple[int, float] | None:
+    """The steps and seconds after which the held-out loss is at most `target` for the first time."""
+    for done, value in zip(lane.evaluated, lane.held_out, strict=True):
+        if value <= target:
+            return done, lane.seconds[done - 1]
+    return None
+
+
+def rows(lanes: dict[str, Lane], best: dict[str, dict[str, float]]) -> list[dict[str, float | str | None]]:
+    target = lanes[BASELINE].held_out[-1]
+    table = []
+    for name, lane in lanes.items():
+        steps, seconds = reached(lane, target) or (None, None)
+        table.append(
+            {
+                "optimizer": name,
+                "learning_rate": best[name]["learning_rate"],
+                "b2": best[name]["b2"],
+                "held_out_loss": round(lane.held_out[-1], 4),
+                "steps_to_baseline": steps,
+                "seconds_to_baseline": seconds and round(seconds, 2),
+                "seconds": round(lane.seconds[-1], 2),
+                "update_ms": round(lane.update_ms(), 2),
+                "state_bytes": lane.state_bytes(),
+            }
+        )
+    return table
+
+
+def show(table: list[dict[str, float | str | None]]) -> None:
+    print(f"\n{'':8}  learning       held-out   to {BASELINE}'s final loss    all steps    update   optimizer's")
+    print(f"{'':8}      rate    b2      loss      steps      seconds      seconds        ms    state [MB]")
+    for row in table:
+        steps, seconds = row["steps_to_baseline"], row["seconds_to_baseline"]
+        print(
+            f"{row['optimizer']:8}  {row['learning_rate']:8.4f}  {row['b2']:.2f}  {row['held_out_loss']:8.3f}"
+            f"  {'never' if steps is None else steps:>9}  {'never' if seconds is None else f'{seconds:.1f}':>11}"
+            f"  {row['seconds']:11.1f}  {row['update_ms']:8.2f}  {row['state_bytes'] / 1e6:12.2f}"
+        )
+
+
+def plot(lanes: dict[str, Lane], path: pathlib.Path) -> None:
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    target = lanes[BASELINE].held_out[-1]
+    for name, lane in lanes.items():
+        seconds = [lane.seconds[done - 1] for done in lane.evaluated]
+        for axis, x in zip(axes, (lane.evaluated, seconds), strict=True):
+            axis.plot(x, lane.held_out, color=COLORS[name], label=name, linewidth=2)
+        for axis, x in zip(axes, reached(lane, target) or (), strict=False):
+            axis.plot(x, target, "o", color=COLORS[name])
+            axis.annotate(f"{x:.0f}", (x, target), (0, 6), textcoords="offset points", color=COLORS[name])
+    for axis, label in zip(axes, ("steps", "seconds of training, without compilation"), strict=True):
+        axis.axhline(target, color=COLORS[BASELINE], linestyle=":", linewidth=1)
+        axis.set(xlabel=label, ylim=(None, min(lanes[BASELINE].held_out[0], 3.0)))
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.2)
+    axes[0].set_ylabel("held-out loss [nats a byte]")
+    axes[0].legend(frameon=False)
+    figure.suptitle("A small transformer on the source of Python's standard library")
+    figure.savefig(path, dpi=120)
+
+
+def describe(text: Text, steps: int) -> None:
+    print(f"Text: {(len(text.train) + len(text.held_out)) / 1e6:.1f} MB of Python, SHA-256 {text.sha256}")
+    print(f"{steps} steps of {BATCH} windows of {LENGTH} bytes; held out: every tenth file\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--seed", type=int, default=0, help="of the start and the batches; tuning used 1")
+    parser.add_argument("--output", type=pathlib.Path, default=RESULTS, help="a folder for demo.png and demo.json")
+    options = parser.parse_args()
+    begin = time.perf_counter()
+    best = json.loads((RESULTS / "tuning.json").read_text())["best"]
+    text = standard_library()
+    describe(text, options.steps)
+    optimizers = {
+        name: make(schedule(best[name]["learning_rate"], options.steps), b2=best[name]["b2"])
+        for name, make in OPTIMIZERS.items()
+    }
+    lanes = race(optimizers, text, steps=options.steps, seed=options.seed)
+    table = rows(lanes, best)
+    show(table)
+    options.output.mkdir(parents=True, exist_ok=True)
+    plot(lanes, options.output / "demo.png")
+    result = circumstances(text, options.steps, options.seed) | {"table": table}
+    (options.output / "demo.json").write_text(json.dumps(result, indent=2) + "\n")
+    print(f"\n{options.output / 'demo.png'} has the curves; {time.perf_counter() - begin:.0f} seconds in all.")
+
+
+if __name__ == "__main__":
+    main()
