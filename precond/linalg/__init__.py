@@ -1,17 +1,22 @@
 """Arrays in, arrays out: the dense kernels under every method. Floor 0 of the library; imports only JAX."""
 
 from precond.linalg.averages import average
+from precond.linalg.cholesky_qr import cholesky_qr_basis
 from precond.linalg.eigh import eigen_basis, eigh_root
 from precond.linalg.modes import gram, multiply, multiply_axis
 from precond.linalg.newton import coupled_newton
 from precond.linalg.norms import batch_norm, largest_eigenvalue
 from precond.linalg.qr import qr_basis
+from precond.linalg.renew import continued_eigen_basis, renew_worst
+from precond.linalg.rotate import rotate_basis, scaled_off_diagonal
 from precond.linalg.symmetric import Packed, dense, eye_like, packed_gram
 
 __all__ = [
     "Packed",
     "average",
     "batch_norm",
+    "cholesky_qr_basis",
+    "continued_eigen_basis",
     "coupled_newton",
     "dense",
     "eigen_basis",
@@ -23,4 +28,7 @@ __all__ = [
     "multiply_axis",
     "packed_gram",
     "qr_basis",
+    "renew_worst",
+    "rotate_basis",
+    "scaled_off_diagonal",
 ]
