@@ -52,7 +52,8 @@ def soap(
       refresh: `precond.every`, or a number of steps n for `every(n, delay=1, warmup=1)`: all bases at once, as the
         official implementation. By default each basis every 10 steps, in turns. With `delay=0` the first gradient
         meets the basis made from itself, where entries that only rounding keeps from 0 are divided by themselves.
-      method: how bases are refreshed: `precond.qr()` (the default) or `precond.eigh()`.
+      method: how bases are refreshed: `precond.qr()` (the default), `precond.rotations()`, `precond.cholesky_qr()` or
+        `precond.eigh()`.
       block_size: the longest side of a block; None is 1024.
       views: as in `precond.blocked`.
       otherwise: for parameters without a view; None is Adam with the same `b1`, `b2` and `eps`.

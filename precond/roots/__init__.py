@@ -3,7 +3,7 @@
 from precond.roots.damping import Damping, absolute, relative, trace
 from precond.roots.eigenbasis import eigenbasis
 from precond.roots.inverse_root import inverse_root
-from precond.roots.method import Method, eigh, newton, qr
+from precond.roots.method import Method, cholesky_qr, eigh, newton, qr, rotations
 from precond.roots.root import Root, RootState
 
 __all__ = [
@@ -12,11 +12,13 @@ __all__ = [
     "Root",
     "RootState",
     "absolute",
+    "cholesky_qr",
     "eigenbasis",
     "eigh",
     "inverse_root",
     "newton",
     "qr",
     "relative",
+    "rotations",
     "trace",
 ]

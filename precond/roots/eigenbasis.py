@@ -48,7 +48,7 @@ def eigenbasis(
 
     where $M'$ is what is to be preconditioned (the momentum), in the same basis. The momentum itself stays in the
     parameter's own basis, which is the same as SOAP's, who turns it at each refresh. V is never turned: the columns
-    of a refreshed basis continue those of the old one (`precond.qr`).
+    of a refreshed basis continue those of the old one (`precond.qr`, `precond.cholesky_qr`, `precond.rotations`).
 
     Args:
       decay: $\beta$; 1 sums for ever, less than 1 averages.
@@ -56,7 +56,7 @@ def eigenbasis(
       weight: w; None takes $1 - \beta$, or 1 for a sum.
       bias_correction: divide V by $1 - \beta^t$, t the number of steps.
       power: q.
-      method: `precond.qr()` (the default) or `precond.eigh()`.
+      method: `precond.qr()` (the default), `precond.rotations()`, `precond.cholesky_qr()` or `precond.eigh()`.
 
     Returns:
       A `Root`. Before the first refresh the basis is the parameter's own, and this is Adam's or AdaGrad's rule.
