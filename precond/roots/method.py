@@ -126,7 +126,7 @@ def rotations(*, sweeps: int = 2, tolerance: float = 0.1, group: int | None = 8)
     is above the tolerance. The number of decompositions is the same in every step. Groups are counted from the first
     of the matrices that are refreshed together.
 
-    For devices that multiply much faster than they decompose. On CPU it costs two to three times as much as `eigh`.
+    For devices that multiply much faster than they decompose; on CPU `eigh` itself is cheaper.
 
     Args:
       sweeps: 2 are more accurate than `precond.qr` on all but the fastest drift, and 1 where the statistics have a
