@@ -2,12 +2,15 @@
 
 from precond.linalg.averages import average
 from precond.linalg.cholesky_qr import cholesky_qr_basis
+from precond.linalg.composite import composite_root
 from precond.linalg.eigh import eigen_basis, eigh_root
+from precond.linalg.lanczos import largest_eigenvalue
 from precond.linalg.modes import gram, multiply, multiply_axis
 from precond.linalg.newton import coupled_newton
-from precond.linalg.norms import batch_norm, largest_eigenvalue
+from precond.linalg.norms import batch_norm
 from precond.linalg.qr import qr_basis
 from precond.linalg.renew import continued_eigen_basis, renew_worst
+from precond.linalg.residual import orthogonality_residual, root_residual
 from precond.linalg.rotate import rotate_basis, scaled_off_diagonal
 from precond.linalg.symmetric import Packed, dense, eye_like, packed_gram
 
@@ -16,6 +19,7 @@ __all__ = [
     "average",
     "batch_norm",
     "cholesky_qr_basis",
+    "composite_root",
     "continued_eigen_basis",
     "coupled_newton",
     "dense",
@@ -26,9 +30,11 @@ __all__ = [
     "largest_eigenvalue",
     "multiply",
     "multiply_axis",
+    "orthogonality_residual",
     "packed_gram",
     "qr_basis",
     "renew_worst",
+    "root_residual",
     "rotate_basis",
     "scaled_off_diagonal",
 ]

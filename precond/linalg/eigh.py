@@ -9,7 +9,9 @@ from jax import lax
 __all__ = ["eigen_basis", "eigh_root"]
 
 
-def eigh_root(a: jax.Array, power: jax.Array, ridge: Callable[[jax.Array], jax.Array]) -> jax.Array:
+def eigh_root(
+    a: jax.Array, power: jax.Array, ridge: Callable[[jax.Array], jax.Array]
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """`(A + ridge I)^(-power)` of symmetric positive semi-definite matrices.
 
     Eigenvalues below 0, which only rounding can give, count as 0.
@@ -20,20 +22,20 @@ def eigh_root(a: jax.Array, power: jax.Array, ridge: Callable[[jax.Array], jax.A
       ridge: from the largest eigenvalue `[M]` to what is added to the diagonal, `[M]`.
 
     Returns:
-      `[M, n, n]`, symmetric.
+      The roots, `[M, n, n]` and symmetric; the largest eigenvalues and the ridges, `[M]`.
 
     Examples:
-      >>> eigh_root(jnp.full((1, 1, 1), 3.0), jnp.asarray([0.5]), lambda largest: largest / 3)
-      Array([[[0.5]]], dtype=float32)
+      >>> roots, _, _ = eigh_root(jnp.full((1, 1, 1), 3.0), jnp.asarray([0.5]), lambda largest: largest / 3)
+      >>> round(roots.item(), 5)
+      0.5
     """
-    if a.shape[-1] == 1:  # exact, and not worth a call of LAPACK
-        value = jnp.maximum(a[:, 0, 0], 0)
-        return ((value + ridge(value)) ** -power)[:, None, None]
     values, vectors = jnp.linalg.eigh(a, symmetrize_input=False)
-    damped = jnp.maximum(values, 0) + ridge(values[:, -1])[:, None]
+    damping = ridge(values[:, -1])
+    damped = jnp.maximum(values, 0) + damping[:, None]
     # Both sides carry half the power, so that the product is symmetric to the last bit.
     half = vectors * (damped ** (-power[:, None] / 2))[:, None, :]
-    return jnp.einsum("mij,mkj->mik", half, half, precision=lax.Precision.HIGHEST)
+    root = jnp.einsum("mij,mkj->mik", half, half, precision=lax.Precision.HIGHEST)
+    return root, values[:, -1], damping
 
 
 def eigen_basis(a: jax.Array) -> jax.Array:

@@ -2,17 +2,24 @@
 
 from precond.roots.damping import Damping, absolute, relative, trace
 from precond.roots.eigenbasis import eigenbasis
+from precond.roots.guard import Checked, Health, accept
 from precond.roots.inverse_root import inverse_root
-from precond.roots.method import Method, cholesky_qr, eigh, newton, qr, rotations
-from precond.roots.root import Root, RootState
+from precond.roots.method import Method, by_platform, cholesky_qr, composite, eigh, newton, qr, rotations
+from precond.roots.root import Powers, Root, RootState
 
 __all__ = [
+    "Checked",
     "Damping",
+    "Health",
     "Method",
+    "Powers",
     "Root",
     "RootState",
     "absolute",
+    "accept",
+    "by_platform",
     "cholesky_qr",
+    "composite",
     "eigenbasis",
     "eigh",
     "inverse_root",

@@ -1,6 +1,7 @@
 """What is added to a factor before its root is taken."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,23 @@ from precond.arguments import check_number
 
 __all__ = ["Damping", "absolute", "relative", "trace"]
 
-Damping = Callable[[jax.Array, jax.Array], ArrayLike]
-"""From the largest and the mean eigenvalue of each factor, `[M]`, to what is added to its diagonal."""
+
+class Damping(NamedTuple):
+    """What is added to the diagonal of factors.
+
+    Attributes:
+      ridge: from the largest and the mean eigenvalue of each factor, `[M]`, to what is added, `[M]`.
+      least: from the size of a factor to what the ridge is at least, relative to the largest eigenvalue, as a Python
+        number; 0 where nothing is known beforehand. From it `precond.composite` knows how many steps it needs.
+    """
+
+    ridge: Callable[[jax.Array, jax.Array], ArrayLike]
+    least: Callable[[int], float] = lambda size: 0.0
+
+
+def _known(eps: ArrayLike) -> float:
+    """Its value, or 0 for one that is injected."""
+    return 0.0 if isinstance(eps, jax.Array) else float(eps)
 
 
 def relative(eps: ArrayLike = 1e-6, *, floor: float = 0.0) -> Damping:
@@ -26,12 +42,12 @@ def relative(eps: ArrayLike = 1e-6, *, floor: float = 0.0) -> Damping:
       ValueError, TypeError: for a number below 0.
 
     Examples:
-      >>> relative(0.5)(jnp.asarray([4.0]), jnp.asarray([1.0])).tolist()
+      >>> relative(0.5).ridge(jnp.asarray([4.0]), jnp.asarray([1.0])).tolist()
       [2.0]
     """
     check_number("eps", eps, 0)
     check_number("floor", floor, 0)
-    return lambda largest, mean: eps * jnp.maximum(largest, floor)
+    return Damping(lambda largest, mean: eps * jnp.maximum(largest, floor), lambda size: _known(eps))
 
 
 def absolute(eps: ArrayLike = 1e-12) -> Damping:
@@ -44,11 +60,11 @@ def absolute(eps: ArrayLike = 1e-12) -> Damping:
       ValueError, TypeError: for a number below 0.
 
     Examples:
-      >>> absolute(0.5)(jnp.asarray([4.0]), jnp.asarray([1.0])).tolist()
+      >>> absolute(0.5).ridge(jnp.asarray([4.0]), jnp.asarray([1.0])).tolist()
       [0.5]
     """
     check_number("eps", eps, 0)
-    return lambda largest, mean: eps * jnp.ones_like(largest)
+    return Damping(lambda largest, mean: eps * jnp.ones_like(largest))
 
 
 def trace(eps: ArrayLike = 1e-6) -> Damping:
@@ -61,8 +77,8 @@ def trace(eps: ArrayLike = 1e-6) -> Damping:
       ValueError, TypeError: for a number below 0.
 
     Examples:
-      >>> trace(0.5)(jnp.asarray([4.0]), jnp.asarray([1.0])).tolist()
+      >>> trace(0.5).ridge(jnp.asarray([4.0]), jnp.asarray([1.0])).tolist()
       [0.5]
     """
     check_number("eps", eps, 0)
-    return lambda largest, mean: eps * mean
+    return Damping(lambda largest, mean: eps * mean, lambda size: _known(eps) / size)

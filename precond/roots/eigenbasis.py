@@ -10,11 +10,15 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from precond.arguments import check_number
-from precond.linalg import average, multiply
+from precond.linalg import average, multiply, orthogonality_residual
+from precond.roots.guard import Checked, accept, unchecked
 from precond.roots.method import Method, qr
-from precond.roots.root import Root, RootState, identity_like
+from precond.roots.root import Powers, Root, RootState
 
 __all__ = ["SecondMoment", "eigenbasis"]
+
+
+_ORTHOGONAL = 0.01  # a basis that is further from being one is refused
 
 
 class SecondMoment(NamedTuple):
@@ -86,15 +90,19 @@ def eigenbasis(
 
     def init(stack: Any, factors: Sequence[Any]) -> RootState:
         nu = jnp.zeros(stack.shape, jnp.result_type(jnp.float32, stack.dtype))
-        bases = tuple(None if f is None else identity_like(f) for f in factors)
+        bases = tuple(None if f is None else unchecked(f) for f in factors)
         return RootState(bases, SecondMoment(jnp.zeros([], jnp.int32), nu))
 
-    def refresh(factors: jax.Array, derived: jax.Array, power: Any, first: jax.Array) -> jax.Array:
-        del power
-        return basis_of(factors, derived, first)
+    def refresh(factors: jax.Array, derived: Checked, powers: Powers, first: jax.Array) -> Checked:
+        del powers
+        basis = basis_of(factors, derived.matrix, first)
+        damping, condition = jnp.zeros_like(basis[:, 0, 0]), jnp.ones_like(basis[:, 0, 0])  # nothing is inverted
+        residual = orthogonality_residual(basis)
+        return accept(basis, residual, derived, _ORTHOGONAL, damping=damping, condition=condition)
 
     def apply(direction: jax.Array, gradient: jax.Array, state: RootState) -> Any:
-        bases, (count, nu) = state
+        derived, (count, nu) = state
+        bases = [None if x is None else x.matrix for x in derived]
         turned = multiply(gradient, bases, transpose=True)
         count = jnp.asarray(optax.safe_increment(count))
         nu = average(nu, jnp.square(turned), decay, weight, count=count if debiased else None)
@@ -102,9 +110,10 @@ def eigenbasis(
         turned = multiply(direction, bases, transpose=True)
         # Where nothing was ever seen, 0 / 0 stands for no movement.
         scaled = jnp.where(denominator > 0, turned / jnp.where(denominator > 0, denominator, 1), 0)
-        return multiply(scaled, bases), RootState(bases, SecondMoment(count, nu))
+        return multiply(scaled, bases), RootState(derived, SecondMoment(count, nu))
 
-    def whiten(basis: jax.Array, factor: jax.Array) -> jax.Array:
+    def whiten(derived: Checked, factor: jax.Array) -> jax.Array:
+        basis = derived.matrix
         product = jnp.matmul(factor, basis, precision=lax.Precision.HIGHEST)
         values = jnp.sum(basis * product, axis=1, keepdims=True)
         peak = jnp.max(values, axis=2, keepdims=True)

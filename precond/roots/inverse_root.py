@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 
 from precond.arguments import check_number
-from precond.linalg import multiply
+from precond.linalg import largest_eigenvalue, multiply, root_residual
 from precond.roots.damping import Damping, relative
-from precond.roots.method import Method, eigh
-from precond.roots.root import Root, RootState, identity_like
+from precond.roots.guard import Checked, accept, raised, unchecked
+from precond.roots.method import Method, by_platform
+from precond.roots.root import Powers, Root, RootState, identity_like
 
 __all__ = ["inverse_root"]
 
@@ -23,6 +24,7 @@ def inverse_root(
     power: Power | None = None,
     method: Method | None = None,
     damping: Damping | None = None,
+    tolerance: float = 0.5,
 ) -> Root:
     r"""Multiply every axis $i$ of a block by $(L_i + \epsilon I)^{-q}$.
 
@@ -34,13 +36,18 @@ def inverse_root(
     is the identity; a 1 by 1 factor is exact.
 
     Args:
-      power: q, or a function from k to q. None takes 1 / (2 k). Floats are read as fractions for `newton()`
-        (denominator at most 64). It cannot be injected by `optax.inject_hyperparams`.
-      method: `precond.eigh()` (the default) or `precond.newton()`.
+      power: q, or a function from k to q. None takes 1 / (2 k). Floats are read as fractions by all but
+        `eigh()` (denominator at most 64). It cannot be injected by `optax.inject_hyperparams`.
+      method: `precond.eigh()`, `precond.composite()` or `precond.newton()`; None takes the first on CPU and the second
+        on everything else (`precond.by_platform`).
       damping: `precond.relative` (the default, with 1e-6), `precond.absolute` or `precond.trace`.
+      tolerance: on the residual of each new root, $\|X^{1/q} (L + \epsilon I) - I\|_2$ as estimated by
+        `precond.linalg.root_residual`. One that is above it is refused: its block keeps the last good root, and the
+        damping of the next attempt is ten times as large. With infinity all that is finite is accepted.
 
     Returns:
-      A `Root`; between refreshes the matrices stay as they are.
+      A `Root`; between refreshes the matrices stay as they are. What became of each is in its state
+      (`precond.roots.Health`), and in `precond.metrics`.
 
     Raises:
       ValueError: for a power that is not positive, or a method that computes no roots.
@@ -52,11 +59,13 @@ def inverse_root(
     Examples:
       >>> root = inverse_root(power=0.5, damping=relative(0.0))
       >>> factor = jnp.full((1, 1, 1), 4.0)
-      >>> root.refresh(factor, None, jnp.asarray([0.5]), jnp.asarray(True)).item()
+      >>> state = root.init(jnp.ones((1, 1)), (factor,))
+      >>> root.refresh(factor, state.derived[0], Powers((0.5,)), jnp.asarray(True)).matrix.item()
       0.5
     """
-    method = eigh() if method is None else method
+    method = by_platform() if method is None else method
     damping = relative() if damping is None else damping
+    check_number("tolerance", tolerance, 0)
     root_of = method.root
     if root_of is None:
         raise ValueError(f"method={method.name} computes no inverse roots: use precond.eigh() or precond.newton().")
@@ -75,27 +84,53 @@ def inverse_root(
 
     def init(stack: Any, factors: Sequence[Any]) -> RootState:
         del stack
-        return RootState(tuple(None if f is None else identity_like(f) for f in factors), ())
+        return RootState(tuple(None if f is None else unchecked(f) for f in factors), ())
 
-    def refresh(factors: jax.Array, derived: Any, power: Any, first: Any) -> jax.Array:
-        del derived, first
+    def refresh(factors: jax.Array, derived: Checked, powers: Powers, first: Any) -> Checked:
+        del first
         peak = jnp.max(jnp.abs(factors), axis=(1, 2))
-        scale = jnp.where(peak == 0, 1, peak)
-        mean = jnp.trace(factors, axis1=1, axis2=2) / factors.shape[-1]
+        empty, scale = peak == 0, jnp.where(peak == 0, 1, peak)
+        a, mean = factors / scale[:, None, None], jnp.trace(factors, axis1=1, axis2=2) / factors.shape[-1]
 
         def ridge(largest: jax.Array) -> jax.Array:
-            return jnp.asarray(damping(largest * scale, mean)) / scale
+            return raised(jnp.asarray(damping.ridge(largest * scale, mean)) / scale, largest, derived)
 
-        root = root_of(factors / scale[:, None, None], power, ridge)
-        root = root * (scale ** -jnp.asarray(power, root.dtype))[:, None, None]
-        return jnp.where((peak == 0)[:, None, None], identity_like(root), root)
+        solve = _exact if a.shape[-1] == 1 else root_of
+        root, largest, added = solve(a, powers, ridge, damping.least(a.shape[-1]))
+        residual = jnp.where(empty, 0, _residual(root, a + added[:, None, None] * identity_like(a), powers))
+        condition = jnp.where(empty, 1, _condition(root, largest + added, powers))
+        root = root * (scale ** -powers.array(a))[:, None, None]
+        root = jnp.where(empty[:, None, None], identity_like(root), root)
+        used = jnp.where(empty, 0, added / jnp.where(empty, 1, largest))
+        return accept(root, residual, derived, tolerance, damping=used, condition=condition)
 
     def apply(direction: jax.Array, gradient: jax.Array, state: RootState) -> Any:
         del gradient
-        return multiply(direction, state.derived), state
+        return multiply(direction, [None if x is None else x.matrix for x in state.derived]), state
 
-    def whiten(derived: jax.Array, factor: jax.Array) -> jax.Array:
+    def whiten(derived: Checked, factor: jax.Array) -> jax.Array:
         del factor
-        return derived
+        return derived.matrix
 
     return Root(init, refresh, apply, whiten, power_of, method.mixes_powers)
+
+
+def _exact(a: jax.Array, powers: Powers, ridge: Callable[[jax.Array], jax.Array], least: float) -> Any:
+    """The root of 1 by 1 factors."""
+    del least
+    value = jnp.maximum(a[:, 0, 0], 0)
+    added = ridge(value)
+    return ((value + added) ** -powers.array(a))[:, None, None], value, added
+
+
+def _residual(root: jax.Array, a: jax.Array, powers: Powers) -> jax.Array:
+    """`root_residual` for each of the powers, and of these the one that is each matrix's own."""
+    each = [root_residual(root, a, Fraction(value).limit_denominator(64)) for value in powers.values]
+    if powers.which is None:
+        return each[0]
+    return jnp.take_along_axis(jnp.stack(each), powers.which[None], axis=0)[0]
+
+
+def _condition(root: jax.Array, largest: jax.Array, powers: Powers) -> jax.Array:
+    """From the largest eigenvalue of the root, which is the least one of the factor to the power."""
+    return largest * largest_eigenvalue(root, steps=8) ** (1 / powers.array(root))

@@ -1,8 +1,7 @@
 """By which algorithm a root or a basis is computed, as a value that the user names."""
 
 from collections.abc import Callable
-from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 from precond.arguments import check_number, check_whole
 from precond.linalg import (
     cholesky_qr_basis,
+    composite_root,
     coupled_newton,
     eigen_basis,
     eigh_root,
@@ -18,10 +18,12 @@ from precond.linalg import (
     renew_worst,
     rotate_basis,
 )
+from precond.roots.root import Powers
 
-__all__ = ["Method", "cholesky_qr", "eigh", "newton", "qr", "rotations"]
+__all__ = ["Method", "by_platform", "cholesky_qr", "composite", "eigh", "newton", "qr", "rotations"]
 
 Ridge = Callable[[jax.Array], jax.Array]
+Solve = Callable[[jax.Array, Powers, Ridge, float], tuple[jax.Array, jax.Array, jax.Array]]
 Basis = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
@@ -30,14 +32,15 @@ class Method(NamedTuple):
 
     Attributes:
       name: as the user typed it, for errors.
-      root: from factors `[M, d, d]`, their powers and a ridge (a function of the largest eigenvalue, `[M]` to `[M]`)
-        to `(A + ridge I)^(-power)`; None if the method has none.
+      root: from factors `[M, d, d]` of magnitude about 1, their powers, a ridge (a function of the largest eigenvalue,
+        `[M]` to `[M]`) and what it is at least, to `(A + ridge I)^(-power)`, the largest eigenvalues and the ridges;
+        None if the method has none.
       basis: from factors, the basis before and whether it is the first, to an orthonormal basis; None likewise.
-      mixes_powers: whether `root` takes an array of powers `[M]`, or one power for all.
+      mixes_powers: whether `root` takes factors of different powers.
     """
 
     name: str
-    root: Callable[[jax.Array, Any, Ridge], jax.Array] | None
+    root: Solve | None
     basis: Basis | None
     mixes_powers: bool
 
@@ -51,7 +54,34 @@ def eigh() -> Method:
       >>> from precond import eigenbasis, inverse_root
       >>> root, basis = inverse_root(method=eigh()), eigenbasis(method=eigh())
     """
-    return Method("eigh()", eigh_root, lambda a, basis, first: eigen_basis(a), mixes_powers=True)
+
+    def root(a: jax.Array, powers: Powers, ridge: Ridge, least: float) -> tuple[jax.Array, jax.Array, jax.Array]:
+        del least
+        return eigh_root(a, powers.array(a), ridge)
+
+    return Method("eigh()", root, lambda a, basis, first: eigen_basis(a), mixes_powers=True)
+
+
+def composite() -> Method:
+    """Composite minimax polynomials: matrix products alone, in the fewest steps, for roots of any rational power.
+
+    The number of steps follows from what the damping is at least: 28 products for `A^(-1/4)` with `relative(1e-6)`.
+    With a damping that is not known beforehand (`absolute`, or one that is injected) it is that of half the precision
+    of the dtype more. In float32 above a condition number of 1e3 it is more accurate than LAPACK's `eigh`, which is
+    three times as fast on CPU; on devices that multiply much faster than they decompose it is the one to use.
+
+    Reference:
+      See `precond.linalg.composite_root`.
+
+    Examples:
+      >>> from precond import inverse_root
+      >>> root = inverse_root(method=composite())
+    """
+
+    def root(a: jax.Array, powers: Powers, ridge: Ridge, least: float) -> tuple[jax.Array, jax.Array, jax.Array]:
+        return composite_root(a, powers.fraction, ridge, least=least)
+
+    return Method("composite()", root, None, mixes_powers=False)
 
 
 def newton(*, iterations: int = 32, tolerance: float | None = None) -> Method:
@@ -72,14 +102,43 @@ def newton(*, iterations: int = 32, tolerance: float | None = None) -> Method:
     if tolerance is not None:
         check_number("tolerance", tolerance, 0)
 
-    def root(a: jax.Array, power: float | Fraction, ridge: Ridge) -> jax.Array:
-        fraction = Fraction(power).limit_denominator(64)
-        damp = ridge(largest_eigenvalue(a))
-        if a.shape[-1] == 1:  # exact
-            return (a + damp[:, None, None]) ** -float(fraction)
-        return coupled_newton(a, fraction, damp, iterations=iterations, tolerance=tolerance)
+    def root(a: jax.Array, powers: Powers, ridge: Ridge, least: float) -> tuple[jax.Array, jax.Array, jax.Array]:
+        del least
+        largest = largest_eigenvalue(a)
+        damping = ridge(largest)
+        out = coupled_newton(a, powers.fraction, damping, iterations=iterations, tolerance=tolerance)
+        return out, largest, damping
 
     return Method("newton()", root, None, mixes_powers=False)
+
+
+def by_platform(*, cpu: Method | None = None, others: Method | None = None) -> Method:
+    """One method on CPU and another on everything else, chosen where the program is lowered.
+
+    Args:
+      cpu: None is `precond.eigh()`, which LAPACK makes the fastest there at all sizes that were measured (64 to 1024).
+      others: None is `precond.composite()`, which has nothing but matrix products.
+
+    Raises:
+      ValueError: where one of them computes no roots; for a basis, name one method.
+
+    Examples:
+      >>> from precond import inverse_root
+      >>> root = inverse_root(method=by_platform(others=newton()))
+    """
+    cpu, others = eigh() if cpu is None else cpu, composite() if others is None else others
+    first, second = cpu.root, others.root
+    if first is None or second is None:
+        raise ValueError(f"by_platform(cpu={cpu.name}, others={others.name}): one of them computes no inverse roots.")
+
+    def root(a: jax.Array, powers: Powers, ridge: Ridge, least: float) -> tuple[jax.Array, jax.Array, jax.Array]:
+        return jax.lax.platform_dependent(
+            a,
+            cpu=lambda x: first(x, powers, ridge, least),
+            default=lambda x: second(x, powers, ridge, least),
+        )
+
+    return Method("by_platform()", root, None, cpu.mixes_powers and others.mixes_powers)
 
 
 def _following(step: Callable[[jax.Array, jax.Array], jax.Array]) -> Basis:

@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 
 from precond.linalg import Packed, dense
-from precond.roots import Root
+from precond.roots import Powers, Root
 from precond.transforms.schedule import Refresh
 
 __all__ = ["refresh_roots"]
@@ -44,6 +44,15 @@ def _groups(root: Root, factors: Sequence[Factor], orders: Sequence[int]) -> lis
     ]
 
 
+def _powers(group: Group, slots: jax.Array | None = None) -> Powers:
+    """Those of a group's factors, or of the ones in some slots."""
+    values = tuple(dict.fromkeys(group.powers))
+    if len(values) == 1:
+        return Powers(values)
+    which = jnp.asarray(np.repeat([values.index(p) for p in group.powers], group.rows))
+    return Powers(values, which if slots is None else which.at[slots].get(mode="clip"))
+
+
 def _finite(new: Any, old: Any) -> Any:
     """`new` where all of an entry is finite, else `old`: a root that failed is worse than one that is stale."""
     flat = [jnp.all(jnp.isfinite(x), axis=tuple(range(1, x.ndim))) for x in jax.tree.leaves(new)]
@@ -66,10 +75,7 @@ def _refresh_all(
         return jax.tree.map(lambda *x: x[0] if len(x) == 1 else jnp.concatenate(x), *trees)
 
     stack, old = concatenate(factors), concatenate(derived)
-    powers = group.powers[0]
-    if root.mixes_powers:
-        powers = jnp.asarray(np.repeat([float(p) for p in group.powers], group.rows), stack.dtype)
-    new = _kernel(root, stack, old, powers, first, after)
+    new = _kernel(root, stack, old, _powers(group), first, after)
     ends = np.cumsum(group.rows)
     return [
         jax.tree.map(lambda x, end=end, n=n: x[end - n : end], new) for end, n in zip(ends, group.rows, strict=True)
@@ -88,12 +94,8 @@ def _refresh_due(
         picked = [x.at[p].get(mode="fill", fill_value=0) for x, p in zip(stacks, places, strict=True)]
         return functools.reduce(jnp.add, picked)
 
-    powers = group.powers[0]
-    if root.mixes_powers:
-        of = np.repeat([float(p) for p in group.powers], group.rows)
-        powers = jnp.asarray(of, factors[0].dtype).at[slots].get(mode="clip")
     old = jax.tree.map(gather, *derived)
-    new = _kernel(root, jax.tree.map(gather, *factors), old, powers, False, after)
+    new = _kernel(root, jax.tree.map(gather, *factors), old, _powers(group, slots), False, after)
     return [
         jax.tree.map(lambda x, n, p=p: x.at[p].set(n, mode="drop"), stack, new)
         for stack, p in zip(derived, places, strict=True)

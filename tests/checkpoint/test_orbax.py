@@ -129,7 +129,7 @@ def test_at_the_step_of_the_checkpoint_some_roots_are_stale(make):
     states = before.opt_state, linen_saved(make).opt_state
     ((_, old),), ((_, new),) = (optax.tree.get_all_with_path(state, "roots") for state in states)
     moved = [
-        np.any(a != b, axis=(1, 2))
+        np.any(a.matrix != b.matrix, axis=(1, 2))
         for x, y in zip(old.values(), new.values(), strict=True)
         for a, b in zip(x.derived, y.derived, strict=True)
     ]

@@ -7,6 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from precond import eigenbasis, eigh, newton, qr
+from precond.roots import Powers
+from precond.roots.guard import unchecked
 from tests import reference
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -27,7 +29,8 @@ def test_the_second_moment_is_that_of_the_gradient_in_the_basis(shape, decay, po
     bases = [orthogonal(d, rng) for d in shape]
     root = eigenbasis(decay, eps=1e-3, power=power, bias_correction=bias_correction)
     state = root.init(jnp.zeros((1, *shape)), tuple(jnp.zeros((1, d, d)) for d in shape))
-    state = state._replace(derived=tuple(jnp.asarray(q)[None] for q in bases))
+    derived = tuple(x._replace(matrix=jnp.asarray(q)[None]) for x, q in zip(state.derived, bases, strict=True))
+    state = state._replace(derived=derived)
     v = np.zeros(shape)
     for t in range(1, 4):
         g, m = rng.standard_normal((2, *shape))
@@ -43,13 +46,19 @@ def test_an_axis_without_a_factor_keeps_its_own_basis():
     root = eigenbasis()
     state = root.init(jnp.zeros((1, 2, 3)), (None, jnp.zeros((1, 3, 3))))
     assert state.derived[0] is None
-    assert state.derived[1].shape == (1, 3, 3)
+    assert state.derived[1].matrix.shape == (1, 3, 3)
+
+
+def refreshed(method, a, basis, first):
+    old = unchecked(jnp.asarray(a)[None])._replace(matrix=jnp.asarray(basis)[None])
+    root = eigenbasis(method=method)
+    return np.asarray(root.refresh(jnp.asarray(a)[None], old, Powers((1.0,)), jnp.asarray(first)).matrix[0])
 
 
 @pytest.mark.parametrize("method", [eigh(), qr()], ids=lambda m: m.name)
 def test_the_first_refresh_diagonalises(method):
     a = reference.matrix_of_spectrum(np.array([0.1, 1.0, 5.0]), np.random.default_rng(0))
-    basis = eigenbasis(method=method).refresh(jnp.asarray(a)[None], jnp.eye(3)[None], 1.0, jnp.asarray(True))[0]
+    basis = refreshed(method, a, np.eye(3), first=True)
     turned = np.asarray(basis.T @ a @ basis)
     np.testing.assert_allclose(turned, np.diag(np.diag(turned)), atol=1e-12)
 
@@ -57,9 +66,7 @@ def test_the_first_refresh_diagonalises(method):
 def test_later_refreshes_by_qr_follow_the_official_soap_up_to_labels():
     rng = np.random.default_rng(0)
     a, q = reference.matrix_of_spectrum(np.array([0.1, 5.0, 1.0]), rng), orthogonal(3, rng)
-    basis = np.asarray(
-        eigenbasis(method=qr()).refresh(jnp.asarray(a)[None], jnp.asarray(q)[None], 1.0, jnp.asarray(False))[0]
-    )
+    basis = refreshed(qr(), a, q, first=False)
     order = np.argsort(np.diag(q.T @ a @ q))[::-1]
     official = np.linalg.qr(a @ q[:, order])[0]
     np.testing.assert_allclose(np.abs(basis[:, order].T @ official), np.eye(3), atol=1e-12)
@@ -68,13 +75,14 @@ def test_later_refreshes_by_qr_follow_the_official_soap_up_to_labels():
 def test_it_whitens_by_the_factor_in_its_basis():
     a = reference.matrix_of_spectrum(np.array([0.1, 1.0, 5.0]), np.random.default_rng(0))
     basis = np.linalg.eigh(a)[1]
-    white = eigenbasis().whiten(jnp.asarray(basis)[None], jnp.asarray(a)[None])[0]
+    factor = jnp.asarray(a)[None]
+    white = eigenbasis().whiten(unchecked(factor)._replace(matrix=jnp.asarray(basis)[None]), factor)[0]
     np.testing.assert_allclose(white, reference.power(a, -0.5), rtol=1e-10)
 
 
 def test_a_factor_that_has_seen_nothing_whitens_nothing():
     zero, basis = jnp.zeros((1, 3, 3)), jnp.eye(3)[None]
-    np.testing.assert_array_equal(eigenbasis().whiten(basis, zero), basis)
+    np.testing.assert_array_equal(eigenbasis().whiten(unchecked(zero), zero), np.eye(3)[None])
 
 
 def test_what_never_moved_is_not_moved():

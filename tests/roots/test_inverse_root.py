@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from precond import absolute, eigh, inverse_root, newton, qr, relative, trace
+from precond import absolute, by_platform, composite, eigh, inverse_root, newton, qr, relative, trace
+from precond.roots import Powers
 from tests import reference
 
-METHODS = [eigh(), newton()]
+METHODS = [eigh(), newton(), composite(), by_platform()]
 
 
 def matrix(n=8, condition=1e3, seed=0):
@@ -20,10 +21,9 @@ def matrix(n=8, condition=1e3, seed=0):
 
 
 def root_of(root, factor, order=2):
-    power = root.power(order)
     factor = jnp.asarray(factor)[None]
-    powers = jnp.asarray([float(power)], factor.dtype) if root.mixes_powers else power
-    return np.asarray(root.refresh(factor, None, powers, True)[0])
+    before = root.init(factor, (factor,)).derived[0]
+    return np.asarray(root.refresh(factor, before, Powers((root.power(order),)), True).matrix[0])
 
 
 @pytest.mark.usefixtures("x64")
@@ -90,7 +90,8 @@ def test_application_is_the_kronecker_product_of_the_roots(shape, seed):
     state = root.init(jnp.asarray(g), tuple(jnp.zeros((2, d, d)) for d in shape))
     np.testing.assert_array_equal(root.apply(jnp.asarray(g), jnp.asarray(g), state)[0], g)  # the identity at first
     matrices = [rng.standard_normal((2, d, d)) for d in shape]
-    state = state._replace(derived=tuple(jnp.asarray(m) for m in matrices))
+    derived = tuple(x._replace(matrix=jnp.asarray(m)) for x, m in zip(state.derived, matrices, strict=True))
+    state = state._replace(derived=derived)
     out, _ = root.apply(jnp.asarray(g), jnp.zeros_like(g), state)
     for n in range(2):
         np.testing.assert_allclose(out[n], reference.kron_multiply(g[n], [m[n] for m in matrices]), atol=1e-11)

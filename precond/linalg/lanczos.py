@@ -1,0 +1,67 @@
+"""The largest eigenvalue, from a few products with a vector."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from precond.linalg.products import product
+
+__all__ = ["largest_eigenvalue"]
+
+_SQUARINGS = 22  # the power 2^22 of a small matrix leaves nothing but its largest eigenvalue
+
+
+def _unit(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    norm = jnp.linalg.norm(x, axis=-1, keepdims=True)
+    return x / jnp.where(norm > 0, norm, 1), norm
+
+
+def _tridiagonal(a: jax.Array, steps: int) -> jax.Array:
+    """The projection of `a` on the Krylov space of a fixed random vector, `[M, steps, steps]`."""
+    start = np.random.default_rng(0).standard_normal(a.shape[-1])
+    v, _ = _unit(jnp.broadcast_to(jnp.asarray(start, a.dtype), a.shape[:-1]))
+    old, beta, diagonal, beside = jnp.zeros_like(v), jnp.zeros_like(v[:, :1]), [], []
+    for _ in range(steps):
+        w = product(a, v[:, :, None])[:, :, 0] - beta * old
+        alpha = jnp.sum(w * v, axis=-1, keepdims=True)
+        old, (v, beta) = v, _unit(w - alpha * v)
+        diagonal.append(alpha)
+        beside.append(beta)
+    place = np.arange(steps)
+    t = jnp.zeros((a.shape[0], steps, steps), a.dtype).at[:, place, place].set(jnp.concatenate(diagonal, 1))
+    if steps == 1:
+        return t
+    off = jnp.concatenate(beside[:-1], 1)
+    return t.at[:, place[1:], place[:-1]].set(off).at[:, place[:-1], place[1:]].set(off)
+
+
+def largest_eigenvalue(a: jax.Array, steps: int = 24) -> jax.Array:
+    """The largest eigenvalue of symmetric positive semi-definite matrices, by the Lanczos iteration.
+
+    A lower bound. From a random start it is more than a tenth too small with probability below `3 sqrt(n) 1e-7`,
+    whatever the matrix; where the two largest eigenvalues differ by a hundredth, its error is about 1e-5. No loop and
+    no decomposition: the largest eigenvalue of the small tridiagonal matrix is found by squaring it again and again.
+
+    Args:
+      a: `[M, n, n]`, of magnitude about 1.
+      steps: products with `a`.
+
+    Returns:
+      `[M]`; 0 for a zero matrix.
+
+    Reference:
+      Kuczynski and Wozniakowski, Estimating the largest eigenvalue by the power and Lanczos algorithms with a random
+      start, 1992, Theorem 4.2.
+
+    Examples:
+      >>> round(largest_eigenvalue(jnp.diag(jnp.asarray([1.0, 3.0]))[None])[0].item(), 5)
+      3.0
+    """
+    t = _tridiagonal(a, min(steps, a.shape[-1]))
+    power = t
+    for _ in range(_SQUARINGS):
+        norm = jnp.linalg.norm(power, axis=(1, 2), keepdims=True)
+        power = power / jnp.where(norm > 0, norm, 1)
+        power = product(power, power)
+    weight = jnp.sum(jnp.square(power), axis=(1, 2))
+    return jnp.sum(power * product(t, power), axis=(1, 2)) / jnp.where(weight > 0, weight, 1)

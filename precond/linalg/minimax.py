@@ -1,0 +1,99 @@
+"""Polynomials that take a matrix towards its inverse root in the fewest steps: the best there are, on an interval."""
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+from numpy.polynomial import chebyshev
+
+__all__ = ["LEAST", "Step", "minimax_step", "minimax_steps"]
+
+LEAST = 1e-12  # where an interval may begin that ends in 1: Remez's exchange is done in float64
+_GRID = 4001  # points on the interval, denser at its ends
+_ROUNDING = 1e-11  # below it the peaks of the error are those of rounding, and the first polynomial is good enough
+_GENTLE = 3  # first steps of degree 1
+
+
+class Step(NamedTuple):
+    """One polynomial h of a composite.
+
+    Attributes:
+      coefficients: of h, the constant first.
+      error: the largest `|1 - x^(1/p) h(x)|` on the interval for which h was made.
+    """
+
+    coefficients: tuple[float, ...]
+    error: float
+
+
+def minimax_step(p: int, low: float, high: float, degree: int) -> Step:
+    r"""The polynomial $h$ of a degree that minimises $\max |1 - x^{1/p} h(x)|$ on an interval of positive numbers.
+
+    By Remez's exchange in float64. $x^{1/p} x^j$ is a Chebyshev system, so that the best h is the one whose error
+    reaches its largest magnitude with alternating signs in degree + 2 points.
+
+    Args:
+      p: the root.
+      low: where the interval begins, above 0.
+      high: where it ends.
+      degree: of h.
+
+    Examples:
+      >>> step = minimax_step(1, 0.5, 1.0, degree=0)  # 1 - h x, the same at both ends but for the sign
+      >>> [round(c, 4) for c in step.coefficients], round(step.error, 4)
+      ([1.3333], 0.3333)
+    """
+    ends = low ** (1 / p), high ** (1 / p)
+    root = (ends[0] + ends[1]) / 2 - (ends[1] - ends[0]) / 2 * np.cos(np.linspace(0, np.pi, _GRID))
+    place = (2 * root**p - (low + high)) / (high - low)
+    terms = root[:, None] * chebyshev.chebvander(place, degree)
+    signs = (-1.0) ** np.arange(degree + 2)
+    points = np.linspace(0, _GRID - 1, degree + 2).round().astype(int)
+    for _ in range(50):
+        solution = np.linalg.solve(np.column_stack([terms[points], signs]), np.ones(degree + 2))
+        error = 1 - terms @ solution[:-1]
+        sides = np.split(np.arange(_GRID), np.flatnonzero(np.diff(error >= 0)) + 1)
+        peaks = [side[np.argmax(np.abs(error[side]))] for side in sides]
+        while len(peaks) > degree + 2:
+            peaks.pop(0 if np.abs(error[peaks[0]]) < np.abs(error[peaks[-1]]) else -1)
+        if np.array_equal(peaks, points) or np.max(np.abs(error)) < _ROUNDING:
+            break
+        points = np.asarray(peaks)
+    series = chebyshev.Chebyshev(solution[:-1], domain=[low, high])
+    coefficients = series.convert(kind=np.polynomial.Polynomial).coef
+    return Step(tuple(float(c) for c in coefficients), float(np.max(np.abs(error))))
+
+
+@functools.lru_cache(maxsize=256)
+def minimax_steps(p: int, low: float, tolerance: float) -> tuple[Step, ...]:
+    r"""The steps whose composition takes $x^{-1/p}$ on $[\text{low}, 1]$ to a relative error below the tolerance.
+
+    Greedy: each step is the best of its degree for the interval to which those before it have brought $x h(x)^p$,
+    which is $[(1 - e)^p, (1 + e)^p]$ after one of error e. The first three are of degree 1 and the others of degree
+    2. With degree 2 from the start there would be one step less, but its first polynomial is so steep that in float32,
+    at a condition number of 1e6, what is left of the identity in $X^p A$ is ten times as large.
+
+    The interval is made longer at both ends, by so much that a step still reaches the tolerance on what is added: room
+    for rounding, and without it the last polynomials, on intervals of no length, would have coefficients without bound.
+
+    Args:
+      p: the root.
+      low: the least eigenvalue, relative to a bound of the largest; at least half of 1e-12.
+      tolerance: on the error of the last step, at least 1e-13.
+
+    Raises:
+      ValueError: for less than that.
+
+    Examples:
+      >>> [len(minimax_steps(4, low, 1e-6)) for low in (1e-2, 1e-4, 1e-6, 1e-8)]
+      [5, 6, 7, 9]
+    """
+    if tolerance < 1e-13 or low < LEAST / 2:
+        raise ValueError(f"low={low}, tolerance={tolerance}: beyond float64, in which the polynomials are made.")
+    slack = tolerance ** (1 / 3) / 2
+    steps, ends = [], (low, 1.0)
+    while not steps or steps[-1].error > tolerance:
+        degree = 1 if len(steps) < _GENTLE else 2
+        steps.append(minimax_step(p, ends[0] * (1 - slack), ends[1] * (1 + slack), degree))
+        ends = (1 - steps[-1].error) ** p, (1 + steps[-1].error) ** p
+    return tuple(steps)
