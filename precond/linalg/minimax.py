@@ -9,7 +9,7 @@ from numpy.polynomial import chebyshev
 __all__ = ["LEAST", "Step", "minimax_step", "minimax_steps"]
 
 LEAST = 1e-12  # where an interval may begin that ends in 1: Remez's exchange is done in float64
-_GRID = 4001  # points on the interval, denser at its ends
+_EXCHANGES = 20  # they converge quadratically
 _ROUNDING = 1e-11  # below it the peaks of the error are those of rounding, and the first polynomial is good enough
 _GENTLE = 3  # first steps of degree 1
 
@@ -43,25 +43,21 @@ def minimax_step(p: int, low: float, high: float, degree: int) -> Step:
       >>> [round(c, 4) for c in step.coefficients], round(step.error, 4)
       ([1.3333], 0.3333)
     """
-    ends = low ** (1 / p), high ** (1 / p)
-    root = (ends[0] + ends[1]) / 2 - (ends[1] - ends[0]) / 2 * np.cos(np.linspace(0, np.pi, _GRID))
-    place = (2 * root**p - (low + high)) / (high - low)
-    terms = root[:, None] * chebyshev.chebvander(place, degree)
+    series, x = chebyshev.Chebyshev, chebyshev.Chebyshev.identity(domain=[low, high])
     signs = (-1.0) ** np.arange(degree + 2)
-    points = np.linspace(0, _GRID - 1, degree + 2).round().astype(int)
-    for _ in range(50):
-        solution = np.linalg.solve(np.column_stack([terms[points], signs]), np.ones(degree + 2))
-        error = 1 - terms @ solution[:-1]
-        sides = np.split(np.arange(_GRID), np.flatnonzero(np.diff(error >= 0)) + 1)
-        peaks = [side[np.argmax(np.abs(error[side]))] for side in sides]
-        while len(peaks) > degree + 2:
-            peaks.pop(0 if np.abs(error[peaks[0]]) < np.abs(error[peaks[-1]]) else -1)
-        if np.array_equal(peaks, points) or np.max(np.abs(error)) < _ROUNDING:
+    points = (low + high) / 2 - (high - low) / 2 * np.cos(np.linspace(0, np.pi, degree + 2))
+    h, worst = series([0.0]), np.inf
+    for _ in range(_EXCHANGES):
+        terms = chebyshev.chebvander((2 * points - (low + high)) / (high - low), degree)
+        system = np.column_stack([points[:, None] ** (1 / p) * terms, signs])
+        h = series(np.linalg.solve(system, np.ones(degree + 2))[:-1], domain=[low, high])
+        # Inside the interval the error is largest where the derivative of x^(1/p) h(x) is 0.
+        points = np.asarray([low, *np.sort((h + p * x * h.deriv()).roots().real), high])
+        worst = np.max(np.abs(1 - points ** (1 / p) * h(points)))
+        if worst < _ROUNDING:
             break
-        points = np.asarray(peaks)
-    series = chebyshev.Chebyshev(solution[:-1], domain=[low, high])
-    coefficients = series.convert(kind=np.polynomial.Polynomial).coef
-    return Step(tuple(float(c) for c in coefficients), float(np.max(np.abs(error))))
+    coefficients = h.convert(kind=np.polynomial.Polynomial).coef
+    return Step(tuple(float(c) for c in coefficients), float(worst))
 
 
 @functools.lru_cache(maxsize=256)

@@ -44,7 +44,8 @@ def test_the_power_is_one_over_twice_the_order(method, order):
 def test_any_power_may_be_asked_for(method, power):
     a, q = matrix(condition=30), power(2) if callable(power) else power
     root = inverse_root(power=power, method=method, damping=absolute(0.0))
-    np.testing.assert_allclose(root_of(root, a), reference.power(a, -float(q)), rtol=1e-9, atol=1e-9)
+    # Without damping the composite is that for an interval from 1e-12, at some expense of accuracy.
+    np.testing.assert_allclose(root_of(root, a), reference.power(a, -float(q)), rtol=0, atol=2e-8)
 
 
 @pytest.mark.usefixtures("x64")
