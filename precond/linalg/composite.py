@@ -46,9 +46,10 @@ def composite_root(
 
         H = h(M),    X <- X H,    M <- H^p M
 
-    after which M is the identity and `s^(-1/p) X` to the power q is the root (odd p are doubled, and q with them). The interval is known beforehand, for
-    the ridge bounds the least eigenvalue: the number of steps is fixed, nothing loops and nothing is decomposed. At a
-    condition number of 1e6 and p = 4 these are 28 products, where the coupled Newton iteration takes about 80.
+    after which M is the identity and `s^(-1/p) X` to the power q is the root (odd p are doubled, and q with them). The
+    interval is known beforehand, for the ridge bounds the least eigenvalue: the number of steps is fixed, nothing
+    loops and nothing is decomposed. At a condition number of 1e6 and p = 4 these are 28 products, where the coupled
+    Newton iteration takes about 80.
 
     A matrix with an eigenvalue below the interval, as rounding can give where the ridge is smaller than it, gets a
     wrong root or one that is not finite: to be checked (`precond.linalg.root_residual`).
@@ -90,4 +91,4 @@ def composite_root(
         x = h if x is None else symmetric(product(x, h))
         if i + 1 < len(steps):
             m = _congruence(h, p, m)
-    return matrix_power(x * bound ** (-1 / p), q), largest, damping
+    return symmetric(matrix_power(x * bound ** (-1 / p), q)), largest, damping

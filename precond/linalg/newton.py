@@ -71,4 +71,4 @@ def coupled_newton(
     m = z * damped
     start = error(m)
     carry = (m, z ** (1 / p) * identity, start, start >= 0)
-    return matrix_power(lax.fori_loop(0, iterations, step, carry)[1], power.numerator)
+    return symmetric(matrix_power(lax.fori_loop(0, iterations, step, carry)[1], power.numerator))
