@@ -30,7 +30,7 @@ def coupled_newton(
     it is. Both iterates are symmetrised in every step, without which they drift at condition numbers above 1e6.
 
     `max |M - I|` says that the iteration has ended; it is no certificate of `X` (in float32 it reads 2e-7 at
-    condition 1e7, where the root is wrong by a half).
+    condition 1e8, where the root is wrong by a half).
 
     Args:
       a: `[M, n, n]`.

@@ -44,7 +44,7 @@ def _norm(factors: Sequence[jax.Array], transpose: Sequence[jax.Array]) -> jax.A
 def root_residual(x: jax.Array, a: jax.Array, power: Fraction) -> jax.Array:
     r"""$\|X^{p/2} A^q X^{p/2} - I\|_2$ for $X \approx A^{-q/p}$, estimated from 8 vectors: scale-free, and `O(n^2)`.
 
-    What the iterations themselves watch certifies nothing: in float32, at a condition number of 1e7, coupled Newton's
+    What the iterations themselves watch certifies nothing: in float32, at a condition number of 1e8, coupled Newton's
     `max |M - I|` is 2e-7 where the residual is 0.7. The estimate takes two steps of the power iteration on the residual
     operator from random signs, so that it finds errors that are spread over all directions as well as a single bad
     one. On matrices of known spectrum it is the norm to within a factor of 2, down to rounding.
