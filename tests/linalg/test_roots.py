@@ -54,6 +54,14 @@ def test_newton_leaves_a_converged_matrix_alone_while_others_go_on():
 
 
 @pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("p", [2, 3, 4, 8])
+def test_newton_goes_on_where_the_largest_entry_grows_at_first(p):
+    a = np.ones((6, 6))  # the largest entry of M - I is first 0.6 and then 0.9
+    found = coupled_newton(jnp.asarray(a)[None], Fraction(1, p), jnp.asarray([1e-3]))[0]
+    np.testing.assert_allclose(found, reference.power(a, -1 / p, 1e-3), rtol=1e-9)
+
+
+@pytest.mark.usefixtures("x64")
 def test_eigen_basis_diagonalises():
     values, a = spectrum(1e3)
     q = np.asarray(eigen_basis(jnp.asarray(a)[None])[0])
