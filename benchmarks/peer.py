@@ -33,3 +33,8 @@ def google_shampoo(block_size: int, period: int, *, eigh: bool) -> optax.Gradien
         generate_training_metrics=False,
         eigh=eigh,
     )
+
+
+def google_root(a: jax.Array, p: int, eps: float, *, eigh: bool) -> tuple:
+    """Its inverse root of one matrix, with a ridge relative to the largest eigenvalue, and what it tells of it."""
+    return distributed_shampoo.matrix_inverse_pth_root(a, p, ridge_epsilon=eps, eigh=eigh)
