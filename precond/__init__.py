@@ -3,6 +3,7 @@
 from precond import recipes
 from precond.arguments import STATIC_ARGS
 from precond.blocks import View, default_views, rules, small_side, tensors
+from precond.metrics import metrics
 from precond.optimizers import kl_shampoo, shampoo, soap
 from precond.roots import (
     Method,
@@ -30,6 +31,7 @@ from precond.transforms import (
     filtered,
     graft,
     normalize,
+    per_block,
     scale_by_diagonal,
     scale_by_kronecker,
     switch,
@@ -58,9 +60,11 @@ __all__ = [
     "inverse_root",
     "kl",
     "kl_shampoo",
+    "metrics",
     "newton",
     "normalize",
     "outer_products",
+    "per_block",
     "qr",
     "recipes",
     "relative",

@@ -22,6 +22,7 @@ FLOORS = {
     "statistics": 2,
     "roots": 2,
     "transforms": 3,
+    "metrics": 4,
     "optimizers": 4,
     "recipes": 4,
 }

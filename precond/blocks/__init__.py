@@ -1,5 +1,6 @@
 """A pytree as stacks of equal blocks, and back. Floor 1 of the library."""
 
+from precond.blocks.finite import any_finite, finite_blocks, keep_finite
 from precond.blocks.layout import Layout, layout_of
 from precond.blocks.names import active_axes, stack_name
 from precond.blocks.rules import as_views, default_views, path_name, rules, small_side, tensors
@@ -10,8 +11,11 @@ __all__ = [
     "View",
     "Views",
     "active_axes",
+    "any_finite",
     "as_views",
     "default_views",
+    "finite_blocks",
+    "keep_finite",
     "layout_of",
     "path_name",
     "rules",

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from precond.blocks import Views
@@ -82,5 +83,6 @@ def kl_shampoo(
         block_size=1024 if block_size is None else block_size,
         views=views,
         otherwise=optax.scale_by_adam(b1, b2, eps) if otherwise is None else otherwise,
+        skipped=jnp.nan,
     )
     return finish(tx, learning_rate, weight_decay, mask)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from precond.blocks import Views
@@ -15,6 +16,7 @@ from precond.transforms import (
     blocked,
     every,
     graft,
+    per_block,
     scale_by_diagonal,
     scale_by_kronecker,
     with_momentum,
@@ -88,9 +90,10 @@ def shampoo(
     )
     adam = scale_by_diagonal(b2, eps=eps, bias_correction=True)  # with the momentum around it
     tx = blocked(
-        with_momentum(optax.ema(b1), graft(direction, adam if magnitude is None else magnitude)),
+        with_momentum(per_block(optax.ema(b1)), graft(direction, per_block(adam if magnitude is None else magnitude))),
         block_size=1024 if block_size is None else block_size,
         views=views,
         otherwise=with_momentum(optax.ema(b1), adam) if otherwise is None else otherwise,
+        skipped=jnp.nan,
     )
     return finish(tx, learning_rate, weight_decay, mask)

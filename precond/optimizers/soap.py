@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from precond.arguments import check_whole
@@ -87,5 +88,6 @@ def soap(
         block_size=1024 if block_size is None else block_size,
         views=views,
         otherwise=optax.scale_by_adam(b1, b2, eps) if otherwise is None else otherwise,
+        skipped=jnp.nan,
     )
     return finish(tx, learning_rate, weight_decay, mask)

@@ -1,6 +1,7 @@
 """Google's Distributed Shampoo, on one device."""
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -96,6 +97,7 @@ def google_shampoo(
                 power=1 / exponent_override if exponent_override else None,
                 method=eigh() if method is None else method,
                 damping=relative(matrix_epsilon, floor=epsilon_floor),
+                tolerance=math.inf,
             ),
             refresh=every(preconditioning_compute_steps),
         ),

@@ -1,5 +1,6 @@
 """Meta's PyTorch Distributed Shampoo, on one device."""
 
+import math
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
@@ -86,7 +87,7 @@ def meta_shampoo(
     def paper_free_kl(decay: float, *, bias_correction: bool) -> optax.GradientTransformation:
         return kl(decay, bias_correction=bias_correction, mean=False)
 
-    root = inverse_root(power=power, method=eigh(), damping=absolute(epsilon))
+    root = inverse_root(power=power, method=eigh(), damping=absolute(epsilon), tolerance=math.inf)
     statistics = paper_free_kl if kullback_leibler else outer_products
     return _meta(root, statistics, learning_rate, **common)
 

@@ -25,7 +25,7 @@ class SecondMoment(NamedTuple):
     """The second moment in the eigenbasis.
 
     Attributes:
-      count: steps accumulated.
+      count: steps accumulated by each block, `[N]`.
       nu: the second moment of the gradient in the basis, `[N, d1, .., dk]`.
     """
 
@@ -91,7 +91,7 @@ def eigenbasis(
     def init(stack: Any, factors: Sequence[Any]) -> RootState:
         nu = jnp.zeros(stack.shape, jnp.result_type(jnp.float32, stack.dtype))
         bases = tuple(None if f is None else unchecked(f) for f in factors)
-        return RootState(bases, SecondMoment(jnp.zeros([], jnp.int32), nu))
+        return RootState(bases, SecondMoment(jnp.zeros(stack.shape[:1], jnp.int32), nu))
 
     def refresh(factors: jax.Array, derived: Checked, powers: Powers, first: jax.Array) -> Checked:
         del powers
@@ -105,7 +105,8 @@ def eigenbasis(
         bases = [None if x is None else x.matrix for x in derived]
         turned = multiply(gradient, bases, transpose=True)
         count = jnp.asarray(optax.safe_increment(count))
-        nu = average(nu, jnp.square(turned), decay, weight, count=count if debiased else None)
+        steps = count.reshape(-1, *[1] * (nu.ndim - 1))
+        nu = average(nu, jnp.square(turned), decay, weight, count=steps if debiased else None)
         denominator = nu**power + eps
         turned = multiply(direction, bases, transpose=True)
         # Where nothing was ever seen, 0 / 0 stands for no movement.

@@ -52,8 +52,10 @@ def unchecked(factor: jax.Array | jax.ShapeDtypeStruct) -> Checked:
       [1.0]
     """
     n, dtype = factor.shape[:1], factor.dtype
-    zero, none = jnp.zeros(n, dtype), jnp.zeros(n, jnp.int32)
-    return Checked(identity_like(factor), Health(zero, zero, jnp.ones(n, dtype), none, none, none))
+    # Every entry an array of its own: one that stands in two places cannot be donated.
+    residual, damping = jnp.zeros(n, dtype), jnp.zeros(n, dtype)
+    counts = [jnp.zeros(n, jnp.int32) for _ in range(3)]
+    return Checked(identity_like(factor), Health(residual, damping, jnp.ones(n, dtype), *counts))
 
 
 def raised(ridge: jax.Array, largest: jax.Array, old: Checked) -> jax.Array:

@@ -16,7 +16,7 @@ class RootState(NamedTuple):
     Attributes:
       derived: one entry an axis: what `refresh` made of its factor (any tree of arrays with leading axis N), or
         None for an axis without a factor.
-      moments: what `apply` keeps from step to step; any tree of arrays.
+      moments: what `apply` keeps from step to step; any tree of arrays with leading axis N.
     """
 
     derived: tuple[Any, ...]

@@ -9,7 +9,7 @@ import optax
 from jax.typing import ArrayLike
 
 from precond.arguments import check_number, check_whole
-from precond.blocks import active_axes, path_name
+from precond.blocks import active_axes, any_finite, keep_finite, path_name
 from precond.linalg import Packed, average, dense, eye_like
 
 __all__ = ["Axes", "Gram", "StatisticsState", "accumulate_grams"]
@@ -27,10 +27,12 @@ class StatisticsState(NamedTuple):
 
     Attributes:
       count: updates seen.
+      terms: of each block of each stack, those that were accumulated, `[N]`.
       factors: the tree of stacks with a tuple in place of each stack, one entry an axis: its packed factor, or None.
     """
 
     count: jax.Array
+    terms: Any
     factors: Any
 
 
@@ -66,28 +68,36 @@ def accumulate_grams(
             return tuple(Packed(initial * e.rectangle) if i in used else None for i, e in enumerate(eyes))
 
         factors = jax.tree_util.tree_map_with_path(start, params)
-        return StatisticsState(jnp.zeros([], jnp.int32), factors)
+        terms = jax.tree.map(lambda stack: jnp.zeros(stack.shape[:1], jnp.int32), params)
+        return StatisticsState(jnp.zeros([], jnp.int32), terms, factors)
 
-    def update(updates: Any, state: Any, params: Any = None, *, packed: bool = False, **extra: Any) -> Any:
+    def update(
+        updates: Any, state: Any, params: Any = None, *, packed: bool = False, finite: Any = None, **extra: Any
+    ) -> Any:
         del params
-        count = jnp.asarray(optax.safe_increment(state.count))
-        terms = (count + every - 1) // every if debiased else None
+        if finite is None:
+            finite = jax.tree.map(lambda stack: jnp.ones(stack.shape[:1], bool), updates)
 
-        def add(path: Any, stack: jax.Array, factors: tuple[Packed | None, ...]) -> tuple[Packed | None, ...]:
+        def add(path: Any, stack: jax.Array, good: jax.Array, terms: jax.Array, factors: Any) -> Any:
             def one(axis: int, factor: Packed) -> Packed:
-                new = gram(path_name(path), stack, axis, factors, **extra)
-                return Packed(average(factor.rectangle, new.rectangle, decay, weight, count=terms))
+                new = gram(path_name(path), stack, axis, factors, **extra).rectangle
+                count = jnp.maximum(terms, 1)[:, None, None] if debiased else None
+                new = average(factor.rectangle, new, decay, weight, count=count)
+                return keep_finite(good, Packed(new), factor)
 
             return tuple(None if f is None else one(i, f) for i, f in enumerate(factors))
 
-        def accumulate(factors: Any) -> Any:
-            return jax.tree_util.tree_map_with_path(add, updates, factors)
+        def accumulate(terms: Any, factors: Any) -> Any:
+            terms = jax.tree.map(jnp.add, terms, finite)
+            return terms, jax.tree_util.tree_map_with_path(add, updates, finite, terms, factors)
 
         if every == 1:
-            factors = accumulate(state.factors)
+            terms, factors = accumulate(state.terms, state.factors)
         else:
-            factors = jax.lax.cond(state.count % every == 0, accumulate, lambda old: old, state.factors)
+            due = state.count % every == 0
+            terms, factors = jax.lax.cond(due, accumulate, lambda *old: old, state.terms, state.factors)
         out = factors if packed else jax.tree.map(dense, factors, is_leaf=lambda x: isinstance(x, Packed))
-        return out, StatisticsState(count, factors)
+        count = jnp.where(any_finite(finite), optax.safe_increment(state.count), state.count)
+        return out, StatisticsState(count, terms, factors)
 
     return optax.GradientTransformationExtraArgs(init, update)

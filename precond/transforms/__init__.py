@@ -1,17 +1,19 @@
 """Optax transformations: the engine and what runs around it. Floor 3 of the library."""
 
-from precond.transforms.blocked import blocked
+from precond.transforms.blocked import BlockedState, blocked
 from precond.transforms.clip import clip_by_rms
 from precond.transforms.diagonal import scale_by_diagonal
 from precond.transforms.filtered import filtered
 from precond.transforms.graft import graft
 from precond.transforms.kronecker import scale_by_kronecker
 from precond.transforms.normalize import normalize
+from precond.transforms.per_block import per_block
 from precond.transforms.schedule import Refresh, every
 from precond.transforms.switch import switch
 from precond.transforms.with_momentum import with_momentum
 
 __all__ = [
+    "BlockedState",
     "Refresh",
     "blocked",
     "clip_by_rms",
@@ -19,6 +21,7 @@ __all__ = [
     "filtered",
     "graft",
     "normalize",
+    "per_block",
     "scale_by_diagonal",
     "scale_by_kronecker",
     "switch",

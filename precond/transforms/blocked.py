@@ -1,5 +1,6 @@
 """From parameters to stacks of blocks and back: what makes a transformation of stacks one of parameters."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from precond.arguments import check_whole
-from precond.blocks import Views, as_views, layout_of
+from precond.blocks import Views, as_views, finite_blocks, keep_finite, layout_of
 from precond.mesh import with_local_arrays
 
 __all__ = ["BlockedState", "blocked"]
@@ -20,10 +21,14 @@ class BlockedState(NamedTuple):
     Attributes:
       stacks: the state of the inner transformation; an empty array where no parameter has a view.
       otherwise: the state of the transformation of the parameters without a view.
+      skipped: blocks so far whose gradient was not finite; all parameters without a view count as one.
+      idle: updates so far in which this was so for all of them.
     """
 
     stacks: Any
     otherwise: Any
+    skipped: jax.Array
+    idle: jax.Array
 
 
 def blocked(
@@ -32,6 +37,7 @@ def blocked(
     block_size: int | None = 1024,
     views: Views | Sequence[Any] | None = None,
     otherwise: optax.GradientTransformation | None = None,
+    skipped: float = 0.0,
 ) -> optax.GradientTransformationExtraArgs:
     """Run a transformation on stacks of equal blocks, `[N, d1, .., dk]`, cut from all parameters.
 
@@ -41,6 +47,11 @@ def blocked(
     initialised on stacks of zeros, and gets the extra argument `batch_axes=1`. The number of stacks, and with it the
     length of the program, does not depend on the network's depth.
 
+    A block whose gradient's sum of squares is not finite is skipped: its update is zero, the inner transformation
+    sees zeros in its place, and the extra argument `finite` (whether each block is, by stack) by which the parts of
+    this library leave what they keep of the block as it was (only its root may still have its turn to be refreshed).
+    The parameters without a view are skipped together, and a step in which all is skipped is none at all.
+
     Args:
       inner: any transformation of stacks; whatever it keeps has no parameter's shape.
       block_size: the longest side of a block; None cuts nothing. The last block of an axis may be shorter.
@@ -48,6 +59,7 @@ def blocked(
         `precond.default_views`.
       otherwise: for parameters without a view (biases, norms, embeddings, anything of size 0). None takes
         `optax.scale_by_adam()`.
+      skipped: the update of what is skipped. 0, or NaN to tell a later transformation what must not move.
 
     Returns:
       A transformation of parameters; updates have the dtype of the gradients.
@@ -82,21 +94,40 @@ def blocked(
         stacks = layout_of(params, view_of, block_size).stacks
         if stacks:
             state = inner.init({name: jnp.zeros(s.shape, s.dtype) for name, s in stacks.items()})
-        return BlockedState(state, rest.init(params))
+        return BlockedState(state, rest.init(params), jnp.zeros([], jnp.int32), jnp.zeros([], jnp.int32))
+
+    def update_rest(updates: Any, viewed: Any, state: Any, params: Any, extra: Any) -> tuple[Any, Any, Any]:
+        alone = [x for x, v in zip(jax.tree.leaves(updates), viewed, strict=True) if not v]
+        out, new = rest.update(updates, state, params, **extra)
+        out = optax.tree.cast_like(out, updates)
+        if not alone:
+            return out, new, []
+        finite = functools.reduce(jnp.logical_and, [finite_blocks(x[None])[0] for x in alone])
+        out = jax.tree.map(lambda x: jnp.where(finite, x, jnp.full_like(x, skipped)), out)
+        return out, optax.tree.where(finite, new, state), [finite]
+
+    def update_stacks(layout: Any, leaves: Any, state: Any, params: Any, extra: Any) -> tuple[Any, Any, Any]:
+        stacks = layout.pack(leaves)
+        finite = {name: finite_blocks(x) for name, x in stacks.items()}
+        stacks = {name: keep_finite(finite[name], x, jnp.zeros_like(x)) for name, x in stacks.items()}
+        packed: Any = None if params is None else layout.pack([jnp.asarray(p) for p in jax.tree.leaves(params)])
+        out, inside = inner.update(stacks, state, packed, **(extra | {"batch_axes": 1, "finite": finite}))
+        out = {name: keep_finite(finite[name], x, jnp.full_like(x, skipped)) for name, x in out.items()}
+        return out, inside, list(finite.values())
 
     @with_local_arrays
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
         updates = jax.tree.map(jnp.asarray, updates)
         layout = layout_of(updates, view_of, block_size)
-        out, others = rest.update(updates, state.otherwise, params, **extra)
-        out = optax.tree.cast_like(out, updates)
-        if not layout.stacks:
-            return out, BlockedState(state.stacks, others)
         leaves, treedef = jax.tree.flatten(updates)
-        packed: Any = None if params is None else layout.pack([jnp.asarray(p) for p in jax.tree.leaves(params)])
-        extra["batch_axes"] = 1
-        stacks, inside = inner.update(layout.pack(leaves), state.stacks, packed, **extra)
-        out = layout.unpack(stacks, jax.tree.leaves(out))
-        return jax.tree.unflatten(treedef, out), BlockedState(inside, others)
+        out, others, finite = update_rest(updates, layout.viewed, state.otherwise, params, extra)
+        inside = state.stacks
+        if layout.stacks:
+            stacks, inside, more = update_stacks(layout, leaves, state.stacks, params, extra)
+            finite += more
+            out = treedef.unflatten(layout.unpack(stacks, jax.tree.leaves(out)))
+        lost = functools.reduce(jnp.add, [jnp.sum(~x, dtype=jnp.int32) for x in finite], jnp.zeros([], jnp.int32))
+        idle = (lost == sum(x.size for x in finite)) & (lost > 0)
+        return out, BlockedState(inside, others, state.skipped + lost, state.idle + idle)
 
     return optax.GradientTransformationExtraArgs(init, update)

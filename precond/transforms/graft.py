@@ -8,6 +8,7 @@ import optax
 from jax.typing import ArrayLike
 
 from precond.arguments import check_number, check_whole
+from precond.blocks import any_finite
 from precond.linalg import batch_norm
 
 __all__ = ["GraftState", "graft"]
@@ -17,7 +18,7 @@ class GraftState(NamedTuple):
     """What `graft` keeps.
 
     Attributes:
-      count: updates seen.
+      count: updates seen in which some block was finite.
       direction: the state of the direction.
       magnitude: the state of the magnitude.
     """
@@ -76,7 +77,9 @@ def graft(
         extra["batch_axes"] = batch_axes
         way, first = direction.update(updates, state.direction, params, **extra)
         size, second = magnitude.update(updates, state.magnitude, params, **extra)
-        count = jnp.asarray(optax.safe_increment(state.count))
+        count, finite = jnp.asarray(optax.safe_increment(state.count)), extra.get("finite")
+        if finite is not None:
+            count = jnp.where(any_finite(finite), count, state.count)
 
         def one(gradient: jax.Array, d: jax.Array, u: jax.Array) -> jax.Array:
             wide = jnp.promote_types(jnp.float32, gradient.dtype)

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import optax
 
 from precond.arguments import check_whole
-from precond.blocks import path_name
+from precond.blocks import any_finite, keep_finite, path_name
 from precond.roots import Root, RootState
+from precond.transforms.per_block import per_block
 from precond.transforms.refresh import refresh_roots
 from precond.transforms.schedule import Refresh, every
 
@@ -19,7 +20,7 @@ class KroneckerState(NamedTuple):
     """What `scale_by_kronecker` keeps.
 
     Attributes:
-      count: updates seen.
+      count: updates seen in which some block was finite.
       statistics: the state of the statistics.
       roots: a `RootState` in place of each stack.
       momentum: the state of the momentum.
@@ -35,7 +36,7 @@ def _is_root(x: Any) -> bool:
     return isinstance(x, RootState)
 
 
-def _refresh(root: Root, schedule: Refresh, step: jax.Array, factors: Any, roots: Any) -> Any:
+def _refresh(root: Root, schedule: Refresh, step: jax.Array, going: Any, factors: Any, roots: Any) -> Any:
     """`refresh_roots` on trees of stacks."""
     states, treedef = jax.tree.flatten(roots, is_leaf=_is_root)
     tuples = treedef.flatten_up_to(factors)
@@ -48,6 +49,7 @@ def _refresh(root: Root, schedule: Refresh, step: jax.Array, factors: Any, roots
         [tuples[i][axis] for i, axis in places],
         [states[i].derived[axis] for i, axis in places],
         orders,
+        going,
     )
     derived = [list(state.derived) for state in states]
     for (i, axis), x in zip(places, new, strict=True):
@@ -56,11 +58,15 @@ def _refresh(root: Root, schedule: Refresh, step: jax.Array, factors: Any, roots
     return jax.tree.unflatten(treedef, states)
 
 
-def _apply(root: Root, directions: Any, gradients: Any, roots: Any) -> tuple[Any, Any]:
+def _apply(root: Root, directions: Any, gradients: Any, roots: Any, finite: Any) -> tuple[Any, Any]:
     states, treedef = jax.tree.flatten(roots, is_leaf=_is_root)
-    flat = zip(treedef.flatten_up_to(directions), treedef.flatten_up_to(gradients), states, strict=True)
-    pairs = [root.apply(*x) for x in flat]
-    return tuple(jax.tree.unflatten(treedef, [pair[i] for pair in pairs]) for i in (0, 1))
+    masks = [None] * len(states) if finite is None else treedef.flatten_up_to(finite)
+    out, moved = [], []
+    for d, g, state, mask in zip(*map(treedef.flatten_up_to, (directions, gradients)), states, masks, strict=True):
+        applied, new = root.apply(d, g, state)
+        out.append(applied)
+        moved.append(state._replace(moments=keep_finite(mask, new.moments, state.moments)))
+    return treedef.unflatten(out), treedef.unflatten(moved)
 
 
 def scale_by_kronecker(
@@ -83,11 +89,13 @@ def scale_by_kronecker(
         memory (`precond.linalg.Packed`), if it can give them.
       root: `precond.inverse_root` or `precond.eigenbasis`.
       momentum: an Optax transformation of the stacks, the result of which is preconditioned (`optax.ema(0.9)`);
-        None preconditions the gradient itself.
+        None preconditions the gradient itself. Every block has its own (`precond.per_block`).
       refresh: when roots are refreshed: `precond.every`, or the number of steps between two refreshes.
 
     Returns:
-      A transformation of stacks. A root whose refresh is not finite stays as it was.
+      A transformation of stacks. A root whose refresh is not finite stays as it was. With the extra argument `finite`,
+      which `precond.blocked` gives, a block whose gradient is not finite leaves all that is kept of it as it was; and
+      where there is no finite block, so is everything.
 
     Raises:
       TypeError: where `refresh` is neither a schedule nor an integer.
@@ -102,7 +110,7 @@ def scale_by_kronecker(
       1.0
     """
     statistics = optax.with_extra_args_support(statistics)
-    momentum = optax.with_extra_args_support(optax.identity() if momentum is None else momentum)
+    momentum = per_block(optax.identity() if momentum is None else momentum)
     if not isinstance(refresh, Refresh):
         check_whole("refresh", refresh, least=1)
         refresh = every(refresh)
@@ -124,20 +132,26 @@ def scale_by_kronecker(
         roots = jax.tree.map(root.init, params, shapes)
         return KroneckerState(jnp.zeros([], jnp.int32), state, roots, momentum.init(params))
 
-    def update(updates: Any, state: Any, params: Any = None, *, gradients: Any = None, **extra: Any) -> Any:
+    def update(
+        updates: Any, state: Any, params: Any = None, *, gradients: Any = None, finite: Any = None, **extra: Any
+    ) -> Any:
+        extra["finite"] = finite
+        going = None if finite is None else any_finite(finite)
         count, roots = jnp.asarray(optax.safe_increment(state.count)), state.roots
         gradients = updates if gradients is None else gradients
         factors, collected = factors_of(gradients, state.statistics, roots, params, extra)
         if not schedule.delay:
-            roots = _refresh(root, schedule, count, factors, roots)
+            roots = _refresh(root, schedule, count, going, factors, roots)
         directions, velocity = momentum.update(updates, state.momentum, params, **extra)
-        out, moved = _apply(root, directions, gradients, roots)
+        out, moved = _apply(root, directions, gradients, roots, finite)
         if schedule.warmup:
-            going = state.count >= schedule.warmup
-            out = jax.tree.map(lambda x: jnp.where(going, x, 0), out)
-            moved, velocity = optax.tree.where(going, (moved, velocity), (roots, state.momentum))
+            warm = state.count >= schedule.warmup
+            out = jax.tree.map(lambda x: jnp.where(warm, x, 0), out)
+            moved, velocity = optax.tree.where(warm, (moved, velocity), (roots, state.momentum))
         if schedule.delay:
-            moved = _refresh(root, schedule, count, factors, moved)
+            moved = _refresh(root, schedule, count, going, factors, moved)
+        if going is not None:
+            count = jnp.where(going, count, state.count)
         return out, KroneckerState(count, collected, moved, velocity)
 
     return optax.GradientTransformationExtraArgs(init, update)

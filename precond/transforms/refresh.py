@@ -109,6 +109,7 @@ def refresh_roots(
     factors: Sequence[Factor],
     derived: Sequence[Any],
     orders: Sequence[int],
+    going: jax.Array | None = None,
 ) -> list[Any]:
     """What is derived from the factors, refreshed where it is due.
 
@@ -119,6 +120,7 @@ def refresh_roots(
       factors: `[N, d, d]` each, N and d their own; dense or packed.
       derived: what `root.init` or an earlier refresh made of each.
       orders: the number of factors of the tensor that each belongs to.
+      going: whether anything is to be done at all; None is yes.
 
     Returns:
       What is derived now; entries that are not due, or whose refresh is not finite, as they were.
@@ -156,7 +158,8 @@ def refresh_roots(
 
     if schedule.stagger:
         stage = (step >= schedule.start).astype(jnp.int32) + (step > schedule.start)
-        return lax.switch(stage, [nothing, everything, turn])
-    if schedule.period == 1 and schedule.start == 1:
-        return everything()
-    return lax.cond(schedule.everything(step), everything, nothing)
+        return lax.switch(stage if going is None else jnp.where(going, stage, 0), [nothing, everything, turn])
+    due = schedule.everything(step)
+    if going is not None:
+        return lax.cond(due & going, everything, nothing)
+    return everything() if schedule.period == 1 and schedule.start == 1 else lax.cond(due, everything, nothing)

@@ -81,7 +81,7 @@ def test_it_whitens_by_the_factor_in_its_basis():
 
 
 def test_a_factor_that_has_seen_nothing_whitens_nothing():
-    zero, basis = jnp.zeros((1, 3, 3)), jnp.eye(3)[None]
+    zero = jnp.zeros((1, 3, 3))
     np.testing.assert_array_equal(eigenbasis().whiten(unchecked(zero), zero), np.eye(3)[None])
 
 
