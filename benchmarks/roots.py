@@ -8,6 +8,9 @@ root against float64, relative and in the spectral norm, the median of a stack; 
 methods take turns in one process.
 """
 
+# First, for it sets the number of OpenBLAS's threads, which numpy reads when it is imported.
+import measure  # isort: skip
+
 import argparse
 import functools
 from collections.abc import Callable, Iterator
@@ -16,7 +19,6 @@ from fractions import Fraction
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
-import measure
 import numpy as np
 import optax
 import peer
