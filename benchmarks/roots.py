@@ -5,7 +5,8 @@
 
 Matrices of geometric spectrum in float32, with a ridge of one over their condition number. The error is that of the
 root against float64, relative and in the spectral norm, the median of a stack; the residual is `root_residual`. The
-methods take turns in one process.
+methods take turns in one process. Those of others take the ridge from their own estimates of the largest eigenvalue,
+which is why their errors do not go below 1e-4 at a condition number of 100 and large n.
 """
 
 # First, for it sets the number of OpenBLAS's threads, which numpy reads when it is imported.
@@ -42,7 +43,8 @@ def methods(p: int) -> dict[str, Solve]:
         return coupled_newton(a, Fraction(1, p), jnp.full(len(a), eps), iterations=NEWTON), jnp.full(len(a), NEWTON)
 
     def composite(a: jax.Array, eps: float) -> tuple[jax.Array, jax.Array]:
-        return composite_root(a, Fraction(1, p), lambda top: eps * top, least=eps)[0], jnp.zeros(len(a))
+        ridge = functools.partial(jnp.full_like, fill_value=eps)  # the same for all, not from an estimate
+        return composite_root(a, Fraction(1, p), ridge, least=eps)[0], jnp.zeros(len(a))
 
     def of_optax(a: jax.Array, eps: float) -> tuple[jax.Array, jax.Array]:
         roots, _ = jax.vmap(lambda x: optax.matrix_inverse_pth_root(x, p, ridge_epsilon=eps))(a)

@@ -16,13 +16,14 @@ from precond.roots.guard import unchecked
 from tests import reference
 
 METHODS = {"eigh": eigh(), "newton": newton(), "composite": composite()}
+FEW = [Fraction(1, 2), Fraction(1, 3), Fraction(1, 4), Fraction(2, 3)]
 POWERS = [Fraction(1, p) for p in (1, 2, 3, 4, 6, 8)] + [Fraction(2, 3), Fraction(3, 4)]
 N, EPS = 6, 1e-3
 
 STACK = 7  # all stacks are of one length, so that every method is compiled once for every power
 
 methods = st.sampled_from(list(METHODS))
-powers = st.sampled_from(POWERS)
+powers = st.sampled_from(FEW)
 dtypes = st.sampled_from([np.float32, np.float64])
 seeds = st.integers(0, 999)
 # Powers of ten from which a spectrum is made: graded, clustered, of low rank (minus infinity).
@@ -70,7 +71,7 @@ def accuracy(dtype):
 
 
 @given(exponents, seeds, methods, powers, dtypes)
-@settings(max_examples=100)
+@settings(max_examples=50)
 def test_it_is_the_root_of_the_damped_matrix_and_symmetric_to_the_last_bit(spectrum, seed, name, power, dtype):
     a = matrix_of(spectrum, seed, dtype)
     (found,) = roots_of([a], name, power, dtype)
@@ -135,8 +136,11 @@ def test_one_by_one_matrices_are_exact(power):
         np.testing.assert_allclose(found, (values * (1 + EPS)) ** -float(power), rtol=1e-12)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("power", POWERS, ids=str)
+@pytest.mark.parametrize(
+    ("power", "dtype"),
+    [(power, np.float32) for power in POWERS] + [(power, np.float64) for power in FEW],
+    ids=str,
+)
 @pytest.mark.parametrize("name", METHODS)
 def test_zero_rank_one_and_nearly_diagonal_matrices_in_one_stack(name, power, dtype):
     rng = np.random.default_rng(0)
