@@ -188,8 +188,8 @@ def rotations(*, sweeps: int = 2, tolerance: float = 0.1, group: int | None = 8)
     For devices that multiply much faster than they decompose; on CPU `eigh` itself is cheaper.
 
     Args:
-      sweeps: 2 are more accurate than `precond.qr` on all but the fastest drift, and 1 where the statistics have a
-        decay of 0.99 or more.
+      sweeps: 2 are more accurate than `precond.qr` on all but the fastest drift; 1 on synthetic statistics with a decay
+        of 0.99 or more, and about as accurate on recorded ones.
       tolerance: on `precond.linalg.scaled_off_diagonal`; 0.1 is an error of 2 to 5 % in `A^(-1/4)`.
       group: one in so many is decomposed; None decomposes none after the first time.
 
