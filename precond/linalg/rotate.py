@@ -95,9 +95,10 @@ def scaled_off_diagonal(a: jax.Array, basis: jax.Array, floor: float | None = No
 
     $$\max_i \Bigl(\sum_{j \ne i} \frac{S_{ij}^2}{S_{ii} S_{jj}}\Bigr)^{1/2}, \qquad S = Q^\top A Q$$
 
-    The relative error of $A^{-1/4}$ in the basis, $Q \, \mathrm{diag}(S)^{-1/4} Q^\top$, is about 0.3 of
-    it (0.2 to 0.5 mostly, 1.2 at worst near the limit of the dtype) at any condition and size. The ratio of Frobenius norms $\|S - \mathrm{diag}(S)\| / \|S\|$, which is used elsewhere,
-    says little: it sees the largest eigenvalues, and an inverse root is made of the smallest.
+    The relative error of $A^{-1/4}$ in the basis, $Q \, \mathrm{diag}(S)^{-1/4} Q^\top$, is about 0.3 of it
+    (0.2 to 0.5 mostly, 1.2 at worst near the limit of the dtype) at any condition and size. The ratio of Frobenius
+    norms $\|S - \mathrm{diag}(S)\| / \|S\|$, which is used elsewhere, says little: it sees the largest eigenvalues, and
+    an inverse root is made of the smallest.
 
     Args:
       a: `[M, n, n]`, symmetric positive semi-definite, at any scale.
