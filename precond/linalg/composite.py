@@ -85,10 +85,9 @@ def composite_root(
     low = max(least, rounding / 16, LEAST) / (_ABOVE + least)
     steps = minimax_steps(p, min(low, 0.9), max(8 * rounding, 1e-13))
     m = (a + damping[:, None, None] * jnp.eye(a.shape[-1], dtype=a.dtype)) / bound
-    x = None
-    for i, step in enumerate(steps):
+    x = h = _polynomial(m, steps[0])
+    for step in steps[1:]:
+        m = _congruence(h, p, m)
         h = _polynomial(m, step)
-        x = h if x is None else symmetric(product(x, h))
-        if i + 1 < len(steps):
-            m = _congruence(h, p, m)
+        x = symmetric(product(x, h))
     return symmetric(matrix_power(x * bound ** (-1 / p), q)), largest, damping

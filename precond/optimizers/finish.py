@@ -50,9 +50,11 @@ def finish(
         return scaled.init(params), tail.init(params)
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, tuple[Any, Any]]:
-        marked, inner = scaled.update(updates, state[0], params, **extra)
+        before: Any = state[0]
+        marked, after = scaled.update(updates, before, params, **extra)
+        inner: Any = after
         moved, last = tail.update(marked, state[1], params)
         moved = jax.tree.map(lambda m, u: jnp.where(jnp.isnan(m), 0, u).astype(u.dtype), marked, moved)
-        return moved, (inner, optax.tree.where(inner.idle > state[0].idle, state[1], last))
+        return moved, (inner, optax.tree.where(inner.idle > before.idle, state[1], last))
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -1,7 +1,7 @@
 """What is added to a factor before its root is taken."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ class Damping(NamedTuple):
     least: Callable[[int], float] = lambda size: 0.0
 
 
-def _known(eps: ArrayLike) -> float:
+def _known(eps: Any) -> float:
     """Its value, or 0 for one that is injected."""
     return 0.0 if isinstance(eps, jax.Array) else float(eps)
 

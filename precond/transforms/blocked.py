@@ -111,8 +111,9 @@ def blocked(
         finite = {name: finite_blocks(x) for name, x in stacks.items()}
         stacks = {name: keep_finite(finite[name], x, jnp.zeros_like(x)) for name, x in stacks.items()}
         packed: Any = None if params is None else layout.pack([jnp.asarray(p) for p in jax.tree.leaves(params)])
-        out, inside = inner.update(stacks, state, packed, **(extra | {"batch_axes": 1, "finite": finite}))
-        out = {name: keep_finite(finite[name], x, jnp.full_like(x, skipped)) for name, x in out.items()}
+        moved: Any
+        moved, inside = inner.update(stacks, state, packed, **(extra | {"batch_axes": 1, "finite": finite}))
+        out = {name: keep_finite(finite[name], x, jnp.full_like(x, skipped)) for name, x in moved.items()}
         return out, inside, list(finite.values())
 
     @with_local_arrays
