@@ -54,7 +54,7 @@ docs: $(VENV)/.docs  ## build the documentation into site/
 bench:  ## run every benchmark
 	@$(MAKE) .venv-bench/.benchmarks VENV=.venv-bench
 	@for script in benchmarks/*.py; do \
-	  echo "== $$script"; .venv-bench/bin/python "$$script" || exit 1; \
+	  echo "== $$script"; OPENBLAS_NUM_THREADS=1 .venv-bench/bin/python "$$script" || exit 1; \
 	done
 
 clean:  ## remove the venvs, the caches and what was built
