@@ -3,6 +3,7 @@
 from precond import recipes
 from precond.arguments import STATIC_ARGS
 from precond.blocks import View, default_views, rules, small_side, tensors
+from precond.linalg import Precision, precision
 from precond.metrics import metrics
 from precond.optimizers import kl_shampoo, shampoo, soap
 from precond.roots import (
@@ -20,6 +21,7 @@ from precond.roots import (
     qr,
     relative,
     rotations,
+    stored,
     trace,
 )
 from precond.statistics import kl, outer_products, scale_by_trace
@@ -41,6 +43,7 @@ from precond.transforms import (
 __all__ = [
     "STATIC_ARGS",
     "Method",
+    "Precision",
     "Refresh",
     "Root",
     "RootState",
@@ -65,6 +68,7 @@ __all__ = [
     "normalize",
     "outer_products",
     "per_block",
+    "precision",
     "qr",
     "recipes",
     "relative",
@@ -76,6 +80,7 @@ __all__ = [
     "shampoo",
     "small_side",
     "soap",
+    "stored",
     "switch",
     "tensors",
     "trace",

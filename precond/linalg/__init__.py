@@ -8,6 +8,7 @@ from precond.linalg.lanczos import largest_eigenvalue
 from precond.linalg.modes import gram, multiply, multiply_axis
 from precond.linalg.newton import coupled_newton
 from precond.linalg.norms import batch_norm
+from precond.linalg.precision import Precision, computing_in, dot_precision, precision
 from precond.linalg.qr import qr_basis
 from precond.linalg.renew import continued_eigen_basis, renew_worst
 from precond.linalg.residual import orthogonality_residual, root_residual
@@ -16,13 +17,16 @@ from precond.linalg.symmetric import Packed, dense, eye_like, packed_gram
 
 __all__ = [
     "Packed",
+    "Precision",
     "average",
     "batch_norm",
     "cholesky_qr_basis",
     "composite_root",
+    "computing_in",
     "continued_eigen_basis",
     "coupled_newton",
     "dense",
+    "dot_precision",
     "eigen_basis",
     "eigh_root",
     "eye_like",
@@ -32,6 +36,7 @@ __all__ = [
     "multiply_axis",
     "orthogonality_residual",
     "packed_gram",
+    "precision",
     "qr_basis",
     "renew_worst",
     "root_residual",

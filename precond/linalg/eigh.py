@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+
+from precond.linalg.precision import dot_precision
 
 __all__ = ["eigen_basis", "eigh_root"]
 
@@ -34,7 +35,7 @@ def eigh_root(
     damped = jnp.maximum(values, 0) + damping[:, None]
     # Both sides carry half the power, so that the product is symmetric to the last bit.
     half = vectors * (damped ** (-power[:, None] / 2))[:, None, :]
-    root = jnp.einsum("mij,mkj->mik", half, half, precision=lax.Precision.HIGHEST)
+    root = jnp.einsum("mij,mkj->mik", half, half, precision=dot_precision())
     return root, values[:, -1], damping
 
 

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from precond.linalg.precision import dot_precision
+
 __all__ = ["gram", "multiply", "multiply_axis"]
 
 
@@ -24,7 +26,7 @@ def gram(x: jax.Array, axis: int) -> jax.Array:
       [[[3.0, 3.0], [3.0, 3.0]]]
     """
     others = tuple(i for i in range(1, x.ndim) if i != axis + 1)
-    return lax.dot_general(x, x, ((others, others), ((0,), (0,))), precision=lax.Precision.HIGHEST)
+    return lax.dot_general(x, x, ((others, others), ((0,), (0,))), precision=dot_precision())
 
 
 def multiply_axis(x: jax.Array, matrix: jax.Array, axis: int, *, transpose: bool = False) -> jax.Array:
@@ -46,9 +48,9 @@ def multiply_axis(x: jax.Array, matrix: jax.Array, axis: int, *, transpose: bool
     contract, batch = 1 if transpose else 2, ((0,), (0,))
     if axis + 2 == x.ndim:  # already in place: the product leaves its new axis last
         numbers = (((x.ndim - 1,), (contract,)), batch)
-        return lax.dot_general(x, matrix, numbers, precision=lax.Precision.HIGHEST)
+        return lax.dot_general(x, matrix, numbers, precision=dot_precision())
     numbers = (((contract,), (axis + 1,)), batch)
-    product = lax.dot_general(matrix, x, numbers, precision=lax.Precision.HIGHEST)
+    product = lax.dot_general(matrix, x, numbers, precision=dot_precision())
     return jnp.moveaxis(product, 1, axis + 1)
 
 

@@ -2,7 +2,8 @@
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+
+from precond.linalg.precision import dot_precision
 
 __all__ = ["matrix_power", "product", "symmetric"]
 
@@ -14,7 +15,7 @@ def product(a: jax.Array, b: jax.Array) -> jax.Array:
       >>> product(jnp.full((1, 1, 1), 2.0), jnp.full((1, 1, 1), 3.0)).item()
       6.0
     """
-    return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
+    return jnp.matmul(a, b, precision=dot_precision())
 
 
 def matrix_power(a: jax.Array, exponent: int) -> jax.Array:

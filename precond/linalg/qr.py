@@ -2,7 +2,8 @@
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+
+from precond.linalg.precision import dot_precision
 
 __all__ = ["qr_basis"]
 
@@ -29,7 +30,7 @@ def qr_basis(a: jax.Array, basis: jax.Array) -> jax.Array:
       >>> jnp.abs(qr_basis(jnp.diag(jnp.asarray([1.0, 2.0]))[None], jnp.eye(2)[None]))[0].tolist()
       [[1.0, 0.0], [0.0, 1.0]]
     """
-    product = jnp.matmul(a, basis, precision=lax.Precision.HIGHEST)
+    product = jnp.matmul(a, basis, precision=dot_precision())
     order = jnp.argsort(-jnp.sum(basis * product, axis=1), axis=-1)[:, None, :]
     orthonormal = jnp.linalg.qr(jnp.take_along_axis(product, order, axis=2))[0]
     back = jnp.argsort(order, axis=2)

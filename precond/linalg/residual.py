@@ -6,7 +6,9 @@ from fractions import Fraction
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
+from precond.linalg.precision import computing_in
 from precond.linalg.products import product
 
 __all__ = ["orthogonality_residual", "root_residual"]
@@ -28,8 +30,9 @@ def _norm(factors: Sequence[jax.Array], transpose: Sequence[jax.Array]) -> jax.A
 
     def residual(v: jax.Array, matrices: Sequence[jax.Array]) -> jax.Array:
         w = v
-        for matrix in matrices:
-            w = product(matrix, w)
+        with computing_in(lax.Precision.HIGHEST):
+            for matrix in matrices:
+                w = product(matrix, w)
         return w - v
 
     def norm(v: jax.Array) -> jax.Array:

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from precond.linalg.precision import dot_precision
+
 __all__ = ["Packed", "dense", "eye_like", "packed_gram", "packed_shape"]
 
 
@@ -83,7 +85,7 @@ def packed_gram(x: jax.Array, axis: int) -> Packed:
     first, second = rows[:, : (d + 1) // 2], rows[:, (d + 1) // 2 :]
 
     def product(a: jax.Array, b: jax.Array) -> jax.Array:
-        return lax.dot_general(a, b, (((2,), (2,)), ((0,), (0,))), precision=lax.Precision.HIGHEST)
+        return lax.dot_general(a, b, (((2,), (2,)), ((0,), (0,))), precision=dot_precision())
 
     return _join(product(first, first), product(second, first), product(second, second))
 

@@ -6,6 +6,7 @@ from precond.roots.guard import Checked, Health, accept
 from precond.roots.inverse_root import inverse_root
 from precond.roots.method import Method, by_platform, cholesky_qr, composite, eigh, newton, qr, rotations
 from precond.roots.root import Powers, Root, RootState
+from precond.roots.stored import stored
 
 __all__ = [
     "Checked",
@@ -27,5 +28,6 @@ __all__ = [
     "qr",
     "relative",
     "rotations",
+    "stored",
     "trace",
 ]

@@ -6,11 +6,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
 from jax.typing import ArrayLike
 
 from precond.arguments import check_number
-from precond.linalg import average, multiply, orthogonality_residual
+from precond.linalg import average, dot_precision, multiply, orthogonality_residual
 from precond.roots.guard import Checked, accept, unchecked
 from precond.roots.method import Method, qr
 from precond.roots.root import Powers, Root, RootState
@@ -115,11 +114,11 @@ def eigenbasis(
 
     def whiten(derived: Checked, factor: jax.Array) -> jax.Array:
         basis = derived.matrix
-        product = jnp.matmul(factor, basis, precision=lax.Precision.HIGHEST)
+        product = jnp.matmul(factor, basis, precision=dot_precision())
         values = jnp.sum(basis * product, axis=1, keepdims=True)
         peak = jnp.max(values, axis=2, keepdims=True)
         # Directions that were never seen are left out; a factor that has seen nothing at all whitens nothing.
         inverse = jnp.where(values > 1e-12 * peak, values, jnp.where(peak > 0, jnp.inf, 1)) ** -0.5
-        return jnp.einsum("mij,mkj->mik", basis * inverse, basis, precision=lax.Precision.HIGHEST)
+        return jnp.einsum("mij,mkj->mik", basis * inverse, basis, precision=dot_precision())
 
     return Root(init, refresh, apply, whiten, lambda order: 1.0, mixes_powers=False)

@@ -8,6 +8,7 @@ import optax
 
 from precond.arguments import check_whole
 from precond.blocks import any_finite, keep_finite, path_name
+from precond.linalg import Precision, computing_in
 from precond.roots import Root, RootState
 from precond.transforms.per_block import per_block
 from precond.transforms.refresh import refresh_roots
@@ -75,6 +76,7 @@ def scale_by_kronecker(
     *,
     momentum: optax.GradientTransformation | None = None,
     refresh: Refresh | int = 1,
+    precision: Precision | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Precondition stacks of blocks: *statistics* x *root*.
 
@@ -91,6 +93,7 @@ def scale_by_kronecker(
       momentum: an Optax transformation of the stacks, the result of which is preconditioned (`optax.ema(0.9)`);
         None preconditions the gradient itself. Every block has its own (`precond.per_block`).
       refresh: when roots are refreshed: `precond.every`, or the number of steps between two refreshes.
+      precision: in which matrices are multiplied: `precond.precision`; None is the highest of their dtype.
 
     Returns:
       A transformation of stacks. A root whose refresh is not finite stays as it was. With the extra argument `finite`,
@@ -115,6 +118,7 @@ def scale_by_kronecker(
         check_whole("refresh", refresh, least=1)
         refresh = every(refresh)
     schedule = refresh
+    dots = Precision() if precision is None else precision
 
     def factors_of(stacks: Any, state: Any, roots: Any, params: Any, extra: Any, *, packed: bool = True) -> Any:
         states = jax.tree_util.tree_flatten_with_path(roots, is_leaf=_is_root)[0]
@@ -124,7 +128,12 @@ def scale_by_kronecker(
             return root.whiten(derived[name][axis], factor) if derived else factor
 
         # Packed factors take half the memory, and only those that are due are ever unpacked.
-        return statistics.update(stacks, state, params, **(extra | {"whiten": whiten, "packed": packed}))
+        with computing_in(dots.statistics):
+            return statistics.update(stacks, state, params, **(extra | {"whiten": whiten, "packed": packed}))
+
+    def refreshed(*args: Any) -> Any:
+        with computing_in(dots.roots):
+            return _refresh(root, schedule, *args)
 
     def init(params: Any) -> KroneckerState:
         state = statistics.init(params)
@@ -141,15 +150,16 @@ def scale_by_kronecker(
         gradients = updates if gradients is None else gradients
         factors, collected = factors_of(gradients, state.statistics, roots, params, extra)
         if not schedule.delay:
-            roots = _refresh(root, schedule, count, going, factors, roots)
+            roots = refreshed(count, going, factors, roots)
         directions, velocity = momentum.update(updates, state.momentum, params, **extra)
-        out, moved = _apply(root, directions, gradients, roots, finite)
+        with computing_in(dots.projections):
+            out, moved = _apply(root, directions, gradients, roots, finite)
         if schedule.warmup:
             warm = state.count >= schedule.warmup
             out = jax.tree.map(lambda x: jnp.where(warm, x, 0), out)
             moved, velocity = optax.tree.where(warm, (moved, velocity), (roots, state.momentum))
         if schedule.delay:
-            moved = _refresh(root, schedule, count, going, factors, moved)
+            moved = refreshed(count, going, factors, moved)
         if going is not None:
             count = jnp.where(going, count, state.count)
         return out, KroneckerState(count, collected, moved, velocity)

@@ -1,0 +1,101 @@
+"""In which precision matrices are multiplied: one small object, and the scope in which a part of it holds."""
+
+import contextlib
+import contextvars
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from jax import lax
+
+__all__ = ["Precision", "computing_in", "dot_precision", "precision"]
+
+Dot = lax.Precision | lax.DotAlgorithmPreset
+
+_CURRENT: contextvars.ContextVar[Dot] = contextvars.ContextVar("precision", default=lax.Precision.HIGHEST)
+_BELOW_FLOAT32 = {
+    lax.Precision.DEFAULT,
+    lax.Precision.HIGH,
+    lax.DotAlgorithmPreset.DEFAULT,
+    lax.DotAlgorithmPreset.TF32_TF32_F32,
+    lax.DotAlgorithmPreset.BF16_BF16_F32,
+    lax.DotAlgorithmPreset.BF16_BF16_BF16,
+    lax.DotAlgorithmPreset.F16_F16_F32,
+    lax.DotAlgorithmPreset.F16_F16_F16,
+}
+
+
+class Precision(NamedTuple):
+    """Made by `precond.precision`, whose arguments these are."""
+
+    statistics: Dot = lax.Precision.HIGHEST
+    roots: Dot = lax.Precision.HIGHEST
+    projections: Dot = lax.Precision.HIGHEST
+
+
+def precision(
+    *,
+    statistics: Dot = lax.Precision.HIGHEST,
+    roots: Dot = lax.Precision.HIGHEST,
+    projections: Dot = lax.Precision.HIGHEST,
+) -> Precision:
+    """In which precision the engine multiplies; everywhere the dtype's own, unless something else is asked for.
+
+    `jax.lax.DotAlgorithmPreset.TF32_TF32_F32_X3` and `BF16_BF16_F32_X9` are float32 emulated on a GPU's tensor cores;
+    a device that has not the one that is asked for says so when the program is compiled. What is kept is float32 or
+    wider in any case (`precond.stored` keeps roots in less), and residuals are measured at the highest precision.
+
+    Args:
+      statistics: of gradients with themselves. TF32 and everything below it is refused: an error of 1e-3 in a factor
+        is a thousand times the ridge.
+      roots: in the refresh.
+      projections: of gradients with roots and bases.
+
+    Returns:
+      A value for `precision=` of `precond.scale_by_kronecker`.
+
+    Raises:
+      ValueError: for statistics in less than float32.
+
+    Examples:
+      >>> emulated = lax.DotAlgorithmPreset.TF32_TF32_F32_X3
+      >>> policy = precision(roots=emulated, projections=lax.Precision.HIGH)
+      >>> precision(statistics=lax.Precision.DEFAULT)
+      Traceback (most recent call last):
+      ...
+      ValueError: statistics=DEFAULT: less than float32 is no precision for statistics; use jax.lax.Precision.HIGHEST.
+    """
+    if statistics in _BELOW_FLOAT32:
+        raise ValueError(
+            f"statistics={statistics.name}: less than float32 is no precision for statistics; "
+            "use jax.lax.Precision.HIGHEST."
+        )
+    return Precision(statistics, roots, projections)
+
+
+@contextlib.contextmanager
+def computing_in(dots: Dot) -> Iterator[None]:
+    """While it lasts, what is traced multiplies matrices in this precision.
+
+    Args:
+      dots: a `jax.lax.Precision` or a `jax.lax.DotAlgorithmPreset`.
+
+    Examples:
+      >>> with computing_in(lax.Precision.HIGH):
+      ...     dot_precision().name
+      'HIGH'
+    """
+    token = _CURRENT.set(dots)
+    try:
+        yield
+    finally:
+        _CURRENT.reset(token)
+
+
+def dot_precision() -> Dot:
+    """The precision to multiply in here.
+
+    Examples:
+      >>> dot_precision().name
+      'HIGHEST'
+    """
+    return _CURRENT.get()
