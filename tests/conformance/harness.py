@@ -25,9 +25,14 @@ SHAPES = {
 
 
 def each(cases):
-    """Run a test once for each case."""
+    """Run a test once for each case; of the variants, only those refreshed in turns are not slow."""
+
+    def marked(case):
+        late = case in catalog.VARIANTS and "in_turns" not in case.name
+        return pytest.param(case, marks=pytest.mark.slow) if late else case
+
     # The scope puts the tests of a module that share a case, and its compiled functions, behind one another.
-    return pytest.mark.parametrize("case", cases, ids=lambda case: case.name, scope="module")
+    return pytest.mark.parametrize("case", [marked(c) for c in cases], ids=lambda case: case.name, scope="module")
 
 
 def is_shape(x):
