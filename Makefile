@@ -1,11 +1,11 @@
 # Everything a contributor needs. Only make and a Python of 3.11 or newer must be there:
 #   make test                                 the tests, in a fresh .venv
-#   make test PYTEST_ARGS="-n 2 tests/linalg" some of them, on two processes
+#   make test PYTEST_ARGS=tests/linalg        some of them, in one process
 #   make test PYTHON=/path/to/python3.11      with another interpreter
 
 PYTHON      ?= python3
 VENV        ?= .venv
-PYTEST_ARGS ?=
+PYTEST_ARGS ?= -n 2
 PYTHONS     ?= python3.11 python3.12 python3.13
 
 BIN     := $(VENV)/bin
