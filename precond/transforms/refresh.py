@@ -132,7 +132,7 @@ def refresh_roots(
         for group in groups:
             chosen = [[x[i] for i in group.members] for x in (factors, derived)]
             new = refresh(group, *chosen, after)
-            after = jax.tree.leaves(new)[0]
+            after = new  # all of it: nothing that a kernel computes may run beside the next
             for i, x in zip(group.members, new, strict=True):
                 out[i] = x
         return out

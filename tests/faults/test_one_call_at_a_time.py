@@ -12,8 +12,8 @@ PROGRAM = """
     import precond
 
     rng = np.random.default_rng(0)
-    sizes = [40, 48, 56, 64, 72, 80, 88, 96]
-    params = {f"{name}{n}": jnp.asarray(rng.standard_normal((4, n, n)), jnp.float32) for n in sizes for name in "ab"}
+    sizes = [40, 56, 72, 88]
+    params = {f"p{n}": jnp.asarray(rng.standard_normal((6, n, n)), jnp.float32) for n in sizes}
     tx = precond.%s
     update = jax.jit(tx.update)
     state = tx.init(params)
