@@ -2,8 +2,8 @@
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
+from precond.linalg.lapack import cholesky, solve_triangular
 from precond.linalg.products import product, symmetric
 
 __all__ = ["cholesky_qr_basis"]
@@ -12,8 +12,7 @@ __all__ = ["cholesky_qr_basis"]
 def _orthonormal(x: jax.Array, shift: float) -> jax.Array:
     """`X M^(-T)` with `M M^T = X^T X + shift I`: orthonormal columns that span the same flag of subspaces."""
     square = product(jnp.swapaxes(x, 1, 2), x) + shift * jnp.eye(x.shape[-1], dtype=x.dtype)
-    m = lax.linalg.cholesky(square, symmetrize_input=False)
-    return lax.linalg.triangular_solve(m, x, left_side=False, lower=True, transpose_a=True)
+    return solve_triangular(cholesky(square), x)
 
 
 def cholesky_qr_basis(a: jax.Array, basis: jax.Array) -> jax.Array:
@@ -54,7 +53,7 @@ def cholesky_qr_basis(a: jax.Array, basis: jax.Array) -> jax.Array:
     top = jnp.max(quotients, axis=1)[:, None, None]
     ridge = shift * jnp.where(top > 0, top, 1) * jnp.eye(a.shape[-1], dtype=a.dtype)
     s = symmetric(product(jnp.swapaxes(ordered, 1, 2), moved)) + ridge
-    factor = lax.linalg.cholesky(s, symmetrize_input=False)
+    factor = cholesky(s)
     factor = factor / jnp.linalg.norm(factor, axis=1, keepdims=True)
     # Shifted once, so that it cannot fail; by then the columns are orthonormal enough to do without.
     orthonormal = _orthonormal(product(ordered, _orthonormal(factor, shift)), 0.0)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from precond.linalg.lapack import eigh
 from precond.linalg.precision import dot_precision
 
 __all__ = ["eigen_basis", "eigh_root"]
@@ -30,7 +31,7 @@ def eigh_root(
       >>> round(roots.item(), 5)
       0.5
     """
-    values, vectors = jnp.linalg.eigh(a, symmetrize_input=False)
+    values, vectors = eigh(a)
     damping = ridge(values[:, -1])
     damped = jnp.maximum(values, 0) + damping[:, None]
     # Both sides carry half the power, so that the product is symmetric to the last bit.
@@ -52,4 +53,4 @@ def eigen_basis(a: jax.Array) -> jax.Array:
       >>> jnp.abs(eigen_basis(jnp.diag(jnp.asarray([2.0, 1.0]))[None]))[0].tolist()
       [[0.0, 1.0], [1.0, 0.0]]
     """
-    return jnp.ones_like(a) if a.shape[-1] == 1 else jnp.linalg.eigh(a, symmetrize_input=False)[1]
+    return jnp.ones_like(a) if a.shape[-1] == 1 else eigh(a)[1]

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from precond.linalg.lapack import orthonormal_columns
 from precond.linalg.precision import dot_precision
 
 __all__ = ["qr_basis"]
@@ -32,6 +33,6 @@ def qr_basis(a: jax.Array, basis: jax.Array) -> jax.Array:
     """
     product = jnp.matmul(a, basis, precision=dot_precision())
     order = jnp.argsort(-jnp.sum(basis * product, axis=1), axis=-1)[:, None, :]
-    orthonormal = jnp.linalg.qr(jnp.take_along_axis(product, order, axis=2))[0]
+    orthonormal = orthonormal_columns(jnp.take_along_axis(product, order, axis=2))
     back = jnp.argsort(order, axis=2)
     return jnp.take_along_axis(orthonormal, back, axis=2)

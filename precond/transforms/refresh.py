@@ -60,31 +60,23 @@ def _finite(new: Any, old: Any) -> Any:
     return jax.tree.map(lambda n, o: jnp.where(good.reshape(-1, *[1] * (n.ndim - 1)), n, o), new, old)
 
 
-def _kernel(root: Root, factors: Factor, old: Any, powers: Any, first: Any, after: Any) -> Any:
-    if after is not None:
-        # Two batched LAPACK calls that may run at the same time can wait for each other for ever on the CPU (jaxlib
-        # 0.10): each splits its batch over one pool of threads and waits there for its share. So one at a time.
-        factors, _ = lax.optimization_barrier((factors, after))
+def _kernel(root: Root, factors: Factor, old: Any, powers: Any, first: Any) -> Any:
     return _finite(root.refresh(dense(factors), old, powers, first), old)
 
 
-def _refresh_all(
-    root: Root, group: Group, factors: list[Factor], derived: list[Any], first: Any, after: Any
-) -> list[Any]:
+def _refresh_all(root: Root, group: Group, factors: list[Factor], derived: list[Any], first: Any) -> list[Any]:
     def concatenate(trees: list[Any]) -> Any:
         return jax.tree.map(lambda *x: x[0] if len(x) == 1 else jnp.concatenate(x), *trees)
 
     stack, old = concatenate(factors), concatenate(derived)
-    new = _kernel(root, stack, old, _powers(group), first, after)
+    new = _kernel(root, stack, old, _powers(group), first)
     ends = np.cumsum(group.rows)
     return [
         jax.tree.map(lambda x, end=end, n=n: x[end - n : end], new) for end, n in zip(ends, group.rows, strict=True)
     ]
 
 
-def _refresh_due(
-    root: Root, group: Group, factors: list[Factor], derived: list[Any], slots: jax.Array, after: Any
-) -> list[Any]:
+def _refresh_due(root: Root, group: Group, factors: list[Factor], derived: list[Any], slots: jax.Array) -> list[Any]:
     """Gather the roots in `slots` (numbered through the group) from their stacks, refresh, and put them back."""
     starts = np.cumsum(group.rows) - group.rows
     # Where each slot's root stands in each stack; beyond its end if it belongs to another one, or the slot is empty.
@@ -95,7 +87,7 @@ def _refresh_due(
         return functools.reduce(jnp.add, picked)
 
     old = jax.tree.map(gather, *derived)
-    new = _kernel(root, jax.tree.map(gather, *factors), old, _powers(group, slots), False, after)
+    new = _kernel(root, jax.tree.map(gather, *factors), old, _powers(group, slots), False)
     return [
         jax.tree.map(lambda x, n, p=p: x.at[p].set(n, mode="drop"), stack, new)
         for stack, p in zip(derived, places, strict=True)
@@ -128,12 +120,10 @@ def refresh_roots(
     groups = _groups(root, factors, orders)
 
     def over_groups(refresh: Callable[..., list[Any]]) -> list[Any]:
-        out, after = list(derived), None
+        out = list(derived)
         for group in groups:
             chosen = [[x[i] for i in group.members] for x in (factors, derived)]
-            new = refresh(group, *chosen, after)
-            after = new  # all of it: nothing that a kernel computes may run beside the next
-            for i, x in zip(group.members, new, strict=True):
+            for i, x in zip(group.members, refresh(group, *chosen), strict=True):
                 out[i] = x
         return out
 
@@ -142,17 +132,17 @@ def refresh_roots(
 
     def everything() -> list[Any]:
         first = True if schedule.stagger else step == schedule.start
-        return over_groups(lambda g, f, d, after: _refresh_all(root, g, f, d, first, after))
+        return over_groups(lambda g, f, d: _refresh_all(root, g, f, d, first))
 
     def turn() -> list[Any]:
-        def due(group: Group, f: list[Factor], d: list[Any], after: Any) -> list[Any]:
+        def due(group: Group, f: list[Factor], d: list[Any]) -> list[Any]:
             turns = schedule.turns(sum(group.rows))
             slots = jnp.asarray(turns)[(step - schedule.start) % schedule.period]
             if np.all(np.min(turns, axis=1) < sum(group.rows)):
-                return _refresh_due(root, group, f, d, slots, after)
+                return _refresh_due(root, group, f, d, slots)
             # Fewer roots than steps in a period: in some steps none has its turn.
             some = slots[0] < sum(group.rows)
-            return lax.cond(some, lambda: _refresh_due(root, group, f, d, slots, after), lambda: d)
+            return lax.cond(some, lambda: _refresh_due(root, group, f, d, slots), lambda: d)
 
         return over_groups(due)
 
