@@ -37,7 +37,7 @@ def methods(p: int) -> dict[str, Solve]:
     """From a stack and a relative ridge to roots, and the iterations that they took if that is told (else 0)."""
 
     def eigh(a: jax.Array, eps: float) -> tuple[jax.Array, jax.Array]:
-        return eigh_root(a, jnp.full(len(a), 1 / p), lambda top: eps * top)[0], jnp.zeros(len(a))
+        return eigh_root(a, 1 / p, lambda top: eps * top)[0], jnp.zeros(len(a))
 
     def newton(a: jax.Array, eps: float) -> tuple[jax.Array, jax.Array]:
         return coupled_newton(a, Fraction(1, p), jnp.full(len(a), eps), iterations=NEWTON), jnp.full(len(a), NEWTON)

@@ -12,7 +12,7 @@ __all__ = ["eigen_basis", "eigh_root"]
 
 
 def eigh_root(
-    a: jax.Array, power: jax.Array, ridge: Callable[[jax.Array], jax.Array]
+    a: jax.Array, power: float, ridge: Callable[[jax.Array], jax.Array]
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """`(A + ridge I)^(-power)` of symmetric positive semi-definite matrices.
 
@@ -20,14 +20,14 @@ def eigh_root(
 
     Args:
       a: `[M, n, n]`.
-      power: `[M]`, positive.
+      power: a positive number.
       ridge: from the largest eigenvalue `[M]` to what is added to the diagonal, `[M]`.
 
     Returns:
       The roots, `[M, n, n]` and symmetric; the largest eigenvalues and the ridges, `[M]`.
 
     Examples:
-      >>> roots, _, _ = eigh_root(jnp.full((1, 1, 1), 3.0), jnp.asarray([0.5]), lambda largest: largest / 3)
+      >>> roots, _, _ = eigh_root(jnp.full((1, 1, 1), 3.0), 0.5, lambda largest: largest / 3)
       >>> round(roots.item(), 5)
       0.5
     """
@@ -35,7 +35,7 @@ def eigh_root(
     damping = ridge(values[:, -1])
     damped = jnp.maximum(values, 0) + damping[:, None]
     # Both sides carry half the power, so that the product is symmetric to the last bit.
-    half = vectors * (damped ** (-power[:, None] / 2))[:, None, :]
+    half = vectors * (damped ** (-power / 2))[:, None, :]
     root = jnp.einsum("mij,mkj->mik", half, half, precision=dot_precision())
     return root, values[:, -1], damping
 

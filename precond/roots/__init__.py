@@ -5,7 +5,7 @@ from precond.roots.eigenbasis import eigenbasis
 from precond.roots.guard import Checked, Health, accept
 from precond.roots.inverse_root import inverse_root
 from precond.roots.method import Method, by_platform, cholesky_qr, composite, eigh, newton, qr, rotations
-from precond.roots.root import Powers, Root, RootState
+from precond.roots.root import Root, RootState
 from precond.roots.stored import stored
 
 __all__ = [
@@ -13,7 +13,6 @@ __all__ = [
     "Damping",
     "Health",
     "Method",
-    "Powers",
     "Root",
     "RootState",
     "absolute",

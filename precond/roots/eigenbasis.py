@@ -12,7 +12,7 @@ from precond.arguments import check_number
 from precond.linalg import average, dot_precision, multiply, orthogonality_residual
 from precond.roots.guard import Checked, accept, unchecked
 from precond.roots.method import Method, qr
-from precond.roots.root import Powers, Root, RootState
+from precond.roots.root import Power, Root, RootState
 
 __all__ = ["SecondMoment", "eigenbasis"]
 
@@ -92,8 +92,8 @@ def eigenbasis(
         bases = tuple(None if f is None else unchecked(f) for f in factors)
         return RootState(bases, SecondMoment(jnp.zeros(stack.shape[:1], jnp.int32), nu))
 
-    def refresh(factors: jax.Array, derived: Checked, powers: Powers, first: jax.Array) -> Checked:
-        del powers
+    def refresh(factors: jax.Array, derived: Checked, power: Power, first: jax.Array) -> Checked:
+        del power
         basis = basis_of(factors, derived.matrix, first)
         damping, condition = jnp.zeros_like(basis[:, 0, 0]), jnp.ones_like(basis[:, 0, 0])  # nothing is inverted
         residual = orthogonality_residual(basis)
@@ -121,4 +121,4 @@ def eigenbasis(
         inverse = jnp.where(values > 1e-12 * peak, values, jnp.where(peak > 0, jnp.inf, 1)) ** -0.5
         return jnp.einsum("mij,mkj->mik", basis * inverse, basis, precision=dot_precision())
 
-    return Root(init, refresh, apply, whiten, lambda order: 1.0, mixes_powers=False)
+    return Root(init, refresh, apply, whiten, lambda order: 1.0)

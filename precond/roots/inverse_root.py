@@ -12,16 +12,14 @@ from precond.linalg import largest_eigenvalue, multiply, root_residual
 from precond.roots.damping import Damping, relative
 from precond.roots.guard import Checked, accept, raised, unchecked
 from precond.roots.method import Method, by_platform
-from precond.roots.root import Powers, Root, RootState, identity_like
+from precond.roots.root import Power, Root, RootState, identity_like
 
 __all__ = ["inverse_root"]
-
-Power = float | Fraction | Callable[[int], float | Fraction]
 
 
 def inverse_root(
     *,
-    power: Power | None = None,
+    power: Power | Callable[[int], Power] | None = None,
     method: Method | None = None,
     damping: Damping | None = None,
     tolerance: float = 0.5,
@@ -60,7 +58,7 @@ def inverse_root(
       >>> root = inverse_root(power=0.5, damping=relative(0.0))
       >>> factor = jnp.full((1, 1, 1), 4.0)
       >>> state = root.init(jnp.ones((1, 1)), (factor,))
-      >>> root.refresh(factor, state.derived[0], Powers((0.5,)), jnp.asarray(True)).matrix.item()
+      >>> root.refresh(factor, state.derived[0], 0.5, jnp.asarray(True)).matrix.item()
       0.5
     """
     method = by_platform() if method is None else method
@@ -77,7 +75,7 @@ def inverse_root(
             )
         check_number("power", power, 1 / 64, advice="The root is the factor to the power of minus this.")
 
-    def power_of(order: int) -> float | Fraction:
+    def power_of(order: int) -> Power:
         if power is None:
             return Fraction(1, 2 * order)
         return power(order) if callable(power) else power
@@ -86,7 +84,7 @@ def inverse_root(
         del stack
         return RootState(tuple(None if f is None else unchecked(f) for f in factors), ())
 
-    def refresh(factors: jax.Array, derived: Checked, powers: Powers, first: Any) -> Checked:
+    def refresh(factors: jax.Array, derived: Checked, power: Power, first: Any) -> Checked:
         del first
         peak = jnp.max(jnp.abs(factors), axis=(1, 2))
         empty, scale = peak == 0, jnp.where(peak == 0, 1, peak)
@@ -96,10 +94,11 @@ def inverse_root(
             return raised(jnp.asarray(damping.ridge(largest * scale, mean)) / scale, largest, derived)
 
         solve = _exact if a.shape[-1] == 1 else root_of
-        root, largest, added = solve(a, powers, ridge, damping.least(a.shape[-1]))
-        residual = jnp.where(empty, 0, _residual(root, a + added[:, None, None] * identity_like(a), powers))
-        condition = jnp.where(empty, 1, _condition(root, largest + added, powers))
-        root = root * (scale ** -powers.array(a))[:, None, None]
+        root, largest, added = solve(a, power, ridge, damping.least(a.shape[-1]))
+        damped = a + added[:, None, None] * identity_like(a)
+        residual = jnp.where(empty, 0, root_residual(root, damped, Fraction(power).limit_denominator(64)))
+        condition = jnp.where(empty, 1, _condition(root, largest + added, power))
+        root = root * (scale ** -float(power))[:, None, None]
         root = jnp.where(empty[:, None, None], identity_like(root), root)
         used = jnp.where(empty, 0, added / jnp.where(empty, 1, largest))
         return accept(root, residual, derived, tolerance, damping=used, condition=condition)
@@ -112,25 +111,17 @@ def inverse_root(
         del factor
         return derived.matrix
 
-    return Root(init, refresh, apply, whiten, power_of, method.mixes_powers)
+    return Root(init, refresh, apply, whiten, power_of)
 
 
-def _exact(a: jax.Array, powers: Powers, ridge: Callable[[jax.Array], jax.Array], least: float) -> Any:
+def _exact(a: jax.Array, power: Power, ridge: Callable[[jax.Array], jax.Array], least: float) -> Any:
     """The root of 1 by 1 factors."""
     del least
     value = jnp.maximum(a[:, 0, 0], 0)
     added = ridge(value)
-    return ((value + added) ** -powers.array(a))[:, None, None], value, added
+    return ((value + added) ** -float(power))[:, None, None], value, added
 
 
-def _residual(root: jax.Array, a: jax.Array, powers: Powers) -> jax.Array:
-    """`root_residual` for each of the powers, and of these the one that is each matrix's own."""
-    each = [root_residual(root, a, Fraction(value).limit_denominator(64)) for value in powers.values]
-    if powers.which is None:
-        return each[0]
-    return jnp.take_along_axis(jnp.stack(each), powers.which[None], axis=0)[0]
-
-
-def _condition(root: jax.Array, largest: jax.Array, powers: Powers) -> jax.Array:
+def _condition(root: jax.Array, largest: jax.Array, power: Power) -> jax.Array:
     """From the largest eigenvalue of the root, which is the least one of the factor to the power."""
-    return largest * largest_eigenvalue(root, steps=8) ** (1 / powers.array(root))
+    return largest * largest_eigenvalue(root, steps=8) ** (1 / float(power))

@@ -1,6 +1,7 @@
 """By which algorithm a root or a basis is computed, as a value that the user names."""
 
 from collections.abc import Callable
+from fractions import Fraction
 from typing import NamedTuple
 
 import jax
@@ -18,12 +19,12 @@ from precond.linalg import (
     renew_worst,
     rotate_basis,
 )
-from precond.roots.root import Powers
+from precond.roots.root import Power
 
 __all__ = ["Method", "by_platform", "cholesky_qr", "composite", "eigh", "newton", "qr", "rotations"]
 
 Ridge = Callable[[jax.Array], jax.Array]
-Solve = Callable[[jax.Array, Powers, Ridge, float], tuple[jax.Array, jax.Array, jax.Array]]
+Solve = Callable[[jax.Array, Power, Ridge, float], tuple[jax.Array, jax.Array, jax.Array]]
 Basis = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
@@ -32,17 +33,19 @@ class Method(NamedTuple):
 
     Attributes:
       name: as the user typed it, for errors.
-      root: from factors `[M, d, d]` of magnitude about 1, their powers, a ridge (a function of the largest eigenvalue,
+      root: from factors `[M, d, d]` of magnitude about 1, their power, a ridge (a function of the largest eigenvalue,
         `[M]` to `[M]`) and what it is at least, to `(A + ridge I)^(-power)`, the largest eigenvalues and the ridges;
         None if the method has none.
       basis: from factors, the basis before and whether it is the first, to an orthonormal basis; None likewise.
-      mixes_powers: whether `root` takes factors of different powers.
     """
 
     name: str
     root: Solve | None
     basis: Basis | None
-    mixes_powers: bool
+
+
+def _fraction(power: Power) -> Fraction:
+    return Fraction(power).limit_denominator(64)
 
 
 def eigh() -> Method:
@@ -55,11 +58,11 @@ def eigh() -> Method:
       >>> root, basis = inverse_root(method=eigh()), eigenbasis(method=eigh())
     """
 
-    def root(a: jax.Array, powers: Powers, ridge: Ridge, least: float) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def root(a: jax.Array, power: Power, ridge: Ridge, least: float) -> tuple[jax.Array, jax.Array, jax.Array]:
         del least
-        return eigh_root(a, powers.array(a), ridge)
+        return eigh_root(a, float(power), ridge)
 
-    return Method("eigh()", root, lambda a, basis, first: eigen_basis(a), mixes_powers=True)
+    return Method("eigh()", root, lambda a, basis, first: eigen_basis(a))
 
 
 def composite() -> Method:
@@ -78,10 +81,10 @@ def composite() -> Method:
       >>> root = inverse_root(method=composite())
     """
 
-    def root(a: jax.Array, powers: Powers, ridge: Ridge, least: float) -> tuple[jax.Array, jax.Array, jax.Array]:
-        return composite_root(a, powers.fraction, ridge, least=least)
+    def root(a: jax.Array, power: Power, ridge: Ridge, least: float) -> tuple[jax.Array, jax.Array, jax.Array]:
+        return composite_root(a, _fraction(power), ridge, least=least)
 
-    return Method("composite()", root, None, mixes_powers=False)
+    return Method("composite()", root, None)
 
 
 def newton(*, iterations: int = 32, tolerance: float | None = None) -> Method:
@@ -102,14 +105,14 @@ def newton(*, iterations: int = 32, tolerance: float | None = None) -> Method:
     if tolerance is not None:
         check_number("tolerance", tolerance, 0)
 
-    def root(a: jax.Array, powers: Powers, ridge: Ridge, least: float) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def root(a: jax.Array, power: Power, ridge: Ridge, least: float) -> tuple[jax.Array, jax.Array, jax.Array]:
         del least
         largest = largest_eigenvalue(a)
         damping = ridge(largest)
-        out = coupled_newton(a, powers.fraction, damping, iterations=iterations, tolerance=tolerance)
+        out = coupled_newton(a, _fraction(power), damping, iterations=iterations, tolerance=tolerance)
         return out, largest, damping
 
-    return Method("newton()", root, None, mixes_powers=False)
+    return Method("newton()", root, None)
 
 
 def by_platform(*, cpu: Method | None = None, others: Method | None = None) -> Method:
@@ -131,14 +134,14 @@ def by_platform(*, cpu: Method | None = None, others: Method | None = None) -> M
     if first is None or second is None:
         raise ValueError(f"by_platform(cpu={cpu.name}, others={others.name}): one of them computes no inverse roots.")
 
-    def root(a: jax.Array, powers: Powers, ridge: Ridge, least: float) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def root(a: jax.Array, power: Power, ridge: Ridge, least: float) -> tuple[jax.Array, jax.Array, jax.Array]:
         return jax.lax.platform_dependent(
             a,
-            cpu=lambda x: first(x, powers, ridge, least),
-            default=lambda x: second(x, powers, ridge, least),
+            cpu=lambda x: first(x, power, ridge, least),
+            default=lambda x: second(x, power, ridge, least),
         )
 
-    return Method("by_platform()", root, None, cpu.mixes_powers and others.mixes_powers)
+    return Method("by_platform()", root, None)
 
 
 def _following(step: Callable[[jax.Array, jax.Array], jax.Array]) -> Basis:
@@ -159,7 +162,7 @@ def qr() -> Method:
       >>> from precond import eigenbasis
       >>> root = eigenbasis(method=qr())
     """
-    return Method("qr()", None, _following(qr_basis), mixes_powers=False)
+    return Method("qr()", None, _following(qr_basis))
 
 
 def cholesky_qr() -> Method:
@@ -174,7 +177,7 @@ def cholesky_qr() -> Method:
       >>> from precond import eigenbasis
       >>> root = eigenbasis(method=cholesky_qr())
     """
-    return Method("cholesky_qr()", None, _following(cholesky_qr_basis), mixes_powers=False)
+    return Method("cholesky_qr()", None, _following(cholesky_qr_basis))
 
 
 def rotations(*, sweeps: int = 2, tolerance: float = 0.1, group: int | None = 8) -> Method:
@@ -212,4 +215,4 @@ def rotations(*, sweeps: int = 2, tolerance: float = 0.1, group: int | None = 8)
         new = rotate_basis(a, old, sweeps)
         return new if group is None else renew_worst(a, new, tolerance, group)
 
-    return Method("rotations()", None, _following(step), mixes_powers=False)
+    return Method("rotations()", None, _following(step))

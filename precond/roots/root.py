@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-__all__ = ["Powers", "Root", "RootState", "identity_like"]
+__all__ = ["Power", "Root", "RootState", "identity_like"]
+
+Power = float | Fraction
 
 
 class RootState(NamedTuple):
@@ -23,51 +25,26 @@ class RootState(NamedTuple):
     moments: Any
 
 
-class Powers(NamedTuple):
-    """The powers of factors that are refreshed together.
-
-    Attributes:
-      values: the different ones, as Python numbers.
-      which: the index of each factor's, `[M]`; None where there is only one.
-    """
-
-    values: tuple[float | Fraction, ...]
-    which: jax.Array | None = None
-
-    @property
-    def fraction(self) -> Fraction:
-        """The only power there is, for what cannot mix them."""
-        (value,) = self.values
-        return Fraction(value).limit_denominator(64)
-
-    def array(self, factors: jax.Array) -> jax.Array:
-        """One number a factor, `[M]`."""
-        values = jnp.asarray([float(v) for v in self.values], factors.dtype)
-        return jnp.broadcast_to(values, factors.shape[:1]) if self.which is None else values[self.which]
-
-
 class Root(NamedTuple):
     """Pure functions; `refresh` is the only costly one and `apply` runs every step.
 
     Attributes:
       init: from a stack `[N, d1, .., dk]` and its factors (anything with shape and dtype) to a `RootState`, which
         acts as the identity until the first refresh.
-      refresh: from factors `[M, d, d]`, what was derived from them before, their `Powers` and whether this is the
-        first refresh (a scalar), to what is derived from them now. Factors of different axes, stacks and
-        parameters come in one call.
+      refresh: from factors `[M, d, d]`, what was derived from them before, their power (a Python number) and whether
+        this is the first refresh (a scalar), to what is derived from them now. Factors of different axes, stacks and
+        parameters come in one call, if they have the same size and power.
       apply: from what is to be preconditioned and the raw gradient (stacks), and a `RootState`, to the preconditioned
         stack and the state.
       whiten: from derived and factor to the matrices `[N, d, d]` by which this root whitens their axis.
       power: from the order of a tensor (the number of its factors) to a number that `refresh` needs for them.
-      mixes_powers: whether one call takes factors of different powers.
     """
 
     init: Callable[[Any, tuple[Any, ...]], RootState]
-    refresh: Callable[[jax.Array, Any, Powers, jax.Array], Any]
+    refresh: Callable[[jax.Array, Any, Power, jax.Array], Any]
     apply: Callable[[jax.Array, jax.Array, RootState], tuple[jax.Array, RootState]]
     whiten: Callable[[Any, jax.Array], jax.Array]
-    power: Callable[[int], float | Fraction]
-    mixes_powers: bool
+    power: Callable[[int], Power]
 
 
 def identity_like(factor: Any) -> jax.Array:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from precond.roots.root import Powers, Root, RootState
+from precond.roots.root import Power, Root, RootState
 
 __all__ = ["stored"]
 
@@ -51,8 +51,8 @@ def stored(root: Root, dtype: DTypeLike = jnp.bfloat16) -> Root:
         state = root.init(stack, tuple(factors))
         return state._replace(derived=narrow(state.derived))
 
-    def refresh(factors: jax.Array, derived: Any, powers: Powers, first: jax.Array) -> Any:
-        return narrow(root.refresh(factors, widen(derived, factors.dtype), powers, first))
+    def refresh(factors: jax.Array, derived: Any, power: Power, first: jax.Array) -> Any:
+        return narrow(root.refresh(factors, widen(derived, factors.dtype), power, first))
 
     def apply(direction: jax.Array, gradient: jax.Array, state: RootState) -> tuple[jax.Array, RootState]:
         wide = state._replace(derived=widen(state.derived, gradient.dtype))

@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 
 from precond.linalg import Packed, dense
-from precond.roots import Powers, Root
+from precond.roots import Root
 from precond.transforms.schedule import Refresh
 
 __all__ = ["refresh_roots"]
@@ -24,33 +24,21 @@ class Group(NamedTuple):
     Attributes:
       members: their indices in the list of all factors.
       rows: the length of each one's stack.
-      powers: what each one's root needs (see `Root`).
+      power: what their root needs (see `Root`).
     """
 
     members: tuple[int, ...]
     rows: tuple[int, ...]
-    powers: tuple[Any, ...]
+    power: Any
 
 
 def _groups(root: Root, factors: Sequence[Factor], orders: Sequence[int]) -> list[Group]:
-    """Factors of equal size and dtype; of equal power too, where the root cannot mix them."""
+    """Factors of equal size, dtype and power."""
     found: dict[Any, list[int]] = {}
     for i, (factor, order) in enumerate(zip(factors, orders, strict=True)):
-        kind = (factor.shape[1:], factor.dtype, None if root.mixes_powers else root.power(order))
+        kind = (factor.shape[1:], factor.dtype, root.power(order))
         found.setdefault(kind, []).append(i)
-    return [
-        Group(tuple(m), tuple(factors[i].shape[0] for i in m), tuple(root.power(orders[i]) for i in m))
-        for m in found.values()
-    ]
-
-
-def _powers(group: Group, slots: jax.Array | None = None) -> Powers:
-    """Those of a group's factors, or of the ones in some slots."""
-    values = tuple(dict.fromkeys(group.powers))
-    if len(values) == 1:
-        return Powers(values)
-    which = jnp.asarray(np.repeat([values.index(p) for p in group.powers], group.rows))
-    return Powers(values, which if slots is None else which.at[slots].get(mode="clip"))
+    return [Group(tuple(m), tuple(factors[i].shape[0] for i in m), power) for (*_, power), m in found.items()]
 
 
 def _finite(new: Any, old: Any) -> Any:
@@ -60,8 +48,8 @@ def _finite(new: Any, old: Any) -> Any:
     return jax.tree.map(lambda n, o: jnp.where(good.reshape(-1, *[1] * (n.ndim - 1)), n, o), new, old)
 
 
-def _kernel(root: Root, factors: Factor, old: Any, powers: Any, first: Any) -> Any:
-    return _finite(root.refresh(dense(factors), old, powers, first), old)
+def _kernel(root: Root, factors: Factor, old: Any, power: Any, first: Any) -> Any:
+    return _finite(root.refresh(dense(factors), old, power, first), old)
 
 
 def _refresh_all(root: Root, group: Group, factors: list[Factor], derived: list[Any], first: Any) -> list[Any]:
@@ -69,7 +57,7 @@ def _refresh_all(root: Root, group: Group, factors: list[Factor], derived: list[
         return jax.tree.map(lambda *x: x[0] if len(x) == 1 else jnp.concatenate(x), *trees)
 
     stack, old = concatenate(factors), concatenate(derived)
-    new = _kernel(root, stack, old, _powers(group), first)
+    new = _kernel(root, stack, old, group.power, first)
     ends = np.cumsum(group.rows)
     return [
         jax.tree.map(lambda x, end=end, n=n: x[end - n : end], new) for end, n in zip(ends, group.rows, strict=True)
@@ -87,7 +75,7 @@ def _refresh_due(root: Root, group: Group, factors: list[Factor], derived: list[
         return functools.reduce(jnp.add, picked)
 
     old = jax.tree.map(gather, *derived)
-    new = _kernel(root, jax.tree.map(gather, *factors), old, _powers(group, slots), False)
+    new = _kernel(root, jax.tree.map(gather, *factors), old, group.power, False)
     return [
         jax.tree.map(lambda x, n, p=p: x.at[p].set(n, mode="drop"), stack, new)
         for stack, p in zip(derived, places, strict=True)

@@ -79,7 +79,7 @@ def test_in_float32_it_is_no_worse_than_newton_and_eigh(n, condition, power):
     stack, ridge = jnp.asarray(matrices), 1 / condition
     ours = composite_root(stack, power, lambda top: jnp.full_like(top, ridge), least=ridge)[0]
     newton = coupled_newton(stack, power, jnp.full(len(SEEDS), ridge))
-    eigh = eigh_root(stack, jnp.full(len(SEEDS), float(power)), lambda top: jnp.full_like(top, ridge))[0]
+    eigh = eigh_root(stack, float(power), lambda top: jnp.full_like(top, ridge))[0]
 
     def median(roots):
         return np.median([error(x, e) for x, e in zip(roots, expected, strict=True)])

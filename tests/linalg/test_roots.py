@@ -25,7 +25,7 @@ def test_both_methods_give_the_root_of_the_damped_matrix(power, condition):
     ridge, stack = 1e-5, jnp.asarray(a)[None]
     expected = reference.power(a, -float(power), ridge)
     scale = np.abs(expected).max()
-    by_eigh, _, _ = eigh_root(stack, jnp.asarray([float(power)]), lambda largest: jnp.full_like(largest, ridge))
+    by_eigh, _, _ = eigh_root(stack, float(power), lambda largest: jnp.full_like(largest, ridge))
     np.testing.assert_allclose(by_eigh[0], expected, rtol=0, atol=1e-12 * scale * condition**0.5)
     by_newton = coupled_newton(stack, power, jnp.asarray([ridge]), tolerance=1e-12)
     np.testing.assert_allclose(by_newton[0], expected, rtol=0, atol=1e-12 * scale * condition)
@@ -37,7 +37,7 @@ def test_roots_in_float32_reach_the_error_that_the_condition_allows(power):
     expected = reference.power(a, -float(power), 1e-6)
     stack = jnp.asarray(a, jnp.float32)[None]
     for result in (
-        eigh_root(stack, jnp.asarray([float(power)]), lambda largest: 1e-6 * largest)[0],
+        eigh_root(stack, float(power), lambda largest: 1e-6 * largest)[0],
         coupled_newton(stack, power, jnp.asarray([1e-6])),
     ):
         assert np.linalg.norm(result[0] - expected, 2) / np.linalg.norm(expected, 2) < 5e-3

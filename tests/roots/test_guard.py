@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from precond import absolute, composite, eigh, inverse_root, newton, relative
-from precond.roots import Powers
 from precond.roots.guard import Checked, accept, raised, unchecked
 from tests import reference
 
@@ -34,8 +33,7 @@ def turn(old, residual, tolerance=0.5, matrix=None):
 
 def refresher(root, power=Fraction(1, 4)):
     """A jitted refresh, from factors and what was before to what is now."""
-    powers = Powers((power,))
-    return jax.jit(lambda factors, old: root.refresh(factors, old, powers, jnp.asarray(False)))
+    return jax.jit(lambda factors, old: root.refresh(factors, old, power, jnp.asarray(False)))
 
 
 def assert_finite(health):
