@@ -1,13 +1,197 @@
-"""Run a function of whole arrays inside every kind of user loop. Floor 1 of the library."""
+"""One mechanism on every mesh: a function of stacks runs on the shard that this device owns. Floor 1 of the library."""
 
 import functools
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-__all__ = ["with_local_arrays"]
+__all__ = ["Place", "born", "find_place", "on_shards", "with_local_arrays"]
+
+
+class Place(NamedTuple):
+    """Where stacks are sharded.
+
+    Attributes:
+      axes: names of mesh axes; the leading axis of every stack is divided over all of them.
+      mesh: that has them.
+      kind: of these axes: Auto, Explicit, or Manual inside the user's own `shard_map` or `pmap`.
+      count: the number of shards.
+    """
+
+    axes: tuple[str, ...]
+    mesh: Any
+    kind: AxisType
+    count: int
+
+    @property
+    def sharding(self) -> NamedSharding:
+        """That of a stack, seen as a whole."""
+        return NamedSharding(self.mesh, PartitionSpec(self.axes))
+
+
+def _meshes(mesh: Any, tree: Any) -> list[Any]:
+    """From the context, the argument, and the arrays: Auto meshes are seen in the types of what jit is given, too."""
+    found = [jax.sharding.get_abstract_mesh(), mesh]
+    for leaf in jax.tree.leaves(tree):
+        # Outside jit an array knows its devices, which a function that is run at once needs.
+        concrete = isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer)
+        sharding = leaf.sharding if concrete else getattr(jax.typeof(leaf), "sharding", None)
+        found.append(getattr(sharding, "mesh", None))
+    return [m for m in found if m is not None and not m.empty]
+
+
+def find_place(axis: str | tuple[str, ...] | None, mesh: Any, tree: Any) -> Place | None:
+    """Where the stacks of this call are sharded.
+
+    Args:
+      axis: of a mesh, or several; None shards nothing.
+      mesh: the one to take where there is none in the context (`jax.set_mesh`, `shard_map`, `pmap`); None takes that
+        of the arrays.
+      tree: of arrays, or of anything with shape and dtype.
+
+    Returns:
+      The place; None where there is nothing to shard over: no axis, or no mesh.
+
+    Raises:
+      ValueError: where there are meshes, but none has the axis; or where its axes are of different types.
+
+    Examples:
+      >>> find_place("data", None, jnp.ones(3)) is None
+      True
+      >>> find_place("data", jax.make_mesh((1,), ("data",)), jnp.ones(3)).count
+      1
+    """
+    if axis is None:
+        return None
+    axes = (axis,) if isinstance(axis, str) else tuple(axis)
+    meshes = _meshes(mesh, tree)
+    fitting = [m for m in meshes if set(axes) <= set(m.axis_names)]
+    if not fitting:
+        if meshes:
+            names = " or ".join(sorted({str(tuple(m.axis_names)) for m in meshes}))
+            raise ValueError(f"axis={axis!r} is no axis of the mesh, which has {names}. Name one of these.")
+        return None
+    found = fitting[0]
+    kinds = {dict(zip(found.axis_names, found.axis_types, strict=True))[a] for a in axes}
+    if len(kinds) > 1:
+        raise ValueError(f"axis={axis!r}: these axes of the mesh have different types ({kinds}). Name axes of one type.")
+    return Place(axes, found, kinds.pop(), math.prod(found.shape[a] for a in axes))
+
+
+def born(place: Place | None, make: Callable[[], Any], lengths: Any) -> Any:
+    """Make a state that is sharded from the start, and never whole on one device.
+
+    Args:
+      place: None makes it as it is, and so does the inside of the user's own `shard_map`.
+      make: a tree of arrays.
+      lengths: of the leading axis of each, where it is that of a stack; 0 elsewhere.
+
+    Examples:
+      >>> born(None, lambda: jnp.ones(3), 3).shape
+      (3,)
+    """
+    if place is None or place.kind == AxisType.Manual:
+        return make()
+    if isinstance(place.mesh, jax.sharding.Mesh):
+        whole = NamedSharding(place.mesh, PartitionSpec())
+        return jax.jit(make, out_shardings=jax.tree.map(lambda n: place.sharding if n else whole, lengths))()
+    return jax.jit(lambda: _sharded(place, make(), lengths))()
+
+
+def _sharded(place: Place, tree: Any, lengths: Any) -> Any:
+    constrain = jax.sharding.reshard if place.kind == AxisType.Explicit else lax.with_sharding_constraint
+    return jax.tree.map(lambda x, n: constrain(x, place.sharding) if n else x, tree, lengths)
+
+
+def _gather(tree: Any, place: Place) -> Any:
+    """Whole stacks from shards, by one collective for each dtype."""
+    leaves, treedef = jax.tree.flatten(tree)
+    out = list(leaves)
+    for dtype in dict.fromkeys(x.dtype for x in leaves):
+        which = [i for i, x in enumerate(leaves) if x.dtype == dtype]
+        flat = jnp.concatenate([leaves[i].reshape(-1) for i in which])
+        # "invarying": that the result is the same on all devices is in its type, for the user's shard_map.
+        whole = lax.all_gather(flat, place.axes, to="invarying")
+        start = 0
+        for i in which:
+            x = leaves[i]
+            out[i] = whole[:, start : start + x.size].reshape(place.count * x.shape[0], *x.shape[1:])
+            start += x.size
+    return treedef.unflatten(out)
+
+
+def _inside(core: Callable[..., Any], place: Place, stacks: Any, whole: Any, state: Any, lengths: Any) -> Any:
+    """In the user's `shard_map` or `pmap`, where stacks are whole, and the state is whole or this device's share."""
+    index = lax.axis_index(place.axes)
+
+    def own(x: jax.Array) -> jax.Array:
+        n = x.shape[0] // place.count
+        return lax.dynamic_slice_in_dim(x, index * n, n)
+
+    def is_whole(x: jax.Array, n: int) -> bool:
+        if n and x.shape[0] not in (n, n // place.count):
+            raise ValueError(
+                f"The state has a stack of {x.shape[0]} blocks, where {n}, or {n // place.count} on each of "
+                f"{place.count} devices, are needed. Was it made with another stack_multiple or block_size?"
+            )
+        return bool(n) and x.shape[0] == n
+
+    leaves, treedef = jax.tree.flatten(state)
+    shared = [is_whole(x, n) for x, n in zip(leaves, treedef.flatten_up_to(lengths), strict=True)]
+    mine = [own(x) if s else x for x, s in zip(leaves, shared, strict=True)]
+    out, new = core(jax.tree.map(own, stacks), whole, treedef.unflatten(mine))
+    made = treedef.flatten_up_to(new)
+    again = iter(_gather([x for x, s in zip(made, shared, strict=True) if s], place))
+    return _gather(out, place), treedef.unflatten([next(again) if s else x for x, s in zip(made, shared, strict=True)])
+
+
+def on_shards(core: Callable[..., Any], place: Place | None, stacks: Any, whole: Any, state: Any, lengths: Any) -> Any:
+    """Run a function of stacks, which treats each block by itself, on the shard that each device owns.
+
+    Args:
+      core: from stacks, what every device sees whole, and the state, to stacks and the state.
+      place: None runs it on everything.
+      stacks: a tree of arrays `[N, ...]`, N a multiple of the number of shards.
+      whole: a tree of arrays.
+      state: a tree of arrays; inside the user's `shard_map` each device's own share, or all of it on each
+        (then new state is gathered in every step, as `pmap` without sharded state must).
+      lengths: N for each array of the state that is a stack; 0 elsewhere.
+
+    Returns:
+      Stacks, whole on every device after one collective; and the state, placed as it was given.
+
+    Raises:
+      ValueError: where stacks of the state have another length.
+
+    Examples:
+      >>> on_shards(lambda x, c, s: (x * c, s + x), None, jnp.ones(2), 3.0, jnp.zeros(2), 2)[0].tolist()
+      [3.0, 3.0]
+    """
+    if place is None:
+        return core(stacks, whole, state)
+    if place.kind == AxisType.Manual:
+        return _inside(core, place, stacks, whole, state, lengths)
+    shard, every = PartitionSpec(place.axes), PartitionSpec()
+    states = jax.tree.map(lambda n: shard if n else every, lengths)
+    if place.kind == AxisType.Explicit:
+        stacks = jax.tree.map(lambda x: jax.sharding.reshard(x, place.sharding), stacks)
+        state = _sharded(place, state, lengths)
+
+    def kernel(stacks: Any, whole: Any, state: Any) -> tuple[Any, Any]:
+        out, new = core(stacks, whole, state)
+        return _gather(out, place), new
+
+    # A mesh in the context must not be named again.
+    mesh = place.mesh if jax.sharding.get_abstract_mesh().empty else None
+    run = jax.shard_map(
+        kernel, mesh=mesh, in_specs=(shard, every, states), out_specs=(every, states), axis_names=set(place.axes)
+    )
+    return run(stacks, whole, state)
 
 
 def with_local_arrays(update: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[Any, Any]]:

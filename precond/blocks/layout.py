@@ -103,11 +103,13 @@ class Layout(NamedTuple):
       viewed: for each leaf whether it has a view (the others stay outside).
       sheets: the leaves that have one.
       stacks: the shape and dtype of every stack by name, `[N, d1, .., dk]`.
+      blocks: how many of the N are blocks; the rest are zeros that make N a multiple.
     """
 
     viewed: tuple[bool, ...]
     sheets: tuple[Sheet, ...]
     stacks: dict[str, jax.ShapeDtypeStruct]
+    blocks: dict[str, int]
 
     def pack(self, leaves: Sequence[jax.Array]) -> dict[str, jax.Array]:
         """Cut every viewed leaf into blocks and stack equal ones; float32 or wider.
@@ -123,6 +125,9 @@ class Layout(NamedTuple):
             tensor = sheet.gather(leaves, self.stacks[sheet.regions[0][0]].dtype)
             for name, region in sheet.regions:
                 rows[name].append(_cut(tensor, region).astype(self.stacks[name].dtype))
+        for name, stack in self.stacks.items():
+            if more := stack.shape[0] - self.blocks[name]:
+                rows[name].append(jnp.zeros((more, *stack.shape[1:]), stack.dtype))
         return {n: r[0] if len(r) == 1 else jnp.concatenate(r) for n, r in rows.items()}
 
     def unpack(self, stacks: Any, leaves: Sequence[Any]) -> list[Any]:
@@ -159,13 +164,14 @@ def _sheet(members: list[tuple[int, Geometry]], g: Geometry, block_size: int | N
     return Sheet(tuple(members), regions, parts)
 
 
-def layout_of(tree: Any, views: Views, block_size: int | None) -> Layout:
+def layout_of(tree: Any, views: Views, block_size: int | None, multiple: int = 1) -> Layout:
     """Work out the layout of a tree from its shapes, dtypes and paths.
 
     Args:
       tree: of arrays, or of anything with `shape` and `dtype`.
       views: from path and leaf to a view or None. A leaf of size 0 has none.
       block_size: active axes longer than this are cut; None cuts nothing.
+      multiple: stacks are padded to a multiple of it.
 
     Raises:
       ValueError: for a view that does not fit.
@@ -196,5 +202,7 @@ def layout_of(tree: Any, views: Views, block_size: int | None) -> Layout:
             before, _, other = counts.get(name, (0, (), dtype))
             block = tuple(part.size for part in region)
             counts[name] = before + blocks, block, jnp.promote_types(dtype, other)
-    stacks = {n: jax.ShapeDtypeStruct((c, *b), d) for n, (c, b, d) in sorted(counts.items())}
-    return Layout(tuple(viewed), sheets, stacks)
+    stacks = {
+        n: jax.ShapeDtypeStruct((-(-c // multiple) * multiple, *b), d) for n, (c, b, d) in sorted(counts.items())
+    }
+    return Layout(tuple(viewed), sheets, stacks, {n: counts[n][0] for n in stacks})

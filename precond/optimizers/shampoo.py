@@ -41,6 +41,9 @@ def shampoo(
     block_size: int | None = None,
     views: Views | Sequence[Any] | None = None,
     otherwise: optax.GradientTransformation | None = None,
+    axis: str | tuple[str, ...] | None = None,
+    mesh: jax.sharding.Mesh | None = None,
+    stack_multiple: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Shampoo: the momentum of each block multiplied on every axis by an inverse root of its factor.
 
@@ -66,6 +69,7 @@ def shampoo(
       block_size: the longest side of a block; None is 1024.
       views: as in `precond.blocked`.
       otherwise: for parameters without a view; None is Adam with the same `b1`, `b2` and `eps`.
+      axis, mesh, stack_multiple: as in `precond.blocked`; with an axis all but the model is divided over its devices.
 
     Returns:
       An Optax optimizer. Under `optax.inject_hyperparams` pass `static_args=precond.STATIC_ARGS`.
@@ -95,5 +99,8 @@ def shampoo(
         views=views,
         otherwise=with_momentum(optax.ema(b1), adam) if otherwise is None else otherwise,
         skipped=jnp.nan,
+        axis=axis,
+        mesh=mesh,
+        stack_multiple=stack_multiple,
     )
     return finish(tx, learning_rate, weight_decay, mask)

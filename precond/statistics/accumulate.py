@@ -9,7 +9,7 @@ import optax
 from jax.typing import ArrayLike
 
 from precond.arguments import check_number, check_whole
-from precond.blocks import active_axes, any_finite, keep_finite, path_name
+from precond.blocks import active_axes, keep_finite, path_name
 from precond.linalg import Packed, average, dense, eye_like
 
 __all__ = ["Axes", "Gram", "StatisticsState", "accumulate_grams"]
@@ -97,7 +97,7 @@ def accumulate_grams(
             due = state.count % every == 0
             terms, factors = jax.lax.cond(due, accumulate, lambda *old: old, state.terms, state.factors)
         out = factors if packed else jax.tree.map(dense, factors, is_leaf=lambda x: isinstance(x, Packed))
-        count = jnp.where(any_finite(finite), optax.safe_increment(state.count), state.count)
+        count = jnp.where(extra.get("going", True), optax.safe_increment(state.count), state.count)
         return out, StatisticsState(count, terms, factors)
 
     return optax.GradientTransformationExtraArgs(init, update)

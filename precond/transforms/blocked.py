@@ -1,16 +1,17 @@
 """From parameters to stacks of blocks and back: what makes a transformation of stacks one of parameters."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from precond.arguments import check_whole
-from precond.blocks import Views, as_views, finite_blocks, keep_finite, layout_of
-from precond.mesh import with_local_arrays
+from precond.blocks import Layout, Views, any_finite, as_views, finite_blocks, keep_finite, layout_of
+from precond.mesh import Place, born, find_place, on_shards, with_local_arrays
 
 __all__ = ["BlockedState", "blocked"]
 
@@ -38,6 +39,10 @@ def blocked(
     views: Views | Sequence[Any] | None = None,
     otherwise: optax.GradientTransformation | None = None,
     skipped: float = 0.0,
+    axis: str | tuple[str, ...] | None = None,
+    mesh: jax.sharding.Mesh | None = None,
+    stack_multiple: int | None = None,
+    wire: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Run a transformation on stacks of equal blocks, `[N, d1, .., dk]`, cut from all parameters.
 
@@ -60,13 +65,21 @@ def blocked(
       otherwise: for parameters without a view (biases, norms, embeddings, anything of size 0). None takes
         `optax.scale_by_adam()`.
       skipped: the update of what is skipped. 0, or NaN to tell a later transformation what must not move.
+      axis: the mesh axis, or axes, over which the stacks are sharded. None shards nothing; neither does a name where
+        there is no mesh.
+      mesh: the mesh to take where none is in the context (`jax.set_mesh`) nor known from the arrays.
+      stack_multiple: stacks are padded to a multiple of it with blocks of zeros. It must be a multiple of the number
+        of shards, and is kept by a run that moves to another number of devices, whose checkpoints then fit. None is 8
+        with an axis and 1 without.
+      wire: the dtype in which updates are gathered from the devices; None is that of the gradients.
 
     Returns:
       A transformation of parameters; updates have the dtype of the gradients.
 
     Raises:
       ValueError, TypeError: for a block size that is no positive integer, views of another kind; and in `init` for a
-        view that does not fit its parameter.
+        view that does not fit its parameter, and for an axis that the mesh does not have or whose size does not
+        divide `stack_multiple`.
 
     Examples:
       >>> params = {"kernel": jnp.ones((4, 6)), "bias": jnp.ones(6)}
@@ -77,23 +90,38 @@ def blocked(
     """
     if block_size is not None:
         check_whole("block_size", block_size, least=1)
+    check_whole("stack_multiple", multiple := stack_multiple or (1 if axis is None else 8), least=1)
     view_of = as_views(views)
     inner = optax.with_extra_args_support(inner)
     otherwise = optax.scale_by_adam() if otherwise is None else otherwise
 
+    def layout_of_(tree: Any) -> Layout:
+        return layout_of(tree, view_of, block_size, multiple)
+
     def unviewed(tree: Any) -> Any:
-        viewed = layout_of(tree, view_of, block_size).viewed
-        return jax.tree.unflatten(jax.tree.structure(tree), [not v for v in viewed])
+        return jax.tree.unflatten(jax.tree.structure(tree), [not v for v in layout_of_(tree).viewed])
 
     rest = optax.masked(otherwise, unviewed)
+
+    def place_of(tree: Any) -> Place | None:
+        place = find_place(axis, mesh, tree)
+        if place is not None and multiple % place.count:
+            raise ValueError(
+                f"stack_multiple={multiple} is no multiple of the {place.count} devices of axis={axis!r}: pass one that "
+                "is a multiple of all numbers of devices the run shall ever have (a checkpoint keeps it)."
+            )
+        return place
 
     def init(params: Any) -> BlockedState:
         # One array that stands for everything: on a tree without leaves optax.tree.map_params takes this for the
         # prefix of whatever the stacks' state is, and leaves it alone.
-        state = jnp.zeros((0,))
-        stacks = layout_of(params, view_of, block_size).stacks
+        state, stacks, place = jnp.zeros((0,)), layout_of_(params).stacks, place_of(params)
+
+        def make() -> Any:
+            return inner.init({name: jnp.zeros(s.shape, s.dtype) for name, s in stacks.items()})
+
         if stacks:
-            state = inner.init({name: jnp.zeros(s.shape, s.dtype) for name, s in stacks.items()})
+            state = born(place, make, None if place is None else _lengths(inner, stacks))
         return BlockedState(state, rest.init(params), jnp.zeros([], jnp.int32), jnp.zeros([], jnp.int32))
 
     def update_rest(updates: Any, viewed: Any, state: Any, params: Any, extra: Any) -> tuple[Any, Any, Any]:
@@ -106,20 +134,33 @@ def blocked(
         out = jax.tree.map(lambda x: jnp.where(finite, x, jnp.full_like(x, skipped)), out)
         return out, optax.tree.where(finite, new, state), [finite]
 
-    def update_stacks(layout: Any, leaves: Any, state: Any, params: Any, extra: Any) -> tuple[Any, Any, Any]:
+    def update_stacks(layout: Layout, leaves: Any, state: Any, params: Any, extra: Any) -> tuple[Any, Any, Any]:
+        place = place_of(leaves)
+        sections = multiple if place is None else multiple // place.count
         stacks = layout.pack(leaves)
         finite = {name: finite_blocks(x) for name, x in stacks.items()}
-        stacks = {name: keep_finite(finite[name], x, jnp.zeros_like(x)) for name, x in stacks.items()}
+        blocks = {name: x[: layout.blocks[name]] for name, x in finite.items()}
         packed: Any = None if params is None else layout.pack([jnp.asarray(p) for p in jax.tree.leaves(params)])
-        moved: Any
-        moved, inside = inner.update(stacks, state, packed, **(extra | {"batch_axes": 1, "finite": finite}))
-        out = {name: keep_finite(finite[name], x, jnp.full_like(x, skipped)) for name, x in moved.items()}
-        return out, inside, list(finite.values())
+        arrays, rebuild = _arrays(extra)
+
+        def core(stacks: Any, whole: Any, state: Any) -> tuple[Any, Any]:
+            updates, params, finite = stacks
+            updates = {n: keep_finite(finite[n], x, jnp.zeros_like(x)) for n, x in updates.items()}
+            given = rebuild(whole[0]) | {"batch_axes": 1, "finite": finite, "going": whole[1], "sections": sections}
+            moved: Any
+            moved, new = inner.update(updates, state, params, **given)
+            out = {n: keep_finite(finite[n], x, jnp.full_like(x, skipped)) for n, x in moved.items()}
+            return out, new
+
+        lengths = None if place is None else _lengths(inner, layout.stacks)
+        own, whole = (stacks, packed, finite), (arrays, any_finite(blocks))
+        out, new = on_shards(core, place, own, whole, state, lengths)
+        return out, new, list(blocks.values())
 
     @with_local_arrays
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
         updates = jax.tree.map(jnp.asarray, updates)
-        layout = layout_of(updates, view_of, block_size)
+        layout = layout_of_(updates)
         leaves, treedef = jax.tree.flatten(updates)
         out, others, finite = update_rest(updates, layout.viewed, state.otherwise, params, extra)
         inside = state.stacks
@@ -132,3 +173,28 @@ def blocked(
         return out, BlockedState(inside, others, state.skipped + lost, state.idle + idle)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _lengths(inner: optax.GradientTransformation, stacks: dict[str, jax.ShapeDtypeStruct]) -> Any:
+    """Of the leading axis of each array of the state, if it is that of a stack; else 0."""
+
+    def state(times: int) -> Any:
+        longer = {n: jax.ShapeDtypeStruct((times * s.shape[0], *s.shape[1:]), s.dtype) for n, s in stacks.items()}
+        return jax.eval_shape(inner.init, longer)
+
+    # What has the length of a stack by chance does not grow with it.
+    return jax.tree.map(lambda one, two: one.shape[0] if one.shape != two.shape else 0, state(1), state(2))
+
+
+def _arrays(extra: dict[str, Any]) -> tuple[list[Any], Callable[[list[Any]], dict[str, Any]]]:
+    """The arrays among extra arguments, which a program for shards must be given, and what puts others in their place."""
+    leaves, treedef = jax.tree.flatten(extra)
+    which = [i for i, x in enumerate(leaves) if isinstance(x, jax.Array | np.ndarray)]
+
+    def rebuild(arrays: list[Any]) -> dict[str, Any]:
+        filled = list(leaves)
+        for i, x in zip(which, arrays, strict=True):
+            filled[i] = x
+        return treedef.unflatten(filled)
+
+    return [leaves[i] for i in which], rebuild

@@ -8,7 +8,6 @@ import optax
 from jax.typing import ArrayLike
 
 from precond.arguments import check_number, check_whole
-from precond.blocks import any_finite
 from precond.linalg import batch_norm
 
 __all__ = ["GraftState", "graft"]
@@ -77,9 +76,7 @@ def graft(
         extra["batch_axes"] = batch_axes
         way, first = direction.update(updates, state.direction, params, **extra)
         size, second = magnitude.update(updates, state.magnitude, params, **extra)
-        count, finite = jnp.asarray(optax.safe_increment(state.count)), extra.get("finite")
-        if finite is not None:
-            count = jnp.where(any_finite(finite), count, state.count)
+        count = jnp.where(extra.get("going", True), optax.safe_increment(state.count), state.count)
 
         def one(gradient: jax.Array, d: jax.Array, u: jax.Array) -> jax.Array:
             wide = jnp.promote_types(jnp.float32, gradient.dtype)

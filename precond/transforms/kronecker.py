@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from precond.arguments import check_whole
-from precond.blocks import any_finite, keep_finite, path_name
+from precond.blocks import keep_finite, path_name
 from precond.linalg import Precision, computing_in
 from precond.roots import Root, RootState
 from precond.transforms.per_block import per_block
@@ -37,7 +37,9 @@ def _is_root(x: Any) -> bool:
     return isinstance(x, RootState)
 
 
-def _refresh(root: Root, schedule: Refresh, step: jax.Array, going: Any, factors: Any, roots: Any) -> Any:
+def _refresh(
+    root: Root, schedule: Refresh, sections: int, step: jax.Array, going: Any, factors: Any, roots: Any
+) -> Any:
     """`refresh_roots` on trees of stacks."""
     states, treedef = jax.tree.flatten(roots, is_leaf=_is_root)
     tuples = treedef.flatten_up_to(factors)
@@ -51,6 +53,7 @@ def _refresh(root: Root, schedule: Refresh, step: jax.Array, going: Any, factors
         [states[i].derived[axis] for i, axis in places],
         orders,
         going,
+        sections,
     )
     derived = [list(state.derived) for state in states]
     for (i, axis), x in zip(places, new, strict=True):
@@ -144,13 +147,12 @@ def scale_by_kronecker(
     def update(
         updates: Any, state: Any, params: Any = None, *, gradients: Any = None, finite: Any = None, **extra: Any
     ) -> Any:
-        extra["finite"] = finite
-        going = None if finite is None else any_finite(finite)
+        extra["finite"], going, sections = finite, extra.get("going"), extra.get("sections", 1)
         count, roots = jnp.asarray(optax.safe_increment(state.count)), state.roots
         gradients = updates if gradients is None else gradients
         factors, collected = factors_of(gradients, state.statistics, roots, params, extra)
         if not schedule.delay:
-            roots = refreshed(count, going, factors, roots)
+            roots = refreshed(sections, count, going, factors, roots)
         directions, velocity = momentum.update(updates, state.momentum, params, **extra)
         with computing_in(dots.projections):
             out, moved = _apply(root, directions, gradients, roots, finite)
@@ -159,7 +161,7 @@ def scale_by_kronecker(
             out = jax.tree.map(lambda x: jnp.where(warm, x, 0), out)
             moved, velocity = optax.tree.where(warm, (moved, velocity), (roots, state.momentum))
         if schedule.delay:
-            moved = refreshed(count, going, factors, moved)
+            moved = refreshed(sections, count, going, factors, moved)
         if going is not None:
             count = jnp.where(going, count, state.count)
         return out, KroneckerState(count, collected, moved, velocity)

@@ -90,6 +90,7 @@ def refresh_roots(
     derived: Sequence[Any],
     orders: Sequence[int],
     going: jax.Array | None = None,
+    sections: int = 1,
 ) -> list[Any]:
     """What is derived from the factors, refreshed where it is due.
 
@@ -101,10 +102,31 @@ def refresh_roots(
       derived: what `root.init` or an earlier refresh made of each.
       orders: the number of factors of the tensor that each belongs to.
       going: whether anything is to be done at all; None is yes.
+      sections: each stack consists of so many of equal length, which stand on as many devices or on fewer. Turns, and
+        whatever a root does for the matrices of a call together, belong to a section, so that no mesh changes them.
 
     Returns:
       What is derived now; entries that are not due, or whose refresh is not finite, as they were.
     """
+
+    def section(factors: Any, derived: Any) -> list[Any]:
+        return _refresh_section(root, schedule, step, factors, derived, orders, going)
+
+    if sections == 1:
+        return section(factors, derived)
+    cut = jax.tree.map(lambda x: x.reshape(sections, -1, *x.shape[1:]), (list(factors), list(derived)))
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), jax.vmap(section)(*cut))
+
+
+def _refresh_section(
+    root: Root,
+    schedule: Refresh,
+    step: jax.Array,
+    factors: Sequence[Factor],
+    derived: Sequence[Any],
+    orders: Sequence[int],
+    going: jax.Array | None,
+) -> list[Any]:
     groups = _groups(root, factors, orders)
 
     def over_groups(refresh: Callable[..., list[Any]]) -> list[Any]:
