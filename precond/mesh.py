@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-__all__ = ["Place", "born", "find_place", "on_shards", "with_local_arrays"]
+__all__ = ["Place", "Share", "born", "find_place", "on_shards", "with_local_arrays"]
 
 
 class Place(NamedTuple):
@@ -108,30 +108,47 @@ def _sharded(place: Place, tree: Any, lengths: Any) -> Any:
     return jax.tree.map(lambda x, n: constrain(x, place.sharding) if n else x, tree, lengths)
 
 
-def _gather(tree: Any, place: Place) -> Any:
-    """Whole stacks from shards, by one collective for each dtype."""
-    leaves, treedef = jax.tree.flatten(tree)
-    out = list(leaves)
-    for dtype in dict.fromkeys(x.dtype for x in leaves):
-        which = [i for i, x in enumerate(leaves) if x.dtype == dtype]
-        flat = jnp.concatenate([leaves[i].reshape(-1) for i in which])
-        # "invarying": that the result is the same on all devices is in its type, for the user's shard_map.
-        whole = lax.all_gather(flat, place.axes, to="invarying")
-        start = 0
-        for i in which:
-            x = leaves[i]
-            out[i] = whole[:, start : start + x.size].reshape(place.count * x.shape[0], *x.shape[1:])
-            start += x.size
-    return treedef.unflatten(out)
+class Share(NamedTuple):
+    """How a function on one device takes its share of stacks, and makes whole ones of all shares.
+
+    Attributes:
+      own: from a tree of whole stacks to this device's blocks.
+      gather: back, with one collective for each dtype.
+    """
+
+    own: Callable[[Any], Any]
+    gather: Callable[[Any], Any]
 
 
-def _inside(core: Callable[..., Any], place: Place, stacks: Any, whole: Any, state: Any, lengths: Any) -> Any:
-    """In the user's `shard_map` or `pmap`, where stacks are whole, and the state is whole or this device's share."""
-    index = lax.axis_index(place.axes)
+def _share(place: Place) -> Share:
+    def own(tree: Any) -> Any:
+        index = lax.axis_index(place.axes)
 
-    def own(x: jax.Array) -> jax.Array:
-        n = x.shape[0] // place.count
-        return lax.dynamic_slice_in_dim(x, index * n, n)
+        def one(x: jax.Array) -> jax.Array:
+            n = x.shape[0] // place.count
+            return lax.dynamic_slice_in_dim(x, index * n, n)
+
+        return jax.tree.map(one, tree)
+
+    def gather(tree: Any) -> Any:
+        leaves, treedef = jax.tree.flatten(tree)
+        out = list(leaves)
+        for dtype in dict.fromkeys(x.dtype for x in leaves):
+            which = [i for i, x in enumerate(leaves) if x.dtype == dtype]
+            flat = jnp.concatenate([leaves[i].reshape(-1) for i in which])
+            # "invarying": that the result is the same on all devices is in its type, for the user's shard_map.
+            whole, start = lax.all_gather(flat, place.axes, to="invarying"), 0
+            for i in which:
+                x = leaves[i]
+                out[i] = whole[:, start : start + x.size].reshape(place.count * x.shape[0], *x.shape[1:])
+                start += x.size
+        return treedef.unflatten(out)
+
+    return Share(own, gather)
+
+
+def _with_whole_state(body: Callable[..., Any], place: Place, whole: Any, state: Any, lengths: Any) -> Any:
+    """In the user's own `shard_map` or `pmap`, where each device may have its share of the state, or all of it."""
 
     def is_whole(x: jax.Array, n: int) -> bool:
         if n and x.shape[0] not in (n, n // place.count):
@@ -141,57 +158,52 @@ def _inside(core: Callable[..., Any], place: Place, stacks: Any, whole: Any, sta
             )
         return bool(n) and x.shape[0] == n
 
+    share = _share(place)
     leaves, treedef = jax.tree.flatten(state)
-    shared = [is_whole(x, n) for x, n in zip(leaves, treedef.flatten_up_to(lengths), strict=True)]
-    mine = [own(x) if s else x for x, s in zip(leaves, shared, strict=True)]
-    out, new = core(jax.tree.map(own, stacks), whole, treedef.unflatten(mine))
+    held = [is_whole(x, n) for x, n in zip(leaves, treedef.flatten_up_to(lengths), strict=True)]
+    mine = [share.own(x) if h else x for x, h in zip(leaves, held, strict=True)]
+    out, new = body(share, whole, treedef.unflatten(mine))
     made = treedef.flatten_up_to(new)
-    again = iter(_gather([x for x, s in zip(made, shared, strict=True) if s], place))
-    return _gather(out, place), treedef.unflatten([next(again) if s else x for x, s in zip(made, shared, strict=True)])
+    again = iter(share.gather([x for x, h in zip(made, held, strict=True) if h]))
+    return out, treedef.unflatten([next(again) if h else x for x, h in zip(made, held, strict=True)])
 
 
-def on_shards(core: Callable[..., Any], place: Place | None, stacks: Any, whole: Any, state: Any, lengths: Any) -> Any:
-    """Run a function of stacks, which treats each block by itself, on the shard that each device owns.
+def on_shards(body: Callable[..., Any], place: Place | None, whole: Any, state: Any, lengths: Any) -> Any:
+    """Run a function of stacks on every device, each with its share of the state.
 
     Args:
-      core: from stacks, what every device sees whole, and the state, to stacks and the state.
-      place: None runs it on everything.
-      stacks: a tree of arrays `[N, ...]`, N a multiple of the number of shards.
-      whole: a tree of arrays.
-      state: a tree of arrays; inside the user's `shard_map` each device's own share, or all of it on each
-        (then new state is gathered in every step, as `pmap` without sharded state must).
-      lengths: N for each array of the state that is a stack; 0 elsewhere.
-
-    Returns:
-      Stacks, whole on every device after one collective; and the state, placed as it was given.
+      body: from a `Share`, the tree `whole` and the device's share of the state, to anything that is the same on all
+        devices, and its share of the new state.
+      place: None runs it once, where a share is everything.
+      whole: a tree of arrays that every device is given whole.
+      state: a tree of arrays. In the user's own `shard_map` each device has its share of it, or all (then new state is
+        gathered in every step, as `pmap` needs where the state is not sharded).
+      lengths: of the leading axis of each array of the state, where it is that of a stack; 0 elsewhere.
 
     Raises:
       ValueError: where stacks of the state have another length.
 
     Examples:
-      >>> on_shards(lambda x, c, s: (x * c, s + x), None, jnp.ones(2), 3.0, jnp.zeros(2), 2)[0].tolist()
-      [3.0, 3.0]
+      >>> on_shards(lambda share, x, s: (share.gather(share.own(x) * 2), s + 1), None, jnp.ones(2), 0, 0)
+      (Array([2., 2.], dtype=float32), 1)
     """
     if place is None:
-        return core(stacks, whole, state)
+        return body(Share(lambda tree: tree, lambda tree: tree), whole, state)
     if place.kind == AxisType.Manual:
-        return _inside(core, place, stacks, whole, state, lengths)
+        return _with_whole_state(body, place, whole, state, lengths)
     shard, every = PartitionSpec(place.axes), PartitionSpec()
     states = jax.tree.map(lambda n: shard if n else every, lengths)
     if place.kind == AxisType.Explicit:
-        stacks = jax.tree.map(lambda x: jax.sharding.reshard(x, place.sharding), stacks)
         state = _sharded(place, state, lengths)
-
-    def kernel(stacks: Any, whole: Any, state: Any) -> tuple[Any, Any]:
-        out, new = core(stacks, whole, state)
-        return _gather(out, place), new
-
-    # A mesh in the context must not be named again.
-    mesh = place.mesh if jax.sharding.get_abstract_mesh().empty else None
     run = jax.shard_map(
-        kernel, mesh=mesh, in_specs=(shard, every, states), out_specs=(every, states), axis_names=set(place.axes)
+        functools.partial(body, _share(place)),
+        # A mesh in the context must not be named again.
+        mesh=place.mesh if jax.sharding.get_abstract_mesh().empty else None,
+        in_specs=(every, states),
+        out_specs=(every, states),
+        axis_names=set(place.axes),
     )
-    return run(stacks, whole, state)
+    return run(whole, state)
 
 
 def with_local_arrays(update: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[Any, Any]]:

@@ -11,7 +11,7 @@ import optax
 
 from precond.arguments import check_whole
 from precond.blocks import Layout, Views, any_finite, as_views, finite_blocks, keep_finite, layout_of
-from precond.mesh import Place, born, find_place, on_shards, with_local_arrays
+from precond.mesh import Place, Share, born, find_place, on_shards, with_local_arrays
 
 __all__ = ["BlockedState", "blocked"]
 
@@ -137,25 +137,26 @@ def blocked(
     def update_stacks(layout: Layout, leaves: Any, state: Any, params: Any, extra: Any) -> tuple[Any, Any, Any]:
         place = place_of(leaves)
         sections = multiple if place is None else multiple // place.count
-        stacks = layout.pack(leaves)
-        finite = {name: finite_blocks(x) for name, x in stacks.items()}
-        blocks = {name: x[: layout.blocks[name]] for name, x in finite.items()}
-        packed: Any = None if params is None else layout.pack([jnp.asarray(p) for p in jax.tree.leaves(params)])
         arrays, rebuild = _arrays(extra)
+        whole = (leaves, None if params is None else jax.tree.leaves(params), arrays)
 
-        def core(stacks: Any, whole: Any, state: Any) -> tuple[Any, Any]:
-            updates, params, finite = stacks
-            updates = {n: keep_finite(finite[n], x, jnp.zeros_like(x)) for n, x in updates.items()}
-            given = rebuild(whole[0]) | {"batch_axes": 1, "finite": finite, "going": whole[1], "sections": sections}
+        def body(share: Share, whole: Any, state: Any) -> tuple[Any, Any]:
+            stacks, params, given = layout.pack(whole[0]), whole[1], rebuild(whole[2])
+            finite = {name: finite_blocks(x) for name, x in stacks.items()}
+            blocks = {name: x[: layout.blocks[name]] for name, x in finite.items()}
+            if params is not None:
+                params = share.own(layout.pack([jnp.asarray(p) for p in params]))
+            stacks, good = share.own((stacks, finite))
+            stacks = {name: keep_finite(good[name], x, jnp.zeros_like(x)) for name, x in stacks.items()}
+            given |= {"batch_axes": 1, "finite": good, "going": any_finite(blocks), "sections": sections}
             moved: Any
-            moved, new = inner.update(updates, state, params, **given)
-            out = {n: keep_finite(finite[n], x, jnp.full_like(x, skipped)) for n, x in moved.items()}
-            return out, new
+            moved, new = inner.update(stacks, state, params, **given)
+            out = {name: keep_finite(good[name], x, jnp.full_like(x, skipped)) for name, x in moved.items()}
+            return (share.gather(out), blocks), new
 
         lengths = None if place is None else _lengths(inner, layout.stacks)
-        own, whole = (stacks, packed, finite), (arrays, any_finite(blocks))
-        out, new = on_shards(core, place, own, whole, state, lengths)
-        return out, new, list(blocks.values())
+        (out, finite), new = on_shards(body, place, whole, state, lengths)
+        return out, new, list(finite.values())
 
     @with_local_arrays
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
