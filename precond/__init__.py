@@ -4,6 +4,7 @@ from precond import recipes
 from precond.arguments import STATIC_ARGS
 from precond.blocks import View, default_views, rules, small_side, tensors
 from precond.linalg import Precision, precision
+from precond.mesh import Sharded, sharded
 from precond.metrics import metrics
 from precond.optimizers import kl_shampoo, shampoo, soap
 from precond.roots import (
@@ -47,6 +48,7 @@ __all__ = [
     "Refresh",
     "Root",
     "RootState",
+    "Sharded",
     "View",
     "absolute",
     "blocked",
@@ -78,6 +80,7 @@ __all__ = [
     "scale_by_kronecker",
     "scale_by_trace",
     "shampoo",
+    "sharded",
     "small_side",
     "soap",
     "stored",

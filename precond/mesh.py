@@ -2,15 +2,66 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.core import Tracer
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-__all__ = ["Place", "Share", "born", "find_place", "on_shards", "with_local_arrays"]
+from precond.arguments import check_whole
+
+__all__ = ["Place", "Sharded", "Share", "born", "find_place", "on_shards", "sharded", "with_local_arrays"]
+
+
+class Sharded(NamedTuple):
+    """How stacks are divided over devices; made by `precond.sharded`, whose arguments these are."""
+
+    axis: tuple[str, ...] | None
+    multiple: int
+    wire: Any
+
+
+def sharded(
+    axis: str | Sequence[str] | None, *, multiple: int | None = None, wire: jax.typing.DTypeLike | None = None
+) -> Sharded:
+    """How stacks are divided over devices: what `axis=` takes where a name alone does not say enough.
+
+    Args:
+      axis: the name of a mesh axis, or several, over which the leading axis of every stack is divided; None divides
+        nothing (and with a `multiple` makes checkpoints that a divided run can go on from).
+      multiple: stacks are padded to a multiple of it with blocks of zeros. It must be a multiple of the number of
+        devices, and never depend on it: a run that moves to another number of devices keeps its `multiple`, and its
+        checkpoints fit. None is 8 with an axis and 1 without.
+      wire: the dtype in which directions are gathered from the devices, which rounds them once; None is the widest of
+        the gradients (bfloat16 gradients: bfloat16, where nothing is lost, as updates have the gradients' dtype).
+
+    Raises:
+      ValueError, TypeError: for a multiple that is no positive integer, a wire that is no floating dtype, no axes.
+
+    Examples:
+      >>> sharded("data")
+      Sharded(axis=('data',), multiple=8, wire=None)
+      >>> sharded(("data", "model"), multiple=32, wire="bfloat16").wire
+      dtype(bfloat16)
+    """
+    if axis is not None:
+        axes = (axis,) if isinstance(axis, str) else axis
+        if not isinstance(axes, Sequence) or not all(isinstance(a, str) for a in axes):
+            raise TypeError(f"axis={axis!r}: pass the name of a mesh axis, several names, or None.")
+        if not axes:
+            raise ValueError(f"axis={axis!r}: pass the name of a mesh axis, several names, or None.")
+        axis = tuple(axes)
+    if multiple is None:
+        multiple = 1 if axis is None else 8
+    check_whole("multiple", multiple, least=1)
+    if wire is not None:
+        wire = jnp.dtype(wire)
+        if not jnp.issubdtype(wire, jnp.floating):
+            raise TypeError(f"wire={wire.name}: directions travel as floating numbers, such as jnp.bfloat16.")
+    return Sharded(axis, multiple, wire)
 
 
 class Place(NamedTuple):
@@ -39,17 +90,16 @@ def _meshes(mesh: Any, tree: Any) -> list[Any]:
     found = [jax.sharding.get_abstract_mesh(), mesh]
     for leaf in jax.tree.leaves(tree):
         # Outside jit an array knows its devices, which a function that is run at once needs.
-        concrete = isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer)
-        sharding = leaf.sharding if concrete else getattr(jax.typeof(leaf), "sharding", None)
-        found.append(getattr(sharding, "mesh", None))
+        typed = jax.typeof(leaf) if isinstance(leaf, Tracer) else leaf
+        found.append(getattr(getattr(typed, "sharding", None), "mesh", None))
     return [m for m in found if m is not None and not m.empty]
 
 
-def find_place(axis: str | tuple[str, ...] | None, mesh: Any, tree: Any) -> Place | None:
+def find_place(how: Sharded, mesh: Any, tree: Any) -> Place | None:
     """Where the stacks of this call are sharded.
 
     Args:
-      axis: of a mesh, or several; None shards nothing.
+      how: which axes.
       mesh: the one to take where there is none in the context (`jax.set_mesh`, `shard_map`, `pmap`); None takes that
         of the arrays.
       tree: of arrays, or of anything with shape and dtype.
@@ -58,41 +108,49 @@ def find_place(axis: str | tuple[str, ...] | None, mesh: Any, tree: Any) -> Plac
       The place; None where there is nothing to shard over: no axis, or no mesh.
 
     Raises:
-      ValueError: where there are meshes, but none has the axis; or where its axes are of different types.
+      ValueError: where there are meshes, but none has the axis; where its axes are of different types; and where their
+        size does not divide `multiple`.
 
     Examples:
-      >>> find_place("data", None, jnp.ones(3)) is None
+      >>> find_place(sharded("data"), None, jnp.ones(3)) is None
       True
-      >>> find_place("data", jax.make_mesh((1,), ("data",)), jnp.ones(3)).count
+      >>> find_place(sharded("data"), jax.make_mesh((1,), ("data",)), jnp.ones(3)).count
       1
     """
-    if axis is None:
+    axes = how.axis
+    if axes is None:
         return None
-    axes = (axis,) if isinstance(axis, str) else tuple(axis)
     meshes = _meshes(mesh, tree)
     fitting = [m for m in meshes if set(axes) <= set(m.axis_names)]
     if not fitting:
         if meshes:
             names = " or ".join(sorted({str(tuple(m.axis_names)) for m in meshes}))
-            raise ValueError(f"axis={axis!r} is no axis of the mesh, which has {names}. Name one of these.")
+            raise ValueError(f"axis={axes} is no axis of the mesh, which has {names}. Name one of these.")
         return None
     found = fitting[0]
     kinds = {dict(zip(found.axis_names, found.axis_types, strict=True))[a] for a in axes}
     if len(kinds) > 1:
-        raise ValueError(f"axis={axis!r}: these axes of the mesh have different types ({kinds}). Name axes of one type.")
-    return Place(axes, found, kinds.pop(), math.prod(found.shape[a] for a in axes))
+        raise ValueError(f"axis={axes}: these axes of the mesh have different types ({kinds}). Name axes of one type.")
+    count = math.prod(found.shape[a] for a in axes)
+    if how.multiple % count:
+        raise ValueError(
+            f"axis={axes} has {count} devices, which do not divide stacks of a multiple of {how.multiple} blocks: pass "
+            f"axis=precond.sharded({axes}, multiple=...), a multiple of all numbers of devices the run will ever have."
+        )
+    return Place(axes, found, kinds.pop(), count)
 
 
-def born(place: Place | None, make: Callable[[], Any], lengths: Any) -> Any:
+def born(place: Place | None, make: Callable[[], Any], lengths: Any, params: Any) -> Any:
     """Make a state that is sharded from the start, and never whole on one device.
 
     Args:
       place: None makes it as it is, and so does the inside of the user's own `shard_map`.
       make: a tree of arrays.
       lengths: of the leading axis of each, where it is that of a stack; 0 elsewhere.
+      params: a tree of arrays that are on the mesh.
 
     Examples:
-      >>> born(None, lambda: jnp.ones(3), 3).shape
+      >>> born(None, lambda: jnp.ones(3), 3, jnp.ones(1)).shape
       (3,)
     """
     if place is None or place.kind == AxisType.Manual:
@@ -100,7 +158,13 @@ def born(place: Place | None, make: Callable[[], Any], lengths: Any) -> Any:
     if isinstance(place.mesh, jax.sharding.Mesh):
         whole = NamedSharding(place.mesh, PartitionSpec())
         return jax.jit(make, out_shardings=jax.tree.map(lambda n: place.sharding if n else whole, lengths))()
-    return jax.jit(lambda: _sharded(place, make(), lengths))()
+
+    def tied(arrays: list[jax.Array]) -> Any:
+        # jit runs where its arguments are. A state made of nothing would have none, and stand on one device.
+        some = jnp.any(arrays[0] != arrays[0]) if arrays else False
+        return _sharded(place, jax.tree.map(lambda x: jnp.where(some, x, x), make()), lengths)
+
+    return jax.jit(tied)([x for x in jax.tree.leaves(params) if isinstance(x, jax.Array)])
 
 
 def _sharded(place: Place, tree: Any, lengths: Any) -> Any:
@@ -154,7 +218,7 @@ def _with_whole_state(body: Callable[..., Any], place: Place, whole: Any, state:
         if n and x.shape[0] not in (n, n // place.count):
             raise ValueError(
                 f"The state has a stack of {x.shape[0]} blocks, where {n}, or {n // place.count} on each of "
-                f"{place.count} devices, are needed. Was it made with another stack_multiple or block_size?"
+                f"{place.count} devices, are needed. Was it made with another multiple or block_size?"
             )
         return bool(n) and x.shape[0] == n
 

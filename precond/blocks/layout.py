@@ -130,6 +130,15 @@ class Layout(NamedTuple):
                 rows[name].append(jnp.zeros((more, *stack.shape[1:]), stack.dtype))
         return {n: r[0] if len(r) == 1 else jnp.concatenate(r) for n, r in rows.items()}
 
+    def dtypes(self, leaves: Sequence[Any]) -> dict[str, Any]:
+        """The widest dtype among the leaves of every stack."""
+        found: dict[str, Any] = {}
+        for sheet in self.sheets:
+            for name, _ in sheet.regions:
+                own = [leaves[i].dtype for i, _ in sheet.members]
+                found[name] = jnp.result_type(found.get(name, own[0]), *own)
+        return found
+
     def unpack(self, stacks: Any, leaves: Sequence[Any]) -> list[Any]:
         """The inverse of `pack`.
 
@@ -202,7 +211,5 @@ def layout_of(tree: Any, views: Views, block_size: int | None, multiple: int = 1
             before, _, other = counts.get(name, (0, (), dtype))
             block = tuple(part.size for part in region)
             counts[name] = before + blocks, block, jnp.promote_types(dtype, other)
-    stacks = {
-        n: jax.ShapeDtypeStruct((-(-c // multiple) * multiple, *b), d) for n, (c, b, d) in sorted(counts.items())
-    }
+    stacks = {n: jax.ShapeDtypeStruct((-(-c // multiple) * multiple, *b), d) for n, (c, b, d) in sorted(counts.items())}
     return Layout(tuple(viewed), sheets, stacks, {n: counts[n][0] for n in stacks})

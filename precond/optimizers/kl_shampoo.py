@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from precond.blocks import Views
+from precond.mesh import Sharded
 from precond.optimizers.finish import finish
 from precond.roots import Method, inverse_root, relative
 from precond.statistics import kl
@@ -30,6 +31,8 @@ def kl_shampoo(
     block_size: int | None = None,
     views: Views | Sequence[Any] | None = None,
     otherwise: optax.GradientTransformation | None = None,
+    axis: str | Sequence[str] | Sharded | None = None,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""KL-Shampoo: factors fitted to the gradient's covariance in Kullback-Leibler divergence.
 
@@ -56,6 +59,8 @@ def kl_shampoo(
       block_size: the longest side of a block; None is 1024.
       views: as in `precond.blocked`.
       otherwise: for parameters without a view; None is Adam with the same `b1`, `b2` and `eps`.
+      axis: mesh axes over whose devices blocks, bases and memory are divided, as in `precond.blocked`.
+      mesh: likewise.
 
     Returns:
       An Optax optimizer. Under `optax.inject_hyperparams` pass `static_args=precond.STATIC_ARGS`.
@@ -84,5 +89,7 @@ def kl_shampoo(
         views=views,
         otherwise=optax.scale_by_adam(b1, b2, eps) if otherwise is None else otherwise,
         skipped=jnp.nan,
+        axis=axis,
+        mesh=mesh,
     )
     return finish(tx, learning_rate, weight_decay, mask)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from precond.blocks import Views
+from precond.mesh import Sharded
 from precond.optimizers.finish import finish
 from precond.roots import Method, inverse_root, relative
 from precond.statistics import outer_products
@@ -41,9 +42,8 @@ def shampoo(
     block_size: int | None = None,
     views: Views | Sequence[Any] | None = None,
     otherwise: optax.GradientTransformation | None = None,
-    axis: str | tuple[str, ...] | None = None,
+    axis: str | Sequence[str] | Sharded | None = None,
     mesh: jax.sharding.Mesh | None = None,
-    stack_multiple: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Shampoo: the momentum of each block multiplied on every axis by an inverse root of its factor.
 
@@ -69,7 +69,8 @@ def shampoo(
       block_size: the longest side of a block; None is 1024.
       views: as in `precond.blocked`.
       otherwise: for parameters without a view; None is Adam with the same `b1`, `b2` and `eps`.
-      axis, mesh, stack_multiple: as in `precond.blocked`; with an axis all but the model is divided over its devices.
+      axis: mesh axes over whose devices blocks, roots and memory are divided, as in `precond.blocked`.
+      mesh: likewise.
 
     Returns:
       An Optax optimizer. Under `optax.inject_hyperparams` pass `static_args=precond.STATIC_ARGS`.
@@ -101,6 +102,5 @@ def shampoo(
         skipped=jnp.nan,
         axis=axis,
         mesh=mesh,
-        stack_multiple=stack_multiple,
     )
     return finish(tx, learning_rate, weight_decay, mask)

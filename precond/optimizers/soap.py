@@ -9,6 +9,7 @@ import optax
 
 from precond.arguments import check_whole
 from precond.blocks import Views
+from precond.mesh import Sharded
 from precond.optimizers.finish import finish
 from precond.roots import Method, eigenbasis
 from precond.statistics import outer_products
@@ -30,6 +31,8 @@ def soap(
     block_size: int | None = None,
     views: Views | Sequence[Any] | None = None,
     otherwise: optax.GradientTransformation | None = None,
+    axis: str | Sequence[str] | Sharded | None = None,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""SOAP: Adam in the slowly turning eigenbasis of Shampoo's factors.
 
@@ -58,6 +61,8 @@ def soap(
       block_size: the longest side of a block; None is 1024.
       views: as in `precond.blocked`.
       otherwise: for parameters without a view; None is Adam with the same `b1`, `b2` and `eps`.
+      axis: mesh axes over whose devices blocks, bases and memory are divided, as in `precond.blocked`.
+      mesh: likewise.
 
     Returns:
       An Optax optimizer. Under `optax.inject_hyperparams` pass `static_args=precond.STATIC_ARGS`.
@@ -89,5 +94,7 @@ def soap(
         views=views,
         otherwise=optax.scale_by_adam(b1, b2, eps) if otherwise is None else otherwise,
         skipped=jnp.nan,
+        axis=axis,
+        mesh=mesh,
     )
     return finish(tx, learning_rate, weight_decay, mask)

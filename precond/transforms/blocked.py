@@ -11,7 +11,7 @@ import optax
 
 from precond.arguments import check_whole
 from precond.blocks import Layout, Views, any_finite, as_views, finite_blocks, keep_finite, layout_of
-from precond.mesh import Place, Share, born, find_place, on_shards, with_local_arrays
+from precond.mesh import Sharded, Share, born, find_place, on_shards, sharded, with_local_arrays
 
 __all__ = ["BlockedState", "blocked"]
 
@@ -39,10 +39,8 @@ def blocked(
     views: Views | Sequence[Any] | None = None,
     otherwise: optax.GradientTransformation | None = None,
     skipped: float = 0.0,
-    axis: str | tuple[str, ...] | None = None,
+    axis: str | Sequence[str] | Sharded | None = None,
     mesh: jax.sharding.Mesh | None = None,
-    stack_multiple: int | None = None,
-    wire: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Run a transformation on stacks of equal blocks, `[N, d1, .., dk]`, cut from all parameters.
 
@@ -65,13 +63,11 @@ def blocked(
       otherwise: for parameters without a view (biases, norms, embeddings, anything of size 0). None takes
         `optax.scale_by_adam()`.
       skipped: the update of what is skipped. 0, or NaN to tell a later transformation what must not move.
-      axis: the mesh axis, or axes, over which the stacks are sharded. None shards nothing; neither does a name where
-        there is no mesh.
+      axis: the mesh axis, or axes, over whose devices the stacks are divided, or a `precond.sharded` that says more.
+        Each device then keeps the state of its own blocks alone, and everything in `inner` is computed for these,
+        block by block; directions are gathered once. None divides nothing, and neither does a name where there is no
+        mesh. What is not computed block by block (`optax.clip_by_global_norm`) must stand outside.
       mesh: the mesh to take where none is in the context (`jax.set_mesh`) nor known from the arrays.
-      stack_multiple: stacks are padded to a multiple of it with blocks of zeros. It must be a multiple of the number
-        of shards, and is kept by a run that moves to another number of devices, whose checkpoints then fit. None is 8
-        with an axis and 1 without.
-      wire: the dtype in which updates are gathered from the devices; None is that of the gradients.
 
     Returns:
       A transformation of parameters; updates have the dtype of the gradients.
@@ -79,7 +75,7 @@ def blocked(
     Raises:
       ValueError, TypeError: for a block size that is no positive integer, views of another kind; and in `init` for a
         view that does not fit its parameter, and for an axis that the mesh does not have or whose size does not
-        divide `stack_multiple`.
+        divide the `multiple`.
 
     Examples:
       >>> params = {"kernel": jnp.ones((4, 6)), "bias": jnp.ones(6)}
@@ -90,38 +86,29 @@ def blocked(
     """
     if block_size is not None:
         check_whole("block_size", block_size, least=1)
-    check_whole("stack_multiple", multiple := stack_multiple or (1 if axis is None else 8), least=1)
+    how = axis if isinstance(axis, Sharded) else sharded(axis)
     view_of = as_views(views)
     inner = optax.with_extra_args_support(inner)
     otherwise = optax.scale_by_adam() if otherwise is None else otherwise
 
     def layout_of_(tree: Any) -> Layout:
-        return layout_of(tree, view_of, block_size, multiple)
+        return layout_of(tree, view_of, block_size, how.multiple)
 
     def unviewed(tree: Any) -> Any:
         return jax.tree.unflatten(jax.tree.structure(tree), [not v for v in layout_of_(tree).viewed])
 
     rest = optax.masked(otherwise, unviewed)
 
-    def place_of(tree: Any) -> Place | None:
-        place = find_place(axis, mesh, tree)
-        if place is not None and multiple % place.count:
-            raise ValueError(
-                f"stack_multiple={multiple} is no multiple of the {place.count} devices of axis={axis!r}: pass one that "
-                "is a multiple of all numbers of devices the run shall ever have (a checkpoint keeps it)."
-            )
-        return place
-
     def init(params: Any) -> BlockedState:
         # One array that stands for everything: on a tree without leaves optax.tree.map_params takes this for the
         # prefix of whatever the stacks' state is, and leaves it alone.
-        state, stacks, place = jnp.zeros((0,)), layout_of_(params).stacks, place_of(params)
+        state, stacks, place = jnp.zeros((0,)), layout_of_(params).stacks, find_place(how, mesh, params)
 
         def make() -> Any:
             return inner.init({name: jnp.zeros(s.shape, s.dtype) for name, s in stacks.items()})
 
         if stacks:
-            state = born(place, make, None if place is None else _lengths(inner, stacks))
+            state = born(place, make, None if place is None else _lengths(inner, stacks), params)
         return BlockedState(state, rest.init(params), jnp.zeros([], jnp.int32), jnp.zeros([], jnp.int32))
 
     def update_rest(updates: Any, viewed: Any, state: Any, params: Any, extra: Any) -> tuple[Any, Any, Any]:
@@ -135,8 +122,8 @@ def blocked(
         return out, optax.tree.where(finite, new, state), [finite]
 
     def update_stacks(layout: Layout, leaves: Any, state: Any, params: Any, extra: Any) -> tuple[Any, Any, Any]:
-        place = place_of(leaves)
-        sections = multiple if place is None else multiple // place.count
+        place = find_place(how, mesh, leaves)
+        sections = how.multiple // (1 if place is None else place.count)
         arrays, rebuild = _arrays(extra)
         whole = (leaves, None if params is None else jax.tree.leaves(params), arrays)
 
@@ -152,8 +139,10 @@ def blocked(
             moved: Any
             moved, new = inner.update(stacks, state, params, **given)
             out = {name: keep_finite(good[name], x, jnp.full_like(x, skipped)) for name, x in moved.items()}
+            out = {name: x.astype(wires[name]) for name, x in out.items()}
             return (share.gather(out), blocks), new
 
+        wires = layout.dtypes(leaves) if how.wire is None else dict.fromkeys(layout.stacks, how.wire)
         lengths = None if place is None else _lengths(inner, layout.stacks)
         (out, finite), new = on_shards(body, place, whole, state, lengths)
         return out, new, list(finite.values())
@@ -188,7 +177,7 @@ def _lengths(inner: optax.GradientTransformation, stacks: dict[str, jax.ShapeDty
 
 
 def _arrays(extra: dict[str, Any]) -> tuple[list[Any], Callable[[list[Any]], dict[str, Any]]]:
-    """The arrays among extra arguments, which a program for shards must be given, and what puts others in their place."""
+    """The arrays among extra arguments, which a program for shards must be given, and a way to put others there."""
     leaves, treedef = jax.tree.flatten(extra)
     which = [i for i, x in enumerate(leaves) if isinstance(x, jax.Array | np.ndarray)]
 

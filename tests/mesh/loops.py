@@ -1,4 +1,4 @@
-"""Every way a user may write a training loop over devices, as a function from an optimizer's maker to final parameters."""
+"""Every kind of training loop over devices, as a function from an optimizer's maker to final parameters."""
 
 import contextlib
 import functools
@@ -20,10 +20,10 @@ STEPS = 6
 BATCH = 32
 
 
-def make(axis="data", mesh=None, multiple=8, refresh=precond.every(2, stagger=True), **arguments):
+def make(axis="data", mesh=None, refresh=precond.every(2, stagger=True), **arguments):
     """Shampoo with ragged stacks of several sizes."""
     given = {"learning_rate": 0.05, "damping": 1e-3, "block_size": 8, "refresh": refresh} | arguments
-    return precond.shampoo(axis=axis, mesh=mesh, stack_multiple=multiple, **given)
+    return precond.shampoo(axis=axis, mesh=mesh, **given)
 
 
 def parameters(dtype="float64"):
@@ -76,7 +76,7 @@ def train(step, p, s, batch, steps=STEPS):
 
 def one_device(tx=None, steps=STEPS):
     """What every loop must come to."""
-    tx = make(axis=None) if tx is None else tx
+    tx = make(axis=precond.sharded(None, multiple=8)) if tx is None else tx
     p = parameters()
     return train(jax.jit(trainer(tx)), p, jax.jit(tx.init)(p), data(), steps)
 

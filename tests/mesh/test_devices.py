@@ -1,0 +1,151 @@
+"""The number of devices: it changes no trajectory, and divides memory and work."""
+
+import collections
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import precond
+from tests.mesh import loops
+
+SHAPES = {"wide": (20, 24), "layers": (3, 12, 12), "tall": (28, 4), "bias": (24,)}
+SCHEDULES = {"in turns": precond.every(4, stagger=True), "at once": precond.every(4)}
+
+
+def problem(dtype):
+    """A noisy quadratic in parameters of ragged stacks: blocks of 8 by 8, 4 by 8, 8 by 4 and 4 by 4."""
+    rng = np.random.default_rng(0)
+    target = {name: rng.standard_normal(shape) for name, shape in SHAPES.items()}
+    scale = {name: rng.uniform(0.5, 2, shape) for name, shape in SHAPES.items()}
+    cast = lambda tree: jax.tree.map(lambda x: jnp.asarray(x, dtype), tree)  # noqa: E731
+    return cast(target), cast(scale)
+
+
+def run(count, steps, dtype, **arguments):
+    """The parameters after each step, on so many devices."""
+    target, scale = problem(dtype)
+    mesh = loops.mesh_of(shape=(count,))
+    tx = loops.make(mesh=mesh, **arguments)
+    params = loops.put(jax.tree.map(jnp.zeros_like, target), mesh)
+
+    def step(carry, key):
+        params, state = carry
+        noise = optax.tree.random_like(key, target)
+        grads = jax.tree.map(lambda p, t, s, n: s * (p - t) + 0.3 * n, params, target, scale, noise)
+        updates, state = tx.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        return (params, state), params
+
+    keys = jax.random.split(jax.random.key(0), steps)
+    (_, state), path = jax.jit(lambda p: jax.lax.scan(step, (p, tx.init(p)), keys))(params)
+    return jax.tree.map(np.asarray, path), state
+
+
+@pytest.mark.usefixtures("x64", "quick_compilation")
+@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
+def test_fifty_steps_are_the_same_on_1_2_4_and_8_devices(schedule):
+    alone, _ = run(1, 50, "float64", refresh=schedule)
+    assert max(np.abs(x[-1]).max() for x in alone.values()) > 0.5  # it went somewhere
+    for count in (2, 4, 8):
+        path, _ = run(count, 50, "float64", refresh=schedule)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-12), path, alone)
+
+
+def test_bfloat16_parameters_differ_by_one_rounding_at_most():
+    # Gradients are given: a program may compute them with more than the precision of bfloat16, another may not.
+    params, _ = problem("bfloat16")
+    rng = np.random.default_rng(2)
+    grads = [jax.tree.map(lambda x: jnp.asarray(rng.standard_normal(x.shape), x.dtype), params) for _ in range(6)]
+
+    def updates(count):
+        mesh = loops.mesh_of(shape=(count,))
+        tx, out = loops.make(mesh=mesh), []
+        state, update = tx.init(loops.put(params, mesh)), jax.jit(tx.update)
+        for g in grads:
+            u, state = update(loops.put(g, mesh), state)
+            out.append(jax.tree.map(lambda x: np.asarray(x, np.float32), u))
+        assert {x.dtype for x in stacks_of(state).values()} <= {jnp.dtype(t) for t in ("float32", "int32")}
+        return jax.tree.leaves(out)
+
+    for a, b in zip(updates(8), updates(1), strict=True):
+        assert np.all(np.abs(a - b) <= np.spacing(np.abs(b)) * 2.0**16)
+
+
+def compiled(axis="data", **arguments):
+    """A data-parallel training step, compiled; and its state."""
+    return loops.jitted(functools.partial(loops.make, **arguments), axis=axis, lower=True)
+
+
+COLLECTIVE = re.compile(r" (all-gather|all-reduce|all-to-all|reduce-scatter|collective-permute)(?:-start)?\(")
+
+
+def collectives(program):
+    return collections.Counter(COLLECTIVE.findall(program.as_text()))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
+def test_a_step_has_one_all_reduce_and_one_all_gather(schedule):
+    program, _ = compiled(refresh=schedule)
+    assert collectives(program) == {"all-reduce": 1, "all-gather": 1}
+
+
+def stacks_of(state):
+    return {
+        jax.tree_util.keystr(path): x
+        for path, x in jax.tree_util.tree_flatten_with_path(state[0].stacks)[0]
+        if x.ndim and x.size
+    }
+
+
+@pytest.mark.usefixtures("x64")
+def test_each_of_8_devices_keeps_an_eighth_and_one_block_of_every_stack():
+    _, state = compiled()
+    tx = loops.make(axis=None)
+    whole = stacks_of(jax.eval_shape(tx.init, loops.parameters()))
+    for path, x in stacks_of(state).items():
+        (shard,) = {s.data.shape for s in x.addressable_shards}
+        block = np.prod(x.shape[1:], dtype=int)
+        assert np.prod(shard) <= np.prod(whole[path].shape) / 8 + block
+
+
+def test_and_decomposes_an_eighth():
+    # The shapes of what the solver is given, in the program that one device runs.
+    def decomposed(count):
+        tx = loops.make(mesh=loops.mesh_of(shape=(count,)), method=precond.eigh(), refresh=1)
+        params = loops.parameters("float32")
+        traced = jax.jit(tx.update).trace(params, jax.eval_shape(tx.init, params), params)
+        text = traced.lower(lowering_platforms=("cuda",)).as_text()
+        batches = re.findall(r"custom_call @cusolver_syevd.*: \(tensor<([\dx]+)x8x8xf32>\)", text)
+        return [int(np.prod([int(d) for d in b.split("x")])) for b in batches]
+
+    whole, shard = decomposed(1), decomposed(8)
+    assert len(whole) == len(shard) == 1
+    assert whole[0] == 8 * shard[0] > 0
+
+
+def test_directions_on_the_wire_may_be_rounded_once():
+    exact, _ = run(8, 1, "float32")
+    rounded, _ = run(8, 1, "float32", axis=precond.sharded("data", wire="bfloat16"))
+    for name in ("wide", "layers", "tall"):
+        error = np.abs(rounded[name] - exact[name])
+        assert np.all(error <= 2.0**-8 * np.abs(exact[name]))
+        assert np.any(error > 0)
+    np.testing.assert_array_equal(rounded["bias"], exact["bias"])
+
+
+@pytest.mark.usefixtures("x64")
+def test_bfloat16_makes_a_quarter_of_the_bytes_of_float64():
+    def gathered(wire):
+        program, _ = compiled(axis=precond.sharded("data", wire=wire))
+        (line,) = [s for s in program.as_text().splitlines() if " all-gather(" in s]
+        return re.search(r"= (\w+)\[([\d,]+)\]", line).groups()
+
+    assert gathered(None)[0] == "f64"
+    assert gathered("bfloat16")[0] in ("bf16", "u16")
+    assert gathered("bfloat16")[1] == gathered(None)[1]

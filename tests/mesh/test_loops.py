@@ -1,0 +1,128 @@
+"""The same trajectory in every kind of training loop."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+import precond
+from tests.mesh import loops
+
+pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
+
+
+@functools.cache
+def expected():
+    return loops.one_device()
+
+
+def assert_same(actual, desired, tolerance=1e-12):
+    jax.tree.map(lambda a, d: np.testing.assert_allclose(a, d, rtol=0, atol=tolerance), actual, desired)
+
+
+# The same mechanism as one of the others; they wait for `make test-slow`.
+ALIKE = {
+    "auto, in context",
+    "auto, given",
+    "auto, initialised eagerly",
+    "auto, fully sharded, in context",
+    "auto, data and model, in context",
+    "explicit, scanned",
+    "explicit, fully sharded, in context",
+    "shard_map, explicit",
+}
+EACH = [pytest.param(f, id=name, marks=[pytest.mark.slow] * (name in ALIKE)) for name, f in loops.LOOPS.items()]
+
+
+@pytest.mark.parametrize("loop", EACH)
+def test_a_loop_changes_no_step(loop):
+    assert_same(loop(loops.make), expected())
+
+
+STACKED = precond.sharded(None, multiple=8)
+OTHERS = {
+    "soap": functools.partial(precond.soap, refresh=precond.every(2, stagger=True, delay=1, warmup=1)),
+    "soap by rotations": functools.partial(
+        precond.soap, refresh=precond.every(2, delay=1, warmup=1), method=precond.rotations(group=3)
+    ),
+    "shampoo by newton": functools.partial(precond.shampoo, method=precond.newton(), refresh=1),
+    "shampoo by composite": functools.partial(precond.shampoo, method=precond.composite(), refresh=2),
+    "kl_shampoo": functools.partial(precond.kl_shampoo, refresh=precond.every(3, stagger=True)),
+}
+
+
+@pytest.mark.parametrize("loop", ["auto", "shard_map"])
+@pytest.mark.parametrize("make", OTHERS.values(), ids=OTHERS)
+def test_neither_does_it_with_other_parts(make, loop):
+    make = functools.partial(make, 0.01, block_size=8)
+    alone = loops.one_device(make(axis=STACKED))
+    assert_same(loops.LOOPS[loop](lambda axis, mesh: make(axis=axis, mesh=mesh)), alone, 1e-11)
+
+
+INITIALISED = [
+    (kind, context, given, eager)
+    for kind in (loops.AUTO, loops.EXPLICIT)
+    for context in (False, True)
+    for given in (False, True)
+    for eager in (False, True)
+]
+
+
+@pytest.mark.parametrize(("kind", "context", "given", "eager"), INITIALISED)
+def test_state_is_born_sharded(kind, context, given, eager):
+    mesh = loops.mesh_of(kind)
+    with loops.context_of(mesh, context):
+        tx = loops.make("data", mesh if given else None)
+        params = loops.put(loops.parameters(), mesh)
+        state = tx.init(params) if eager else jax.jit(tx.init)(params)
+    stacks = [x for x in jax.tree.leaves(state[0].stacks) if x.ndim]
+    assert len(stacks) > 10
+    for x in stacks:
+        assert x.sharding.spec[0] in ("data", ("data",))
+        assert x.addressable_shards[0].data.shape[0] == x.shape[0] // 8
+
+
+def test_an_axis_that_the_mesh_does_not_have_is_an_error():
+    params = loops.put(loops.parameters(), loops.mesh_of())
+    with pytest.raises(ValueError, match=r"axis=\('batch',\) is no axis of the mesh, which has \('data',\)"):
+        loops.make("batch").init(params)
+
+
+def test_so_is_a_number_of_devices_that_does_not_divide_the_stacks():
+    params = loops.put(loops.parameters(), loops.mesh_of(shape=(6,)))
+    with pytest.raises(ValueError, match=r"has 6 devices, which do not divide stacks of a multiple of 8 blocks"):
+        loops.make("data").init(params)
+    assert loops.make(precond.sharded("data", multiple=6)).init(params)
+
+
+def test_and_axes_of_two_types():
+    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(loops.AUTO, loops.EXPLICIT))
+    with pytest.raises(ValueError, match="have different types"):
+        loops.make(("data", "model"), mesh).init(loops.parameters())
+
+
+def test_and_a_state_with_stacks_of_another_length():
+    mesh = loops.mesh_of()
+    params = loops.parameters()
+    state = loops.make(precond.sharded(None, multiple=24)).init(params)
+    with jax.set_mesh(mesh), pytest.raises(ValueError, match=r"has a stack of \d+ blocks, where \d+, or \d+ on each"):
+        jax.shard_map(
+            lambda p, s: loops.make("data").update(p, s, p)[0], in_specs=P(), out_specs=P(), axis_names={"data"}
+        )(params, state)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (((),), ValueError, r"axis=\(\): pass the name of a mesh axis"),
+        ((3,), TypeError, "axis=3"),
+        (("data", 0), ValueError, "multiple=0"),
+        (("data", 8, "int8"), TypeError, "wire=int8: directions travel as floating numbers"),
+    ],
+)
+def test_how_stacks_are_sharded_is_checked(arguments, error, message):
+    given = dict(zip(("axis", "multiple", "wire"), arguments, strict=False))
+    with pytest.raises(error, match=message):
+        precond.sharded(**given)
