@@ -131,7 +131,7 @@ def jitted(
 
             return jax.jit(many)(p, s, *batch)[0]
         if lower:
-            return jax.jit(step).lower(p, s, *batch).compile(), s
+            return jax.jit(step).lower(p, s, *batch), s
         return train(jax.jit(step, donate_argnums=(0, 1)), p, s, batch)
 
 

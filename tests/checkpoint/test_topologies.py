@@ -1,0 +1,72 @@
+"""What is saved on some devices is restored on others, and the run goes on as if nothing had been."""
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+import precond
+from tests.mesh import loops
+
+SAVED, LAST = 5, 12
+TURNS = precond.every(4, stagger=True)
+OPTIMIZERS = {
+    "shampoo": lambda: loops.make(refresh=TURNS),
+    "soap": lambda: precond.soap(0.01, block_size=8, axis="data", refresh=TURNS._replace(delay=1, warmup=1)),
+}
+
+
+def batches(mesh, start, stop):
+    x, y = loops.data()
+    return [loops.put((x + i, y), mesh, loops.P("data")) for i in range(start, stop)]
+
+
+def trainer(tx, mesh):
+    """A jitted step and state, on a mesh."""
+    params = loops.put(loops.parameters(), mesh)
+    return jax.jit(loops.trainer(tx)), params, jax.jit(tx.init)(params)
+
+
+def go_on(step, params, state, mesh, start, stop):
+    for batch in batches(mesh, start, stop):
+        params, state = step(params, state, *batch)
+    return params, state
+
+
+def saved(make, mesh, path):
+    """The parameters at the end of a run that is saved in its middle."""
+    step, params, state = trainer(make(), mesh)
+    params, state = go_on(step, params, state, mesh, 0, SAVED)
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(path / "run", (params, state))
+    return go_on(step, params, state, mesh, SAVED, LAST)[0]
+
+
+def resumed(make, mesh, path):
+    step, *target = trainer(make(), mesh)
+    target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tuple(target))
+    with ocp.StandardCheckpointer() as checkpointer:
+        params, state = checkpointer.restore(path / "run", target)
+    return go_on(step, params, state, mesh, SAVED, LAST)[0]
+
+
+@pytest.mark.usefixtures("x64", "quick_compilation")
+@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_a_run_saved_on_8_devices_goes_on_on_8_4_and_1(make, tmp_path):
+    expected = saved(make, loops.mesh_of(), tmp_path)
+    for count in (8, 4, 1):
+        actual = resumed(make, loops.mesh_of(shape=(count,)), tmp_path)
+        for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+            if count == 8:  # sums in the same order
+                np.testing.assert_array_equal(a, b)
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-11)
+
+
+@pytest.mark.usefixtures("x64", "quick_compilation")
+def test_a_run_without_a_mesh_goes_on_on_8_devices(tmp_path):
+    def alone():
+        return loops.make(axis=precond.sharded(None, multiple=8), refresh=TURNS)
+
+    expected = saved(alone, loops.mesh_of(shape=(1,)), tmp_path)
+    actual = resumed(OPTIMIZERS["shampoo"], loops.mesh_of(), tmp_path)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-11), actual, expected)
