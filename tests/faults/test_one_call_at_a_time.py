@@ -1,4 +1,4 @@
-"""On the CPU no two batched LAPACK calls may run at once: they wait for each other for ever (jaxlib 0.10)."""
+"""Batches for LAPACK that run at the same time would wait for each other for ever on the CPU (jaxlib 0.10)."""
 
 import os
 import subprocess
@@ -8,38 +8,55 @@ import textwrap
 import pytest
 
 PROGRAM = """
-    import jax, jax.numpy as jnp, numpy as np
+    import jax, jax.numpy as jnp, numpy as np, optax
     import precond
 
+    jax.config.update("jax_num_cpu_devices", %d)
     rng = np.random.default_rng(0)
     sizes = [40, 56, 72, 88]
     params = {f"p{n}": jnp.asarray(rng.standard_normal((6, n, n)), jnp.float32) for n in sizes}
-    tx = precond.%s
+    tx = %s
+    if jax.device_count() > 1:
+        mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+        params = jax.device_put(params, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
     update = jax.jit(tx.update)
-    state = tx.init(params)
-    for _ in range(%d):
+    state = jax.jit(tx.init)(params)
+    for _ in range(30):
         updates, state = update(params, state)
     jax.block_until_ready(state)
     print(all(bool(jnp.isfinite(u).all()) for u in updates.values()))
 """
 
 
+EIGH = "precond.shampoo(1e-3, refresh=1, method=precond.eigh(), VIEWS)"
+TURNS = "precond.shampoo(1e-3, refresh=precond.every(2, stagger=True), VIEWS)"
+GROUPS = "lambda tree: {name: name > 'p56' for name in tree}"
+
+
 @pytest.mark.parametrize(
-    "optimizer",
+    ("optimizer", "devices"),
     [
-        "shampoo(1e-3, refresh=1, method=precond.eigh())",
-        "shampoo(1e-3, refresh=precond.every(2, stagger=True))",
-        "soap(1e-3, refresh=precond.every(1, delay=1, warmup=1))",
-        "soap(1e-3, refresh=precond.every(1), method=precond.cholesky_qr())",
-        "soap(1e-3, refresh=precond.every(1), method=precond.rotations())",
+        (EIGH, 1),
+        (TURNS, 1),
+        ("precond.soap(1e-3, refresh=precond.every(1, delay=1, warmup=1), VIEWS)", 1),
+        ("precond.soap(1e-3, method=precond.cholesky_qr(), refresh=precond.every(1), VIEWS)", 1),
+        ("precond.soap(1e-3, method=precond.rotations(), refresh=precond.every(1), VIEWS)", 1),
+        # Two optimizers that know nothing of each other; devices that share the threads.
+        (f"optax.partition({{True: {EIGH}, False: {TURNS}}}, {GROUPS})", 1),
+        (EIGH.replace("VIEWS", "VIEWS, axis=precond.sharded('data', multiple=2)"), 2),
+        (TURNS.replace("VIEWS", "VIEWS, axis=precond.sharded('data', multiple=4)"), 4),
     ],
 )
-def test_stacks_of_many_sizes_do_not_wait_for_each_other(optimizer):
-    views = "views=lambda path, p: precond.View((1, 2))"
-    program = textwrap.dedent(PROGRAM % (optimizer[:-1] + f", {views})", 30))
+def test_stacks_of_many_sizes_do_not_wait_for_each_other(optimizer, devices):
+    program = PROGRAM % (devices, optimizer.replace("VIEWS", "views=lambda path, p: precond.View((1, 2))"))
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "JAX_PLATFORMS": "cpu"}
-    # A process of its own with one device: that is where it happened, and a hang ends with it.
+    # A process of its own, where a hang ends with it.
     run = subprocess.run(
-        [sys.executable, "-c", program], env=environment, timeout=150, capture_output=True, text=True, check=False
+        [sys.executable, "-c", textwrap.dedent(program)],
+        env=environment,
+        timeout=150,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert run.stdout.strip() == "True", run.stderr
