@@ -25,10 +25,10 @@ SHAPES = {
 
 
 def each(cases):
-    """Run a test once for each case; of the variants, only those refreshed in turns are not slow."""
+    """Run a test once for each case; of variants and recipes, all but one are slow."""
 
     def marked(case):
-        late = case in catalog.VARIANTS and "in_turns" not in case.name
+        late = case not in catalog.DEFAULTS and case.name != "shampoo_refreshed_in_turns"
         return pytest.param(case, marks=pytest.mark.slow) if late else case
 
     # The scope puts the tests of a module that share a case, and its compiled functions, behind one another.
