@@ -1,6 +1,6 @@
 """Second-order and large-batch optimizers for JAX and Optax, whose parts chain."""
 
-from precond import recipes
+from precond import recipes, replicas
 from precond.arguments import STATIC_ARGS
 from precond.blocks import View, default_views, rules, small_side, tensors
 from precond.linalg import Precision, precision
@@ -72,6 +72,7 @@ __all__ = [
     "qr",
     "recipes",
     "relative",
+    "replicas",
     "rotations",
     "rules",
     "scale_by_diagonal",
