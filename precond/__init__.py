@@ -5,7 +5,7 @@ from precond.arguments import STATIC_ARGS
 from precond.blocks import View, default_views, rules, small_side, tensors
 from precond.linalg import Precision, precision
 from precond.metrics import metrics
-from precond.optimizers import kl_shampoo, shampoo, soap
+from precond.optimizers import adascale, kl_shampoo, shampoo, soap
 from precond.roots import (
     Method,
     Root,
@@ -26,14 +26,22 @@ from precond.roots import (
 )
 from precond.statistics import kl, outer_products, scale_by_trace
 from precond.transforms import (
+    GainEstimator,
     Refresh,
+    accumulate,
+    adaptdl_gain,
     blocked,
     clip_by_rms,
+    differenced,
+    done,
     every,
+    fairscale_gain,
     filtered,
     graft,
     normalize,
+    paper_gain,
     per_block,
+    scale_by_adascale,
     scale_by_diagonal,
     scale_by_kronecker,
     switch,
@@ -42,6 +50,7 @@ from precond.transforms import (
 
 __all__ = [
     "STATIC_ARGS",
+    "GainEstimator",
     "Method",
     "Precision",
     "Refresh",
@@ -49,15 +58,21 @@ __all__ = [
     "RootState",
     "View",
     "absolute",
+    "accumulate",
+    "adaptdl_gain",
+    "adascale",
     "blocked",
     "by_platform",
     "cholesky_qr",
     "clip_by_rms",
     "composite",
     "default_views",
+    "differenced",
+    "done",
     "eigenbasis",
     "eigh",
     "every",
+    "fairscale_gain",
     "filtered",
     "graft",
     "inverse_root",
@@ -67,6 +82,7 @@ __all__ = [
     "newton",
     "normalize",
     "outer_products",
+    "paper_gain",
     "per_block",
     "precision",
     "qr",
@@ -75,6 +91,7 @@ __all__ = [
     "replicas",
     "rotations",
     "rules",
+    "scale_by_adascale",
     "scale_by_diagonal",
     "scale_by_kronecker",
     "scale_by_trace",

@@ -3,7 +3,15 @@
 from precond.replicas.devices import over_devices
 from precond.replicas.gradients import GradientFunction, gradients, over_groups, over_micro_batches
 from precond.replicas.metric import adam_metric
-from precond.replicas.statistics import Metric, Replicas, merge, stacked, summed, varying, whole_squares, wide
+from precond.replicas.statistics import (
+    Metric,
+    Replicas,
+    merge,
+    stacked,
+    summed,
+    whole_squares,
+    wide_zeros,
+)
 
 __all__ = [
     "GradientFunction",
@@ -17,7 +25,6 @@ __all__ = [
     "over_micro_batches",
     "stacked",
     "summed",
-    "varying",
     "whole_squares",
-    "wide",
+    "wide_zeros",
 ]

@@ -8,7 +8,17 @@ import jax
 import jax.numpy as jnp
 
 from precond.arguments import check_whole
-from precond.replicas.statistics import Metric, Replicas, Squares, local_squares, merge, sum_over_axes, varying, wide
+from precond.replicas.statistics import (
+    Metric,
+    Replicas,
+    Squares,
+    local_squares,
+    merge,
+    sum_over_axes,
+    varying,
+    wide,
+    wide_zeros,
+)
 
 __all__ = ["GradientFunction", "gradients", "over_groups", "over_micro_batches"]
 
@@ -166,7 +176,7 @@ def over_micro_batches(f: GradientFunction, steps: int) -> GradientFunction:
             mean, deviation = merge(mean, deviation, done, other, more, 1, lambda x: _times(f.count(), f.squares(x)))
             return (done + 1, mean, deviation), value
 
-        mean = jax.tree.map(_zeros, params)
+        mean = wide_zeros(params)
         start = (jnp.zeros([], jnp.int32), mean, f.squares(mean))
         (_, mean, deviation), values = jax.lax.scan(body, start, _split(batch, steps, "steps"))
         return jax.tree.map(lambda v: jnp.mean(v, axis=0), values), mean, deviation
@@ -176,10 +186,3 @@ def over_micro_batches(f: GradientFunction, steps: int) -> GradientFunction:
 
 def _times(count: int, tree: Any) -> Any:
     return jax.tree.map(lambda x: count * x, tree)
-
-
-def _zeros(x: Any) -> jax.Array:
-    """Zeros of float32 or wider that vary over the devices over which x does, as a scan's carry must."""
-    zeros = jnp.zeros_like(wide(x))
-    missing = varying(x) - varying(zeros)
-    return jax.lax.pcast(zeros, tuple(sorted(missing)), to="varying") if missing else zeros

@@ -21,6 +21,7 @@ __all__ = [
     "varying",
     "whole_squares",
     "wide",
+    "wide_zeros",
 ]
 
 Metric = Callable[[Any], Any]
@@ -61,6 +62,22 @@ def wide(tree: Any) -> Any:
       dtype('float32')
     """
     return jax.tree.map(lambda x: jnp.asarray(x, jnp.promote_types(jnp.float32, jnp.result_type(x))), tree)
+
+
+def wide_zeros(tree: Any) -> Any:
+    """Zeros of float32 or wider that vary over the devices that the leaves do, as what is carried in a loop must.
+
+    Examples:
+      >>> wide_zeros(jnp.ones(2, jnp.bfloat16)).tolist()
+      [0.0, 0.0]
+    """
+
+    def one(x: Any) -> jax.Array:
+        zeros = jnp.zeros(jnp.shape(x), jnp.promote_types(jnp.float32, jnp.result_type(x)))
+        missing = () if isinstance(x, jax.ShapeDtypeStruct) else tuple(sorted(varying(x)))
+        return jax.lax.pcast(zeros, missing, to="varying") if missing else zeros
+
+    return jax.tree.map(one, tree)
 
 
 def varying(x: Any) -> frozenset[str]:
