@@ -25,10 +25,10 @@ SHAPES = {
 
 
 def each(cases):
-    """Run a test once for each case; of the variants, only those refreshed in turns are not slow."""
+    """Run a test once for each case; those around an optimizer, and variants not refreshed in turns, are slow."""
 
     def marked(case):
-        late = case in catalog.VARIANTS and "in_turns" not in case.name
+        late = case in catalog.VARIANTS + catalog.AROUND and "in_turns" not in case.name
         return pytest.param(case, marks=pytest.mark.slow) if late else case
 
     # The scope puts the tests of a module that share a case, and its compiled functions, behind one another.
