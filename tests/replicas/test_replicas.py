@@ -88,7 +88,9 @@ def in_shard_map(f, mesh, specs, check_vma=True, batch=P("data")):
     )(*problem())
 
 
-tracking = pytest.mark.parametrize("check_vma", [True, False], ids=["tracked", "untracked"])
+# Where nothing is tracked, `test_pmap` and the model whose specs alone tell stand for the others.
+UNTRACKED = pytest.param(False, marks=pytest.mark.slow, id="untracked")
+tracking = pytest.mark.parametrize("check_vma", [pytest.param(True, id="tracked"), UNTRACKED])
 
 
 def test_a_stack_of_gradients():

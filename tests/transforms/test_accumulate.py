@@ -237,7 +237,8 @@ def test_fully_sharded_parameters_under_jit_on_eight_devices(x64):
     assert_as_on_one_device(train(step, tx, [put(batch) for batch in data()], params))
 
 
-@pytest.mark.parametrize("check_vma", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("check_vma", [True, False])
 def test_shard_map_with_micro_batches_on_eight_devices(x64, check_vma):
     mesh, tx = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,)), shampoo()
     step = one_step(over_devices(over_micro_batches(gradients(loss), 2), "data"), tx)

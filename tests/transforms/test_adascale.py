@@ -406,3 +406,52 @@ def test_what_is_wrong_says_so():
     two = replicas.stacked({"a": jnp.ones((2, 3))})[1]
     with pytest.raises(ValueError, match="1 labels for 2 parameters"):
         grouped.update({"a": mean, "b": mean}, grouped.init({"a": mean}), replicas=two)
+
+
+def multi_steps(tx):
+    steps = optax.MultiSteps(tx, 1)
+    return optax.GradientTransformationExtraArgs(steps.init, steps.update)
+
+
+WRAPPERS = {
+    "masked": lambda tx: optax.masked(tx, {"a": True, "b": True, "hole": None}),
+    "partition": lambda tx: optax.partition({0: tx, 1: optax.sgd(0.1)}, {"a": 0, "b": 0, "hole": None}),
+    "multi_steps": multi_steps,
+    "apply_if_finite": lambda tx: optax.apply_if_finite(tx, 3),
+    "chain": lambda tx: optax.chain(optax.clip_by_global_norm(1e9), tx),
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
+def test_wrappers_pass_the_statistics_on(wrap):
+    params = {"a": jnp.zeros(7), "b": jnp.zeros(3), "hole": None}
+    pairs = zip(noise(3, seed=1), noise(3, d=3, seed=2), strict=True)
+    steps = [{"a": a, "b": b, "hole": None} for a, b in pairs]
+    tx = precond.adascale(sgd(momentum=0.9), 0.1, 4)
+    expected, gains, _ = run(tx, params, steps)
+    path, found, state = run(wrap(tx), params, steps)
+    np.testing.assert_allclose(found, gains, rtol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), path, expected)
+    mapped = optax.tree.map_params(wrap(tx), lambda v: v, state)
+    assert jax.tree.structure(mapped) == jax.tree.structure(state)
+
+
+def test_an_ensemble_in_a_scan_is_its_members(x64):
+    """Under vmap and scan at once, as the loop of a study would run it."""
+    members = jnp.stack([jnp.stack(noise(5, seed=s)) for s in range(3)])
+    tx = precond.adascale(sgd(momentum=0.9), 0.1, 4)
+
+    def train(steps):
+        def body(carry, gradients):
+            w, state = carry
+            mean, statistics = replicas.stacked(gradients)
+            updates, state = tx.update(mean, state, w, replicas=statistics)
+            return (optax.apply_updates(w, updates), state), optax.tree.get(state, "gain")
+
+        return jax.lax.scan(body, (jnp.zeros(7), tx.init(jnp.zeros(7))), steps)
+
+    (ends, _), gains = jax.jit(jax.vmap(train))(members)
+    for i in range(3):
+        path, expected, _ = run(tx, jnp.zeros(7), list(members[i]))
+        close(gains[i], expected)
+        close(ends[i], path[-1])
