@@ -264,6 +264,15 @@ def test_shards_of_a_model_where_only_specs_tell():
     assert_agrees(in_shard_map(f, mesh, MIXED, check_vma=False), parts=4)
 
 
+def test_devices_reduce_the_gradients_once_and_all_scalars_once():
+    f = over_devices(over_micro_batches(gradients(loss), 2), "data")
+    step = jax.jit(jax.shard_map(f, mesh=mesh_of((8,), ("data",)), in_specs=(P(), P("data")), out_specs=P()))
+    jax.config.update("jax_disable_most_optimizations", False)  # which joins the reductions; the fixture resets it
+    text = step.lower(*problem()).compile().as_text()
+    assert text.count(" all-reduce(") == 2
+    assert "all-gather" not in text
+
+
 def test_what_a_loss_returns_beside_its_value_is_averaged_too():
     def with_aux(params, batch):
         return loss(params, batch), {"rows": jnp.sum(batch[0], axis=0), "one": jnp.ones(())}

@@ -1,6 +1,11 @@
 """Several micro-steps are one step of the inner transformation, with the statistics of all of them."""
 
 import functools
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -172,6 +177,11 @@ def data():
     return [(jnp.asarray(a), jnp.asarray(b)) for a, b in zip(x, y, strict=True)]
 
 
+def halves():
+    """The micro-batches of every step, two each."""
+    return [jax.tree.map(lambda x: x[i : i + 64], batch) for batch in data() for i in (0, 64)]  # noqa: B023
+
+
 def network():
     rng = np.random.default_rng(4)
     return {"kernel": jnp.asarray(rng.standard_normal((6, 8))), "bias": jnp.zeros(8)}
@@ -261,8 +271,7 @@ def test_accumulated_micro_steps_on_eight_devices(x64):
     tx = precond.accumulate(shampoo(), 2)
     step = one_step(over_devices(gradients(loss), "data"), tx)
     step = jax.shard_map(step, mesh=mesh, in_specs=(P(), P(), P("data")), out_specs=P())
-    halves = [jax.tree.map(lambda x: x[i : i + 64], batch) for batch in data() for i in (0, 64)]  # noqa: B023
-    assert_as_on_one_device(train(jax.jit(step), tx, halves), every=2)
+    assert_as_on_one_device(train(jax.jit(step), tx, halves()), every=2)
 
 
 def test_accumulated_shards(x64):
@@ -273,9 +282,22 @@ def test_accumulated_shards(x64):
     state = jax.eval_shape(tx.init, network())
     specs = jax.tree.map(lambda leaf: P(None, "data") if leaf.shape == (6, 8) else P(), state)
     step = jax.shard_map(one_step(f, tx), mesh=mesh, in_specs=(SPEC, specs, P("data")), out_specs=(SPEC, specs))
-    halves = [jax.tree.map(lambda x: x[i : i + 64], batch) for batch in data() for i in (0, 64)]  # noqa: B023
-    found = train(jax.jit(step), tx, halves)
+    found = train(jax.jit(step), tx, halves())
     whole = precond.adascale(functools.partial(optax.sgd, momentum=0.9), 0.01, SCALE)
     expected = train(jax.jit(one_step(over_groups(gradients(loss), SCALE), whole)), whole)
     np.testing.assert_allclose(found[1][1::2], expected[1], rtol=1e-12)
     assert_equal(found[0], expected[0])
+
+
+@pytest.mark.slow
+def test_two_processes(x64, tmp_path):
+    root = Path(__file__).parents[2]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command = [sys.executable, "-m", "tests.transforms.one_of_two_processes", port]
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    both = [subprocess.Popen([*command, i, tmp_path / "end.npz"], cwd=root, env=environment) for i in "01"]
+    assert [process.wait(timeout=200) for process in both] == [0, 0]
+    end = np.load(tmp_path / "end.npz")
+    assert_as_on_one_device(({name: end[name] for name in network()}, end["gains"]), every=2)
