@@ -25,6 +25,7 @@ __all__ = ["GradientFunction", "gradients", "over_groups", "over_micro_batches"]
 Axes = frozenset[str]
 
 
+# No tuple: jax.jit keeps weak references to the functions it compiles, and a tuple cannot have any.
 @dataclasses.dataclass(frozen=True)
 class GradientFunction:
     """`value, mean, replicas = f(params, batch)`: the mean gradient of a loss, and what `tx.update` is told about it.

@@ -68,7 +68,7 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", ["sgd", pytest.param("shampoo", marks=pytest.mark.slow)])
 def test_micro_steps_are_the_step_that_sees_all_gradients(x64, name):
     single, stacks = stream(3)
     means, statistics = zip(*[replicas.stacked(s) for s in stacks], strict=True)
@@ -274,6 +274,7 @@ def test_accumulated_micro_steps_on_eight_devices(x64):
     assert_as_on_one_device(train(jax.jit(step), tx, halves()), every=2)
 
 
+@pytest.mark.slow
 def test_accumulated_shards(x64):
     """Inside a shard_map with sharded parameters, norms are those of whole gradients."""
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
