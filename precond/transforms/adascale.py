@@ -114,10 +114,11 @@ def scale_by_adascale(
 
     def init(params: Any) -> AdascaleState:
         dtype = _float_type(params)
-        some = jnp.zeros([len(_names(params, groups))], dtype)
-        zero, one, none = jnp.zeros([], jnp.int32), jnp.ones([], dtype), jnp.zeros([], dtype)
-        start = jnp.asarray(scale, dtype)
-        return AdascaleState(zero, zero + 0, none, zero + 0, none + 0, some, some + 1, one, start + 0)
+        count, step, samples = (jnp.zeros([], jnp.int32) for _ in range(3))  # one buffer each, as donation needs
+        fraction, weight = (jnp.zeros([], dtype) for _ in range(2))
+        variance = jnp.zeros([len(_names(params, groups))], dtype)
+        square, first, size = jnp.ones_like(variance), jnp.ones([], dtype), jnp.array(scale, dtype)
+        return AdascaleState(count, step, fraction, samples, weight, variance, square, first, size)
 
     def update(
         updates: Any,

@@ -43,6 +43,10 @@ def stream(steps, seed=0):
     return single, [jax.tree.map(lambda *x: jnp.stack(x), *group) for group in by_step]
 
 
+def rows(tree, first, last):
+    return jax.tree.map(lambda x: x[first:last], tree)
+
+
 def start():
     return {"kernel": jnp.ones((6, 5)), "bias": jnp.ones(5)}
 
@@ -93,8 +97,8 @@ def test_statistics_are_those_of_the_stack(x64):
 def test_micro_steps_may_have_replicas_of_their_own(x64):
     """Two micro-steps of two gradients each are four gradients."""
     _, (stack,) = stream(1)
-    halves = [replicas.stacked(jax.tree.map(lambda x: x[part], stack)) for part in (slice(0, 2), slice(2, 4))]  # noqa: B023
-    _, state = run(precond.accumulate(keep_replicas(), 2), *zip(*halves, strict=True))
+    two = [replicas.stacked(rows(stack, 0, 2)), replicas.stacked(rows(stack, 2, 4))]
+    _, state = run(precond.accumulate(keep_replicas(), 2), *zip(*two, strict=True))
     assert_equal(state.inner, replicas.stacked(stack)[1])
 
 
@@ -179,7 +183,7 @@ def data():
 
 def halves():
     """The micro-batches of every step, two each."""
-    return [jax.tree.map(lambda x: x[i : i + 64], batch) for batch in data() for i in (0, 64)]  # noqa: B023
+    return [rows(batch, i, i + 64) for batch in data() for i in (0, 64)]
 
 
 def network():

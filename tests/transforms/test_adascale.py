@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import precond
 from precond import replicas
@@ -21,7 +23,7 @@ close = functools.partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-14)
 
 def definition(steps, scale, rule, smoothing=None, least=1e-6):
     """The gain of each step from its gradients `[n, d]`, by the formulas of the papers."""
-    out, samples = [], []
+    out, samples, last = [], [], None
     for gradients in steps:
         n = len(gradients)
         theta = {"paper": max(1 - scale / 1000, 0), "fairscale": max(1 - n / 1000, 0), "adaptdl": 0.999**scale}[rule]
@@ -39,8 +41,8 @@ def definition(steps, scale, rule, smoothing=None, least=1e-6):
         elif theta == 0 or t < 1 / (1 - theta):
             v, s = samples[-1] if theta == 0 else np.mean(samples, axis=0)
         else:
-            v, s = theta * np.array(last) + (1 - theta) * np.array(samples[-1])  # noqa: F821
-        last = v, s  # noqa: F841
+            v, s = theta * np.array(last) + (1 - theta) * np.array(samples[-1])
+        last = v, s
         v, s = max(v, least), max(s, 0)
         out.append(1.0 if rule == "paper" and t == 1 else (v + s) / (v / scale + s))
     return out
@@ -198,6 +200,16 @@ def test_pure_noise_gains_everything_and_no_noise_nothing(estimator):
     _, gains, state = run(tx, jnp.zeros(2), [1000 * jnp.ones((4, 2))] * 3)
     np.testing.assert_allclose(gains, [1.0] * 3, rtol=1e-6)
     assert all(np.isfinite(x) for x in precond.metrics(state).values())
+
+
+@given(
+    variance=st.floats(0, 2.0**100, width=32),
+    square=st.floats(0, 2.0**100, width=32),
+    scale=st.floats(1, 2.0**20, width=32),
+)
+def test_the_gain_lies_between_one_and_the_scale(variance, square, scale):
+    r = float(precond.transforms.gain.gain(jnp.float32(variance), jnp.float32(square), jnp.float32(scale)))
+    assert 1 <= r <= scale
 
 
 def test_with_a_scale_of_one_it_is_the_optimizer():
