@@ -1,12 +1,12 @@
 """Second-order and large-batch optimizers for JAX and Optax, whose parts chain."""
 
-from precond import recipes
+from precond import recipes, replicas
 from precond.arguments import STATIC_ARGS
 from precond.blocks import View, default_views, rules, small_side, tensors
 from precond.linalg import Precision, precision
 from precond.mesh import Sharded, sharded
 from precond.metrics import metrics
-from precond.optimizers import kl_shampoo, shampoo, soap
+from precond.optimizers import adascale, kl_shampoo, shampoo, soap
 from precond.roots import (
     Method,
     Root,
@@ -27,14 +27,22 @@ from precond.roots import (
 )
 from precond.statistics import kl, outer_products, scale_by_trace
 from precond.transforms import (
+    GainEstimator,
     Refresh,
+    accumulate,
+    adaptdl_gain,
     blocked,
     clip_by_rms,
+    differenced,
+    done,
     every,
+    fairscale_gain,
     filtered,
     graft,
     normalize,
+    paper_gain,
     per_block,
+    scale_by_adascale,
     scale_by_diagonal,
     scale_by_kronecker,
     switch,
@@ -43,6 +51,7 @@ from precond.transforms import (
 
 __all__ = [
     "STATIC_ARGS",
+    "GainEstimator",
     "Method",
     "Precision",
     "Refresh",
@@ -51,15 +60,21 @@ __all__ = [
     "Sharded",
     "View",
     "absolute",
+    "accumulate",
+    "adaptdl_gain",
+    "adascale",
     "blocked",
     "by_platform",
     "cholesky_qr",
     "clip_by_rms",
     "composite",
     "default_views",
+    "differenced",
+    "done",
     "eigenbasis",
     "eigh",
     "every",
+    "fairscale_gain",
     "filtered",
     "graft",
     "inverse_root",
@@ -69,13 +84,16 @@ __all__ = [
     "newton",
     "normalize",
     "outer_products",
+    "paper_gain",
     "per_block",
     "precision",
     "qr",
     "recipes",
     "relative",
+    "replicas",
     "rotations",
     "rules",
+    "scale_by_adascale",
     "scale_by_diagonal",
     "scale_by_kronecker",
     "scale_by_trace",

@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 
 from precond.roots import Health
-from precond.transforms import BlockedState
+from precond.transforms import AdascaleState, BlockedState
 
 __all__ = ["metrics"]
 
 
 def metrics(state: Any) -> dict[str, jax.Array]:
-    """Finite scalars from the state of any optimizer that has parts of this library in it, inside `jax.jit` or out.
+    r"""Finite scalars from the state of any optimizer that has parts of this library in it, inside `jax.jit` or out.
 
     | key | over all roots and bases, or blocks |
     |---|---|
@@ -25,6 +25,16 @@ def metrics(state: Any) -> dict[str, jax.Array]:
     | `roots/refused` | attempts refused so far |
     | `roots/stale` | how many are older than their last turn, which was refused |
     | `blocks/skipped` | blocks skipped so far, because their gradient was not finite |
+    | `adascale/step` | scale-invariant steps done, $\tau$ |
+    | `adascale/gain` | r of the last step |
+    | `adascale/efficiency` | r / S: how much of a base batch's progress each base batch made |
+    | `adascale/noise_scale` | $\sigma^2 / \mu^2$ in base batches: the critical batch size |
+    | `adascale/norm_test` | $(\sigma^2 / S) / (\mu^2 + \sigma^2 / S)$, noise in the squared norm of the gradient |
+
+    At a scale S of the noise scale, training takes twice the fewest steps and twice the fewest examples (McCandlish et
+    al., An Empirical Model of Large-Batch Training, 2018, section 2): much more than it is wasted, much less is slow.
+    The norm test of AdAdaGrad (Lau, Liu and Kolar, 2024) wants `norm_test` at most $\eta^2$ for an $\eta$ below 1, and
+    where it is more, the scale `S * norm_test / eta**2`. Both are of the averages that the gain is computed from.
 
     Args:
       state: a state, or any tree with states in it; keys that nothing in it has a value for are left out.
@@ -38,7 +48,7 @@ def metrics(state: Any) -> dict[str, jax.Array]:
       >>> {key: value.item() for key, value in metrics(tx.init(params)).items()}["roots/condition"]
       1.0
     """
-    kinds = (Health, BlockedState)
+    kinds = (Health, BlockedState, AdascaleState)
     found = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, kinds))
     # A BlockedState holds the records of its roots.
     blocks = [x for x in found if isinstance(x, BlockedState)]
@@ -49,7 +59,24 @@ def metrics(state: Any) -> dict[str, jax.Array]:
         out |= _of_roots(records)
     if blocks:
         out["blocks/skipped"] = functools.reduce(jnp.add, [jnp.sum(b.skipped) for b in blocks])
+    scaled = [x for x in found if isinstance(x, AdascaleState)]
+    if scaled:
+        each = [_of_adascale(x) for x in scaled]
+        out |= {key: functools.reduce(jnp.maximum, [x[key] for x in each]) for key in each[0]}
     return out
+
+
+def _of_adascale(state: AdascaleState) -> dict[str, jax.Array]:
+    # Averages of samples that are not clipped may be negative.
+    variance, square = (jnp.maximum(jnp.sum(x), 0) for x in (state.variance, state.square))
+    noise = variance / state.scale
+    return {
+        "adascale/step": state.step + state.fraction,
+        "adascale/gain": state.gain,
+        "adascale/efficiency": state.gain / state.scale,
+        "adascale/noise_scale": jnp.nan_to_num(variance / square),
+        "adascale/norm_test": jnp.nan_to_num(noise / (square + noise)),
+    }
 
 
 def _of_roots(records: Sequence[Health]) -> dict[str, jax.Array]:

@@ -8,7 +8,7 @@ import optax
 import precond
 from precond import recipes
 
-__all__ = ["ALIASES", "DEFAULTS", "EVERY", "RECIPES", "VARIANTS", "Case", "find"]
+__all__ = ["ALIASES", "AROUND", "DEFAULTS", "EVERY", "RECIPES", "VARIANTS", "Case", "find"]
 
 
 class Case(NamedTuple):
@@ -77,8 +77,25 @@ RECIPES = (
 )
 """The reference implementations; they always decay weights, if by nothing."""
 
+
+def _adascale(learning_rate: float) -> optax.GradientTransformation:
+    """With statistics that it makes itself, so that no test need give it any."""
+    return precond.differenced(precond.adascale(precond.shampoo, learning_rate, scale=2))
+
+
+def _accumulated(learning_rate: float) -> optax.GradientTransformation:
+    """Every second update is one."""
+    return precond.accumulate(precond.adascale(precond.shampoo, learning_rate, scale=2), 2)
+
+
+AROUND = (
+    Case("adascale_shampoo", _adascale, {"learning_rate": 1e-2}),
+    Case("accumulated_adascale_shampoo", _accumulated, {"learning_rate": 1e-2}),
+)
+"""What goes around an optimizer."""
+
 ALIASES = DEFAULTS + VARIANTS
-EVERY = ALIASES + RECIPES
+EVERY = ALIASES + RECIPES + AROUND
 
 
 def find(name: str) -> Case:

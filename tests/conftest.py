@@ -25,7 +25,7 @@ def x64():
 
 @pytest.fixture
 def quick_compilation():
-    """Compile in a third of the time, to slower programs: for tests of types and trees."""
+    """Compile in a third of the time, to slower programs."""
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
     yield

@@ -19,6 +19,7 @@ FLOORS = {
     "linalg": 0,
     "blocks": 1,
     "mesh": 1,
+    "replicas": 1,
     "statistics": 2,
     "roots": 2,
     "transforms": 3,

@@ -55,7 +55,7 @@ def test_the_minimum_is_found(case, problem):
     harness.assert_close(params, problem[1], rtol=3e-2, atol=3e-2)
 
 
-@harness.each(catalog.VARIANTS + catalog.RECIPES)
+@harness.each(catalog.VARIANTS + catalog.RECIPES + catalog.AROUND)
 def test_every_variant_finds_the_minimum_of_a_matrix_problem(case):
     params, _ = descend(case.make(), PROBLEMS["matrix"])
     harness.assert_close(params, PROBLEMS["matrix"][1], rtol=3e-2, atol=3e-2)

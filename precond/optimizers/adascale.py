@@ -1,0 +1,67 @@
+"""AdaScale around an optimizer."""
+
+from collections.abc import Callable
+from typing import Any
+
+import optax
+from jax.typing import ArrayLike
+
+from precond.transforms import GainEstimator, scale_by_adascale
+
+__all__ = ["adascale"]
+
+
+def adascale(
+    optimizer: Callable[[float], optax.GradientTransformation],
+    schedule: optax.ScalarOrSchedule,
+    scale: ArrayLike,
+    *,
+    estimator: GainEstimator | None = None,
+    power: float = 1.0,
+    groups: Callable[[Any], Any] | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""An optimizer on batches of S base batches, with the learning rate of the base batch times AdaScale's gain.
+
+    $$r_t = \frac{\sigma_t^2 + \mu_t^2}{\sigma_t^2 / S + \mu_t^2}, \quad w \leftarrow w + r_t \,
+      \mathrm{lr}(\lfloor \tau_t \rfloor) \, u_t, \quad \tau_{t+1} = \tau_t + r_t$$
+
+    with $u_t$ the optimizer's update for the learning rate 1. Momentum and decoupled weight decay stay what they are
+    for the base batch.
+
+    Args:
+      optimizer: makes one from a learning rate: `optax.sgd`, `functools.partial(optax.sgd, momentum=0.9)`,
+        `precond.shampoo`. It must be linear in the learning rate, as all of Optax's usual ones are.
+      schedule: lr of the base batch, without warm-up; a number or an Optax schedule of scale-invariant steps.
+      scale: S, at least 1; also an extra argument of `update`, where it changes during training.
+      estimator: as in `precond.scale_by_adascale`.
+      power: of the gain in the learning rate: 1 for SGD, 1/2 for Adam and its kin.
+      groups: as in `precond.scale_by_adascale`.
+
+    Returns:
+      An Optax optimizer, whose `update` takes the extra argument `replicas` (`precond.replicas`). Train until
+      `precond.done(state, total)`. Under `optax.inject_hyperparams` pass
+      `static_args=("optimizer", "schedule", "estimator", "power", "groups")`, which leaves `scale` to be changed.
+
+    Raises:
+      ValueError, TypeError: for numbers out of range, or an optimizer that is made already.
+
+    Reference:
+      Johnson, Agrawal, Gu and Guestrin, AdaScale SGD: A User-Friendly Algorithm for Distributed Training, 2020,
+      algorithm 1.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from precond import replicas
+      >>> f = replicas.over_groups(replicas.gradients(lambda w, x: jnp.mean((w - x) ** 2)), 4)
+      >>> tx, params = adascale(optax.sgd, 0.1, scale=4), jnp.zeros(())
+      >>> value, mean, statistics = f(params, jnp.arange(8.0))
+      >>> updates, state = tx.update(mean, tx.init(params), params, replicas=statistics)
+      >>> params = optax.apply_updates(params, updates)
+    """
+    if isinstance(optimizer, optax.GradientTransformation) or not callable(optimizer):
+        raise TypeError(
+            "optimizer= must make an optimizer from a learning rate, as optax.sgd does: pass optax.sgd, not "
+            "optax.sgd(0.1), and give it other arguments by functools.partial(optax.sgd, momentum=0.9)."
+        )
+    scaled = scale_by_adascale(schedule, scale, estimator=estimator, power=power, groups=groups)
+    return optax.chain(optimizer(1.0), scaled)

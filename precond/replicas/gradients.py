@@ -1,0 +1,189 @@
+"""Mean gradients with statistics: from a loss, by groups of a batch, and by micro-batches in a loop."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from precond.arguments import check_whole
+from precond.replicas.statistics import (
+    Metric,
+    Replicas,
+    Squares,
+    local_squares,
+    merge,
+    sum_over_axes,
+    varying,
+    wide,
+    wide_zeros,
+)
+
+__all__ = ["GradientFunction", "gradients", "over_groups", "over_micro_batches"]
+
+Axes = frozenset[str]
+
+
+# No tuple: jax.jit keeps weak references to the functions it compiles, and a tuple cannot have any.
+@dataclasses.dataclass(frozen=True)
+class GradientFunction:
+    """`value, mean, replicas = f(params, batch)`: the mean gradient of a loss, and what `tx.update` is told about it.
+
+    Attributes:
+      spread: from params, batch and the mesh axes that are averaged over further out (as far as types tell of them),
+        to the value, the mean gradient (float32 or wider) and the deviation of each leaf, of what is known inside.
+      squares: the squared norms of the leaves of such a gradient.
+      count: how many gradients the mean is of.
+    """
+
+    spread: Callable[[Any, Any, Axes], tuple[Any, Any, Any]]
+    squares: Squares
+    count: Callable[[], int]
+
+    def __call__(self, params: Any, batch: Any) -> tuple[Any, Any, Replicas]:
+        """The loss (with what else it returns), the mean gradient of the parameters' dtypes, and its statistics."""
+        value, mean, deviation = self.spread(params, batch, frozenset())
+        square = self.squares(mean)
+        # Shards of a model, with nothing around that has summed over them.
+        deviation, square = (sum_over_axes(x, jax.tree.map(varying, x)) for x in (deviation, square))
+        mean = jax.tree.map(lambda m, p: m.astype(jnp.result_type(p)), mean, params)
+        return value, mean, Replicas(self.count(), self.count(), deviation, square)
+
+
+def gradients(loss: Callable[..., Any], *, has_aux: bool = False, metric: Metric | None = None) -> GradientFunction:
+    """The gradient of a loss on the whole batch: one gradient, without any spread; what the `over_` functions take.
+
+    Args:
+      loss: `loss(params, batch)`, the mean over the examples of the batch; a regulariser is part of it. Under
+        `jax.shard_map` and `jax.pmap` it is the mean over this device's examples: no `pmean` in it.
+      has_aux: the loss returns `(value, aux)`; the tree of numbers `aux` is averaged as the value is.
+      metric: norms are those of what it makes of a gradient (`precond.replicas.adam_metric`); None is the identity.
+
+    Returns:
+      A function `f(params, batch)` to the value, the mean gradient and `Replicas`. Inside a `jax.shard_map` it
+      refuses to run where JAX would silently sum gradients over devices.
+
+    Raises:
+      ValueError: in a call, for a loss that differs between devices, which needs `over_devices`, or one that is
+        already averaged over them.
+
+    Examples:
+      >>> f = gradients(lambda w, x: jnp.mean(w * x))
+      >>> value, mean, replicas = f(2.0, jnp.asarray([1.0, 3.0]))
+      >>> value.item(), mean.item(), replicas.count, replicas.square.item()
+      (4.0, 2.0, 1, 4.0)
+    """
+
+    def spread(params: Any, batch: Any, axes: Axes) -> tuple[Any, Any, Any]:
+        value, gradient = jax.value_and_grad(loss, has_aux=has_aux)(params, batch)
+        _check_axes(varying(value[0] if has_aux else value), axes)
+        return value, wide(gradient), jax.tree.map(jnp.zeros_like, local_squares(gradient))
+
+    return GradientFunction(spread, lambda tree: local_squares(tree, metric), lambda: 1)
+
+
+def _check_axes(found: Axes, expected: Axes) -> None:
+    if found - expected:
+        raise ValueError(
+            f"The loss differs between the devices of mesh axis {sorted(found - expected)}, and there jax.grad of "
+            f"parameters that do not is the sum over the devices, not the mean. Use over_devices(gradients(loss), ..)."
+        )
+    if expected - found:
+        raise ValueError(
+            f"The loss is the same on all devices of mesh axis {sorted(expected - found)}: it is averaged over them "
+            f"already, and no device knows its own gradient. Return the mean over this device's examples alone."
+        )
+
+
+def _split(batch: Any, parts: int, name: str) -> Any:
+    def one(x: Any) -> jax.Array:
+        x = jnp.asarray(x)
+        if x.ndim == 0 or x.shape[0] % parts:
+            raise ValueError(
+                f"{name}={parts} must divide the first axis of every array of the batch, but one has the shape "
+                f"{x.shape}. Drop the incomplete batch, or give what is no batch to the loss otherwise."
+            )
+        return x.reshape(parts, x.shape[0] // parts, *x.shape[1:])
+
+    return jax.tree.map(one, batch)
+
+
+def over_groups(f: GradientFunction, groups: int) -> GradientFunction:
+    """Cut the batch into groups and average their gradients, all at once: for `jax.jit` on one device or many.
+
+    With the batch sharded over a mesh axis whose size divides `groups`, every device makes the gradients of its own
+    groups, and only means and sums travel. Parameters may be sharded too (FSDP, tensor parallel): under `jax.jit`
+    norms are those of whole gradients.
+
+    Args:
+      f: from `gradients`, or another `over_` function.
+      groups: how many; it divides the first axis of every array of the batch. So many copies of the gradient are
+        held, split among the devices.
+
+    Returns:
+      A function `f(params, batch)` to the value, the mean gradient and `Replicas`.
+
+    Raises:
+      ValueError, TypeError: for a number of groups below 1, or, in a call, one that does not divide the batch.
+
+    Examples:
+      >>> f = over_groups(gradients(lambda w, x: jnp.mean(w * x)), 2)
+      >>> value, mean, replicas = f(1.0, jnp.asarray([1.0, 1.0, 3.0, 3.0]))
+      >>> mean.item(), replicas.count, replicas.deviation.item(), replicas.square.item()
+      (2.0, 2, 2.0, 4.0)
+    """
+    check_whole("groups", groups, least=1)
+
+    def spread(params: Any, batch: Any, axes: Axes) -> tuple[Any, Any, Any]:
+        parts = _split(batch, groups, "groups")
+        values, means, deviations = jax.vmap(lambda part: f.spread(params, part, axes))(parts)
+        mean = jax.tree.map(lambda m: jnp.mean(m, axis=0), means)
+        apart = jax.vmap(f.squares)(jax.tree.map(lambda g, m: g - m, means, mean))
+        deviation = jax.tree.map(lambda d, s: jnp.sum(d) + f.count() * jnp.sum(s), deviations, apart)
+        return jax.tree.map(lambda v: jnp.mean(v, axis=0), values), mean, deviation
+
+    return GradientFunction(spread, f.squares, lambda: groups * f.count())
+
+
+def over_micro_batches(f: GradientFunction, steps: int) -> GradientFunction:
+    """Cut the batch into micro-batches and average their gradients, one after the other, in a `jax.lax.scan`.
+
+    The memory is that of two gradients and one micro-batch.
+
+    Args:
+      f: from `gradients`, or another `over_` function.
+      steps: how many; it divides the first axis of every array of the batch.
+
+    Returns:
+      A function `f(params, batch)` to the value, the mean gradient and `Replicas`.
+
+    Raises:
+      ValueError, TypeError: for a number of steps below 1, or, in a call, one that does not divide the batch.
+
+    Examples:
+      >>> f = over_micro_batches(gradients(lambda w, x: jnp.mean(w * x)), 2)
+      >>> value, mean, replicas = f(1.0, jnp.asarray([1.0, 1.0, 3.0, 3.0]))
+      >>> mean.item(), replicas.count, replicas.deviation.item(), replicas.square.item()
+      (2.0, 2, 2.0, 4.0)
+    """
+    check_whole("steps", steps, least=1)
+
+    def spread(params: Any, batch: Any, axes: Axes) -> tuple[Any, Any, Any]:
+        def body(carry: Any, part: Any) -> tuple[Any, Any]:
+            done, mean, deviation = carry
+            value, other, more = f.spread(params, part, axes)
+            # In units of the sets that f makes: each is of f.count() gradients.
+            mean, deviation = merge(mean, deviation, done, other, more, 1, lambda x: _times(f.count(), f.squares(x)))
+            return (done + 1, mean, deviation), value
+
+        mean = wide_zeros(params)
+        start = (jnp.zeros([], jnp.int32), mean, f.squares(mean))
+        (_, mean, deviation), values = jax.lax.scan(body, start, _split(batch, steps, "steps"))
+        return jax.tree.map(lambda v: jnp.mean(v, axis=0), values), mean, deviation
+
+    return GradientFunction(spread, f.squares, lambda: steps * f.count())
+
+
+def _times(count: int, tree: Any) -> Any:
+    return jax.tree.map(lambda x: count * x, tree)

@@ -1,0 +1,60 @@
+"""Metrics in which gradients are measured where the update is preconditioned."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+from precond.arguments import check_number, check_whole
+from precond.replicas.statistics import Metric
+
+__all__ = ["adam_metric"]
+
+
+def adam_metric(state: Any, *, b2: ArrayLike = 0.999, eps: ArrayLike = 1e-8, start: int = 5) -> Metric:
+    r"""Adam's own: $P g = g / (\sqrt{\nu / (1 - \beta_2^t)} + \epsilon)$, by the second moments in a state.
+
+    Args:
+      state: the optimizer's state before the step; it holds one `optax.ScaleByAdamState`.
+      b2: $\beta_2$, the decay that Adam has.
+      eps: $\epsilon$, as Adam has it.
+      start: before so many steps the metric is the identity, as the second moments are still those of a few gradients.
+
+    Returns:
+      A map for `metric=` of `precond.replicas.gradients`.
+
+    Raises:
+      ValueError: where the state holds no state of Adam, or several.
+
+    Reference:
+      Qiao et al., Pollux: Co-adaptive Cluster Scheduling for Goodput-Optimized Deep Learning, 2021, section 3.1
+      (the preconditioned noise scale); `start` is that of its implementation, AdaptDL.
+
+    Examples:
+      >>> tx, g = optax.adam(1e-3), jnp.asarray([3.0, -4.0])
+      >>> state = tx.update(g, tx.init(g))[1]
+      >>> [round(x, 4) for x in adam_metric(state, start=1)(g).tolist()]
+      [1.0, -1.0]
+    """
+    check_number("b2", b2, 0, 1)
+    check_number("eps", eps, 0)
+    check_whole("start", start, least=0)
+    leaves = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, optax.ScaleByAdamState))
+    found = [x for x in leaves if isinstance(x, optax.ScaleByAdamState)]
+    if len(found) != 1:
+        raise ValueError(
+            f"adam_metric() found {len(found)} states of Adam, but needs exactly one: pass the part of the optimizer's "
+            f"state that holds the one whose metric is meant."
+        )
+    adam: Any = found[0]
+    seen = 1 - jnp.asarray(b2) ** jnp.maximum(adam.count, 1)
+
+    def metric(gradient: Any) -> Any:
+        def one(g: jax.Array, nu: jax.Array) -> jax.Array:
+            return jnp.where(adam.count < start, g, g / (jnp.sqrt(nu / seen) + eps))
+
+        return jax.tree.map(one, gradient, adam.nu)
+
+    return metric

@@ -1,0 +1,130 @@
+"""One step for several micro-batches: the inner transformation runs on the last of them alone."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from precond.arguments import check_whole
+from precond.replicas import Metric, Replicas, merge, whole_squares, wide_zeros
+
+__all__ = ["AccumulateState", "accumulate"]
+
+
+class AccumulateState(NamedTuple):
+    """What `accumulate` keeps.
+
+    Attributes:
+      count: steps of the inner transformation.
+      micro_step: micro-steps since the last of them.
+      seen: gradients in the mean; several a micro-step where it came with `replicas` of its own.
+      parts: how many of them make up the gradient of one step.
+      mean: of the gradients since the last step, float32 or wider.
+      deviation: of each leaf, in one array, the sum of squared distances from the mean.
+      inner: the state of the inner transformation.
+    """
+
+    count: jax.Array
+    micro_step: jax.Array
+    seen: jax.Array
+    parts: jax.Array
+    mean: Any
+    deviation: jax.Array
+    inner: Any
+
+
+def accumulate(
+    inner: optax.GradientTransformation, every_k: int, *, metric: Callable[[Any], Metric] | None = None
+) -> optax.GradientTransformationExtraArgs:
+    r"""Average the gradients of k micro-steps, and give the inner transformation their mean with its statistics.
+
+    $$\bar g = \frac{1}{k} \sum_i g_i, \quad D = \sum_i \|g_i - \bar g\|^2$$
+
+    In the other micro-steps updates are zero and the inner transformation does not run: its roots are refreshed and its
+    moments move once a step (`optax.MultiSteps` runs it each time and throws the result away). The statistics go to it
+    as the extra argument `replicas`, for `precond.adascale`. Micro-steps may come with `replicas` of their own, each
+    with the same number of gradients, and are then merged: devices times micro-batches. The other extra arguments are
+    those of the last micro-step.
+
+    Where the micro-batches are at hand at once, `precond.replicas.over_micro_batches` needs no state for the same.
+
+    Args:
+      inner: any transformation.
+      every_k: k, the micro-steps in a step; with 1 every update goes through as it came.
+      metric: from the inner state to the metric of the statistics (`precond.replicas.adam_metric`), if they are to be
+        in one; that of the micro-steps' own `replicas` must be the same.
+
+    Returns:
+      A transformation; updates have the dtype of the gradients.
+
+    Raises:
+      ValueError, TypeError: for an `every_k` below 1; in `update`, for replicas that are not by leaf.
+
+    Examples:
+      >>> tx, params = accumulate(optax.sgd(1.0), 2), jnp.zeros(())
+      >>> first, state = tx.update(jnp.asarray(1.0), tx.init(params), params)
+      >>> second, state = tx.update(jnp.asarray(3.0), state, params)
+      >>> first.item(), second.item(), state.count.item()
+      (0.0, -2.0, 1)
+    """
+    check_whole("every_k", every_k, least=1)
+    inner = optax.with_extra_args_support(inner)
+
+    def init(params: Any) -> AccumulateState:
+        mean = wide_zeros(params)
+        dtype = jnp.result_type(jnp.float32, *[jnp.finfo(m.dtype).dtype for m in jax.tree.leaves(mean)])
+        deviation = jnp.zeros([len(jax.tree.leaves(mean))], dtype)
+        count, micro_step, seen, parts = (jnp.zeros([], jnp.int32) for _ in range(4))
+        return AccumulateState(count, micro_step, seen, parts, mean, deviation, inner.init(params))
+
+    def update(
+        updates: Any, state: Any, params: Any = None, *, replicas: Replicas | None = None, **extra: Any
+    ) -> tuple[Any, AccumulateState]:
+        if every_k == 1:
+            out, inside = inner.update(updates, state.inner, params, **_given(extra, replicas))
+            return out, state._replace(count=jnp.asarray(optax.safe_increment(state.count)), inner=inside)
+        treedef = jax.tree.structure(updates)
+        more, count, parts = _of_micro_step(replicas, state.deviation, treedef)
+
+        def squares(tree: Any) -> Any:
+            return whole_squares(tree, None if metric is None else metric(state.inner))
+
+        old = treedef.unflatten(list(state.deviation))
+        mean, deviation = merge(state.mean, old, state.seen, updates, treedef.unflatten(more), count, squares)
+        flat = jnp.stack(jax.tree.leaves(deviation)) if treedef.num_leaves else state.deviation
+        state = state._replace(mean=mean, deviation=flat, seen=state.seen + count, parts=state.parts + parts)
+
+        def step(state: AccumulateState) -> tuple[Any, AccumulateState]:
+            every = Replicas(state.seen, state.parts, treedef.unflatten(list(state.deviation)), squares(state.mean))
+            mean = optax.tree.cast_like(state.mean, updates)
+            out, inside = inner.update(mean, state.inner, params, **_given(extra, every))
+            none = jnp.zeros([], jnp.int32)
+            count = jnp.asarray(optax.safe_increment(state.count))
+            fresh = AccumulateState(count, none, none, none, wide_zeros(state.mean), 0 * state.deviation, inside)
+            return optax.tree.cast_like(out, updates), fresh
+
+        def hold(state: AccumulateState) -> tuple[Any, AccumulateState]:
+            return jax.tree.map(jnp.zeros_like, updates), state._replace(micro_step=state.micro_step + 1)
+
+        return jax.lax.cond(state.micro_step == every_k - 1, step, hold, state)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _given(extra: dict[str, Any], replicas: Replicas | None) -> dict[str, Any]:
+    return extra if replicas is None else extra | {"replicas": replicas}
+
+
+def _of_micro_step(replicas: Replicas | None, like: jax.Array, treedef: Any) -> tuple[list[jax.Array], Any, Any]:
+    """Deviation of each leaf, number of gradients and of parts of a step's gradient."""
+    if replicas is None:
+        return [jnp.zeros([], like.dtype)] * treedef.num_leaves, 1, 1
+    if jax.tree.structure(replicas.deviation) != treedef:
+        raise ValueError(
+            "accumulate() needs replicas with one number for each leaf of the gradient: take them from a function in "
+            "precond.replicas, or give replicas.summed() a tree of squares."
+        )
+    deviation = [jnp.asarray(x, like.dtype) for x in jax.tree.leaves(replicas.deviation)]
+    return deviation, jnp.asarray(replicas.count, jnp.int32), jnp.asarray(replicas.parts, jnp.int32)
