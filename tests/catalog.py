@@ -8,7 +8,7 @@ import optax
 import precond
 from precond import recipes
 
-__all__ = ["ALIASES", "DEFAULTS", "EVERY", "RECIPES", "VARIANTS", "Case", "find"]
+__all__ = ["ALIASES", "DEFAULTS", "EVERY", "RECIPES", "VARIANTS", "WHOLE", "Case", "find"]
 
 
 class Case(NamedTuple):
@@ -77,8 +77,14 @@ RECIPES = (
 )
 """The reference implementations; they always decay weights, if by nothing."""
 
+WHOLE = (
+    # The push keeps the parameters away from any minimum, unless the learning rate falls.
+    Case("neumann", precond.neumann, {"learning_rate": 1e-3, "repulsion": None}, needs_params=True),
+)
+"""The aliases that are not made of stacks: they see the gradient as a whole."""
+
 ALIASES = DEFAULTS + VARIANTS
-EVERY = ALIASES + RECIPES
+EVERY = ALIASES + RECIPES + WHOLE
 
 
 def find(name: str) -> Case:
