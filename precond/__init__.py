@@ -5,7 +5,7 @@ from precond.arguments import STATIC_ARGS
 from precond.blocks import View, default_views, rules, small_side, tensors
 from precond.linalg import Precision, precision
 from precond.metrics import metrics
-from precond.optimizers import kl_shampoo, neumann, shampoo, soap
+from precond.optimizers import kl_shampoo, mfac, neumann, shampoo, soap
 from precond.roots import (
     Method,
     Root,
@@ -40,6 +40,7 @@ from precond.transforms import (
     per_block,
     scale_by_diagonal,
     scale_by_kronecker,
+    scale_by_mfac,
     scale_by_neumann,
     scale_by_neumann_series,
     switch,
@@ -74,6 +75,7 @@ __all__ = [
     "kl",
     "kl_shampoo",
     "metrics",
+    "mfac",
     "neumann",
     "newton",
     "normalize",
@@ -87,6 +89,7 @@ __all__ = [
     "rules",
     "scale_by_diagonal",
     "scale_by_kronecker",
+    "scale_by_mfac",
     "scale_by_neumann",
     "scale_by_neumann_series",
     "scale_by_trace",

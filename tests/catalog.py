@@ -80,6 +80,7 @@ RECIPES = (
 WHOLE = (
     # The push keeps the parameters away from any minimum, unless the learning rate falls.
     Case("neumann", precond.neumann, {"learning_rate": 1e-3, "repulsion": None}, needs_params=True),
+    Case("mfac", precond.mfac, {"learning_rate": 0.1, "damping": 3.0}),
 )
 """The aliases that are not made of stacks: they see the gradient as a whole."""
 

@@ -9,6 +9,7 @@ from precond.transforms.filtered import filtered
 from precond.transforms.finite_steps import finite_steps
 from precond.transforms.graft import graft
 from precond.transforms.kronecker import scale_by_kronecker
+from precond.transforms.mfac import scale_by_mfac
 from precond.transforms.neumann import growing_momentum, scale_by_neumann
 from precond.transforms.neumann_series import scale_by_neumann_series
 from precond.transforms.normalize import normalize
@@ -34,6 +35,7 @@ __all__ = [
     "per_block",
     "scale_by_diagonal",
     "scale_by_kronecker",
+    "scale_by_mfac",
     "scale_by_neumann",
     "scale_by_neumann_series",
     "switch",
