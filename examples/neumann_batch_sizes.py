@@ -25,7 +25,7 @@ import precond
 RESULTS = pathlib.Path(__file__).parent / "results"
 EXAMPLES, CLASSES, SIDE, TARGET, EVERY = 1024, 10, 8, 0.05, 5
 RATES = tuple(0.005 * 2.0**k for k in range(10))
-LIMITS = {8: 2400, 32: 800, 128: 400, 512: 300, EXAMPLES: 300}  # batch size: the most steps
+LIMITS = {8: 2400, 32: 700, 128: 300, 512: 200, EXAMPLES: 200}  # batch size: the most steps
 TUNING, COUNTING = (100, 101), (0, 1, 2, 3, 4)
 
 # From learning rate and updates in an epoch to an optimizer. Table 1 of the paper counts warm-up, growth of the
