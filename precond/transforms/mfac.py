@@ -144,6 +144,7 @@ def scale_by_mfac(
         kept = jax.tree.map(push, state.window, g)
         weights = jnp.where(finite, solve(gram, slot), 0)
         out = jax.tree.map(lambda rows, x: _combine(rows, weights).astype(x.dtype), kept, updates)
-        return out, MFACState(state.count + finite, kept, gram)
+        count = jnp.where(finite, optax.safe_increment(state.count), state.count)
+        return out, MFACState(count, kept, gram)
 
     return optax.GradientTransformationExtraArgs(init, update)

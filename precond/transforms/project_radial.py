@@ -42,7 +42,7 @@ def project_radial(
       A transformation whose `update` needs the parameters; updates have the dtype of the gradients.
 
     Raises:
-      ValueError, TypeError: for a negative number; and in `update` without parameters.
+      ValueError, TypeError: for a negative number; and in `update` without parameters, or for one that lacks the axis.
 
     Reference:
       Heo et al., AdamP: Slowing Down the Slowdown for Momentum Optimizers on Scale-invariant Weights, 2021.
@@ -74,6 +74,8 @@ def project_radial(
         w, g, u = (jnp.asarray(x, wide) for x in (w, g, u))
         decay = jnp.asarray(weight_decay, jnp.finfo(wide).dtype)
         if w.ndim > 1 and w.size:
+            if channel_axis >= w.ndim:
+                raise ValueError(f"channel_axis={channel_axis}: a parameter of shape {w.shape} has no such axis.")
             axes = tuple(range(w.ndim))
             by_channel, channels = projected(w, g, u, tuple(a for a in axes if a != axes[channel_axis]))
             by_layer, layer = projected(w, g, u, axes)

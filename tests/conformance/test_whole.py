@@ -18,32 +18,35 @@ from tests.conformance.wrappers import WRAPPERS
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 PROPERTIES = (
-    flax.test_a_linen_train_state_takes_the_steps_of_a_plain_loop,
-    flax.test_an_nnx_optimizer_takes_the_steps_of_a_plain_loop,
     hyperparameters.test_injecting_the_learning_rate_alone_needs_no_static_arguments,
     hyperparameters.test_a_number_changed_in_the_state_takes_effect,
     hyperparameters.test_injection_keeps_bfloat16_parameters_and_float32_statistics,
-    hyperparameters.test_the_second_step_of_an_injected_optimizer_compiles_nothing,
     meshes.test_types_in_an_explicit_mesh_are_the_same_after_init_and_update_eager_and_jitted,
-    state.test_a_skipped_update_under_cond_leaves_the_state_alone,
     state.test_a_scan_over_steps_equals_a_loop,
-    state.test_eager_steps_equal_jitted_ones,
     state.test_counts_count_updates,
     state.test_parameters_and_state_may_be_donated,
-    state.test_update_changes_none_of_its_arguments,
     state.test_an_ensemble_under_vmap_equals_separate_runs,
     trees.test_the_tree_may_be_one_bare_array,
-    trees.test_numpy_arrays_and_python_numbers_may_be_leaves,
     trees.test_holes_in_the_tree_change_nothing_for_the_others,
-    trees.test_containers_change_nothing,
     trees.test_complex_leaves_alone_are_trained,
     updates.test_leaves_of_several_dtypes_each_keep_their_own,
     updates.test_gradients_of_another_dtype_than_the_parameters_give_theirs_to_the_updates,
     updates.test_zero_gradients_from_the_start_move_nothing,
-    updates.test_a_constant_schedule_is_the_number,
     updates.test_schedules_count_from_zero,
-    wrapped.test_multi_steps_moves_nothing_before_the_last_micro_step,
     wrapped.test_multi_steps_over_equal_gradients_is_one_step,
+)
+
+LATE = (
+    flax.test_a_linen_train_state_takes_the_steps_of_a_plain_loop,
+    flax.test_an_nnx_optimizer_takes_the_steps_of_a_plain_loop,
+    hyperparameters.test_the_second_step_of_an_injected_optimizer_compiles_nothing,
+    state.test_a_skipped_update_under_cond_leaves_the_state_alone,
+    state.test_eager_steps_equal_jitted_ones,
+    state.test_update_changes_none_of_its_arguments,
+    trees.test_containers_change_nothing,
+    trees.test_numpy_arrays_and_python_numbers_may_be_leaves,
+    updates.test_a_constant_schedule_is_the_number,
+    wrapped.test_multi_steps_moves_nothing_before_the_last_micro_step,
     wrapped.test_apply_if_finite_leaves_everything_as_it_was_on_a_bad_gradient,
 )
 
@@ -63,7 +66,14 @@ def test_the_property_holds(case, holds):
     holds(case)
 
 
-@pytest.mark.parametrize("kind", [AxisType.Explicit, AxisType.Auto], ids=["explicit", "auto"])
+@pytest.mark.slow
+@named(LATE)
+@harness.each(catalog.WHOLE)
+def test_the_property_holds_too(case, holds):
+    holds(case)
+
+
+@pytest.mark.parametrize("kind", [AxisType.Explicit, pytest.param(AxisType.Auto, marks=pytest.mark.slow)])
 @harness.each(catalog.WHOLE)
 def test_a_mesh_changes_no_update(case, kind):
     mesh = meshes.make_mesh(kind)

@@ -405,5 +405,8 @@ def test_arguments_are_checked_by_name():
         with pytest.raises(ValueError, match=message):
             make()
     tx = precond.project_radial(identity)
+    w = jnp.ones((2, 2))
+    with pytest.raises(ValueError, match=r"channel_axis=2: a parameter of shape \(2, 2\)"):
+        precond.project_radial(identity, channel_axis=2).update(w, optax.EmptyState(), w)
     with pytest.raises(ValueError, match="params"):
         tx.update(jnp.ones(3), tx.init(jnp.ones(3)))
