@@ -36,7 +36,8 @@ def neumann(
     epochs: give `epoch`, or they are counted in updates. Only the learning rate is to be tuned.
 
     Without the regularizer this is Nesterov's momentum, and steps to a loss are about as many: fewer than SGD's
-    where batches are large, and no fewer where they are small. It does not precondition.
+    where batches are large, and no fewer where they are small (`examples/neumann_batch_sizes.py` counts them). It does
+    not precondition. In a run of few epochs the warm-up is most of it: count the times in updates then.
     See `precond.scale_by_neumann` for every choice that the paper leaves open. With the push (`repulsion`) the
     weights do not settle unless the learning rate falls.
 
