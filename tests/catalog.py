@@ -8,7 +8,7 @@ import optax
 import precond
 from precond import recipes
 
-__all__ = ["ALIASES", "AROUND", "DEFAULTS", "EVERY", "RECIPES", "VARIANTS", "Case", "find"]
+__all__ = ["ALIASES", "AROUND", "DEFAULTS", "EVERY", "RECIPES", "VARIANTS", "WHOLE", "Case", "find"]
 
 
 class Case(NamedTuple):
@@ -94,8 +94,15 @@ AROUND = (
 )
 """What goes around an optimizer."""
 
+WHOLE = (
+    # The push keeps the parameters away from any minimum, unless the learning rate falls.
+    Case("neumann", precond.neumann, {"learning_rate": 1e-3, "repulsion": None}, needs_params=True),
+    Case("mfac", precond.mfac, {"learning_rate": 0.1, "damping": 3.0}),
+)
+"""The aliases that are not made of stacks: they see the gradient as a whole."""
+
 ALIASES = DEFAULTS + VARIANTS
-EVERY = ALIASES + RECIPES + AROUND
+EVERY = ALIASES + RECIPES + AROUND + WHOLE
 
 
 def find(name: str) -> Case:

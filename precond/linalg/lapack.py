@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-__all__ = ["cholesky", "eigh", "orthonormal_columns", "solve_triangular"]
+__all__ = ["cholesky", "eigh", "orthonormal_columns", "solve_positive", "solve_triangular"]
 
 
 def _matrix_by_matrix(decompose: Callable[..., Any]) -> Callable[..., Any]:
@@ -98,3 +98,23 @@ def solve_triangular(m: jax.Array, x: jax.Array) -> jax.Array:
       0.5
     """
     return lax.linalg.triangular_solve(m, x, left_side=False, lower=True, transpose_a=True)
+
+
+@_matrix_by_matrix
+def solve_positive(a: jax.Array, b: jax.Array) -> jax.Array:
+    """`A^(-1) B` by Cholesky's decomposition; NaN where A is not positive definite.
+
+    Args:
+      a: `[M, n, n]`, symmetric.
+      b: `[M, n, k]`.
+
+    Returns:
+      `[M, n, k]`.
+
+    Examples:
+      >>> solve_positive(jnp.full((1, 1, 1), 4.0), jnp.ones((1, 1, 1))).item()
+      0.25
+    """
+    factor = lax.linalg.cholesky(a, symmetrize_input=False)
+    half = lax.linalg.triangular_solve(factor, b, left_side=True, lower=True)
+    return lax.linalg.triangular_solve(factor, half, left_side=True, lower=True, transpose_a=True)

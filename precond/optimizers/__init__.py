@@ -2,7 +2,9 @@
 
 from precond.optimizers.adascale import adascale
 from precond.optimizers.kl_shampoo import kl_shampoo
+from precond.optimizers.mfac import mfac
+from precond.optimizers.neumann import neumann
 from precond.optimizers.shampoo import shampoo
 from precond.optimizers.soap import soap
 
-__all__ = ["adascale", "kl_shampoo", "shampoo", "soap"]
+__all__ = ["adascale", "kl_shampoo", "mfac", "neumann", "shampoo", "soap"]

@@ -49,7 +49,7 @@ def descend(tx, problem):
 
 
 @pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS)
-@harness.each(catalog.DEFAULTS)
+@harness.each(catalog.DEFAULTS + catalog.WHOLE)
 def test_the_minimum_is_found(case, problem):
     params, _ = descend(case.make(), problem)
     harness.assert_close(params, problem[1], rtol=3e-2, atol=3e-2)

@@ -33,7 +33,7 @@ def load(name, replacements):
 
 ROWS = tuple(
     {"opt_name": case.name, "opt_kwargs": case.kwargs, "wrapper_name": None, "wrapper_kwargs": None}
-    for case in catalog.DEFAULTS
+    for case in catalog.DEFAULTS + catalog.WHOLE
 )
 CONTRIB = load(
     "optax.contrib._common_test",
@@ -46,7 +46,7 @@ CONTRIB = load(
 SHARDING = load(
     "optax._src.sharding_test",
     {
-        "OPTIMIZERS": {case.name: case.make(learning_rate=1.0) for case in catalog.DEFAULTS},
+        "OPTIMIZERS": {case.name: case.make(learning_rate=1.0) for case in catalog.DEFAULTS + catalog.WHOLE},
         # It compares versions as strings, by which 0.10 is older than 0.7.2, and would skip itself.
         "jax": types.SimpleNamespace(**vars(jax) | {"__version__": "9"}),
     },
@@ -65,4 +65,4 @@ class TestSharding(SHARDING.ShardingTest):
 
 @pytest.mark.parametrize(("suite", "properties"), [(TestContrib, 9), (TestSharding, 3)])
 def test_the_suite_was_loaded_for_every_alias(suite, properties):
-    assert sum(name.startswith("test_") for name in dir(suite)) >= properties * len(catalog.DEFAULTS)
+    assert sum(name.startswith("test_") for name in dir(suite)) >= properties * len(catalog.DEFAULTS + catalog.WHOLE)

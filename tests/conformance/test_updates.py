@@ -53,7 +53,7 @@ def test_every_dtype_compiles(case, dtype):
 
 
 @pytest.mark.parametrize("dtype", harness.DTYPES)
-@harness.each(catalog.EVERY)
+@harness.each(catalog.ALIASES + catalog.RECIPES)
 def test_what_is_kept_of_the_stacks_is_float32_or_wider(case, dtype):
     (_, stacks), *_ = optax.tree.get_all_with_path(harness.traced(case.name, dtype).before, "stacks")
     floating = {x.dtype for x in jax.tree.leaves(stacks) if jnp.issubdtype(x.dtype, jnp.floating)}

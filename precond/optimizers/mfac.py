@@ -1,0 +1,71 @@
+"""M-FAC: natural gradients of a window of gradients."""
+
+from typing import Any
+
+import jax
+import optax
+
+from precond.arguments import check_number
+from precond.transforms import filtered, scale_by_mfac
+
+__all__ = ["mfac"]
+
+
+def mfac(
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    window: int | None = None,
+    damping: jax.typing.ArrayLike = 1e-5,
+    b1: jax.typing.ArrayLike = 0.9,
+    weight_decay: float | jax.Array | None = None,
+    mask: Any = None,
+    axis: str | tuple[str, ...] | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""M-FAC: the gradient times the exact inverse of the damped empirical Fisher matrix of the last m gradients.
+
+    $$F = \lambda I + \frac{1}{m} \sum_{i=1}^m g_i g_i^\top, \quad M \leftarrow \beta_1 M + (1 - \beta_1) F^{-1} g,
+      \quad W \leftarrow W - \eta (M + \lambda_w W)$$
+
+    The empirical Fisher matrix says how gradients vary, not how the loss bends: where gradients get small F does not
+    scale with the curvature, and the step approaches $\eta g / \lambda$. A learning rate above about λ keeps such a
+    run from settling; let it fall, or raise `damping`.
+
+    Args:
+      learning_rate: $\eta$; a number or an Optax schedule.
+      window: m, in whole copies of the parameters; None is 64. The paper has up to 1024.
+      damping: $\lambda$, in the units of a squared gradient.
+      b1: decay of the momentum $\beta_1$, which is taken after F and starts at 0, as in the official implementation.
+      weight_decay: $\lambda_w$, decoupled; None leaves it out, and `params` need not be given to `update`.
+      mask: which parameters decay, as in `optax.adamw`.
+      axis: as in `precond.scale_by_mfac`.
+
+    Returns:
+      An Optax optimizer. A gradient that is not finite is left out, and the momentum goes on without it.
+
+    Raises:
+      ValueError, TypeError: for numbers out of range or of a wrong type.
+
+    Reference:
+      Frantar, Kurtic and Alistarh, M-FAC: Efficient Matrix-Free Approximations of Second-Order Information, 2021.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> tx, params = mfac(1e-3), {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}
+      >>> updates, state = tx.update(params, tx.init(params), params)
+      >>> params = optax.apply_updates(params, updates)
+    """
+    if not callable(learning_rate):
+        check_number("learning_rate", learning_rate, 0)
+    check_number("b1", b1, 0, 1)
+    decay = optax.identity()
+    if weight_decay is not None:
+        check_number("weight_decay", weight_decay, 0)
+        decay = optax.add_decayed_weights(weight_decay, mask)
+    return optax.with_extra_args_support(
+        optax.chain(
+            scale_by_mfac(64 if window is None else window, damping, axis=axis),
+            filtered(b1, bias_correction=False),
+            decay,
+            optax.scale_by_learning_rate(learning_rate),
+        )
+    )

@@ -1,0 +1,87 @@
+"""The Neumann optimizer, as its paper's Table 1 sets it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+
+from precond.arguments import check_number
+from precond.transforms import convexify, finite_steps, growing_momentum, scale_by_neumann
+
+__all__ = ["neumann"]
+
+
+def neumann(
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    momentum: optax.ScalarOrSchedule | None = None,
+    cubic: float | jax.Array | None = 1e-7,
+    repulsion: float | jax.Array | None = 1e-5,
+    variables: Callable[[Any], int] | None = None,
+    decay: jax.typing.ArrayLike = 0.99,
+    warmup: int | jax.Array = 5,
+    resets: int | jax.Array = 10,
+    epoch: int | jax.Array = 1,
+    weight_decay: float | jax.Array | None = None,
+    mask: Any = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""The Neumann optimizer: Nesterov's momentum that grows and restarts, kept away from the weights' average.
+
+    $$d = g + \lambda w + \Big(\alpha r^2 - \frac{\beta n}{r^2}\Big) \frac{w - v}{r}, \quad m \leftarrow \mu m - \eta d,
+      \quad w \leftarrow w + \mu m - \eta d, \quad v \leftarrow \gamma v + (1 - \gamma) w$$
+
+    with $r = \|w - v\|$. The gradient is that at the displaced parameters $w$, which the training loop holds; evaluate
+    `precond.eval_params(state, params)`, $w - \mu m$. The constants are the paper's, where the lengths of time are
+    epochs: give `epoch`, or they are counted in updates. Only the learning rate is to be tuned.
+
+    Without the regularizer this is Nesterov's momentum, and steps to a loss are about as many: fewer than SGD's
+    where batches are large, and no fewer where they are small (`examples/neumann_batch_sizes.py` counts them). It does
+    not precondition. In a run of few epochs the warm-up is most of it: count the times in updates then.
+    See `precond.scale_by_neumann` for every choice that the paper leaves open. With the push (`repulsion`) the
+    weights do not settle unless the learning rate falls.
+
+    Args:
+      learning_rate: $\eta$, of SGD's size; a number or an Optax schedule.
+      momentum: $\mu$, a number or a schedule; None is `precond.growing_momentum`, from 0.5 to 0.9 in 9 epochs.
+      cubic: $\alpha$; None leaves the term out.
+      repulsion: $\beta$; None leaves the term out.
+      variables: from the parameters to n; None counts tensors, `optax.tree.size` numbers.
+      decay: $\gamma$.
+      warmup: epochs of plain SGD at first.
+      resets: the momentum is reset after so many epochs, then after twice as many, and so on.
+      epoch: the number of updates in an epoch.
+      weight_decay: $\lambda$, added to the gradient as in SGD; None leaves it out.
+      mask: which parameters decay, as in `optax.add_decayed_weights`.
+
+    Returns:
+      An Optax optimizer; `update` needs the parameters. A gradient that is not finite is no step at all.
+
+    Raises:
+      ValueError, TypeError: for numbers out of range or of a wrong type.
+
+    Reference:
+      Krishnan, Xiao and Saurous, Neumann Optimizer: A Practical Optimization Algorithm for Deep Neural Networks, 2018.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import precond
+      >>> tx, params = neumann(0.1, epoch=100), {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}
+      >>> updates, state = tx.update(params, tx.init(params), params)
+      >>> params = optax.apply_updates(params, updates)
+      >>> final = precond.eval_params(state, params)
+    """
+    if not callable(learning_rate):
+        check_number("learning_rate", learning_rate, 0)
+    step: optax.GradientTransformation = scale_by_neumann(
+        learning_rate,
+        momentum=growing_momentum(epoch=epoch) if momentum is None else momentum,
+        regularizer=None if cubic is None and repulsion is None else convexify(cubic, repulsion, variables=variables),
+        decay=decay,
+        warmup=warmup * epoch,
+        resets=resets * epoch,
+    )
+    if weight_decay is not None:
+        check_number("weight_decay", weight_decay, 0)
+        step = optax.chain(optax.add_decayed_weights(weight_decay, mask), step)
+    return finite_steps(step)

@@ -1,0 +1,90 @@
+"""The Neumann optimizer's regularizer: a cubic pull towards a moving average of the weights, and a push away."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+from precond.arguments import check_number
+
+__all__ = ["Regularizer", "convexify"]
+
+Regularizer = Callable[[Any, Any], Any]
+"""From the parameters and their moving average to a gradient to be added, both trees alike."""
+
+
+def _norm(tree: Any) -> jax.Array:
+    squares = [jnp.sum(jnp.square(jnp.abs(x))) for x in jax.tree.leaves(tree)]
+    return jnp.sqrt(functools.reduce(jnp.add, squares, jnp.zeros([])))
+
+
+def _tensors(tree: Any) -> int:
+    return len(jax.tree.leaves(tree))
+
+
+def convexify(
+    cubic: ArrayLike | None = 1e-7,
+    repulsion: ArrayLike | None = 1e-5,
+    *,
+    variables: Callable[[Any], int] | None = None,
+    by_tensor: bool = False,
+    eps: ArrayLike = 1e-3,
+) -> Regularizer:
+    r"""The gradient of $\frac{\alpha}{3} \|w - v\|^3 + \frac{\beta n}{\|w - v\|}$, with $v$ the average of the weights.
+
+    $$\Big(\alpha r^2 - \frac{\beta n}{r^2}\Big) \frac{w - v}{r}, \qquad r = \|w - v\|$$
+
+    The cubic term pulls towards the average, the other pushes away from it. With the paper's constants the first is
+    nothing to speak of below $r \approx 1000$, and the second keeps the weights from settling: however small the
+    gradient, they stay about $(\eta \beta n / ((1 - \mu)(1 - \gamma)))^{1/3}$ away from their average, until the
+    learning rate falls. Where a low training loss is the aim, `repulsion=None` leaves it out.
+
+    Args:
+      cubic: $\alpha$; None leaves the term out.
+      repulsion: $\beta$; None leaves the term out.
+      variables: from the parameters to n, the paper's "number of variables". It does not say what it counts. None
+        counts tensors; `optax.tree.size` counts numbers, as most public implementations do, which for a network
+        makes the push thousands of times stronger.
+      by_tensor: take norm and n for each tensor by itself. The paper's are of all parameters together.
+      eps: below this r the push falls linearly to 0, where the paper's has no value: the first step starts at r = 0.
+
+    Returns:
+      A function of the parameters and their average, for `regularizer=` of `precond.scale_by_neumann`.
+
+    Raises:
+      ValueError, TypeError: for a negative number, or an `eps` of 0.
+
+    Reference:
+      Krishnan, Xiao and Saurous, Neumann Optimizer, 2018, equation 8 and Table 1.
+
+    Examples:
+      >>> gradient = convexify(cubic=1.0, repulsion=8.0)
+      >>> gradient(jnp.asarray([2.0, 0.0]), jnp.zeros(2)).tolist()  # 2^2 - 8 / 2^2
+      [2.0, 0.0]
+    """
+    for name, value in (("cubic", cubic), ("repulsion", repulsion)):
+        if value is not None:
+            check_number(name, value, 0, advice="None leaves the term out.")
+    check_number("eps", eps, 0)
+    if not isinstance(eps, jax.Array) and eps == 0:
+        raise ValueError("eps=0: must be above 0, as the push has no direction where the weights are their average.")
+    count = _tensors if variables is None else variables
+
+    def pull(offset: Any) -> Any:
+        r, n = _norm(offset), count(offset)
+        factor = jnp.zeros_like(r)
+        if cubic is not None:
+            factor += jnp.asarray(cubic, r.dtype) * r
+        if repulsion is not None:
+            factor -= jnp.asarray(repulsion, r.dtype) * n / jnp.maximum(r, jnp.asarray(eps, r.dtype)) ** 3
+        return jax.tree.map(lambda x: (factor * x).astype(x.dtype), offset)
+
+    def gradient(params: Any, average: Any) -> Any:
+        offset = optax.tree.sub(params, average)
+        return jax.tree.map(pull, offset) if by_tensor else pull(offset)
+
+    return gradient

@@ -1,0 +1,70 @@
+"""Parameters that run ahead of the iterate, and the way back: what is trained on is not what is evaluated."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+__all__ = ["Displacement", "eval_params"]
+
+
+class Displacement(NamedTuple):
+    """How far the parameters are ahead of the iterate: by `scale * direction`.
+
+    Attributes:
+      scale: a number.
+      direction: a tree like the parameters.
+    """
+
+    scale: jax.Array
+    direction: Any
+
+
+def eval_params(state: Any, params: Any) -> Any:
+    r"""The iterate itself: $w - s d$, where the optimizer has gradients taken at $w$, ahead of it.
+
+    Methods that look ahead (`precond.neumann`, `precond.extrapolated`) keep the displaced parameters in the training
+    loop, so that the loop's gradient is the one that they need. Evaluate, and export, what this gives.
+
+    Args:
+      state: of an optimizer that looks ahead, alone or in any of Optax's wrappers.
+      params: the parameters of the training loop.
+
+    Returns:
+      Parameters in their own dtypes. A displacement that is masked in some leaves leaves them as they are.
+
+    Raises:
+      ValueError: where nothing in the state is a displacement.
+
+    Reference:
+      Krishnan, Xiao and Saurous, Neumann Optimizer, 2018, Algorithm 2, last line.
+
+    Examples:
+      >>> import precond
+      >>> tx, params = precond.scale_by_neumann(0.1, regularizer=None, warmup=0), jnp.asarray([1.0])
+      >>> updates, state = tx.update(params, tx.init(params), params)
+      >>> moved = optax.apply_updates(params, updates)
+      >>> round(moved.item(), 6), round(eval_params(state, moved).item(), 6)  # the second is gradient descent's
+      (0.85, 0.9)
+    """
+
+    def is_displacement(x: Any) -> bool:
+        return isinstance(x, Displacement)
+
+    found = [x for x in jax.tree.leaves(state, is_leaf=is_displacement) if is_displacement(x)]
+    if not found:
+        raise ValueError(
+            "eval_params() found no displacement in this state: its optimizer does not look ahead, and the parameters "
+            "are to be evaluated as they are. The order of arguments is eval_params(state, params)."
+        )
+    for scale, direction in found:
+
+        def back(d: Any, p: Any, scale: jax.Array = scale) -> Any:
+            if isinstance(d, optax.MaskedNode):
+                return p
+            p = jnp.asarray(p)
+            return (p - scale.astype(jnp.finfo(d.dtype).dtype) * d).astype(p.dtype)
+
+        params = jax.tree.map(back, direction, params, is_leaf=lambda x: isinstance(x, optax.MaskedNode))
+    return params

@@ -1,0 +1,171 @@
+"""A step size, and a gain of each coordinate, learned by exponentiated gradients around any transformation."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+from precond.arguments import check_number
+
+__all__ = ["Alignment", "ExponentiatedState", "cosine", "exponentiated", "inner_product"]
+
+Alignment = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+"""From the inner products ⟨x, y⟩, ⟨x, x⟩ and ⟨y, y⟩ to how well x and y agree."""
+
+
+class ExponentiatedState(NamedTuple):
+    """What `exponentiated` keeps.
+
+    Attributes:
+      count: updates seen.
+      scale: the factor of the step size.
+      last: the last update of the inner transformation, float32 or wider.
+      gains: of each coordinate; None without a `gain_rate`.
+      average: the moving average of the gradient; None without a `gain_rate`.
+      inner: the state of the inner transformation.
+    """
+
+    count: jax.Array
+    scale: jax.Array
+    last: Any
+    gains: Any
+    average: Any
+    inner: Any
+
+
+def cosine(product: jax.Array, left: jax.Array, right: jax.Array) -> jax.Array:
+    """The cosine of the angle; of single coordinates, the product of their signs.
+
+    Args:
+      product: ⟨x, y⟩.
+      left: ⟨x, x⟩.
+      right: ⟨y, y⟩.
+
+    Examples:
+      >>> cosine(jnp.asarray(-6.0), jnp.asarray(4.0), jnp.asarray(9.0)).item()
+      -1.0
+    """
+    # Two roots, as the product of squares may vanish where they do not.
+    lengths = jnp.sqrt(left) * jnp.sqrt(right)
+    return jnp.where(lengths > 0, product / jnp.where(lengths > 0, lengths, 1), 0)
+
+
+def inner_product(product: jax.Array, left: jax.Array, right: jax.Array) -> jax.Array:
+    """The inner product itself, in the units of the gradients.
+
+    Args:
+      product: ⟨x, y⟩.
+      left: ⟨x, x⟩, unused.
+      right: ⟨y, y⟩, unused.
+
+    Examples:
+      >>> inner_product(jnp.asarray(-6.0), jnp.asarray(4.0), jnp.asarray(9.0)).item()
+      -6.0
+    """
+    del left, right
+    return product
+
+
+def _dot(x: Any, y: Any) -> jax.Array:
+    pairs = zip(jax.tree.leaves(x), jax.tree.leaves(y), strict=True)
+    return functools.reduce(jnp.add, [jnp.sum(_product(a, b)) for a, b in pairs], jnp.zeros([]))
+
+
+def _product(x: jax.Array, y: jax.Array) -> jax.Array:
+    """Of complex numbers as pairs of real ones."""
+    return jnp.real(jnp.conj(x) * y)
+
+
+def exponentiated(
+    inner: optax.GradientTransformation,
+    rate: ArrayLike = 0.01,
+    *,
+    gain_rate: ArrayLike | None = None,
+    decay: ArrayLike = 0.9,
+    alignment: Alignment = cosine,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Multiply the inner transformation's update by a scale that grows while successive steps agree.
+
+    $$s \leftarrow s \, e^{\gamma_s a(h_{-1}, g)}, \quad p \leftarrow p \odot e^{\gamma_p a(m, g)}, \quad
+      m \leftarrow \beta m + (1 - \beta) g, \quad h = \text{inner}(p \odot g), \quad \text{update} = s h$$
+
+    with s one number, p a gain of each coordinate (where there is a `gain_rate`), and a how well two things agree:
+    those of all coordinates for s, of the one coordinate for p. Exponents are held between -1 and 1.
+
+    Second-hand: we know the update rules from summaries of the paper, where a is the inner product. That the paper
+    normalises we have from memory alone; `precond.cosine`, which makes both independent of the gradient's units, is
+    our choice of how, and the bound of the exponents is ours. Compare with the paper before you cite this for it.
+
+    Args:
+      inner: any transformation in front of the learning rate: its updates have the signs of gradients.
+      rate: $\gamma_s$.
+      gain_rate: $\gamma_p$; None has no gains and keeps nothing for them.
+      decay: $\beta$, of the average that the gains compare the gradient with.
+      alignment: a, `precond.cosine` or `precond.inner_product`.
+
+    Returns:
+      A transformation; updates have the dtype of the gradients.
+
+    Raises:
+      ValueError, TypeError: for a number out of range.
+
+    Reference:
+      Amid, Anil, Fifty and Warmuth, Step-size Adaptation Using Exponentiated Gradient Updates, 2022 (second-hand).
+
+    Examples:
+      >>> tx, g = exponentiated(optax.identity(), rate=0.5), jnp.asarray([1.0, 0.0])
+      >>> _, state = tx.update(g, tx.init(g))
+      >>> updates, state = tx.update(g, state)
+      >>> round(state.scale.item(), 4)  # exp(0.5)
+      1.6487
+    """
+    check_number("rate", rate, 0)
+    check_number("decay", decay, 0, 1)
+    if gain_rate is not None:
+        check_number("gain_rate", gain_rate, 0)
+    inner = optax.with_extra_args_support(inner)
+
+    def factor(speed: ArrayLike, agreement: jax.Array) -> jax.Array:
+        return jnp.exp(jnp.clip(jnp.asarray(speed, agreement.dtype) * agreement, -1, 1))
+
+    def init(params: Any) -> ExponentiatedState:
+        def filled(value: float) -> Any:
+            def one(p: Any) -> jax.Array:
+                dtype = jnp.promote_types(jnp.float32, jnp.result_type(p))
+                return jnp.full_like(p, value, dtype=jnp.finfo(dtype).dtype if value else dtype)
+
+            return jax.tree.map(one, params)
+
+        gains, average = (None, None) if gain_rate is None else (filled(1.0), filled(0.0))
+        scale = jnp.ones([], jnp.result_type(float))
+        return ExponentiatedState(jnp.zeros([], jnp.int32), scale, filled(0.0), gains, average, inner.init(params))
+
+    def learned(speed: ArrayLike, g: Any, gains: Any, average: Any) -> tuple[Any, Any]:
+        def gain(p: jax.Array, m: jax.Array, x: jax.Array) -> jax.Array:
+            return p * factor(speed, alignment(_product(m, x), _product(m, m), _product(x, x)))
+
+        return jax.tree.map(gain, gains, average, g), optax.tree.update_moment(g, average, decay, 1)
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, ExponentiatedState]:
+        g = jax.tree.map(lambda x, h: jnp.asarray(x, h.dtype), updates, state.last)
+        agreement = alignment(_dot(state.last, g), _dot(state.last, state.last), _dot(g, g))
+        scale = (state.scale * factor(rate, agreement)).astype(state.scale.dtype)
+        seen, gains, average = updates, state.gains, state.average
+        if gain_rate is not None:
+            gains, average = learned(gain_rate, g, gains, average)
+            seen = jax.tree.map(lambda x, p: (p * x).astype(jnp.result_type(x)), updates, gains)
+        steps, inside = inner.update(seen, state.inner, params, **extra)
+        last = jax.tree.map(lambda h, x: x.astype(h.dtype), state.last, steps)
+
+        def scaled(h: jax.Array, x: Any) -> jax.Array:
+            return (scale.astype(jnp.finfo(h.dtype).dtype) * h).astype(jnp.result_type(x))
+
+        out = jax.tree.map(scaled, last, updates)
+        count = jnp.asarray(optax.safe_increment(state.count))
+        return out, ExponentiatedState(count, scale, last, gains, average, inside)
+
+    return optax.GradientTransformationExtraArgs(init, update)

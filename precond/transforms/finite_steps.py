@@ -1,0 +1,56 @@
+"""A step whose gradient is not finite is none, for a transformation that sees the gradient as a whole."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+__all__ = ["FiniteStepsState", "finite_steps"]
+
+
+class FiniteStepsState(NamedTuple):
+    """What `finite_steps` keeps.
+
+    Attributes:
+      skipped: steps so far in which the gradient was not finite.
+      inner: the state of the inner transformation.
+    """
+
+    skipped: jax.Array
+    inner: Any
+
+
+def finite_steps(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """Where any number of the gradient is NaN or infinite, move nothing and keep the inner state as it was.
+
+    Momentum and windows of gradients never forget a NaN. Inside `precond.blocked` this is done for each block; here
+    it is one decision for all. (`optax.apply_if_finite` does as much, but gives up after some steps in a row.)
+
+    Args:
+      inner: any transformation.
+
+    Returns:
+      A transformation.
+
+    Examples:
+      >>> tx, g = finite_steps(optax.trace(0.5)), jnp.ones(())
+      >>> _, state = tx.update(g, tx.init(g))
+      >>> updates, state = tx.update(g * jnp.nan, state)
+      >>> updates.item(), tx.update(g, state)[0].item(), state.skipped.item()
+      (0.0, 1.5, 1)
+    """
+    inner = optax.with_extra_args_support(inner)
+
+    def init(params: Any) -> FiniteStepsState:
+        return FiniteStepsState(jnp.zeros([], jnp.int32), inner.init(params))
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, FiniteStepsState]:
+        checks = [jnp.all(jnp.isfinite(g)) for g in jax.tree.leaves(updates)]
+        finite = functools.reduce(jnp.logical_and, checks, jnp.asarray(True))
+        out, new = inner.update(updates, state.inner, params, **extra)
+        out = jax.tree.map(lambda x: jnp.where(finite, x, jnp.zeros_like(x)), out)
+        return out, FiniteStepsState(state.skipped + ~finite, optax.tree.where(finite, new, state.inner))
+
+    return optax.GradientTransformationExtraArgs(init, update)

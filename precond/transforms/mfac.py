@@ -1,0 +1,150 @@
+"""M-FAC: the inverse of the empirical Fisher matrix of the last gradients, without any matrix of its size."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jax.typing import ArrayLike
+
+from precond.arguments import check_number, check_whole
+from precond.linalg.lapack import solve_positive
+
+__all__ = ["MFACState", "scale_by_mfac"]
+
+
+class MFACState(NamedTuple):
+    """What `scale_by_mfac` keeps.
+
+    Attributes:
+      count: gradients taken into the window.
+      window: the last gradients, `[m, ...]` for each parameter, float32 or wider; zeros at first.
+      gram: their inner products, `[m, m]`.
+    """
+
+    count: jax.Array
+    window: Any
+    gram: jax.Array
+
+
+def _real(dtype: Any) -> Any:
+    return jnp.promote_types(jnp.float32, jnp.finfo(dtype).dtype)
+
+
+def _products(window: Any, gradient: Any, dtype: Any) -> jax.Array:
+    """The inner products of the window's gradients with another, `[m]`; complex numbers count as pairs of real ones."""
+
+    def one(rows: jax.Array, g: jax.Array) -> jax.Array:
+        # Not a matrix product: those have no sharded contraction under explicit meshes, and TF32 on some devices.
+        return jnp.sum(jnp.real(rows * jnp.conj(g)[None]), tuple(range(1, rows.ndim))).astype(dtype)
+
+    leaves = zip(jax.tree.leaves(window), jax.tree.leaves(gradient), strict=True)
+    return functools.reduce(jnp.add, [one(rows, g) for rows, g in leaves])
+
+
+def _combine(rows: jax.Array, weights: jax.Array) -> jax.Array:
+    """The sum of the window's gradients with these weights."""
+    weights = weights.astype(_real(rows.dtype)).reshape(-1, *[1] * (rows.ndim - 1))
+    return jnp.sum(rows * weights, axis=0)
+
+
+def scale_by_mfac(
+    window: int = 64, damping: ArrayLike = 1e-5, *, axis: str | tuple[str, ...] | None = None
+) -> optax.GradientTransformationExtraArgs:
+    r"""$F^{-1} g$ with $F = \lambda I + \frac{1}{m} \sum_{i=1}^m g_i g_i^\top$, the sum over the last m gradients.
+
+    By Woodbury's identity, with the gradients as the rows of $G \in \mathbb{R}^{m \times d}$ and $g$ as its row j,
+
+    $$F^{-1} g = m \, G^\top (m \lambda I + G G^\top)^{-1} e_j$$
+
+    The textbook form $\lambda^{-1} (g - G^\top (m \lambda I + G G^\top)^{-1} G g)$, the same in exact arithmetic,
+    subtracts two vectors that agree in all digits but the last where λ is small; this one subtracts nothing. A step
+    costs two passes over the window, for the new row of $G G^\top$ and for $G^\top$, and one solution of an m×m system.
+    Memory is m times the parameters'.
+
+    Before m gradients were seen the others count as zeros, as in the official implementation: the sum is divided by m
+    all the same, and the first steps are long (the first is $m g / \|g\|^2$ where λ is small).
+
+    **Over devices.** All work is sums over the parameters, whatever lies where. Of a parameter that is sharded, `init`
+    shards the window alike (under `jax.jit` with an automatic mesh give it `out_shardings`), and all that is sent is
+    the row, m numbers. Where parameters are replicated, shard the window itself by such an `init`: what is sent is the
+    row, and the update. Inside the user's own `shard_map` or `pmap`, where each device sees a shard
+    of every parameter, give `axis`. Inside `precond.blocked` the window is one of stacks.
+
+    Args:
+      window: m. The paper has up to 1024; the default is what most memories bear.
+      damping: λ, in the units of a squared gradient. Where rounding would hide it, it is
+        $\epsilon \max_i \|g_i\|^2$, with $\epsilon$ the precision of what is computed in.
+      axis: the mesh axes over which parameters are sharded, inside `shard_map` or `pmap`.
+
+    Returns:
+      A transformation; updates have the dtype of the gradients. A gradient whose square is not finite has a zero
+      update and does not enter the window.
+
+    Raises:
+      ValueError, TypeError: for a window below 1 or a negative damping.
+
+    Reference:
+      Frantar, Kurtic and Alistarh, M-FAC: Efficient Matrix-Free Approximations of Second-Order Information, 2021.
+
+    Examples:
+      >>> tx, g = scale_by_mfac(window=2, damping=0.5), jnp.asarray([2.0, 0.0])
+      >>> [round(x, 5) for x in tx.update(g, tx.init(g))[0].tolist()]  # 2 / (1/2 + 2^2 / 2)
+      [0.8, 0.0]
+    """
+    if isinstance(window, jax.Array):
+        raise TypeError(
+            "window is an array, but sets shapes: with optax.inject_hyperparams, pass static_args='window'."
+        )
+    check_whole("window", window, least=1)
+    check_number("damping", damping, 0)
+
+    def init(params: Any) -> MFACState:
+        def rows(p: Any) -> jax.Array:
+            wide = jnp.promote_types(jnp.float32, jnp.result_type(p))
+            return jnp.zeros_like(jnp.broadcast_to(jnp.zeros_like(p, dtype=wide), (window, *jnp.shape(p))))
+
+        dtypes = [_real(jnp.result_type(p)) for p in jax.tree.leaves(params)]
+        gram = jnp.zeros((window, window), functools.reduce(jnp.promote_types, dtypes, jnp.dtype(jnp.float32)))
+        # Without leaves one array stands for all windows, so that optax.tree.map_params takes none for a parameter.
+        kept = jax.tree.map(rows, params) if dtypes else jnp.zeros((0,))
+        return MFACState(jnp.zeros([], jnp.int32), kept, gram)
+
+    def solve(gram: jax.Array, slot: jax.Array) -> jax.Array:
+        floor = jnp.finfo(gram.dtype).eps * jnp.max(jnp.diagonal(gram))
+        ridge = window * jnp.maximum(jnp.asarray(damping, gram.dtype), floor)
+        ridge = jnp.where(ridge > 0, ridge, 1)
+        unit = (jnp.arange(window) == slot).astype(gram.dtype)
+        damped = gram + ridge * jnp.eye(window, dtype=gram.dtype)
+        return window * solve_positive(damped[None], unit[None, :, None])[0, :, 0]
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, MFACState]:
+        del params, extra
+        if not jax.tree.leaves(updates):
+            return updates, state._replace(count=jnp.asarray(optax.safe_increment(state.count)))
+        updates = jax.tree.map(jnp.asarray, updates)
+        g = jax.tree.map(lambda x, rows: x.astype(rows.dtype), updates, state.window)
+        slot = state.count % window
+        row = _products(state.window, g, state.gram.dtype)
+        square = _products(jax.tree.map(lambda x: x[None], g), g, state.gram.dtype)
+        if axis is not None:
+            row, square = lax.psum((row, square), axis)
+        mine = jnp.arange(window) == slot
+        row = jnp.where(mine, square, row)
+        finite = jnp.all(jnp.isfinite(row))
+        gram = jnp.where(mine[:, None], row[None], jnp.where(mine[None], row[:, None], state.gram))
+        gram = jnp.where(finite, gram, state.gram)
+
+        def push(rows: jax.Array, x: jax.Array) -> jax.Array:
+            kept = lax.dynamic_index_in_dim(rows, slot, keepdims=False)
+            return lax.dynamic_update_index_in_dim(rows, jnp.where(finite, x, kept), slot, 0)
+
+        kept = jax.tree.map(push, state.window, g)
+        weights = jnp.where(finite, solve(gram, slot), 0)
+        out = jax.tree.map(lambda rows, x: _combine(rows, weights).astype(x.dtype), kept, updates)
+        count = jnp.where(finite, optax.safe_increment(state.count), state.count)
+        return out, MFACState(count, kept, gram)
+
+    return optax.GradientTransformationExtraArgs(init, update)

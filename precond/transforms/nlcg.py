@@ -1,0 +1,137 @@
+"""Nonlinear conjugate gradients without a line search: a momentum whose coefficient the gradients decide."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+__all__ = ["Beta", "NLCGState", "fletcher_reeves", "polak_ribiere", "scale_by_nlcg"]
+
+Beta = Callable[[Any, Any, Any, Any], jax.Array]
+"""From gradient, preconditioned gradient, and the two of the step before (trees) to the coefficient."""
+
+
+class NLCGState(NamedTuple):
+    """What `scale_by_nlcg` keeps.
+
+    Attributes:
+      count: updates seen.
+      gradient: the last gradient.
+      scaled: the last gradient, preconditioned; None without a preconditioner.
+      direction: the last direction.
+      preconditioner: the state of the preconditioner.
+    """
+
+    count: jax.Array
+    gradient: Any
+    scaled: Any
+    direction: Any
+    preconditioner: Any
+
+
+def _dot(x: Any, y: Any) -> jax.Array:
+    pairs = zip(jax.tree.leaves(x), jax.tree.leaves(y), strict=True)
+    return sum((jnp.sum(jnp.real(jnp.conj(a) * b)) for a, b in pairs), start=jnp.zeros([]))
+
+
+def _ratio(x: jax.Array, y: jax.Array) -> jax.Array:
+    return jnp.where(y != 0, x / jnp.where(y != 0, y, 1), 0)
+
+
+def polak_ribiere(gradient: Any, scaled: Any, last_gradient: Any, last_scaled: Any) -> jax.Array:
+    r"""$\beta = \max(0, \; z^\top (g - g_{-1}) / z_{-1}^\top g_{-1})$, PR+; it restarts by itself.
+
+    Args:
+      gradient: g.
+      scaled: z, the gradient preconditioned.
+      last_gradient: g of the step before.
+      last_scaled: z of the step before.
+
+    Examples:
+      >>> g, last = jnp.asarray([0.0, 2.0]), jnp.asarray([1.0, 0.0])
+      >>> polak_ribiere(g, g, last, last).item()
+      4.0
+    """
+    change = _dot(scaled, gradient) - _dot(scaled, last_gradient)
+    return jnp.maximum(0, _ratio(change, _dot(last_scaled, last_gradient)))
+
+
+def fletcher_reeves(gradient: Any, scaled: Any, last_gradient: Any, last_scaled: Any) -> jax.Array:
+    r"""$\beta = z^\top g / z_{-1}^\top g_{-1}$; without a line search it grows with the gradients.
+
+    Args:
+      gradient: g.
+      scaled: z, the gradient preconditioned.
+      last_gradient: g of the step before.
+      last_scaled: z of the step before.
+
+    Examples:
+      >>> fletcher_reeves(jnp.asarray([3.0]), jnp.asarray([3.0]), jnp.asarray([-1.0]), jnp.asarray([-1.0])).item()
+      9.0
+    """
+    return _ratio(_dot(scaled, gradient), _dot(last_scaled, last_gradient))
+
+
+def scale_by_nlcg(
+    beta: Beta = polak_ribiere, *, preconditioner: optax.GradientTransformation | None = None
+) -> optax.GradientTransformationExtraArgs:
+    r"""The direction of nonlinear conjugate gradients, all inner products those of the whole tree.
+
+    $$z = P^{-1} g, \qquad d = z + \beta \, d_{-1}$$
+
+    On a quadratic, with exact line searches, it finds the minimum of n parameters in n steps. With a learning rate in
+    place of the line search it is momentum, whose coefficient is large while the gradient keeps changing along z.
+    Nothing bounds β: where gradients jump from step to step, clip them first.
+
+    That large batches are trained so is from Adya et al., of which we have read the abstract alone: the one-gradient
+    form, without line search, and the choice of β are ours.
+
+    Args:
+      beta: from the gradients to the coefficient, `precond.polak_ribiere`, `precond.fletcher_reeves` or your own.
+      preconditioner: any transformation, $P^{-1}$ (`optax.scale_by_adam(b1=0)`); None is the identity.
+
+    Returns:
+      A transformation; updates have the dtype of the gradients, and the signs of gradients.
+
+    Reference:
+      Adya, Palakkode and Tuzel, Nonlinear Conjugate Gradients For Scaling Synchronous Distributed DNN Training, 2018
+      (second-hand); Nocedal and Wright, Numerical Optimization, 2006, chapter 5.2.
+
+    Examples:
+      >>> tx, g = scale_by_nlcg(fletcher_reeves), jnp.asarray([1.0, 0.0])
+      >>> _, state = tx.update(g, tx.init(g))
+      >>> tx.update(jnp.asarray([0.0, 2.0]), state)[0].tolist()
+      [4.0, 2.0]
+    """
+    plain = preconditioner is None
+    scale = optax.with_extra_args_support(optax.identity() if preconditioner is None else preconditioner)
+
+    def zeros(params: Any) -> Any:
+        def one(p: Any) -> jax.Array:
+            return jnp.zeros_like(p, dtype=jnp.promote_types(jnp.float32, jnp.result_type(p)))
+
+        return jax.tree.map(one, params)
+
+    def init(params: Any) -> NLCGState:
+        scaled = None if plain else zeros(params)
+        return NLCGState(jnp.zeros([], jnp.int32), zeros(params), scaled, zeros(params), scale.init(params))
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, NLCGState]:
+        g = jax.tree.map(lambda x, last: jnp.asarray(x, last.dtype), updates, state.gradient)
+        scaled, inner = scale.update(updates, state.preconditioner, params, **extra)
+        z = g if plain else jax.tree.map(lambda x, last: x.astype(last.dtype), scaled, state.gradient)
+        # The first time all of the last are zeros, and so is the coefficient.
+        coefficient = beta(g, z, state.gradient, state.gradient if plain else state.scaled)
+        coefficient = jnp.where(state.count > 0, coefficient, 0)
+
+        def step(x: jax.Array, last: jax.Array) -> jax.Array:
+            return x + coefficient.astype(jnp.finfo(x.dtype).dtype) * last
+
+        d = jax.tree.map(step, z, state.direction)
+        out = jax.tree.map(lambda x, u: x.astype(jnp.result_type(u)), d, updates)
+        count = jnp.asarray(optax.safe_increment(state.count))
+        return out, NLCGState(count, g, None if plain else z, d, inner)
+
+    return optax.GradientTransformationExtraArgs(init, update)
