@@ -1,6 +1,6 @@
 """Second-order and large-batch optimizers for JAX and Optax, whose parts chain."""
 
-from precond import recipes
+from precond import layers, recipes
 from precond.arguments import STATIC_ARGS
 from precond.blocks import View, default_views, rules, small_side, tensors
 from precond.linalg import Precision, precision
@@ -16,6 +16,7 @@ from precond.roots import (
     composite,
     eigenbasis,
     eigh,
+    inverse,
     inverse_root,
     newton,
     qr,
@@ -24,17 +25,20 @@ from precond.roots import (
     stored,
     trace,
 )
-from precond.statistics import kl, outer_products, scale_by_trace
+from precond.statistics import activations, balance, kl, outer_products, scale_by_trace
 from precond.transforms import (
     Refresh,
     blocked,
+    clip_by_kl,
     clip_by_rms,
     every,
     filtered,
     graft,
+    layered,
     normalize,
     per_block,
     scale_by_diagonal,
+    scale_by_kfac,
     scale_by_kronecker,
     switch,
     with_momentum,
@@ -49,9 +53,12 @@ __all__ = [
     "RootState",
     "View",
     "absolute",
+    "activations",
+    "balance",
     "blocked",
     "by_platform",
     "cholesky_qr",
+    "clip_by_kl",
     "clip_by_rms",
     "composite",
     "default_views",
@@ -60,9 +67,12 @@ __all__ = [
     "every",
     "filtered",
     "graft",
+    "inverse",
     "inverse_root",
     "kl",
     "kl_shampoo",
+    "layered",
+    "layers",
     "metrics",
     "newton",
     "normalize",
@@ -75,6 +85,7 @@ __all__ = [
     "rotations",
     "rules",
     "scale_by_diagonal",
+    "scale_by_kfac",
     "scale_by_kronecker",
     "scale_by_trace",
     "shampoo",

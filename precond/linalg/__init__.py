@@ -13,7 +13,7 @@ from precond.linalg.qr import qr_basis
 from precond.linalg.renew import continued_eigen_basis, renew_worst
 from precond.linalg.residual import orthogonality_residual, root_residual
 from precond.linalg.rotate import rotate_basis, scaled_off_diagonal
-from precond.linalg.symmetric import Packed, dense, eye_like, packed_gram
+from precond.linalg.symmetric import Packed, dense, eye_like, packed, packed_gram
 
 __all__ = [
     "Packed",
@@ -35,6 +35,7 @@ __all__ = [
     "multiply",
     "multiply_axis",
     "orthogonality_residual",
+    "packed",
     "packed_gram",
     "precision",
     "qr_basis",

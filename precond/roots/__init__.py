@@ -3,6 +3,7 @@
 from precond.roots.damping import Damping, absolute, relative, trace
 from precond.roots.eigenbasis import eigenbasis
 from precond.roots.guard import Checked, Health, accept
+from precond.roots.inverse import inverse
 from precond.roots.inverse_root import inverse_root
 from precond.roots.method import Method, by_platform, cholesky_qr, composite, eigh, newton, qr, rotations
 from precond.roots.root import Root, RootState
@@ -22,6 +23,7 @@ __all__ = [
     "composite",
     "eigenbasis",
     "eigh",
+    "inverse",
     "inverse_root",
     "newton",
     "qr",
