@@ -193,9 +193,17 @@ def assemble(
     owned = {x for layer in layers.values() for x in (layer.kernel, layer.bias)}
     for path, leaf in leaves.items():
         if path not in owned:
-            layer = path.rpartition("/")[0]
-            rows.append(Row(path, "", "", 0, reasons.get(layer, "no layer that is called uses it"), leaf.size))
+            rows.append(Row(path, "", "", 0, _reason(path, reasons), leaf.size))
     return Capture(layers, taps, Coverage(tuple(rows)), apply)
+
+
+def _reason(path: str, reasons: Mapping[str, str]) -> str:
+    """Of the innermost module around a parameter that has one."""
+    while path:
+        path = path.rpartition("/")[0]
+        if path in reasons:
+            return reasons[path]
+    return "no layer that is called uses it"
 
 
 def tapped(spec: Tap, y: jax.Array, x: jax.Array, probe: Any, mask: jax.Array | None) -> jax.Array:
