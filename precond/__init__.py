@@ -5,7 +5,7 @@ from precond.arguments import STATIC_ARGS
 from precond.blocks import View, default_views, rules, small_side, tensors
 from precond.linalg import Precision, precision
 from precond.metrics import metrics
-from precond.optimizers import kl_shampoo, shampoo, soap
+from precond.optimizers import kfac, kl_shampoo, shampoo, soap
 from precond.roots import (
     Method,
     Root,
@@ -14,6 +14,7 @@ from precond.roots import (
     by_platform,
     cholesky_qr,
     composite,
+    eigen_inverse,
     eigenbasis,
     eigh,
     inverse,
@@ -62,6 +63,7 @@ __all__ = [
     "clip_by_rms",
     "composite",
     "default_views",
+    "eigen_inverse",
     "eigenbasis",
     "eigh",
     "every",
@@ -69,6 +71,7 @@ __all__ = [
     "graft",
     "inverse",
     "inverse_root",
+    "kfac",
     "kl",
     "kl_shampoo",
     "layered",

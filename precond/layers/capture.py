@@ -12,7 +12,7 @@ from precond.layers.coverage import Coverage, Row
 from precond.layers.kinds import Kind, Scale
 from precond.layers.tap import Sharing, Tap, expand, tap
 
-__all__ = ["PROBE", "Capture", "Factors", "Found", "assemble", "leaves_of", "sharing_of", "tapped"]
+__all__ = ["PROBE", "Capture", "Factors", "Found", "assemble", "at", "leaves_of", "sharing_of", "tapped"]
 
 PROBE = "_kfac"
 """The key of a layer's probe among its parameters."""
@@ -83,7 +83,7 @@ class Capture(NamedTuple):
 
     def split(self, tree: Any) -> tuple[Any, dict[str, Any]]:
         """The inverse of `attach`: from parameters or gradients with probes to those without, and the probes."""
-        sums = {name: _at(tree, name)[PROBE] for name in self.layers}
+        sums = {name: at(tree, name)[PROBE] for name in self.layers}
         return _without(tree), sums
 
     def factors(self, sums: Mapping[str, Any], examples: jax.typing.ArrayLike) -> dict[str, Factors]:
@@ -115,15 +115,21 @@ def leaves_of(params: Any) -> dict[str, Any]:
     return {path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]}
 
 
-def _at(tree: Any, name: str) -> Any:
-    for key in name.split("/") if name else ():
-        tree = tree[key]
+def at(tree: Any, name: str) -> Any:
+    """The part of a tree at a path."""
+    for part in name.split("/") if name else ():
+        tree = tree[_key(tree, part)]
     return tree
 
 
+def _key(tree: Any, part: str) -> Any:
+    """A part of a path as a key: nnx numbers the entries of a list."""
+    return part if part in tree else next(key for key in tree if str(key) == part)
+
+
 def _insert(tree: Any, keys: tuple[str, ...], probe: Any) -> Any:
-    inner = _insert(tree[keys[0]], keys[1:], probe) if keys else probe
-    return {**tree, (keys[0] if keys else PROBE): inner}
+    key = _key(tree, keys[0]) if keys else PROBE
+    return {**tree, key: _insert(tree[key], keys[1:], probe) if keys else probe}
 
 
 def _without(tree: Any) -> Any:

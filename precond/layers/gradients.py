@@ -1,5 +1,6 @@
 """Value, gradient and factors of a loss, in one forward pass."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 
 from precond.layers.capture import Capture
 from precond.layers.fisher import Estimator
+from precond.layers.tap import vary, varying
 
 __all__ = ["value_grad_factors"]
 
@@ -30,6 +32,10 @@ def value_grad_factors(
     with a the layer's input (with a one for the bias), t its shared positions and g the gradient of
     $-\log p(y | x_n)$ by its output, in expectation over the targets that `fisher` says. The forward pass is shared:
     the same dropout masks, no second update of batch statistics.
+
+    Where devices share a batch in a `jax.shard_map`, gradients and factors go together: both are those of a device's
+    part, to be averaged by `jax.lax.pmean`, or, where parameters are the same on all and the loss is a `pmean`, both
+    are those of the whole batch. Under `jax.jit` alone they are always those of the whole batch.
 
     Args:
       forward: from parameters with probes and the arguments to the outputs (with `has_aux`, and something else):
@@ -61,9 +67,11 @@ def value_grad_factors(
       ([[[0.5, 0.0], [0.0, 2.0]]], [[[1.0]]])
     """
 
-    def count(outputs: Any, args: Any) -> Any:
+    def count(outputs: Any, args: Any, mine: frozenset[str]) -> Any:
         if examples is None:
-            return jax.tree.leaves(outputs)[0].shape[0]
+            first = jax.tree.leaves(outputs)[0]
+            # In a shard_map, sums are those over devices where the parameters are one and the outputs differ.
+            return first.shape[0] * math.prod(jax.lax.axis_size(axis) for axis in varying(first) - mine)
         return examples(outputs, *args) if callable(examples) else examples
 
     def function(params: Any, *args: Any, key: jax.Array | None = None) -> tuple[Any, Any, Any]:
@@ -71,9 +79,10 @@ def value_grad_factors(
             out = forward(capture.attach(params, probes), *args)
             return out if has_aux else (out, None)
 
-        outputs, back, aux = jax.vjp(run, params, capture.probes(params), has_aux=True)
+        mine = frozenset().union(*map(varying, jax.tree.leaves(params)))
+        outputs, back, aux = jax.vjp(run, params, vary(capture.probes(params), mine), has_aux=True)
         value, slope = jax.value_and_grad(lambda o: loss(o, *args))(outputs)
-        n = count(outputs, args)
+        n = count(outputs, args, mine)
         if fisher.pull is None:
             grads, sums = back(slope)
             factors = capture.factors(sums, 1 / jnp.asarray(n, jnp.result_type(float)))  # slopes are N times smaller

@@ -8,8 +8,9 @@ import jax
 
 from precond.layers.capture import PROBE, Capture, Found, assemble, tapped
 from precond.layers.check import gradient_errors
+from precond.layers.convolutions import as_tuple, convolution, transposed_convolution
 from precond.layers.coverage import Leave, check_covered
-from precond.layers.kinds import Contraction, Conv, Embed, Scale, dense, einsum
+from precond.layers.kinds import Contraction, Embed, Scale, dense, einsum
 from precond.layers.tap import Sharing, expand
 
 __all__ = ["RULES", "capture"]
@@ -18,13 +19,9 @@ Rule = Callable[[Any, jax.Array, tuple[Any, ...]], Found]
 """From a module, its input and all its positional arguments to what it is; ValueError says why it cannot be tapped."""
 
 
-def _tuple(x: Any) -> tuple[Any, ...]:
-    return tuple(x) if isinstance(x, Sequence) else (x,)
-
-
 def _general(m: nn.DenseGeneral, x: jax.Array, args: tuple[Any, ...]) -> Found:
     del args
-    axes, batch, features = _tuple(m.axis), _tuple(m.batch_dims), len(_tuple(m.features))
+    axes, batch, features = as_tuple(m.axis), as_tuple(m.batch_dims), len(as_tuple(m.features))
     axes = tuple(i % x.ndim - x.ndim for i in axes)
     # The output's axes: those of the batch, those that are left, the features.
     groups = tuple(i % x.ndim - (x.ndim - len(axes) + features) for i in batch)
@@ -38,60 +35,10 @@ def _einsum(m: nn.Einsum, x: jax.Array, args: tuple[Any, ...]) -> Found:
     return Found(einsum(text, x.ndim, m.use_bias))
 
 
-def _padding(padding: Any, k: int) -> Any:
-    """As `jax.lax` takes it."""
-    if isinstance(padding, str):
-        return padding
-    pairs = (padding,) * k if isinstance(padding, int) else tuple(padding)
-    return tuple((p, p) if isinstance(p, int) else tuple(p) for p in pairs)
-
-
-def _each(x: Any, k: int) -> tuple[int, ...]:
-    return (x or 1,) * k if x is None or isinstance(x, int) else tuple(x)
-
-
-def _conv(m: nn.Conv, x: jax.Array, args: tuple[Any, ...]) -> Found:
-    del x, args
-    kernel = _tuple(m.kernel_size)
-    k, padding, mode = len(kernel), _padding(m.padding, len(kernel)), "constant"
-    dilation = _each(m.kernel_dilation, k)
-    if m.mask is not None:
-        raise ValueError("its kernel is masked")
-    wide = [(size - 1) * d for size, d in zip(kernel, dilation, strict=True)]
-    if padding in ("CIRCULAR", "REFLECT"):
-        padding, mode = tuple((w // 2, (w + 1) // 2) for w in wide), "wrap" if padding == "CIRCULAR" else "reflect"
-    elif padding == "CAUSAL":
-        padding = tuple((w, 0) for w in wide)
-    groups, strides, holes = m.feature_group_count, _each(m.strides, k), _each(m.input_dilation, k)
-    return Found(Conv(m.use_bias, kernel, strides, padding, holes, dilation, groups, mode))
-
-
-def _transposed(size: int, stride: int, padding: str) -> tuple[int, int]:
-    """The padding of a transposed convolution as one of a convolution of a dilated input, as `lax.conv_transpose`."""
-    if padding == "SAME":
-        total = size + stride - 2
-        low = size - 1 if stride > size - 1 else -(-total // 2)
-        return low, total - low
-    return size - 1, stride - 1 + max(size - stride, 0)
-
-
-def _conv_transpose(m: nn.ConvTranspose, x: jax.Array, args: tuple[Any, ...]) -> Found:
-    del x, args
-    kernel = _tuple(m.kernel_size)
-    k, padding = len(kernel), _padding(m.padding, len(kernel))
-    if m.mask is not None or m.transpose_kernel or padding == "CIRCULAR":
-        raise ValueError("a transposed convolution with a mask, transpose_kernel=True or circular padding")
-    strides, dilation = _each(m.strides, k), _each(m.kernel_dilation, k)
-    if isinstance(padding, str):
-        sizes = [(size - 1) * d + 1 for size, d in zip(kernel, dilation, strict=True)]
-        padding = tuple(_transposed(size, s, padding) for size, s in zip(sizes, strides, strict=True))
-    return Found(Conv(m.use_bias, kernel, (1,) * k, padding, strides, dilation))
-
-
 def _norm(m: Any, x: jax.Array, args: tuple[Any, ...]) -> Found:
     del args
     axis = getattr(m, "feature_axes", getattr(m, "axis", -1))
-    if not m.use_scale or any(i % x.ndim != x.ndim - 1 for i in _tuple(axis)):
+    if not m.use_scale or any(i % x.ndim != x.ndim - 1 for i in as_tuple(axis)):
         raise ValueError("a norm without a scale, or with one along other axes than the last")
     return Found(Scale(getattr(m, "use_bias", False)), "scale")
 
@@ -100,8 +47,8 @@ RULES: Mapping[type, Rule] = {
     nn.Dense: lambda m, x, args: Found(dense(m.use_bias)),
     nn.DenseGeneral: _general,
     nn.Einsum: _einsum,
-    nn.Conv: _conv,
-    nn.ConvTranspose: _conv_transpose,
+    nn.Conv: lambda m, x, args: Found(convolution(m)),
+    nn.ConvTranspose: lambda m, x, args: Found(transposed_convolution(m)),
     nn.Embed: lambda m, x, args: Found(Embed(m.num_embeddings), "embedding"),
     nn.LayerNorm: _norm,
     nn.RMSNorm: _norm,

@@ -11,7 +11,7 @@ from jax import lax
 from precond.layers.kinds import Embed, Kind, Scale, Signals
 from precond.linalg import dot_precision
 
-__all__ = ["Sharing", "Tap", "expand", "reduce", "tap"]
+__all__ = ["Sharing", "Tap", "expand", "reduce", "tap", "vary", "varying"]
 
 Sharing = Callable[[jax.Array, jax.Array | None, jax.Array | None], tuple[jax.Array, jax.Array | None, jax.Array]]
 """From inputs `[n, t, r, i]`, cotangents `[n, t, r, o]` (None for a scale) and a mask `[n, t]` or None to the rows that
@@ -147,10 +147,30 @@ def _backward(spec: Tap, kept: Any, g: jax.Array) -> Any:
 _tap.defvjp(_forward, _backward)
 
 
-def _varying(x: jax.Array) -> frozenset[str]:
-    """The axes of a `shard_map` over which an array differs."""
+def varying(x: jax.Array) -> frozenset[str]:
+    """The axes of a `shard_map` over which an array differs, where that is checked; none elsewhere.
+
+    Examples:
+      >>> varying(jnp.ones(2))
+      frozenset()
+    """
     aval = jax.typeof(x)
     return frozenset(getattr(getattr(aval, "mat", aval), "varying", None) or getattr(aval, "vma", ()))
+
+
+def vary(tree: Any, axes: frozenset[str]) -> Any:
+    """The same arrays, said to differ over these axes.
+
+    Examples:
+      >>> vary(jnp.ones(2), frozenset()).tolist()
+      [1.0, 1.0]
+    """
+
+    def cast(x: jax.Array) -> jax.Array:
+        missing = tuple(axes - varying(x))
+        return lax.pcast(x, missing, to="varying") if missing else x
+
+    return jax.tree.map(cast, tree)
 
 
 def tap(
@@ -181,11 +201,6 @@ def tap(
       >>> sums["inputs"].tolist(), sums["outputs"].tolist(), sums["rows"].item()
       ([[10.0, 14.0], [14.0, 20.0]], [[2.0]], 2.0)
     """
-    # In a shard_map that checks what varies, the cast's transpose is the sum over devices.
-    axes = _varying(y) | _varying(x)
-
-    def cast(p: jax.Array) -> jax.Array:
-        missing = tuple(axes - _varying(p))
-        return lax.pcast(p, missing, to="varying") if missing else p
-
-    return _tap(spec, y, x, mask, jax.tree.map(cast, dict(probe)) if axes else dict(probe))
+    # The cast's transpose is the sum over devices.
+    axes = varying(y) | varying(x)
+    return _tap(spec, y, x, mask, vary(dict(probe), axes))

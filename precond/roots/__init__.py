@@ -1,6 +1,7 @@
 """What is derived from the factors, and how it acts on a gradient. Floor 2 of the library."""
 
 from precond.roots.damping import Damping, absolute, relative, trace
+from precond.roots.eigen_inverse import eigen_inverse
 from precond.roots.eigenbasis import eigenbasis
 from precond.roots.guard import Checked, Health, accept
 from precond.roots.inverse import inverse
@@ -21,6 +22,7 @@ __all__ = [
     "by_platform",
     "cholesky_qr",
     "composite",
+    "eigen_inverse",
     "eigenbasis",
     "eigh",
     "inverse",

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from precond.arguments import check_number
+from precond.blocks import any_finite
 
 __all__ = ["ClipByKlState", "clip_by_kl"]
 
@@ -15,7 +16,7 @@ class ClipByKlState(NamedTuple):
     r"""What `clip_by_kl` keeps.
 
     Attributes:
-      count: updates so far.
+      count: updates so far, in which some block was finite.
       inner: the state of the inner transformation.
       kl: $\frac12 \eta^2 v^\top \hat F v$ of the last update, after clipping.
     """
@@ -85,6 +86,9 @@ def clip_by_kl(
         ratio = jnp.where(divergence > limit, jnp.sqrt(limit / jnp.where(divergence > limit, divergence, 1)), 1)
         out = jax.tree.map(lambda v: v * ratio.astype(v.dtype), moved)
         kl = (divergence * ratio**2 / 2).astype(state.kl.dtype)
-        return out, ClipByKlState(jnp.asarray(optax.safe_increment(state.count)), after, kl)
+        count, finite = jnp.asarray(optax.safe_increment(state.count)), extra.get("finite")
+        if finite is not None:  # a step in which every block is skipped is none
+            count = jnp.where(any_finite(finite), count, state.count)
+        return out, ClipByKlState(count, after, kl)
 
     return optax.GradientTransformationExtraArgs(init, update)
