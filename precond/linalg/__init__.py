@@ -1,6 +1,7 @@
 """Arrays in, arrays out: the dense kernels under every method. Floor 0 of the library; imports only JAX."""
 
 from precond.linalg.averages import average
+from precond.linalg.cholesky_inverse import cholesky_inverse
 from precond.linalg.cholesky_qr import cholesky_qr_basis
 from precond.linalg.composite import composite_root
 from precond.linalg.eigh import eigen_basis, eigh_root
@@ -20,6 +21,7 @@ __all__ = [
     "Precision",
     "average",
     "batch_norm",
+    "cholesky_inverse",
     "cholesky_qr_basis",
     "composite_root",
     "computing_in",

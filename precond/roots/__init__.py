@@ -6,7 +6,7 @@ from precond.roots.eigenbasis import eigenbasis
 from precond.roots.guard import Checked, Health, accept
 from precond.roots.inverse import inverse
 from precond.roots.inverse_root import inverse_root
-from precond.roots.method import Method, by_platform, cholesky_qr, composite, eigh, newton, qr, rotations
+from precond.roots.method import Method, by_platform, cholesky, cholesky_qr, composite, eigh, newton, qr, rotations
 from precond.roots.root import Root, RootState
 from precond.roots.stored import stored
 
@@ -20,6 +20,7 @@ __all__ = [
     "absolute",
     "accept",
     "by_platform",
+    "cholesky",
     "cholesky_qr",
     "composite",
     "eigen_inverse",

@@ -1,6 +1,7 @@
 """K-FAC's root: every axis multiplied by the damped inverse of its factor."""
 
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any
 
 import jax
@@ -8,12 +9,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from precond.arguments import check_number
-from precond.linalg import multiply
-from precond.roots.damping import absolute
+from precond.linalg import multiply, root_residual
 from precond.roots.guard import Checked, Health, accept, raised, unchecked
-from precond.roots.inverse_root import inverse_root
-from precond.roots.method import Method
-from precond.roots.root import Power, Root, RootState
+from precond.roots.method import Method, Solve, cholesky
+from precond.roots.root import Power, Root, RootState, identity_like
 
 __all__ = ["inverse"]
 
@@ -31,14 +30,15 @@ def inverse(damping: ArrayLike = 1e-3, *, method: Method | None = None, toleranc
 
     Args:
       damping: $\lambda$, in the units of the Fisher matrix.
-      method: as in `precond.inverse_root`.
-      tolerance: likewise.
+      method: `precond.cholesky()` (the default), or another that computes roots: `precond.composite()` has nothing but
+        matrix products.
+      tolerance: as in `precond.inverse_root`.
 
     Returns:
       A `Root`. Between refreshes the matrices stay as they are.
 
     Raises:
-      ValueError, TypeError: for a negative damping; as `precond.inverse_root`.
+      ValueError, TypeError: for a negative number, or a method that computes no inverses.
 
     Reference:
       Martens and Grosse, 2015, section 6.3; Ba, Grosse and Martens, 2017, equations 3 and 10 to 12.
@@ -49,8 +49,12 @@ def inverse(damping: ArrayLike = 1e-3, *, method: Method | None = None, toleranc
       >>> round(root.refresh(factor, state.derived[0], 2, jnp.asarray(True)).matrix.item(), 4)  # 1 / (3 + 4^(1/2))
       0.2
     """
+    method = cholesky() if method is None else method
     check_number("damping", damping, 0)
-    inverse_root(method=method, tolerance=tolerance)  # its errors now
+    check_number("tolerance", tolerance, 0)
+    solve = method.root
+    if solve is None:
+        raise ValueError(f"method={method.name} computes no inverses: use precond.cholesky() or precond.eigh().")
 
     def ridge(order: Power) -> jax.Array:
         return jnp.asarray(damping) ** (1 / float(order))
@@ -60,10 +64,14 @@ def inverse(damping: ArrayLike = 1e-3, *, method: Method | None = None, toleranc
         return RootState(tuple(None if f is None else _start(f) for f in factors), ())
 
     def refresh(factors: jax.Array, derived: Any, order: Power, first: jax.Array) -> Checked:
+        del first
+        added = ridge(order).astype(factors.dtype)
         if factors.ndim == 2:
-            return _diagonal(factors, derived, ridge(order).astype(factors.dtype), tolerance)
-        root = inverse_root(power=1, method=method, damping=absolute(ridge(order)), tolerance=tolerance)
-        return root.refresh(factors, derived, 1, first)
+            return _diagonal(factors, derived, added, tolerance)
+        if factors.shape[-1] == 1:
+            one = _diagonal(factors[:, :, 0], derived._replace(matrix=derived.matrix[:, :, 0]), added, tolerance)
+            return one._replace(matrix=one.matrix[:, :, None])
+        return _matrix(factors, derived, added, solve, tolerance)
 
     def apply(direction: jax.Array, gradient: jax.Array, state: RootState) -> Any:
         del gradient
@@ -88,8 +96,27 @@ def _start(factor: Any) -> Checked:
     return Checked(jnp.ones(factor.shape, factor.dtype), one.health)
 
 
+def _norm(x: jax.Array) -> jax.Array:
+    """The largest row sum of each matrix, `[M]`: at least its largest eigenvalue."""
+    return jnp.max(jnp.sum(jnp.abs(x), axis=2), axis=1)
+
+
+def _matrix(factors: jax.Array, old: Checked, ridge: jax.Array, solve: Solve, tolerance: float) -> Checked:
+    """As `inverse_root` has it, with the condition number from norms, which are quicker to compile than eigenvalues."""
+    peak = jnp.max(jnp.abs(factors), axis=(1, 2))
+    empty, scale = peak == 0, jnp.where(peak == 0, 1, peak)
+    a = factors / scale[:, None, None]
+    root, largest, added = solve(a, 1, lambda largest: raised(ridge / scale, largest, old), 0.0)
+    damped = a + added[:, None, None] * identity_like(a)
+    residual = jnp.where(empty, 0, root_residual(root, damped, Fraction(1)))
+    condition = jnp.where(empty, 1, _norm(root) * _norm(damped))
+    root = jnp.where(empty[:, None, None], identity_like(root), root / scale[:, None, None])
+    used = jnp.where(empty, 0, added / jnp.where(empty, 1, largest))
+    return accept(root, residual, old, tolerance, damping=used, condition=condition)
+
+
 def _diagonal(factors: jax.Array, old: Checked, ridge: jax.Array, tolerance: float) -> Checked:
-    """As `inverse_root` treats matrices, for diagonals: only what is not finite can be refused."""
+    """The same for diagonals: only what is not finite can be refused."""
     largest = jnp.max(factors, axis=1)
     added = raised(jnp.broadcast_to(ridge, largest.shape), largest, old)
     damped = jnp.maximum(factors, 0) + added[:, None]

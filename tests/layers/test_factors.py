@@ -44,8 +44,15 @@ def capture_of(model, x, forward=lambda y: y, **kwargs):
     return capture.layers[""], params, jax.jit(f)(params, x)[2][""]
 
 
-@pytest.mark.parametrize("sharing", [layers.expand, layers.reduce])
-@pytest.mark.parametrize("kind", KINDS)
+QUICK = [
+    ("dense", layers.reduce),
+    *((kind, layers.expand) for kind in ("to_heads", "strided", "grouped", "transposed")),
+]
+EVERY = [(kind, sharing) for kind in KINDS for sharing in (layers.expand, layers.reduce)]
+CASES = [pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow) for case in EVERY]
+
+
+@pytest.mark.parametrize(("kind", "sharing"), CASES)
 def test_the_factors_are_moments_of_jacobians(kind, sharing):
     model, shape = KINDS[kind]
     x = normal(*shape)

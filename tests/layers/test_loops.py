@@ -36,8 +36,8 @@ def loss(logits, x, y):
     return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(logits), y[..., None], axis=-1))
 
 
-@pytest.fixture
-def setting():
+@pytest.fixture(scope="module")
+def setting(quick_float64):
     """Parameters, the capture, and value, gradients and factors of a plain step with the empirical Fisher matrix."""
     params = jax.jit(Net().init)(jax.random.key(0), X)["params"]
     capture = linen.capture(Net(), {"params": params}, X)
@@ -53,6 +53,7 @@ def assert_same(actual, expected):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-13), actual, expected)
 
 
+@pytest.mark.slow
 def test_remat(setting):
     params, capture, expected = setting
     f = layers.value_grad_factors(jax.checkpoint(forward(capture)), loss, capture, fisher=layers.empirical())
@@ -70,6 +71,7 @@ def test_a_model_of_one_example_that_is_mapped(setting):
     assert_same(jax.jit(f)(params, X, Y), expected)
 
 
+@pytest.mark.slow
 def test_reduce_in_a_model_of_one_example_that_is_mapped(setting):
     params, _, _ = setting
     whole = linen.capture(Net(), {"params": params}, X, sharing=layers.reduce)

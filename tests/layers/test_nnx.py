@@ -106,7 +106,11 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
+QUICK = ("mlp", "grouped", "scanned", "tied", "subclass")
+CASES = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in MODELS]
+
+
+@pytest.mark.parametrize("name", CASES)
 def test_every_parameter_has_factors_or_a_reason(name):
     make, shape, expected = MODELS[name]
     model = make(nnx.Rngs(0))
@@ -161,6 +165,7 @@ def test_the_factors_are_those_of_the_linen_model():
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-14), own, slopes[theirs])
 
 
+@pytest.mark.slow
 def test_an_nnx_optimizer_trains_with_the_factors():
     model = Chain(Linear(6, 5, rngs=nnx.Rngs(0)), nnx.tanh, Linear(5, 3, rngs=nnx.Rngs(1)))
     x, y = normal(32, 6), jnp.arange(32) % 3

@@ -129,6 +129,7 @@ def test_the_direction_is_that_of_the_damped_kronecker_products():
     assert_matrices(updates, direction(grads, factors_of(0), 0.001))
 
 
+@pytest.mark.slow
 def test_the_eigen_inverse_damps_the_whole_matrix():
     tx = precond.scale_by_kfac(LAYERS, root=precond.eigen_inverse(0.01), refresh=1)
     grads = tree(1)
@@ -150,7 +151,7 @@ def test_averages_are_free_of_bias_and_inverses_stay_between_refreshes():
     jax.tree.map(np.testing.assert_array_equal, new, old)
 
 
-@pytest.mark.parametrize("bound", [1e-4, 1e3])
+@pytest.mark.parametrize("bound", [1e-4, pytest.param(1e3, marks=pytest.mark.slow)])
 def test_the_alias_is_its_equation(bound):
     lr, b1, damping, decay = 0.5, 0.8, 0.01, 0.9
     tx = precond.kfac(lr, some(LAYERS), b1=b1, damping=damping, decay=decay, bound=bound, weight_decay=0.1, refresh=1)
@@ -202,6 +203,7 @@ def test_a_zero_factor_leaves_its_layer_alone():
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))
 
 
+@pytest.mark.slow
 def test_factors_that_are_not_finite_are_left_out():
     tx = precond.scale_by_kfac(some(LAYERS), damping=0.01, decay=0.8, refresh=1)
     grads, update = some(tree(0)), jax.jit(tx.update)
@@ -248,6 +250,7 @@ def test_the_rest_of_a_tree_is_trained_by_otherwise_and_a_bias_may_be_masked_awa
     np.testing.assert_array_equal(updates["dense"]["bias"], params["dense"]["bias"])
 
 
+@pytest.mark.slow
 def test_a_partition_gives_each_group_its_layers():
     params, factors = tree(0), factors_of(0)
     labels = {name: jax.tree.map(lambda _: "adam" if name == "embed" else "kfac", params[name]) for name in params}  # noqa: B023
@@ -259,6 +262,7 @@ def test_a_partition_gives_each_group_its_layers():
     assert_matrices(updates, expected)
 
 
+@pytest.mark.slow
 def test_a_scan_over_steps_under_injected_hyperparameters_equals_a_loop():
     tx = optax.inject_hyperparams(precond.kfac, "refresh")(0.1, some(LAYERS), damping=0.01, refresh=2)
     params = some(tree(9))
