@@ -12,7 +12,6 @@ from tests.layers import models
 
 QUICK = (
     "mlp",
-    "shared_dense",
     "cnn_dilated",
     "cnn_depthwise",
     "transposed_wide_stride",
@@ -20,9 +19,7 @@ QUICK = (
     "transformer_scanned",
     "embedding",
     "tied_embedding",
-    "gru",
     "weight_norm",
-    "ensemble",
     "subclass",
     "position_table",
     "mixed_precision",

@@ -225,7 +225,7 @@ def test_a_gradient_that_is_not_finite_skips_its_layer_alone():
     assert precond.metrics(state)["blocks/skipped"] == 1
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, pytest.param(jnp.float32, marks=pytest.mark.slow)])
 def test_updates_have_the_gradients_dtype_and_the_state_its_own(dtype):
     tx, params = precond.kfac(0.1, LAYERS), tree(0, dtype)
     factors = jax.tree.map(lambda f: f.astype(jnp.float32), factors_of(0))
