@@ -1,22 +1,25 @@
 """Second-order and large-batch optimizers for JAX and Optax, whose parts chain."""
 
-from precond import recipes, replicas
+from precond import layers, recipes, replicas
 from precond.arguments import STATIC_ARGS
 from precond.blocks import View, default_views, rules, small_side, tensors
 from precond.linalg import Precision, precision
 from precond.mesh import Sharded, sharded
 from precond.metrics import metrics
-from precond.optimizers import adascale, kl_shampoo, mfac, neumann, shampoo, soap
+from precond.optimizers import adascale, kfac, kl_shampoo, mfac, neumann, shampoo, soap
 from precond.roots import (
     Method,
     Root,
     RootState,
     absolute,
     by_platform,
+    cholesky,
     cholesky_qr,
     composite,
+    eigen_inverse,
     eigenbasis,
     eigh,
+    inverse,
     inverse_root,
     newton,
     qr,
@@ -25,7 +28,7 @@ from precond.roots import (
     stored,
     trace,
 )
-from precond.statistics import kl, outer_products, scale_by_trace
+from precond.statistics import activations, balance, kl, outer_products, scale_by_trace
 from precond.transforms import (
     GainEstimator,
     Refresh,
@@ -33,6 +36,7 @@ from precond.transforms import (
     adaptdl_gain,
     block_top_k,
     blocked,
+    clip_by_kl,
     clip_by_rms,
     convexify,
     cosine,
@@ -50,6 +54,7 @@ from precond.transforms import (
     graft,
     growing_momentum,
     inner_product,
+    layered,
     normalize,
     paper_gain,
     per_block,
@@ -57,6 +62,7 @@ from precond.transforms import (
     project_radial,
     scale_by_adascale,
     scale_by_diagonal,
+    scale_by_kfac,
     scale_by_kronecker,
     scale_by_mfac,
     scale_by_neumann,
@@ -78,12 +84,16 @@ __all__ = [
     "View",
     "absolute",
     "accumulate",
+    "activations",
     "adaptdl_gain",
     "adascale",
+    "balance",
     "block_top_k",
     "blocked",
     "by_platform",
+    "cholesky",
     "cholesky_qr",
+    "clip_by_kl",
     "clip_by_rms",
     "composite",
     "convexify",
@@ -91,6 +101,7 @@ __all__ = [
     "default_views",
     "differenced",
     "done",
+    "eigen_inverse",
     "eigenbasis",
     "eigh",
     "error_feedback",
@@ -105,9 +116,13 @@ __all__ = [
     "graft",
     "growing_momentum",
     "inner_product",
+    "inverse",
     "inverse_root",
+    "kfac",
     "kl",
     "kl_shampoo",
+    "layered",
+    "layers",
     "metrics",
     "mfac",
     "neumann",
@@ -127,6 +142,7 @@ __all__ = [
     "rules",
     "scale_by_adascale",
     "scale_by_diagonal",
+    "scale_by_kfac",
     "scale_by_kronecker",
     "scale_by_mfac",
     "scale_by_neumann",

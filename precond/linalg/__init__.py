@@ -1,6 +1,7 @@
 """Arrays in, arrays out: the dense kernels under every method. Floor 0 of the library; imports only JAX."""
 
 from precond.linalg.averages import average
+from precond.linalg.cholesky_inverse import cholesky_inverse
 from precond.linalg.cholesky_qr import cholesky_qr_basis
 from precond.linalg.composite import composite_root
 from precond.linalg.eigh import eigen_basis, eigh_root
@@ -13,13 +14,14 @@ from precond.linalg.qr import qr_basis
 from precond.linalg.renew import continued_eigen_basis, renew_worst
 from precond.linalg.residual import orthogonality_residual, root_residual
 from precond.linalg.rotate import rotate_basis, scaled_off_diagonal
-from precond.linalg.symmetric import Packed, dense, eye_like, packed_gram
+from precond.linalg.symmetric import Packed, dense, eye_like, packed, packed_gram
 
 __all__ = [
     "Packed",
     "Precision",
     "average",
     "batch_norm",
+    "cholesky_inverse",
     "cholesky_qr_basis",
     "composite_root",
     "computing_in",
@@ -35,6 +37,7 @@ __all__ = [
     "multiply",
     "multiply_axis",
     "orthogonality_residual",
+    "packed",
     "packed_gram",
     "precision",
     "qr_basis",

@@ -9,7 +9,7 @@ from jax import lax
 
 from precond.linalg.precision import dot_precision
 
-__all__ = ["Packed", "dense", "eye_like", "packed_gram", "packed_shape"]
+__all__ = ["Packed", "dense", "eye_like", "packed", "packed_gram", "packed_shape"]
 
 
 class Packed(NamedTuple):
@@ -88,6 +88,20 @@ def packed_gram(x: jax.Array, axis: int) -> Packed:
         return lax.dot_general(a, b, (((2,), (2,)), ((0,), (0,))), precision=dot_precision())
 
     return _join(product(first, first), product(second, first), product(second, second))
+
+
+def packed(a: jax.Array) -> Packed:
+    """The inverse of `dense`: of each matrix its lower triangle.
+
+    Args:
+      a: `[N, d, d]`, symmetric.
+
+    Examples:
+      >>> dense(packed(jnp.asarray([[[1.0, 2.0], [2.0, 3.0]]]))).tolist()
+      [[[1.0, 2.0], [2.0, 3.0]]]
+    """
+    k = (a.shape[-1] + 1) // 2
+    return _join(a[:, :k, :k], a[:, k:, :k], a[:, k:, k:])
 
 
 def dense(a: Packed | jax.Array) -> jax.Array:

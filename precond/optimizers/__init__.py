@@ -1,10 +1,11 @@
 """Drop-in optimizers: assembly only. Floor 4 of the library."""
 
 from precond.optimizers.adascale import adascale
+from precond.optimizers.kfac import kfac
 from precond.optimizers.kl_shampoo import kl_shampoo
 from precond.optimizers.mfac import mfac
 from precond.optimizers.neumann import neumann
 from precond.optimizers.shampoo import shampoo
 from precond.optimizers.soap import soap
 
-__all__ = ["adascale", "kl_shampoo", "mfac", "neumann", "shampoo", "soap"]
+__all__ = ["adascale", "kfac", "kl_shampoo", "mfac", "neumann", "shampoo", "soap"]

@@ -1,10 +1,12 @@
 """What is derived from the factors, and how it acts on a gradient. Floor 2 of the library."""
 
 from precond.roots.damping import Damping, absolute, relative, trace
+from precond.roots.eigen_inverse import eigen_inverse
 from precond.roots.eigenbasis import eigenbasis
 from precond.roots.guard import Checked, Health, accept
+from precond.roots.inverse import inverse
 from precond.roots.inverse_root import inverse_root
-from precond.roots.method import Method, by_platform, cholesky_qr, composite, eigh, newton, qr, rotations
+from precond.roots.method import Method, by_platform, cholesky, cholesky_qr, composite, eigh, newton, qr, rotations
 from precond.roots.root import Root, RootState
 from precond.roots.stored import stored
 
@@ -18,10 +20,13 @@ __all__ = [
     "absolute",
     "accept",
     "by_platform",
+    "cholesky",
     "cholesky_qr",
     "composite",
+    "eigen_inverse",
     "eigenbasis",
     "eigh",
+    "inverse",
     "inverse_root",
     "newton",
     "qr",

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from precond.arguments import check_number, check_whole
 from precond.linalg import (
+    cholesky_inverse,
     cholesky_qr_basis,
     composite_root,
     coupled_newton,
@@ -21,7 +22,18 @@ from precond.linalg import (
 )
 from precond.roots.root import Power
 
-__all__ = ["Method", "by_platform", "cholesky_qr", "composite", "eigh", "newton", "qr", "rotations"]
+__all__ = [
+    "Method",
+    "Solve",
+    "by_platform",
+    "cholesky",
+    "cholesky_qr",
+    "composite",
+    "eigh",
+    "newton",
+    "qr",
+    "rotations",
+]
 
 Ridge = Callable[[jax.Array], jax.Array]
 Solve = Callable[[jax.Array, Power, Ridge, float], tuple[jax.Array, jax.Array, jax.Array]]
@@ -85,6 +97,30 @@ def composite() -> Method:
         return composite_root(a, _fraction(power), ridge, least=least)
 
     return Method("composite()", root, None)
+
+
+def cholesky() -> Method:
+    """The Cholesky decomposition, for inverses alone (`power=1`): a fraction of what `precond.eigh` costs.
+
+    A matrix that rounding keeps from being positive definite has no inverse here, and its damping is then raised. The
+    largest eigenvalue, which `precond.relative` damping asks for, is taken to be the largest row sum: never too small,
+    and too large by the root of the matrix's size at most.
+
+    Examples:
+      >>> from precond import inverse
+      >>> root = inverse(method=cholesky())
+    """
+
+    def root(a: jax.Array, power: Power, ridge: Ridge, least: float) -> tuple[jax.Array, jax.Array, jax.Array]:
+        del least
+        if power != 1:
+            raise ValueError(f"method=cholesky() computes inverses, not the power of -{power}: use precond.eigh().")
+        largest = jnp.max(jnp.sum(jnp.abs(a), axis=2), axis=1)
+        damping = ridge(largest)
+        eye = jnp.eye(a.shape[-1], dtype=a.dtype)
+        return cholesky_inverse(a + damping[:, None, None] * eye), largest, damping
+
+    return Method("cholesky()", root, None)
 
 
 def newton(*, iterations: int = 32, tolerance: float | None = None) -> Method:

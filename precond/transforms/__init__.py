@@ -4,6 +4,7 @@ from precond.transforms.accumulate import AccumulateState, accumulate
 from precond.transforms.adascale import AdascaleState, done, scale_by_adascale
 from precond.transforms.blocked import BlockedState, blocked
 from precond.transforms.clip import clip_by_rms
+from precond.transforms.clip_by_kl import clip_by_kl
 from precond.transforms.convexify import convexify
 from precond.transforms.diagonal import scale_by_diagonal
 from precond.transforms.differenced import DifferencedState, differenced
@@ -15,7 +16,9 @@ from precond.transforms.filtered import filtered
 from precond.transforms.finite_steps import finite_steps
 from precond.transforms.gain import GainEstimator, adaptdl_gain, fairscale_gain, paper_gain
 from precond.transforms.graft import graft
+from precond.transforms.kfac import scale_by_kfac
 from precond.transforms.kronecker import scale_by_kronecker
+from precond.transforms.layered import layered
 from precond.transforms.mfac import scale_by_mfac
 from precond.transforms.neumann import growing_momentum, scale_by_neumann
 from precond.transforms.neumann_series import scale_by_neumann_series
@@ -39,6 +42,7 @@ __all__ = [
     "adaptdl_gain",
     "block_top_k",
     "blocked",
+    "clip_by_kl",
     "clip_by_rms",
     "convexify",
     "cosine",
@@ -56,6 +60,7 @@ __all__ = [
     "graft",
     "growing_momentum",
     "inner_product",
+    "layered",
     "normalize",
     "paper_gain",
     "per_block",
@@ -63,6 +68,7 @@ __all__ = [
     "project_radial",
     "scale_by_adascale",
     "scale_by_diagonal",
+    "scale_by_kfac",
     "scale_by_kronecker",
     "scale_by_mfac",
     "scale_by_neumann",

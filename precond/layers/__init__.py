@@ -1,0 +1,40 @@
+"""What K-FAC needs from a model: its layers' inputs and cotangents, as factors. Floor 3 of the library.
+
+The front ends for Flax are the modules `precond.layers.linen` and `precond.layers.nnx`, which import it.
+"""
+
+from precond.layers.capture import Capture, Factors, Found
+from precond.layers.coverage import Coverage, Row
+from precond.layers.explicit import explicit
+from precond.layers.fisher import Estimator, Likelihood, bernoulli, categorical, empirical, exact, gaussian, sampled
+from precond.layers.gradients import value_grad_factors
+from precond.layers.kinds import Contraction, Conv, Embed, Scale, dense, einsum
+from precond.layers.tap import Tap, expand, reduce, tap
+
+__all__ = [
+    "Capture",
+    "Contraction",
+    "Conv",
+    "Coverage",
+    "Embed",
+    "Estimator",
+    "Factors",
+    "Found",
+    "Likelihood",
+    "Row",
+    "Scale",
+    "Tap",
+    "bernoulli",
+    "categorical",
+    "dense",
+    "einsum",
+    "empirical",
+    "exact",
+    "expand",
+    "explicit",
+    "gaussian",
+    "reduce",
+    "sampled",
+    "tap",
+    "value_grad_factors",
+]

@@ -1,0 +1,218 @@
+"""What every front end gives: layers, their probes, and how parameters carry them."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from precond.blocks import Layer, path_name
+from precond.layers.coverage import Coverage, Row
+from precond.layers.kinds import Kind, Scale
+from precond.layers.tap import Sharing, Tap, expand, tap
+
+__all__ = ["PROBE", "Capture", "Factors", "Found", "assemble", "at", "leaves_of", "sharing_of", "tapped"]
+
+PROBE = "_kfac"
+"""The key of a layer's probe among its parameters."""
+
+
+class Factors(NamedTuple):
+    """The Kronecker factors of one layer's Fisher matrix, as estimated from one batch.
+
+    Attributes:
+      inputs: A, `[L, i, i]` (the bias last), or its diagonal `[L, i]` for an embedding; L counts scanned layers and
+        groups. Of a norm, the Fisher blocks of its channels.
+      outputs: G, `[L, o, o]`; None for a norm.
+    """
+
+    inputs: jax.Array
+    outputs: jax.Array | None
+
+
+class Found(NamedTuple):
+    """A layer as a front end finds it.
+
+    Attributes:
+      kind: of the layer.
+      weights: the name of its weights among its parameters.
+      bias: the name of its bias, used where the kind has one.
+    """
+
+    kind: Kind
+    weights: str = "kernel"
+    bias: str = "bias"
+
+
+class Capture(NamedTuple):
+    """The layers of a model, and how their factors are captured; made by a front end.
+
+    Attributes:
+      layers: by path; for `layers=` of `precond.kfac` and `precond.scale_by_kfac`.
+      taps: likewise.
+      coverage: which parameters have factors, and which not, and why; print it.
+      apply: the model with its taps in place, called as the model itself; taps act where parameters carry probes.
+    """
+
+    layers: dict[str, Layer]
+    taps: dict[str, Tap]
+    coverage: Coverage
+    apply: Callable[..., Any]
+
+    def probes(self, params: Any, *, check: bool = False) -> dict[str, dict[str, jax.Array]]:
+        """Zeros, whose cotangents are the layers' sums.
+
+        Args:
+          params: the model's parameters (or anything with their shapes and dtypes).
+          check: also ask for each layer's gradient as its signals have it.
+        """
+        leaves = leaves_of(params)
+        return {name: _probe(layer, leaves[layer.kernel], check=check) for name, layer in self.layers.items()}
+
+    def attach(self, params: Any, probes: Mapping[str, Any] | None = None) -> Any:
+        """The parameters, with a probe beside those of each layer.
+
+        Args:
+          params: nested dictionaries.
+          probes: from `probes`; None makes them.
+        """
+        for name, probe in (self.probes(params) if probes is None else probes).items():
+            params = _insert(params, tuple(name.split("/")) if name else (), probe)
+        return params
+
+    def split(self, tree: Any) -> tuple[Any, dict[str, Any]]:
+        """The inverse of `attach`: from parameters or gradients with probes to those without, and the probes."""
+        sums = {name: at(tree, name)[PROBE] for name in self.layers}
+        return _without(tree), sums
+
+    def factors(self, sums: Mapping[str, Any], examples: jax.typing.ArrayLike) -> dict[str, Factors]:
+        """From sums over a batch to factors.
+
+        Args:
+          sums: what the probes' cotangents are, where those of the model's outputs are of the *sum* of the examples'
+            losses. (For those of their mean over N, that is `examples=1 / N`.)
+          examples: by how many the sum is divided to make the loss.
+        """
+        out = {}
+        for name, s in sums.items():
+            lead = self.layers[name].lead
+            rows = examples if isinstance(self.taps[name].kind, Scale) else jnp.maximum(s["rows"], 1)
+
+            def stacked(x: jax.Array, count: Any, lead: int = lead, flat: bool = False) -> jax.Array:
+                count = jnp.asarray(count)
+                x = x / count.reshape(count.shape + (1,) * (x.ndim - count.ndim))
+                return x.reshape(-1, *x.shape[-1 if flat else -2 :])
+
+            diagonal = self.layers[name].diagonal
+            outputs = stacked(s["outputs"], examples) if "outputs" in s else None
+            out[name] = Factors(stacked(s["inputs"], rows, flat=diagonal), outputs)
+        return out
+
+
+def leaves_of(params: Any) -> dict[str, Any]:
+    """Leaves by path; those of boxes are inside them."""
+    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]}
+
+
+def at(tree: Any, name: str) -> Any:
+    """The part of a tree at a path."""
+    for part in name.split("/") if name else ():
+        tree = tree[_key(tree, part)]
+    return tree
+
+
+def _key(tree: Any, part: str) -> Any:
+    """A part of a path as a key: nnx numbers the entries of a list."""
+    return part if part in tree else next(key for key in tree if str(key) == part)
+
+
+def _insert(tree: Any, keys: tuple[str, ...], probe: Any) -> Any:
+    key = _key(tree, keys[0]) if keys else PROBE
+    return {**tree, key: _insert(tree[key], keys[1:], probe) if keys else probe}
+
+
+def _without(tree: Any) -> Any:
+    return {k: _without(v) for k, v in tree.items() if k != PROBE} if isinstance(tree, Mapping) else tree
+
+
+def _probe(layer: Layer, kernel: Any, *, check: bool) -> dict[str, jax.Array]:
+    dtype = jnp.promote_types(jnp.float32, kernel.dtype)
+    lead, (groups, i, o) = tuple(kernel.shape[: layer.lead]), layer.size
+    some = (groups,) if layer.groups else ()
+
+    def zeros(*shape: int) -> jax.Array:
+        return jnp.zeros((*lead, *shape), dtype)
+
+    out = {"inputs": zeros(i) if layer.diagonal else zeros(*some, i, i), "rows": zeros()}
+    if layer.outputs:  # a scale has none
+        out["outputs"] = zeros(*some, o, o)
+    return out | ({"gradient": zeros(groups, i, o)} if check else {})
+
+
+def sharing_of(sharing: Sharing | Sequence[tuple[str, Sharing]]) -> Callable[[str], Sharing]:
+    """From what a user may give for `sharing` to a function of a layer's path.
+
+    Args:
+      sharing: one rule for all layers, or pairs of a regular expression and a rule; the first found in a path
+        decides, and a path in which none is found expands.
+
+    Examples:
+      >>> from precond.layers.tap import reduce
+      >>> sharing_of([("conv", reduce)])("conv_1") is reduce
+      True
+    """
+    if callable(sharing):
+        return lambda path: sharing
+    pairs = [(re.compile(pattern), rule) for pattern, rule in sharing]
+    return lambda path: next((rule for pattern, rule in pairs if pattern.search(path)), expand)
+
+
+def assemble(
+    found: Mapping[str, Found],
+    reasons: Mapping[str, str],
+    params: Any,
+    apply: Callable[..., Any],
+    *,
+    sharing: Sharing | Sequence[tuple[str, Sharing]],
+    batch: int,
+) -> Capture:
+    """A capture of the layers that a front end found.
+
+    Args:
+      found: by path.
+      reasons: for paths that have no rule, why.
+      params: the model's parameters.
+      apply: as in `Capture`.
+      sharing: as in `sharing_of`.
+      batch: as in `Tap`.
+    """
+    leaves, rule = leaves_of(params), sharing_of(sharing)
+    layers, taps, rows = {}, {}, []
+    for path, (kind, weights, bias) in sorted(found.items()):
+        place = f"{path}/" if path else ""
+        kernel = leaves[place + weights]
+        name = place + bias if kind.bias else None
+        layers[path] = Layer(place + weights, name, *kind.reading(tuple(kernel.shape)))
+        taps[path] = Tap(kind, rule(path), batch)
+        rows.append(Row.of(path, layers[path], taps[path], kernel))
+    owned = {x for layer in layers.values() for x in (layer.kernel, layer.bias)}
+    for path, leaf in leaves.items():
+        if path not in owned:
+            rows.append(Row(path, "", "", 0, _reason(path, reasons), leaf.size))
+    return Capture(layers, taps, Coverage(tuple(rows)), apply)
+
+
+def _reason(path: str, reasons: Mapping[str, str]) -> str:
+    """Of the innermost module around a parameter that has one."""
+    while path:
+        path = path.rpartition("/")[0]
+        if path in reasons:
+            return reasons[path]
+    return "no layer that is called uses it"
+
+
+def tapped(spec: Tap, y: jax.Array, x: jax.Array, probe: Any, mask: jax.Array | None) -> jax.Array:
+    """`tap`, with a mask where it fits the positions of the output."""
+    fits = mask is not None and y.shape[: mask.ndim] == mask.shape and mask.ndim < y.ndim
+    return tap(spec, y, x, probe, mask if fits else None)

@@ -1,0 +1,72 @@
+"""The front end for plain JAX: layers named by the user, tapped by a call."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+from precond.layers.capture import PROBE, Capture, Found, assemble, tapped
+from precond.layers.coverage import Leave, check_covered
+from precond.layers.kinds import Embed, Kind, Scale
+from precond.layers.tap import Sharing, expand
+
+__all__ = ["explicit"]
+
+
+def explicit(
+    kinds: Mapping[str, Kind | Found],
+    params: Any,
+    *,
+    sharing: Sharing | Sequence[tuple[str, Sharing]] = expand,
+    batch: int = 1,
+    leave: Leave = (),
+) -> Capture:
+    """A capture of layers that are named here, for models in plain JAX.
+
+    In the model, `y = capture.apply(path, layer_params, y, x)` behind each layer, with `layer_params` the layer's own
+    entry of the parameters, marks its output y and its input x; it returns y. It does nothing where the parameters
+    carry no probes. Inside scans and maps over layers it gets their slices.
+
+    Args:
+      kinds: of each layer by the path of its parameters: `dense()`, `einsum(..)`, `Conv(..)`, `Embed(..)`, `Scale(..)`
+        of `precond.layers`. Their weights are called `kernel`, `embedding` or `scale` and their bias `bias`, unless a
+        `precond.layers.Found` says otherwise.
+      params: nested dictionaries of the parameters, or of anything with shape and dtype.
+      sharing: `precond.layers.expand` or `precond.layers.reduce`, or pairs of a regular expression and one of them.
+      batch: how many leading axes of the layers' inputs number the examples; 0 for a model of one example that is
+        mapped.
+      leave: paths of parameters that may have no factors.
+
+    Returns:
+      A `precond.layers.Capture`.
+
+    Raises:
+      ValueError: for parameters without factors that are not in `leave`.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from precond import layers
+      >>> params = {"first": {"kernel": jnp.ones((3, 2)), "bias": jnp.zeros(2)}}
+      >>> capture = layers.explicit({"first": layers.dense()}, params)
+      >>> def model(params, x):
+      ...     p = params["first"]
+      ...     return capture.apply("first", p, x @ p["kernel"] + p["bias"], x)
+      >>> print(capture.coverage)
+      layer  kind                 factors    bytes  no factors, because
+      first  contraction, expand  4x4 + 2x2  80
+      8 of 8 parameters have factors, of 80 bytes
+    """
+
+    def found_of(kind: Kind | Found) -> Found:
+        if isinstance(kind, Found):
+            return kind
+        weights = "embedding" if isinstance(kind, Embed) else "scale" if isinstance(kind, Scale) else "kernel"
+        return Found(kind, weights)
+
+    def apply(path: str, params: Mapping[str, Any], y: jax.Array, x: jax.Array, mask: jax.Array | None = None) -> Any:
+        return tapped(capture.taps[path], y, x, params[PROBE], mask) if PROBE in params else y
+
+    found = {path: found_of(kind) for path, kind in kinds.items()}
+    capture = assemble(found, {}, params, apply, sharing=sharing, batch=batch)
+    check_covered(capture.coverage, leave)
+    return capture

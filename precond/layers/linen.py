@@ -1,0 +1,190 @@
+"""The front end for Flax linen: unmodified models, by an interceptor; probes ride among the parameters."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from precond.layers.capture import PROBE, Capture, Found, assemble, tapped
+from precond.layers.check import gradient_errors
+from precond.layers.convolutions import as_tuple, convolution, transposed_convolution
+from precond.layers.coverage import Leave, check_covered
+from precond.layers.kinds import Contraction, Embed, Scale, dense, einsum
+from precond.layers.tap import Sharing, expand
+
+__all__ = ["RULES", "capture"]
+
+Rule = Callable[[Any, jax.Array, tuple[Any, ...]], Found]
+"""From a module, its input and all its positional arguments to what it is; ValueError says why it cannot be tapped."""
+
+
+def _general(m: nn.DenseGeneral, x: jax.Array, args: tuple[Any, ...]) -> Found:
+    del args
+    axes, batch, features = as_tuple(m.axis), as_tuple(m.batch_dims), len(as_tuple(m.features))
+    axes = tuple(i % x.ndim - x.ndim for i in axes)
+    # The output's axes: those of the batch, those that are left, the features.
+    groups = tuple(i % x.ndim - (x.ndim - len(axes) + features) for i in batch)
+    roles = "g" * len(batch) + "i" * len(axes) + "o" * features
+    inner = tuple(i % x.ndim - x.ndim for i in batch)
+    return Found(Contraction(m.use_bias, axes, tuple(range(-features, 0)), inner, groups, roles))
+
+
+def _einsum(m: nn.Einsum, x: jax.Array, args: tuple[Any, ...]) -> Found:
+    text = m.einsum_str if m.einsum_str is not None else args[1]
+    return Found(einsum(text, x.ndim, m.use_bias))
+
+
+def _norm(m: Any, x: jax.Array, args: tuple[Any, ...]) -> Found:
+    del args
+    axis = getattr(m, "feature_axes", getattr(m, "axis", -1))
+    if not m.use_scale or any(i % x.ndim != x.ndim - 1 for i in as_tuple(axis)):
+        raise ValueError("a norm without a scale, or with one along other axes than the last")
+    return Found(Scale(getattr(m, "use_bias", False)), "scale")
+
+
+RULES: Mapping[type, Rule] = {
+    nn.Dense: lambda m, x, args: Found(dense(m.use_bias)),
+    nn.DenseGeneral: _general,
+    nn.Einsum: _einsum,
+    nn.Conv: lambda m, x, args: Found(convolution(m)),
+    nn.ConvTranspose: lambda m, x, args: Found(transposed_convolution(m)),
+    nn.Embed: lambda m, x, args: Found(Embed(m.num_embeddings), "embedding"),
+    nn.LayerNorm: _norm,
+    nn.RMSNorm: _norm,
+    nn.GroupNorm: _norm,
+    nn.BatchNorm: _norm,
+}
+"""By the module's own type; a subclass may do anything, so it needs a rule of its own."""
+
+
+def _normalised(m: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> jax.Array:
+    """The output of a norm without its scale and shift."""
+    plain = {name: False for name in ("use_scale", "use_bias") if hasattr(m, name)}
+    state = {k: v for k, v in m.variables.items() if k != "params"}
+    return m.clone(parent=None, name=None, **plain).apply(state, *args, **kwargs, mutable=list(state))[0]
+
+
+def _input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return args[0] if args else next(iter(kwargs.values()), None)
+
+
+def capture(
+    model: nn.Module,
+    variables: Any,
+    *args: Any,
+    sharing: Sharing | Sequence[tuple[str, Sharing]] = expand,
+    batch: int = 1,
+    leave: Leave = (),
+    rules: Mapping[type, Rule] | None = None,
+    tolerance: float | None = 0.02,
+    **kwargs: Any,
+) -> Capture:
+    """The layers of a linen model, found by calling it once on an example.
+
+    Works through `jax.jit`, `nn.scan` (over the first axis of parameters), `nn.remat`, `nn.vmap`, `nn.RNN` and
+    microbatches, since the probes are parameters.
+
+    Args:
+      model: any module, as it is.
+      variables: what `model.init` returned.
+      *args: an example of what the model is called with.
+      sharing: `precond.layers.expand` or `precond.layers.reduce`, or pairs of a regular expression, searched in a
+        layer's path, and one of them; layers in which none is found expand.
+      batch: how many leading axes of the layers' inputs number the examples; 0 for a model of one example that is
+        mapped by `jax.vmap`.
+      leave: paths of parameters that may have no factors: regular expressions, or a predicate.
+      rules: more of `RULES`, for your own modules.
+      tolerance: of the self-check: a layer whose gradient, made from its signals, is further from autodiff's is none.
+        None does not check, for variables or arguments that are only shapes.
+      **kwargs: as for `model.apply`: `rngs`, `mutable`, `method`, and what the model is called with.
+
+    Returns:
+      A `precond.layers.Capture`. Its `apply` is `model.apply` with taps, and has one more argument: `valid`, a mask of
+      the positions (`[examples, tokens]`) that are no padding, for all layers whose outputs have those axes.
+
+    Raises:
+      ValueError: for parameters without factors that are not in `leave`, with the table of all.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from precond.layers import linen
+      >>> model, x = nn.Sequential([nn.Dense(3), nn.tanh, nn.Dense(2)]), jnp.ones((4, 5))
+      >>> variables = model.init(jax.random.key(0), x)
+      >>> print(linen.capture(model, variables, x).coverage)
+      layer     kind                 factors    bytes  no factors, because
+      layers_0  contraction, expand  6x6 + 3x3  180
+      layers_2  contraction, expand  4x4 + 2x2  80
+      26 of 26 parameters have factors, of 260 bytes
+    """
+    table = {**RULES, **({} if rules is None else rules)}
+    found: dict[str, Found] = {}
+    reasons: dict[str, str] = {}
+
+    def record(next_fun: Any, given: tuple[Any, ...], named: dict[str, Any], context: Any) -> Any:
+        y, m = next_fun(*given, **named), context.module
+        if context.method_name == "__call__" and "params" in m.variables:
+            path = "/".join(m.path)
+            try:
+                found[path] = _find(table, m, _input(given, named), given)
+            except ValueError as why:
+                reasons[path] = str(why)
+        return y
+
+    def visit(variables: Any) -> Any:
+        with nn.intercept_methods(record):
+            return model.apply(variables, *args, **kwargs)
+
+    def apply(variables: Any, *args: Any, valid: jax.Array | None = None, **kwargs: Any) -> Any:
+        return _apply(model, table, made, variables, args, valid, kwargs)
+
+    def make() -> Capture:
+        return assemble(found, reasons, variables["params"], apply, sharing=sharing, batch=batch)
+
+    jax.eval_shape(visit, variables)
+    made = make()
+    if tolerance is not None and made.layers:
+        others = {k: v for k, v in variables.items() if k != "params"}
+
+        def run(params: Any) -> Any:
+            return apply({**others, "params": params}, *args, **kwargs)
+
+        for path, error in gradient_errors(made, variables["params"], run).items():
+            if not error <= tolerance:
+                del found[path]
+                reasons[path] = f"its signals miss {error:.0%} of its gradient (weights tied, changed, or masked?)"
+        made = make()
+    check_covered(made.coverage, leave)
+    return made
+
+
+def _find(table: Mapping[type, Rule], m: nn.Module, x: Any, args: tuple[Any, ...]) -> Found:
+    rule = table.get(type(m))
+    if rule is None:
+        raise ValueError(f"no rule for {type(m).__name__}")
+    found, kernels = rule(m, x, args), m.variables["params"]
+    inner = kernels[found.weights]
+    if found.kind.reading(tuple(jax.tree.leaves(inner)[0].shape)).lead != 0:
+        raise ValueError("its weights have more axes than its rule knows")
+    return found
+
+
+def _apply(model: Any, table: Any, made: Capture, variables: Any, args: Any, valid: Any, kwargs: Any) -> Any:
+    used = []
+
+    def insert(next_fun: Any, given: tuple[Any, ...], named: dict[str, Any], context: Any) -> Any:
+        y, m = next_fun(*given, **named), context.module
+        path = "/".join(m.path)
+        here = context.method_name == "__call__" and path in made.taps and type(m) in table
+        if not (here and m.has_variable("params", PROBE)):
+            return y
+        spec = made.taps[path]
+        x = _normalised(m, given, named) if isinstance(spec.kind, Scale) else _input(given, named)
+        used.append(valid is not None and y.shape[: valid.ndim] == valid.shape and valid.ndim < y.ndim)
+        return tapped(spec, y, x, m.get_variable("params", PROBE), valid)
+
+    with nn.intercept_methods(insert):
+        out = model.apply(variables, *args, **kwargs)
+    if valid is not None and used and not any(used):
+        raise ValueError(f"valid of shape {valid.shape} are the leading axes of no tapped layer's output.")
+    return out

@@ -1,0 +1,163 @@
+"""The front end for Flax nnx: unmodified models, whose layers are tapped in a copy that lasts for one call."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from precond.layers.capture import PROBE, Capture, Found, assemble, at, leaves_of, tapped
+from precond.layers.check import gradient_errors
+from precond.layers.convolutions import as_tuple, convolution, transposed_convolution
+from precond.layers.coverage import Leave, check_covered
+from precond.layers.kinds import Contraction, Embed, Scale, dense, einsum
+from precond.layers.tap import Sharing, Tap, expand
+
+__all__ = ["RULES", "Probe", "capture"]
+
+Rule = Callable[[Any], Found]
+"""From a module to what it is; ValueError says why it cannot be tapped."""
+
+
+class Probe(nnx.Variable):
+    """A layer's probe among its variables; a type of its own, so that nothing takes it for a parameter."""
+
+
+def _general(m: nnx.LinearGeneral) -> Found:
+    axes, features = as_tuple(m.axis), len(as_tuple(m.out_features))
+    if any(a >= 0 for a in axes) or as_tuple(m.batch_axis or ()):
+        raise ValueError("a LinearGeneral over axes counted from the front, or with batch axes")
+    return Found(Contraction(m.use_bias, axes, tuple(range(-features, 0)), weights="i" * len(axes) + "o" * features))
+
+
+def _einsum(m: nnx.Einsum) -> Found:
+    left = m.einsum_str.partition(",")[0].strip()
+    return Found(einsum(m.einsum_str, len(left.replace("...", "x").replace(" ", "")), m.bias is not None))
+
+
+def _norm(m: Any) -> Found:
+    if m.scale is None or as_tuple(getattr(m, "feature_axes", getattr(m, "axis", -1))) != (-1,):
+        raise ValueError("a norm without a scale, or with one along other axes than the last")
+    return Found(Scale(getattr(m, "bias", None) is not None), "scale")
+
+
+RULES: Mapping[type, Rule] = {
+    nnx.Linear: lambda m: Found(dense(m.use_bias)),
+    nnx.LinearGeneral: _general,
+    nnx.Einsum: _einsum,
+    nnx.Conv: lambda m: Found(convolution(m)),
+    nnx.ConvTranspose: lambda m: Found(transposed_convolution(m)),
+    nnx.Embed: lambda m: Found(Embed(m.num_embeddings), "embedding"),
+    nnx.LayerNorm: _norm,
+    nnx.RMSNorm: _norm,
+    nnx.BatchNorm: _norm,
+}
+"""By the module's own type; a subclass may do anything, so it needs a rule of its own."""
+
+
+def _normalised(cls: Any, m: Any, x: jax.Array, args: Any, kwargs: Any) -> jax.Array:
+    """The output of a norm without its scale and shift, from a copy: a norm may update statistics when called."""
+    twin: Any = nnx.merge(*nnx.split(m), copy=True)
+    for name, value in (("scale", 1.0), ("bias", 0.0)):
+        variable = getattr(twin, name, None)
+        if variable is not None:
+            variable[...] = jnp.full_like(variable[...], value)
+    return cls.__call__(twin, x, *args, **kwargs)
+
+
+@functools.cache
+def _tapped_class(cls: Any, spec: Tap) -> Any:
+    """A subclass that differs in its call alone; one for each kind, so that graphs with equal layers stay equal."""
+
+    def call(self: Any, x: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
+        y = cls.__call__(self, x, *args, **kwargs)
+        signal = _normalised(cls, self, x, args, kwargs) if isinstance(spec.kind, Scale) else x
+        return tapped(spec, y, signal, getattr(self, PROBE).get_value(), None)
+
+    return type(f"Tapped{cls.__name__}", (cls,), {"__call__": call})
+
+
+def capture(
+    model: nnx.Module,
+    *args: Any,
+    sharing: Sharing | Sequence[tuple[str, Sharing]] = expand,
+    batch: int = 1,
+    leave: Leave = (),
+    rules: Mapping[type, Rule] | None = None,
+    tolerance: float | None = 0.02,
+    **kwargs: Any,
+) -> Capture:
+    """The layers of an nnx model, found by their types.
+
+    The model itself is not changed: each call of `capture.apply` taps a copy. Works through `nnx.scan` and `nnx.vmap`
+    over the first axis of the parameters of stacked layers.
+
+    Args:
+      model: any module.
+      *args: an example of what it is called with.
+      sharing: as in `precond.layers.linen.capture`.
+      batch: likewise.
+      leave: likewise.
+      rules: more of `RULES`, for your own modules.
+      tolerance: as in `precond.layers.linen.capture`.
+      **kwargs: what else the model is called with.
+
+    Returns:
+      A `precond.layers.Capture`. Its parameters are those of `graph, params, rest = nnx.split(model, nnx.Param, ...)`.
+      Its `apply` takes `params`, `rest` and the model's arguments, and returns the output and the new `rest`: for
+      `precond.layers.value_grad_factors(..., has_aux=True)`.
+
+    Raises:
+      ValueError: for parameters without factors that are not in `leave`, with the table of all.
+
+    Examples:
+      >>> from precond.layers import nnx as front
+      >>> model = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
+      >>> print(front.capture(model, jnp.ones((4, 3))).coverage)
+      layer  kind                 factors    bytes  no factors, because
+             contraction, expand  4x4 + 2x2  80
+      8 of 8 parameters have factors, of 80 bytes
+    """
+    table = {**RULES, **({} if rules is None else rules)}
+    graph, state, rest = nnx.split(model, nnx.Param, ...)
+    found, reasons = {}, {}
+    for keys, m in nnx.iter_modules(model):
+        path = "/".join(map(str, keys))
+        try:
+            found[path] = _find(table, m)
+        except ValueError as why:
+            reasons[path] = str(why)
+
+    def apply(params: Any, rest: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        leaves = leaves_of(params)
+        plain = jax.tree.unflatten(jax.tree.structure(state), [leaves[path] for path in leaves_of(state)])
+        twin = nnx.merge(graph, plain, rest, copy=True)  # the variables too: a call may write to them
+        for keys, m in list(nnx.iter_modules(twin)):
+            path = "/".join(map(str, keys))
+            if path in made.taps and PROBE in at(params, path):
+                setattr(m, PROBE, Probe(at(params, path)[PROBE]))
+                object.__setattr__(m, "__class__", _tapped_class(type(m), made.taps[path]))
+        out = twin(*args, **kwargs)
+        return out, nnx.split(twin, (nnx.Param, Probe), ...)[2]
+
+    def make() -> Capture:
+        return assemble(found, reasons, state, apply, sharing=sharing, batch=batch)
+
+    made = make()
+    if tolerance is not None and made.layers:
+        for path, error in gradient_errors(made, state, lambda p: apply(p, rest, *args, **kwargs)[0]).items():
+            if not error <= tolerance:
+                del found[path]
+                reasons[path] = f"its signals miss {error:.0%} of its gradient (weights tied, changed, or masked?)"
+        made = make()
+    check_covered(made.coverage, leave)
+    return made
+
+
+def _find(table: Mapping[type, Rule], m: Any) -> Found:
+    rule = table.get(type(m))
+    if rule is None:
+        raise ValueError(f"no rule for {type(m).__name__}")
+    return rule(m)

@@ -1,0 +1,206 @@
+"""The tap: an identity whose backward pass returns the sums that K-FAC's factors are made of."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from precond.layers.kinds import Embed, Kind, Scale, Signals
+from precond.linalg import dot_precision
+
+__all__ = ["Sharing", "Tap", "expand", "reduce", "tap", "vary", "varying"]
+
+Sharing = Callable[[jax.Array, jax.Array | None, jax.Array | None], tuple[jax.Array, jax.Array | None, jax.Array]]
+"""From inputs `[n, t, r, i]`, cotangents `[n, t, r, o]` (None for a scale) and a mask `[n, t]` or None to the rows that
+the factors are made of, and the weight of each, `[n, t']`."""
+
+
+def expand(inputs: jax.Array, outputs: Any, mask: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+    r"""Shared positions as independent examples: for a loss that is a sum over them (tokens, pixels).
+
+    $A = E_{n,t}[a a^\top]$, $G = E_n[\sum_t g g^\top]$. KFC for convolutions; exact for deep linear networks.
+
+    Args:
+      inputs: `[n, t, r, i]`.
+      outputs: `[n, t, r, o]`.
+      mask: of the positions that count, `[n, t]`; None for all.
+
+    Reference:
+      Eschenhagen et al., Kronecker-Factored Approximate Curvature for Modern Neural Network Architectures, 2023;
+      Ba, Grosse and Martens, 2017, equation 15.
+
+    Examples:
+      >>> a = jnp.ones((2, 3, 1, 4))
+      >>> expand(a, a, None)[2].shape
+      (2, 3)
+    """
+    weights = jnp.ones(inputs.shape[:2], inputs.dtype) if mask is None else mask.astype(inputs.dtype)
+    return inputs, outputs, weights
+
+
+def reduce(inputs: jax.Array, outputs: Any, mask: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+    r"""Inputs averaged over shared positions, cotangents summed: for a model that pools over them before its loss.
+
+    $A = E_n[\bar a \bar a^\top]$, $G = E_n[(\sum_t g)(\sum_t g)^\top]$. The cheap factors of convolutions with
+    which Ba et al. ran ImageNet.
+
+    Args:
+      inputs: `[n, t, r, i]`.
+      outputs: `[n, t, r, o]`.
+      mask: of the positions that count, `[n, t]`; None for all. An example without any is left out.
+
+    Reference:
+      Eschenhagen et al., 2023; Ba, Grosse and Martens, 2017, equations 16 to 19.
+
+    Examples:
+      >>> a = jnp.ones((2, 3, 1, 4))
+      >>> [x.shape for x in reduce(a, a, None)]
+      [(2, 1, 1, 4), (2, 1, 1, 4), (2, 1)]
+    """
+    weights = expand(inputs, outputs, mask)[2]
+    count = jnp.sum(weights, axis=1, keepdims=True)
+    mean = jnp.sum(inputs * weights[:, :, None, None], axis=1, keepdims=True) / jnp.maximum(count, 1)[:, :, None, None]
+    return mean, jnp.sum(outputs, axis=1, keepdims=True), (count > 0).astype(inputs.dtype)
+
+
+class Tap(NamedTuple):
+    """What a tap does to the signals; static.
+
+    Attributes:
+      kind: of the layer.
+      sharing: `expand` or `reduce`.
+      batch: how many leading axes number the examples: 1, or 0 for a model of a single example that is mapped.
+    """
+
+    kind: Kind
+    sharing: Sharing = expand
+    batch: int = 1
+
+
+def _gram(rows: jax.Array, weights: jax.Array | None) -> jax.Array:
+    weighted = rows if weights is None else rows * weights[:, :, None, None]
+    return jnp.einsum("ntri,ntrj->rij", weighted, rows, precision=dot_precision())
+
+
+def _gradient(kind: Kind, signals: Signals) -> jax.Array:
+    """The layer's gradient from its signals, `[r, i, o]`: what autodiff must find too, if the signals are all."""
+    a, g = signals
+    if g is None:
+        return jnp.sum(a, axis=(0, 1))[..., None]
+    if isinstance(kind, Embed):
+        zeros = jnp.zeros((1, kind.vocabulary, g.shape[-1]), g.dtype)
+        return zeros.at[:, a.reshape(-1)].add(g.reshape(1, -1, g.shape[-1]))
+    return jnp.einsum("ntri,ntro->rio", a, g, precision=dot_precision())
+
+
+def _sums(spec: Tap, x: jax.Array, g: jax.Array, mask: Any, probe: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """The entries that the probe has, each in its shape."""
+    kind, dtype = spec.kind, probe["rows"].dtype
+    signals = kind.signals(x if isinstance(kind, Embed) else x.astype(dtype), g.astype(dtype), spec.batch)
+    a, o = signals
+    if mask is not None:
+        mask = mask.reshape(a.shape[:2])
+    # A count that came from shapes alone would not be summed under vmap: this one depends on the data.
+    one = jnp.where(jnp.ravel(g)[0] == 0, 1, 1).astype(dtype)
+    out: dict[str, jax.Array] = {}
+    if isinstance(kind, Embed):
+        weights = jnp.ones(a.shape, dtype) if mask is None else mask.astype(dtype)
+        out["inputs"] = jnp.zeros((kind.vocabulary,), dtype).at[a.reshape(-1)].add(weights.reshape(-1))
+    elif isinstance(kind, Scale):
+        weights = jnp.ones(a.shape[:2], dtype)
+        out["inputs"] = _gram(a, None)
+    else:
+        a, o, weights = spec.sharing(a, o, mask)
+        out["inputs"] = _gram(a, weights)
+    if o is not None:
+        out["outputs"] = _gram(o, None)
+    out["rows"] = jnp.sum(weights) * one
+    if "gradient" in probe:
+        out["gradient"] = _gradient(kind, signals)
+    return {name: out[name].reshape(like.shape).astype(dtype) for name, like in probe.items()}
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _tap(spec: Tap, y: jax.Array, x: jax.Array, mask: Any, probe: Any) -> jax.Array:
+    del spec, x, mask, probe
+    return y
+
+
+def _forward(spec: Tap, y: jax.Array, x: jax.Array, mask: Any, probe: Any) -> Any:
+    del spec
+    return y, (x, mask, probe)
+
+
+def _nothing(x: Any) -> Any:
+    """The cotangent of what the tap only looks at."""
+    return jax.tree.map(lambda v: jnp.zeros_like(v) if jnp.issubdtype(v.dtype, jnp.inexact) else None, x)
+
+
+def _backward(spec: Tap, kept: Any, g: jax.Array) -> Any:
+    x, mask, probe = kept
+    return g, _nothing(x), _nothing(mask), _sums(spec, x, g, mask, probe)
+
+
+_tap.defvjp(_forward, _backward)
+
+
+def varying(x: jax.Array) -> frozenset[str]:
+    """The axes of a `shard_map` over which an array differs, where that is checked; none elsewhere.
+
+    Examples:
+      >>> varying(jnp.ones(2))
+      frozenset()
+    """
+    aval = jax.typeof(x)
+    return frozenset(getattr(getattr(aval, "mat", aval), "varying", None) or getattr(aval, "vma", ()))
+
+
+def vary(tree: Any, axes: frozenset[str]) -> Any:
+    """The same arrays, said to differ over these axes.
+
+    Examples:
+      >>> vary(jnp.ones(2), frozenset()).tolist()
+      [1.0, 1.0]
+    """
+
+    def cast(x: jax.Array) -> jax.Array:
+        missing = tuple(axes - varying(x))
+        return lax.pcast(x, missing, to="varying") if missing else x
+
+    return jax.tree.map(cast, tree)
+
+
+def tap(
+    spec: Tap, y: jax.Array, x: jax.Array, probe: Mapping[str, jax.Array], mask: jax.Array | None = None
+) -> jax.Array:
+    """Give `y` itself; in the backward pass, the cotangent of `probe` is what K-FAC needs of this layer.
+
+    The cotangents are sums over the examples: those of several calls, of the steps of a scan, of what is mapped and of
+    the devices that share a batch add up by themselves. A probe is a mapping of zeros: `inputs` `[i, i]` (`[i]` for an
+    embedding, `[r, i, i]` for groups), `outputs` `[o, o]`, `rows` `[]`, and, to check the layer, `gradient`
+    `[r, i, o]` for its gradient as the signals have it.
+
+    Args:
+      spec: what kind of layer this is.
+      y: the output of a layer.
+      x: its input; of a norm, the normalised one.
+      probe: zeros, of float32 or wider.
+      mask: of the positions of `y` that count, for the inputs (padding); None for all.
+
+    Returns:
+      `y`.
+
+    Examples:
+      >>> from precond.layers.kinds import dense
+      >>> probe = {"inputs": jnp.zeros((2, 2)), "outputs": jnp.zeros((1, 1)), "rows": jnp.zeros(())}
+      >>> x, w = jnp.asarray([[1.0, 2.0], [3.0, 4.0]]), jnp.ones((2, 1))
+      >>> sums = jax.grad(lambda p: jnp.sum(tap(Tap(dense(bias=False)), x @ w, x, p)))(probe)
+      >>> sums["inputs"].tolist(), sums["outputs"].tolist(), sums["rows"].item()
+      ([[10.0, 14.0], [14.0, 20.0]], [[2.0]], 2.0)
+    """
+    # The cast's transpose is the sum over devices.
+    axes = varying(y) | varying(x)
+    return _tap(spec, y, x, mask, vary(dict(probe), axes))

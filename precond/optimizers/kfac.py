@@ -1,0 +1,95 @@
+"""K-FAC, with its step bounded in the model's predictions."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import optax
+
+from precond.blocks import Layer
+from precond.optimizers.finish import finish
+from precond.roots import Root
+from precond.transforms import Refresh, clip_by_kl, every, per_block, scale_by_kfac, with_momentum
+
+__all__ = ["kfac"]
+
+
+def kfac(
+    learning_rate: optax.ScalarOrSchedule,
+    layers: Mapping[str, Layer],
+    *,
+    b1: jax.typing.ArrayLike = 0.9,
+    decay: jax.typing.ArrayLike = 0.95,
+    damping: jax.typing.ArrayLike = 1e-3,
+    bound: optax.ScalarOrSchedule = 1e-3,
+    weight_decay: float | jax.Array | None = None,
+    mask: Any = None,
+    refresh: Refresh | int = every(10, stagger=True),
+    root: Root | None = None,
+    otherwise: optax.GradientTransformation | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""K-FAC: the momentum of each layer times the damped inverse of its Kronecker-factored Fisher matrix.
+
+    $$V = (A + \pi \sqrt\lambda I)^{-1} \hat M \, (G + \sqrt\lambda / \pi \, I)^{-1}, \quad
+      W \leftarrow W - \min\Big(\eta, \sqrt{\tfrac{c}{\langle V, \hat M \rangle}}\Big) V - \eta \gamma W$$
+
+    with A and G the averages of the factors that were captured with the gradients (`precond.layers`), $\hat M$ the
+    moving average of the gradients free of the bias of its start, and $\langle V, \hat M \rangle$ over all layers.
+
+    Args:
+      learning_rate: $\eta$, the largest step, which is rarely taken where the bound is reached; a number or an Optax
+        schedule.
+      layers: of a capture of the model: `capture.layers`.
+      b1: decay of the momentum.
+      decay: of the factors.
+      damping: $\lambda$, in the units of the Fisher matrix: the one to tune.
+      bound: c, twice the divergence between predictions before and after a step; a number, a schedule, or infinity
+        for none (without it, K-FAC is easily lost in its first steps).
+      weight_decay: $\gamma$, decoupled; None leaves it out, and `params` need not be given to `update`.
+      mask: which parameters decay, as in `optax.adamw`.
+      refresh: `precond.every`, or a number of steps (all inverses at once). By default each every 10 steps, in turns.
+      root: in place of `precond.inverse(damping)`, as `precond.eigen_inverse(1e-3)`; it has its own damping.
+      otherwise: for parameters that belong to no layer; None is Adam, with the same learning rate.
+
+    Returns:
+      An Optax optimizer. Its `update` needs `factors=`: what `precond.layers.value_grad_factors` returned with the
+      gradients, or None in a step in which no factors were captured.
+
+    Raises:
+      ValueError, TypeError: for numbers out of range or of a wrong type; as `precond.layered`.
+
+    Reference:
+      Martens and Grosse, Optimizing Neural Networks with Kronecker-factored Approximate Curvature, 2015; Ba, Grosse and
+      Martens, Distributed Second-Order Optimization using Kronecker-Factored Approximations, 2017.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from precond import layers
+      >>> params, x = {"kernel": jnp.ones((4, 2)), "bias": jnp.zeros(2)}, jnp.ones((8, 4))
+      >>> capture = layers.explicit({"": layers.dense()}, params)
+      >>> f = layers.value_grad_factors(
+      ...     lambda params, x: capture.apply("", params, x @ params["kernel"] + params["bias"], x),
+      ...     lambda outputs, x: 0.5 * jnp.mean(jnp.sum(outputs**2, -1)),
+      ...     capture,
+      ...     fisher=layers.sampled(layers.gaussian()),
+      ... )
+      >>> tx = kfac(1e-2, capture.layers)
+      >>> value, grads, factors = f(params, x, key=jax.random.key(0))
+      >>> updates, state = tx.update(grads, tx.init(params), params, factors=factors)
+      >>> params = optax.apply_updates(params, updates)
+    """
+
+    def around(direction: optax.GradientTransformation) -> optax.GradientTransformation:
+        return with_momentum(per_block(optax.ema(b1)), clip_by_kl(direction, learning_rate, bound))
+
+    tx = scale_by_kfac(
+        layers,
+        damping=damping,
+        decay=decay,
+        root=root,
+        refresh=refresh,
+        around=around,
+        otherwise=optax.scale_by_adam(b1) if otherwise is None else otherwise,
+        skipped=float("nan"),
+    )
+    return finish(tx, learning_rate, weight_decay, mask)

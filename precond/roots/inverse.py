@@ -1,0 +1,134 @@
+"""K-FAC's root: every axis multiplied by the damped inverse of its factor."""
+
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from precond.arguments import check_number
+from precond.linalg import multiply, root_residual
+from precond.roots.guard import Checked, Health, accept, raised, unchecked
+from precond.roots.method import Method, Solve, cholesky
+from precond.roots.root import Power, Root, RootState, identity_like
+
+__all__ = ["inverse"]
+
+
+def inverse(damping: ArrayLike = 1e-3, *, method: Method | None = None, tolerance: float = 0.5) -> Root:
+    r"""Multiply every axis i of a block by $(F_i + \lambda^{1/k} I)^{-1}$, with k factors.
+
+    Behind `precond.balance`, which gives the factors of a block one mean eigenvalue, this is K-FAC with factored
+    Tikhonov damping. For a layer with the factors A of its inputs and G of its outputs, and $\pi^2 = n_A / n_G$ the
+    ratio of their mean eigenvalues:
+
+    $$V = (A + \pi \sqrt\lambda I)^{-1} \, \nabla W \, (G + \sqrt\lambda / \pi \, I)^{-1}$$
+
+    A factor may be the diagonal of one, `[N, d]`.
+
+    Args:
+      damping: $\lambda$, in the units of the Fisher matrix.
+      method: `precond.cholesky()` (the default), or another that computes roots: `precond.composite()` has nothing but
+        matrix products.
+      tolerance: as in `precond.inverse_root`.
+
+    Returns:
+      A `Root`. Between refreshes the matrices stay as they are.
+
+    Raises:
+      ValueError, TypeError: for a negative number, or a method that computes no inverses.
+
+    Reference:
+      Martens and Grosse, 2015, section 6.3; Ba, Grosse and Martens, 2017, equations 3 and 10 to 12.
+
+    Examples:
+      >>> root, factor = inverse(damping=4.0), jnp.full((1, 1, 1), 3.0)
+      >>> state = root.init(jnp.ones((1, 1)), (factor,))
+      >>> round(root.refresh(factor, state.derived[0], 2, jnp.asarray(True)).matrix.item(), 4)  # 1 / (3 + 4^(1/2))
+      0.2
+    """
+    method = cholesky() if method is None else method
+    check_number("damping", damping, 0)
+    check_number("tolerance", tolerance, 0)
+    solve = method.root
+    if solve is None:
+        raise ValueError(f"method={method.name} computes no inverses: use precond.cholesky() or precond.eigh().")
+
+    def ridge(order: Power) -> jax.Array:
+        return jnp.asarray(damping) ** (1 / float(order))
+
+    def init(stack: Any, factors: Sequence[Any]) -> RootState:
+        del stack
+        return RootState(tuple(None if f is None else _start(f) for f in factors), ())
+
+    def refresh(factors: jax.Array, derived: Any, order: Power, first: jax.Array) -> Checked:
+        del first
+        added = ridge(order).astype(factors.dtype)
+        if factors.ndim == 2:
+            return _diagonal(factors, derived, added, tolerance)
+        if factors.shape[-1] == 1:
+            one = _diagonal(factors[:, :, 0], derived._replace(matrix=derived.matrix[:, :, 0]), added, tolerance)
+            return one._replace(matrix=one.matrix[:, :, None])
+        return _matrix(factors, derived, added, solve, tolerance)
+
+    def apply(direction: jax.Array, gradient: jax.Array, state: RootState) -> Any:
+        del gradient
+        full = [None if x is None or x.matrix.ndim == 2 else x.matrix for x in state.derived]
+        out = multiply(direction, full)
+        for axis, x in enumerate(state.derived):
+            if x is not None and x.matrix.ndim == 2:
+                out = out * jnp.expand_dims(x.matrix, [i for i in range(1, out.ndim) if i != axis + 1])
+        return out, state
+
+    def whiten(derived: Checked, factor: jax.Array) -> jax.Array:
+        del factor
+        return derived.matrix
+
+    return Root(init, refresh, apply, whiten, lambda order: order)
+
+
+def _start(factor: Any) -> Checked:
+    if len(factor.shape) == 3:
+        return unchecked(factor)
+    one = unchecked(jax.ShapeDtypeStruct((factor.shape[0], 1, 1), factor.dtype))
+    return Checked(jnp.ones(factor.shape, factor.dtype), one.health)
+
+
+def _norm(x: jax.Array) -> jax.Array:
+    """The largest row sum of each matrix, `[M]`: at least its largest eigenvalue."""
+    return jnp.max(jnp.sum(jnp.abs(x), axis=2), axis=1)
+
+
+def _matrix(factors: jax.Array, old: Checked, ridge: jax.Array, solve: Solve, tolerance: float) -> Checked:
+    """As `inverse_root` has it, with the condition number from norms, which are quicker to compile than eigenvalues."""
+    peak = jnp.max(jnp.abs(factors), axis=(1, 2))
+    empty, scale = peak == 0, jnp.where(peak == 0, 1, peak)
+    a = factors / scale[:, None, None]
+    root, largest, added = solve(a, 1, lambda largest: raised(ridge / scale, largest, old), 0.0)
+    damped = a + added[:, None, None] * identity_like(a)
+    residual = jnp.where(empty, 0, root_residual(root, damped, Fraction(1)))
+    condition = jnp.where(empty, 1, _norm(root) * _norm(damped))
+    root = jnp.where(empty[:, None, None], identity_like(root), root / scale[:, None, None])
+    used = jnp.where(empty, 0, added / jnp.where(empty, 1, largest))
+    return accept(root, residual, old, tolerance, damping=used, condition=condition)
+
+
+def _diagonal(factors: jax.Array, old: Checked, ridge: jax.Array, tolerance: float) -> Checked:
+    """The same for diagonals: only what is not finite can be refused."""
+    largest = jnp.max(factors, axis=1)
+    added = raised(jnp.broadcast_to(ridge, largest.shape), largest, old)
+    damped = jnp.maximum(factors, 0) + added[:, None]
+    empty = largest <= 0  # the inverse of a zero factor is the identity
+    new = jnp.where(empty[:, None], 1, 1 / jnp.where(empty[:, None], 1, damped))
+    seen = jnp.where(empty, 1, largest)
+    got = accept(
+        new[:, :, None],
+        jnp.zeros_like(largest),
+        Checked(old.matrix[:, :, None], old.health),
+        tolerance,
+        damping=jnp.where(empty, 0, added / seen),
+        condition=jnp.where(empty, 1, (largest + added) / jnp.min(damped, axis=1)),
+    )
+    return Checked(got.matrix[:, :, 0], Health(*got.health))

@@ -1,0 +1,105 @@
+"""K-FAC's statistics: factors that layers captured, averaged over steps."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+from precond.arguments import check_number
+from precond.blocks import active_axes, path_name
+from precond.linalg import Packed, average, dense, packed
+from precond.statistics.accumulate import StatisticsState
+
+__all__ = ["activations"]
+
+
+def activations(decay: ArrayLike = 0.95) -> optax.GradientTransformationExtraArgs:
+    r"""Moving averages of the factors that come as the extra argument `factors`, free of the bias of their start.
+
+    $$A \leftarrow \beta A + (1 - \beta) E[a a^\top], \qquad G \leftarrow \beta G + (1 - \beta) E[g g^\top]$$
+
+    each divided by $1 - \beta^t$, with t the number of terms. An axis in brackets in the name of a stack (`"(500)x16"`)
+    has a diagonal factor, `[N, 500]`; one of length 1 has none.
+
+    Args:
+      decay: $\beta$; 1 sums.
+
+    Returns:
+      A transformation from stacks `[N, d1, .., dk]` to a tuple of factors in place of each. Its `update` takes
+      `factors`, of the form of its result; None leaves everything as it is, for steps in which none were captured. A
+      block with a factor that is not finite, or whose gradient is not (`finite`), keeps its factors.
+
+    Raises:
+      ValueError, TypeError: for a decay out of range.
+
+    Reference:
+      Martens and Grosse, 2015, section 5; Ba, Grosse and Martens, 2017.
+
+    Examples:
+      >>> statistics, stacks = activations(0.5), {"1x1": jnp.ones((1, 1, 1))}
+      >>> state = statistics.init(stacks)
+      >>> for value in (1.0, 4.0):
+      ...     seen = {"1x1": (jnp.full((1, 1, 1), value), jnp.ones((1, 1, 1)))}
+      ...     factors, state = statistics.update(stacks, state, factors=seen)
+      >>> factors["1x1"][0].item()  # (1 + 2 * 4) / 3
+      3.0
+    """
+    check_number("decay", decay, 0, 1, advice="1 sums, less than 1 averages.")
+
+    def init(params: Any) -> StatisticsState:
+        def start(path: Any, stack: Any) -> tuple[Any, ...]:
+            n, *shape = stack.shape
+            dtype = jnp.result_type(jnp.float32, stack.dtype)
+            full = active_axes(path_name(path), len(shape))
+            out: list[Any] = []
+            for i, d in enumerate(shape):
+                if i in full:
+                    out.append(packed(jnp.zeros((n, d, d), dtype)))
+                else:
+                    out.append(jnp.zeros((n, d), dtype) if d > 1 else None)
+            return tuple(out)
+
+        factors = jax.tree_util.tree_map_with_path(start, params)
+        terms = jax.tree.map(lambda stack: jnp.zeros(stack.shape[:1], jnp.int32), params)
+        return StatisticsState(jnp.zeros([], jnp.int32), terms, factors)
+
+    def add(old: tuple[Any, ...], new: tuple[Any, ...], terms: jax.Array, good: jax.Array) -> Any:
+        pairs = [(f, packed(n) if isinstance(f, Packed) else n) for f, n in zip(old, new, strict=True) if f is not None]
+        for x in jax.tree.leaves([n for _, n in pairs]):
+            good &= jnp.all(jnp.isfinite(x), axis=tuple(range(1, x.ndim)))
+        terms = terms + good
+
+        def one(f: jax.Array, n: jax.Array) -> jax.Array:
+            shape = (-1,) + (1,) * (f.ndim - 1)
+            mean = average(f, n, decay, count=jnp.maximum(terms, 1).reshape(shape))
+            return jnp.where(good.reshape(shape), mean, f)
+
+        moved = iter([jax.tree.map(one, f, n) for f, n in pairs])
+        return terms, tuple(None if f is None else next(moved) for f in old)
+
+    def update(
+        updates: Any,
+        state: Any,
+        params: Any = None,
+        *,
+        factors: Any = None,
+        packed: bool = False,
+        finite: Any = None,
+        **extra: Any,
+    ) -> Any:
+        del params
+        if finite is None:
+            finite = jax.tree.map(lambda stack: jnp.ones(stack.shape[:1], bool), updates)
+        count, terms, kept = state
+        if factors is not None:
+            treedef = jax.tree.structure(updates)
+            columns = [treedef.flatten_up_to(x) for x in (kept, factors, terms, finite)]
+            out = [add(*row) for row in zip(*columns, strict=True)]
+            terms, kept = treedef.unflatten([t for t, _ in out]), treedef.unflatten([f for _, f in out])
+            count = jnp.where(extra.get("going", True), optax.safe_increment(count), count)
+        given = kept if packed else jax.tree.map(dense, kept, is_leaf=lambda x: isinstance(x, Packed))
+        return given, StatisticsState(count, terms, kept)
+
+    return optax.GradientTransformationExtraArgs(init, update)

@@ -1,0 +1,94 @@
+"""K-FAC's step size: as long as the model's predictions do not move too far."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from precond.arguments import check_number
+from precond.blocks import any_finite
+
+__all__ = ["ClipByKlState", "clip_by_kl"]
+
+
+class ClipByKlState(NamedTuple):
+    r"""What `clip_by_kl` keeps.
+
+    Attributes:
+      count: updates so far, in which some block was finite.
+      inner: the state of the inner transformation.
+      kl: $\frac12 \eta^2 v^\top \hat F v$ of the last update, after clipping.
+    """
+
+    count: jax.Array
+    inner: Any
+    kl: jax.Array
+
+
+def clip_by_kl(
+    inner: optax.GradientTransformation,
+    learning_rate: optax.ScalarOrSchedule,
+    bound: optax.ScalarOrSchedule = 1e-3,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Shorten the update $v = \hat F^{-1} m$ so that a step of $\eta v$ moves the model's predictions little.
+
+    $$v \leftarrow v \, \min\Big(1, \sqrt{\frac{c_k}{\eta^2 \, v^\top m}}\Big)$$
+
+    Since $v^\top m = v^\top \hat F v$ with the damped matrix that was inverted, the Kullback-Leibler divergence between
+    the predictions before and after the step is about $\frac12 \eta^2 v^\top \hat F v \le c_k / 2$. With the learning
+    rate behind it this is the step $\min(\eta, \sqrt{c_k / v^\top \hat F v})$ of Ba et al. It is a wrapper, as it needs
+    both sides of the preconditioner; the norm is that of the whole tree. A momentum in front of it, around
+    (`precond.with_momentum`), is bounded with the step; one behind it moves further.
+
+    Args:
+      inner: a transformation whose update is a positive definite matrix times what it is given.
+      learning_rate: $\eta$, the one that is applied later; a number or a schedule.
+      bound: $c_k$, a number or a schedule; in the paper $0.01 \cdot 0.96^k$, k counted up every half epoch
+        (`optax.exponential_decay(0.01, half, 0.96, staircase=True)`).
+
+    Returns:
+      A transformation. An update without a positive product is left as it is.
+
+    Raises:
+      ValueError, TypeError: for a negative number.
+
+    Reference:
+      Ba, Grosse and Martens, 2017, equations 13 and 14.
+
+    Examples:
+      >>> tx = clip_by_kl(optax.scale(0.25), learning_rate=1.0, bound=0.04)
+      >>> g = jnp.asarray([0.8])
+      >>> round(tx.update(g, tx.init(g))[0].item(), 4)  # v = 0.2, v g = 0.16
+      0.1
+    """
+    for name, value in (("learning_rate", learning_rate), ("bound", bound)):
+        if not callable(value):
+            check_number(name, value, 0)
+    inner = optax.with_extra_args_support(inner)
+
+    def at(value: Any, count: jax.Array) -> Any:
+        return value(count) if callable(value) else value
+
+    def init(params: Any) -> ClipByKlState:
+        return ClipByKlState(jnp.zeros([], jnp.int32), inner.init(params), jnp.zeros([]))
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, ClipByKlState]:
+        moved, after = inner.update(updates, state.inner, params, **extra)
+
+        def product(v: jax.Array, m: jax.Array) -> jax.Array:
+            wide = jnp.promote_types(jnp.float32, v.dtype)
+            return jnp.sum(v.astype(wide) * m.astype(wide), dtype=wide)
+
+        leaves = [product(v, m) for v, m in zip(jax.tree.leaves(moved), jax.tree.leaves(updates), strict=True)]
+        divergence = sum(leaves, jnp.zeros([])) * jnp.square(at(learning_rate, state.count))
+        limit = at(bound, state.count)
+        ratio = jnp.where(divergence > limit, jnp.sqrt(limit / jnp.where(divergence > limit, divergence, 1)), 1)
+        out = jax.tree.map(lambda v: v * ratio.astype(v.dtype), moved)
+        kl = (divergence * ratio**2 / 2).astype(state.kl.dtype)
+        count, finite = jnp.asarray(optax.safe_increment(state.count)), extra.get("finite")
+        if finite is not None:  # a step in which every block is skipped is none
+            count = jnp.where(any_finite(finite), count, state.count)
+        return out, ClipByKlState(count, after, kl)
+
+    return optax.GradientTransformationExtraArgs(init, update)

@@ -1,0 +1,71 @@
+"""K-FAC's direction, as one transformation of parameters."""
+
+from collections.abc import Callable, Mapping
+
+import optax
+from jax.typing import ArrayLike
+
+from precond.blocks import Layer
+from precond.roots import Root, inverse
+from precond.statistics import activations, balance
+from precond.transforms.kronecker import scale_by_kronecker
+from precond.transforms.layered import layered
+from precond.transforms.schedule import Refresh, every
+
+__all__ = ["scale_by_kfac"]
+
+
+def scale_by_kfac(
+    layers: Mapping[str, Layer],
+    *,
+    damping: ArrayLike = 1e-3,
+    decay: ArrayLike = 0.95,
+    root: Root | None = None,
+    refresh: Refresh | int = every(10, stagger=True),
+    around: Callable[[optax.GradientTransformation], optax.GradientTransformation] = lambda direction: direction,
+    otherwise: optax.GradientTransformation | None = None,
+    skipped: float = 0.0,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Multiply the gradient of each layer by the damped inverse of its Kronecker-factored Fisher matrix.
+
+    $$V = (A + \pi \sqrt\lambda I)^{-1} \, \nabla W \, (G + \sqrt\lambda / \pi \, I)^{-1}$$
+
+    with A and G the moving averages of the captured factors and $\pi^2$ the ratio of their mean eigenvalues; for a
+    norm, whose only factor is that of a channel's scale and shift, $(A + \lambda I)^{-1} \nabla w$. It is
+    `precond.layered` around `precond.scale_by_kronecker`, with `precond.activations`, `precond.balance` and
+    `precond.inverse`.
+
+    Args:
+      layers: of a capture: `capture.layers`.
+      damping: $\lambda$.
+      decay: of the averages of the factors.
+      root: in place of `precond.inverse(damping)`: `precond.eigen_inverse`.
+      refresh: when inverses are refreshed: `precond.every`, or a number of steps. By default each every 10 steps, in
+        turns; `every(10, start=11, warmup=10)` burns the statistics in for ten steps that move nothing.
+      around: what is put around the direction, on stacks: `lambda direction: precond.clip_by_kl(direction, 0.1)`.
+      otherwise: for parameters that belong to no layer; None is Adam's.
+      skipped: as in `precond.blocked`.
+
+    Returns:
+      A transformation. Its `update` needs `factors=`.
+
+    Raises:
+      ValueError, TypeError: for numbers out of range; as `precond.layered`.
+
+    Reference:
+      Martens and Grosse, 2015; Ba, Grosse and Martens, 2017, equation 3.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from precond import layers
+      >>> params = {"kernel": jnp.full((1, 1), 1.0)}
+      >>> capture = layers.explicit({"": layers.dense(bias=False)}, params)
+      >>> tx = scale_by_kfac(capture.layers, damping=0.0)
+      >>> factors = {"": layers.Factors(jnp.full((1, 1, 1), 2.0), jnp.full((1, 1, 1), 4.0))}
+      >>> updates, state = tx.update(params, tx.init(params), factors=factors)
+      >>> round(updates["kernel"].item(), 4)  # 1 / (2 * 4)
+      0.125
+    """
+    statistics = optax.chain(activations(decay), balance())
+    direction = scale_by_kronecker(statistics, inverse(damping) if root is None else root, refresh=refresh)
+    return layered(around(direction), layers, otherwise=otherwise, skipped=skipped)

@@ -1,0 +1,167 @@
+"""From the parameters of layers to stacks of matrices and back: `blocked` for K-FAC."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from precond.blocks import Layer, Layout, View, layout_of, path_name
+from precond.mesh import with_local_arrays
+from precond.transforms.blocked import BlockedState, blocked
+
+__all__ = ["layered"]
+
+
+def layered(
+    inner: optax.GradientTransformation,
+    layers: Mapping[str, Layer],
+    *,
+    otherwise: optax.GradientTransformation | None = None,
+    skipped: float = 0.0,
+) -> optax.GradientTransformationExtraArgs:
+    """Run a transformation on stacks of layers: weights and bias of each as one matrix `[inputs, outputs]`.
+
+    As `precond.blocked`, which does the stacking, but for the bias, which is the last row of its layer's matrix, and
+    for the factors of the layers, which come as the extra argument `factors` by layer and go to `inner` by stack.
+    Layers of which the tree has no parameters (those of another group of `optax.partition`) are left out, and a bias
+    may be alone in having none.
+
+    Args:
+      inner: any transformation of stacks; `precond.scale_by_kronecker` with K-FAC's statistics.
+      layers: from a capture of `precond.layers`.
+      otherwise: for all other parameters. None is `optax.scale_by_adam()`.
+      skipped: as in `precond.blocked`.
+
+    Returns:
+      A transformation of parameters. Its `update` needs `factors=`: what was captured, or None for a step in which
+      nothing was.
+
+    Raises:
+      ValueError: in `init` where the parameters have leaves but none of these layers, or the bias of one without its
+        weights; in `update` for factors of other layers.
+      TypeError: in `update` without `factors`.
+
+    Examples:
+      >>> layers = {"dense": Layer("kernel", "bias", 0, (2, 3), (), (0,), (1,))}
+      >>> tx = layered(optax.normalize_by_update_norm(), layers)
+      >>> params = {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}
+      >>> updates, _ = tx.update(params, tx.init(params), factors=None)
+      >>> round(float(jnp.sum(updates["bias"] ** 2)), 4)  # of the whole matrix it is 1
+      0.3333
+    """
+
+    def view(name: str, leaf: Any) -> View:
+        del leaf
+        layer = layers[name]
+        return View((-2, -1), passive=(0,) if layer.diagonal else () if layer.outputs else (1,))
+
+    stacked = blocked(inner, block_size=None, views=view, otherwise=optax.identity(), skipped=skipped)
+    others = blocked(inner, block_size=None, views=lambda path, leaf: None, otherwise=otherwise, skipped=skipped)
+
+    def init(params: Any) -> BlockedState:
+        leaves, rest = _split(layers, params)
+        matrices = jax.eval_shape(lambda leaves: _join(layers, leaves), leaves)
+        if not matrices and jax.tree.leaves(rest):
+            raise ValueError(
+                "None of the layers= is among the parameters. Give init what the capture was made of: the parameters "
+                "alone, not {'params': ..}, and without probes."
+            )
+        zero = jnp.zeros([], jnp.int32)
+        return BlockedState(stacked.init(matrices), others.init(rest), zero, jnp.zeros_like(zero))
+
+    @with_local_arrays
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
+        if "factors" not in extra:
+            raise TypeError(
+                "K-FAC's update needs factors=: what precond.layers.value_grad_factors returns, or None in a step in "
+                "which no factors were captured."
+            )
+        leaves, rest = _split(layers, updates)
+        matrices, mine, now = _join(layers, leaves), None, None
+        if params is not None:
+            kept, now = _split(layers, params)
+            mine = _join(layers, kept)
+        if extra["factors"] is not None:
+            present = _present(layers, leaves)
+            extra["factors"] = _stacks(layout_of(matrices, view, None), sorted(matrices), present, extra["factors"])
+        first: Any
+        second: Any
+        moved, first = stacked.update(matrices, state.stacks, mine, **extra)
+        out, second = others.update(rest, state.otherwise, now, **(extra | {"factors": None}))
+        lost = [new.idle > old.idle for new, old, there in _pairs(state, first, second, matrices, rest) if there]
+        idle = state.idle + (jnp.all(jnp.stack(lost)) if lost else 0)
+        after = BlockedState(first, second, first.skipped + second.skipped, idle)
+        return _merge(layers, updates, leaves, moved, out), after
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _pairs(state: Any, first: Any, second: Any, matrices: Any, rest: Any) -> list[tuple[Any, Any, bool]]:
+    return [(first, state.stacks, bool(matrices)), (second, state.otherwise, bool(jax.tree.leaves(rest)))]
+
+
+def _split(layers: Mapping[str, Layer], tree: Any) -> tuple[dict[str, Any], Any]:
+    """The leaves of layers by path, and the tree without them."""
+    owned = {path for layer in layers.values() for path in (layer.kernel, layer.bias)}
+    leaves, treedef = jax.tree_util.tree_flatten_with_path(tree)
+    named = [(path_name(path), leaf) for path, leaf in leaves]
+    rest = treedef.unflatten([None if name in owned else leaf for name, leaf in named])
+    return {name: leaf for name, leaf in named if name in owned}, rest
+
+
+def _present(layers: Mapping[str, Layer], leaves: Mapping[str, Any]) -> dict[str, Layer]:
+    """The layers whose parameters are there; one whose bias is not has none."""
+    found = {}
+    for name, layer in layers.items():
+        if layer.kernel in leaves:
+            found[name] = layer if layer.bias in leaves else layer._replace(bias=None)
+        elif layer.bias in leaves:
+            raise ValueError(
+                f"The bias of layer '{name}' is among the parameters, but its weights are not: they share one factor. "
+                f"Mask both '{layer.kernel}' and '{layer.bias}', or the bias alone."
+            )
+    return found
+
+
+def _join(layers: Mapping[str, Layer], leaves: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """The matrices of each layer, `[L, inputs, outputs]`."""
+    out = {}
+    for name, layer in _present(layers, leaves).items():
+        bias = None if layer.bias is None else jnp.asarray(leaves[layer.bias])
+        out[name] = layer.matrix(jnp.asarray(leaves[layer.kernel]), bias)
+    return out
+
+
+def _merge(layers: Mapping[str, Layer], updates: Any, leaves: Mapping[str, Any], moved: Any, rest: Any) -> Any:
+    """The inverse of `_split` and `_join`."""
+    done = {}
+    for name, layer in _present(layers, leaves).items():
+        bias = None if layer.bias is None else leaves[layer.bias]
+        paths = [layer.kernel] if layer.bias is None else [layer.kernel, layer.bias]
+        done |= zip(paths, layer.parameters(moved[name], leaves[layer.kernel], bias), strict=True)
+    others = iter(jax.tree.leaves(rest))
+    paths, treedef = jax.tree_util.tree_flatten_with_path(updates)
+    names = [path_name(path) for path, _ in paths]
+    return treedef.unflatten([done[name] if name in done else next(others) for name in names])
+
+
+def _stacks(layout: Layout, names: Sequence[str], layers: Mapping[str, Layer], factors: Mapping[str, Any]) -> Any:
+    """The factors of layers in the order of their matrices in the stacks."""
+    missing = set(names) - set(factors)
+    if missing:
+        raise ValueError(f"factors= has none for the layers {sorted(missing)}: it is of another capture.")
+
+    def of(name: str) -> tuple[jax.Array, jax.Array | None]:
+        layer, (inputs, outputs) = layers[name], factors[name]
+        rows = layer.size[1]  # fewer than the factor has where the bias is not there
+        return inputs[:, :rows] if layer.diagonal else inputs[:, :rows, :rows], outputs
+
+    out = {}
+    for sheet in layout.sheets:
+        members = [of(names[i]) for i, _ in sheet.members]
+        inputs = jnp.concatenate([a for a, _ in members])
+        outputs = [g for _, g in members if g is not None]
+        out[sheet.regions[0][0]] = (inputs, jnp.concatenate(outputs) if outputs else None)
+    return out

@@ -1,0 +1,170 @@
+"""Factors are the same through every transformation of JAX that a training step may use."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from precond import layers
+from precond.layers import linen
+
+F64 = {"param_dtype": jnp.float64}
+N = 8
+
+
+class Net(nn.Module):
+    """A dense layer, a norm, a convolution, a dense layer."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.LayerNorm(**F64)(nn.tanh(nn.Dense(4, **F64)(x)))
+        x = nn.tanh(nn.Conv(3, (2,), **F64)(x))
+        return nn.Dense(2, **F64)(x.mean(-2))
+
+
+def normal(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape))
+
+
+X, Y = normal(N, 5, 4), jnp.arange(N) % 2
+
+
+def loss(logits, x, y):
+    del x
+    return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(logits), y[..., None], axis=-1))
+
+
+@pytest.fixture(scope="module")
+def setting(quick_float64):
+    """Parameters, the capture, and value, gradients and factors of a plain step with the empirical Fisher matrix."""
+    params = jax.jit(Net().init)(jax.random.key(0), X)["params"]
+    capture = linen.capture(Net(), {"params": params}, X)
+    f = layers.value_grad_factors(forward(capture), loss, capture, fisher=layers.empirical())
+    return params, capture, jax.jit(f)(params, X, Y)
+
+
+def forward(capture):
+    return lambda params, x, y: capture.apply({"params": params}, x)
+
+
+def assert_same(actual, expected):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-13), actual, expected)
+
+
+@pytest.mark.slow
+def test_remat(setting):
+    params, capture, expected = setting
+    f = layers.value_grad_factors(jax.checkpoint(forward(capture)), loss, capture, fisher=layers.empirical())
+    assert_same(jax.jit(f)(params, X, Y), expected)
+
+
+def test_a_model_of_one_example_that_is_mapped(setting):
+    params, _, expected = setting
+    one = linen.capture(Net(), {"params": params}, X[0], batch=0)
+
+    def each(params, x, y):
+        return jax.vmap(lambda x: one.apply({"params": params}, x))(x)
+
+    f = layers.value_grad_factors(each, loss, one, fisher=layers.empirical())
+    assert_same(jax.jit(f)(params, X, Y), expected)
+
+
+@pytest.mark.slow
+def test_reduce_in_a_model_of_one_example_that_is_mapped(setting):
+    params, _, _ = setting
+    whole = linen.capture(Net(), {"params": params}, X, sharing=layers.reduce)
+    one = linen.capture(Net(), {"params": params}, X[0], batch=0, sharing=layers.reduce)
+
+    def each(params, x, y):
+        return jax.vmap(lambda x: one.apply({"params": params}, x))(x)
+
+    f, g = (
+        layers.value_grad_factors(run, loss, capture, fisher=layers.empirical())
+        for run, capture in ((each, one), (forward(whole), whole))
+    )
+    assert_same(jax.jit(f)(params, X, Y), jax.jit(g)(params, X, Y))
+
+
+def test_a_scan_over_microbatches_averages(setting):
+    """Factors of equal parts of a batch average to those of the batch, as gradients do."""
+    params, capture, expected = setting
+    f = layers.value_grad_factors(forward(capture), loss, capture, fisher=layers.empirical())
+
+    @jax.jit
+    def accumulated(params):
+        parts = X.reshape(4, 2, 5, 4), Y.reshape(4, 2)
+        return jax.tree.map(lambda x: x.mean(0), jax.lax.map(lambda part: f(params, *part), parts))
+
+    assert_same(accumulated(params), expected)
+
+
+def test_two_calls_of_a_layer_count_as_two_positions(setting):
+    del setting
+    layer = nn.Dense(4, **F64)
+
+    class Twice(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            shared = nn.Dense(4, name="shared", **F64)
+            return shared(x[:, 0]), shared(x[:, 1])
+
+    params = jax.jit(layer.init)(jax.random.key(0), X)["params"]
+    x = X[:, :2]
+    found = []
+    for model, tree in ((Twice(), {"shared": params}), (layer, params)):
+        capture = linen.capture(model, {"params": tree}, x)
+        f = layers.value_grad_factors(
+            lambda params, x, capture=capture: jnp.concatenate(
+                [y.reshape(N, -1) for y in jax.tree.leaves(capture.apply({"params": params}, x))], axis=1
+            ),
+            lambda outputs, x: jnp.mean(outputs),
+            capture,
+            fisher=layers.exact(layers.gaussian()),
+        )
+        found.append(next(iter(jax.jit(f)(tree, x)[2].values())))
+    assert_same(*found)
+
+
+def test_a_shard_map_whose_loss_is_an_average(setting, mesh):
+    params, capture, _ = setting
+    part, everywhere = PartitionSpec("data"), PartitionSpec()
+    for fisher in (layers.empirical(), layers.exact(layers.categorical())):
+
+        def mean(*args):
+            return jax.lax.pmean(loss(*args), "data")
+
+        f = layers.value_grad_factors(forward(capture), mean, capture, fisher=fisher)
+        g = layers.value_grad_factors(forward(capture), loss, capture, fisher=fisher)
+        mapped = jax.shard_map(f, mesh=mesh, in_specs=(everywhere, part, part), out_specs=everywhere)
+        assert_same(jax.jit(mapped)(params, X, Y), jax.jit(g)(params, X, Y))
+
+
+@pytest.fixture
+def mesh():
+    return jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:4])
+
+
+def test_a_sharded_batch(setting, mesh):
+    params, capture, expected = setting
+    f = layers.value_grad_factors(forward(capture), loss, capture, fisher=layers.empirical())
+    x, y = (jax.device_put(a, NamedSharding(mesh, PartitionSpec("data"))) for a in (X, Y))
+    assert_same(jax.jit(f)(params, x, y), expected)
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_a_shard_map_whose_results_are_averaged(setting, mesh, check):
+    params, capture, expected = setting
+    f = layers.value_grad_factors(forward(capture), loss, capture, fisher=layers.empirical())
+
+    def local(params, x, y):
+        # What is replicated must be said to differ, or the transpose sums gradients over devices by itself.
+        mine = jax.tree.map(lambda p: jax.lax.pcast(p, "data", to="varying"), params) if check else params
+        return jax.lax.pmean(f(mine, x, y), "data")
+
+    spec = PartitionSpec("data")
+    mapped = jax.shard_map(
+        local, mesh=mesh, in_specs=(PartitionSpec(), spec, spec), out_specs=PartitionSpec(), check_vma=check
+    )
+    assert_same(jax.jit(mapped)(params, X, Y), expected)

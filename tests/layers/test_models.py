@@ -1,0 +1,78 @@
+"""A matrix of networks: each layer's signals make its gradient and its factors, or it is named with a reason."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from precond import layers
+from precond.layers import linen
+from precond.layers.capture import leaves_of
+from tests.layers import models
+
+QUICK = (
+    "mlp",
+    "cnn_dilated",
+    "cnn_depthwise",
+    "transposed_wide_stride",
+    "transposed_kernel",
+    "transformer_scanned",
+    "embedding",
+    "tied_embedding",
+    "weight_norm",
+    "subclass",
+    "position_table",
+    "mixed_precision",
+)
+"""The others take long to compile."""
+
+
+def everything(path):
+    return True
+
+
+def marked(case):
+    return pytest.param(case, marks=() if case.name in QUICK else pytest.mark.slow)
+
+
+@pytest.mark.parametrize("case", [marked(c) for c in models.LINEN], ids=lambda case: case.name)
+def test_every_parameter_has_factors_or_a_reason(case):
+    module, x = case.make(), case.input()
+    variables = jax.jit(module.init)(jax.random.key(0), x)
+    params, state = variables["params"], {k: v for k, v in variables.items() if k != "params"}
+    # The self-check, to rounding.
+    tolerance = 5e-3 if case.name == "mixed_precision" else 1e-12
+    capture = linen.capture(module, variables, x, leave=everything, tolerance=tolerance, **case.kwargs)
+    missing = capture.coverage.missing
+    for part, reason in case.missing.items():
+        assert any(part in path and reason in why for path, why in missing.items()), missing
+    assert all(any(part in path for part in case.missing) for path in missing), missing
+    owned = {path for layer in capture.layers.values() for path in (layer.kernel, layer.bias)} - {None}
+    assert owned | set(missing) == set(leaves_of(params))
+
+    def run(params):
+        return capture.apply(state | {"params": params}, x, **case.kwargs)
+
+    # A model that carries probes computes what it computes without.
+    with_probes = jax.jit(lambda p: run(capture.attach(p)))(params)
+    without = jax.jit(lambda p: module.apply(state | {"params": p}, x, **case.kwargs))(params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12), with_probes, without)
+
+
+def test_a_parameter_without_factors_is_an_error_that_shows_the_table_unless_it_is_named():
+    x = jnp.ones((3, 5, 4))
+    module = models.Function(models.positions)
+    variables = jax.jit(module.init)(jax.random.key(0), x)
+    with pytest.raises(ValueError, match=r"Position_0/table \(no rule for Position\).*leave=") as error:
+        linen.capture(module, variables, x)
+    assert "Dense_0" in str(error.value)
+    capture = linen.capture(module, variables, x, leave=["table$"])
+    assert list(capture.layers) == ["Dense_0"]
+
+
+def test_a_module_of_ones_own_gets_a_rule():
+    x = jnp.ones((4, 6))
+    module = models.Function(lambda x: models.MyDense(3, **models.F64)(x))
+    variables = module.init(jax.random.key(0), x)
+    rules = {models.MyDense: lambda module, x, args: layers.Found(layers.dense())}
+    assert list(linen.capture(module, variables, x, rules=rules).layers) == ["MyDense_0"]

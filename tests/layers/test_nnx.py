@@ -1,0 +1,191 @@
+"""The nnx front end: models of many kinds, and the factors of the linen model with the same parameters."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import precond
+from precond import layers
+from precond.layers import linen
+from precond.layers import nnx as front
+
+F64 = {"param_dtype": jnp.float64, "dtype": jnp.float64}
+Linear = functools.partial(nnx.Linear, **F64)
+Conv = functools.partial(nnx.Conv, **F64)
+
+
+def normal(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape))
+
+
+class Chain(nnx.Module):
+    """Modules and functions in a row."""
+
+    def __init__(self, *parts):
+        self.parts = nnx.List(parts)
+
+    def __call__(self, x):
+        for part in self.parts:
+            x = part(x)
+        return x
+
+
+class Block(nnx.Module):
+    def __init__(self, rngs):
+        self.norm = nnx.LayerNorm(4, rngs=rngs, **F64)
+        self.attention = nnx.MultiHeadAttention(2, 4, decode=False, rngs=rngs, **F64)
+        self.out = Linear(4, 4, rngs=rngs)
+
+    def __call__(self, x):
+        return x + self.out(nnx.gelu(self.attention(self.norm(x))))
+
+
+class Stack(nnx.Module):
+    """Two blocks whose parameters are stacked, and a scan over them."""
+
+    def __init__(self, rngs):
+        @nnx.split_rngs(splits=2)
+        @nnx.vmap(in_axes=(0,), out_axes=0)
+        def make(rngs):
+            return Block(rngs)
+
+        self.blocks = make(rngs)
+        self.head = Linear(4, 3, rngs=rngs)
+
+    def __call__(self, x):
+        @nnx.scan(in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)
+        def over(x, block):
+            return block(x)
+
+        return self.head(over(x, self.blocks))
+
+
+class Tied(nnx.Module):
+    def __init__(self, rngs):
+        self.table = nnx.Embed(7, 4, rngs=rngs, **F64)
+        self.middle = Linear(4, 4, rngs=rngs)
+
+    def __call__(self, x):
+        return self.table.attend(nnx.tanh(self.middle(self.table(x))))
+
+
+class Own(nnx.Linear):
+    """A subclass may do anything."""
+
+
+def flat(x):
+    return x.reshape(x.shape[0], -1)
+
+
+def batch_norm(rngs):
+    """In float32, the type of its averages."""
+    norm = nnx.BatchNorm(4, use_running_average=False, dtype=jnp.float32, rngs=rngs)
+    return Chain(nnx.Conv(4, 4, (3, 3), dtype=jnp.float32, rngs=rngs), norm, nnx.relu)
+
+
+IMAGE, SEQUENCE, TOKENS = (3, 6, 5, 4), (3, 5, 4), (3, 5)
+MODELS = {
+    "mlp": (lambda r: Chain(Linear(6, 5, rngs=r), nnx.tanh, Linear(5, 3, use_bias=False, rngs=r)), (4, 6), {}),
+    "cnn": (lambda r: Chain(Conv(4, 4, (3, 3), strides=2, rngs=r), nnx.relu, flat, Linear(36, 3, rngs=r)), IMAGE, {}),
+    "dilated": (lambda r: Conv(4, 3, (3, 2), kernel_dilation=(2, 1), padding="CIRCULAR", rngs=r), IMAGE, {}),
+    "grouped": (lambda r: Conv(4, 6, (3, 3), feature_group_count=2, rngs=r), IMAGE, {}),
+    "transposed": (lambda r: nnx.ConvTranspose(4, 3, (3, 3), strides=(2, 2), rngs=r, **F64), IMAGE, {}),
+    "batch_norm": (batch_norm, IMAGE, {}),
+    "transformer": (Block, SEQUENCE, {}),
+    "scanned": (Stack, SEQUENCE, {}),
+    "rms_norm": (lambda r: Chain(nnx.RMSNorm(4, rngs=r, **F64), Linear(4, 3, rngs=r)), SEQUENCE, {}),
+    "einsum": (lambda r: nnx.Einsum("btd,hdk->bthk", (2, 4, 3), (2, 3), rngs=r, **F64), SEQUENCE, {}),
+    "embedding": (lambda r: Chain(nnx.Embed(7, 4, rngs=r, **F64), Linear(4, 3, rngs=r)), TOKENS, {}),
+    "tied": (Tied, TOKENS, {"table/embedding": "miss"}),
+    "subclass": (lambda r: Own(6, 3, rngs=r, **F64), (4, 6), {"kernel": "no rule for Own", "bias": "no rule for Own"}),
+}
+
+
+QUICK = ("mlp", "grouped", "scanned", "tied", "subclass")
+CASES = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in MODELS]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_parameter_has_factors_or_a_reason(name):
+    make, shape, expected = MODELS[name]
+    model = make(nnx.Rngs(0))
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.integers(0, 7, shape) if shape == TOKENS else rng.standard_normal(shape))
+    rounding = 1e-5 if name == "batch_norm" else 1e-12
+    capture = front.capture(model, x, leave=[""], tolerance=rounding)
+    missing = capture.coverage.missing
+    assert set(missing) == set(expected)
+    assert all(reason in missing[path] for path, reason in expected.items())
+    _, params, rest = nnx.split(model, nnx.Param, ...)
+    out, after = capture.apply(capture.attach(params), rest, x)
+    expected = model(x)  # which updates its statistics, as the copy did
+    np.testing.assert_allclose(out, expected, rtol=rounding, atol=rounding)
+    own = nnx.split(model, nnx.Param, ...)[2]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rounding), after, own)
+
+
+def cross_entropy(logits, rest, x, y):
+    return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(logits), y[:, None], axis=1))
+
+
+def test_the_factors_are_those_of_the_linen_model():
+    model = Chain(Linear(6, 5, rngs=nnx.Rngs(0)), nnx.tanh, Linear(5, 3, rngs=nnx.Rngs(1)))
+    x, y = normal(8, 6), jnp.arange(8) % 3
+    capture = front.capture(model, x)
+    _, params, rest = nnx.split(model, nnx.Param, ...)
+    f = layers.value_grad_factors(
+        lambda params, rest, x, y: capture.apply(params, rest, x),
+        cross_entropy,
+        capture,
+        fisher=layers.exact(layers.categorical()),
+        has_aux=True,
+    )
+    (value, _), grads, factors = jax.jit(f)(params, rest, x, y)
+
+    module = nn.Sequential([nn.Dense(5, param_dtype=jnp.float64), nn.tanh, nn.Dense(3, param_dtype=jnp.float64)])
+    pure = nnx.to_pure_dict(params)["parts"]
+    twin = {"layers_0": pure[0], "layers_2": pure[2]}
+    other = linen.capture(module, {"params": twin}, x)
+    g = layers.value_grad_factors(
+        lambda params, rest, x, y: other.apply({"params": params}, x),
+        cross_entropy,
+        other,
+        fisher=layers.exact(layers.categorical()),
+    )
+    expected, slopes, wanted = jax.jit(g)(twin, None, x, y)
+    np.testing.assert_allclose(value, expected)
+    for mine, theirs in (("parts/0", "layers_0"), ("parts/2", "layers_2")):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-14), factors[mine], wanted[theirs])
+        own = nnx.to_pure_dict(grads)["parts"][int(mine[-1])]
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-14), own, slopes[theirs])
+
+
+@pytest.mark.slow
+def test_an_nnx_optimizer_trains_with_the_factors():
+    model = Chain(Linear(6, 5, rngs=nnx.Rngs(0)), nnx.tanh, Linear(5, 3, rngs=nnx.Rngs(1)))
+    x, y = normal(32, 6), jnp.arange(32) % 3
+    capture = front.capture(model, x)
+    f = layers.value_grad_factors(
+        lambda params, rest, x, y: capture.apply(params, rest, x),
+        cross_entropy,
+        capture,
+        fisher=layers.sampled(layers.categorical()),
+        has_aux=True,
+    )
+    optimizer = nnx.Optimizer(model, precond.kfac(0.3, capture.layers, bound=1e-2, refresh=1), wrt=nnx.Param)
+
+    @nnx.jit
+    def step(model, optimizer, key):
+        _, params, rest = nnx.split(model, nnx.Param, ...)
+        (value, rest), grads, factors = f(params, rest, x, y, key=key)
+        nnx.update(model, rest)
+        optimizer.update(model, grads, factors=factors)
+        return value
+
+    losses = [step(model, optimizer, jax.random.key(i)) for i in range(15)]
+    assert losses[-1] < 0.6 * losses[0]
