@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import optax
 
 from precond.arguments import check_number
-from precond.blocks import any_finite
 
 __all__ = ["ClipByKlState", "clip_by_kl"]
 
@@ -86,9 +85,8 @@ def clip_by_kl(
         ratio = jnp.where(divergence > limit, jnp.sqrt(limit / jnp.where(divergence > limit, divergence, 1)), 1)
         out = jax.tree.map(lambda v: v * ratio.astype(v.dtype), moved)
         kl = (divergence * ratio**2 / 2).astype(state.kl.dtype)
-        count, finite = jnp.asarray(optax.safe_increment(state.count)), extra.get("finite")
-        if finite is not None:  # a step in which every block is skipped is none
-            count = jnp.where(any_finite(finite), count, state.count)
+        # A step in which every block is skipped is none.
+        count = jnp.where(extra.get("going", True), optax.safe_increment(state.count), state.count)
         return out, ClipByKlState(count, after, kl)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -25,10 +25,10 @@ SHAPES = {
 
 
 def each(cases):
-    """Run a test once for each case; of variants and recipes, all but one are slow."""
+    """Run a test once for each case; only `shampoo` and `soap`, of which the others differ in a part, are not slow."""
 
     def marked(case):
-        late = case not in catalog.DEFAULTS and case.name != "shampoo_refreshed_in_turns"
+        late = case.name not in ("shampoo", "soap") and case not in catalog.WHOLE
         return pytest.param(case, marks=pytest.mark.slow) if late else case
 
     # The scope puts the tests of a module that share a case, and its compiled functions, behind one another.
