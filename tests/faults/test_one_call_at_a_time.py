@@ -30,6 +30,7 @@ PROGRAM = """
 
 EIGH = "precond.shampoo(1e-3, refresh=1, method=precond.eigh(), VIEWS)"
 TURNS = "precond.shampoo(1e-3, refresh=precond.every(2, stagger=True), VIEWS)"
+SOAP = "precond.soap(1e-3, refresh=precond.every(1, delay=1, warmup=1), VIEWS)"
 GROUPS = "lambda tree: {name: name > 'p56' for name in tree}"
 
 
@@ -37,10 +38,10 @@ GROUPS = "lambda tree: {name: name > 'p56' for name in tree}"
     ("optimizer", "devices"),
     [
         (EIGH, 1),
-        (TURNS, 1),
-        ("precond.soap(1e-3, refresh=precond.every(1, delay=1, warmup=1), VIEWS)", 1),
-        ("precond.soap(1e-3, method=precond.cholesky_qr(), refresh=precond.every(1), VIEWS)", 1),
-        ("precond.soap(1e-3, method=precond.rotations(), refresh=precond.every(1), VIEWS)", 1),
+        pytest.param(TURNS, 1, marks=pytest.mark.slow),
+        (SOAP, 1),
+        pytest.param(SOAP.replace("VIEWS", "method=precond.cholesky_qr(), VIEWS"), 1, marks=pytest.mark.slow),
+        pytest.param(SOAP.replace("VIEWS", "method=precond.rotations(), VIEWS"), 1, marks=pytest.mark.slow),
         # Two optimizers that know nothing of each other; devices that share the threads.
         (f"optax.partition({{True: {EIGH}, False: {TURNS}}}, {GROUPS})", 1),
         (EIGH.replace("VIEWS", "VIEWS, axis=precond.sharded('data', multiple=2)"), 2),

@@ -53,7 +53,7 @@ OTHERS = {
 }
 
 
-@pytest.mark.parametrize("loop", ["auto", "shard_map"])
+@pytest.mark.parametrize("loop", ["auto", pytest.param("shard_map", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("make", OTHERS.values(), ids=OTHERS)
 def test_neither_does_it_with_other_parts(make, loop):
     make = functools.partial(make, 0.01, block_size=8)

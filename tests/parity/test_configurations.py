@@ -9,9 +9,14 @@ from precond import recipes
 from tests.parity import inputs, oracle
 from tests.problem import distance, trajectory
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
 
 STEPS = 14
+
+
+def some(*changes):
+    """Every third configuration; the others wait for the slow tests."""
+    return [pytest.param(c, id=str(c), marks=[pytest.mark.slow] * (i % 3 > 0)) for i, c in enumerate(changes)]
 
 
 def follow(tx, reference, names, tolerance=1e-9):
@@ -55,7 +60,7 @@ def meta_graft(kind, b2, eps, given):
 
 @pytest.mark.parametrize(
     "change",
-    [
+    some(
         {},
         {"b1": 0.0},
         {"b2": 1.0},
@@ -72,8 +77,7 @@ def meta_graft(kind, b2, eps, given):
         {"graft": ("adagrad", 1.0, 1e-6)},
         {"graft": ("rmsprop", 0.9, 1e-6), "b3": 0.81},
         {"graft": ("adam", 0.9, 1e-6), "b1": 0.0, "start": 7},
-    ],
-    ids=str,
+    ),
 )
 def test_meta_shampoo(change):
     given = META | change
@@ -113,7 +117,7 @@ def google_grafting(kind, b2, eps):
 
 @pytest.mark.parametrize(
     "change",
-    [
+    some(
         {},
         {"graft": "none"},
         {"graft": "sqrt_n"},
@@ -129,8 +133,7 @@ def google_grafting(kind, b2, eps):
         {"override": 3},
         {"axes": [-1]},
         {"max_dim": 11},
-    ],
-    ids=str,
+    ),
 )
 def test_google_shampoo(change):
     given = GOOGLE | change
