@@ -73,12 +73,14 @@ def test_a_mesh_changes_no_update(case, kind):
     assert_changes_no_update(case, mesh, ROWS, jax.set_mesh(mesh))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [AxisType.Explicit, AxisType.Auto], ids=["explicit", "auto"])
 def test_no_context_mesh_is_needed(kind):
     # Without one, jit takes no function that makes arrays of its own beside those of an explicit mesh.
     assert_changes_no_update(catalog.find("shampoo"), make_mesh(kind), ROWS, contextlib.nullcontext(), jit=lambda f: f)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [AxisType.Explicit, AxisType.Auto], ids=["explicit", "auto"])
 def test_a_mesh_of_two_axes_changes_no_update(kind):
     mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(kind,) * 2)

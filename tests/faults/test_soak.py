@@ -22,6 +22,7 @@ OPTIMIZERS = {
     ),
     "kl_shampoo": functools.partial(precond.kl_shampoo, 3e-3, refresh=TURNS),
 }
+EACH = [pytest.param(name, marks=[pytest.mark.slow] * (name not in ("shampoo", "soap"))) for name in OPTIMIZERS]
 WRAPPERS = {
     "alone": lambda tx: tx,
     # Without the condition its running mean never gets rid of a NaN, whatever the optimizer in it.
@@ -82,7 +83,7 @@ def assert_finite(tree):
         assert not jnp.issubdtype(x.dtype, jnp.inexact) or np.isfinite(x).all(), jax.tree_util.keystr(path)
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", EACH)
 def test_every_fault_at_every_step_leaves_everything_finite(name):
     steps = 8
     for kind in range(1, len(KINDS)):
@@ -111,6 +112,6 @@ def test_it_learns_in_spite_of_faults_under_every_wrapper(name, wrapper):
         assert precond.metrics(state)["blocks/skipped"] > 100
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", EACH)
 def test_a_soak_of_20000_steps(name):
     assert_finite(soak(name, "alone", 20_000, within=0.01))

@@ -47,7 +47,9 @@ def run(count, steps, dtype, **arguments):
 
 
 @pytest.mark.usefixtures("x64", "quick_compilation")
-@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
+@pytest.mark.parametrize(
+    "schedule", [SCHEDULES["in turns"], pytest.param(SCHEDULES["at once"], marks=pytest.mark.slow)], ids=SCHEDULES
+)
 def test_fifty_steps_are_the_same_on_1_2_4_and_8_devices(schedule):
     alone, _ = run(1, 50, "float64", refresh=schedule)
     assert max(np.abs(x[-1]).max() for x in alone.values()) > 0.5  # it went somewhere
@@ -56,6 +58,7 @@ def test_fifty_steps_are_the_same_on_1_2_4_and_8_devices(schedule):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-12), path, alone)
 
 
+@pytest.mark.usefixtures("quick_compilation")
 def test_bfloat16_parameters_differ_by_one_rounding_at_most():
     # Gradients are given: a program may compute them with more than the precision of bfloat16, another may not.
     params, _ = problem("bfloat16")
@@ -129,6 +132,7 @@ def test_and_decomposes_an_eighth():
     assert whole[0] == 8 * shard[0] > 0
 
 
+@pytest.mark.usefixtures("quick_compilation")
 def test_directions_on_the_wire_may_be_rounded_once():
     exact, _ = run(8, 1, "float32")
     rounded, _ = run(8, 1, "float32", axis=precond.sharded("data", wire="bfloat16"))

@@ -7,7 +7,7 @@ import precond
 from tests import reference
 from tests.problem import distance, gradients, trajectory
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
 
 SHAPES = {"w": (9, 7), "t": (4, 3, 5)}
 TENSORS = precond.tensors()

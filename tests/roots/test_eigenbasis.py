@@ -10,7 +10,7 @@ from precond import eigenbasis, eigh, newton, qr
 from precond.roots.guard import unchecked
 from tests import reference
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
 
 
 def orthogonal(d, rng):

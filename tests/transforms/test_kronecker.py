@@ -163,7 +163,11 @@ ROOTS = {
 
 @pytest.mark.parametrize("statistics", STATISTICS.values(), ids=STATISTICS)
 @pytest.mark.parametrize("root", ROOTS.values(), ids=ROOTS)
-@pytest.mark.parametrize("refresh", [every(3), every(3, stagger=True, delay=1, warmup=1)], ids=["at once", "in turns"])
+@pytest.mark.parametrize(
+    "refresh",
+    [pytest.param(every(3), marks=pytest.mark.slow), every(3, stagger=True, delay=1, warmup=1)],
+    ids=["at once", "in turns"],
+)
 def test_every_statistic_goes_with_every_root(statistics, root, refresh):
     rng = np.random.default_rng(0)
     scale = jnp.asarray(np.geomspace(1, 30, 6), jnp.float32)[:, None]
