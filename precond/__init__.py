@@ -3,6 +3,22 @@
 from precond import layers, recipes, replicas
 from precond.arguments import STATIC_ARGS
 from precond.blocks import View, default_views, rules, small_side, tensors
+from precond.large_batches import (
+    GainEstimator,
+    accumulate,
+    adaptdl_gain,
+    convexify,
+    differenced,
+    done,
+    eval_params,
+    extrapolated,
+    fairscale_gain,
+    growing_momentum,
+    paper_gain,
+    scale_by_adascale,
+    scale_by_neumann,
+    scale_by_neumann_series,
+)
 from precond.linalg import Precision, precision
 from precond.mesh import Sharded, sharded
 from precond.metrics import metrics
@@ -30,43 +46,29 @@ from precond.roots import (
 )
 from precond.statistics import activations, balance, kl, outer_products, scale_by_trace
 from precond.transforms import (
-    GainEstimator,
     Refresh,
-    accumulate,
-    adaptdl_gain,
     block_top_k,
     blocked,
     clip_by_kl,
     clip_by_rms,
-    convexify,
     cosine,
-    differenced,
-    done,
     error_feedback,
-    eval_params,
     every,
     exponentiated,
-    extrapolated,
-    fairscale_gain,
     filtered,
     finite_steps,
     fletcher_reeves,
     graft,
-    growing_momentum,
     inner_product,
     layered,
     normalize,
-    paper_gain,
     per_block,
     polak_ribiere,
     project_radial,
-    scale_by_adascale,
     scale_by_diagonal,
     scale_by_kfac,
     scale_by_kronecker,
     scale_by_mfac,
-    scale_by_neumann,
-    scale_by_neumann_series,
     scale_by_nlcg,
     switch,
     with_momentum,

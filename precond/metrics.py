@@ -7,8 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from precond.large_batches import AdascaleState
 from precond.roots import Health
-from precond.transforms import AdascaleState, BlockedState
+from precond.transforms import BlockedState
 
 __all__ = ["metrics"]
 

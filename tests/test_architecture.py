@@ -22,6 +22,7 @@ FLOORS = {
     "replicas": 1,
     "statistics": 2,
     "roots": 2,
+    "large_batches": 3,
     "transforms": 3,
     "layers": 3,
     "metrics": 4,

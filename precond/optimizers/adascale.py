@@ -6,7 +6,7 @@ from typing import Any
 import optax
 from jax.typing import ArrayLike
 
-from precond.transforms import GainEstimator, scale_by_adascale
+from precond.large_batches import GainEstimator, scale_by_adascale
 
 __all__ = ["adascale"]
 

@@ -7,7 +7,8 @@ import jax
 import optax
 
 from precond.arguments import check_number
-from precond.transforms import convexify, finite_steps, growing_momentum, scale_by_neumann
+from precond.large_batches import convexify, growing_momentum, scale_by_neumann
+from precond.transforms import finite_steps
 
 __all__ = ["neumann"]
 

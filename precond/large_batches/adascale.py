@@ -9,8 +9,8 @@ import optax
 from jax.typing import ArrayLike
 
 from precond.arguments import check_number
+from precond.large_batches.gain import GainEstimator, gain, paper_gain
 from precond.replicas import Replicas
-from precond.transforms.gain import GainEstimator, gain, paper_gain
 
 __all__ = ["AdascaleState", "done", "scale_by_adascale"]
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from precond.transforms.displaced import Displacement, eval_params
+from precond.large_batches.displaced import Displacement, eval_params
 
 __all__ = ["ExtrapolatedState", "extrapolated"]
 

@@ -1,6 +1,6 @@
 """One process of two with two devices each, which train together: AdaScale around Shampoo, accumulated.
 
-python -m tests.transforms.one_of_two_processes PORT PROCESS OUTPUT
+python -m tests.large_batches.one_of_two_processes PORT PROCESS OUTPUT
 """
 
 import os
@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 import precond
 from precond.replicas import gradients, over_groups
-from tests.transforms import test_accumulate as shared
+from tests.large_batches import test_accumulate as shared
 
 
 def main(port, process, output):

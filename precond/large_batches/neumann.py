@@ -9,8 +9,8 @@ import optax
 from jax.typing import ArrayLike
 
 from precond.arguments import check_number, check_whole
-from precond.transforms.convexify import Regularizer, convexify
-from precond.transforms.displaced import Displacement
+from precond.large_batches.convexify import Regularizer, convexify
+from precond.large_batches.displaced import Displacement
 
 __all__ = ["NeumannState", "growing_momentum", "scale_by_neumann"]
 

@@ -208,7 +208,7 @@ def test_pure_noise_gains_everything_and_no_noise_nothing(estimator):
     scale=st.floats(1, 2.0**20, width=32),
 )
 def test_the_gain_lies_between_one_and_the_scale(variance, square, scale):
-    r = float(precond.transforms.gain.gain(jnp.float32(variance), jnp.float32(square), jnp.float32(scale)))
+    r = float(precond.large_batches.gain.gain(jnp.float32(variance), jnp.float32(square), jnp.float32(scale)))
     assert 1 <= r <= scale
 
 
@@ -381,7 +381,7 @@ def test_metrics_say_how_large_the_batch_should_be(x64):
     close(found["adascale/norm_test"], 1.5 / 2.0)
     close(found["adascale/efficiency"], 6.5 / 2.0 / 4)
     # At the scale of the noise scale, half of what a base batch does is done by each.
-    assert precond.transforms.gain.gain(jnp.asarray(6.0), jnp.asarray(0.5), 12) / 12 == pytest.approx(13 / 24)
+    assert precond.large_batches.gain.gain(jnp.asarray(6.0), jnp.asarray(0.5), 12) / 12 == pytest.approx(13 / 24)
 
 
 def test_updates_keep_their_dtype_and_the_state_its_types():

@@ -300,7 +300,7 @@ def test_two_processes(x64, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    command = [sys.executable, "-m", "tests.transforms.one_of_two_processes", port]
+    command = [sys.executable, "-m", "tests.large_batches.one_of_two_processes", port]
     environment = os.environ | {"PYTHONPATH": str(root)}
     both = [subprocess.Popen([*command, i, tmp_path / "end.npz"], cwd=root, env=environment) for i in "01"]
     assert [process.wait(timeout=200) for process in both] == [0, 0]
