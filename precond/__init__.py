@@ -22,7 +22,7 @@ from precond.large_batches import (
 from precond.linalg import Precision, precision
 from precond.mesh import Sharded, sharded
 from precond.metrics import metrics
-from precond.optimizers import adascale, kfac, kl_shampoo, mfac, neumann, shampoo, soap
+from precond.optimizers import adascale, ekfac, kfac, kl_shampoo, mfac, neumann, shampoo, soap
 from precond.roots import (
     Method,
     Root,
@@ -32,6 +32,7 @@ from precond.roots import (
     cholesky,
     cholesky_qr,
     composite,
+    corrected_inverse,
     eigen_inverse,
     eigenbasis,
     eigh,
@@ -99,6 +100,7 @@ __all__ = [
     "clip_by_rms",
     "composite",
     "convexify",
+    "corrected_inverse",
     "cosine",
     "default_views",
     "differenced",
@@ -106,6 +108,7 @@ __all__ = [
     "eigen_inverse",
     "eigenbasis",
     "eigh",
+    "ekfac",
     "error_feedback",
     "eval_params",
     "every",
