@@ -7,6 +7,7 @@ from precond.layers.capture import Capture, Factors, Found
 from precond.layers.coverage import Coverage, Row
 from precond.layers.explicit import explicit
 from precond.layers.fisher import Estimator, Likelihood, bernoulli, categorical, empirical, exact, gaussian, sampled
+from precond.layers.ggn import ggn_product
 from precond.layers.gradients import value_grad_factors
 from precond.layers.kinds import Contraction, Conv, Embed, Scale, dense, einsum
 from precond.layers.tap import Tap, expand, reduce, tap
@@ -33,6 +34,7 @@ __all__ = [
     "expand",
     "explicit",
     "gaussian",
+    "ggn_product",
     "reduce",
     "sampled",
     "tap",

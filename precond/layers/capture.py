@@ -25,10 +25,12 @@ class Factors(NamedTuple):
       inputs: A, `[L, i, i]` (the bias last), or its diagonal `[L, i]` for an embedding; L counts scanned layers and
         groups. Of a norm, the Fisher blocks of its channels.
       outputs: G, `[L, o, o]`; None for a norm.
+      draw: a random gradient whose second moment is the Fisher matrix, `[L, i, o]`; None where none was asked for.
     """
 
     inputs: jax.Array
     outputs: jax.Array | None
+    draw: jax.Array | None = None
 
 
 class Found(NamedTuple):
@@ -106,7 +108,8 @@ class Capture(NamedTuple):
 
             diagonal = self.layers[name].diagonal
             outputs = stacked(s["outputs"], examples) if "outputs" in s else None
-            out[name] = Factors(stacked(s["inputs"], rows, flat=diagonal), outputs)
+            draw = stacked(s["gradient"], jnp.sqrt(examples)) if "gradient" in s else None
+            out[name] = Factors(stacked(s["inputs"], rows, flat=diagonal), outputs, draw)
         return out
 
 

@@ -8,9 +8,9 @@ import optax
 
 from precond.arguments import check_whole
 from precond.blocks import Layer
-from precond.optimizers.kfac import kfac
+from precond.optimizers.finish import finish
 from precond.roots import Method, corrected_inverse
-from precond.transforms import Refresh, every
+from precond.transforms import Refresh, clip_by_kl, drawn, every, per_block, scale_by_kfac, with_momentum
 
 __all__ = ["ekfac"]
 
@@ -19,7 +19,6 @@ def ekfac(
     learning_rate: optax.ScalarOrSchedule,
     layers: Mapping[str, Layer],
     *,
-    examples: int,
     b1: jax.typing.ArrayLike = 0.9,
     decay: jax.typing.ArrayLike = 0.95,
     damping: jax.typing.ArrayLike = 1e-3,
@@ -32,19 +31,19 @@ def ekfac(
 ) -> optax.GradientTransformationExtraArgs:
     r"""EK-FAC: the momentum of each layer divided by second moments in the eigenbasis of its Kronecker factors.
 
-    $$G' = Q_A^\top \nabla W \, Q_G, \quad S \leftarrow \beta S + (1 - \beta) \, N \, G' \odot G', \quad
+    $$X' = Q_A^\top X \, Q_G, \quad S \leftarrow \beta S + (1 - \beta) \, X' \odot X', \quad
       V = Q_A \frac{Q_A^\top \hat M \, Q_G}{\hat S + \lambda} Q_G^\top, \quad
       W \leftarrow W - \min\Big(\eta, \sqrt{\tfrac{c}{\langle V, \hat M \rangle}}\Big) V - \eta \gamma W$$
 
-    with $\hat{}$ for bias correction and $Q_A, Q_G$ the eigenvectors of the averages of the factors that were captured
-    with the gradients (`precond.layers`), refreshed by one QR decomposition each. The first update only feeds the
-    statistics. The second moments are those of mean gradients (see `precond.corrected_inverse`), not of the gradient
-    of each example.
+    with $\hat{}$ for bias correction, $Q_A, Q_G$ the eigenvectors of the averages of the factors that were captured
+    with the gradients (`precond.layers`), refreshed by one QR decomposition each, and X a draw from the Fisher matrix:
+    $\sqrt N$ times the mean gradient of a batch with sampled targets. S is an unbiased estimate of the Fisher matrix's
+    diagonal, from one number a step and entry; not the mean over the squared gradients of single examples, which has
+    less noise and costs a pass over them. The first update only feeds the statistics.
 
     Args:
       learning_rate: $\eta$, the largest step; a number or an Optax schedule.
       layers: of a capture of the model: `capture.layers`.
-      examples: N, over how many the loss is a mean: the size of a batch, over all devices.
       b1: decay of the momentum.
       decay: $\beta$, of the factors and of the second moments.
       damping: $\lambda$, in the units of the Fisher matrix.
@@ -58,7 +57,8 @@ def ekfac(
       otherwise: for parameters that belong to no layer; None is Adam, with the same learning rate.
 
     Returns:
-      An Optax optimizer. Its `update` needs `factors=`, as that of `precond.kfac`.
+      An Optax optimizer. Its `update` needs `factors=`, as that of `precond.kfac`, of a
+      `precond.layers.value_grad_factors(.., draw=True)`.
 
     Raises:
       ValueError, TypeError: for numbers out of range or of a wrong type; as `precond.layered`.
@@ -71,26 +71,28 @@ def ekfac(
       >>> from precond import layers
       >>> params = {"kernel": jnp.ones((1, 1))}
       >>> capture = layers.explicit({"": layers.dense(bias=False)}, params)
-      >>> factors = {"": layers.Factors(jnp.ones((1, 1, 1)), jnp.ones((1, 1, 1)))}
-      >>> tx = ekfac(1.0, capture.layers, examples=4, b1=0.0, damping=0.0, bound=float("inf"))
+      >>> factors = {"": layers.Factors(*[jnp.full((1, 1, 1), x) for x in (1.0, 1.0, 2.0)])}
+      >>> tx = ekfac(1.0, capture.layers, b1=0.0, damping=0.0, bound=float("inf"))
       >>> state, update = tx.init(params), jax.jit(tx.update)
       >>> for _ in range(2):  # the first moves nothing
       ...     updates, state = update(params, state, factors=factors)
-      >>> updates["kernel"].item()  # 1 / (4 * 1^2)
+      >>> updates["kernel"].item()  # 1 / 2^2
       -0.25
     """
     if not isinstance(refresh, Refresh):
         check_whole("refresh", refresh, least=1)
         refresh = every(refresh, delay=1, warmup=1)
-    return kfac(
-        learning_rate,
+
+    def around(direction: optax.GradientTransformation) -> optax.GradientTransformation:
+        return with_momentum(per_block(optax.ema(b1)), clip_by_kl(drawn(direction), learning_rate, bound))
+
+    tx = scale_by_kfac(
         layers,
-        b1=b1,
         decay=decay,
-        bound=bound,
-        weight_decay=weight_decay,
-        mask=mask,
+        root=corrected_inverse(damping, decay=decay, method=method),
         refresh=refresh,
-        root=corrected_inverse(damping, examples=examples, decay=decay, method=method),
-        otherwise=otherwise,
+        around=around,
+        otherwise=optax.scale_by_adam(b1) if otherwise is None else otherwise,
+        skipped=float("nan"),
     )
+    return finish(tx, learning_rate, weight_decay, mask)

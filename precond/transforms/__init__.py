@@ -4,6 +4,7 @@ from precond.transforms.blocked import BlockedState, blocked
 from precond.transforms.clip import clip_by_rms
 from precond.transforms.clip_by_kl import clip_by_kl
 from precond.transforms.diagonal import scale_by_diagonal
+from precond.transforms.drawn import drawn
 from precond.transforms.error_feedback import block_top_k, error_feedback
 from precond.transforms.exponentiated import cosine, exponentiated, inner_product
 from precond.transforms.filtered import filtered
@@ -12,11 +13,13 @@ from precond.transforms.graft import graft
 from precond.transforms.kfac import scale_by_kfac
 from precond.transforms.kronecker import scale_by_kronecker
 from precond.transforms.layered import layered
+from precond.transforms.levenberg_marquardt import levenberg_marquardt
 from precond.transforms.mfac import scale_by_mfac
 from precond.transforms.nlcg import fletcher_reeves, polak_ribiere, scale_by_nlcg
 from precond.transforms.normalize import normalize
 from precond.transforms.per_block import per_block
 from precond.transforms.project_radial import project_radial
+from precond.transforms.quadratic_model import quadratic_model
 from precond.transforms.schedule import Refresh, every
 from precond.transforms.switch import switch
 from precond.transforms.with_momentum import with_momentum
@@ -29,6 +32,7 @@ __all__ = [
     "clip_by_kl",
     "clip_by_rms",
     "cosine",
+    "drawn",
     "error_feedback",
     "every",
     "exponentiated",
@@ -38,10 +42,12 @@ __all__ = [
     "graft",
     "inner_product",
     "layered",
+    "levenberg_marquardt",
     "normalize",
     "per_block",
     "polak_ribiere",
     "project_radial",
+    "quadratic_model",
     "scale_by_diagonal",
     "scale_by_kfac",
     "scale_by_kronecker",
