@@ -3,7 +3,8 @@
 The front ends for Flax are the modules `precond.layers.linen` and `precond.layers.nnx`, which import it.
 """
 
-from precond.layers.capture import Capture, Factors, Found
+from precond.blocks import Factors, Probe
+from precond.layers.capture import Capture, Found
 from precond.layers.coverage import Coverage, Row
 from precond.layers.explicit import explicit
 from precond.layers.fisher import Estimator, Likelihood, bernoulli, categorical, empirical, exact, gaussian, sampled
@@ -21,6 +22,7 @@ __all__ = [
     "Factors",
     "Found",
     "Likelihood",
+    "Probe",
     "Row",
     "Scale",
     "Tap",

@@ -1,5 +1,7 @@
 """Factors are the same through every transformation of JAX that a training step may use."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -36,8 +38,13 @@ def loss(logits, x, y):
     return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(logits), y[..., None], axis=-1))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def setting(quick_float64):
+    return plain_step()
+
+
+@functools.cache
+def plain_step():
     """Parameters, the capture, and value, gradients and factors of a plain step with the empirical Fisher matrix."""
     params = jax.jit(Net().init)(jax.random.key(0), X)["params"]
     capture = linen.capture(Net(), {"params": params}, X)
