@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from precond.blocks import Factors, Layer, Probe, path_name
 from precond.layers.coverage import Coverage, Row
 from precond.layers.kinds import Kind
-from precond.layers.tap import Sharing, Tap, expand, tap
+from precond.layers.tap import Sharing, Tap, expand, tally, tap
 
-__all__ = ["PROBE", "Capture", "Found", "assemble", "at", "leaves_of", "sharing_of", "tapped"]
+__all__ = ["PROBE", "Capture", "Found", "assemble", "at", "counted", "leaves_of", "sharing_of", "tapped"]
 
 PROBE = "_kfac"
 """The key of a layer's probe among its parameters."""
@@ -64,11 +64,15 @@ class Capture(NamedTuple):
     def attach(self, params: Any, probes: Mapping[str, Probe] | None = None) -> Any:
         """The parameters, with a probe beside those of each layer.
 
+        They are what training loops that can pass no `factors=` start from: the gradient of a loss of `apply` by them
+        has the factors in it, for `precond.kfac` without `layers`. In what is given to `apply` every layer has its
+        probe, or none has.
+
         Args:
           params: nested dictionaries.
-          probes: from `probes`; None makes them.
+          probes: from `probes`; None makes some that count examples.
         """
-        for name, probe in (self.probes(params) if probes is None else probes).items():
+        for name, probe in (self.probes(params, count=True) if probes is None else probes).items():
             params = _insert(params, tuple(name.split("/")) if name else (), probe)
         return params
 
@@ -79,6 +83,18 @@ class Capture(NamedTuple):
           params: that carry probes.
         """
         return _without(params)
+
+    def counted(self, params: Any, outputs: Any) -> Any:
+        """The model's outputs themselves; in the backward pass, the probes are told of how many examples they are.
+
+        For models in plain JAX that are to train on parameters from `attach`: to be called on what they return. The
+        front ends for Flax do it.
+
+        Args:
+          params: that may carry probes.
+          outputs: of the model, by examples.
+        """
+        return counted(self.taps, params, outputs)
 
     def factors(self, sums: Mapping[str, Probe], examples: jax.typing.ArrayLike) -> dict[str, Factors]:
         """From sums over a batch to factors.
@@ -129,6 +145,13 @@ def _zeros(layer: Layer, kernel: Any, *, check: bool, count: bool) -> dict[str, 
     if layer.outputs:  # a scale has none
         out["outputs"] = zeros(*some, o, o)
     return out | ({"gradient": zeros(groups, i, o)} if check else {}) | ({"examples": zeros()} if count else {})
+
+
+def counted(taps: Mapping[str, Tap], params: Any, outputs: Any) -> Any:
+    """As the method of `Capture`."""
+    probes = [at(params, path).get(PROBE) for path in taps]
+    counters = [p.sums["examples"] for p in probes if p is not None and "examples" in p.sums]
+    return tally(outputs, counters, next(iter(taps.values())).batch) if counters else outputs
 
 
 def sharing_of(sharing: Sharing | Sequence[tuple[str, Sharing]]) -> Callable[[str], Sharing]:
@@ -196,4 +219,5 @@ def _reason(path: str, reasons: Mapping[str, str]) -> str:
 def tapped(spec: Tap, y: jax.Array, x: jax.Array, probe: Probe, mask: jax.Array | None) -> jax.Array:
     """`tap`, with a mask where it fits the positions of the output."""
     fits = mask is not None and y.shape[: mask.ndim] == mask.shape and mask.ndim < y.ndim
-    return tap(spec, y, x, probe.sums, mask if fits else None)
+    sums = {name: zeros for name, zeros in probe.sums.items() if name != "examples"}
+    return tap(spec, y, x, sums, mask if fits else None)

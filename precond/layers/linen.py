@@ -6,7 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from precond.layers.capture import PROBE, Capture, Found, tapped
+from precond.layers.capture import PROBE, Capture, Found, counted, tapped
 from precond.layers.check import of_believed
 from precond.layers.convolutions import as_tuple, convolution, transposed_convolution
 from precond.layers.coverage import Leave
@@ -179,4 +179,4 @@ def _apply(model: Any, table: Any, taps: Mapping[str, Tap], variables: Any, args
         out = model.apply(variables, *args, **kwargs)
     if valid is not None and used and not any(used):
         raise ValueError(f"valid of shape {valid.shape} are the leading axes of no tapped layer's output.")
-    return out
+    return counted(taps, variables["params"], out)

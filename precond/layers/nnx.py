@@ -13,9 +13,9 @@ from precond.layers.check import of_believed
 from precond.layers.convolutions import as_tuple, convolution, transposed_convolution
 from precond.layers.coverage import Leave
 from precond.layers.kinds import Contraction, Embed, Scale, dense, einsum
-from precond.layers.tap import Sharing, Tap, expand
+from precond.layers.tap import Sharing, Tap, expand, tally
 
-__all__ = ["RULES", "ProbeParam", "capture"]
+__all__ = ["RULES", "ProbeParam", "attached", "capture"]
 
 Rule = Callable[[Any], Found]
 """From a module to what it is; ValueError says why it cannot be tapped."""
@@ -148,6 +148,52 @@ def capture(
         return capture.apply(params, rest, *args, **kwargs)[0]
 
     return of_believed(found, reasons, state, bind, run, tolerance=tolerance, leave=leave, sharing=sharing, batch=batch)
+
+
+def attached(model: nnx.Module, capture: Capture) -> Any:
+    """The model, with a probe in each of its layers: for training loops that can pass no `factors=`.
+
+    It is called as the model is, and the probes are parameters to `nnx.grad` and `nnx.Optimizer`. The gradient of a
+    loss has the factors in it, for `precond.kfac` without `layers`.
+
+    Args:
+      model: of the capture.
+      capture: from `capture`.
+
+    Returns:
+      A copy. Only what passes through the `__call__` of the model itself is counted.
+
+    Examples:
+      >>> import precond
+      >>> from precond.layers import nnx as front
+      >>> model, x = nnx.Linear(3, 2, rngs=nnx.Rngs(0)), jnp.ones((4, 3))
+      >>> model = front.attached(model, front.capture(model, x))
+      >>> optimizer = nnx.Optimizer(model, precond.kfac(1e-2), wrt=nnx.Param)
+      >>> grads = nnx.grad(lambda model: jnp.mean(model(x) ** 2))(model)
+      >>> updates = optimizer.update(model, grads)
+    """
+    twin = nnx.clone(model)
+    probes = capture.probes(nnx.split(model, nnx.Param, ...)[1], count=True)
+    for keys, m in list(nnx.iter_modules(twin)):
+        path = "/".join(map(str, keys))
+        if path in capture.taps:
+            _put(m, capture.taps[path], probes[path])
+    batches = [spec.batch for spec in capture.taps.values()]
+    if batches:
+        object.__setattr__(twin, "__class__", _counting_class(type(twin), batches[0]))
+    return twin
+
+
+@functools.cache
+def _counting_class(cls: Any, batch: int) -> Any:
+    """A subclass whose call counts examples for all probes in it."""
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        out = cls.__call__(self, *args, **kwargs)
+        probes = [getattr(m, PROBE).get_value() for _, m in nnx.iter_modules(self) if hasattr(m, PROBE)]
+        return tally(out, [probe.sums["examples"] for probe in probes], batch)
+
+    return type(f"Counting{cls.__name__}", (cls,), {"__call__": call})
 
 
 def _put(m: Any, spec: Tap, probe: Any) -> None:

@@ -9,6 +9,7 @@ from precond.transforms.exponentiated import cosine, exponentiated, inner_produc
 from precond.transforms.filtered import filtered
 from precond.transforms.finite_steps import finite_steps
 from precond.transforms.graft import graft
+from precond.transforms.in_band import in_band
 from precond.transforms.kfac import scale_by_kfac
 from precond.transforms.kronecker import scale_by_kronecker
 from precond.transforms.layered import layered
@@ -36,6 +37,7 @@ __all__ = [
     "finite_steps",
     "fletcher_reeves",
     "graft",
+    "in_band",
     "inner_product",
     "layered",
     "normalize",
