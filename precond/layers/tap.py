@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from precond.layers.kinds import Embed, Kind, Scale, Signals
 from precond.linalg import dot_precision
@@ -143,9 +144,16 @@ def _nothing(x: Any) -> Any:
     return jax.tree.map(lambda v: jnp.zeros_like(v) if jnp.issubdtype(v.dtype, jnp.inexact) else None, x)
 
 
+def _partitioned(f: Callable[..., Any], g: jax.Array) -> Callable[..., Any]:
+    """Where a mesh has explicit axes, which sums over sharded examples would have to name, leave them to XLA."""
+    mesh = jax.typeof(g).sharding.mesh
+    explicit = not mesh.empty and AxisType.Explicit in mesh.axis_types
+    return jax.sharding.auto_axes(f, out_sharding=NamedSharding(mesh, PartitionSpec())) if explicit else f
+
+
 def _backward(spec: Tap, kept: Any, g: jax.Array) -> Any:
     x, mask, probe = kept
-    return g, _nothing(x), _nothing(mask), _sums(spec, x, g, mask, probe)
+    return g, _nothing(x), _nothing(mask), _partitioned(functools.partial(_sums, spec), g)(x, g, mask, probe)
 
 
 _tap.defvjp(_forward, _backward)
@@ -222,7 +230,7 @@ def _tally_forward(batch: int, y: jax.Array, counters: Any) -> Any:
 
 
 def _tally_backward(batch: int, counters: Any, g: jax.Array) -> Any:
-    count = math.prod(g.shape[:batch]) * _one(g)
+    count = math.prod(g.shape[:batch]) * _partitioned(_one, g)(g)
     return g, jax.tree.map(lambda c: jnp.broadcast_to(count, c.shape).astype(c.dtype), counters)
 
 
