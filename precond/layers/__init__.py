@@ -8,7 +8,7 @@ from precond.layers.capture import Capture, Found
 from precond.layers.coverage import Coverage, Row
 from precond.layers.explicit import explicit
 from precond.layers.fisher import Estimator, Likelihood, bernoulli, categorical, empirical, exact, gaussian, sampled
-from precond.layers.gradients import value_grad_factors
+from precond.layers.gradients import factors_alone, value_grad_factors
 from precond.layers.kinds import Contraction, Conv, Embed, Scale, dense, einsum
 from precond.layers.tap import Tap, expand, reduce, tap
 
@@ -34,6 +34,7 @@ __all__ = [
     "exact",
     "expand",
     "explicit",
+    "factors_alone",
     "gaussian",
     "reduce",
     "sampled",

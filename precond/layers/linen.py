@@ -131,9 +131,13 @@ def capture(
                 reasons[path] = str(why)
         return y
 
-    def visit(variables: Any) -> Any:
+    leaves, treedef = jax.tree.flatten((args, kwargs))
+    shapes = {i: x for i, x in enumerate(leaves) if isinstance(x, jax.ShapeDtypeStruct)}
+
+    def visit(variables: Any, arrays: dict[int, Any]) -> Any:
+        given, named = treedef.unflatten([arrays.get(i, x) for i, x in enumerate(leaves)])
         with nn.intercept_methods(record):
-            return model.apply(variables, *args, **kwargs)
+            return model.apply(variables, *given, **named)
 
     def bind(taps: Mapping[str, Tap]) -> Callable[..., Any]:
         def apply(variables: Any, *args: Any, valid: jax.Array | None = None, **kwargs: Any) -> Any:
@@ -144,7 +148,7 @@ def capture(
     def run(capture: Capture, params: Any) -> Any:
         return capture.apply({**variables, "params": params}, *args, **kwargs)
 
-    jax.eval_shape(visit, variables)
+    jax.eval_shape(visit, variables, shapes)
     return of_believed(
         found, reasons, variables["params"], bind, run, tolerance=tolerance, leave=leave, sharing=sharing, batch=batch
     )
