@@ -52,6 +52,7 @@ RULES: Mapping[type, Rule] = {
     nnx.Embed: lambda m: Found(Embed(m.num_embeddings), "embedding"),
     nnx.LayerNorm: _norm,
     nnx.RMSNorm: _norm,
+    nnx.GroupNorm: _norm,
     nnx.BatchNorm: _norm,
 }
 """By the module's own type; a subclass may do anything, so it needs a rule of its own."""
