@@ -152,6 +152,30 @@ def test_a_mapped_model_of_one_example_counts_all_of_them():
     assert_close(found, {layer.seen_from(path): expected[path] for path, layer in one.layers.items()}, 1e-13)
 
 
+def test_the_mean_over_tokens_counts_tokens():
+    _, params, _ = setting()
+    x = jnp.asarray(np.random.default_rng(1).standard_normal((2, 3, 4)))
+    tokens = linen.capture(Net(), {"params": params}, x, batch=2)
+
+    def loss(params):
+        return jnp.mean(jax.nn.logsumexp(tokens.apply({"params": params}, x), axis=-1))
+
+    found = probes_in(jax.jit(jax.grad(loss))(tokens.attach(params)))
+    flat = linen.capture(Net(), {"params": params}, x.reshape(6, 4))
+    f = layers.value_grad_factors(
+        lambda params: flat.apply({"params": params}, x.reshape(6, 4)),
+        lambda logits: jnp.mean(jax.nn.logsumexp(logits, axis=-1)),
+        flat,
+        fisher=layers.empirical(),
+    )
+    expected = jax.jit(f)(params)[2]
+    assert_close(
+        {p.layer: p.factors(1 / p.sums["examples"]) for p in found},
+        {layer.seen_from(path): expected[path] for path, layer in flat.layers.items()},
+        1e-13,
+    )
+
+
 class Pair(nnx.Module):
     def __init__(self, rngs):
         self.parts = nnx.List([nnx.Linear(4, 4, rngs=rngs, param_dtype=jnp.float64)])
