@@ -123,7 +123,7 @@ def test_multi_steps_average_the_factors_of_micro_batches_to_those_of_the_batch(
     assert_close(capture.detach(carry[0]), path_with_arguments()[0])
 
 
-@pytest.mark.parametrize("check", [True, False])
+@pytest.mark.parametrize("check", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_devices_average_the_factors_of_their_parts_to_those_of_the_batch(check):
     capture, params, f = setting()
     mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:4])
@@ -221,6 +221,7 @@ def test_an_nnx_optimizer_goes_the_path_of_one_that_is_passed_factors():
     assert all(not v.any() for v in jax.tree.leaves(probes_in(nnx.state(tapped))))
 
 
+@pytest.mark.slow
 def test_a_partition_gives_probes_to_the_group_of_their_layers():
     capture, params, f = setting()
     params = capture.attach(params)

@@ -1,5 +1,7 @@
 """Factors and preconditioned gradients of a convolutional network, against back-propagation written out in numpy."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -87,15 +89,16 @@ def oracle(params, x, y):
     return a, g, grads
 
 
-@pytest.fixture(scope="module")
-def numbers():
-    rng = np.random.default_rng(0)
-    return rng.standard_normal((N, 7, 6, 2)), rng.integers(0, CLASSES, N)
-
-
 @pytest.fixture
-def captured(numbers):
-    x, y = jnp.asarray(numbers[0]), jnp.asarray(numbers[1])
+def captured():
+    return made()
+
+
+@functools.cache
+def made():
+    """The capture, parameters, value with gradient and factors, and the oracle's."""
+    rng = np.random.default_rng(0)
+    x, y = jnp.asarray(rng.standard_normal((N, 7, 6, 2))), jnp.asarray(rng.integers(0, CLASSES, N))
     params = jax.jit(Cnn().init)(jax.random.key(0), x)["params"]
     capture = linen.capture(Cnn(), {"params": params}, x)
     f = layers.value_grad_factors(
@@ -107,19 +110,23 @@ def captured(numbers):
     return capture, params, jax.jit(f)(params, x, y), oracle(params, x, y)
 
 
-def test_the_factors_and_the_preconditioned_gradient(captured):
-    capture, params, (_, grads, factors), (a, g, slopes) = captured
+def test_the_factors_and_the_gradient(captured):
+    _, params, (_, grads, factors), (a, g, slopes) = captured
     assert list(factors) == list(params) == ["Conv_0", "Conv_1", "Dense_0"]
     for name, found in factors.items():
         np.testing.assert_allclose(matrix(grads[name]), slopes[name], rtol=0, atol=1e-14)
         np.testing.assert_allclose(found.inputs[0], a[name], rtol=1e-12, atol=1e-14)
         np.testing.assert_allclose(found.outputs[0], g[name], rtol=1e-12, atol=1e-14)
-    for damping in (0.1, 0.001):
-        tx = precond.scale_by_kfac(capture.layers, damping=damping, refresh=1)
-        updates, _ = jax.jit(tx.update)(grads, tx.init(params), factors=factors)
-        for name in params:
-            pi = np.sqrt((np.trace(a[name]) / len(a[name])) / (np.trace(g[name]) / len(g[name])))
-            left = a[name] + pi * np.sqrt(damping) * np.eye(len(a[name]))
-            right = g[name] + np.sqrt(damping) / pi * np.eye(len(g[name]))
-            expected = np.linalg.solve(np.kron(left, right), slopes[name].ravel()).reshape(slopes[name].shape)
-            np.testing.assert_allclose(matrix(updates[name]), expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("damping", [pytest.param(0.1, marks=pytest.mark.slow), 0.001])
+def test_the_preconditioned_gradient(captured, damping):
+    capture, params, (_, grads, factors), (a, g, slopes) = captured
+    tx = precond.scale_by_kfac(capture.layers, damping=damping, refresh=1)
+    updates, _ = jax.jit(tx.update)(grads, tx.init(params), factors=factors)
+    for name in params:
+        pi = np.sqrt((np.trace(a[name]) / len(a[name])) / (np.trace(g[name]) / len(g[name])))
+        left = a[name] + pi * np.sqrt(damping) * np.eye(len(a[name]))
+        right = g[name] + np.sqrt(damping) / pi * np.eye(len(g[name]))
+        expected = np.linalg.solve(np.kron(left, right), slopes[name].ravel()).reshape(slopes[name].shape)
+        np.testing.assert_allclose(matrix(updates[name]), expected, rtol=1e-10, atol=1e-12)

@@ -73,6 +73,7 @@ def test_a_mask():
     assert_close(updates, {"first": alone()(grads)["first"], "second": grads["second"]})
 
 
+@pytest.mark.slow
 def test_conditions():
     grads = tree(0)
     tx = optax.conditionally_transform(kfac(LAYERS), lambda step, **extra: step < 1, forward_extra_args=True)
@@ -80,7 +81,7 @@ def test_conditions():
     assert_close(moved(optax.apply_if_finite(kfac(LAYERS), 1), grads, tree(1)), alone()(grads))
 
 
-@pytest.mark.parametrize("where", ["outside", "inside"])
+@pytest.mark.parametrize("where", ["outside", pytest.param("inside", marks=pytest.mark.slow)])
 def test_grafting_gives_the_direction_the_length_of_another(where):
     """Outside by parameter, inside by layer; without biases that is the same."""
     grads, params = tree(0), tree(1)
