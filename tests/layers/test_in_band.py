@@ -10,7 +10,7 @@ import optax
 import pytest
 from flax import nnx
 from flax.training.train_state import TrainState
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 import precond
 from precond import layers
@@ -138,6 +138,26 @@ def test_devices_average_the_factors_of_their_parts_to_those_of_the_batch(check)
     found = {p.layer: p.factors(1 / p.sums["examples"]) for p in probes_in(grads)}
     expected = f(params, *data())[2]
     assert_close(found, {layer.seen_from(path): expected[path] for path, layer in capture.layers.items()}, 1e-13)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit])
+def test_a_sharded_batch_goes_the_same_path(kind):
+    capture, params, _ = setting()
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(kind,), devices=jax.devices()[:4])
+    tx, everywhere = KFAC(weight_decay=0.1), NamedSharding(mesh, PartitionSpec())
+    params = jax.device_put(capture.attach(params), everywhere)
+    x, y = (jax.device_put(a, NamedSharding(mesh, PartitionSpec("data"))) for a in data())
+
+    @jax.jit
+    def step(params, state, x, y):
+        updates, state = tx.update(jax.grad(loss)(params, x, y), state, params)
+        return optax.apply_updates(params, updates), state
+
+    state = jax.device_put(tx.init(params), everywhere)
+    for expected in path_with_arguments():
+        params, state = step(params, state, x, y)
+        assert_close(capture.detach(params), expected)
 
 
 def test_a_mapped_model_of_one_example_counts_all_of_them():
