@@ -11,6 +11,7 @@ from flax import nnx
 
 import precond
 from precond import layers
+from precond.blocks import Probe, path_name
 from precond.layers import linen
 from precond.layers import nnx as front
 
@@ -232,6 +233,28 @@ def test_the_factors_are_those_of_the_linen_model():
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-14), factors[mine], wanted[theirs])
         own = nnx.to_pure_dict(grads)["parts"][int(mine[-1])]
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-14), own, slopes[theirs])
+
+
+@pytest.mark.slow
+def test_a_scanned_model_with_probes_of_its_own_has_the_same_factors():
+    model, x = Stack(nnx.Rngs(0), remat=True), normal(*SEQUENCE)
+    capture = front.capture(model, x)
+    f = layers.value_grad_factors(
+        lambda params, rest: capture.apply(params, rest, x),
+        lambda outputs, rest: jnp.mean(jnp.sum(outputs**2, (1, 2))),
+        capture,
+        fisher=layers.empirical(),
+        has_aux=True,
+    )
+    _, params, rest = nnx.split(model, nnx.Param, ...)
+    expected = jax.jit(f)(params, rest)[2]
+    tapped = front.attached(model, capture)
+    grads = nnx.jit(nnx.grad(lambda tapped: jnp.mean(jnp.sum(tapped(x) ** 2, (1, 2)))))(tapped)
+    is_probe = lambda x: isinstance(x, Probe)  # noqa: E731
+    leaves = jax.tree_util.tree_flatten_with_path(grads, is_leaf=is_probe)[0]
+    found = {path_name(path).rpartition("/")[0]: p.factors(1 / p.sums["examples"]) for path, p in leaves if is_probe(p)}
+    assert set(found) == set(expected)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-13), found, expected)
 
 
 @pytest.mark.slow
