@@ -7,7 +7,7 @@ from precond.transforms.diagonal import scale_by_diagonal
 from precond.transforms.error_feedback import block_top_k, error_feedback
 from precond.transforms.exponentiated import cosine, exponentiated, inner_product
 from precond.transforms.filtered import filtered
-from precond.transforms.finite_steps import finite_steps
+from precond.transforms.finite_steps import FiniteStepsState, finite_steps
 from precond.transforms.graft import graft
 from precond.transforms.kfac import scale_by_kfac
 from precond.transforms.kronecker import scale_by_kronecker
@@ -23,6 +23,7 @@ from precond.transforms.with_momentum import with_momentum
 
 __all__ = [
     "BlockedState",
+    "FiniteStepsState",
     "Refresh",
     "block_top_k",
     "blocked",

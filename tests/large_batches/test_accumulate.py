@@ -1,11 +1,6 @@
 """Several micro-steps are one step of the inner transformation, with the statistics of all of them."""
 
 import functools
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -133,6 +128,14 @@ def test_the_inner_transformation_runs_once_a_step():
     _, state = run(precond.accumulate(inner, MICRO), single)
     jax.effects_barrier()
     assert len(calls) == int(state.inner) == int(state.count) == 3
+
+
+def test_a_micro_step_that_is_not_finite_spoils_its_step_alone():
+    single, _ = stream(2)
+    tx = precond.accumulate(precond.adascale(optax.sgd, 0.01, MICRO), MICRO)
+    _, state = run(tx, [jax.tree.map(lambda g: g * jnp.inf, single[0]), *single[1:]])
+    assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves((state.mean, state.deviation)))
+    assert int(optax.tree.get(state, "samples")) == 1
 
 
 def test_one_micro_step_changes_nothing():
@@ -292,17 +295,3 @@ def test_accumulated_shards(x64):
     expected = train(jax.jit(one_step(over_groups(gradients(loss), SCALE), whole)), whole)
     np.testing.assert_allclose(found[1][1::2], expected[1], rtol=1e-12)
     assert_equal(found[0], expected[0])
-
-
-@pytest.mark.slow
-def test_two_processes(x64, tmp_path):
-    root = Path(__file__).parents[2]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    command = [sys.executable, "-m", "tests.large_batches.one_of_two_processes", port]
-    environment = os.environ | {"PYTHONPATH": str(root)}
-    both = [subprocess.Popen([*command, i, tmp_path / "end.npz"], cwd=root, env=environment) for i in "01"]
-    assert [process.wait(timeout=200) for process in both] == [0, 0]
-    end = np.load(tmp_path / "end.npz")
-    assert_as_on_one_device(({name: end[name] for name in network()}, end["gains"]), every=2)

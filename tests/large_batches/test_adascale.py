@@ -384,6 +384,26 @@ def test_metrics_say_how_large_the_batch_should_be(x64):
     assert precond.large_batches.gain.gain(jnp.asarray(6.0), jnp.asarray(0.5), 12) / 12 == pytest.approx(13 / 24)
 
 
+def test_metrics_are_finite_scalars_inside_jit_from_the_first_step_on():
+    """Through accumulation, around Shampoo and with steps that are skipped, also where nothing was measured yet."""
+    tx = precond.accumulate(precond.finite_steps(precond.adascale(precond.shampoo, 0.1, 4)), 2)
+    w = jnp.ones((3, 2))
+
+    @jax.jit
+    def step(state, g):
+        state = tx.update(g, state, w)[1]
+        return state, precond.metrics(state)
+
+    state = tx.init(w)
+    for g in (w, -w, w / 0, w, 0 * w, 0 * w):
+        state, found = step(state, g)
+        assert {x.shape for x in found.values()} == {()}
+        assert all(np.isfinite(x) for x in found.values()), found
+    assert found["steps/skipped"] == 1
+    assert found["blocks/skipped"] == 0  # a step that is none is none inside
+    assert {"roots/residual", "adascale/gain", "adascale/noise_scale", "adascale/norm_test"} < found.keys()
+
+
 def test_updates_keep_their_dtype_and_the_state_its_types():
     params = {"a": jnp.ones(3, jnp.bfloat16), "b": jnp.ones(2, jnp.float32), "hole": None}
     tx = precond.adascale(sgd(momentum=0.9), 0.1, 8)
