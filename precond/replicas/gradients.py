@@ -140,6 +140,10 @@ def _split(batch: Any, parts: int, name: str) -> Any:
     return jax.tree.map(one, batch)
 
 
+def _mean(parts: Any) -> Any:
+    return jax.tree.map(lambda x: jnp.mean(x, axis=0), parts)
+
+
 def over_groups(f: GradientFunction, groups: int) -> GradientFunction:
     """Cut the batch into groups and average their gradients, all at once: for `jax.jit` on one device or many.
 
@@ -169,10 +173,10 @@ def over_groups(f: GradientFunction, groups: int) -> GradientFunction:
     def spread(params: Any, batch: Any, axes: Axes) -> tuple[Any, Any, Any]:
         parts = _split(batch, groups, "groups")
         values, means, deviations = jax.vmap(lambda part: f.spread(params, part, axes))(parts)
-        mean = jax.tree.map(lambda m: jnp.mean(m, axis=0), means)
+        mean = _mean(means)
         apart = jax.vmap(f.squares)(jax.tree.map(lambda g, m: g - m, means, mean))
         deviation = jax.tree.map(lambda d, s: jnp.sum(d) + f.count() * jnp.sum(s), deviations, apart)
-        return jax.tree.map(lambda v: jnp.mean(v, axis=0), values), mean, deviation
+        return _mean(values), mean, deviation
 
     return GradientFunction(spread, f.squares, lambda: groups * f.count())
 
@@ -211,7 +215,7 @@ def over_micro_batches(f: GradientFunction, steps: int) -> GradientFunction:
         mean = wide_zeros(params)
         start = (jnp.zeros([], jnp.int32), mean, f.squares(mean))
         (_, mean, deviation), values = jax.lax.scan(body, start, _split(batch, steps, "steps"))
-        return jax.tree.map(lambda v: jnp.mean(v, axis=0), values), mean, deviation
+        return _mean(values), mean, deviation
 
     return GradientFunction(spread, f.squares, lambda: steps * f.count())
 

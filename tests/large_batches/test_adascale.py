@@ -22,9 +22,9 @@ close = functools.partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-14)
 
 
 def definition(steps, scale, rule, smoothing=None, least=1e-6):
-    """The gain of each step from its gradients `[n, d]`, by the formulas of the papers."""
-    out, samples, last = [], [], None
-    for gradients in steps:
+    """The gain of each step from its gradients `[n, d]`, by the formulas of the papers; one scale, or one a step."""
+    out, samples, last, scales = [], [], None, np.broadcast_to(scale, len(steps))
+    for gradients, scale in zip(steps, scales, strict=True):
         n = len(gradients)
         theta = {"paper": max(1 - scale / 1000, 0), "fairscale": max(1 - n / 1000, 0), "adaptdl": 0.999**scale}[rule]
         theta = theta if smoothing is None else smoothing
@@ -293,6 +293,24 @@ def test_the_scale_may_change_and_the_base_batch_stays(x64):
     state.hyperparams["scale"] = jnp.asarray(8.0)
     _, state = injected.update(jnp.ones(()), state, replicas=expected_statistics(0.5, 2.0, 8))
     np.testing.assert_allclose(optax.tree.get(state, "gain"), 2.5 / 0.75, rtol=1e-6)
+
+
+@pytest.mark.parametrize("rule", ["paper", "fairscale"])
+def test_the_scale_may_change_in_the_middle_of_a_noisy_run(x64, rule):
+    """With the number of gradients, and in the middle of what is averaged: 4 base batches, 16, then 2."""
+    scales = [4] * 6 + [16] * 6 + [2] * 6
+    steps = [noise(t + 20, n=n, seed=t)[-1] for t, n in enumerate(scales)]
+    tx = precond.adascale(sgd(momentum=0.9), 0.1, 4, estimator=RULES[rule](0.8))
+    params, state, gains, tau = jnp.zeros(7), tx.init(jnp.zeros(7)), [], 0.0
+    for scale, s in zip(scales, steps, strict=True):
+        mean, statistics = replicas.stacked(s)
+        _, state = tx.update(mean, state, params, replicas=statistics, scale=scale)
+        gains.append(float(optax.tree.get(state, "gain")))
+        tau += gains[-1]
+    expected = definition(steps, scales, rule, 0.8)
+    np.testing.assert_allclose(gains, expected, rtol=1e-10)
+    close(precond.metrics(state)["adascale/step"], tau)
+    assert max(gains[:6]) < max(gains[6:12]) > 3 * max(gains[12:]) / 2
 
 
 def test_the_root_of_the_gain_scales_adam_and_the_gain_the_schedule(x64):
