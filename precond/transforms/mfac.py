@@ -51,7 +51,7 @@ def scale_by_mfac(
     The textbook form $\lambda^{-1} (g - G^\top (m \lambda I + G G^\top)^{-1} G g)$, the same in exact arithmetic,
     subtracts two vectors that agree in all digits but the last where λ is small; this one subtracts nothing. A step
     costs two passes over the window, for the new row of $G G^\top$ and for $G^\top$, and one solution of an m×m system.
-    Memory is m times the parameters', or with `rows=precond.sparse_rows(0.01)` 67 times less.
+    Memory is m times the parameters', or with `rows=precond.sparse_rows(0.01)` a 66th of that.
 
     Before m gradients were seen the others count as zeros, as in the official implementation: the sum is divided by m
     all the same, and the first steps are long (the first is $m g / \|g\|^2$ where λ is small).

@@ -54,11 +54,11 @@ def dense_rows() -> Rows:
 def sparse_rows(density: float = 0.01, *, block_size: int = BLOCK_SIZE) -> Rows:
     r"""Of each gradient the entries of `precond.block_top_k`, as values and places.
 
-    An entry takes 6 bytes in float32, with blocks of at most 65536: at 1 % the window has 67 times less memory than
-    that of whole gradients, and as many times less work. Behind
-    `precond.error_feedback(precond.block_top_k(density, block_size=block_size))`, with the same two numbers, nothing
-    is lost in storing; alone, what is not stored is lost. A parameter is read in the order of its memory: one that is
-    sharded is stored so inside the user's own `shard_map`, where blocks are those of the shard.
+    An entry takes 6 bytes in float32, with blocks of at most 65536: at 1 % the window has a 66th of the memory that
+    whole gradients take. Behind `precond.error_feedback(precond.block_top_k(density, block_size=block_size))`, with
+    the same two numbers, nothing is lost in storing; alone, what is not stored is lost. A parameter is read in the
+    order of its memory: one that is sharded is best stored inside the user's own `shard_map`, where blocks are those
+    of the shard.
 
     Args:
       density: as in `precond.block_top_k`.

@@ -212,9 +212,9 @@ def on_one_device():
     return params, gains
 
 
-def train(step, tx, batches=None, params=None):
+def train(step, tx, batches=None, params=None, place=lambda x: x):
     params = network() if params is None else params
-    state, gains = tx.init(params), []
+    (params, state), gains = place((params, tx.init(params))), []
     for batch in data() if batches is None else batches:
         params, state = step(params, state, batch)
         gains.append(float(optax.tree.get(state, "gain")))
@@ -241,8 +241,10 @@ def assert_as_on_one_device(found, every=1):
 def test_groups_under_jit_on_eight_devices(x64):
     mesh, tx = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,)), shampoo()
     put = functools.partial(jax.device_put, device=jax.NamedSharding(mesh, P("data")))
-    step = jax.jit(one_step(over_groups(gradients(loss), SCALE), tx))
-    assert_as_on_one_device(train(step, tx, [put(batch) for batch in data()]))
+    everywhere = jax.NamedSharding(mesh, P())
+    step = jax.jit(one_step(over_groups(gradients(loss), SCALE), tx), out_shardings=everywhere)
+    place = functools.partial(jax.device_put, device=everywhere)  # so that the step is compiled once
+    assert_as_on_one_device(train(step, tx, [put(batch) for batch in data()], place=place))
 
 
 @pytest.mark.slow
@@ -278,7 +280,8 @@ def test_accumulated_micro_steps_on_eight_devices(x64):
     tx = precond.accumulate(shampoo(), 2)
     step = one_step(over_devices(gradients(loss), "data"), tx)
     step = jax.shard_map(step, mesh=mesh, in_specs=(P(), P(), P("data")), out_specs=P())
-    assert_as_on_one_device(train(jax.jit(step), tx, halves()), every=2)
+    place = functools.partial(jax.device_put, device=jax.NamedSharding(mesh, P()))
+    assert_as_on_one_device(train(jax.jit(step), tx, halves(), place=place), every=2)
 
 
 @pytest.mark.slow

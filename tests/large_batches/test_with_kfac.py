@@ -100,9 +100,9 @@ def one_step(f, tx):
     return step
 
 
-def train(step, tx, batches):
-    params, gains = network(), []
-    state = tx.init(params)
+def train(step, tx, batches, place=lambda x: x):
+    params, state = place((network(), tx.init(network())))
+    gains = []
     for batch in batches:
         params, state = step(params, state, batch)
         gains.append(float(optax.tree.get(state, "gain")))
@@ -115,22 +115,34 @@ def assert_as_on_one_device(found, every=1):
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-13), found[0], params)
 
 
-def mesh():
-    return jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+def on_eight_devices(spec):
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    return jax.NamedSharding(mesh, spec)
+
+
+def everywhere(tree):
+    """From the first step on, so that it is compiled once."""
+    return jax.device_put(tree, on_eight_devices(P()))
+
+
+def in_shard_map(f, tx, check_vma=True):
+    mesh = on_eight_devices(P()).mesh
+    step = jax.shard_map(one_step(f, tx), mesh=mesh, in_specs=(P(), P(), P("data")), out_specs=P(), check_vma=check_vma)
+    return jax.jit(step)
 
 
 def test_groups_under_jit_with_sharded_batches():
-    put = functools.partial(jax.device_put, device=jax.NamedSharding(mesh(), P("data")))
-    step = jax.jit(one_step(over_groups(gradients_by(with_factors), SCALE), kfac()))
-    assert_as_on_one_device(train(step, kfac(), [put(batch) for batch in data()]))
+    step = one_step(over_groups(gradients_by(with_factors), SCALE), kfac())
+    step = jax.jit(step, out_shardings=on_eight_devices(P()))
+    batches = jax.device_put(data(), on_eight_devices(P("data")))
+    assert_as_on_one_device(train(step, kfac(), batches, everywhere))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("check_vma", [True, False])
 def test_shard_map_with_micro_batches(check_vma):
-    step = one_step(over_devices(over_micro_batches(gradients_by(with_factors), 2), "data"), kfac())
-    step = jax.shard_map(step, mesh=mesh(), in_specs=(P(), P(), P("data")), out_specs=P(), check_vma=check_vma)
-    assert_as_on_one_device(train(jax.jit(step), kfac(), data()))
+    f = over_devices(over_micro_batches(gradients_by(with_factors), 2), "data")
+    assert_as_on_one_device(train(in_shard_map(f, kfac(), check_vma), kfac(), data(), everywhere))
 
 
 @pytest.mark.slow
@@ -147,9 +159,8 @@ def test_accumulated_micro_steps():
 
 
 def test_accumulated_micro_steps_on_eight_devices():
-    step = one_step(over_devices(gradients_by(with_factors), "data"), accumulated())
-    step = jax.shard_map(step, mesh=mesh(), in_specs=(P(), P(), P("data")), out_specs=P())
-    assert_as_on_one_device(train(jax.jit(step), accumulated(), halves()), every=2)
+    step = in_shard_map(over_devices(gradients_by(with_factors), "data"), accumulated())
+    assert_as_on_one_device(train(step, accumulated(), halves(), everywhere), every=2)
 
 
 def keep_factors():

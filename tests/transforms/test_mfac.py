@@ -199,7 +199,7 @@ def feedback(density, size):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize(("density", "size"), [(0.01, 32768), (0.2, 7), (0.34, 48), (1.0, 5)])
+@pytest.mark.parametrize(("density", "size"), [(0.01, 32768), (0.2, 7)])
 def test_behind_error_feedback_a_sparse_window_is_the_dense_one(density, size):
     grads = random_gradients(9)
     rows = precond.sparse_rows(density, block_size=size)
