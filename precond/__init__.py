@@ -47,6 +47,7 @@ from precond.roots import (
 from precond.statistics import activations, balance, kl, outer_products, scale_by_trace
 from precond.transforms import (
     Refresh,
+    Rows,
     block_top_k,
     blocked,
     clip_by_kl,
@@ -71,6 +72,7 @@ from precond.transforms import (
     scale_by_kronecker,
     scale_by_mfac,
     scale_by_nlcg,
+    sparse_rows,
     switch,
     with_momentum,
 )
@@ -83,6 +85,7 @@ __all__ = [
     "Refresh",
     "Root",
     "RootState",
+    "Rows",
     "Sharded",
     "View",
     "absolute",
@@ -157,6 +160,7 @@ __all__ = [
     "sharded",
     "small_side",
     "soap",
+    "sparse_rows",
     "stored",
     "switch",
     "tensors",
