@@ -11,7 +11,7 @@ import optax
 
 from precond.arguments import check_whole
 from precond.blocks import Layout, Views, any_finite, as_views, finite_blocks, keep_finite, layout_of
-from precond.mesh import Sharded, Share, born, find_place, on_shards, sharded, with_local_arrays
+from precond.mesh import Sharded, Share, Stacked, as_sharded, born, find_place, on_shards, with_local_arrays
 
 __all__ = ["BlockedState", "blocked"]
 
@@ -86,7 +86,7 @@ def blocked(
     """
     if block_size is not None:
         check_whole("block_size", block_size, least=1)
-    how = axis if isinstance(axis, Sharded) else sharded(axis)
+    how = as_sharded(axis)
     view_of = as_views(views)
     inner = optax.with_extra_args_support(inner)
     otherwise = optax.scale_by_adam() if otherwise is None else otherwise
@@ -134,8 +134,10 @@ def blocked(
             if params is not None:
                 params = share.own(layout.pack([jnp.asarray(p) for p in params]))
             stacks, good = share.own((stacks, finite))
+            given = {name: share.own(x.tree) if isinstance(x, Stacked) else x for name, x in given.items()}
             stacks = {name: keep_finite(good[name], x, jnp.zeros_like(x)) for name, x in stacks.items()}
-            given |= {"batch_axes": 1, "finite": good, "going": any_finite(blocks), "sections": sections}
+            given |= {"batch_axes": 1, "finite": good, "going": any_finite(blocks)}
+            given |= {"sections": sections, "total": share.total}
             moved: Any
             moved, new = inner.update(stacks, state, params, **given)
             out = {name: keep_finite(good[name], x, jnp.full_like(x, skipped)) for name, x in moved.items()}
