@@ -70,6 +70,7 @@ from precond.transforms import (
     scale_by_kronecker,
     scale_by_mfac,
     scale_by_nlcg,
+    stochastic_rounding,
     switch,
     with_momentum,
 )
@@ -155,6 +156,7 @@ __all__ = [
     "sharded",
     "small_side",
     "soap",
+    "stochastic_rounding",
     "stored",
     "switch",
     "tensors",

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from precond.arguments import check_whole
 
@@ -20,7 +21,10 @@ class Sharded(NamedTuple):
 
 
 def sharded(
-    axis: str | Sequence[str] | None, *, multiple: int | None = None, wire: jax.typing.DTypeLike | None = None
+    axis: str | Sequence[str] | None,
+    *,
+    multiple: int | None = None,
+    wire: jax.typing.DTypeLike | optax.GradientTransformation | None = None,
 ) -> Sharded:
     """How stacks are divided over devices: what `axis=` takes where a name alone does not say enough.
 
@@ -31,7 +35,8 @@ def sharded(
         devices, and never depend on it: a run that moves to another number of devices keeps its `multiple`, and its
         checkpoints fit. None is 8 with an axis and 1 without.
       wire: the dtype in which directions are gathered from the devices, which rounds them once; None is the widest of
-        the gradients (bfloat16 gradients: bfloat16, where nothing is lost, as updates have the gradients' dtype).
+        the gradients (bfloat16 gradients: bfloat16, where nothing is lost, as updates have the gradients' dtype). Or
+        the transformation of stacks that does it: `precond.stochastic_rounding()`.
 
     Raises:
       ValueError, TypeError: for a multiple that is no positive integer, a wire that is no floating dtype, no axes.
@@ -52,7 +57,7 @@ def sharded(
     if multiple is None:
         multiple = 1 if axis is None else 8
     check_whole("multiple", multiple, least=1)
-    if wire is not None:
+    if not (wire is None or isinstance(wire, optax.GradientTransformation)):
         wire = jnp.dtype(wire)
         if not jnp.issubdtype(wire, jnp.floating):
             raise TypeError(f"wire={wire.name}: directions travel as floating numbers, such as jnp.bfloat16.")

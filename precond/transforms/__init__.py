@@ -18,6 +18,7 @@ from precond.transforms.normalize import normalize
 from precond.transforms.per_block import per_block
 from precond.transforms.project_radial import project_radial
 from precond.transforms.schedule import Refresh, every
+from precond.transforms.stochastic_rounding import stochastic_rounding
 from precond.transforms.switch import switch
 from precond.transforms.with_momentum import with_momentum
 
@@ -47,6 +48,7 @@ __all__ = [
     "scale_by_kronecker",
     "scale_by_mfac",
     "scale_by_nlcg",
+    "stochastic_rounding",
     "switch",
     "with_momentum",
 ]

@@ -88,7 +88,8 @@ def blocked(
         check_whole("block_size", block_size, least=1)
     how = as_sharded(axis)
     view_of = as_views(views)
-    inner = optax.with_extra_args_support(inner)
+    rounded = isinstance(how.wire, optax.GradientTransformation)
+    inner = optax.with_extra_args_support(optax.chain(inner, how.wire) if rounded else inner)
     otherwise = optax.scale_by_adam() if otherwise is None else otherwise
 
     def layout_of_(tree: Any) -> Layout:
@@ -137,14 +138,17 @@ def blocked(
             given = {name: share.own(x.tree) if isinstance(x, Stacked) else x for name, x in given.items()}
             stacks = {name: keep_finite(good[name], x, jnp.zeros_like(x)) for name, x in stacks.items()}
             given |= {"batch_axes": 1, "finite": good, "going": any_finite(blocks)}
-            given |= {"sections": sections, "total": share.total}
+            index = share.own({name: jnp.arange(x.shape[0]) for name, x in finite.items()})
+            given |= {"sections": sections, "total": share.total, "index": index}
             moved: Any
             moved, new = inner.update(stacks, state, params, **given)
             out = {name: keep_finite(good[name], x, jnp.full_like(x, skipped)) for name, x in moved.items()}
-            out = {name: x.astype(wires[name]) for name, x in out.items()}
+            out = {name: x.astype(wires.get(name, x.dtype)) for name, x in out.items()}
             return (share.gather(out), blocks), new
 
         wires = layout.dtypes(leaves) if how.wire is None else dict.fromkeys(layout.stacks, how.wire)
+        if rounded:  # to what is sent already
+            wires = {}
         lengths = None if place is None else _lengths(inner, layout.stacks)
         (out, finite), new = on_shards(body, place, whole, state, lengths)
         return out, new, list(finite.values())
