@@ -2,12 +2,14 @@
 
 from precond.mesh.born import born
 from precond.mesh.local import local_arrays, with_local_arrays
-from precond.mesh.place import Place, find_place
+from precond.mesh.place import Extent, Place, find_place
 from precond.mesh.sharded import Sharded, as_sharded, sharded
 from precond.mesh.shards import on_shards
-from precond.mesh.share import Share, Stacked
+from precond.mesh.share import WHOLE, Share, Stacked, share_of
 
 __all__ = [
+    "WHOLE",
+    "Extent",
     "Place",
     "Sharded",
     "Share",
@@ -18,5 +20,6 @@ __all__ = [
     "local_arrays",
     "on_shards",
     "sharded",
+    "share_of",
     "with_local_arrays",
 ]

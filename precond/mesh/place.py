@@ -1,5 +1,6 @@
 """Where the stacks of a call are sharded: found in the context, the argument, or the arrays."""
 
+import dataclasses
 import math
 from typing import Any, NamedTuple
 
@@ -9,7 +10,25 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from precond.mesh.sharded import Sharded
 
-__all__ = ["Place", "find_place"]
+__all__ = ["Extent", "Place", "find_place"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Extent:
+    """Of an array of the state, the leading axis.
+
+    Attributes:
+      length: where it is that of a stack; 0 elsewhere.
+      axes: over which it is divided.
+    """
+
+    length: int = 0
+    axes: tuple[str, ...] = ()
+
+    @property
+    def spec(self) -> PartitionSpec:
+        """Its specification on the mesh."""
+        return PartitionSpec(self.axes) if self.length and self.axes else PartitionSpec()
 
 
 class Place(NamedTuple):
@@ -20,17 +39,27 @@ class Place(NamedTuple):
       mesh: that has them.
       kind: of these axes: Auto, Explicit, or Manual inside the user's own `shard_map` or `pmap`.
       count: the number of shards.
+      roots: the last of the axes, over which roots are gathered.
     """
 
     axes: tuple[str, ...]
     mesh: Any
     kind: AxisType
     count: int
+    roots: tuple[str, ...] = ()
 
     @property
-    def sharding(self) -> NamedSharding:
-        """That of a stack, seen as a whole."""
-        return NamedSharding(self.mesh, PartitionSpec(self.axes))
+    def levels(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The axes over which directions are gathered, and those over which roots are."""
+        return tuple(a for a in self.axes if a not in self.roots), self.roots
+
+    def over(self, axes: tuple[str, ...]) -> "Place":
+        """The same mesh, divided over these axes alone."""
+        return self._replace(axes=axes, count=math.prod(self.mesh.shape[a] for a in axes), roots=())
+
+    def sharding(self, extent: Extent) -> NamedSharding:
+        """That of an array of the state, seen as a whole."""
+        return NamedSharding(self.mesh, extent.spec)
 
 
 def _meshes(mesh: Any, tree: Any) -> list[Any]:
@@ -87,4 +116,4 @@ def find_place(how: Sharded, mesh: Any, tree: Any) -> Place | None:
             f"axis={axes} has {count} devices, which do not divide stacks of a multiple of {how.multiple} blocks: pass "
             f"axis=precond.sharded({axes}, multiple=...), a multiple of all numbers of devices the run will ever have."
         )
-    return Place(axes, found, kinds.pop(), count)
+    return Place(axes, found, kinds.pop(), count, how.roots)

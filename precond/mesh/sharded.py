@@ -18,6 +18,7 @@ class Sharded(NamedTuple):
     axis: tuple[str, ...] | None
     multiple: int
     wire: Any
+    roots: tuple[str, ...]
 
 
 def sharded(
@@ -25,6 +26,7 @@ def sharded(
     *,
     multiple: int | None = None,
     wire: jax.typing.DTypeLike | optax.GradientTransformation | None = None,
+    roots: str | Sequence[str] = (),
 ) -> Sharded:
     """How stacks are divided over devices: what `axis=` takes where a name alone does not say enough.
 
@@ -37,13 +39,17 @@ def sharded(
       wire: the dtype in which directions are gathered from the devices, which rounds them once; None is the widest of
         the gradients (bfloat16 gradients: bfloat16, where nothing is lost, as updates have the gradients' dtype). Or
         the transformation of stacks that does it: `precond.stochastic_rounding()`.
+      roots: those of the axes over which roots are gathered when they are refreshed, and not directions in every
+        step. Statistics and refreshes are divided as before, but along these axes each device keeps the roots and
+        all else of the blocks (momentum, second moments) of the others too, and applies them itself.
 
     Raises:
-      ValueError, TypeError: for a multiple that is no positive integer, a wire that is no floating dtype, no axes.
+      ValueError, TypeError: for a multiple that is no positive integer, a wire that is no floating dtype, no axes,
+        roots over other axes.
 
     Examples:
       >>> sharded("data")
-      Sharded(axis=('data',), multiple=8, wire=None)
+      Sharded(axis=('data',), multiple=8, wire=None, roots=())
       >>> sharded(("data", "model"), multiple=32, wire="bfloat16").wire
       dtype(bfloat16)
     """
@@ -54,6 +60,11 @@ def sharded(
         if not axes:
             raise ValueError(f"axis={axis!r}: pass the name of a mesh axis, several names, or None.")
         axis = tuple(axes)
+    roots = (roots,) if isinstance(roots, str) else tuple(roots)
+    if not set(roots) <= set(axis or ()):
+        raise ValueError(f"roots={roots}: these are gathered over some of the axes {axis or ()} that divide stacks.")
+    if axis is not None:  # blocks that stand together are gathered
+        axis = (*(a for a in axis if a not in roots), *roots)
     if multiple is None:
         multiple = 1 if axis is None else 8
     check_whole("multiple", multiple, least=1)
@@ -61,7 +72,7 @@ def sharded(
         wire = jnp.dtype(wire)
         if not jnp.issubdtype(wire, jnp.floating):
             raise TypeError(f"wire={wire.name}: directions travel as floating numbers, such as jnp.bfloat16.")
-    return Sharded(axis, multiple, wire)
+    return Sharded(axis, multiple, wire, roots)
 
 
 def as_sharded(axis: str | Sequence[str] | Sharded | None) -> Sharded:

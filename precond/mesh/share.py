@@ -40,12 +40,14 @@ WHOLE = Share(lambda tree: tree, lambda tree: tree, lambda x: x)
 """Where there is one device, whose share is everything."""
 
 
-def share_of(place: Place) -> Share:
+def share_of(place: Place | None) -> Share:
     """The share of the device on which this runs, inside a `shard_map` over the axes of the place.
 
     Args:
-      place: over whose axes stacks are divided.
+      place: over whose axes stacks are divided; everything belongs to every device where it has none.
     """
+    if place is None or not place.axes:
+        return WHOLE
 
     def own(tree: Any) -> Any:
         index = lax.axis_index(place.axes)
