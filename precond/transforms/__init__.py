@@ -10,7 +10,7 @@ from precond.transforms.filtered import filtered
 from precond.transforms.finite_steps import finite_steps
 from precond.transforms.graft import graft
 from precond.transforms.kfac import scale_by_kfac
-from precond.transforms.kronecker import scale_by_kronecker
+from precond.transforms.kronecker import KroneckerState, scale_by_kronecker
 from precond.transforms.layered import layered
 from precond.transforms.mfac import scale_by_mfac
 from precond.transforms.nlcg import fletcher_reeves, polak_ribiere, scale_by_nlcg
@@ -23,6 +23,7 @@ from precond.transforms.with_momentum import with_momentum
 
 __all__ = [
     "BlockedState",
+    "KroneckerState",
     "Refresh",
     "block_top_k",
     "blocked",

@@ -12,6 +12,7 @@ import optax
 from precond.arguments import check_whole
 from precond.blocks import Layout, Views, any_finite, as_views, finite_blocks, keep_finite, layout_of
 from precond.mesh import Sharded, Share, born, find_place, on_shards, sharded, with_local_arrays
+from precond.scopes import named
 
 __all__ = ["BlockedState", "blocked"]
 
@@ -129,7 +130,8 @@ def blocked(
 
         def body(share: Share, whole: Any, state: Any) -> tuple[Any, Any]:
             stacks, params, given = layout.pack(whole[0]), whole[1], rebuild(whole[2])
-            finite = {name: finite_blocks(x) for name, x in stacks.items()}
+            with named("stacks", counted):
+                finite = {name: finite_blocks(x) for name, x in stacks.items()}
             blocks = {name: x[: layout.blocks[name]] for name, x in finite.items()}
             if params is not None:
                 params = share.own(layout.pack([jnp.asarray(p) for p in params]))
@@ -143,6 +145,7 @@ def blocked(
             return (share.gather(out), blocks), new
 
         wires = layout.dtypes(leaves) if how.wire is None else dict.fromkeys(layout.stacks, how.wire)
+        counted = ", ".join(f"{layout.blocks[name]} of {x.shape[0]} {name}" for name, x in layout.stacks.items())
         lengths = None if place is None else _lengths(inner, layout.stacks)
         (out, finite), new = on_shards(body, place, whole, state, lengths)
         return out, new, list(finite.values())

@@ -10,6 +10,7 @@ from precond.arguments import check_whole
 from precond.blocks import keep_finite, path_name
 from precond.linalg import Precision, computing_in
 from precond.roots import Root, RootState
+from precond.scopes import named
 from precond.transforms.per_block import per_block
 from precond.transforms.refresh import refresh_roots
 from precond.transforms.schedule import Refresh, every
@@ -131,7 +132,7 @@ def scale_by_kronecker(
             return root.whiten(derived[name][axis], factor) if derived else factor
 
         # Packed factors take half the memory, and only those that are due are ever unpacked.
-        with computing_in(dots.statistics):
+        with computing_in(dots.statistics), named("statistics"):
             return statistics.update(stacks, state, params, **(extra | {"whiten": whiten, "packed": packed}))
 
     def refreshed(*args: Any) -> Any:
@@ -154,7 +155,7 @@ def scale_by_kronecker(
         if not schedule.delay:
             roots = refreshed(sections, count, going, factors, roots)
         directions, velocity = momentum.update(updates, state.momentum, params, **extra)
-        with computing_in(dots.projections):
+        with computing_in(dots.projections), named("application"):
             out, moved = _apply(root, directions, gradients, roots, finite)
         if schedule.warmup:
             warm = state.count >= schedule.warmup

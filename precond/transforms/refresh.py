@@ -11,6 +11,7 @@ from jax import lax
 
 from precond.linalg import Packed, dense
 from precond.roots import Root
+from precond.scopes import named
 from precond.transforms.schedule import Refresh
 
 __all__ = ["refresh_roots"]
@@ -129,11 +130,13 @@ def _refresh_section(
 ) -> list[Any]:
     groups = _groups(root, factors, orders)
 
-    def over_groups(refresh: Callable[..., list[Any]]) -> list[Any]:
+    def over_groups(refresh: Callable[..., list[Any]], part: str, due: Callable[[int], int] = lambda rows: rows) -> Any:
         out = list(derived)
         for group in groups:
-            chosen = [[x[i] for i in group.members] for x in (factors, derived)]
-            for i, x in zip(group.members, refresh(group, *chosen), strict=True):
+            chosen, rows = [[x[i] for i in group.members] for x in (factors, derived)], sum(group.rows)
+            with named(part, f"{due(rows)} of {rows}, every {schedule.period}"):
+                new = refresh(group, *chosen)
+            for i, x in zip(group.members, new, strict=True):
                 out[i] = x
         return out
 
@@ -142,7 +145,8 @@ def _refresh_section(
 
     def everything() -> list[Any]:
         first = True if schedule.stagger else step == schedule.start
-        return over_groups(lambda g, f, d: _refresh_all(root, g, f, d, first))
+        part = "first" if schedule.stagger else "refresh"
+        return over_groups(lambda g, f, d: _refresh_all(root, g, f, d, first), part)
 
     def turn() -> list[Any]:
         def due(group: Group, f: list[Factor], d: list[Any]) -> list[Any]:
@@ -154,7 +158,7 @@ def _refresh_section(
             some = slots[0] < sum(group.rows)
             return lax.cond(some, lambda: _refresh_due(root, group, f, d, slots), lambda: d)
 
-        return over_groups(due)
+        return over_groups(due, "refresh", lambda rows: schedule.turns(rows).shape[1])
 
     if schedule.stagger:
         stage = (step >= schedule.start).astype(jnp.int32) + (step > schedule.start)
