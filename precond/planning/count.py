@@ -58,7 +58,7 @@ _MOVES = frozenset(
     [
         *("axis_index", "bitcast_convert_type", "broadcast_in_dim", "concatenate", "copy", "copy_p", "dynamic_slice"),
         *("dynamic_update_slice", "expand_dims", "gather", "iota", "optimization_barrier", "pad", "platform_index"),
-        *("pvary", "reshape", "reshard", "rev", "scatter", "sharding_constraint", "slice", "split", "squeeze", "stack"),
+        *("pvary", "reshape", "rev", "scatter", "sharding_constraint", "slice", "split", "squeeze", "stack"),
         *("stop_gradient", "transpose"),
     ]
 )
@@ -161,6 +161,9 @@ def _cost(eqn: Any, axes: dict[str, int]) -> tuple[str, int]:
         n = math.prod(axes[a] for a in ((over,) if isinstance(over, str) else over))
         size = sum(math.prod(shard_shape(a)) * a.dtype.itemsize for a in outs)
         return kind, math.ceil(size * portion(n))
+    if name == "reshard":  # what a device does not have already; nothing, where it is given less
+        more = math.prod(shard_shape(outs[0])) - math.prod(ins[0])
+        return "all-gather", max(more, 0) * outs[0].dtype.itemsize
     if name == "dot_general":
         contracted = eqn.params["dimension_numbers"][0][0]
         return "products", 2 * math.prod(shard_shape(outs[0])) * math.prod(ins[0][i] for i in contracted)

@@ -1,6 +1,5 @@
 """What a run will cost, before anything is allocated: a transformation is traced, and its program counted."""
 
-import contextlib
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -8,8 +7,9 @@ from fractions import Fraction
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
-from jax.sharding import AbstractMesh, AxisType
+from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 from precond.arguments import check_whole
 from precond.planning.account import account
@@ -39,8 +39,8 @@ def plan(
 
     Args:
       tx: any optimizer, from this library or around it.
-      params: a tree of anything with shape and dtype; the parameters are the same on all devices, or as the sharding of
-        their types says.
+      params: a tree of anything with shape and dtype. They are replicated; those that have a `NamedSharding` lie on the
+        mesh as its specification says.
       mesh: sizes of mesh axes by name, with those that `axis=` of the optimizer names; None is one device. The `shape`
         of a `jax.sharding.Mesh` is one.
       extra: further arguments of `update` by name, as shapes.
@@ -73,8 +73,9 @@ def plan(
             f"params= has a leaf {bad[0]!r} without shape and dtype: make it a jax.ShapeDtypeStruct(shape, dtype)."
         )
     tx = optax.with_extra_args_support(tx)
-    params, given = jax.eval_shape(lambda *x: x, params, dict(extra or {}))
-    with _devices(sizes):
+    devices = AbstractMesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Explicit,) * len(sizes))
+    params, given = jax.tree.map(lambda x: _placed(x, devices), (params, dict(extra or {})))
+    with jax.sharding.use_abstract_mesh(devices):
         state = jax.eval_shape(tx.init, params)
         program = jax.make_jaxpr(lambda g, s, p, e: tx.update(g, s, p, **e))(params, state, params, given)
     found, kept = count_program(program, sizes, platform), account(state)
@@ -93,12 +94,11 @@ def plan(
     )
 
 
-def _devices(sizes: Mapping[str, int]) -> Any:
-    """Types then say how everything is sharded."""
-    if not sizes:
-        return contextlib.nullcontext()
-    kinds = (AxisType.Explicit,) * len(sizes)
-    return jax.sharding.use_abstract_mesh(AbstractMesh(tuple(sizes.values()), tuple(sizes), axis_types=kinds))
+def _placed(x: Any, devices: AbstractMesh) -> jax.ShapeDtypeStruct:
+    """With a type that says how it is sharded."""
+    spec = getattr(getattr(x, "sharding", None), "spec", PartitionSpec())
+    sharding = NamedSharding(devices, spec) if devices.axis_names else None
+    return jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x), sharding=sharding)
 
 
 def _bytes(x: Any) -> int:
