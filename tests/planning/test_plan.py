@@ -190,7 +190,9 @@ def test_stacks_and_what_pads_them():
     assert stacks["64x64"].waste == 13 / 32
 
 
-@pytest.mark.parametrize("case", catalog.DEFAULTS + catalog.RECIPES + catalog.AROUND + catalog.WHOLE, ids=lambda c: c.name)
+@pytest.mark.parametrize(
+    "case", catalog.DEFAULTS + catalog.RECIPES + catalog.AROUND + catalog.WHOLE, ids=lambda c: c.name
+)
 def test_any_transformation_has_a_plan(case):
     params, tx = shapes(), case.make()
     found = precond.plan(tx, params)
