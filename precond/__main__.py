@@ -34,8 +34,8 @@ def _parser() -> argparse.ArgumentParser:
     tx.add_argument("--optimizer", choices=_OPTIMIZERS, default="shampoo", help="default: %(default)s")
     tx.add_argument("--method", choices=sorted(_ROOTS | _BASES), help="how roots or bases are computed")
     tx.add_argument("--block-size", type=int, default=1024, help="default: %(default)s")
-    tx.add_argument("--refresh", type=int, default=20, help="steps between two refreshes (default: %(default)s)")
-    tx.add_argument("--at-once", action="store_true", help="refresh all roots in one step, not in turns")
+    tx.add_argument("--refresh", type=int, help="steps between two refreshes (default: the optimizer's)")
+    tx.add_argument("--at-once", action="store_true", help="with --refresh: of all roots in one step, not in turns")
     tx.add_argument("--devices", type=int, default=1, help="over which blocks are divided (default: %(default)s)")
     tx.add_argument("--wire", help="the dtype in which directions are gathered")
     tx.add_argument("--platform", default="cuda", help="cpu, cuda, rocm or tpu (default: %(default)s)")
@@ -68,10 +68,15 @@ def _optimizer(arguments: argparse.Namespace) -> Any:
     if arguments.method is not None and arguments.method not in methods:
         raise ValueError(f"--method {arguments.method}: {arguments.optimizer} takes one of {', '.join(methods)}.")
     late = {"delay": 1, "warmup": 1} if arguments.optimizer == "soap" else {}
+    schedule = {}
+    if arguments.refresh is not None:
+        schedule["refresh"] = precond.every(arguments.refresh, stagger=not arguments.at_once, **late)
+    elif arguments.at_once:
+        raise ValueError("--at-once needs --refresh: at once, every how many steps?")
     return _OPTIMIZERS[arguments.optimizer](
         1e-3,
+        **schedule,
         block_size=arguments.block_size,
-        refresh=precond.every(arguments.refresh, stagger=not arguments.at_once, **late),
         method=None if arguments.method is None else methods[arguments.method](),
         axis=precond.sharded("data", multiple=arguments.devices, wire=arguments.wire),
     )

@@ -9,6 +9,7 @@ from functools import reduce
 from operator import or_
 from typing import Any, NamedTuple
 
+import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxprs_in_params
 
 from precond.scopes import part_of
@@ -112,7 +113,9 @@ def count_program(program: ClosedJaxpr, axes: dict[str, int], platform: str) -> 
 
 
 def _value(v: Any, known: dict[Any, int]) -> int | None:
-    return int(v.val) if isinstance(v, Literal) else known.get(v)
+    if not isinstance(v, Literal):
+        return known.get(v)
+    return int(v.val) if np.result_type(v.val).kind in "biu" else None
 
 
 def _learn(eqn: Any, known: dict[Any, int]) -> None:

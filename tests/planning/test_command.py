@@ -22,7 +22,11 @@ LATE = precond.every(20, stagger=True, delay=1, warmup=1)
 SAID = {
     "": (precond.shampoo, {}, "cuda"),
     "--optimizer soap --block-size 64 --refresh 5 --at-once": (precond.soap, {"block_size": 64, "refresh": 5}, "cuda"),
-    "--optimizer soap --method rotations": (precond.soap, {"method": precond.rotations(), "refresh": LATE}, "cuda"),
+    "--optimizer soap --refresh 20 --method rotations": (
+        precond.soap,
+        {"method": precond.rotations(), "refresh": LATE},
+        "cuda",
+    ),
     "--optimizer kl_shampoo --method newton": (precond.kl_shampoo, {"method": precond.newton()}, "cuda"),
     "--wire bfloat16 --platform cpu": (precond.shampoo, {"axis": precond.sharded("data", wire="bfloat16")}, "cpu"),
 }
@@ -68,6 +72,7 @@ WRONG = {
     "half a preset": (["plan", "--preset", "gpt", "--width", "4"], "needs --width and --layers"),
     "no file": (["plan", "--shapes", "nowhere.json"], "nowhere.json"),
     "a method for bases": ([*GPT, "--method", "qr"], "shampoo takes one of eigh, composite, newton"),
+    "at once, but when": ([*GPT, "--at-once"], "--at-once needs --refresh"),
     "no devices": ([*GPT, "--devices", "0"], "must be at least 1"),
     "a step without a rate": ([*GPT, "--step-ms", "3"], "--flops-per-s"),
     "no rate of decompositions": (

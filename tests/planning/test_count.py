@@ -43,6 +43,8 @@ def test_a_loop_of_known_length_counts_every_turn_and_another_says_so():
 def test_of_branches_the_costliest_counts_unless_one_is_known():
     one, three = (lambda a: a + 1), (lambda a: a * a * a * a)
     assert kinds(lambda flag, a: lax.cond(flag, three, one, a), True, A)["elementwise"] >= 180
+    # A scalar that no branch is chosen by may be anything.
+    assert kinds(lambda a: jnp.clip(lax.convert_element_type(jnp.inf, a.dtype), 0, 1) * a, A)["elementwise"] >= 60
     for flag, operations in ((True, 180), (False, 60)):
         assert kinds(lambda a, flag=flag: lax.cond(flag, three, one, a), A) == {"elementwise": operations}
 
