@@ -10,7 +10,7 @@ import pytest
 import precond
 from precond.__main__ import main
 
-GPT = ["plan", "--preset", "gpt", "--width", "128", "--layers", "2", "--vocabulary", "512"]
+GPT = ["plan", *"--preset gpt --width 128 --layers 2 --vocabulary 512 --block-size 128".split()]
 
 
 def printed(capsys, *arguments):
@@ -35,13 +35,13 @@ SAID = {
 @pytest.mark.parametrize("said", SAID)
 def test_json_is_what_the_function_finds(said, capsys):
     alias, arguments, platform = SAID[said]
-    tx, model = alias(1e-3, **{"axis": "data"} | arguments), precond.planning.gpt(128, 2, vocabulary=512)
+    tx, model = alias(1e-3, **{"axis": "data", "block_size": 128} | arguments), precond.planning.gpt(128, 2, vocabulary=512)
     found = precond.plan(tx, model, mesh={"data": 8}, platform=platform)
     assert json.loads(printed(capsys, *GPT, "--devices", "8", *said.split(), "--json")) == json.loads(found.json())
 
 
 def test_the_table_has_the_same_numbers(capsys):
-    found = precond.plan(precond.shampoo(1e-3), precond.planning.gpt(128, 2, vocabulary=512))
+    found = precond.plan(precond.shampoo(1e-3, block_size=128), precond.planning.gpt(128, 2, vocabulary=512))
     text = printed(capsys, *GPT)
     rows = {line.split("  ")[0]: line.split() for line in text.splitlines() if line}
     for stack in found.stacks:
