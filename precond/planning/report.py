@@ -126,7 +126,7 @@ class Plan(NamedTuple):
         return json.dumps(self._asdict() | {"stacks": stacks, "work": work})
 
     def table(self) -> str:
-        """All of it to be read.
+        """What there is to be read, without what is done number by number.
 
         Examples:
           >>> print(Plan(1, 24, (Stack("2x2", 6, 2),), {"roots": 4096}, 0, {}, (), False, {}, 0).table())
@@ -145,8 +145,10 @@ class Plan(NamedTuple):
             blocks.append([_row("stack", "blocks", "padding", "waste"), *(_row(*row) for row in rows)])
         blocks.append(["bytes of a device", *(_row(name, _number(n, "B")) for name, n in self.bytes.items())])
         if self.work:
-            head = _row("flops of a step, a device", "products", "decomposed", "by number")
-            blocks.append([head, *(_row(self._label(n), *(_number(x, "") for x in w)) for n, w in self.work.items())])
+            head = _row("flops of a step, a device", "products", "decomposed")
+            blocks.append(
+                [head, *(_row(self._label(n), *(_number(x, "") for x in w[:2])) for n, w in self.work.items())]
+            )
         if self.wire:
             rows = [_row(name, _number(n, "B")) for name, n in self.wire.items()]
             blocks.append(["received in a step, by a device", *rows])

@@ -59,7 +59,7 @@ def test_of_platforms_one_counts():
 
 def test_the_innermost_name_counts_through_every_call():
     def inner(a):
-        with named("inner", "of 2"):
+        with named("middle"), named("inner", "of 2"):
             return a * a
 
     def outer(a):
