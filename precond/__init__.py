@@ -48,6 +48,7 @@ from precond.roots import (
 from precond.statistics import activations, balance, kl, outer_products, scale_by_trace
 from precond.transforms import (
     Refresh,
+    Rows,
     block_top_k,
     blocked,
     clip_by_kl,
@@ -60,6 +61,7 @@ from precond.transforms import (
     finite_steps,
     fletcher_reeves,
     graft,
+    in_band,
     inner_product,
     layered,
     normalize,
@@ -71,6 +73,7 @@ from precond.transforms import (
     scale_by_kronecker,
     scale_by_mfac,
     scale_by_nlcg,
+    sparse_rows,
     switch,
     with_momentum,
 )
@@ -84,6 +87,7 @@ __all__ = [
     "Refresh",
     "Root",
     "RootState",
+    "Rows",
     "Sharded",
     "View",
     "absolute",
@@ -119,6 +123,7 @@ __all__ = [
     "fletcher_reeves",
     "graft",
     "growing_momentum",
+    "in_band",
     "inner_product",
     "inverse",
     "inverse_root",
@@ -159,6 +164,7 @@ __all__ = [
     "sharded",
     "small_side",
     "soap",
+    "sparse_rows",
     "stored",
     "switch",
     "tensors",
