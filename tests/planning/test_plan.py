@@ -233,3 +233,21 @@ def test_what_cannot_be_planned_says_why():
         precond.plan(precond.shampoo(1e-3, axis="data"), shapes(), mesh={"data": 256})
     with pytest.raises(ValueError, match=r"mesh\['data'\]=0"):
         precond.plan(optax.sgd(1.0), shapes(), mesh={"data": 0})
+
+
+def test_further_arguments_of_an_update_are_shapes_too():
+    from precond import layers
+
+    params, x = {"kernel": jnp.ones((48, 32)), "bias": jnp.zeros(32)}, jnp.ones((8, 48))
+    capture = layers.explicit({"": layers.dense()}, params)
+    factors = layers.value_grad_factors(
+        lambda p, x: capture.apply("", p, x @ p["kernel"] + p["bias"], x),
+        lambda outputs, x: 0.5 * jnp.mean(jnp.sum(outputs**2, -1)),
+        capture,
+        fisher=layers.sampled(layers.gaussian()),
+    )
+    given = jax.eval_shape(lambda: factors(params, x, key=jax.random.key(0)))[2]
+    found = precond.plan(precond.kfac(1e-2, capture.layers), params, extra={"factors": given})
+    assert [(s.shape, s.blocks) for s in found.stacks] == [("49x32", 1)]
+    # A root of the inputs and the bias, and one of the outputs.
+    assert found.work["application"].products == 2 * (49 * 49 * 32 + 49 * 32 * 32)
