@@ -247,7 +247,10 @@ def test_further_arguments_of_an_update_are_shapes_too():
         fisher=layers.sampled(layers.gaussian()),
     )
     given = jax.eval_shape(lambda: factors(params, x, key=jax.random.key(0)))[2]
-    found = precond.plan(precond.kfac(1e-2, capture.layers), params, extra={"factors": given})
+    found, without = (
+        precond.plan(precond.kfac(1e-2, capture.layers), params, extra={"factors": f}) for f in (given, None)
+    )
     assert [(s.shape, s.blocks) for s in found.stacks] == [("49x32", 1)]
     # A root of the inputs and the bias, and one of the outputs.
     assert found.work["application"].products == 2 * (49 * 49 * 32 + 49 * 32 * 32)
+    assert sum(found.work["statistics"]) > sum(without.work["statistics"])
