@@ -1,6 +1,6 @@
 """Second-order and large-batch optimizers for JAX and Optax, whose parts chain."""
 
-from precond import layers, recipes, replicas
+from precond import layers, planning, recipes, replicas
 from precond.arguments import STATIC_ARGS
 from precond.blocks import View, default_views, rules, small_side, tensors
 from precond.large_batches import (
@@ -23,6 +23,7 @@ from precond.linalg import Precision, precision
 from precond.mesh import Sharded, sharded
 from precond.metrics import metrics
 from precond.optimizers import adascale, kfac, kl_shampoo, mfac, neumann, shampoo, soap
+from precond.planning import Plan, plan
 from precond.roots import (
     Method,
     Root,
@@ -82,6 +83,7 @@ __all__ = [
     "STATIC_ARGS",
     "GainEstimator",
     "Method",
+    "Plan",
     "Precision",
     "Refresh",
     "Root",
@@ -139,6 +141,8 @@ __all__ = [
     "outer_products",
     "paper_gain",
     "per_block",
+    "plan",
+    "planning",
     "polak_ribiere",
     "precision",
     "project_radial",

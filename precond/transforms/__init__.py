@@ -12,7 +12,7 @@ from precond.transforms.finite_steps import FiniteStepsState, finite_steps
 from precond.transforms.graft import graft
 from precond.transforms.in_band import in_band
 from precond.transforms.kfac import scale_by_kfac
-from precond.transforms.kronecker import scale_by_kronecker
+from precond.transforms.kronecker import KroneckerState, scale_by_kronecker
 from precond.transforms.layered import layered
 from precond.transforms.mfac import scale_by_mfac
 from precond.transforms.nlcg import fletcher_reeves, polak_ribiere, scale_by_nlcg
@@ -28,6 +28,7 @@ from precond.transforms.with_momentum import with_momentum
 __all__ = [
     "BlockedState",
     "FiniteStepsState",
+    "KroneckerState",
     "Refresh",
     "Rows",
     "block_top_k",

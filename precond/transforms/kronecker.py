@@ -11,6 +11,7 @@ from precond.blocks import keep_finite, path_name
 from precond.linalg import Precision, computing_in
 from precond.mesh import WHOLE, Share
 from precond.roots import Root, RootState
+from precond.scopes import named
 from precond.transforms.per_block import per_block
 from precond.transforms.refresh import refresh_roots
 from precond.transforms.schedule import Refresh, every
@@ -139,7 +140,7 @@ def scale_by_kronecker(
             return root.whiten(share.own(derived[name][axis]), factor) if derived else factor
 
         # Packed factors take half the memory, and only those that are due are ever unpacked.
-        with computing_in(dots.statistics):
+        with computing_in(dots.statistics), named("statistics"):
             return statistics.update(stacks, state, params, **(extra | rows | {"whiten": whiten, "packed": packed}))
 
     def refreshed(*args: Any) -> Any:
@@ -163,7 +164,7 @@ def scale_by_kronecker(
         if not schedule.delay:
             roots = refreshed(*where, count, going, factors, roots)
         directions, velocity = momentum.update(updates, state.momentum, params, **extra)
-        with computing_in(dots.projections):
+        with computing_in(dots.projections), named("application"):
             out, moved = _apply(root, directions, gradients, roots, finite)
         if schedule.warmup:
             warm = state.count >= schedule.warmup
