@@ -28,15 +28,16 @@ def test_the_state_has_the_documented_size(name, shape):
     assert numbers == 3 * kept(*shape)[name]
 
 
-ROOTS = {"inverse_root": (precond.inverse_root, 1.5 + 2), "eigenbasis": (precond.eigenbasis, 1.5 + 6)}
+ROOTS = {"inverse_root": (precond.inverse_root, 2), "eigenbasis": (precond.eigenbasis, 6)}
 
 
 @pytest.mark.parametrize(("root", "products"), ROOTS.values(), ids=ROOTS)
 def test_a_step_between_refreshes_does_the_documented_multiplications(root, products):
-    m, n, layers = 256, 128, 4
-    stacks = {"256x128": jnp.zeros((layers, m, n))}
+    m, n, layers = 512, 128, 4
+    stacks = {"512x128": jnp.zeros((layers, m, n))}
     never = root()._replace(refresh=lambda factors, derived, power, first: derived)
     tx = precond.scale_by_kronecker(precond.outer_products(), never, momentum=optax.ema(0.9))
     compiled = jax.jit(tx.update).lower(stacks, tx.init(stacks)).compile()
-    documented = layers * products * (m * m * n + m * n * n)
+    statistics = 3 / 2 * m * m * n + 2 * m * n * n  # the larger factor's in three quarters
+    documented = layers * (statistics + products * (m * m * n + m * n * n))
     assert 1 <= compiled.cost_analysis()["flops"] / documented < 1.05

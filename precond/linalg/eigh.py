@@ -24,7 +24,7 @@ def eigh_root(
       ridge: from the largest eigenvalue `[M]` to what is added to the diagonal, `[M]`.
 
     Returns:
-      The roots, `[M, n, n]` and symmetric; the largest eigenvalues and the ridges, `[M]`.
+      The roots, `[M, n, n]` and symmetric; the eigenvalues of A, ascending, `[M, n]`; and the ridges, `[M]`.
 
     Examples:
       >>> roots, _, _ = eigh_root(jnp.full((1, 1, 1), 3.0), 0.5, lambda largest: largest / 3)
@@ -37,7 +37,7 @@ def eigh_root(
     # Both sides carry half the power, so that the product is symmetric to the last bit.
     half = vectors * (damped ** (-power / 2))[:, None, :]
     root = jnp.einsum("mij,mkj->mik", half, half, precision=dot_precision())
-    return root, values[:, -1], damping
+    return root, values, damping
 
 
 def eigen_basis(a: jax.Array) -> jax.Array:

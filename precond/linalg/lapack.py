@@ -1,7 +1,7 @@
-"""Decompositions of stacks of matrices; on the CPU one matrix at a time."""
+"""Decompositions of stacks of matrices; on the CPU each matrix by itself."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -11,24 +11,58 @@ from jax import lax
 __all__ = ["cholesky", "eigh", "orthonormal_columns", "solve_positive", "solve_triangular"]
 
 
+_LANES = 16  # with fewer, XLA does not use all cores; with more, the program only grows
+_SMALL = 64  # matrices below this size are done before another core has woken up
+
+
+def _one_by_one(decompose: Callable[..., Any], *stacks: jax.Array) -> Any:
+    """Each matrix in a call of its own: rounds of calls side by side, which XLA spreads over the cores."""
+    m, n = stacks[0].shape[:2]
+    most = 1 if n < _SMALL else min(m, _LANES)
+    # The widest rounds that divide the stack, or nearly so.
+    lanes = min(range((most + 1) // 2, most + 1), key=lambda k: (-m % k, -k))
+    one = jax.jit(decompose)  # one function of the program, called by every lane
+
+    def several(*matrices: jax.Array) -> Any:
+        out = [one(*(x[i : i + 1] for x in matrices)) for i in range(lanes)]
+        return jax.tree.map(lambda *x: jnp.concatenate(x), *out)
+
+    def rounds(x: jax.Array) -> jax.Array:
+        last = jnp.broadcast_to(x[-1:], (-m % lanes, *x.shape[1:]))
+        return jnp.concatenate([x, last]).reshape(-1, lanes, *x.shape[1:])
+
+    out = lax.map(lambda x: several(*x), tuple(map(rounds, stacks)))
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:m], out)
+
+
 def _matrix_by_matrix(decompose: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of stacks that on the CPU calls LAPACK for one matrix after the other.
+    """A function of stacks that on the CPU calls LAPACK for each matrix by itself.
 
     XLA's CPU client (jaxlib 0.10) splits a batch for LAPACK over one pool of threads and waits there for its share. Two
     such calls at the same time, of one program or of two devices, can wait for each other for ever; and no order within
     a program prevents it, as an `optimization_barrier` does not outlive compilation. For a batch of one nothing is
-    split, and other batches go on beside it.
+    split, and nobody waits; calls that do not depend on each other still run on all cores.
     """
-    # Unlike `lax.map` this stays a loop under the user's own vmap.
-    one = jax.custom_batching.sequential_vmap(decompose)
+
+    def of_stacks(*stacks: jax.Array) -> Any:
+        return lax.platform_dependent(*stacks, cpu=functools.partial(_one_by_one, decompose), default=decompose)
+
+    call = jax.custom_batching.custom_vmap(of_stacks)
+
+    @call.def_vmap
+    def _(size: int, batched: Sequence[bool], *stacks: jax.Array) -> tuple[Any, Any]:
+        # Under the user's own vmap, too, it is one stack.
+        whole = [x if b else jnp.broadcast_to(x, (size, *x.shape)) for x, b in zip(stacks, batched, strict=True)]
+        out = differentiable(*(x.reshape(-1, *x.shape[2:]) for x in whole))
+        return jax.tree.map(lambda x: x.reshape(size, -1, *x.shape[1:]), out), jax.tree.map(lambda x: True, out)
 
     @jax.custom_jvp
-    def call(*stacks: jax.Array) -> Any:
-        return lax.platform_dependent(*stacks, cpu=jax.vmap(one), default=decompose)
+    def differentiable(*stacks: jax.Array) -> Any:
+        return call(*stacks)
 
-    # `sequential_vmap` has no reverse mode; the decompositions themselves have.
-    call.defjvp(lambda primals, tangents: jax.jvp(decompose, primals, tangents))
-    return functools.wraps(decompose)(call)
+    # A batching rule of one's own has no reverse mode; the decompositions themselves have.
+    differentiable.defjvp(lambda primals, tangents: jax.jvp(decompose, primals, tangents))
+    return functools.wraps(decompose)(differentiable)
 
 
 @_matrix_by_matrix

@@ -17,7 +17,7 @@ __all__ = ["kfac"]
 
 def kfac(
     learning_rate: optax.ScalarOrSchedule,
-    layers: Mapping[str, Layer],
+    layers: Mapping[str, Layer] | None = None,
     *,
     b1: jax.typing.ArrayLike = 0.9,
     decay: jax.typing.ArrayLike = 0.95,
@@ -42,7 +42,9 @@ def kfac(
     Args:
       learning_rate: $\eta$, the largest step, which is rarely taken where the bound is reached; a number or an Optax
         schedule.
-      layers: of a capture of the model: `capture.layers`.
+      layers: of a capture of the model: `capture.layers`. None, for training loops that can pass no `factors=`
+        (`TrainState`, `optax.MultiSteps`): layers and factors are those of probes, which the parameters carry from
+        `capture.attach(params)` on.
       b1: decay of the momentum.
       decay: of the factors.
       damping: $\lambda$, in the units of the Fisher matrix: the one to tune.
@@ -57,8 +59,9 @@ def kfac(
       mesh: likewise.
 
     Returns:
-      An Optax optimizer. Its `update` needs `factors=`: what `precond.layers.value_grad_factors` returned with the
-      gradients, or None in a step in which no factors were captured.
+      An Optax optimizer. Where it was given layers, its `update` needs `factors=`: what
+      `precond.layers.value_grad_factors` returned with the gradients, or None in a step in which no factors were
+      captured.
 
     Raises:
       ValueError, TypeError: for numbers out of range or of a wrong type; as `precond.layered`.

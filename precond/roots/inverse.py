@@ -96,23 +96,17 @@ def _start(factor: Any) -> Checked:
     return Checked(jnp.ones(factor.shape, factor.dtype), one.health)
 
 
-def _norm(x: jax.Array) -> jax.Array:
-    """The largest row sum of each matrix, `[M]`: at least its largest eigenvalue."""
-    return jnp.max(jnp.sum(jnp.abs(x), axis=2), axis=1)
-
-
 def _matrix(factors: jax.Array, old: Checked, ridge: jax.Array, solve: Solve, tolerance: float) -> Checked:
-    """As `inverse_root` has it, with the condition number from norms, which are quicker to compile than eigenvalues."""
+    """As `inverse_root` has it."""
     peak = jnp.max(jnp.abs(factors), axis=(1, 2))
     empty, scale = peak == 0, jnp.where(peak == 0, 1, peak)
     a = factors / scale[:, None, None]
-    root, largest, added = solve(a, 1, lambda largest: raised(ridge / scale, largest, old), 0.0)
+    root, largest, added, condition = solve(a, 1, lambda largest: raised(ridge / scale, largest, old), 0.0)
     damped = a + added[:, None, None] * identity_like(a)
     residual = jnp.where(empty, 0, root_residual(root, damped, Fraction(1)))
-    condition = jnp.where(empty, 1, _norm(root) * _norm(damped))
     root = jnp.where(empty[:, None, None], identity_like(root), root / scale[:, None, None])
     used = jnp.where(empty, 0, added / jnp.where(empty, 1, largest))
-    return accept(root, residual, old, tolerance, damping=used, condition=condition)
+    return accept(root, residual, old, tolerance, damping=used, condition=jnp.where(empty, 1, condition))
 
 
 def _diagonal(factors: jax.Array, old: Checked, ridge: jax.Array, tolerance: float) -> Checked:

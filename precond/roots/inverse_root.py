@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from precond.arguments import check_number
-from precond.linalg import largest_eigenvalue, multiply, root_residual
+from precond.linalg import multiply, root_residual
 from precond.roots.damping import Damping, relative
 from precond.roots.guard import Checked, accept, raised, unchecked
-from precond.roots.method import Method, by_platform
+from precond.roots.method import Method, Solved, by_platform
 from precond.roots.root import Power, Root, RootState, identity_like
 
 __all__ = ["inverse_root"]
@@ -94,14 +94,13 @@ def inverse_root(
             return raised(jnp.asarray(damping.ridge(largest * scale, mean)) / scale, largest, derived)
 
         solve = _exact if a.shape[-1] == 1 else root_of
-        root, largest, added = solve(a, power, ridge, damping.least(a.shape[-1]))
+        root, largest, added, condition = solve(a, power, ridge, damping.least(a.shape[-1]))
         damped = a + added[:, None, None] * identity_like(a)
         residual = jnp.where(empty, 0, root_residual(root, damped, Fraction(power).limit_denominator(64)))
-        condition = jnp.where(empty, 1, _condition(root, largest + added, power))
         root = root * (scale ** -float(power))[:, None, None]
         root = jnp.where(empty[:, None, None], identity_like(root), root)
         used = jnp.where(empty, 0, added / jnp.where(empty, 1, largest))
-        return accept(root, residual, derived, tolerance, damping=used, condition=condition)
+        return accept(root, residual, derived, tolerance, damping=used, condition=jnp.where(empty, 1, condition))
 
     def apply(direction: jax.Array, gradient: jax.Array, state: RootState) -> Any:
         del gradient
@@ -114,14 +113,9 @@ def inverse_root(
     return Root(init, refresh, apply, whiten, power_of)
 
 
-def _exact(a: jax.Array, power: Power, ridge: Callable[[jax.Array], jax.Array], least: float) -> Any:
+def _exact(a: jax.Array, power: Power, ridge: Callable[[jax.Array], jax.Array], least: float) -> Solved:
     """The root of 1 by 1 factors."""
     del least
     value = jnp.maximum(a[:, 0, 0], 0)
     added = ridge(value)
-    return ((value + added) ** -float(power))[:, None, None], value, added
-
-
-def _condition(root: jax.Array, largest: jax.Array, power: Power) -> jax.Array:
-    """From the largest eigenvalue of the root, which is the least one of the factor to the power."""
-    return largest * largest_eigenvalue(root, steps=8) ** (1 / float(power))
+    return Solved(((value + added) ** -float(power))[:, None, None], value, added, jnp.ones_like(value))

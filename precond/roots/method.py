@@ -25,6 +25,7 @@ from precond.roots.root import Power
 __all__ = [
     "Method",
     "Solve",
+    "Solved",
     "by_platform",
     "cholesky",
     "cholesky_qr",
@@ -36,8 +37,26 @@ __all__ = [
 ]
 
 Ridge = Callable[[jax.Array], jax.Array]
-Solve = Callable[[jax.Array, Power, Ridge, float], tuple[jax.Array, jax.Array, jax.Array]]
 Basis = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+class Solved(NamedTuple):
+    """Roots, and what is known of them.
+
+    Attributes:
+      root: `(A + ridge I)^(-power)`, `[M, d, d]`.
+      largest: eigenvalues of A, `[M]`.
+      ridge: `[M]`.
+      condition: numbers of `A + ridge I`, `[M]`.
+    """
+
+    root: jax.Array
+    largest: jax.Array
+    ridge: jax.Array
+    condition: jax.Array
+
+
+Solve = Callable[[jax.Array, Power, Ridge, float], Solved]
 
 
 class Method(NamedTuple):
@@ -46,8 +65,7 @@ class Method(NamedTuple):
     Attributes:
       name: as the user typed it, for errors.
       root: from factors `[M, d, d]` of magnitude about 1, their power, a ridge (a function of the largest eigenvalue,
-        `[M]` to `[M]`) and what it is at least, to `(A + ridge I)^(-power)`, the largest eigenvalues and the ridges;
-        None if the method has none.
+        `[M]` to `[M]`) and what it is at least, to what is `Solved`; None if the method has none.
       basis: from factors, the basis before and whether it is the first, to an orthonormal basis; None likewise.
     """
 
@@ -60,6 +78,16 @@ def _fraction(power: Power) -> Fraction:
     return Fraction(power).limit_denominator(64)
 
 
+def _row_sum(a: jax.Array) -> jax.Array:
+    """The largest row sum of each matrix, `[M]`: at least its largest eigenvalue."""
+    return jnp.max(jnp.sum(jnp.abs(a), axis=2), axis=1)
+
+
+def _condition(root: jax.Array, largest: jax.Array, power: Power) -> jax.Array:
+    """From the largest eigenvalue of the root, which is the least one of the factor to the power."""
+    return largest * largest_eigenvalue(root, steps=8) ** (1 / float(power))
+
+
 def eigh() -> Method:
     """The symmetric eigendecomposition, for roots and bases.
 
@@ -70,9 +98,11 @@ def eigh() -> Method:
       >>> root, basis = inverse_root(method=eigh()), eigenbasis(method=eigh())
     """
 
-    def root(a: jax.Array, power: Power, ridge: Ridge, least: float) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def root(a: jax.Array, power: Power, ridge: Ridge, least: float) -> Solved:
         del least
-        return eigh_root(a, float(power), ridge)
+        out, values, added = eigh_root(a, float(power), ridge)
+        largest, smallest = values[:, -1], jnp.maximum(values[:, 0], 0)
+        return Solved(out, largest, added, (largest + added) / (smallest + added))
 
     return Method("eigh()", root, lambda a, basis, first: eigen_basis(a))
 
@@ -93,8 +123,9 @@ def composite() -> Method:
       >>> root = inverse_root(method=composite())
     """
 
-    def root(a: jax.Array, power: Power, ridge: Ridge, least: float) -> tuple[jax.Array, jax.Array, jax.Array]:
-        return composite_root(a, _fraction(power), ridge, least=least)
+    def root(a: jax.Array, power: Power, ridge: Ridge, least: float) -> Solved:
+        out, largest, added = composite_root(a, _fraction(power), ridge, least=least)
+        return Solved(out, largest, added, _condition(out, largest + added, power))
 
     return Method("composite()", root, None)
 
@@ -111,14 +142,16 @@ def cholesky() -> Method:
       >>> root = inverse(method=cholesky())
     """
 
-    def root(a: jax.Array, power: Power, ridge: Ridge, least: float) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def root(a: jax.Array, power: Power, ridge: Ridge, least: float) -> Solved:
         del least
         if power != 1:
             raise ValueError(f"method=cholesky() computes inverses, not the power of -{power}: use precond.eigh().")
-        largest = jnp.max(jnp.sum(jnp.abs(a), axis=2), axis=1)
+        largest = _row_sum(a)
         damping = ridge(largest)
         eye = jnp.eye(a.shape[-1], dtype=a.dtype)
-        return cholesky_inverse(a + damping[:, None, None] * eye), largest, damping
+        damped = a + damping[:, None, None] * eye
+        out = cholesky_inverse(damped)
+        return Solved(out, largest, damping, _row_sum(out) * _row_sum(damped))
 
     return Method("cholesky()", root, None)
 
@@ -141,12 +174,12 @@ def newton(*, iterations: int = 32, tolerance: float | None = None) -> Method:
     if tolerance is not None:
         check_number("tolerance", tolerance, 0)
 
-    def root(a: jax.Array, power: Power, ridge: Ridge, least: float) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def root(a: jax.Array, power: Power, ridge: Ridge, least: float) -> Solved:
         del least
         largest = largest_eigenvalue(a)
         damping = ridge(largest)
         out = coupled_newton(a, _fraction(power), damping, iterations=iterations, tolerance=tolerance)
-        return out, largest, damping
+        return Solved(out, largest, damping, _condition(out, largest + damping, power))
 
     return Method("newton()", root, None)
 
@@ -170,7 +203,7 @@ def by_platform(*, cpu: Method | None = None, others: Method | None = None) -> M
     if first is None or second is None:
         raise ValueError(f"by_platform(cpu={cpu.name}, others={others.name}): one of them computes no inverse roots.")
 
-    def root(a: jax.Array, power: Power, ridge: Ridge, least: float) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def root(a: jax.Array, power: Power, ridge: Ridge, least: float) -> Solved:
         return jax.lax.platform_dependent(
             a,
             cpu=lambda x: first(x, power, ridge, least),

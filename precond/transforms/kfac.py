@@ -18,7 +18,7 @@ __all__ = ["scale_by_kfac"]
 
 
 def scale_by_kfac(
-    layers: Mapping[str, Layer],
+    layers: Mapping[str, Layer] | None = None,
     *,
     damping: ArrayLike = 1e-3,
     decay: ArrayLike = 0.95,
@@ -40,7 +40,7 @@ def scale_by_kfac(
     `precond.inverse`.
 
     Args:
-      layers: of a capture: `capture.layers`.
+      layers: of a capture: `capture.layers`. None, for training loops that can pass no `factors=`: as `precond.kfac`.
       damping: $\lambda$.
       decay: of the averages of the factors.
       root: in place of `precond.inverse(damping)`: `precond.eigen_inverse`.
@@ -53,7 +53,7 @@ def scale_by_kfac(
       mesh: likewise.
 
     Returns:
-      A transformation. Its `update` needs `factors=`.
+      A transformation. Its `update` needs `factors=` where it was given layers.
 
     Raises:
       ValueError, TypeError: for numbers out of range; as `precond.layered`.

@@ -11,13 +11,14 @@ import optax
 from precond.blocks import Layer, Layout, View, layout_of, path_name
 from precond.mesh import Sharded, Stacked, as_sharded, local_arrays, with_local_arrays
 from precond.transforms.blocked import BlockedState, blocked
+from precond.transforms.in_band import has_probes, in_band
 
 __all__ = ["layered"]
 
 
 def layered(
     inner: optax.GradientTransformation,
-    layers: Mapping[str, Layer],
+    layers: Mapping[str, Layer] | None,
     *,
     otherwise: optax.GradientTransformation | None = None,
     skipped: float = 0.0,
@@ -33,7 +34,8 @@ def layered(
 
     Args:
       inner: any transformation of stacks; `precond.scale_by_kronecker` with K-FAC's statistics.
-      layers: from a capture of `precond.layers`.
+      layers: from a capture of `precond.layers`. None takes layers and factors from the parameters' own probes, for
+        training loops that can pass no `factors=`: `precond.in_band`.
       otherwise: for all other parameters. None is `optax.scale_by_adam()`.
       skipped: as in `precond.blocked`.
       axis: mesh axes over whose devices layers are divided, with their factors and inverses, as in `precond.blocked`.
@@ -46,7 +48,7 @@ def layered(
 
     Raises:
       ValueError: in `init` where the parameters have leaves but none of these layers, or the bias of one without its
-        weights; in `update` for factors of other layers.
+        weights, or probes beside layers that are given; in `update` for factors of other layers.
       TypeError: in `update` without `factors`.
 
     Examples:
@@ -57,6 +59,8 @@ def layered(
       >>> round(float(jnp.sum(updates["bias"] ** 2)), 4)  # of the whole matrix it is 1
       0.3333
     """
+    if layers is None:
+        return in_band(functools.partial(layered, inner, otherwise=otherwise, skipped=skipped, axis=axis, mesh=mesh))
 
     def view(name: str, leaf: Any) -> View:
         del leaf
@@ -70,6 +74,8 @@ def layered(
     others = blocked(inner, block_size=None, views=lambda path, leaf: None, otherwise=otherwise, skipped=skipped)
 
     def init(params: Any) -> BlockedState:
+        if has_probes(params):
+            raise ValueError("The parameters carry probes: leave layers= out, or give them without (capture.detach).")
         leaves, rest = _split(layers, params)
         join = functools.partial(_join, layers)
         matrices = jax.eval_shape(join, leaves)
