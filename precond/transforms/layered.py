@@ -60,7 +60,8 @@ def layered(
       0.3333
     """
     if layers is None:
-        return in_band(lambda found: layered(inner, found, otherwise=otherwise, skipped=skipped))
+        same = functools.partial(layered, inner, otherwise=otherwise, skipped=skipped, axis=axis, mesh=mesh)
+        return in_band(same)
 
     def view(name: str, leaf: Any) -> View:
         del leaf
