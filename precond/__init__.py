@@ -3,6 +3,7 @@
 from precond import layers, recipes, replicas
 from precond.arguments import STATIC_ARGS
 from precond.blocks import View, default_views, rules, small_side, tensors
+from precond.host import HostRefresh, host_refresh
 from precond.large_batches import (
     GainEstimator,
     accumulate,
@@ -62,6 +63,7 @@ from precond.transforms import (
     inner_product,
     layered,
     normalize,
+    on_host,
     per_block,
     polak_ribiere,
     project_radial,
@@ -77,6 +79,7 @@ from precond.transforms import (
 __all__ = [
     "STATIC_ARGS",
     "GainEstimator",
+    "HostRefresh",
     "Method",
     "Precision",
     "Refresh",
@@ -117,6 +120,7 @@ __all__ = [
     "fletcher_reeves",
     "graft",
     "growing_momentum",
+    "host_refresh",
     "inner_product",
     "inverse",
     "inverse_root",
@@ -130,6 +134,7 @@ __all__ = [
     "neumann",
     "newton",
     "normalize",
+    "on_host",
     "outer_products",
     "paper_gain",
     "per_block",

@@ -10,25 +10,30 @@ from precond.transforms.filtered import filtered
 from precond.transforms.finite_steps import finite_steps
 from precond.transforms.graft import graft
 from precond.transforms.kfac import scale_by_kfac
-from precond.transforms.kronecker import scale_by_kronecker
+from precond.transforms.kronecker import KroneckerState, scale_by_kronecker
 from precond.transforms.layered import layered
 from precond.transforms.mfac import scale_by_mfac
 from precond.transforms.nlcg import fletcher_reeves, polak_ribiere, scale_by_nlcg
 from precond.transforms.normalize import normalize
+from precond.transforms.outside import Engine, OutsideState, describing
 from precond.transforms.per_block import per_block
 from precond.transforms.project_radial import project_radial
-from precond.transforms.schedule import Refresh, every
+from precond.transforms.schedule import Refresh, every, on_host
 from precond.transforms.switch import switch
 from precond.transforms.with_momentum import with_momentum
 
 __all__ = [
     "BlockedState",
+    "Engine",
+    "KroneckerState",
+    "OutsideState",
     "Refresh",
     "block_top_k",
     "blocked",
     "clip_by_kl",
     "clip_by_rms",
     "cosine",
+    "describing",
     "error_feedback",
     "every",
     "exponentiated",
@@ -39,6 +44,7 @@ __all__ = [
     "inner_product",
     "layered",
     "normalize",
+    "on_host",
     "per_block",
     "polak_ribiere",
     "project_radial",
