@@ -8,6 +8,7 @@ from typing import Any, Self, TypeVar
 import jax
 import numpy as np
 import optax
+from jax.core import Tracer
 
 from precond.arguments import check_whole
 from precond.host.job import Job, begin, cancel, finish, kernel_of
@@ -34,26 +35,28 @@ class _Slot:
             cancel(self.job)
         self.job = None
 
-    def serve(self, state: KroneckerState, most: int, pool: Executor) -> tuple[KroneckerState, int]:
-        """The state, with the roots that are due; and how many updates from now its next boundary is."""
+    def serve(self, state: KroneckerState, calls: int, updates: int, pool: Executor) -> tuple[KroneckerState, int]:
+        """The state, with the roots that are due; and the calls until there is something to do again."""
         count, taken, used = _numbers(state)
-        if self.seen is not None and count > self.seen + most:
+        if self.seen is not None and count > self.seen + calls * updates:
             raise ValueError(
-                f"The state has seen {count - self.seen} updates, where at most {most} were expected: call the refresh "
-                "after every update, or pass host_refresh(updates=...), how many there may be between two calls. "
-                "Another run needs a host_refresh of its own."
+                f"The state has seen {count - self.seen} updates, where at most {calls * updates} were expected: call "
+                "the refresh before every update, or pass host_refresh(updates=...), how many there may be between two "
+                "calls. Another run needs a host_refresh of its own."
             )
-        # A state from before belongs to another run, or to this one begun again: its own factors say what to do.
-        if self.job is not None and (count < (self.seen or 0) or taken < self.job.taken or used != self.job.used):
-            self.forget()
-        if self.job is not None and taken > self.job.taken:
-            state, used, self.job = finish(state, self.job), self.job.taken, None
-        if self.job is None and taken - used > self.period:
+        if self.job is not None and (self.job.taken, self.job.used) != (taken, used):
+            self.forget()  # the state is not that of the run before
+        if taken - used > self.period:
             state, used = _lost(state, taken - self.period), taken - self.period
         if self.job is None and taken > used:
             self.job = begin(state, self.root, self.kernel, pool, taken=taken, used=used)
+        left = self.period - count % self.period
+        if self.job is not None:
+            left = taken + self.period - updates - count
+            if left <= 0:  # the next updates may take other factors: these must have come home
+                state, self.job, left = finish(state, self.job), None, self.period - count % self.period
         self.seen = count
-        return state, self.period - count % self.period
+        return state, max(1, -(-left // updates))
 
 
 def _numbers(state: KroneckerState) -> list[int]:
@@ -94,9 +97,9 @@ class HostRefresh:
             )
         left = []
         for slot, i in zip(self._slots, places, strict=True):
-            leaves[i], updates = slot.serve(leaves[i], self._calls * self._updates, self._pool)
-            left.append(updates)
-        self._calls, self._wait = 0, -(-min(left) // self._updates)
+            leaves[i], calls = slot.serve(leaves[i], self._calls, self._updates, self._pool)
+            left.append(calls)
+        self._calls, self._wait = 0, min(left)
         return treedef.unflatten(leaves)
 
     def close(self) -> None:
@@ -119,33 +122,33 @@ def host_refresh(
 ) -> HostRefresh:
     r"""Refresh roots in float64 on the host's cores, while training goes on.
 
-    For an optimizer with `refresh=precond.on_host(N)`, wherever in it that stands. After update $kN$ the factors
-    $F_{kN}$ start to leave the device; threads compute what the root derives from them; after update $(k+1)N$ it comes
-    back and is in use until the next does:
+    For an optimizer with `refresh=precond.on_host(N)`, wherever in it that stands. After update $kN$ its factors
+    $F_{kN}$ start to leave the device; threads compute what the root derives from them; before update $(k+1)N$ it comes
+    back, and is in use until the next does:
 
-    $$R_t = \mathrm{refresh}(F_{(k-1)N}) \quad \text{in the updates} \quad kN < t \le (k+1)N$$
+    $$R_t = \mathrm{refresh}(F_{kN}) \quad \text{in the updates} \quad (k+1)N \le t < (k+2)N$$
 
-    so that between the factors and the update there are N to 2 N - 1 others, and no number depends on how fast the
-    host is: at a boundary a slow one is waited for. Each matrix is refreshed by the root's own `refresh`, compiled for
-    the CPU in float64, where LAPACK decomposes it, with its certificate and guard; by its `method`, too (the default
-    of `precond.inverse_root` is `precond.eigh` there).
+    so that factors are N to 2 N - 1 updates old when they are used, and no number depends on how fast the host is: a
+    slow one is waited for. Before update 2 N roots are the identity. Each matrix is refreshed by the root's own
+    `refresh` and method, compiled for the CPU in float64, where LAPACK decomposes it, with its certificate and guard.
 
     What is on its way is a function of the state: the factors taken, the roots in use, and their counts. A run that is
-    restored from a checkpoint begins it again and goes on bit for bit, if the state was saved after the call. Where a
-    worker fails, or its result is not finite, the root in use stays, which `precond.metrics` counts (`host/failed`)
-    and the logger `precond` tells. Each process works on the blocks that its own devices keep.
+    restored from a checkpoint begins it again and goes on bit for bit, with a new `host_refresh`. Where a worker
+    fails, or its result is not finite, the root in use stays, which `precond.metrics` counts (`host/failed`) and the
+    logger `precond` tells. Each process works on the blocks that its own devices keep.
 
     Args:
       tx: the optimizer.
       params: those it is for, or their shapes and dtypes.
       workers: the number of threads, or a pool of threads (`concurrent.futures`), which `close` shuts down; None is
         half the machine's cores.
-      updates: that the loop makes at most between two calls, as with `jax.lax.scan` over steps.
+      updates: that the loop makes at most between two calls, as with `jax.lax.scan` over steps. Roots come back that
+        much earlier.
 
     Returns:
       A function from the optimizer's state, or a tree with it in it (as Flax's `TrainState`), to the same with new
-      roots: to be called after every update, outside `jax.jit`. It returns at once but for the first call and one in N.
-      It belongs to one run; it is a context manager, and has `close`.
+      roots: to be called before every update, outside `jax.jit`. It returns at once but for the first call and two in
+      N, which wait for the update before. It belongs to one run; it is a context manager, and has `close`.
 
     Raises:
       ValueError: where nothing in `tx` has `refresh=precond.on_host(..)`; for hyperparameters of the root that are
@@ -162,8 +165,8 @@ def host_refresh(
       >>> state, update = tx.init(params), jax.jit(tx.update, donate_argnums=1)
       >>> with host_refresh(tx, params, workers=1) as refresh:
       ...     for _ in range(5):
-      ...         updates, state = update(params, state)
       ...         state = refresh(state)
+      ...         updates, state = update(params, state)
       >>> precond.metrics(state)["host/staleness"].item()
       3
     """
@@ -174,7 +177,7 @@ def host_refresh(
         check_whole("workers", workers, least=1)
         workers = ThreadPoolExecutor(workers, thread_name_prefix="precond")
     with describing():
-        described = jax.eval_shape(tx.init, params)
+        described = jax.eval_shape(lambda p: tx.init(p), params)
     nodes = jax.tree.leaves(described, is_leaf=lambda x: isinstance(x, KroneckerState))
     engines = [x.outside for x in nodes if isinstance(x, KroneckerState) and isinstance(x.outside, Engine)]
     if not engines:
@@ -188,12 +191,11 @@ def _check(root: Root) -> None:
     """That the root can be used by itself."""
 
     def refresh(factor: jax.Array) -> Any:
-        return root.refresh(factor, root.init(factor[0], (factor, factor)).derived[0], root.power(2), factor[0, 0, 0])
+        return root.refresh(factor, root.init(factor[0], (factor, factor)).derived[0], root.power(2), np.asarray(True))
 
-    try:
-        jax.eval_shape(refresh, jax.ShapeDtypeStruct((1, 2, 2), np.float32))
-    except jax.errors.UnexpectedTracerError as error:
+    traced = jax.make_jaxpr(refresh)(jax.ShapeDtypeStruct((1, 2, 2), np.float32))
+    if any(isinstance(x, Tracer) for x in traced.consts):
         raise ValueError(
             "A hyperparameter of the root is injected, which the host does not see: under optax.inject_hyperparams, "
             "pass static_args=(*precond.STATIC_ARGS, 'damping')."
-        ) from error
+        )

@@ -53,6 +53,8 @@ _DESCRIBING: contextvars.ContextVar[bool] = contextvars.ContextVar("describing",
 def describing() -> Iterator[None]:
     """While it lasts, `init` of an engine whose roots are refreshed outside tells of which `Engine` it is.
 
+    JAX keeps what it has traced of a function: to trace `init` meanwhile, make a new one of it (a lambda).
+
     Examples:
       >>> import precond
       >>> tx = precond.scale_by_kronecker(precond.kl(), precond.inverse_root(), refresh=precond.on_host(100))

@@ -94,10 +94,9 @@ def every(
 def on_host(period: int, *, warmup: int = 0) -> Refresh:
     """Leave the refresh to `precond.host_refresh`, which runs beside training on the cores of the host.
 
-    After every `period` updates the engine takes a copy of the factors, which is part of its state: half as many
-    numbers again as the roots have. What is made of it is in use from `period` updates later on, so that of N updates
-    between two refreshes the statistics that a step's roots come from lie N to 2 N - 1 updates back. Until then, and
-    for ever without `precond.host_refresh`, roots are the identity.
+    After every `period` updates the engine keeps a copy of the factors in its state: half as many numbers as its roots
+    have. What the host makes of it is in use from `period` updates later on. Until then, and for ever without
+    `precond.host_refresh`, roots are the identity.
 
     Args:
       period: N.

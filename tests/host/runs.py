@@ -46,8 +46,7 @@ def run(tx, grads, refresh, start=None, step=None):
     state = tx.init(params) if start is None else start[1]
     step, path = stepper(tx) if step is None else step, []
     for g in grads:
-        params, state = step(params, state, g)
-        state = refresh(state)
+        params, state = step(params, refresh(state), g)
         path.append(jax.tree.map(np.array, params))
     return path, state
 
