@@ -13,7 +13,7 @@ from precond.linalg import dense
 from precond.roots import Root, RootState
 from precond.transforms import KroneckerState
 
-__all__ = ["Job", "Kernel", "begin", "cancel", "finish", "kernel_of"]
+__all__ = ["Job", "Kernel", "begin", "cancel", "finish", "kernel_of", "unfinished"]
 
 _LOG = logging.getLogger("precond")
 
@@ -168,3 +168,12 @@ def cancel(job: Job) -> None:
         for futures in work.futures.values():
             for future in futures:
                 future.cancel()
+
+
+def unfinished(job: Job) -> int:
+    """How many of its tasks are not done.
+
+    Args:
+      job: from `begin`.
+    """
+    return sum(not future.done() for work in job.works for futures in work.futures.values() for future in futures)

@@ -11,7 +11,7 @@ import optax
 from jax.core import Tracer
 
 from precond.arguments import check_whole
-from precond.host.job import Job, begin, cancel, finish, kernel_of
+from precond.host.job import Job, begin, cancel, finish, kernel_of, unfinished
 from precond.host.rows import put
 from precond.roots import Root
 from precond.transforms import Engine, KroneckerState, describing
@@ -101,6 +101,11 @@ class HostRefresh:
             left.append(calls)
         self._calls, self._wait = 0, min(left)
         return treedef.unflatten(leaves)
+
+    @property
+    def pending(self) -> int:
+        """Matrices that are not done: to look at, for nothing else depends on it."""
+        return sum(unfinished(slot.job) for slot in self._slots if slot.job is not None)
 
     def close(self) -> None:
         """Forget what is on its way, and end the threads."""

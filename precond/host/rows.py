@@ -95,6 +95,8 @@ def put(like: jax.Array, rows: dict[int, np.ndarray]) -> jax.Array:
         found = [cast(x[max(first - start, 0) : last - start]) for start, x in sorted(rows.items()) if start < last]
         return np.concatenate(found)[(slice(None), *index[1:])]
 
+    if not like.committed:  # what is committed to a device is another type to jit, which would compile once more
+        return jnp.asarray(part((slice(None),) * like.ndim))
     return jax.make_array_from_callback(like.shape, like.sharding, part)
 
 
