@@ -4,7 +4,6 @@ python examples/large_batch_adascale.py
 """
 
 import argparse
-import csv
 import functools
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ import numpy as np
 import optax
 from matplotlib.figure import Figure
 from sklearn.datasets import load_digits
+from tables import write
 from tqdm import tqdm
 
 import precond
@@ -206,13 +206,6 @@ def curve_rows(runs: dict[tuple[str, int], Run]) -> list[dict[str, Any]]:
     return out
 
 
-def write(table: list[dict[str, Any]], path: Path) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, table[0])
-        writer.writeheader()
-        writer.writerows(table)
-
-
 def show(runs: dict[tuple[str, int], Run]) -> None:
     base = np.mean(runs["AdaScale", 1].loss)
     print(f"\n{'rule':32}" + "".join(f"{f'S = {s}':>18}" for s in SCALES))
@@ -262,7 +255,6 @@ def main() -> None:
     begin = time.perf_counter()
     runs = compare(load(), options.seeds, options.steps)
     show(runs)
-    options.output.mkdir(parents=True, exist_ok=True)
     write(rows(runs), options.output / "large_batch_adascale.csv")
     write(curve_rows(runs), options.output / "large_batch_adascale_curves.csv")
     draw(runs, options.output / "large_batch_adascale.png")

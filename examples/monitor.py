@@ -4,7 +4,6 @@ python examples/monitor.py
 """
 
 import argparse
-import csv
 from pathlib import Path
 
 import jax
@@ -12,6 +11,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 import optax
 from flax import nnx
+from tables import write
 from text import SYMBOLS, batches, standard_library
 from tqdm import tqdm
 from training import BATCH, LENGTH, schedule
@@ -56,11 +56,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
     rows = train(options.steps)
-    options.output.mkdir(parents=True, exist_ok=True)
-    with (options.output / "monitor.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+    write(rows, options.output / "monitor.csv")
     draw(rows, options.output / "monitor.png")
 
 

@@ -1,6 +1,6 @@
 """The Neumann optimizer against SGD and Nesterov's momentum, at batches of 8 examples to all: steps to a loss.
 
-    python examples/neumann_batch_sizes.py
+python examples/neumann_batch_sizes.py
 
 The task is generated: ten classes of 8x8 images, each a few smooth templates, shifted, scaled and noisy. A small
 network is trained until its loss on all examples is 0.05. Every optimizer has its learning rate tuned at every batch
@@ -8,7 +8,6 @@ size, over the same grid and on other seeds than the five that count.
 """
 
 import argparse
-import csv
 import itertools
 import pathlib
 from collections.abc import Callable
@@ -18,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from matplotlib.figure import Figure
+from tables import write
 from tqdm import tqdm
 
 import precond
@@ -164,11 +164,7 @@ def main() -> None:
     cells = tqdm(list(itertools.product(options.batches, OPTIMIZERS)), unit="cell")
     rows = [row for batch, name in cells for row in sweep(name, batch, x, y)]
     show(rows)
-    options.output.mkdir(parents=True, exist_ok=True)
-    with (options.output / "neumann_batch_sizes.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+    write(rows, options.output / "neumann_batch_sizes.csv")
     plot(rows, options.output / "neumann_batch_sizes.png")
 
 

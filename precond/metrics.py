@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from precond.large_batches import AdascaleState
 from precond.roots import Health
-from precond.transforms import BlockedState, KroneckerState
+from precond.transforms import BlockedState, FiniteStepsState, KroneckerState
 
 __all__ = ["metrics"]
 
@@ -28,6 +28,7 @@ def metrics(state: Any) -> dict[str, jax.Array]:
     | `blocks/skipped` | blocks skipped so far, because their gradient was not finite |
     | `host/staleness` | updates since the statistics were taken that the roots in use come from (`precond.on_host`) |
     | `host/failed` | refreshes on the host that failed or never took place, after which the last root stayed |
+    | `steps/skipped` | steps that `precond.finite_steps` skipped so far; of several, the most |
     | `adascale/step` | scale-invariant steps done, $\tau$ |
     | `adascale/gain` | r of the last step |
     | `adascale/efficiency` | r / S: how much of a base batch's progress each base batch made |
@@ -51,26 +52,37 @@ def metrics(state: Any) -> dict[str, jax.Array]:
       >>> {key: value.item() for key, value in metrics(tx.init(params)).items()}["roots/condition"]
       1.0
     """
-    kinds = (Health, BlockedState, AdascaleState)
-    found = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, kinds))
-    # A BlockedState holds the records of its roots.
+    found = _states(state)
+    records = [x for x in found if isinstance(x, Health)]
     blocks = [x for x in found if isinstance(x, BlockedState)]
-    inside = [x for b in blocks for x in jax.tree.leaves(b, is_leaf=lambda x: isinstance(x, Health))]
-    records = [x for x in [*found, *inside] if isinstance(x, Health)]
+    whole = [x for x in found if isinstance(x, FiniteStepsState)]
+    scaled = [x for x in found if isinstance(x, AdascaleState)]
     out: dict[str, jax.Array] = {}
     if records:
         out |= _of_roots(records)
     if blocks:
         out["blocks/skipped"] = functools.reduce(jnp.add, [jnp.sum(b.skipped) for b in blocks])
+    if whole:
+        out["steps/skipped"] = functools.reduce(jnp.maximum, [x.skipped for x in whole])
     engines = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, KroneckerState))
     outside = [x for x in engines if isinstance(x, KroneckerState) and x.outside != ()]
     if outside:
         out |= _of_host(outside)
-    scaled = [x for x in found if isinstance(x, AdascaleState)]
     if scaled:
         each = [_of_adascale(x) for x in scaled]
         out |= {key: functools.reduce(jnp.maximum, [x[key] for x in each]) for key in each[0]}
     return out
+
+
+def _states(tree: Any) -> list[Any]:
+    """All states that tell something, also inside of others; but of blocks within blocks the outermost alone."""
+    kinds = (Health, BlockedState, FiniteStepsState, AdascaleState)
+    found = [x for x in jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, kinds)) if isinstance(x, kinds)]
+    for outer in list(found):
+        if isinstance(outer, (BlockedState, FiniteStepsState)):
+            inside = _states(tuple(outer))
+            found += [x for x in inside if not (isinstance(outer, BlockedState) and isinstance(x, BlockedState))]
+    return found
 
 
 def _of_adascale(state: AdascaleState) -> dict[str, jax.Array]:

@@ -4,12 +4,15 @@ from precond.blocks.finite import any_finite, finite_blocks, keep_finite
 from precond.blocks.joint import Layer
 from precond.blocks.layout import Layout, layout_of
 from precond.blocks.names import active_axes, stack_name
+from precond.blocks.probe import Factors, Probe
 from precond.blocks.rules import as_views, default_views, path_name, rules, small_side, tensors
 from precond.blocks.view import View, Views
 
 __all__ = [
+    "Factors",
     "Layer",
     "Layout",
+    "Probe",
     "View",
     "Views",
     "active_axes",

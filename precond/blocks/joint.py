@@ -50,6 +50,28 @@ class Layer(NamedTuple):
         )
         return groups, inputs + (self.bias is not None), outputs
 
+    def seen_from(self, place: str) -> "Layer":
+        """The same layer, with paths from this place on.
+
+        Args:
+          place: the path of what the parameters are in.
+
+        Examples:
+          >>> Layer("dense/kernel", None, 0, (2, 3), (), (0,), (1,)).seen_from("dense").kernel
+          'kernel'
+        """
+        start = len(f"{place}/" if place else "")
+        return self._replace(kernel=self.kernel[start:], bias=None if self.bias is None else self.bias[start:])
+
+    def put_at(self, place: str) -> "Layer":
+        """The inverse of `seen_from`.
+
+        Args:
+          place: likewise.
+        """
+        start = f"{place}/" if place else ""
+        return self._replace(kernel=start + self.kernel, bias=None if self.bias is None else start + self.bias)
+
     @property
     def _order(self) -> tuple[int, ...]:
         return self.groups + self.inputs + self.outputs

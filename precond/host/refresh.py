@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.core import Tracer
@@ -196,7 +197,7 @@ def _check(root: Root) -> None:
     """That the root can be used by itself."""
 
     def refresh(factor: jax.Array) -> Any:
-        return root.refresh(factor, root.init(factor[0], (factor, factor)).derived[0], root.power(2), np.asarray(True))
+        return root.refresh(factor, root.init(factor[0], (factor, factor)).derived[0], root.power(2), jnp.asarray(True))
 
     traced = jax.make_jaxpr(refresh)(jax.ShapeDtypeStruct((1, 2, 2), np.float32))
     if any(isinstance(x, Tracer) for x in traced.consts):

@@ -61,6 +61,10 @@ def _as_is(variance: jax.Array, square: jax.Array) -> tuple[jax.Array, jax.Array
     return variance, square
 
 
+def _decay(smoothing: float | None, size: ArrayLike) -> jax.Array:
+    return jnp.asarray(jnp.maximum(1 - size / 1000, 0) if smoothing is None else smoothing)
+
+
 def _debiased(decay: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.Array]:
     """An exponential average divided by the weight it has so far, also where the decay changes."""
     weight = decay * weight + (1 - decay)
@@ -98,8 +102,7 @@ def paper_gain(smoothing: float | None = None, *, least_variance: float = 1e-6, 
 
     def average(samples: jax.Array, weight: jax.Array, scale: jax.Array, count: jax.Array) -> tuple:
         del count
-        decay = jnp.maximum(1 - scale / 1000, 0) if smoothing is None else jnp.asarray(smoothing)
-        return jnp.maximum(1 / samples, 1 - decay), weight
+        return jnp.maximum(1 / samples, 1 - _decay(smoothing, scale)), weight
 
     return GainEstimator(average, _bounds(least_variance), _as_is, start)
 
@@ -134,8 +137,7 @@ def fairscale_gain(smoothing: float | None = None, *, least_variance: float = 1e
 
     def average(samples: jax.Array, weight: jax.Array, scale: jax.Array, count: jax.Array) -> tuple:
         del samples, scale
-        decay = jnp.maximum(1 - count / 1000, 0) if smoothing is None else jnp.asarray(smoothing)
-        return _debiased(decay, weight)
+        return _debiased(_decay(smoothing, count), weight)
 
     return GainEstimator(average, _bounds(least_variance), _as_is, 0)
 

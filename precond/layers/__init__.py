@@ -3,11 +3,12 @@
 The front ends for Flax are the modules `precond.layers.linen` and `precond.layers.nnx`, which import it.
 """
 
-from precond.layers.capture import Capture, Factors, Found
+from precond.blocks import Factors, Probe
+from precond.layers.capture import Capture, Found
 from precond.layers.coverage import Coverage, Row
 from precond.layers.explicit import explicit
 from precond.layers.fisher import Estimator, Likelihood, bernoulli, categorical, empirical, exact, gaussian, sampled
-from precond.layers.gradients import value_grad_factors
+from precond.layers.gradients import factors_alone, value_grad_factors
 from precond.layers.kinds import Contraction, Conv, Embed, Scale, dense, einsum
 from precond.layers.tap import Tap, expand, reduce, tap
 
@@ -21,6 +22,7 @@ __all__ = [
     "Factors",
     "Found",
     "Likelihood",
+    "Probe",
     "Row",
     "Scale",
     "Tap",
@@ -32,6 +34,7 @@ __all__ = [
     "exact",
     "expand",
     "explicit",
+    "factors_alone",
     "gaussian",
     "reduce",
     "sampled",

@@ -7,28 +7,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from precond.blocks import Layer, path_name
+from precond.blocks import Factors, Layer, Probe, path_name
 from precond.layers.coverage import Coverage, Row
-from precond.layers.kinds import Kind, Scale
-from precond.layers.tap import Sharing, Tap, expand, tap
+from precond.layers.kinds import Kind
+from precond.layers.tap import Sharing, Tap, expand, tally, tap
 
-__all__ = ["PROBE", "Capture", "Factors", "Found", "assemble", "at", "leaves_of", "sharing_of", "tapped"]
+__all__ = ["PROBE", "Capture", "Found", "assemble", "at", "counted", "leaves_of", "sharing_of", "tapped"]
 
 PROBE = "_kfac"
 """The key of a layer's probe among its parameters."""
-
-
-class Factors(NamedTuple):
-    """The Kronecker factors of one layer's Fisher matrix, as estimated from one batch.
-
-    Attributes:
-      inputs: A, `[L, i, i]` (the bias last), or its diagonal `[L, i]` for an embedding; L counts scanned layers and
-        groups. Of a norm, the Fisher blocks of its channels.
-      outputs: G, `[L, o, o]`; None for a norm.
-    """
-
-    inputs: jax.Array
-    outputs: jax.Array | None
 
 
 class Found(NamedTuple):
@@ -60,54 +47,63 @@ class Capture(NamedTuple):
     coverage: Coverage
     apply: Callable[..., Any]
 
-    def probes(self, params: Any, *, check: bool = False) -> dict[str, dict[str, jax.Array]]:
+    def probes(self, params: Any, *, check: bool = False, count: bool = False) -> dict[str, Probe]:
         """Zeros, whose cotangents are the layers' sums.
 
         Args:
           params: the model's parameters (or anything with their shapes and dtypes).
           check: also ask for each layer's gradient as its signals have it.
+          count: also ask for the number of examples.
         """
-        leaves = leaves_of(params)
-        return {name: _probe(layer, leaves[layer.kernel], check=check) for name, layer in self.layers.items()}
+        leaves, out = leaves_of(params), {}
+        for name, layer in self.layers.items():
+            sums = _zeros(layer, leaves[layer.kernel], check=check, count=count)
+            out[name] = Probe(layer.seen_from(name), sums)
+        return out
 
-    def attach(self, params: Any, probes: Mapping[str, Any] | None = None) -> Any:
+    def attach(self, params: Any, probes: Mapping[str, Probe] | None = None) -> Any:
         """The parameters, with a probe beside those of each layer.
+
+        They are what training loops that can pass no `factors=` start from: the gradient of a loss of `apply` by them
+        has the factors in it, for `precond.kfac` without `layers`. In what is given to `apply` every layer has its
+        probe, or none has.
 
         Args:
           params: nested dictionaries.
-          probes: from `probes`; None makes them.
+          probes: from `probes`; None makes some that count examples.
         """
-        for name, probe in (self.probes(params) if probes is None else probes).items():
+        for name, probe in (self.probes(params, count=True) if probes is None else probes).items():
             params = _insert(params, tuple(name.split("/")) if name else (), probe)
         return params
 
-    def split(self, tree: Any) -> tuple[Any, dict[str, Any]]:
-        """The inverse of `attach`: from parameters or gradients with probes to those without, and the probes."""
-        sums = {name: at(tree, name)[PROBE] for name in self.layers}
-        return _without(tree), sums
+    def detach(self, params: Any) -> Any:
+        """The inverse of `attach`.
 
-    def factors(self, sums: Mapping[str, Any], examples: jax.typing.ArrayLike) -> dict[str, Factors]:
+        Args:
+          params: that carry probes.
+        """
+        return _without(params)
+
+    def counted(self, params: Any, outputs: Any) -> Any:
+        """The model's outputs themselves; in the backward pass, the probes are told of how many examples they are.
+
+        For models in plain JAX that are to train on parameters from `attach`: to be called on what they return. The
+        front ends for Flax do it.
+
+        Args:
+          params: that may carry probes.
+          outputs: of the model, by examples.
+        """
+        return counted(self.taps, params, outputs)
+
+    def factors(self, sums: Mapping[str, Probe], examples: jax.typing.ArrayLike) -> dict[str, Factors]:
         """From sums over a batch to factors.
 
         Args:
-          sums: what the probes' cotangents are, where those of the model's outputs are of the *sum* of the examples'
-            losses. (For those of their mean over N, that is `examples=1 / N`.)
-          examples: by how many the sum is divided to make the loss.
+          sums: what the probes' cotangents are.
+          examples: as in `precond.blocks.Probe.factors`.
         """
-        out = {}
-        for name, s in sums.items():
-            lead = self.layers[name].lead
-            rows = examples if isinstance(self.taps[name].kind, Scale) else jnp.maximum(s["rows"], 1)
-
-            def stacked(x: jax.Array, count: Any, lead: int = lead, flat: bool = False) -> jax.Array:
-                count = jnp.asarray(count)
-                x = x / count.reshape(count.shape + (1,) * (x.ndim - count.ndim))
-                return x.reshape(-1, *x.shape[-1 if flat else -2 :])
-
-            diagonal = self.layers[name].diagonal
-            outputs = stacked(s["outputs"], examples) if "outputs" in s else None
-            out[name] = Factors(stacked(s["inputs"], rows, flat=diagonal), outputs)
-        return out
+        return {name: probe.factors(examples) for name, probe in sums.items()}
 
 
 def leaves_of(params: Any) -> dict[str, Any]:
@@ -136,7 +132,8 @@ def _without(tree: Any) -> Any:
     return {k: _without(v) for k, v in tree.items() if k != PROBE} if isinstance(tree, Mapping) else tree
 
 
-def _probe(layer: Layer, kernel: Any, *, check: bool) -> dict[str, jax.Array]:
+def _zeros(layer: Layer, kernel: Any, *, check: bool, count: bool) -> dict[str, jax.Array]:
+    """The entries of a layer's probe."""
     dtype = jnp.promote_types(jnp.float32, kernel.dtype)
     lead, (groups, i, o) = tuple(kernel.shape[: layer.lead]), layer.size
     some = (groups,) if layer.groups else ()
@@ -147,7 +144,14 @@ def _probe(layer: Layer, kernel: Any, *, check: bool) -> dict[str, jax.Array]:
     out = {"inputs": zeros(i) if layer.diagonal else zeros(*some, i, i), "rows": zeros()}
     if layer.outputs:  # a scale has none
         out["outputs"] = zeros(*some, o, o)
-    return out | ({"gradient": zeros(groups, i, o)} if check else {})
+    return out | ({"gradient": zeros(groups, i, o)} if check else {}) | ({"examples": zeros()} if count else {})
+
+
+def counted(taps: Mapping[str, Tap], params: Any, outputs: Any) -> Any:
+    """As the method of `Capture`."""
+    probes = [at(params, path).get(PROBE) for path in taps]
+    counters = [p.sums["examples"] for p in probes if p is not None and "examples" in p.sums]
+    return tally(outputs, counters, next(iter(taps.values())).batch) if counters else outputs
 
 
 def sharing_of(sharing: Sharing | Sequence[tuple[str, Sharing]]) -> Callable[[str], Sharing]:
@@ -172,7 +176,7 @@ def assemble(
     found: Mapping[str, Found],
     reasons: Mapping[str, str],
     params: Any,
-    apply: Callable[..., Any],
+    bind: Callable[[Mapping[str, Tap]], Callable[..., Any]],
     *,
     sharing: Sharing | Sequence[tuple[str, Sharing]],
     batch: int,
@@ -183,7 +187,7 @@ def assemble(
       found: by path.
       reasons: for paths that have no rule, why.
       params: the model's parameters.
-      apply: as in `Capture`.
+      bind: from the taps by path to the `apply` of a `Capture`.
       sharing: as in `sharing_of`.
       batch: as in `Tap`.
     """
@@ -193,14 +197,14 @@ def assemble(
         place = f"{path}/" if path else ""
         kernel = leaves[place + weights]
         name = place + bias if kind.bias else None
-        layers[path] = Layer(place + weights, name, *kind.reading(tuple(kernel.shape)))
+        layers[path] = kind.layer(place + weights, name, tuple(kernel.shape))
         taps[path] = Tap(kind, rule(path), batch)
         rows.append(Row.of(path, layers[path], taps[path], kernel))
     owned = {x for layer in layers.values() for x in (layer.kernel, layer.bias)}
     for path, leaf in leaves.items():
         if path not in owned:
             rows.append(Row(path, "", "", 0, _reason(path, reasons), leaf.size))
-    return Capture(layers, taps, Coverage(tuple(rows)), apply)
+    return Capture(layers, taps, Coverage(tuple(rows)), bind(taps))
 
 
 def _reason(path: str, reasons: Mapping[str, str]) -> str:
@@ -212,7 +216,8 @@ def _reason(path: str, reasons: Mapping[str, str]) -> str:
     return "no layer that is called uses it"
 
 
-def tapped(spec: Tap, y: jax.Array, x: jax.Array, probe: Any, mask: jax.Array | None) -> jax.Array:
+def tapped(spec: Tap, y: jax.Array, x: jax.Array, probe: Probe, mask: jax.Array | None) -> jax.Array:
     """`tap`, with a mask where it fits the positions of the output."""
     fits = mask is not None and y.shape[: mask.ndim] == mask.shape and mask.ndim < y.ndim
-    return tap(spec, y, x, probe, mask if fits else None)
+    sums = {name: zeros for name, zeros in probe.sums.items() if name != "examples"}
+    return tap(spec, y, x, sums, mask if fits else None)

@@ -1,15 +1,16 @@
-"""The self-check: do a layer's signals make its gradient?"""
+"""The self-check: do a layer's signals make its gradient? A capture keeps the layers of which they do."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from precond.layers.capture import Capture, leaves_of
+from precond.layers.capture import Capture, Found, assemble, leaves_of
+from precond.layers.coverage import Leave, check_covered
 
-__all__ = ["gradient_errors"]
+__all__ = ["gradient_errors", "of_believed"]
 
 
 def gradient_errors(capture: Capture, params: Any, run: Callable[[Any], Any]) -> dict[str, float]:
@@ -40,9 +41,46 @@ def gradient_errors(capture: Capture, params: Any, run: Callable[[Any], Any]) ->
         leaves, out = leaves_of(grads), {}
         for name, layer in capture.layers.items():
             true = layer.matrix(leaves[layer.kernel], None if layer.bias is None else leaves[layer.bias])
-            difference = true - sums[name]["gradient"].reshape(true.shape)
+            difference = true - sums[name].sums["gradient"].reshape(true.shape)
             size = jnp.linalg.norm(true.ravel())
             out[name] = jnp.linalg.norm(difference.ravel()) / jnp.where(size > 0, size, 1)
         return out
 
     return {name: float(e) for name, e in errors(params, capture.probes(params, check=True)).items()}
+
+
+def of_believed(
+    found: Mapping[str, Found],
+    reasons: Mapping[str, str],
+    params: Any,
+    bind: Callable[..., Any],
+    run: Callable[[Capture, Any], Any],
+    *,
+    tolerance: float | None,
+    leave: Leave,
+    **kwargs: Any,
+) -> Capture:
+    """A capture of the layers found that pass the self-check.
+
+    Args:
+      found: as in `precond.layers.capture.assemble`.
+      reasons: likewise.
+      params: likewise.
+      bind: likewise.
+      run: from a capture and parameters with probes to the outputs.
+      tolerance: a layer whose error is larger is left out, with it for a reason; None does not check.
+      leave: as in `precond.layers.coverage.check_covered`, which has the last word.
+      **kwargs: as in `precond.layers.capture.assemble`.
+    """
+    made = assemble(found, reasons, params, bind, **kwargs)
+    if tolerance is not None and made.layers:
+        errors = gradient_errors(made, params, lambda params: run(made, params))
+        lost = {
+            path: f"its signals miss {error:.0%} of its gradient (weights tied, changed, or masked?)"
+            for path, error in errors.items()
+            if not error <= tolerance
+        }
+        kept = {path: layer for path, layer in found.items() if path not in lost}
+        made = assemble(kept, {**reasons, **lost}, params, bind, **kwargs)
+    check_covered(made.coverage, leave)
+    return made

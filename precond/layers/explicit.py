@@ -1,6 +1,6 @@
 """The front end for plain JAX: layers named by the user, tapped by a call."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -8,7 +8,7 @@ import jax
 from precond.layers.capture import PROBE, Capture, Found, assemble, tapped
 from precond.layers.coverage import Leave, check_covered
 from precond.layers.kinds import Embed, Kind, Scale
-from precond.layers.tap import Sharing, expand
+from precond.layers.tap import Sharing, Tap, expand
 
 __all__ = ["explicit"]
 
@@ -63,10 +63,13 @@ def explicit(
         weights = "embedding" if isinstance(kind, Embed) else "scale" if isinstance(kind, Scale) else "kernel"
         return Found(kind, weights)
 
-    def apply(path: str, params: Mapping[str, Any], y: jax.Array, x: jax.Array, mask: jax.Array | None = None) -> Any:
-        return tapped(capture.taps[path], y, x, params[PROBE], mask) if PROBE in params else y
+    def bind(taps: Mapping[str, Tap]) -> Callable[..., Any]:
+        def apply(path: str, params: Mapping[str, Any], y: jax.Array, x: jax.Array, mask: Any = None) -> Any:
+            return tapped(taps[path], y, x, params[PROBE], mask) if PROBE in params else y
+
+        return apply
 
     found = {path: found_of(kind) for path, kind in kinds.items()}
-    capture = assemble(found, {}, params, apply, sharing=sharing, batch=batch)
+    capture = assemble(found, {}, params, bind, sharing=sharing, batch=batch)
     check_covered(capture.coverage, leave)
     return capture

@@ -11,7 +11,7 @@ from precond.layers.capture import Capture
 from precond.layers.fisher import Estimator
 from precond.layers.tap import vary, varying
 
-__all__ = ["value_grad_factors"]
+__all__ = ["factors_alone", "value_grad_factors"]
 
 
 def value_grad_factors(
@@ -67,22 +67,10 @@ def value_grad_factors(
       ([[[0.5, 0.0], [0.0, 2.0]]], [[[1.0]]])
     """
 
-    def count(outputs: Any, args: Any, mine: frozenset[str]) -> Any:
-        if examples is None:
-            first = jax.tree.leaves(outputs)[0]
-            # In a shard_map, sums are those over devices where the parameters are one and the outputs differ.
-            return first.shape[0] * math.prod(jax.lax.axis_size(axis) for axis in varying(first) - mine)
-        return examples(outputs, *args) if callable(examples) else examples
-
     def function(params: Any, *args: Any, key: jax.Array | None = None) -> tuple[Any, Any, Any]:
-        def run(params: Any, probes: Any) -> tuple[Any, Any]:
-            out = forward(capture.attach(params, probes), *args)
-            return out if has_aux else (out, None)
-
-        mine = frozenset().union(*map(varying, jax.tree.leaves(params)))
-        outputs, back, aux = jax.vjp(run, params, vary(capture.probes(params), mine), has_aux=True)
+        outputs, back, aux, mine = _pullback(forward, capture, params, args, has_aux)
         value, slope = jax.value_and_grad(lambda o: loss(o, *args))(outputs)
-        n = count(outputs, args, mine)
+        n = _number(examples, outputs, args, mine)
         if fisher.pull is None:
             grads, sums = back(slope)
             factors = capture.factors(sums, 1 / jnp.asarray(n, jnp.result_type(float)))  # slopes are N times smaller
@@ -92,3 +80,76 @@ def value_grad_factors(
         return ((value, aux) if has_aux else value), grads, jax.lax.stop_gradient(factors)
 
     return function
+
+
+def factors_alone(
+    forward: Callable[..., Any],
+    capture: Capture,
+    *,
+    fisher: Estimator,
+    examples: Callable[..., Any] | float | None = None,
+    has_aux: bool = False,
+) -> Callable[..., Any]:
+    """The factors of `value_grad_factors`, without value and gradient: of a part of the batch, and now and then.
+
+    An eighth of the batch every few steps is enough for averages, and costs next to nothing. Between these steps,
+    `factors=None` is what `update` is given.
+
+    Args:
+      forward: as in `value_grad_factors`.
+      capture: likewise.
+      fisher: `sampled` or `exact`, which need no loss.
+      examples: as in `value_grad_factors`.
+      has_aux: likewise; what else there is, is dropped.
+
+    Returns:
+      A function of parameters (without probes), arguments and `key=`, that returns the factors by layer.
+
+    Raises:
+      ValueError: for the empirical Fisher matrix, which is made of gradients.
+
+    Reference:
+      Martens and Grosse, 2015, section 8: statistics from an eighth of each batch.
+
+    Examples:
+      >>> from precond import layers
+      >>> params = {"kernel": jnp.asarray([[1.0], [2.0]])}
+      >>> capture = layers.explicit({"": layers.dense(bias=False)}, params)
+      >>> forward = lambda params, x: capture.apply("", params, x @ params["kernel"], x)
+      >>> f = factors_alone(forward, capture, fisher=layers.exact(layers.gaussian()))
+      >>> f(params, jnp.asarray([[1.0, 0.0], [0.0, 2.0]]))[""].inputs.tolist()
+      [[[0.5, 0.0], [0.0, 2.0]]]
+    """
+    pull = fisher.pull
+    if pull is None:
+        raise ValueError("fisher=empirical() takes the loss's own gradients: use precond.layers.value_grad_factors.")
+
+    def function(params: Any, *args: Any, key: jax.Array | None = None) -> Any:
+        outputs, back, _, mine = _pullback(forward, capture, params, args, has_aux)
+        n = _number(examples, outputs, args, mine)
+        return jax.lax.stop_gradient(capture.factors(pull(key, outputs, lambda g: back(g)[1]), n))
+
+    return function
+
+
+def _pullback(
+    forward: Callable[..., Any], capture: Capture, params: Any, args: Any, has_aux: bool
+) -> tuple[Any, Callable[[Any], Any], Any, frozenset[str]]:
+    """Outputs, their pull-back to parameters and probes, what else there is, and over which axes parameters differ."""
+
+    def run(params: Any, probes: Any) -> tuple[Any, Any]:
+        out = forward(capture.attach(params, probes), *args)
+        return out if has_aux else (out, None)
+
+    mine = frozenset().union(*map(varying, jax.tree.leaves(params)))
+    outputs, back, aux = jax.vjp(run, params, vary(capture.probes(params), mine), has_aux=True)
+    return outputs, back, aux, mine
+
+
+def _number(examples: Any, outputs: Any, args: Any, mine: frozenset[str]) -> Any:
+    """N."""
+    if examples is None:
+        first = jax.tree.leaves(outputs)[0]
+        # In a shard_map, sums are those over devices where the parameters are one and the outputs differ.
+        return first.shape[0] * math.prod(jax.lax.axis_size(axis) for axis in varying(first) - mine)
+    return examples(outputs, *args) if callable(examples) else examples

@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-__all__ = ["Contraction", "Conv", "Embed", "Kind", "Reading", "Scale", "Signals", "dense", "einsum"]
+from precond.blocks import Layer
+
+__all__ = ["Contraction", "Conv", "Embed", "Kind", "Scale", "Signals", "dense", "einsum"]
 
 
 class Signals(NamedTuple):
@@ -33,17 +35,6 @@ def _examples(shape: tuple[int, ...], batch: int) -> int:
     return math.prod(shape[:batch])
 
 
-class Reading(NamedTuple):
-    """How weights become matrices: the fields of a `precond.blocks.Layer` behind its paths."""
-
-    lead: int
-    shape: tuple[int, ...]
-    groups: tuple[int, ...]
-    inputs: tuple[int, ...]
-    outputs: tuple[int, ...]
-    diagonal: bool = False
-
-
 class Contraction(NamedTuple):
     """A product of the input with the weights over some axes: Dense, DenseGeneral, einsum.
 
@@ -63,11 +54,11 @@ class Contraction(NamedTuple):
     output_groups: tuple[int, ...] = ()
     weights: str = "io"
 
-    def reading(self, shape: tuple[int, ...]) -> Reading:
-        """How weights of this shape are read."""
+    def layer(self, kernel: str, bias: str | None, shape: tuple[int, ...]) -> Layer:
+        """The layer with weights of this shape; its paths are those given."""
         lead = len(shape) - len(self.weights)
         groups, inputs, outputs = (tuple(i for i, c in enumerate(self.weights) if c == role) for role in "gio")
-        return Reading(lead, shape[lead:], groups, inputs, outputs)
+        return Layer(kernel, bias, lead, shape[lead:], groups, inputs, outputs)
 
     def signals(self, x: jax.Array, g: jax.Array, batch: int) -> Signals:
         """The signals of an input and a cotangent; the first `batch` axes that are left number the examples."""
@@ -159,11 +150,11 @@ class Conv(NamedTuple):
     groups: int = 1
     mode: str = "constant"
 
-    def reading(self, shape: tuple[int, ...]) -> Reading:
-        """How weights of this shape are read."""
+    def layer(self, kernel: str, bias: str | None, shape: tuple[int, ...]) -> Layer:
+        """The layer with weights of this shape; its paths are those given."""
         k = len(self.kernel)
         inner = (*shape[-k - 2 : -1], self.groups, shape[-1] // self.groups)
-        return Reading(len(shape) - k - 2, inner, (k + 1,), tuple(range(k + 1)), (k + 2,))
+        return Layer(kernel, bias, len(shape) - k - 2, inner, (k + 1,), tuple(range(k + 1)), (k + 2,))
 
     def signals(self, x: jax.Array, g: jax.Array, batch: int) -> Signals:
         """The patches under the kernel, and the cotangents, by position of the output."""
@@ -205,9 +196,9 @@ class Embed(NamedTuple):
         """It has none."""
         return False
 
-    def reading(self, shape: tuple[int, ...]) -> Reading:
-        """How weights of this shape are read."""
-        return Reading(len(shape) - 2, shape[-2:], (), (0,), (1,), diagonal=True)
+    def layer(self, kernel: str, bias: str | None, shape: tuple[int, ...]) -> Layer:
+        """The layer with weights of this shape; its paths are those given."""
+        return Layer(kernel, bias, len(shape) - 2, shape[-2:], (), (0,), (1,), diagonal=True)
 
     def signals(self, x: jax.Array, g: jax.Array, batch: int) -> Signals:
         """The indices, and the cotangents."""
@@ -226,9 +217,9 @@ class Scale(NamedTuple):
 
     bias: bool
 
-    def reading(self, shape: tuple[int, ...]) -> Reading:
-        """How weights of this shape are read."""
-        return Reading(len(shape) - 1, shape[-1:], (0,), (), ())
+    def layer(self, kernel: str, bias: str | None, shape: tuple[int, ...]) -> Layer:
+        """The layer with weights of this shape; its paths are those given."""
+        return Layer(kernel, bias, len(shape) - 1, shape[-1:], (0,), (), ())
 
     def signals(self, x: jax.Array, g: jax.Array, batch: int) -> Signals:
         """The gradient of each example by channel, `[n, 1, channels, 1 or 2]`."""

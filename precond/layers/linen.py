@@ -6,12 +6,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from precond.layers.capture import PROBE, Capture, Found, assemble, tapped
-from precond.layers.check import gradient_errors
+from precond.layers.capture import PROBE, Capture, Found, counted, tapped
+from precond.layers.check import of_believed
 from precond.layers.convolutions import as_tuple, convolution, transposed_convolution
-from precond.layers.coverage import Leave, check_covered
+from precond.layers.coverage import Leave
 from precond.layers.kinds import Contraction, Embed, Scale, dense, einsum
-from precond.layers.tap import Sharing, expand
+from precond.layers.tap import Sharing, Tap, expand
 
 __all__ = ["RULES", "capture"]
 
@@ -131,31 +131,27 @@ def capture(
                 reasons[path] = str(why)
         return y
 
-    def visit(variables: Any) -> Any:
+    leaves, treedef = jax.tree.flatten((args, kwargs))
+    shapes = {i: x for i, x in enumerate(leaves) if isinstance(x, jax.ShapeDtypeStruct)}
+
+    def visit(variables: Any, arrays: dict[int, Any]) -> Any:
+        given, named = treedef.unflatten([arrays.get(i, x) for i, x in enumerate(leaves)])
         with nn.intercept_methods(record):
-            return model.apply(variables, *args, **kwargs)
+            return model.apply(variables, *given, **named)
 
-    def apply(variables: Any, *args: Any, valid: jax.Array | None = None, **kwargs: Any) -> Any:
-        return _apply(model, table, made, variables, args, valid, kwargs)
+    def bind(taps: Mapping[str, Tap]) -> Callable[..., Any]:
+        def apply(variables: Any, *args: Any, valid: jax.Array | None = None, **kwargs: Any) -> Any:
+            return _apply(model, table, taps, variables, args, valid, kwargs)
 
-    def make() -> Capture:
-        return assemble(found, reasons, variables["params"], apply, sharing=sharing, batch=batch)
+        return apply
 
-    jax.eval_shape(visit, variables)
-    made = make()
-    if tolerance is not None and made.layers:
-        others = {k: v for k, v in variables.items() if k != "params"}
+    def run(capture: Capture, params: Any) -> Any:
+        return capture.apply({**variables, "params": params}, *args, **kwargs)
 
-        def run(params: Any) -> Any:
-            return apply({**others, "params": params}, *args, **kwargs)
-
-        for path, error in gradient_errors(made, variables["params"], run).items():
-            if not error <= tolerance:
-                del found[path]
-                reasons[path] = f"its signals miss {error:.0%} of its gradient (weights tied, changed, or masked?)"
-        made = make()
-    check_covered(made.coverage, leave)
-    return made
+    jax.eval_shape(visit, variables, shapes)
+    return of_believed(
+        found, reasons, variables["params"], bind, run, tolerance=tolerance, leave=leave, sharing=sharing, batch=batch
+    )
 
 
 def _find(table: Mapping[type, Rule], m: nn.Module, x: Any, args: tuple[Any, ...]) -> Found:
@@ -164,21 +160,21 @@ def _find(table: Mapping[type, Rule], m: nn.Module, x: Any, args: tuple[Any, ...
         raise ValueError(f"no rule for {type(m).__name__}")
     found, kernels = rule(m, x, args), m.variables["params"]
     inner = kernels[found.weights]
-    if found.kind.reading(tuple(jax.tree.leaves(inner)[0].shape)).lead != 0:
+    if found.kind.layer("", None, tuple(jax.tree.leaves(inner)[0].shape)).lead != 0:
         raise ValueError("its weights have more axes than its rule knows")
     return found
 
 
-def _apply(model: Any, table: Any, made: Capture, variables: Any, args: Any, valid: Any, kwargs: Any) -> Any:
+def _apply(model: Any, table: Any, taps: Mapping[str, Tap], variables: Any, args: Any, valid: Any, kwargs: Any) -> Any:
     used = []
 
     def insert(next_fun: Any, given: tuple[Any, ...], named: dict[str, Any], context: Any) -> Any:
         y, m = next_fun(*given, **named), context.module
         path = "/".join(m.path)
-        here = context.method_name == "__call__" and path in made.taps and type(m) in table
+        here = context.method_name == "__call__" and path in taps and type(m) in table
         if not (here and m.has_variable("params", PROBE)):
             return y
-        spec = made.taps[path]
+        spec = taps[path]
         x = _normalised(m, given, named) if isinstance(spec.kind, Scale) else _input(given, named)
         used.append(valid is not None and y.shape[: valid.ndim] == valid.shape and valid.ndim < y.ndim)
         return tapped(spec, y, x, m.get_variable("params", PROBE), valid)
@@ -187,4 +183,4 @@ def _apply(model: Any, table: Any, made: Capture, variables: Any, args: Any, val
         out = model.apply(variables, *args, **kwargs)
     if valid is not None and used and not any(used):
         raise ValueError(f"valid of shape {valid.shape} are the leading axes of no tapped layer's output.")
-    return out
+    return counted(taps, variables["params"], out)

@@ -8,21 +8,21 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from precond.layers.capture import PROBE, Capture, Found, assemble, at, leaves_of, tapped
-from precond.layers.check import gradient_errors
+from precond.layers.capture import PROBE, Capture, Found, at, leaves_of, tapped
+from precond.layers.check import of_believed
 from precond.layers.convolutions import as_tuple, convolution, transposed_convolution
-from precond.layers.coverage import Leave, check_covered
+from precond.layers.coverage import Leave
 from precond.layers.kinds import Contraction, Embed, Scale, dense, einsum
-from precond.layers.tap import Sharing, Tap, expand
+from precond.layers.tap import Sharing, Tap, expand, tally
 
-__all__ = ["RULES", "Probe", "capture"]
+__all__ = ["RULES", "ProbeParam", "attached", "capture"]
 
 Rule = Callable[[Any], Found]
 """From a module to what it is; ValueError says why it cannot be tapped."""
 
 
-class Probe(nnx.Variable):
-    """A layer's probe among its variables; a type of its own, so that nothing takes it for a parameter."""
+class ProbeParam(nnx.Param):
+    """A layer's probe among its variables; a parameter, so that who differentiates by parameters has its cotangent."""
 
 
 def _general(m: nnx.LinearGeneral) -> Found:
@@ -52,6 +52,7 @@ RULES: Mapping[type, Rule] = {
     nnx.Embed: lambda m: Found(Embed(m.num_embeddings), "embedding"),
     nnx.LayerNorm: _norm,
     nnx.RMSNorm: _norm,
+    nnx.GroupNorm: _norm,
     nnx.BatchNorm: _norm,
 }
 """By the module's own type; a subclass may do anything, so it needs a rule of its own."""
@@ -130,30 +131,76 @@ def capture(
         except ValueError as why:
             reasons[path] = str(why)
 
-    def apply(params: Any, rest: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        leaves = leaves_of(params)
-        plain = jax.tree.unflatten(jax.tree.structure(state), [leaves[path] for path in leaves_of(state)])
-        twin = nnx.merge(graph, plain, rest, copy=True)  # the variables too: a call may write to them
-        for keys, m in list(nnx.iter_modules(twin)):
-            path = "/".join(map(str, keys))
-            if path in made.taps and PROBE in at(params, path):
-                setattr(m, PROBE, Probe(at(params, path)[PROBE]))
-                object.__setattr__(m, "__class__", _tapped_class(type(m), made.taps[path]))
-        out = twin(*args, **kwargs)
-        return out, nnx.split(twin, (nnx.Param, Probe), ...)[2]
+    def bind(taps: Mapping[str, Tap]) -> Callable[..., Any]:
+        def apply(params: Any, rest: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+            leaves = leaves_of(params)
+            plain = jax.tree.unflatten(jax.tree.structure(state), [leaves[path] for path in leaves_of(state)])
+            twin = nnx.merge(graph, plain, rest, copy=True)  # the variables too: a call may write to them
+            for keys, m in list(nnx.iter_modules(twin)):
+                path = "/".join(map(str, keys))
+                if path in taps and PROBE in at(params, path):
+                    _put(m, taps[path], at(params, path)[PROBE])
+            out = twin(*args, **kwargs)
+            return out, nnx.split(twin, nnx.Param, ...)[2]
 
-    def make() -> Capture:
-        return assemble(found, reasons, state, apply, sharing=sharing, batch=batch)
+        return apply
 
-    made = make()
-    if tolerance is not None and made.layers:
-        for path, error in gradient_errors(made, state, lambda p: apply(p, rest, *args, **kwargs)[0]).items():
-            if not error <= tolerance:
-                del found[path]
-                reasons[path] = f"its signals miss {error:.0%} of its gradient (weights tied, changed, or masked?)"
-        made = make()
-    check_covered(made.coverage, leave)
-    return made
+    def run(capture: Capture, params: Any) -> Any:
+        return capture.apply(params, rest, *args, **kwargs)[0]
+
+    return of_believed(found, reasons, state, bind, run, tolerance=tolerance, leave=leave, sharing=sharing, batch=batch)
+
+
+def attached(model: nnx.Module, capture: Capture) -> Any:
+    """The model, with a probe in each of its layers: for training loops that can pass no `factors=`.
+
+    It is called as the model is, and the probes are parameters to `nnx.grad` and `nnx.Optimizer`. The gradient of a
+    loss has the factors in it, for `precond.kfac` without `layers`.
+
+    Args:
+      model: of the capture.
+      capture: from `capture`.
+
+    Returns:
+      A copy. Only what passes through the `__call__` of the model itself is counted.
+
+    Examples:
+      >>> import precond
+      >>> from precond.layers import nnx as front
+      >>> model, x = nnx.Linear(3, 2, rngs=nnx.Rngs(0)), jnp.ones((4, 3))
+      >>> model = front.attached(model, front.capture(model, x))
+      >>> optimizer = nnx.Optimizer(model, precond.kfac(1e-2), wrt=nnx.Param)
+      >>> grads = nnx.grad(lambda model: jnp.mean(model(x) ** 2))(model)
+      >>> updates = optimizer.update(model, grads)
+    """
+    twin = nnx.clone(model)
+    probes = capture.probes(nnx.split(model, nnx.Param, ...)[1], count=True)
+    for keys, m in list(nnx.iter_modules(twin)):
+        path = "/".join(map(str, keys))
+        if path in capture.taps:
+            _put(m, capture.taps[path], probes[path])
+    batches = [spec.batch for spec in capture.taps.values()]
+    if batches:
+        object.__setattr__(twin, "__class__", _counting_class(type(twin), batches[0]))
+    return twin
+
+
+@functools.cache
+def _counting_class(cls: Any, batch: int) -> Any:
+    """A subclass whose call counts examples for all probes in it."""
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        out = cls.__call__(self, *args, **kwargs)
+        probes = [getattr(m, PROBE).get_value() for _, m in nnx.iter_modules(self) if hasattr(m, PROBE)]
+        return tally(out, [probe.sums["examples"] for probe in probes], batch)
+
+    return type(f"Counting{cls.__name__}", (cls,), {"__call__": call})
+
+
+def _put(m: Any, spec: Tap, probe: Any) -> None:
+    """Tap a module in place."""
+    setattr(m, PROBE, ProbeParam(probe))
+    object.__setattr__(m, "__class__", _tapped_class(type(m), spec))
 
 
 def _find(table: Mapping[type, Rule], m: Any) -> Found:

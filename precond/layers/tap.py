@@ -1,17 +1,19 @@
 """The tap: an identity whose backward pass returns the sums that K-FAC's factors are made of."""
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from precond.layers.kinds import Embed, Kind, Scale, Signals
 from precond.linalg import dot_precision
 
-__all__ = ["Sharing", "Tap", "expand", "reduce", "tap", "vary", "varying"]
+__all__ = ["Sharing", "Tap", "expand", "reduce", "tally", "tap", "vary", "varying"]
 
 Sharing = Callable[[jax.Array, jax.Array | None, jax.Array | None], tuple[jax.Array, jax.Array | None, jax.Array]]
 """From inputs `[n, t, r, i]`, cotangents `[n, t, r, o]` (None for a scale) and a mask `[n, t]` or None to the rows that
@@ -96,6 +98,11 @@ def _gradient(kind: Kind, signals: Signals) -> jax.Array:
     return jnp.einsum("ntri,ntro->rio", a, g, precision=dot_precision())
 
 
+def _one(g: jax.Array) -> jax.Array:
+    """A count that came from shapes alone would not be summed under vmap: this one depends on the data."""
+    return jnp.where(jnp.ravel(g)[0] == 0, 1, 1)
+
+
 def _sums(spec: Tap, x: jax.Array, g: jax.Array, mask: Any, probe: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     """The entries that the probe has, each in its shape."""
     kind, dtype = spec.kind, probe["rows"].dtype
@@ -103,8 +110,6 @@ def _sums(spec: Tap, x: jax.Array, g: jax.Array, mask: Any, probe: Mapping[str, 
     a, o = signals
     if mask is not None:
         mask = mask.reshape(a.shape[:2])
-    # A count that came from shapes alone would not be summed under vmap: this one depends on the data.
-    one = jnp.where(jnp.ravel(g)[0] == 0, 1, 1).astype(dtype)
     out: dict[str, jax.Array] = {}
     if isinstance(kind, Embed):
         weights = jnp.ones(a.shape, dtype) if mask is None else mask.astype(dtype)
@@ -117,7 +122,7 @@ def _sums(spec: Tap, x: jax.Array, g: jax.Array, mask: Any, probe: Mapping[str, 
         out["inputs"] = _gram(a, weights)
     if o is not None:
         out["outputs"] = _gram(o, None)
-    out["rows"] = jnp.sum(weights) * one
+    out["rows"] = jnp.sum(weights) * _one(g).astype(dtype)
     if "gradient" in probe:
         out["gradient"] = _gradient(kind, signals)
     return {name: out[name].reshape(like.shape).astype(dtype) for name, like in probe.items()}
@@ -139,9 +144,16 @@ def _nothing(x: Any) -> Any:
     return jax.tree.map(lambda v: jnp.zeros_like(v) if jnp.issubdtype(v.dtype, jnp.inexact) else None, x)
 
 
+def _partitioned(f: Callable[..., Any], g: jax.Array) -> Callable[..., Any]:
+    """Where a mesh has explicit axes, which sums over sharded examples would have to name, leave them to XLA."""
+    mesh = jax.typeof(g).sharding.mesh
+    explicit = not mesh.empty and AxisType.Explicit in mesh.axis_types
+    return jax.sharding.auto_axes(f, out_sharding=NamedSharding(mesh, PartitionSpec())) if explicit else f
+
+
 def _backward(spec: Tap, kept: Any, g: jax.Array) -> Any:
     x, mask, probe = kept
-    return g, _nothing(x), _nothing(mask), _sums(spec, x, g, mask, probe)
+    return g, _nothing(x), _nothing(mask), _partitioned(functools.partial(_sums, spec), g)(x, g, mask, probe)
 
 
 _tap.defvjp(_forward, _backward)
@@ -204,3 +216,43 @@ def tap(
     # The cast's transpose is the sum over devices.
     axes = varying(y) | varying(x)
     return _tap(spec, y, x, mask, vary(dict(probe), axes))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _tally(batch: int, y: jax.Array, counters: Any) -> jax.Array:
+    del batch, counters
+    return y
+
+
+def _tally_forward(batch: int, y: jax.Array, counters: Any) -> Any:
+    del batch
+    return y, counters
+
+
+def _tally_backward(batch: int, counters: Any, g: jax.Array) -> Any:
+    count = math.prod(g.shape[:batch]) * _partitioned(_one, g)(g)
+    return g, jax.tree.map(lambda c: jnp.broadcast_to(count, c.shape).astype(c.dtype), counters)
+
+
+_tally.defvjp(_tally_forward, _tally_backward)
+
+
+def tally(outputs: Any, counters: Any, batch: int = 1) -> Any:
+    """Give `outputs` themselves; in the backward pass, the cotangent of each counter is the number of examples.
+
+    As the sums of a tap, numbers of what is mapped and of the devices that share a batch add up by themselves.
+
+    Args:
+      outputs: of a model, a tree; the examples are counted in its first floating array.
+      counters: a tree of zeros, `[..]`; each entry counts.
+      batch: how many leading axes number the examples.
+
+    Examples:
+      >>> jax.grad(lambda c: jnp.mean(tally(jnp.ones((5, 2)), c)))(jnp.zeros(2)).tolist()
+      [5.0, 5.0]
+    """
+    leaves, treedef = jax.tree.flatten(outputs)
+    first = next((i for i, x in enumerate(leaves) if jnp.issubdtype(x.dtype, jnp.inexact)), None)
+    if first is not None and jax.tree.leaves(counters):
+        leaves[first] = _tally(batch, leaves[first], vary(counters, varying(leaves[first])))
+    return treedef.unflatten(leaves)

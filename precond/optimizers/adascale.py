@@ -30,7 +30,8 @@ def adascale(
 
     Args:
       optimizer: makes one from a learning rate: `optax.sgd`, `functools.partial(optax.sgd, momentum=0.9)`,
-        `precond.shampoo`. It must be linear in the learning rate, as all of Optax's usual ones are.
+        `precond.shampoo`. It must be linear in the learning rate, as Optax's usual ones are, and `precond.kfac` is with
+        `bound=math.inf`.
       schedule: lr of the base batch, without warm-up; a number or an Optax schedule of scale-invariant steps.
       scale: S, at least 1; also an extra argument of `update`, where it changes during training.
       estimator: as in `precond.scale_by_adascale`.

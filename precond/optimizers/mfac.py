@@ -6,7 +6,7 @@ import jax
 import optax
 
 from precond.arguments import check_number
-from precond.transforms import filtered, scale_by_mfac
+from precond.transforms import block_top_k, error_feedback, filtered, finite_steps, scale_by_mfac, sparse_rows
 
 __all__ = ["mfac"]
 
@@ -16,6 +16,7 @@ def mfac(
     *,
     window: int | None = None,
     damping: jax.typing.ArrayLike = 1e-5,
+    density: float | None = None,
     b1: jax.typing.ArrayLike = 0.9,
     weight_decay: float | jax.Array | None = None,
     mask: Any = None,
@@ -30,10 +31,15 @@ def mfac(
     scale with the curvature, and the step approaches $\eta g / \lambda$. A learning rate above about λ keeps such a
     run from settling; let it fall, or raise `damping`.
 
+    With a `density` it is EFCP (Sparse-MFAC): in place of g stand the largest entries of what was seen so far and not
+    yet used, and the window holds no more than these.
+
     Args:
       learning_rate: $\eta$; a number or an Optax schedule.
-      window: m, in whole copies of the parameters; None is 64. The paper has up to 1024.
+      window: m, in whole copies of the parameters where there is no density; None is 64. The paper has up to 1024.
       damping: $\lambda$, in the units of a squared gradient.
+      density: which part of the entries of a gradient is kept (`precond.block_top_k`): 0.01 in the paper of EFCP. None
+        keeps all.
       b1: decay of the momentum $\beta_1$, which is taken after F and starts at 0, as in the official implementation.
       weight_decay: $\lambda_w$, decoupled; None leaves it out, and `params` need not be given to `update`.
       mask: which parameters decay, as in `optax.adamw`.
@@ -46,7 +52,8 @@ def mfac(
       ValueError, TypeError: for numbers out of range or of a wrong type.
 
     Reference:
-      Frantar, Kurtic and Alistarh, M-FAC: Efficient Matrix-Free Approximations of Second-Order Information, 2021.
+      Frantar, Kurtic and Alistarh, M-FAC: Efficient Matrix-Free Approximations of Second-Order Information, 2021;
+      Modoranu et al., Error Feedback Can Accurately Compress Preconditioners, 2023.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -61,9 +68,15 @@ def mfac(
     if weight_decay is not None:
         check_number("weight_decay", weight_decay, 0)
         decay = optax.add_decayed_weights(weight_decay, mask)
+    m = 64 if window is None else window
+    if density is None:
+        scaled = scale_by_mfac(m, damping, axis=axis)
+    else:
+        sparse = scale_by_mfac(m, damping, rows=sparse_rows(density), axis=axis)
+        scaled = finite_steps(optax.chain(error_feedback(block_top_k(density)), sparse), axis=axis)
     return optax.with_extra_args_support(
         optax.chain(
-            scale_by_mfac(64 if window is None else window, damping, axis=axis),
+            scaled,
             filtered(b1, bias_correction=False),
             decay,
             optax.scale_by_learning_rate(learning_rate),

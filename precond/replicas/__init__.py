@@ -1,11 +1,12 @@
 """Mean gradients, and how far apart those are that they are the mean of, however a batch is split. Floor 1."""
 
 from precond.replicas.devices import over_devices
-from precond.replicas.gradients import GradientFunction, gradients, over_groups, over_micro_batches
+from precond.replicas.gradients import GradientFunction, gradients, gradients_by, over_groups, over_micro_batches
 from precond.replicas.metric import adam_metric
 from precond.replicas.statistics import (
     Metric,
     Replicas,
+    Squares,
     merge,
     stacked,
     summed,
@@ -17,8 +18,10 @@ __all__ = [
     "GradientFunction",
     "Metric",
     "Replicas",
+    "Squares",
     "adam_metric",
     "gradients",
+    "gradients_by",
     "merge",
     "over_devices",
     "over_groups",

@@ -20,7 +20,7 @@ from precond.replicas.statistics import (
     wide_zeros,
 )
 
-__all__ = ["GradientFunction", "gradients", "over_groups", "over_micro_batches"]
+__all__ = ["GradientFunction", "gradients", "gradients_by", "over_groups", "over_micro_batches"]
 
 Axes = frozenset[str]
 
@@ -74,10 +74,41 @@ def gradients(loss: Callable[..., Any], *, has_aux: bool = False, metric: Metric
       >>> value.item(), mean.item(), replicas.count, replicas.square.item()
       (4.0, 2.0, 1, 4.0)
     """
+    return gradients_by(jax.value_and_grad(loss, has_aux=has_aux), metric=metric)
+
+
+def gradients_by(function: Callable[..., tuple[Any, Any]], *, metric: Metric | None = None) -> GradientFunction:
+    """As `gradients`, of whatever makes a gradient: with K-FAC's factors beside it, clipped by example, of a surrogate.
+
+    For K-FAC, put the factors beside the value, and they are averaged as the gradient is:
+
+    ```python
+    def with_factors(params, batch):
+        value, gradient, factors = value_grad_factors(...)(params, *batch, key=...)
+        return (value, factors), gradient
+    ```
+
+    Args:
+      function: from params and batch to the value, or a tree with the value as its first leaf, and the gradient: what
+        `jax.value_and_grad(loss)` is. Both are means over the examples of the batch.
+      metric: as in `gradients`.
+
+    Returns:
+      A function `f(params, batch)` to the value or tree, the mean gradient and `Replicas`.
+
+    Raises:
+      ValueError: in a call, as `gradients`.
+
+    Examples:
+      >>> f = over_groups(gradients_by(lambda w, x: ((jnp.mean(w * x), x[0]), jnp.mean(x))), 2)
+      >>> (value, first), mean, replicas = f(2.0, jnp.asarray([1.0, 3.0]))
+      >>> value.item(), first.item(), mean.item(), replicas.deviation.item()
+      (4.0, 2.0, 2.0, 2.0)
+    """
 
     def spread(params: Any, batch: Any, axes: Axes) -> tuple[Any, Any, Any]:
-        value, gradient = jax.value_and_grad(loss, has_aux=has_aux)(params, batch)
-        _check_axes(varying(value[0] if has_aux else value), axes)
+        value, gradient = function(params, batch)
+        _check_axes(varying(jax.tree.leaves(value)[0]), axes)
         return value, wide(gradient), jax.tree.map(jnp.zeros_like, local_squares(gradient))
 
     return GradientFunction(spread, lambda tree: local_squares(tree, metric), lambda: 1)
@@ -109,6 +140,10 @@ def _split(batch: Any, parts: int, name: str) -> Any:
     return jax.tree.map(one, batch)
 
 
+def _mean(parts: Any) -> Any:
+    return jax.tree.map(lambda x: jnp.mean(x, axis=0), parts)
+
+
 def over_groups(f: GradientFunction, groups: int) -> GradientFunction:
     """Cut the batch into groups and average their gradients, all at once: for `jax.jit` on one device or many.
 
@@ -138,10 +173,10 @@ def over_groups(f: GradientFunction, groups: int) -> GradientFunction:
     def spread(params: Any, batch: Any, axes: Axes) -> tuple[Any, Any, Any]:
         parts = _split(batch, groups, "groups")
         values, means, deviations = jax.vmap(lambda part: f.spread(params, part, axes))(parts)
-        mean = jax.tree.map(lambda m: jnp.mean(m, axis=0), means)
+        mean = _mean(means)
         apart = jax.vmap(f.squares)(jax.tree.map(lambda g, m: g - m, means, mean))
         deviation = jax.tree.map(lambda d, s: jnp.sum(d) + f.count() * jnp.sum(s), deviations, apart)
-        return jax.tree.map(lambda v: jnp.mean(v, axis=0), values), mean, deviation
+        return _mean(values), mean, deviation
 
     return GradientFunction(spread, f.squares, lambda: groups * f.count())
 
@@ -180,7 +215,7 @@ def over_micro_batches(f: GradientFunction, steps: int) -> GradientFunction:
         mean = wide_zeros(params)
         start = (jnp.zeros([], jnp.int32), mean, f.squares(mean))
         (_, mean, deviation), values = jax.lax.scan(body, start, _split(batch, steps, "steps"))
-        return jax.tree.map(lambda v: jnp.mean(v, axis=0), values), mean, deviation
+        return _mean(values), mean, deviation
 
     return GradientFunction(spread, f.squares, lambda: steps * f.count())
 

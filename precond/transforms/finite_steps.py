@@ -22,7 +22,9 @@ class FiniteStepsState(NamedTuple):
     inner: Any
 
 
-def finite_steps(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+def finite_steps(
+    inner: optax.GradientTransformation, *, axis: str | tuple[str, ...] | None = None
+) -> optax.GradientTransformationExtraArgs:
     """Where any number of the gradient is NaN or infinite, move nothing and keep the inner state as it was.
 
     Momentum and windows of gradients never forget a NaN. Inside `precond.blocked` this is done for each block; here
@@ -30,6 +32,8 @@ def finite_steps(inner: optax.GradientTransformation) -> optax.GradientTransform
 
     Args:
       inner: any transformation.
+      axis: the mesh axes over which the gradient is sharded, inside the user's own `shard_map` or `pmap`, so that all
+        devices decide alike.
 
     Returns:
       A transformation.
@@ -49,6 +53,8 @@ def finite_steps(inner: optax.GradientTransformation) -> optax.GradientTransform
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, FiniteStepsState]:
         checks = [jnp.all(jnp.isfinite(g)) for g in jax.tree.leaves(updates)]
         finite = functools.reduce(jnp.logical_and, checks, jnp.asarray(True))
+        if axis is not None:
+            finite = jax.lax.pmin(finite.astype(jnp.int32), axis) > 0
         out, new = inner.update(updates, state.inner, params, **extra)
         out = jax.tree.map(lambda x: jnp.where(finite, x, jnp.zeros_like(x)), out)
         return out, FiniteStepsState(state.skipped + ~finite, optax.tree.where(finite, new, state.inner))

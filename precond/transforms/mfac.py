@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 
 from precond.arguments import check_number, check_whole
 from precond.linalg.lapack import solve_positive
+from precond.transforms.rows import Rows, dense_rows
 
 __all__ = ["MFACState", "scale_by_mfac"]
 
@@ -20,7 +21,8 @@ class MFACState(NamedTuple):
 
     Attributes:
       count: gradients taken into the window.
-      window: the last gradients, `[m, ...]` for each parameter, float32 or wider; zeros at first.
+      window: the last gradients, `[m, ...]` for each parameter or what `rows` makes of it, float32 or wider; zeros at
+        first.
       gram: their inner products, `[m, m]`.
     """
 
@@ -29,29 +31,16 @@ class MFACState(NamedTuple):
     gram: jax.Array
 
 
-def _real(dtype: Any) -> Any:
-    return jnp.promote_types(jnp.float32, jnp.finfo(dtype).dtype)
-
-
-def _products(window: Any, gradient: Any, dtype: Any) -> jax.Array:
-    """The inner products of the window's gradients with another, `[m]`; complex numbers count as pairs of real ones."""
-
-    def one(rows: jax.Array, g: jax.Array) -> jax.Array:
-        # Not a matrix product: those have no sharded contraction under explicit meshes, and TF32 on some devices.
-        return jnp.sum(jnp.real(rows * jnp.conj(g)[None]), tuple(range(1, rows.ndim))).astype(dtype)
-
-    leaves = zip(jax.tree.leaves(window), jax.tree.leaves(gradient), strict=True)
-    return functools.reduce(jnp.add, [one(rows, g) for rows, g in leaves])
-
-
-def _combine(rows: jax.Array, weights: jax.Array) -> jax.Array:
-    """The sum of the window's gradients with these weights."""
-    weights = weights.astype(_real(rows.dtype)).reshape(-1, *[1] * (rows.ndim - 1))
-    return jnp.sum(rows * weights, axis=0)
+def _wide(x: Any) -> Any:
+    return jnp.promote_types(jnp.float32, jnp.result_type(x))
 
 
 def scale_by_mfac(
-    window: int = 64, damping: ArrayLike = 1e-5, *, axis: str | tuple[str, ...] | None = None
+    window: int = 64,
+    damping: ArrayLike = 1e-5,
+    *,
+    rows: Rows | None = None,
+    axis: str | tuple[str, ...] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""$F^{-1} g$ with $F = \lambda I + \frac{1}{m} \sum_{i=1}^m g_i g_i^\top$, the sum over the last m gradients.
 
@@ -62,7 +51,7 @@ def scale_by_mfac(
     The textbook form $\lambda^{-1} (g - G^\top (m \lambda I + G G^\top)^{-1} G g)$, the same in exact arithmetic,
     subtracts two vectors that agree in all digits but the last where λ is small; this one subtracts nothing. A step
     costs two passes over the window, for the new row of $G G^\top$ and for $G^\top$, and one solution of an m×m system.
-    Memory is m times the parameters'.
+    Memory is m times the parameters', or with `rows=precond.sparse_rows(0.01)` a 66th of that.
 
     Before m gradients were seen the others count as zeros, as in the official implementation: the sum is divided by m
     all the same, and the first steps are long (the first is $m g / \|g\|^2$ where λ is small).
@@ -77,6 +66,8 @@ def scale_by_mfac(
       window: m. The paper has up to 1024; the default is what most memories bear.
       damping: λ, in the units of a squared gradient. Where rounding would hide it, it is
         $\epsilon \max_i \|g_i\|^2$, with $\epsilon$ the precision of what is computed in.
+      rows: how gradients are stored; None is as they are, `precond.sparse_rows` their largest entries alone. What is
+        stored of the newest is what is preconditioned.
       axis: the mesh axes over which parameters are sharded, inside `shard_map` or `pmap`.
 
     Returns:
@@ -101,15 +92,17 @@ def scale_by_mfac(
     check_whole("window", window, least=1)
     check_number("damping", damping, 0)
 
-    def init(params: Any) -> MFACState:
-        def rows(p: Any) -> jax.Array:
-            wide = jnp.promote_types(jnp.float32, jnp.result_type(p))
-            return jnp.zeros_like(jnp.broadcast_to(jnp.zeros_like(p, dtype=wide), (window, *jnp.shape(p))))
+    kept_as = dense_rows() if rows is None else rows
 
-        dtypes = [_real(jnp.result_type(p)) for p in jax.tree.leaves(params)]
+    def init(params: Any) -> MFACState:
+        def empty(p: Any) -> Any:
+            stored = kept_as.store(jnp.zeros_like(p, dtype=_wide(p)))
+            return jax.tree.map(lambda x: jnp.zeros_like(jnp.broadcast_to(x, (window, *x.shape))), stored)
+
+        dtypes = [jnp.finfo(_wide(p)).dtype for p in jax.tree.leaves(params)]
         gram = jnp.zeros((window, window), functools.reduce(jnp.promote_types, dtypes, jnp.dtype(jnp.float32)))
         # Without leaves one array stands for all windows, so that optax.tree.map_params takes none for a parameter.
-        kept = jax.tree.map(rows, params) if dtypes else jnp.zeros((0,))
+        kept = jax.tree.map(empty, params) if dtypes else jnp.zeros((0,))
         return MFACState(jnp.zeros([], jnp.int32), kept, gram)
 
     def solve(gram: jax.Array, slot: jax.Array) -> jax.Array:
@@ -120,18 +113,24 @@ def scale_by_mfac(
         damped = gram + ridge * jnp.eye(window, dtype=gram.dtype)
         return window * solve_positive(damped[None], unit[None, :, None])[0, :, 0]
 
+    def products(windows: list[Any], gradients: list[jax.Array], dtype: Any) -> jax.Array:
+        pairs = zip(windows, gradients, strict=True)
+        return functools.reduce(jnp.add, [kept_as.products(*pair).astype(dtype) for pair in pairs])
+
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, MFACState]:
         del params, extra
-        if not jax.tree.leaves(updates):
+        leaves, treedef = jax.tree.flatten(jax.tree.map(lambda x: jnp.asarray(x, _wide(x)), updates))
+        if not leaves:
             return updates, state._replace(count=jnp.asarray(optax.safe_increment(state.count)))
-        updates = jax.tree.map(jnp.asarray, updates)
-        g = jax.tree.map(lambda x, rows: x.astype(rows.dtype), updates, state.window)
+        windows = treedef.flatten_up_to(state.window)
         slot = state.count % window
-        row = _products(state.window, g, state.gram.dtype)
-        square = _products(jax.tree.map(lambda x: x[None], g), g, state.gram.dtype)
+        mine = jnp.arange(window) == slot
+        new = [kept_as.store(g) for g in leaves]
+        alone = [jax.tree.map(lambda x: x[None], stored) for stored in new]
+        seen = [kept_as.combine(one, jnp.ones(1), g) for one, g in zip(alone, leaves, strict=True)]
+        row, square = (products(rows, seen, state.gram.dtype) for rows in (windows, alone))
         if axis is not None:
             row, square = lax.psum((row, square), axis)
-        mine = jnp.arange(window) == slot
         row = jnp.where(mine, square, row)
         finite = jnp.all(jnp.isfinite(row))
         gram = jnp.where(mine[:, None], row[None], jnp.where(mine[None], row[:, None], state.gram))
@@ -141,10 +140,10 @@ def scale_by_mfac(
             kept = lax.dynamic_index_in_dim(rows, slot, keepdims=False)
             return lax.dynamic_update_index_in_dim(rows, jnp.where(finite, x, kept), slot, 0)
 
-        kept = jax.tree.map(push, state.window, g)
+        windows = [jax.tree.map(push, *pair) for pair in zip(windows, new, strict=True)]
         weights = jnp.where(finite, solve(gram, slot), 0)
-        out = jax.tree.map(lambda rows, x: _combine(rows, weights).astype(x.dtype), kept, updates)
+        out = treedef.unflatten([kept_as.combine(r, weights, g) for r, g in zip(windows, leaves, strict=True)])
         count = jnp.where(finite, optax.safe_increment(state.count), state.count)
-        return out, MFACState(count, kept, gram)
+        return optax.tree.cast_like(out, updates), MFACState(count, treedef.unflatten(windows), gram)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -1,43 +1,65 @@
-"""One process of two with two devices each, which train together: AdaScale around Shampoo, accumulated.
+"""One process of two, with two devices each, that train together: AdaScale around Shampoo and K-FAC.
 
-python -m tests.large_batches.one_of_two_processes PORT PROCESS OUTPUT
+python -m tests.large_batches.one_of_two_processes PORT PROCESS FOLDER
 """
 
 import os
 import sys
+from pathlib import Path
 
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import jax
 import numpy as np
+import optax
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 import precond
-from precond.replicas import gradients, over_groups
-from tests.large_batches import test_accumulate as shared
+from precond.replicas import gradients, gradients_by, over_groups
+from tests.large_batches import test_accumulate as shampoo
+from tests.large_batches import test_with_kfac as kfac
+
+RUNS = {
+    "shampoo": (shampoo, gradients(shampoo.loss), shampoo.shampoo, shampoo.data, 1),
+    "shampoo_accumulated": (
+        shampoo,
+        gradients(shampoo.loss),
+        lambda: precond.accumulate(shampoo.shampoo(), 2),
+        shampoo.halves,
+        2,
+    ),
+    "kfac": (kfac, gradients_by(kfac.with_factors), kfac.kfac, kfac.data, 1),
+    "kfac_accumulated": (kfac, gradients_by(kfac.with_factors), kfac.accumulated, kfac.halves, 2),
+}
+"""The tests whose problem it is, the gradient, the optimizer, its batches, and how many of them are a step."""
 
 
-def main(port, process, output):
+def run(mesh, tests, f, make, batches, every):
+    def everywhere(x, spec):
+        x = np.asarray(x)
+        return jax.make_array_from_callback(x.shape, jax.NamedSharding(mesh, spec), lambda index: x[index])
+
+    tx = make()
+    step = jax.jit(tests.one_step(over_groups(f, tests.SCALE // every), tx))
+    params = jax.tree.map(lambda p: everywhere(p, P()), tests.network())
+    state, gains = jax.jit(tx.init)(params), []
+    for batch in batches():
+        params, state = step(params, state, jax.tree.map(lambda x: everywhere(x, P("data")), batch))
+        gains.append(float(optax.tree.get(state, "gain")))
+    return jax.tree.leaves(params), gains
+
+
+def main(port, process, folder):
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", 2)
     jax.config.update("jax_enable_x64", True)
     jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=process)
     mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
-
-    def everywhere(x, spec):
-        x = np.asarray(x)
-        return jax.make_array_from_callback(x.shape, jax.NamedSharding(mesh, spec), lambda index: x[index])
-
-    tx = precond.accumulate(shared.shampoo(), 2)
-    step = jax.jit(shared.one_step(over_groups(gradients(shared.loss), shared.SCALE // 2), tx))
-    params = jax.tree.map(lambda p: everywhere(p, P()), shared.network())
-    state, gains = jax.jit(tx.init)(params), []
-    for batch in shared.halves():
-        params, state = step(params, state, jax.tree.map(lambda x: everywhere(x, P("data")), batch))
-        gains.append(float(state.inner[1].gain))
-    if process == 0:
-        np.savez(output, gains=gains, **{name: np.asarray(p) for name, p in params.items()})
+    for name, case in RUNS.items():
+        params, gains = run(mesh, *case)
+        if process == 0:
+            np.savez(Path(folder) / f"{name}.npz", *params, gains=gains)
     jax.distributed.shutdown()
 
 

@@ -22,9 +22,9 @@ close = functools.partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-14)
 
 
 def definition(steps, scale, rule, smoothing=None, least=1e-6):
-    """The gain of each step from its gradients `[n, d]`, by the formulas of the papers."""
-    out, samples, last = [], [], None
-    for gradients in steps:
+    """The gain of each step from its gradients `[n, d]`, by the formulas of the papers; one scale, or one a step."""
+    out, samples, last, scales = [], [], None, np.broadcast_to(scale, len(steps))
+    for gradients, scale in zip(steps, scales, strict=True):
         n = len(gradients)
         theta = {"paper": max(1 - scale / 1000, 0), "fairscale": max(1 - n / 1000, 0), "adaptdl": 0.999**scale}[rule]
         theta = theta if smoothing is None else smoothing
@@ -295,6 +295,24 @@ def test_the_scale_may_change_and_the_base_batch_stays(x64):
     np.testing.assert_allclose(optax.tree.get(state, "gain"), 2.5 / 0.75, rtol=1e-6)
 
 
+@pytest.mark.parametrize("rule", ["paper", "fairscale"])
+def test_the_scale_may_change_in_the_middle_of_a_noisy_run(x64, rule):
+    """With the number of gradients, and in the middle of what is averaged: 4 base batches, 16, then 2."""
+    scales = [4] * 6 + [16] * 6 + [2] * 6
+    steps = [noise(t + 20, n=n, seed=t)[-1] for t, n in enumerate(scales)]
+    tx = precond.adascale(sgd(momentum=0.9), 0.1, 4, estimator=RULES[rule](0.8))
+    params, state, gains, tau = jnp.zeros(7), tx.init(jnp.zeros(7)), [], 0.0
+    for scale, s in zip(scales, steps, strict=True):
+        mean, statistics = replicas.stacked(s)
+        _, state = tx.update(mean, state, params, replicas=statistics, scale=scale)
+        gains.append(float(optax.tree.get(state, "gain")))
+        tau += gains[-1]
+    expected = definition(steps, scales, rule, 0.8)
+    np.testing.assert_allclose(gains, expected, rtol=1e-10)
+    close(precond.metrics(state)["adascale/step"], tau)
+    assert max(gains[:6]) < max(gains[6:12]) > 3 * max(gains[12:]) / 2
+
+
 def test_the_root_of_the_gain_scales_adam_and_the_gain_the_schedule(x64):
     steps, rates = noise(8), 0.1 * 0.9 ** np.arange(33)
     tx = precond.adascale(optax.adam, lambda step: jnp.asarray(rates)[step], 4, power=0.5)
@@ -382,6 +400,26 @@ def test_metrics_say_how_large_the_batch_should_be(x64):
     close(found["adascale/efficiency"], 6.5 / 2.0 / 4)
     # At the scale of the noise scale, half of what a base batch does is done by each.
     assert precond.large_batches.gain.gain(jnp.asarray(6.0), jnp.asarray(0.5), 12) / 12 == pytest.approx(13 / 24)
+
+
+def test_metrics_are_finite_scalars_inside_jit_from_the_first_step_on():
+    """Through accumulation, around Shampoo and with steps that are skipped, also where nothing was measured yet."""
+    tx = precond.accumulate(precond.finite_steps(precond.adascale(precond.shampoo, 0.1, 4)), 2)
+    w = jnp.ones((3, 2))
+
+    @jax.jit
+    def step(state, g):
+        state = tx.update(g, state, w)[1]
+        return state, precond.metrics(state)
+
+    state = tx.init(w)
+    for g in (w, -w, w / 0, w, 0 * w, 0 * w):
+        state, found = step(state, g)
+        assert {x.shape for x in found.values()} == {()}
+        assert all(np.isfinite(x) for x in found.values()), found
+    assert found["steps/skipped"] == 1
+    assert found["blocks/skipped"] == 0  # a step that is none is none inside
+    assert {"roots/residual", "adascale/gain", "adascale/noise_scale", "adascale/norm_test"} < found.keys()
 
 
 def test_updates_keep_their_dtype_and_the_state_its_types():

@@ -143,6 +143,42 @@ def test_sampled_factors_come_to_the_exact_ones_as_the_root_of_the_number_of_sam
     assert 3 < errors[4] / errors[256] < 20
 
 
+def test_factors_alone_are_those_that_come_with_the_gradient():
+    model, x, key = Dense(2), normal(6, 3), jax.random.key(1)
+    params = jax.jit(model.init)(jax.random.key(0), x)["params"]
+    capture = linen.capture(model, {"params": params}, x)
+    forward = lambda params, x: capture.apply({"params": params}, x)  # noqa: E731
+    for fisher in (layers.exact(layers.categorical()), layers.sampled(layers.categorical(), samples=2)):
+        f = layers.value_grad_factors(forward, lambda outputs, x: jnp.mean(outputs), capture, fisher=fisher)
+        g = layers.factors_alone(forward, capture, fisher=fisher)
+        expected, alone = jax.jit(f)(params, x, key=key)[2], jax.jit(g)(params, x, key=key)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-14), alone, expected)
+    with pytest.raises(ValueError, match="value_grad_factors"):
+        layers.factors_alone(forward, capture, fisher=layers.empirical())
+
+
+def test_any_sampler_of_cotangents_will_do():
+    """Of a Laplace distribution, whose Fisher matrix is one: cotangents are signs."""
+    likelihood = layers.Likelihood(lambda key, outputs: jax.random.rademacher(key, outputs.shape, outputs.dtype))
+    model, x = Dense(2), normal(6, 3)
+    params = jax.jit(model.init)(jax.random.key(0), x)["params"]
+    capture = linen.capture(model, {"params": params}, x)
+    f = layers.value_grad_factors(
+        lambda params, x: capture.apply({"params": params}, x),
+        lambda outputs, x: jnp.mean(jnp.sum(jnp.abs(outputs), -1)),
+        capture,
+        fisher=layers.sampled(likelihood),
+    )
+    key = jax.random.key(1)
+    drawn = likelihood.sample(key, jnp.zeros((6, 2)))
+    (factors,) = jax.jit(f)(params, x, key=key)[2].values()
+    np.testing.assert_allclose(factors.outputs[0], drawn.T @ drawn / 6, atol=1e-15)
+    with pytest.raises(ValueError, match="likelihood with a root"):
+        layers.exact(likelihood)
+    with pytest.raises(ValueError, match="need a random key"):
+        f(params, x)
+
+
 def test_the_empirical_fisher_matrix_is_that_of_the_losses_own_gradients():
     model, x, y = Deep(nn.tanh, bias=True), normal(5, 4), jnp.arange(5) % 2
     params = jax.jit(model.init)(jax.random.key(0), x)["params"]

@@ -1,11 +1,14 @@
 """Factors are the same through every transformation of JAX that a training step may use."""
 
+import contextlib
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from precond import layers
 from precond.layers import linen
@@ -36,8 +39,13 @@ def loss(logits, x, y):
     return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(logits), y[..., None], axis=-1))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def setting(quick_float64):
+    return plain_step()
+
+
+@functools.cache
+def plain_step():
     """Parameters, the capture, and value, gradients and factors of a plain step with the empirical Fisher matrix."""
     params = jax.jit(Net().init)(jax.random.key(0), X)["params"]
     capture = linen.capture(Net(), {"params": params}, X)
@@ -141,16 +149,91 @@ def test_a_shard_map_whose_loss_is_an_average(setting, mesh):
         assert_same(jax.jit(mapped)(params, X, Y), jax.jit(g)(params, X, Y))
 
 
+def mesh_of(kind):
+    return jax.make_mesh((4,), ("data",), axis_types=(kind,), devices=jax.devices()[:4])
+
+
 @pytest.fixture
 def mesh():
-    return jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:4])
+    return mesh_of(AxisType.Auto)
 
 
-def test_a_sharded_batch(setting, mesh):
+FISHERS = {"empirical": layers.empirical(), "exact": layers.exact(layers.categorical())}
+
+
+@pytest.mark.parametrize(
+    ("kind", "fisher", "known"),
+    [
+        (AxisType.Auto, "empirical", False),
+        (AxisType.Explicit, "exact", False),
+        pytest.param(AxisType.Auto, "exact", True, marks=pytest.mark.slow),
+        pytest.param(AxisType.Explicit, "empirical", True, marks=pytest.mark.slow),
+    ],
+)
+def test_a_sharded_batch(setting, kind, fisher, known):
+    """On a mesh that is known from the arrays alone, or from the context too."""
+    params, capture, _ = setting
+    f = jax.jit(layers.value_grad_factors(forward(capture), loss, capture, fisher=FISHERS[fisher]))
+    expected, mesh = f(params, X, Y), mesh_of(kind)
+    x, y = (jax.device_put(a, NamedSharding(mesh, PartitionSpec("data"))) for a in (X, Y))
+    params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
+    with jax.set_mesh(mesh) if known else contextlib.nullcontext():
+        assert_same(f(params, x, y), expected)
+
+
+def test_pmap(setting):
     params, capture, expected = setting
     f = layers.value_grad_factors(forward(capture), loss, capture, fisher=layers.empirical())
-    x, y = (jax.device_put(a, NamedSharding(mesh, PartitionSpec("data"))) for a in (X, Y))
-    assert_same(jax.jit(f)(params, x, y), expected)
+    mapped = jax.pmap(
+        lambda params, x, y: jax.lax.pmean(f(params, x, y), "data"),
+        axis_name="data",
+        in_axes=(None, 0, 0),
+        devices=jax.devices()[:4],
+    )
+    found = mapped(params, X.reshape(4, 2, 5, 4), Y.reshape(4, 2))
+    assert_same(jax.tree.map(lambda x: x[0], found), expected)
+
+
+class Layer(nn.Module):
+    @nn.compact
+    def __call__(self, x, _=None):
+        return nn.tanh(nn.Dense(4, **F64)(x)), None
+
+
+class Stacked(nn.Module):
+    """Three layers, by a loop or by a scan."""
+
+    scan: bool
+    remat: bool = False
+
+    @nn.compact
+    def __call__(self, x):
+        layer = nn.remat(Layer, prevent_cse=False) if self.remat else Layer
+        if self.scan:
+            return nn.scan(layer, variable_axes={"params": 0}, split_rngs={"params": True}, length=3)()(x, None)[0]
+        for i in range(3):
+            x, _ = layer(name=f"layer_{i}")(x)
+        return x
+
+
+@pytest.mark.parametrize("remat", [pytest.param(False, marks=pytest.mark.slow), True])
+def test_a_scan_over_layers(setting, remat):
+    del setting
+    x = X.astype(jnp.float64)
+    params = jax.jit(Stacked(scan=False).init)(jax.random.key(0), x)["params"]
+    stack = {"ScanLayer_0": jax.tree.map(lambda *x: jnp.stack(x), *(params[f"layer_{i}"] for i in range(3)))}
+    found = []
+    for scan, tree in ((False, params), (True, stack)):
+        model = Stacked(scan, remat)
+        if scan and remat:
+            tree = {"ScanCheckpointLayer_0": tree["ScanLayer_0"]}
+        capture = linen.capture(model, {"params": tree}, x)
+        f = layers.value_grad_factors(
+            forward(capture), lambda y, *_: jnp.mean(y.sum(1) ** 2), capture, fisher=layers.empirical()
+        )
+        found.append(list(jax.jit(f)(tree, x, Y)[2].values()))
+    loop, (scanned,) = found
+    assert_same(scanned, jax.tree.map(lambda *x: jnp.concatenate(x), *loop))
 
 
 @pytest.mark.parametrize("check", [True, False])

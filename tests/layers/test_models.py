@@ -70,6 +70,15 @@ def test_a_parameter_without_factors_is_an_error_that_shows_the_table_unless_it_
     assert list(capture.layers) == ["Dense_0"]
 
 
+def test_shapes_are_enough_without_the_check():
+    module, x = models.Function(models.mlp), jnp.ones((4, 6))
+    variables = jax.eval_shape(module.init, jax.random.key(0), x)
+    shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
+    capture = linen.capture(module, variables, shape, tolerance=None)
+    assert list(capture.layers) == ["Dense_0", "Dense_1"]
+    assert capture.coverage == linen.capture(module, variables, x, tolerance=None).coverage
+
+
 def test_a_module_of_ones_own_gets_a_rule():
     x = jnp.ones((4, 6))
     module = models.Function(lambda x: models.MyDense(3, **models.F64)(x))

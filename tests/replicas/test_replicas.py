@@ -11,7 +11,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from precond import replicas
-from precond.replicas import gradients, over_devices, over_groups, over_micro_batches
+from precond.replicas import gradients, gradients_by, over_devices, over_groups, over_micro_batches
 
 pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
 
@@ -322,6 +322,7 @@ def refused(f, match, specs=SHARED, batch=P("data")):
 def test_misuse_is_refused():
     params, batch = problem()
     refused(gradients(loss), r"sum over the devices.*over_devices")
+    refused(gradients_by(jax.value_and_grad(loss)), r"sum over the devices.*over_devices")
     refused(over_micro_batches(gradients(loss), 2), r"sum over the devices.*over_devices")
     refused(
         over_devices(gradients(lambda p, b: jax.lax.pmean(loss(p, b), "data")), "data"), "averaged over them already"

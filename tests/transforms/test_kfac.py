@@ -31,14 +31,6 @@ SHAPES = {
 SIZES = {"dense": (1, 4, 4), "stack": (2, 4, 4), "heads": (1, 3, 4), "grouped": (2, 3, 3), "norm": (5, 2, 1)}
 
 
-@pytest.fixture
-def quick_compilation():
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 def tree(seed, dtype=np.float64, scale=1.0):
     rng = np.random.default_rng(seed)
     is_shape = lambda x: isinstance(x, tuple)  # noqa: E731

@@ -191,12 +191,102 @@ def test_inside_the_users_own_shard_map_it_is_the_same(check_vma):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-13), updates, e)
 
 
+# The sparse window of EFCP
+
+
+def feedback(density, size):
+    return precond.error_feedback(precond.block_top_k(density, block_size=size))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(("density", "size"), [(0.01, 32768), (0.2, 7)])
+def test_behind_error_feedback_a_sparse_window_is_the_dense_one(density, size):
+    grads = random_gradients(9)
+    rows = precond.sparse_rows(density, block_size=size)
+    expected, dense_state = run(optax.chain(feedback(density, size), precond.scale_by_mfac(4, 1e-2)), grads)
+    actual, state = run(optax.chain(feedback(density, size), precond.scale_by_mfac(4, 1e-2, rows=rows)), grads)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-14), actual, expected)
+    np.testing.assert_allclose(state[1].gram, dense_state[1].gram, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.usefixtures("x64")
+def test_alone_it_preconditions_what_it_stores():
+    grads = random_gradients(6)
+    actual, _ = run(precond.scale_by_mfac(4, 1e-2, rows=precond.sparse_rows(0.3, block_size=10)), grads)
+    compressed, _ = run(precond.block_top_k(0.3, block_size=10), grads)
+    for t, updates in enumerate(actual, start=1):
+        np.testing.assert_allclose(flat(updates), dense(compressed[:t], 4, 1e-2), rtol=1e-10, atol=1e-12)
+
+
+def test_a_sparse_window_has_six_bytes_for_every_entry_that_stays():
+    params = {"w": jnp.zeros((300, 400)), "b": jnp.zeros(70), "scalar": jnp.zeros(())}
+    state = jax.eval_shape(precond.mfac(1e-3, window=128, density=0.01).init, params)
+    found = optax.tree.get(state, "window")
+    # Three whole blocks of 32768 entries and one of 21696; one of 70; one of 1.
+    stay = 3 * 328 + 217 + 1 + 1
+    assert sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(found)) == 128 * stay * (4 + 2)
+    whole = optax.tree.get(jax.eval_shape(precond.mfac(1e-3, window=128).init, params), "window")
+    assert sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(whole)) > 66 * 128 * stay * 6
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_alias_with_a_density_is_efcp_and_leaves_out_what_is_not_finite():
+    grads = random_gradients(7)
+    expected, error = [], jax.tree.map(np.zeros_like, grads[0])
+    rows, v = [], 0
+    for g in grads:
+        error = {k: error[k] + g[k] for k in SHAPES}
+        keep = {k: np.abs(error[k]) >= np.sort(np.abs(error[k]), None)[-int(np.ceil(0.2 * g[k].size))] for k in SHAPES}
+        rows.append({k: np.where(keep[k], error[k], 0) for k in SHAPES})
+        error = {k: error[k] - rows[-1][k] for k in SHAPES}
+        v = 0.8 * v + 0.2 * dense(rows, 4, 1e-2)
+        expected.append(-0.1 * v)
+    tx = precond.mfac(0.1, window=4, damping=1e-2, b1=0.8, density=0.2)
+    out, state = run(tx, grads)
+    np.testing.assert_allclose(np.stack([flat(u) for u in out]), expected, rtol=1e-9, atol=1e-13)
+    bad = grads[0] | {"b": np.full(8, np.inf)}
+    _, after = run(tx, [*grads[:3], bad, *grads[3:]])
+    assert precond.metrics(after)["steps/skipped"] == 1
+    for a, b in zip(jax.tree.leaves(after[0].inner), jax.tree.leaves(state[0].inner), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_sparse_window_of_shards_is_that_of_the_whole_with_blocks_like_the_shards(broken):
+    grads = random_gradients(5, shapes={"w": (16, 3)})
+    if broken:
+        grads[2]["w"][5, 1] = np.nan  # on one device, and all of them leave the step out
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    def make(axis):
+        sparse = precond.scale_by_mfac(3, 1e-2, rows=precond.sparse_rows(0.5, block_size=6), axis=axis)
+        return precond.finite_steps(optax.chain(feedback(0.5, 6), sparse), axis=axis)
+
+    def all_steps(grads):
+        tx = make("x")
+        state, out = tx.init(grads[0]), []
+        for g in grads:
+            updates, state = tx.update(g, state)
+            out.append(updates)
+        return out
+
+    local = jax.shard_map(all_steps, mesh=mesh, in_specs=P("x"), out_specs=P("x"))
+    expected, _ = run(make(None), grads)
+    actual = jax.jit(local)(jax.tree.map(jnp.asarray, grads))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-14), actual, expected)
+    assert not broken or not np.any(actual[2]["w"])
+
+
 def test_arguments_are_checked_by_name():
     for make, message in [
         (lambda: precond.mfac(-1.0), "learning_rate=-1.0"),
         (lambda: precond.mfac(1.0, window=0), "window=0: must be at least 1"),
         (lambda: precond.mfac(1.0, damping=-1.0), "damping=-1.0"),
         (lambda: precond.mfac(1.0, b1=2.0), "b1=2.0"),
+        (lambda: precond.mfac(1.0, density=0), "density=0: must be above 0"),
+        (lambda: precond.sparse_rows(2.0), "density=2.0"),
+        (lambda: precond.sparse_rows(block_size=0), "block_size=0"),
         (lambda: precond.mfac(1.0, weight_decay=-1.0), "weight_decay=-1.0"),
     ]:
         with pytest.raises(ValueError, match=message):

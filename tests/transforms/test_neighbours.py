@@ -324,6 +324,7 @@ def test_gradients_of_any_size_keep_the_scale_finite(alignment, size):
 
 EACH = {
     "error_feedback": lambda: precond.error_feedback(precond.block_top_k(0.5, block_size=4)),
+    "efcp": lambda: precond.mfac(0.1, window=2, density=0.5),
     "project_radial": lambda: precond.project_radial(optax.scale_by_adam(), weight_decay=0.1),
     "nlcg": lambda: precond.scale_by_nlcg(preconditioner=optax.scale_by_rms()),
     "nlcg_plain": lambda: precond.scale_by_nlcg(precond.fletcher_reeves),

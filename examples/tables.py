@@ -1,0 +1,17 @@
+"""Results as CSV."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+__all__ = ["write"]
+
+
+def write(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """One line for each, under the names of the first, in a folder that is made where there is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)

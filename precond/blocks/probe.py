@@ -1,0 +1,65 @@
+"""A probe: zeros among the parameters of a layer, whose cotangents are what K-FAC needs to know of it."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from precond.blocks.joint import Layer
+
+__all__ = ["Factors", "Probe"]
+
+
+class Factors(NamedTuple):
+    """The Kronecker factors of one layer's Fisher matrix, as estimated from one batch.
+
+    Attributes:
+      inputs: A, `[L, i, i]` (the bias last), or its diagonal `[L, i]` for an embedding; L counts scanned layers and
+        groups. Of a norm, the Fisher blocks of its channels.
+      outputs: G, `[L, o, o]`; None for a norm.
+    """
+
+    inputs: jax.Array
+    outputs: jax.Array | None
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    """Of one layer, a node of a tree; what it is the probe of is part of the tree's structure.
+
+    Attributes:
+      layer: with paths from where the probe stands.
+      sums: zeros in parameters; in their gradient, by name what `precond.layers.tap` sums over a batch.
+
+    Examples:
+      >>> layer = Layer("kernel", None, 0, (1, 1), (), (0,), (1,))
+      >>> sums = {"inputs": jnp.full((1, 1), 6.0), "outputs": jnp.full((1, 1), 8.0), "rows": jnp.asarray(2.0)}
+      >>> [x.item() for x in Probe(layer, sums).factors(examples=4)]
+      [3.0, 2.0]
+    """
+
+    layer: Layer = dataclasses.field(metadata={"static": True})
+    sums: Mapping[str, jax.Array]
+
+    def factors(self, examples: ArrayLike) -> Factors:
+        """From sums over a batch to factors.
+
+        Args:
+          examples: by how many the sum is divided to make the loss, where the outputs' cotangents are those of the
+            *sum* of the examples' losses. (For those of their mean over N, that is 1 / N.)
+        """
+        layer, s = self.layer, self.sums
+        # A norm's factor is already one of cotangents.
+        rows = jnp.maximum(s["rows"], 1) if layer.outputs else examples
+
+        def stacked(x: jax.Array, count: ArrayLike, flat: bool = False) -> jax.Array:
+            count = jnp.asarray(count)
+            x = x / count.reshape(count.shape + (1,) * (x.ndim - count.ndim))
+            return x.reshape(-1, *x.shape[-1 if flat else -2 :])
+
+        outputs = stacked(s["outputs"], examples) if "outputs" in s else None
+        return Factors(stacked(s["inputs"], rows, layer.diagonal), outputs)

@@ -1,0 +1,61 @@
+"""K-FAC's factors over several micro-steps: their mean, by layer."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from precond.blocks import Layer, path_name
+
+__all__ = ["average_factors", "zero_factors"]
+
+
+def zero_factors(layers: Mapping[str, Layer], params: Any) -> Any:
+    """Zeros like the factors of those layers whose weights are among the parameters, float32 or wider.
+
+    Args:
+      layers: of a capture.
+      params: the parameters, or their shapes.
+
+    Returns:
+      By layer a pair of `[L, i, i]` (or `[L, i]`) and `[L, o, o]` (or None); without any layer one empty array, which
+      `optax.tree.map_params` takes for no parameter.
+
+    Examples:
+      >>> layers = {"": Layer("kernel", "bias", 0, (2, 3), (), (0,), (1,))}
+      >>> [x.shape for x in zero_factors(layers, {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)})[""]]
+      [(1, 3, 3), (1, 3, 3)]
+    """
+    leaves = {path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]}
+
+    def pair(layer: Layer) -> tuple[jax.Array, jax.Array | None]:
+        kernel, (groups, rows, columns) = leaves[layer.kernel], layer.size
+        n, dtype = math.prod(kernel.shape[: layer.lead]) * groups, jnp.promote_types(jnp.float32, kernel.dtype)
+        inputs = jnp.zeros((n, rows) if layer.diagonal else (n, rows, rows), dtype)
+        return inputs, jnp.zeros((n, columns, columns), dtype) if layer.outputs else None
+
+    return {name: pair(x) for name, x in layers.items() if x.kernel in leaves} or jnp.zeros((0,))
+
+
+def average_factors(mean: Mapping[str, Any], count: jax.Array, factors: Mapping[str, Any]) -> Any:
+    """The mean with one more in it.
+
+    Args:
+      mean: of `count` factors, from `zero_factors`.
+      count: may be 0.
+      factors: by layer, a pair.
+
+    Raises:
+      ValueError: for factors of other layers.
+
+    Examples:
+      >>> average_factors({"": (jnp.float32(1.0), None)}, jnp.asarray(1), {"": (jnp.float32(3.0), None)})[""][0].item()
+      2.0
+    """
+    missing = set(mean) - set(factors)
+    if missing:
+        raise ValueError(f"factors= has none for the layers {sorted(missing)}: layers= is of another capture.")
+    pairs = {name: tuple(factors[name]) for name in mean}
+    return jax.tree.map(lambda m, f: m + (jnp.asarray(f, m.dtype) - m) / (count + 1), mean, pairs)

@@ -1,0 +1,121 @@
+"""A compressor: of each block of a parameter the entries that are largest in magnitude."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from precond.arguments import check_number, check_whole
+
+__all__ = ["BLOCK_SIZE", "Entries", "block_top_k", "check_density", "cut", "join", "largest_entries"]
+
+BLOCK_SIZE = 32768
+
+
+class Entries(NamedTuple):
+    """What stays of one part of a parameter.
+
+    Attributes:
+      values: `[blocks, k]`, the largest of each block first.
+      places: of these in their block, likewise, integers as short as the blocks allow.
+    """
+
+    values: jax.Array
+    places: jax.Array
+
+
+def check_density(density: Any) -> None:
+    """Raise unless it is a Python number above 0 and at most 1.
+
+    Examples:
+      >>> check_density(0)
+      Traceback (most recent call last):
+      ValueError: density=0: must be above 0, or no entry ever stays.
+    """
+    if isinstance(density, jax.Array):
+        raise TypeError("density is an array, but sets shapes, and must be a Python number.")
+    check_number("density", density, 0, 1)
+    if density == 0:
+        raise ValueError("density=0: must be above 0, or no entry ever stays.")
+
+
+def cut(x: Any, block_size: int) -> list[jax.Array]:
+    """A parameter as parts `[blocks, size]`: its whole blocks, and the shorter last one, as far as there are any.
+
+    Examples:
+      >>> [part.shape for part in cut(jnp.ones((3, 3)), 4)]
+      [(2, 4), (1, 1)]
+    """
+    flat = jnp.asarray(x).reshape(-1)
+    whole = flat.size // block_size * block_size
+    return [part for part in (flat[:whole].reshape(-1, block_size), flat[whole:][None]) if part.size]
+
+
+def join(parts: Sequence[jax.Array], like: Any) -> jax.Array:
+    """The inverse of `cut`.
+
+    Examples:
+      >>> join(cut(jnp.arange(3.0), 2), jnp.zeros(3)).tolist()
+      [0.0, 1.0, 2.0]
+    """
+    like = jnp.asarray(like)
+    return jnp.concatenate([part.reshape(-1) for part in parts]).reshape(like.shape) if parts else like
+
+
+def largest_entries(part: jax.Array, density: float) -> Entries:
+    """Of each row the entries of the largest magnitude; of equal ones the first.
+
+    Examples:
+      >>> largest_entries(jnp.asarray([[1.0, -2.0, 4.0, 3.0]]), 0.5).places.tolist()
+      [[2, 3]]
+    """
+    size = part.shape[1]
+    _, places = jax.lax.top_k(jnp.abs(part), math.ceil(density * size))
+    return Entries(jnp.take_along_axis(part, places, 1), places.astype(jnp.uint16 if size <= 2**16 else jnp.uint32))
+
+
+def block_top_k(density: float = 0.01, *, block_size: int = BLOCK_SIZE) -> optax.GradientTransformationExtraArgs:
+    r"""Of each block of each parameter the entries that are largest in magnitude; zeros in place of the others.
+
+    A parameter is read in the order of its memory and cut into blocks of `block_size`, of each of which
+    $\lceil \text{density} \times \text{size} \rceil$ entries stay: how many is known when the program is compiled.
+
+    Args:
+      density: which part of the entries stays. The paper keeps 1 %.
+      block_size: entries in a block; the last block of a parameter may be shorter. The size is ours.
+
+    Returns:
+      A stateless transformation, for `precond.error_feedback`. Of equal entries the first stays.
+
+    Raises:
+      ValueError, TypeError: for a density that is not above 0 and at most 1, or a block size below 1.
+
+    Reference:
+      Modoranu et al., Error Feedback Can Accurately Compress Preconditioners, 2023.
+
+    Examples:
+      >>> tx, g = block_top_k(0.5, block_size=2), jnp.asarray([[1.0, -2.0], [4.0, 3.0]])
+      >>> tx.update(g, tx.init(g))[0].tolist()
+      [[0.0, -2.0], [4.0, 0.0]]
+    """
+    check_density(density)
+    check_whole("block_size", block_size, least=1)
+
+    def largest(part: jax.Array) -> jax.Array:
+        kept = largest_entries(part, density)
+        return jnp.put_along_axis(jnp.zeros_like(part), kept.places.astype(jnp.int32), kept.values, 1, inplace=False)
+
+    def init(params: Any) -> optax.EmptyState:
+        del params
+        return optax.EmptyState()
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        del params, extra
+        return jax.tree.map(
+            lambda x: join([largest(part) for part in cut(x, block_size)], jnp.asarray(x)), updates
+        ), state
+
+    return optax.GradientTransformationExtraArgs(init, update)
