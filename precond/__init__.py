@@ -3,6 +3,7 @@
 from precond import layers, planning, recipes, replicas
 from precond.arguments import STATIC_ARGS
 from precond.blocks import View, default_views, rules, small_side, tensors
+from precond.host import HostRefresh, host_refresh
 from precond.large_batches import (
     GainEstimator,
     accumulate,
@@ -65,6 +66,7 @@ from precond.transforms import (
     inner_product,
     layered,
     normalize,
+    on_host,
     per_block,
     polak_ribiere,
     project_radial,
@@ -82,6 +84,7 @@ from precond.transforms import (
 __all__ = [
     "STATIC_ARGS",
     "GainEstimator",
+    "HostRefresh",
     "Method",
     "Plan",
     "Precision",
@@ -124,6 +127,7 @@ __all__ = [
     "fletcher_reeves",
     "graft",
     "growing_momentum",
+    "host_refresh",
     "in_band",
     "inner_product",
     "inverse",
@@ -138,6 +142,7 @@ __all__ = [
     "neumann",
     "newton",
     "normalize",
+    "on_host",
     "outer_products",
     "paper_gain",
     "per_block",

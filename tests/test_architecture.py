@@ -26,6 +26,7 @@ FLOORS = {
     "large_batches": 3,
     "transforms": 3,
     "layers": 3,
+    "host": 4,
     "metrics": 4,
     "optimizers": 4,
     "planning": 4,

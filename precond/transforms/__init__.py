@@ -17,18 +17,21 @@ from precond.transforms.layered import layered
 from precond.transforms.mfac import scale_by_mfac
 from precond.transforms.nlcg import fletcher_reeves, polak_ribiere, scale_by_nlcg
 from precond.transforms.normalize import normalize
+from precond.transforms.outside import Engine, OutsideState, describing
 from precond.transforms.per_block import per_block
 from precond.transforms.project_radial import project_radial
 from precond.transforms.rows import Rows, sparse_rows
-from precond.transforms.schedule import Refresh, every
+from precond.transforms.schedule import Refresh, every, on_host
 from precond.transforms.stochastic_rounding import stochastic_rounding
 from precond.transforms.switch import switch
 from precond.transforms.with_momentum import with_momentum
 
 __all__ = [
     "BlockedState",
+    "Engine",
     "FiniteStepsState",
     "KroneckerState",
+    "OutsideState",
     "Refresh",
     "Rows",
     "block_top_k",
@@ -36,6 +39,7 @@ __all__ = [
     "clip_by_kl",
     "clip_by_rms",
     "cosine",
+    "describing",
     "error_feedback",
     "every",
     "exponentiated",
@@ -47,6 +51,7 @@ __all__ = [
     "inner_product",
     "layered",
     "normalize",
+    "on_host",
     "per_block",
     "polak_ribiere",
     "project_radial",

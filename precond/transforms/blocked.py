@@ -193,7 +193,7 @@ def _extents(inner: optax.GradientTransformation, stacks: dict[str, jax.ShapeDty
 
     def state(times: int) -> Any:
         longer = {n: jax.ShapeDtypeStruct((times * s.shape[0], *s.shape[1:]), s.dtype) for n, s in stacks.items()}
-        return jax.eval_shape(inner.init, longer)
+        return jax.eval_shape(lambda stacks: inner.init(stacks), longer)  # not from a cache: see `describing`
 
     # What has the length of a stack by chance does not grow with it.
     once = state(1)
