@@ -23,7 +23,7 @@ from precond.large_batches import (
 from precond.linalg import Precision, precision
 from precond.mesh import Sharded, sharded
 from precond.metrics import metrics
-from precond.optimizers import adascale, kfac, kl_shampoo, mfac, neumann, shampoo, soap
+from precond.optimizers import adascale, ekfac, kfac, kl_shampoo, mfac, neumann, shampoo, soap
 from precond.planning import Plan, plan
 from precond.roots import (
     Method,
@@ -34,6 +34,7 @@ from precond.roots import (
     cholesky,
     cholesky_qr,
     composite,
+    corrected_inverse,
     eigen_inverse,
     eigenbasis,
     eigh,
@@ -55,6 +56,7 @@ from precond.transforms import (
     clip_by_kl,
     clip_by_rms,
     cosine,
+    drawn,
     error_feedback,
     every,
     exponentiated,
@@ -65,11 +67,13 @@ from precond.transforms import (
     in_band,
     inner_product,
     layered,
+    levenberg_marquardt,
     normalize,
     on_host,
     per_block,
     polak_ribiere,
     project_radial,
+    quadratic_model,
     scale_by_diagonal,
     scale_by_kfac,
     scale_by_kronecker,
@@ -109,13 +113,16 @@ __all__ = [
     "clip_by_rms",
     "composite",
     "convexify",
+    "corrected_inverse",
     "cosine",
     "default_views",
     "differenced",
     "done",
+    "drawn",
     "eigen_inverse",
     "eigenbasis",
     "eigh",
+    "ekfac",
     "error_feedback",
     "eval_params",
     "every",
@@ -137,6 +144,7 @@ __all__ = [
     "kl_shampoo",
     "layered",
     "layers",
+    "levenberg_marquardt",
     "metrics",
     "mfac",
     "neumann",
@@ -152,6 +160,7 @@ __all__ = [
     "precision",
     "project_radial",
     "qr",
+    "quadratic_model",
     "recipes",
     "relative",
     "replicas",

@@ -20,10 +20,12 @@ class Factors(NamedTuple):
       inputs: A, `[L, i, i]` (the bias last), or its diagonal `[L, i]` for an embedding; L counts scanned layers and
         groups. Of a norm, the Fisher blocks of its channels.
       outputs: G, `[L, o, o]`; None for a norm.
+      draw: a random gradient whose second moment is the Fisher matrix, `[L, i, o]`; None where none was asked for.
     """
 
     inputs: jax.Array
     outputs: jax.Array | None
+    draw: jax.Array | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -38,7 +40,7 @@ class Probe:
     Examples:
       >>> layer = Layer("kernel", None, 0, (1, 1), (), (0,), (1,))
       >>> sums = {"inputs": jnp.full((1, 1), 6.0), "outputs": jnp.full((1, 1), 8.0), "rows": jnp.asarray(2.0)}
-      >>> [x.item() for x in Probe(layer, sums).factors(examples=4)]
+      >>> [x.item() for x in Probe(layer, sums).factors(examples=4)[:2]]
       [3.0, 2.0]
     """
 
@@ -62,4 +64,5 @@ class Probe:
             return x.reshape(-1, *x.shape[-1 if flat else -2 :])
 
         outputs = stacked(s["outputs"], examples) if "outputs" in s else None
-        return Factors(stacked(s["inputs"], rows, layer.diagonal), outputs)
+        draw = stacked(s["gradient"], jnp.sqrt(examples)) if "gradient" in s else None
+        return Factors(stacked(s["inputs"], rows, layer.diagonal), outputs, draw)

@@ -8,6 +8,7 @@ from precond.layers.capture import Capture, Found
 from precond.layers.coverage import Coverage, Row
 from precond.layers.explicit import explicit
 from precond.layers.fisher import Estimator, Likelihood, bernoulli, categorical, empirical, exact, gaussian, sampled
+from precond.layers.ggn import ggn_product
 from precond.layers.gradients import factors_alone, value_grad_factors
 from precond.layers.kinds import Contraction, Conv, Embed, Scale, dense, einsum
 from precond.layers.tap import Tap, expand, reduce, tap
@@ -36,6 +37,7 @@ __all__ = [
     "explicit",
     "factors_alone",
     "gaussian",
+    "ggn_product",
     "reduce",
     "sampled",
     "tap",

@@ -22,6 +22,7 @@ def value_grad_factors(
     fisher: Estimator,
     examples: Callable[..., Any] | float | None = None,
     has_aux: bool = False,
+    draw: bool = False,
 ) -> Callable[..., tuple[Any, Any, Any]]:
     r"""As `jax.value_and_grad`, with the Kronecker factors of the layers as a third result.
 
@@ -46,10 +47,16 @@ def value_grad_factors(
       examples: N, by what the loss divides its sum: a number, or a function of outputs and arguments (for padded
         tokens, their number). None is the length of the outputs' first axis.
       has_aux: whether `forward` returns a pair.
+      draw: whether the factors come with draws, for `precond.ekfac`: the gradients of the sampled targets, summed over
+        the N examples and divided by $\sqrt N$. Their mean is zero and their second moment F, with nothing factored.
+        Means of draws, over micro-batches or devices, are too small for that.
 
     Returns:
       A function of parameters (without probes), arguments and `key=`, that returns the value (with `has_aux`, a pair of
       it and what else there was), the gradient, and the factors by layer: for `factors=` of the optimizer's `update`.
+
+    Raises:
+      ValueError: for draws of an estimator that has none.
 
     Reference:
       Martens and Grosse, 2015; Ba, Grosse and Martens, Distributed Second-Order Optimization using Kronecker-Factored
@@ -66,9 +73,11 @@ def value_grad_factors(
       >>> factors[""].inputs.tolist(), factors[""].outputs.tolist()
       ([[[0.5, 0.0], [0.0, 2.0]]], [[[1.0]]])
     """
+    if draw and not fisher.draws:
+        raise ValueError("draw=True needs gradients of random targets: use fisher=precond.layers.sampled(..).")
 
     def function(params: Any, *args: Any, key: jax.Array | None = None) -> tuple[Any, Any, Any]:
-        outputs, back, aux, mine = _pullback(forward, capture, params, args, has_aux)
+        outputs, back, aux, mine = _pullback(forward, capture, params, args, has_aux, draw)
         value, slope = jax.value_and_grad(lambda o: loss(o, *args))(outputs)
         n = _number(examples, outputs, args, mine)
         if fisher.pull is None:
@@ -133,7 +142,7 @@ def factors_alone(
 
 
 def _pullback(
-    forward: Callable[..., Any], capture: Capture, params: Any, args: Any, has_aux: bool
+    forward: Callable[..., Any], capture: Capture, params: Any, args: Any, has_aux: bool, draw: bool = False
 ) -> tuple[Any, Callable[[Any], Any], Any, frozenset[str]]:
     """Outputs, their pull-back to parameters and probes, what else there is, and over which axes parameters differ."""
 
@@ -142,7 +151,7 @@ def _pullback(
         return out if has_aux else (out, None)
 
     mine = frozenset().union(*map(varying, jax.tree.leaves(params)))
-    outputs, back, aux = jax.vjp(run, params, vary(capture.probes(params), mine), has_aux=True)
+    outputs, back, aux = jax.vjp(run, params, vary(capture.probes(params, check=draw), mine), has_aux=True)
     return outputs, back, aux, mine
 
 

@@ -1,6 +1,7 @@
 """Drop-in optimizers: assembly only. Floor 4 of the library."""
 
 from precond.optimizers.adascale import adascale
+from precond.optimizers.ekfac import ekfac
 from precond.optimizers.kfac import kfac
 from precond.optimizers.kl_shampoo import kl_shampoo
 from precond.optimizers.mfac import mfac
@@ -8,4 +9,4 @@ from precond.optimizers.neumann import neumann
 from precond.optimizers.shampoo import shampoo
 from precond.optimizers.soap import soap
 
-__all__ = ["adascale", "kfac", "kl_shampoo", "mfac", "neumann", "shampoo", "soap"]
+__all__ = ["adascale", "ekfac", "kfac", "kl_shampoo", "mfac", "neumann", "shampoo", "soap"]

@@ -1,5 +1,6 @@
 """What is derived from the factors, and how it acts on a gradient. Floor 2 of the library."""
 
+from precond.roots.corrected_inverse import corrected_inverse
 from precond.roots.damping import Damping, absolute, relative, trace
 from precond.roots.eigen_inverse import eigen_inverse
 from precond.roots.eigenbasis import eigenbasis
@@ -23,6 +24,7 @@ __all__ = [
     "cholesky",
     "cholesky_qr",
     "composite",
+    "corrected_inverse",
     "eigen_inverse",
     "eigenbasis",
     "eigh",

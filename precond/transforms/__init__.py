@@ -5,6 +5,7 @@ from precond.transforms.blocked import BlockedState, blocked
 from precond.transforms.clip import clip_by_rms
 from precond.transforms.clip_by_kl import clip_by_kl
 from precond.transforms.diagonal import scale_by_diagonal
+from precond.transforms.drawn import drawn
 from precond.transforms.error_feedback import error_feedback
 from precond.transforms.exponentiated import cosine, exponentiated, inner_product
 from precond.transforms.filtered import filtered
@@ -14,12 +15,14 @@ from precond.transforms.in_band import in_band
 from precond.transforms.kfac import scale_by_kfac
 from precond.transforms.kronecker import KroneckerState, scale_by_kronecker
 from precond.transforms.layered import layered
+from precond.transforms.levenberg_marquardt import levenberg_marquardt
 from precond.transforms.mfac import scale_by_mfac
 from precond.transforms.nlcg import fletcher_reeves, polak_ribiere, scale_by_nlcg
 from precond.transforms.normalize import normalize
 from precond.transforms.outside import Engine, OutsideState, describing
 from precond.transforms.per_block import per_block
 from precond.transforms.project_radial import project_radial
+from precond.transforms.quadratic_model import quadratic_model
 from precond.transforms.rows import Rows, sparse_rows
 from precond.transforms.schedule import Refresh, every, on_host
 from precond.transforms.stochastic_rounding import stochastic_rounding
@@ -40,6 +43,7 @@ __all__ = [
     "clip_by_rms",
     "cosine",
     "describing",
+    "drawn",
     "error_feedback",
     "every",
     "exponentiated",
@@ -50,11 +54,13 @@ __all__ = [
     "in_band",
     "inner_product",
     "layered",
+    "levenberg_marquardt",
     "normalize",
     "on_host",
     "per_block",
     "polak_ribiere",
     "project_radial",
+    "quadratic_model",
     "scale_by_diagonal",
     "scale_by_kfac",
     "scale_by_kronecker",

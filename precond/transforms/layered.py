@@ -28,7 +28,8 @@ def layered(
     """Run a transformation on stacks of layers: weights and bias of each as one matrix `[inputs, outputs]`.
 
     As `precond.blocked`, which does the stacking, but for the bias, which is the last row of its layer's matrix, and
-    for the factors of the layers, which come as the extra argument `factors` by layer and go to `inner` by stack.
+    for the factors of the layers, which come as the extra argument `factors` by layer and go to `inner` by stack (their
+    draws, where all have one, as `draws`).
     Layers of which the tree has no parameters (those of another group of `optax.partition`) are left out, and a bias
     may be alone in having none.
 
@@ -107,12 +108,15 @@ def layered(
             mine = _join(layers, kept)
         if extra["factors"] is not None:
             present = _present(layers, leaves)
-            layout = layout_of(matrices, view, None, how.multiple)
-            extra["factors"] = Stacked(_stacks(layout, sorted(matrices), present, extra["factors"]))
+            layout, names = layout_of(matrices, view, None, how.multiple), sorted(matrices)
+            given = extra["factors"]
+            extra["factors"] = Stacked(_stacks(layout, names, present, given))
+            drawn = _draws(layout, names, present, given)
+            extra["draws"] = None if drawn is None else Stacked(drawn)
         first: Any
         second: Any
         moved, first = stacked.update(matrices, state.stacks, mine, **extra)
-        out, second = others.update(rest, state.otherwise, now, **(extra | {"factors": None}))
+        out, second = others.update(rest, state.otherwise, now, **(extra | {"factors": None, "draws": None}))
         lost = [new.idle > old.idle for new, old, there in _pairs(state, first, second, matrices, rest) if there]
         idle = state.idle + (jnp.all(jnp.stack(lost)) if lost else 0)
         after = BlockedState(first, second, first.skipped + second.skipped, idle)
@@ -177,7 +181,7 @@ def _stacks(layout: Layout, names: Sequence[str], layers: Mapping[str, Layer], f
         raise ValueError(f"factors= has none for the layers {sorted(missing)}: it is of another capture.")
 
     def of(name: str) -> tuple[jax.Array, jax.Array | None]:
-        layer, (inputs, outputs) = layers[name], factors[name]
+        layer, (inputs, outputs, *_) = layers[name], factors[name]
         rows = layer.size[1]  # fewer than the factor has where the bias is not there
         return inputs[:, :rows] if layer.diagonal else inputs[:, :rows, :rows], outputs
 
@@ -190,6 +194,13 @@ def _stacks(layout: Layout, names: Sequence[str], layers: Mapping[str, Layer], f
         outputs = [g for _, g in members if g is not None]
         out[name] = (inputs, _joined(outputs, padding) if outputs else None)
     return out
+
+
+def _draws(layout: Layout, names: Sequence[str], layers: Mapping[str, Layer], factors: Mapping[str, Any]) -> Any:
+    """The draws of layers as stacks; None where some layer has none."""
+    if any(factors[name].draw is None for name in names):
+        return None
+    return layout.pack([factors[name].draw[:, : layers[name].size[1]] for name in names])
 
 
 def _joined(factors: Sequence[jax.Array], padding: int) -> jax.Array:

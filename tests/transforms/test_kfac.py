@@ -96,7 +96,7 @@ def direction(gradients, factors, damping, **kwargs):
     """The definition: every layer of a tree."""
     out = {}
     for name in gradients:
-        a, g = factors[name]
+        a, g, *_ = factors[name]
         blocks = matrix(name, gradients)
         gs = [None] * len(blocks) if g is None else np.asarray(g)
         out[name] = np.stack(

@@ -1,0 +1,98 @@
+"""EK-FAC: K-FAC's eigenbasis, with the gradients' own second moments in it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import optax
+
+from precond.arguments import check_whole
+from precond.blocks import Layer
+from precond.optimizers.finish import finish
+from precond.roots import Method, corrected_inverse
+from precond.transforms import Refresh, clip_by_kl, drawn, every, per_block, scale_by_kfac, with_momentum
+
+__all__ = ["ekfac"]
+
+
+def ekfac(
+    learning_rate: optax.ScalarOrSchedule,
+    layers: Mapping[str, Layer],
+    *,
+    b1: jax.typing.ArrayLike = 0.9,
+    decay: jax.typing.ArrayLike = 0.95,
+    damping: jax.typing.ArrayLike = 1e-3,
+    bound: optax.ScalarOrSchedule = 1e-3,
+    weight_decay: float | jax.Array | None = None,
+    mask: Any = None,
+    refresh: Refresh | int = every(10, stagger=True, delay=1, warmup=1),
+    method: Method | None = None,
+    otherwise: optax.GradientTransformation | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""EK-FAC: the momentum of each layer divided by second moments in the eigenbasis of its Kronecker factors.
+
+    $$X' = Q_A^\top X \, Q_G, \quad S \leftarrow \beta S + (1 - \beta) \, X' \odot X', \quad
+      V = Q_A \frac{Q_A^\top \hat M \, Q_G}{\hat S + \lambda} Q_G^\top, \quad
+      W \leftarrow W - \min\Big(\eta, \sqrt{\tfrac{c}{\langle V, \hat M \rangle}}\Big) V - \eta \gamma W$$
+
+    with $\hat{}$ for bias correction, $Q_A, Q_G$ the eigenvectors of the averages of the factors that were captured
+    with the gradients (`precond.layers`), refreshed by one QR decomposition each, and X a draw from the Fisher matrix:
+    $\sqrt N$ times the mean gradient of a batch with sampled targets. S is an unbiased estimate of the Fisher matrix's
+    diagonal, from one number a step and entry; not the mean over the squared gradients of single examples, which has
+    less noise and costs a pass over them. The first update only feeds the statistics.
+
+    Args:
+      learning_rate: $\eta$, the largest step; a number or an Optax schedule.
+      layers: of a capture of the model: `capture.layers`.
+      b1: decay of the momentum.
+      decay: $\beta$, of the factors and of the second moments.
+      damping: $\lambda$, in the units of the Fisher matrix.
+      bound: c, as in `precond.kfac`.
+      weight_decay: $\gamma$, decoupled; None leaves it out, and `params` need not be given to `update`.
+      mask: which parameters decay, as in `optax.adamw`.
+      refresh: `precond.every`, or a number of steps n for `every(n, delay=1, warmup=1)`: all bases at once. By default
+        each every 10 steps, in turns.
+      method: how bases are refreshed: `precond.qr()` (the default), `precond.rotations()`, `precond.cholesky_qr()` or
+        `precond.eigh()`.
+      otherwise: for parameters that belong to no layer; None is Adam, with the same learning rate.
+
+    Returns:
+      An Optax optimizer. Its `update` needs `factors=`, as that of `precond.kfac`, of a
+      `precond.layers.value_grad_factors(.., draw=True)`.
+
+    Raises:
+      ValueError, TypeError: for numbers out of range or of a wrong type; as `precond.layered`.
+
+    Reference:
+      George et al., Fast Approximate Natural Gradient Descent in a Kronecker-factored Eigenbasis, 2018.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from precond import layers
+      >>> params = {"kernel": jnp.ones((1, 1))}
+      >>> capture = layers.explicit({"": layers.dense(bias=False)}, params)
+      >>> factors = {"": layers.Factors(*[jnp.full((1, 1, 1), x) for x in (1.0, 1.0, 2.0)])}
+      >>> tx = ekfac(1.0, capture.layers, b1=0.0, damping=0.0, bound=float("inf"))
+      >>> state, update = tx.init(params), jax.jit(tx.update)
+      >>> for _ in range(2):  # the first moves nothing
+      ...     updates, state = update(params, state, factors=factors)
+      >>> updates["kernel"].item()  # 1 / 2^2
+      -0.25
+    """
+    if not isinstance(refresh, Refresh):
+        check_whole("refresh", refresh, least=1)
+        refresh = every(refresh, delay=1, warmup=1)
+
+    def around(direction: optax.GradientTransformation) -> optax.GradientTransformation:
+        return with_momentum(per_block(optax.ema(b1)), clip_by_kl(drawn(direction), learning_rate, bound))
+
+    tx = scale_by_kfac(
+        layers,
+        decay=decay,
+        root=corrected_inverse(damping, decay=decay, method=method),
+        refresh=refresh,
+        around=around,
+        otherwise=optax.scale_by_adam(b1) if otherwise is None else otherwise,
+        skipped=float("nan"),
+    )
+    return finish(tx, learning_rate, weight_decay, mask)

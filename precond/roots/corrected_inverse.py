@@ -1,0 +1,87 @@
+"""EK-FAC's root: the inverse of the Fisher matrix's own diagonal in the factors' eigenbasis."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from precond.arguments import check_number
+from precond.blocks import finite_blocks, keep_finite
+from precond.linalg import multiply
+from precond.roots.eigenbasis import eigenbasis
+from precond.roots.guard import unchecked
+from precond.roots.method import Method
+from precond.roots.root import Power, Root, RootState
+
+__all__ = ["corrected_inverse"]
+
+
+def corrected_inverse(damping: ArrayLike = 1e-3, *, decay: ArrayLike = 0.95, method: Method | None = None) -> Root:
+    r"""Divide by the second moment of draws from the Fisher matrix in the eigenbasis of the factors, damped (EK-FAC).
+
+    With the eigenvectors $Q_i$ of each factor, a draw X whose second moment is the Fisher matrix,
+    $X' = X \times_1 Q_1^\top \cdots \times_k Q_k^\top$, and $M'$ what is to be preconditioned, in the same basis:
+
+    $$S \leftarrow \beta S + (1 - \beta) \, X' \odot X', \qquad
+      P = \frac{M'}{S / (1 - \beta^t) + \lambda} \times_1 Q_1 \cdots \times_k Q_k$$
+
+    `precond.eigen_inverse` has products of the factors' eigenvalues in place of S, which are the diagonal of the Fisher
+    matrix in this basis only if it is a Kronecker product. Draws come in place of the raw gradients, by
+    `precond.drawn`; one that is not finite leaves S as it is. Without `precond.drawn` S is that of the raw gradients,
+    which are to be multiplied by $\sqrt N$, and have a mean besides (the second estimate of George et al.).
+
+    Args:
+      damping: $\lambda$, in the units of the Fisher matrix.
+      decay: $\beta$ of S.
+      method: as in `precond.eigenbasis`, whose columns must continue those of the basis before (not `precond.eigh`).
+
+    Returns:
+      A `Root`, for a refresh with `precond.every(.., delay=1, warmup=1)`, so that S is of one basis from its start. A
+      diagonal factor's basis is the parameter's own. Before anything is seen, S is 0.
+
+    Raises:
+      ValueError, TypeError: for numbers out of range, or a method that computes no basis.
+
+    Reference:
+      George et al., Fast Approximate Natural Gradient Descent in a Kronecker-factored Eigenbasis, 2018.
+
+    Examples:
+      >>> root, x = corrected_inverse(damping=1.0), jnp.full((1, 1, 1), 3.0)
+      >>> state = root.init(x, (jnp.ones((1, 1, 1)), None))
+      >>> round(root.apply(x, x, state)[0].item(), 4)  # 3 / (3^2 + 1)
+      0.3
+    """
+    check_number("damping", damping, 0)
+    base = eigenbasis(decay, eps=damping, power=1.0, method=method)
+
+    def init(stack: Any, factors: Sequence[Any]) -> RootState:
+        moments = base.init(stack, ()).moments
+        return RootState(tuple(None if f is None else _start(f) for f in factors), moments)
+
+    def refresh(factors: jax.Array, derived: Any, power: Power, first: jax.Array) -> Any:
+        return derived if factors.ndim == 2 else base.refresh(factors, derived, power, first)
+
+    def apply(direction: jax.Array, gradient: jax.Array, state: RootState) -> tuple[jax.Array, RootState]:
+        bases = tuple(None if isinstance(x, jax.Array) else x for x in state.derived)
+        seen = finite_blocks(gradient)
+        # What is seen first, and what it is divided by after: moments of a step without a draw are those before it.
+        given = keep_finite(seen, gradient, jnp.zeros_like(gradient))
+        moments = base.apply(direction, given, RootState(bases, state.moments))[1].moments
+        moments = keep_finite(seen, moments, state.moments)
+        return _divide(direction, bases, moments.nu + damping), RootState(state.derived, moments)
+
+    return Root(init, refresh, apply, base.whiten, base.power)
+
+
+def _divide(direction: jax.Array, bases: Any, denominator: jax.Array) -> jax.Array:
+    matrices = [None if x is None else x.matrix for x in bases]
+    turned = multiply(direction, matrices, transpose=True)
+    scaled = jnp.where(denominator > 0, turned / jnp.where(denominator > 0, denominator, 1), 0)
+    return multiply(scaled.astype(direction.dtype), matrices)
+
+
+def _start(factor: Any) -> Any:
+    """A basis; of a diagonal factor, which needs none, an empty array."""
+    return unchecked(factor) if len(factor.shape) == 3 else jnp.zeros((factor.shape[0], 0), factor.dtype)

@@ -1,0 +1,131 @@
+"""Damping that follows how well the quadratic model foretells the loss, and steps back where it does not."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from precond.arguments import check_number, check_whole
+from precond.transforms.quadratic_model import tree_product
+
+__all__ = ["LevenbergMarquardtState", "levenberg_marquardt"]
+
+
+class LevenbergMarquardtState(NamedTuple):
+    r"""What `levenberg_marquardt` keeps.
+
+    Attributes:
+      count: updates so far.
+      inner: the state of the inner transformation.
+      damping: $\lambda$ of the next update.
+      ratio: $\rho$ of the last update.
+      rejected: updates rejected so far.
+    """
+
+    count: jax.Array
+    inner: Any
+    damping: jax.Array
+    ratio: jax.Array
+    rejected: jax.Array
+
+
+def levenberg_marquardt(
+    make: Callable[[Any], optax.GradientTransformation],
+    damping: float = 1.0,
+    *,
+    decay: float = 0.95,
+    interval: int = 5,
+    low: float = 1e-8,
+    high: float = 1e8,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Adapt the damping of a second-order method by the Levenberg-Marquardt rule, and reject steps that go up.
+
+    With the loss h, the gradient g, the curvature F and the update $\delta$,
+
+    $$\rho = \frac{h(\theta + \delta) - h(\theta)}
+      {g^\top \delta + \frac12 \delta^\top (F + \lambda I) \, \delta}, \qquad
+      \lambda \leftarrow \begin{cases} \omega^T \lambda & \rho > 3/4 \\ \omega^{-T} \lambda & \rho < 1/4 \end{cases}$$
+
+    every T steps. A step after which the loss is larger, or not finite, is rejected: no parameter moves, the inner
+    state stays as it was, and the damping is raised at once. $\lambda$ is in the state, and reaches the inner
+    transformation as an argument of the function that makes it, so that it may stand wherever a number may.
+
+    Args:
+      make: from $\lambda$ to a transformation whose update is the whole step:
+        `lambda damping: precond.quadratic_model(precond.scale_by_kfac(layers, damping=damping), damping)`. It is
+        called in every update, and must make what has always the same state.
+      damping: the first $\lambda$, rather too large than too small; in the paper 150.
+      decay: $\omega$; in the paper 19/20.
+      interval: T.
+      low: the least $\lambda$.
+      high: the largest.
+
+    Returns:
+      A transformation. Its `update` needs `params`, and the extra arguments `value`, the loss; `value_fn`, the loss of
+      the same batch as a function of parameters; and `curvature`, as `precond.quadratic_model`, to which all are
+      handed on.
+
+    Raises:
+      ValueError, TypeError: for numbers out of range; in `update` where an argument is not there.
+
+    Reference:
+      Martens and Grosse, 2015, section 6.5, and the rejections of Martens, Deep Learning via Hessian-free Optimization,
+      2010.
+
+    Examples:
+      >>> tx = levenberg_marquardt(lambda damping: optax.scale(-1 / (2 + damping)), 1.0, interval=1, decay=0.5)
+      >>> x, loss = jnp.asarray(3.0), lambda x: x**2
+      >>> more = {"value": loss(x), "value_fn": loss, "curvature": lambda v: 2 * v}
+      >>> updates, state = tx.update(jax.grad(loss)(x), tx.init(x), x, **more)
+      >>> updates.item(), state.damping.item()  # the model is exact but for the damping
+      (-2.0, 0.5)
+    """
+    check_number("damping", damping, 0)
+    check_number("decay", decay, 0, 1)
+    check_whole("interval", interval, least=1)
+    check_number("low", low, 0)
+    check_number("high", high, low)
+
+    def init(params: Any) -> LevenbergMarquardtState:
+        start = jnp.asarray(damping, jnp.result_type(float))
+        count, rejected = jnp.zeros([], jnp.int32), jnp.zeros([], jnp.int32)
+        return LevenbergMarquardtState(count, make(start).init(params), start, jnp.ones_like(start), rejected)
+
+    def update(
+        updates: Any,
+        state: Any,
+        params: Any = None,
+        *,
+        value: Any = None,
+        value_fn: Any = None,
+        curvature: Any = None,
+        **extra: Any,
+    ) -> tuple[Any, LevenbergMarquardtState]:
+        for name, there in (("params", params), ("value", value), ("value_fn", value_fn), ("curvature", curvature)):
+            if there is None:
+                raise TypeError(f"levenberg_marquardt's update needs {name}=: see its docstring for all that it needs.")
+        inner = optax.with_extra_args_support(make(state.damping))
+        more = {"value": value, "value_fn": value_fn, "curvature": curvature}
+        moved, after = inner.update(updates, state.inner, params, **more, **extra)
+        bent = jax.tree.map(lambda f, v: f + state.damping * v, curvature(moved), moved)
+        foretold = tree_product(updates, moved) + tree_product(moved, bent) / 2
+        change = value_fn(optax.apply_updates(params, moved)) - value
+        good = change <= 0  # and not NaN
+        ratio = jnp.where(good & (foretold < 0), change / jnp.where(foretold < 0, foretold, -1), 0)
+        count = jnp.asarray(optax.safe_increment(state.count))
+        factor = _factor(ratio, good, count % interval == 0, decay**interval)
+        known = jnp.clip(state.damping * factor, low, high).astype(state.damping.dtype)
+        moved = jax.tree.map(lambda u: jnp.where(good, u, 0), moved)
+        kept = optax.tree.where(good, after, state.inner)
+        rejected = state.rejected + (~good).astype(jnp.int32)
+        return moved, LevenbergMarquardtState(count, kept, known, ratio.astype(state.ratio.dtype), rejected)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _factor(ratio: jax.Array, good: jax.Array, due: jax.Array, less: float) -> jax.Array:
+    """By what the damping is multiplied."""
+    adapted = jnp.where(ratio > 0.75, less, jnp.where(ratio < 0.25, 1 / less, 1.0))
+    return jnp.where(good, jnp.where(due, adapted, 1.0), 1 / less)
