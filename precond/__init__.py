@@ -74,6 +74,7 @@ from precond.transforms import (
     scale_by_mfac,
     scale_by_nlcg,
     sparse_rows,
+    stochastic_rounding,
     switch,
     with_momentum,
 )
@@ -165,6 +166,7 @@ __all__ = [
     "small_side",
     "soap",
     "sparse_rows",
+    "stochastic_rounding",
     "stored",
     "switch",
     "tensors",

@@ -1,12 +1,13 @@
 """K-FAC, with its step bounded in the model's predictions."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import optax
 
 from precond.blocks import Layer
+from precond.mesh import Sharded
 from precond.optimizers.finish import finish
 from precond.roots import Root
 from precond.transforms import Refresh, clip_by_kl, every, per_block, scale_by_kfac, with_momentum
@@ -27,6 +28,8 @@ def kfac(
     refresh: Refresh | int = every(10, stagger=True),
     root: Root | None = None,
     otherwise: optax.GradientTransformation | None = None,
+    axis: str | Sequence[str] | Sharded | None = None,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""K-FAC: the momentum of each layer times the damped inverse of its Kronecker-factored Fisher matrix.
 
@@ -52,6 +55,8 @@ def kfac(
       refresh: `precond.every`, or a number of steps (all inverses at once). By default each every 10 steps, in turns.
       root: in place of `precond.inverse(damping)`, as `precond.eigen_inverse(1e-3)`; it has its own damping.
       otherwise: for parameters that belong to no layer; None is Adam, with the same learning rate.
+      axis: mesh axes over whose devices factors, inverses and momentum are divided, as in `precond.layered`.
+      mesh: likewise.
 
     Returns:
       An Optax optimizer. Where it was given layers, its `update` needs `factors=`: what
@@ -94,5 +99,7 @@ def kfac(
         around=around,
         otherwise=optax.scale_by_adam(b1) if otherwise is None else otherwise,
         skipped=float("nan"),
+        axis=axis,
+        mesh=mesh,
     )
     return finish(tx, learning_rate, weight_decay, mask)

@@ -21,6 +21,7 @@ from precond.transforms.per_block import per_block
 from precond.transforms.project_radial import project_radial
 from precond.transforms.rows import Rows, sparse_rows
 from precond.transforms.schedule import Refresh, every
+from precond.transforms.stochastic_rounding import stochastic_rounding
 from precond.transforms.switch import switch
 from precond.transforms.with_momentum import with_momentum
 
@@ -55,6 +56,7 @@ __all__ = [
     "scale_by_mfac",
     "scale_by_nlcg",
     "sparse_rows",
+    "stochastic_rounding",
     "switch",
     "with_momentum",
 ]

@@ -11,8 +11,21 @@ import optax
 
 from precond.arguments import check_whole
 from precond.blocks import Layout, Views, any_finite, as_views, finite_blocks, keep_finite, layout_of
-from precond.mesh import Sharded, Share, born, find_place, on_shards, sharded, with_local_arrays
+from precond.mesh import (
+    WHOLE,
+    Extent,
+    Place,
+    Sharded,
+    Stacked,
+    as_sharded,
+    born,
+    find_place,
+    on_shards,
+    share_of,
+    with_local_arrays,
+)
 from precond.scopes import named
+from precond.transforms.kronecker import KroneckerState
 
 __all__ = ["BlockedState", "blocked"]
 
@@ -87,9 +100,10 @@ def blocked(
     """
     if block_size is not None:
         check_whole("block_size", block_size, least=1)
-    how = axis if isinstance(axis, Sharded) else sharded(axis)
+    how = as_sharded(axis)
     view_of = as_views(views)
-    inner = optax.with_extra_args_support(inner)
+    rounded = isinstance(how.wire, optax.GradientTransformation)
+    inner = optax.with_extra_args_support(optax.chain(inner, how.wire) if rounded else inner)
     otherwise = optax.scale_by_adam() if otherwise is None else otherwise
 
     def layout_of_(tree: Any) -> Layout:
@@ -109,7 +123,7 @@ def blocked(
             return inner.init({name: jnp.zeros(s.shape, s.dtype) for name, s in stacks.items()})
 
         if stacks:
-            state = born(place, make, None if place is None else _lengths(inner, stacks), params)
+            state = born(place, make, None if place is None else _extents(inner, stacks, place), params)
         return BlockedState(state, rest.init(params), jnp.zeros([], jnp.int32), jnp.zeros([], jnp.int32))
 
     def update_rest(updates: Any, viewed: Any, state: Any, params: Any, extra: Any) -> tuple[Any, Any, Any]:
@@ -127,8 +141,9 @@ def blocked(
         sections = how.multiple // (1 if place is None else place.count)
         arrays, rebuild = _arrays(extra)
         whole = (leaves, None if params is None else jax.tree.leaves(params), arrays)
+        share, among = (WHOLE, WHOLE) if place is None else (share_of(place.over(a)) for a in place.levels)
 
-        def body(share: Share, whole: Any, state: Any) -> tuple[Any, Any]:
+        def body(whole: Any, state: Any) -> tuple[Any, Any]:
             stacks, params, given = layout.pack(whole[0]), whole[1], rebuild(whole[2])
             with named("stacks", counted):
                 finite = {name: finite_blocks(x) for name, x in stacks.items()}
@@ -136,18 +151,23 @@ def blocked(
             if params is not None:
                 params = share.own(layout.pack([jnp.asarray(p) for p in params]))
             stacks, good = share.own((stacks, finite))
+            given = {name: share.own(x.tree) if isinstance(x, Stacked) else x for name, x in given.items()}
             stacks = {name: keep_finite(good[name], x, jnp.zeros_like(x)) for name, x in stacks.items()}
-            given |= {"batch_axes": 1, "finite": good, "going": any_finite(blocks), "sections": sections}
+            given |= {"batch_axes": 1, "finite": good, "going": any_finite(blocks)}
+            index = share.own({name: jnp.arange(x.shape[0]) for name, x in finite.items()})
+            given |= {"sections": sections, "total": share.total, "index": index, "share": among}
             moved: Any
             moved, new = inner.update(stacks, state, params, **given)
             out = {name: keep_finite(good[name], x, jnp.full_like(x, skipped)) for name, x in moved.items()}
-            out = {name: x.astype(wires[name]) for name, x in out.items()}
+            out = {name: x.astype(wires.get(name, x.dtype)) for name, x in out.items()}
             return (share.gather(out), blocks), new
 
         wires = layout.dtypes(leaves) if how.wire is None else dict.fromkeys(layout.stacks, how.wire)
         counted = ", ".join(f"{layout.blocks[name]} of {x.shape[0]} {name}" for name, x in layout.stacks.items())
-        lengths = None if place is None else _lengths(inner, layout.stacks)
-        (out, finite), new = on_shards(body, place, whole, state, lengths)
+        if rounded:  # to what is sent already
+            wires = {}
+        extents = None if place is None else _extents(inner, layout.stacks, place)
+        (out, finite), new = on_shards(body, place, whole, state, extents)
         return out, new, list(finite.values())
 
     @with_local_arrays
@@ -168,15 +188,29 @@ def blocked(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _lengths(inner: optax.GradientTransformation, stacks: dict[str, jax.ShapeDtypeStruct]) -> Any:
-    """Of the leading axis of each array of the state, if it is that of a stack; else 0."""
+def _extents(inner: optax.GradientTransformation, stacks: dict[str, jax.ShapeDtypeStruct], place: Place) -> Any:
+    """Which arrays of the state have the length of a stack, and over which axes it is divided."""
 
     def state(times: int) -> Any:
         longer = {n: jax.ShapeDtypeStruct((times * s.shape[0], *s.shape[1:]), s.dtype) for n, s in stacks.items()}
         return jax.eval_shape(inner.init, longer)
 
     # What has the length of a stack by chance does not grow with it.
-    return jax.tree.map(lambda one, two: one.shape[0] if one.shape != two.shape else 0, state(1), state(2))
+    once = state(1)
+    lengths = jax.tree.map(lambda one, two: one.shape[0] if one.shape != two.shape else 0, once, state(2))
+
+    def over(axes: tuple[str, ...], lengths: Any) -> Any:
+        return jax.tree.map(lambda n: Extent(n, axes) if n else Extent(), lengths)
+
+    def engine(x: Any) -> bool:
+        return isinstance(x, KroneckerState)
+
+    def one(x: Any) -> Any:
+        if not engine(x):
+            return over(place.levels[0], x)
+        return over(place.levels[0], x)._replace(statistics=over(place.axes, x.statistics))
+
+    return jax.tree.map(one, lengths, is_leaf=engine)
 
 
 def _arrays(extra: dict[str, Any]) -> tuple[list[Any], Callable[[list[Any]], dict[str, Any]]]:

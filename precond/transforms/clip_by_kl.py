@@ -80,7 +80,9 @@ def clip_by_kl(
             return jnp.sum(v.astype(wide) * m.astype(wide), dtype=wide)
 
         leaves = [product(v, m) for v, m in zip(jax.tree.leaves(moved), jax.tree.leaves(updates), strict=True)]
-        divergence = sum(leaves, jnp.zeros([])) * jnp.square(at(learning_rate, state.count))
+        # Inside `blocked` with an axis these are the blocks of one device.
+        whole = extra.get("total", lambda x: x)(sum(leaves, jnp.zeros([])))
+        divergence = whole * jnp.square(at(learning_rate, state.count))
         limit = at(bound, state.count)
         ratio = jnp.where(divergence > limit, jnp.sqrt(limit / jnp.where(divergence > limit, divergence, 1)), 1)
         out = jax.tree.map(lambda v: v * ratio.astype(v.dtype), moved)

@@ -1,11 +1,13 @@
 """K-FAC's direction, as one transformation of parameters."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
+import jax
 import optax
 from jax.typing import ArrayLike
 
 from precond.blocks import Layer
+from precond.mesh import Sharded
 from precond.roots import Root, inverse
 from precond.statistics import activations, balance
 from precond.transforms.kronecker import scale_by_kronecker
@@ -25,6 +27,8 @@ def scale_by_kfac(
     around: Callable[[optax.GradientTransformation], optax.GradientTransformation] = lambda direction: direction,
     otherwise: optax.GradientTransformation | None = None,
     skipped: float = 0.0,
+    axis: str | Sequence[str] | Sharded | None = None,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Multiply the gradient of each layer by the damped inverse of its Kronecker-factored Fisher matrix.
 
@@ -45,6 +49,8 @@ def scale_by_kfac(
       around: what is put around the direction, on stacks: `lambda direction: precond.clip_by_kl(direction, 0.1)`.
       otherwise: for parameters that belong to no layer; None is Adam's.
       skipped: as in `precond.blocked`.
+      axis: mesh axes over whose devices factors and inverses are divided, as in `precond.layered`.
+      mesh: likewise.
 
     Returns:
       A transformation. Its `update` needs `factors=` where it was given layers.
@@ -68,4 +74,4 @@ def scale_by_kfac(
     """
     statistics = optax.chain(activations(decay), balance())
     direction = scale_by_kronecker(statistics, inverse(damping) if root is None else root, refresh=refresh)
-    return layered(around(direction), layers, otherwise=otherwise, skipped=skipped)
+    return layered(around(direction), layers, otherwise=otherwise, skipped=skipped, axis=axis, mesh=mesh)

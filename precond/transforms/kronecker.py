@@ -9,6 +9,7 @@ import optax
 from precond.arguments import check_whole
 from precond.blocks import keep_finite, path_name
 from precond.linalg import Precision, computing_in
+from precond.mesh import WHOLE, Share
 from precond.roots import Root, RootState
 from precond.scopes import named
 from precond.transforms.per_block import per_block
@@ -16,6 +17,9 @@ from precond.transforms.refresh import refresh_roots
 from precond.transforms.schedule import Refresh, every
 
 __all__ = ["KroneckerState", "scale_by_kronecker"]
+
+ROWS = ("finite", "factors", "index")
+"""Extra arguments with an entry for every block."""
 
 
 class KroneckerState(NamedTuple):
@@ -39,7 +43,7 @@ def _is_root(x: Any) -> bool:
 
 
 def _refresh(
-    root: Root, schedule: Refresh, sections: int, step: jax.Array, going: Any, factors: Any, roots: Any
+    root: Root, schedule: Refresh, sections: int, share: Share, step: jax.Array, going: Any, factors: Any, roots: Any
 ) -> Any:
     """`refresh_roots` on trees of stacks."""
     states, treedef = jax.tree.flatten(roots, is_leaf=_is_root)
@@ -55,6 +59,7 @@ def _refresh(
         orders,
         going,
         sections,
+        share,
     )
     derived = [list(state.derived) for state in states]
     for (i, axis), x in zip(places, new, strict=True):
@@ -125,15 +130,18 @@ def scale_by_kronecker(
     dots = Precision() if precision is None else precision
 
     def factors_of(stacks: Any, state: Any, roots: Any, params: Any, extra: Any, *, packed: bool = True) -> Any:
+        share = extra.get("share", WHOLE)
+        given = (stacks, params, {name: extra[name] for name in ROWS if name in extra})
+        stacks, params, rows = share.own(given)
         states = jax.tree_util.tree_flatten_with_path(roots, is_leaf=_is_root)[0]
         derived = {path_name(path): state.derived for path, state in states}
 
         def whiten(name: str, axis: int, factor: jax.Array) -> jax.Array:
-            return root.whiten(derived[name][axis], factor) if derived else factor
+            return root.whiten(share.own(derived[name][axis]), factor) if derived else factor
 
         # Packed factors take half the memory, and only those that are due are ever unpacked.
         with computing_in(dots.statistics), named("statistics"):
-            return statistics.update(stacks, state, params, **(extra | {"whiten": whiten, "packed": packed}))
+            return statistics.update(stacks, state, params, **(extra | rows | {"whiten": whiten, "packed": packed}))
 
     def refreshed(*args: Any) -> Any:
         with computing_in(dots.roots):
@@ -148,12 +156,13 @@ def scale_by_kronecker(
     def update(
         updates: Any, state: Any, params: Any = None, *, gradients: Any = None, finite: Any = None, **extra: Any
     ) -> Any:
-        extra["finite"], going, sections = finite, extra.get("going"), extra.get("sections", 1)
+        extra["finite"], going = finite, extra.get("going")
+        where = (extra.get("sections", 1), extra.get("share", WHOLE))
         count, roots = jnp.asarray(optax.safe_increment(state.count)), state.roots
         gradients = updates if gradients is None else gradients
         factors, collected = factors_of(gradients, state.statistics, roots, params, extra)
         if not schedule.delay:
-            roots = refreshed(sections, count, going, factors, roots)
+            roots = refreshed(*where, count, going, factors, roots)
         directions, velocity = momentum.update(updates, state.momentum, params, **extra)
         with computing_in(dots.projections), named("application"):
             out, moved = _apply(root, directions, gradients, roots, finite)
@@ -162,7 +171,7 @@ def scale_by_kronecker(
             out = jax.tree.map(lambda x: jnp.where(warm, x, 0), out)
             moved, velocity = optax.tree.where(warm, (moved, velocity), (roots, state.momentum))
         if schedule.delay:
-            moved = refreshed(sections, count, going, factors, moved)
+            moved = refreshed(*where, count, going, factors, moved)
         if going is not None:
             count = jnp.where(going, count, state.count)
         return out, KroneckerState(count, collected, moved, velocity)

@@ -1,5 +1,6 @@
 """From the parameters of layers to stacks of matrices and back: `blocked` for K-FAC."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from precond.blocks import Layer, Layout, View, layout_of, path_name
-from precond.mesh import with_local_arrays
+from precond.mesh import Sharded, Stacked, as_sharded, local_arrays, with_local_arrays
 from precond.transforms.blocked import BlockedState, blocked
 from precond.transforms.in_band import has_probes, in_band
 
@@ -21,6 +22,8 @@ def layered(
     *,
     otherwise: optax.GradientTransformation | None = None,
     skipped: float = 0.0,
+    axis: str | Sequence[str] | Sharded | None = None,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Run a transformation on stacks of layers: weights and bias of each as one matrix `[inputs, outputs]`.
 
@@ -35,6 +38,9 @@ def layered(
         training loops that can pass no `factors=`: `precond.in_band`.
       otherwise: for all other parameters. None is `optax.scale_by_adam()`.
       skipped: as in `precond.blocked`.
+      axis: mesh axes over whose devices layers are divided, with their factors and inverses, as in `precond.blocked`.
+        Factors come as gradients do: whole, and those of the whole batch.
+      mesh: likewise.
 
     Returns:
       A transformation of parameters. Its `update` needs `factors=`: what was captured, or None for a step in which
@@ -61,21 +67,29 @@ def layered(
         layer = layers[name]
         return View((-2, -1), passive=(0,) if layer.diagonal else () if layer.outputs else (1,))
 
-    stacked = blocked(inner, block_size=None, views=view, otherwise=optax.identity(), skipped=skipped)
+    how = as_sharded(axis)
+    stacked = blocked(
+        inner, block_size=None, views=view, otherwise=optax.identity(), skipped=skipped, axis=how, mesh=mesh
+    )
     others = blocked(inner, block_size=None, views=lambda path, leaf: None, otherwise=otherwise, skipped=skipped)
 
     def init(params: Any) -> BlockedState:
         if has_probes(params):
             raise ValueError("The parameters carry probes: leave layers= out, or give them without (capture.detach).")
         leaves, rest = _split(layers, params)
-        matrices = jax.eval_shape(lambda leaves: _join(layers, leaves), leaves)
+        join = functools.partial(_join, layers)
+        matrices = jax.eval_shape(join, leaves)
         if not matrices and jax.tree.leaves(rest):
             raise ValueError(
                 "None of the layers= is among the parameters. Give init what the capture was made of: the parameters "
                 "alone, not {'params': ..}, and without probes."
             )
         zero = jnp.zeros([], jnp.int32)
-        return BlockedState(stacked.init(matrices), others.init(rest), zero, jnp.zeros_like(zero))
+        if how.axis is None or not all(isinstance(x, jax.Array) for x in leaves.values()):
+            first = stacked.init(matrices)
+        else:  # the mesh is known from arrays; nothing else of them is looked at, so that jit makes no matrix
+            first = jax.jit(lambda leaves: stacked.init(join(local_arrays(leaves))))(leaves)
+        return BlockedState(first, others.init(rest), zero, jnp.zeros_like(zero))
 
     @with_local_arrays
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
@@ -91,7 +105,8 @@ def layered(
             mine = _join(layers, kept)
         if extra["factors"] is not None:
             present = _present(layers, leaves)
-            extra["factors"] = _stacks(layout_of(matrices, view, None), sorted(matrices), present, extra["factors"])
+            layout = layout_of(matrices, view, None, how.multiple)
+            extra["factors"] = Stacked(_stacks(layout, sorted(matrices), present, extra["factors"]))
         first: Any
         second: Any
         moved, first = stacked.update(matrices, state.stacks, mine, **extra)
@@ -167,7 +182,15 @@ def _stacks(layout: Layout, names: Sequence[str], layers: Mapping[str, Layer], f
     out = {}
     for sheet in layout.sheets:
         members = [of(names[i]) for i, _ in sheet.members]
-        inputs = jnp.concatenate([a for a, _ in members])
+        name = sheet.regions[0][0]
+        padding = layout.stacks[name].shape[0] - layout.blocks[name]
+        inputs = _joined([a for a, _ in members], padding)
         outputs = [g for _, g in members if g is not None]
-        out[sheet.regions[0][0]] = (inputs, jnp.concatenate(outputs) if outputs else None)
+        out[name] = (inputs, _joined(outputs, padding) if outputs else None)
     return out
+
+
+def _joined(factors: Sequence[jax.Array], padding: int) -> jax.Array:
+    """One stack of factors, and zeros that make its length what it is to be."""
+    zeros = [jnp.zeros((padding, *factors[0].shape[1:]), factors[0].dtype)] if padding else []
+    return jnp.concatenate([*factors, *zeros])

@@ -10,6 +10,7 @@ import numpy as np
 from jax import lax
 
 from precond.linalg import Packed, dense
+from precond.mesh import WHOLE, Share
 from precond.roots import Root
 from precond.scopes import named
 from precond.transforms.schedule import Refresh
@@ -33,13 +34,14 @@ class Group(NamedTuple):
     power: Any
 
 
-def _groups(root: Root, factors: Sequence[Factor], orders: Sequence[int]) -> list[Group]:
-    """Factors of equal size, dtype and power."""
+def _groups(root: Root, factors: Sequence[Factor], orders: Sequence[int], sections: int) -> list[Group]:
+    """Factors of equal size, dtype and power, and how many of them a section has."""
     found: dict[Any, list[int]] = {}
     for i, (factor, order) in enumerate(zip(factors, orders, strict=True)):
         kind = (factor.shape[1:], factor.dtype, root.power(order))
         found.setdefault(kind, []).append(i)
-    return [Group(tuple(m), tuple(factors[i].shape[0] for i in m), power) for (*_, power), m in found.items()]
+    rows = [factor.shape[0] // sections for factor in factors]
+    return [Group(tuple(m), tuple(rows[i] for i in m), power) for (*_, power), m in found.items()]
 
 
 def _finite(new: Any, old: Any) -> Any:
@@ -53,7 +55,7 @@ def _kernel(root: Root, factors: Factor, old: Any, power: Any, first: Any) -> An
     return _finite(root.refresh(dense(factors), old, power, first), old)
 
 
-def _refresh_all(root: Root, group: Group, factors: list[Factor], derived: list[Any], first: Any) -> list[Any]:
+def _refresh_all(root: Root, group: Group, first: Any, factors: list[Factor], derived: list[Any]) -> list[Any]:
     def concatenate(trees: list[Any]) -> Any:
         return jax.tree.map(lambda *x: x[0] if len(x) == 1 else jnp.concatenate(x), *trees)
 
@@ -65,22 +67,49 @@ def _refresh_all(root: Root, group: Group, factors: list[Factor], derived: list[
     ]
 
 
-def _refresh_due(root: Root, group: Group, factors: list[Factor], derived: list[Any], slots: jax.Array) -> list[Any]:
-    """Gather the roots in `slots` (numbered through the group) from their stacks, refresh, and put them back."""
+def _places(group: Group, slots: jax.Array) -> list[jax.Array]:
+    """Where each slot's root stands in each stack; beyond its end if it is of another one, or there is none."""
     starts = np.cumsum(group.rows) - group.rows
-    # Where each slot's root stands in each stack; beyond its end if it belongs to another one, or the slot is empty.
-    places = [jnp.where(slots >= a, slots - a, n) for a, n in zip(starts, group.rows, strict=True)]
+    return [jnp.where(slots >= a, slots - a, n) for a, n in zip(starts, group.rows, strict=True)]
 
-    def gather(*stacks: jax.Array) -> jax.Array:
+
+def _refresh_due(
+    root: Root, group: Group, slots: jax.Array, always: bool, factors: list[Factor], derived: list[Any]
+) -> Any:
+    """Pick the roots in `slots` (numbered through the group) from their stacks, and refresh them."""
+    places = _places(group, slots)
+
+    def pick(*stacks: jax.Array) -> jax.Array:
         picked = [x.at[p].get(mode="fill", fill_value=0) for x, p in zip(stacks, places, strict=True)]
         return functools.reduce(jnp.add, picked)
 
-    old = jax.tree.map(gather, *derived)
-    new = _kernel(root, jax.tree.map(gather, *factors), old, group.power, False)
+    old = jax.tree.map(pick, *derived)
+
+    def work() -> Any:
+        return _kernel(root, jax.tree.map(pick, *factors), old, group.power, False)
+
+    # Fewer roots than steps in a period: in some steps none has its turn.
+    return work() if always else lax.cond(slots[0] < sum(group.rows), work, lambda: old)
+
+
+def _put(group: Group, slots: jax.Array, derived: list[Any], new: Any) -> list[Any]:
+    """The refreshed roots back into their stacks."""
     return [
         jax.tree.map(lambda x, n, p=p: x.at[p].set(n, mode="drop"), stack, new)
-        for stack, p in zip(derived, places, strict=True)
+        for stack, p in zip(derived, _places(group, slots), strict=True)
     ]
+
+
+def _by_section(function: Callable[..., Any], sections: int) -> Callable[..., Any]:
+    """Call a function of stacks on each of so many sections by itself."""
+    if sections == 1:
+        return function
+
+    def each(*trees: Any) -> Any:
+        cut = jax.tree.map(lambda x: x.reshape(sections, -1, *x.shape[1:]), trees)
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), jax.vmap(function)(*cut))
+
+    return each
 
 
 def refresh_roots(
@@ -92,6 +121,7 @@ def refresh_roots(
     orders: Sequence[int],
     going: jax.Array | None = None,
     sections: int = 1,
+    share: Share = WHOLE,
 ) -> list[Any]:
     """What is derived from the factors, refreshed where it is due.
 
@@ -105,61 +135,58 @@ def refresh_roots(
       going: whether anything is to be done at all; None is yes.
       sections: each stack consists of so many of equal length, which stand on as many devices or on fewer. Turns, and
         whatever a root does for the matrices of a call together, belong to a section, so that no mesh changes them.
+      share: `factors` are this device's part of what `derived` is all of: only what is refreshed is gathered.
 
     Returns:
       What is derived now; entries that are not due, or whose refresh is not finite, as they were.
     """
+    derived, mine = list(derived), share.own(list(derived))
+    groups, everywhere = _groups(root, factors, orders, sections), sections
+    if derived:
+        everywhere *= jax.tree.leaves(derived)[0].shape[0] // jax.tree.leaves(mine)[0].shape[0]
 
-    def section(factors: Any, derived: Any) -> list[Any]:
-        return _refresh_section(root, schedule, step, factors, derived, orders, going)
+    def of(group: Group, *lists: Sequence[Any]) -> list[list[Any]]:
+        return [[x[i] for i in group.members] for x in lists]
 
-    if sections == 1:
-        return section(factors, derived)
-    cut = jax.tree.map(lambda x: x.reshape(sections, -1, *x.shape[1:]), (list(factors), list(derived)))
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), jax.vmap(section)(*cut))
-
-
-def _refresh_section(
-    root: Root,
-    schedule: Refresh,
-    step: jax.Array,
-    factors: Sequence[Factor],
-    derived: Sequence[Any],
-    orders: Sequence[int],
-    going: jax.Array | None,
-) -> list[Any]:
-    groups = _groups(root, factors, orders)
-
-    def over_groups(refresh: Callable[..., list[Any]], part: str, due: Callable[[int], int] = lambda rows: rows) -> Any:
+    def filled(news: Sequence[list[Any]]) -> list[Any]:
         out = list(derived)
-        for group in groups:
-            chosen, rows = [[x[i] for i in group.members] for x in (factors, derived)], sum(group.rows)
-            with named(part, f"{due(rows)} of {rows}, every {schedule.period}"):
-                new = refresh(group, *chosen)
+        for group, new in zip(groups, news, strict=True):
             for i, x in zip(group.members, new, strict=True):
                 out[i] = x
         return out
 
     def nothing() -> list[Any]:
-        return list(derived)
+        return derived
 
     def everything() -> list[Any]:
         first = True if schedule.stagger else step == schedule.start
+
         part = "first" if schedule.stagger else "refresh"
-        return over_groups(lambda g, f, d: _refresh_all(root, g, f, d, first), part)
+
+        def one(group: Group) -> list[Any]:
+            work, rows = functools.partial(_refresh_all, root, group, first), sum(group.rows)
+            with named(part, f"{rows} of {rows}, every {schedule.period}"):
+                return _by_section(work, sections)(*of(group, factors, mine))
+
+        with named(part):
+            return filled(share.gather([one(group) for group in groups]))
 
     def turn() -> list[Any]:
-        def due(group: Group, f: list[Factor], d: list[Any]) -> list[Any]:
+        def due(group: Group) -> tuple[Any, Any]:
             turns = schedule.turns(sum(group.rows))
             slots = jnp.asarray(turns)[(step - schedule.start) % schedule.period]
-            if np.all(np.min(turns, axis=1) < sum(group.rows)):
-                return _refresh_due(root, group, f, d, slots)
-            # Fewer roots than steps in a period: in some steps none has its turn.
-            some = slots[0] < sum(group.rows)
-            return lax.cond(some, lambda: _refresh_due(root, group, f, d, slots), lambda: d)
+            always = bool(np.all(np.min(turns, axis=1) < sum(group.rows)))
+            work = functools.partial(_refresh_due, root, group, slots, always)
+            with named("refresh", f"{turns.shape[1]} of {sum(group.rows)}, every {schedule.period}"):
+                return slots, _by_section(work, sections)(*of(group, factors, mine))
 
-        return over_groups(due, "refresh", lambda rows: schedule.turns(rows).shape[1])
+        slots, new = zip(*[due(group) for group in groups], strict=True)
+        puts = [functools.partial(_put, group, s) for group, s in zip(groups, slots, strict=True)]
+        arrived = zip(groups, puts, share.gather(list(new)), strict=True)
+        return filled([_by_section(put, everywhere)(*of(g, derived), x) for g, put, x in arrived])
 
+    if not derived:
+        return derived
     if schedule.stagger:
         stage = (step >= schedule.start).astype(jnp.int32) + (step > schedule.start)
         return lax.switch(stage if going is None else jnp.where(going, stage, 0), [nothing, everything, turn])

@@ -1,0 +1,25 @@
+"""One mechanism on every mesh: a function of stacks runs on the shard that this device owns. Floor 1 of the library."""
+
+from precond.mesh.born import born
+from precond.mesh.local import local_arrays, with_local_arrays
+from precond.mesh.place import Extent, Place, find_place
+from precond.mesh.sharded import Sharded, as_sharded, sharded
+from precond.mesh.shards import on_shards
+from precond.mesh.share import WHOLE, Share, Stacked, share_of
+
+__all__ = [
+    "WHOLE",
+    "Extent",
+    "Place",
+    "Sharded",
+    "Share",
+    "Stacked",
+    "as_sharded",
+    "born",
+    "find_place",
+    "local_arrays",
+    "on_shards",
+    "sharded",
+    "share_of",
+    "with_local_arrays",
+]

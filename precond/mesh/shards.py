@@ -1,0 +1,78 @@
+"""A function of stacks on the shard that each device owns, inside every kind of user loop."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, PartitionSpec
+
+from precond.mesh.born import constrained
+from precond.mesh.place import Extent, Place
+from precond.mesh.share import share_of
+
+__all__ = ["on_shards"]
+
+
+def _with_whole_state(body: Callable[..., Any], place: Place, whole: Any, state: Any, extents: Any) -> Any:
+    """In the user's own `shard_map` or `pmap`, where each device may have its share of the state, or all of it."""
+
+    def divided(x: jax.Array, extent: Extent) -> tuple[str, ...]:
+        """The axes over which it is yet to be divided."""
+        n, count = extent.length, place.over(extent.axes).count
+        if n and x.shape[0] not in (n, n // count):
+            raise ValueError(
+                f"The state has a stack of {x.shape[0]} blocks, where {n}, or {n // count} on each of "
+                f"{count} devices, are needed. Was it made with another multiple or block_size?"
+            )
+        return extent.axes if n and x.shape[0] == n else ()
+
+    leaves, treedef = jax.tree.flatten(state)
+    over = [divided(x, e) for x, e in zip(leaves, treedef.flatten_up_to(extents), strict=True)]
+    shares = {axes: share_of(place.over(axes)) for axes in over}
+    mine = [shares[axes].own(x) for x, axes in zip(leaves, over, strict=True)]
+    out, new = body(whole, treedef.unflatten(mine))
+    made = treedef.flatten_up_to(new)
+    for axes, share in shares.items():
+        which = [i for i, a in enumerate(over) if a == axes]
+        for i, x in zip(which, share.gather([made[i] for i in which]), strict=True):
+            made[i] = x
+    return out, treedef.unflatten(made)
+
+
+def on_shards(body: Callable[..., Any], place: Place | None, whole: Any, state: Any, extents: Any) -> Any:
+    """Run a function of stacks on every device, each with its share of the state.
+
+    Args:
+      body: from the tree `whole` and the device's share of the state, to anything that is the same on all devices,
+        and its share of the new state (see `share_of`).
+      place: None runs it once, where a share is everything.
+      whole: a tree of arrays that every device is given whole.
+      state: a tree of arrays. In the user's own `shard_map` each device has its share of it, or all (then new state is
+        gathered in every step, as `pmap` needs where the state is not sharded).
+      extents: an `Extent` for each array of the state.
+
+    Raises:
+      ValueError: where stacks of the state have another length.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> on_shards(lambda x, s: (x * 2, s + 1), None, jnp.ones(2), 0, None)
+      (Array([2., 2.], dtype=float32), 1)
+    """
+    if place is None:
+        return body(whole, state)
+    if place.kind == AxisType.Manual:
+        return _with_whole_state(body, place, whole, state, extents)
+    every = PartitionSpec()
+    states = jax.tree.map(lambda e: e.spec, extents)
+    if place.kind == AxisType.Explicit:
+        state = constrained(place, state, extents)
+    run = jax.shard_map(
+        body,
+        # A mesh in the context must not be named again.
+        mesh=place.mesh if jax.sharding.get_abstract_mesh().empty else None,
+        in_specs=(every, states),
+        out_specs=(every, states),
+        axis_names=set(place.axes),
+    )
+    return run(whole, state)
