@@ -106,7 +106,8 @@ def _bytes(x: Any) -> int:
 
 
 def _sum(found: Count, kind: str) -> int:
-    return sum(n for key, n in found.items() if key.kind == kind)
+    """Of all parts but the first refresh, which is not a step's."""
+    return sum(n for key, n in found.items() if key.kind == kind and not key.part.startswith("first"))
 
 
 def _stacks(found: Count) -> tuple[Stack, ...]:

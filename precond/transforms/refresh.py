@@ -173,7 +173,8 @@ def refresh_roots(
             with _named(part, schedule, group, due=sum(group.rows)):
                 return _by_section(work, sections)(*of(group, factors, mine))
 
-        return filled(share.gather([one(group) for group in groups]))
+        with named(part):
+            return filled(share.gather([one(group) for group in groups]))
 
     def turn() -> list[Any]:
         def due(group: Group) -> tuple[Any, Any]:
