@@ -1,8 +1,9 @@
 """Second-order and large-batch optimizers for JAX and Optax, whose parts chain."""
 
-from precond import layers, recipes, replicas
+from precond import layers, planning, recipes, replicas
 from precond.arguments import STATIC_ARGS
 from precond.blocks import View, default_views, rules, small_side, tensors
+from precond.host import HostRefresh, host_refresh
 from precond.large_batches import (
     GainEstimator,
     accumulate,
@@ -23,6 +24,7 @@ from precond.linalg import Precision, precision
 from precond.mesh import Sharded, sharded
 from precond.metrics import metrics
 from precond.optimizers import adascale, ekfac, kfac, kl_shampoo, mfac, neumann, shampoo, soap
+from precond.planning import Plan, plan
 from precond.roots import (
     Method,
     Root,
@@ -67,6 +69,7 @@ from precond.transforms import (
     layered,
     levenberg_marquardt,
     normalize,
+    on_host,
     per_block,
     polak_ribiere,
     project_radial,
@@ -85,7 +88,9 @@ from precond.transforms import (
 __all__ = [
     "STATIC_ARGS",
     "GainEstimator",
+    "HostRefresh",
     "Method",
+    "Plan",
     "Precision",
     "Refresh",
     "Root",
@@ -129,6 +134,7 @@ __all__ = [
     "fletcher_reeves",
     "graft",
     "growing_momentum",
+    "host_refresh",
     "in_band",
     "inner_product",
     "inverse",
@@ -144,9 +150,12 @@ __all__ = [
     "neumann",
     "newton",
     "normalize",
+    "on_host",
     "outer_products",
     "paper_gain",
     "per_block",
+    "plan",
+    "planning",
     "polak_ribiere",
     "precision",
     "project_radial",

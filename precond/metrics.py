@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from precond.large_batches import AdascaleState
 from precond.roots import Health
-from precond.transforms import BlockedState, FiniteStepsState
+from precond.transforms import BlockedState, FiniteStepsState, KroneckerState
 
 __all__ = ["metrics"]
 
@@ -26,6 +26,8 @@ def metrics(state: Any) -> dict[str, jax.Array]:
     | `roots/refused` | attempts refused so far |
     | `roots/stale` | how many are older than their last turn, which was refused |
     | `blocks/skipped` | blocks skipped so far, because their gradient was not finite |
+    | `host/staleness` | updates since the statistics were taken that the roots in use come from (`precond.on_host`) |
+    | `host/failed` | refreshes on the host that failed or never took place, after which the last root stayed |
     | `steps/skipped` | steps that `precond.finite_steps` skipped so far; of several, the most |
     | `adascale/step` | scale-invariant steps done, $\tau$ |
     | `adascale/gain` | r of the last step |
@@ -62,6 +64,10 @@ def metrics(state: Any) -> dict[str, jax.Array]:
         out["blocks/skipped"] = functools.reduce(jnp.add, [jnp.sum(b.skipped) for b in blocks])
     if whole:
         out["steps/skipped"] = functools.reduce(jnp.maximum, [x.skipped for x in whole])
+    engines = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, KroneckerState))
+    outside = [x for x in engines if isinstance(x, KroneckerState) and x.outside != ()]
+    if outside:
+        out |= _of_host(outside)
     if scaled:
         each = [_of_adascale(x) for x in scaled]
         out |= {key: functools.reduce(jnp.maximum, [x[key] for x in each]) for key in each[0]}
@@ -89,6 +95,14 @@ def _of_adascale(state: AdascaleState) -> dict[str, jax.Array]:
         "adascale/efficiency": state.gain / state.scale,
         "adascale/noise_scale": jnp.nan_to_num(variance / square),
         "adascale/norm_test": jnp.nan_to_num(noise / (square + noise)),
+    }
+
+
+def _of_host(engines: Sequence[KroneckerState]) -> dict[str, jax.Array]:
+    failed = [jnp.sum(x) for e in engines for x in jax.tree.leaves(e.outside.failed)]
+    return {
+        "host/staleness": functools.reduce(jnp.maximum, [e.count - e.outside.used for e in engines]),
+        "host/failed": functools.reduce(jnp.add, failed),
     }
 
 

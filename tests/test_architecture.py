@@ -17,6 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = {
     "arguments": 0,
     "linalg": 0,
+    "scopes": 0,
     "blocks": 1,
     "mesh": 1,
     "replicas": 1,
@@ -25,9 +26,12 @@ FLOORS = {
     "large_batches": 3,
     "transforms": 3,
     "layers": 3,
+    "host": 4,
     "metrics": 4,
     "optimizers": 4,
+    "planning": 4,
     "recipes": 4,
+    "__main__": 5,
 }
 RUNTIME = {"jax", "numpy", "optax", "precond", *sys.stdlib_module_names}
 # The front ends for Flax, which the user imports; nothing of the library does.

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from precond.blocks import Layer, path_name
+from precond.blocks import Factors, Layer, path_name
 
 __all__ = ["average_factors", "zero_factors"]
 
@@ -20,8 +20,7 @@ def zero_factors(layers: Mapping[str, Layer], params: Any) -> Any:
       params: the parameters, or their shapes.
 
     Returns:
-      By layer a pair of `[L, i, i]` (or `[L, i]`) and `[L, o, o]` (or None); without any layer one empty array, which
-      `optax.tree.map_params` takes for no parameter.
+      `Factors` by layer; without any layer one empty array, which `optax.tree.map_params` takes for no parameter.
 
     Examples:
       >>> layers = {"": Layer("kernel", "bias", 0, (2, 3), (), (0,), (1,))}
@@ -30,11 +29,11 @@ def zero_factors(layers: Mapping[str, Layer], params: Any) -> Any:
     """
     leaves = {path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]}
 
-    def pair(layer: Layer) -> tuple[jax.Array, jax.Array | None]:
+    def pair(layer: Layer) -> Factors:
         kernel, (groups, rows, columns) = leaves[layer.kernel], layer.size
         n, dtype = math.prod(kernel.shape[: layer.lead]) * groups, jnp.promote_types(jnp.float32, kernel.dtype)
         inputs = jnp.zeros((n, rows) if layer.diagonal else (n, rows, rows), dtype)
-        return inputs, jnp.zeros((n, columns, columns), dtype) if layer.outputs else None
+        return Factors(inputs, jnp.zeros((n, columns, columns), dtype) if layer.outputs else None)
 
     return {name: pair(x) for name, x in layers.items() if x.kernel in leaves} or jnp.zeros((0,))
 
@@ -51,11 +50,12 @@ def average_factors(mean: Mapping[str, Any], count: jax.Array, factors: Mapping[
       ValueError: for factors of other layers.
 
     Examples:
-      >>> average_factors({"": (jnp.float32(1.0), None)}, jnp.asarray(1), {"": (jnp.float32(3.0), None)})[""][0].item()
+      >>> one, three = ({"": Factors(jnp.asarray(x), None)} for x in (1.0, 3.0))
+      >>> average_factors(one, jnp.asarray(1), three)[""].inputs.item()
       2.0
     """
     missing = set(mean) - set(factors)
     if missing:
         raise ValueError(f"factors= has none for the layers {sorted(missing)}: layers= is of another capture.")
-    pairs = {name: tuple(factors[name]) for name in mean}
+    pairs = {name: Factors(*factors[name]) for name in mean}
     return jax.tree.map(lambda m, f: m + (jnp.asarray(f, m.dtype) - m) / (count + 1), mean, pairs)

@@ -21,6 +21,7 @@ from precond.linalg import (
     rotate_basis,
 )
 from precond.roots.root import Power
+from precond.scopes import named
 
 __all__ = [
     "Method",
@@ -217,9 +218,11 @@ def _following(step: Callable[[jax.Array, jax.Array], jax.Array]) -> Basis:
     """`eigh` the first time, then a step from the basis before."""
 
     def basis(a: jax.Array, old: jax.Array, first: jax.Array) -> jax.Array:
-        if a.shape[-1] == 1:
-            return jnp.ones_like(a)
-        return jax.lax.cond(first, lambda: eigen_basis(a), lambda: step(a, old))
+        def begin() -> jax.Array:
+            with named("first"):
+                return eigen_basis(a)
+
+        return jnp.ones_like(a) if a.shape[-1] == 1 else jax.lax.cond(first, begin, lambda: step(a, old))
 
     return basis
 

@@ -13,24 +13,28 @@ from precond.transforms.finite_steps import FiniteStepsState, finite_steps
 from precond.transforms.graft import graft
 from precond.transforms.in_band import in_band
 from precond.transforms.kfac import scale_by_kfac
-from precond.transforms.kronecker import scale_by_kronecker
+from precond.transforms.kronecker import KroneckerState, scale_by_kronecker
 from precond.transforms.layered import layered
 from precond.transforms.levenberg_marquardt import levenberg_marquardt
 from precond.transforms.mfac import scale_by_mfac
 from precond.transforms.nlcg import fletcher_reeves, polak_ribiere, scale_by_nlcg
 from precond.transforms.normalize import normalize
+from precond.transforms.outside import Engine, OutsideState, describing
 from precond.transforms.per_block import per_block
 from precond.transforms.project_radial import project_radial
 from precond.transforms.quadratic_model import quadratic_model
 from precond.transforms.rows import Rows, sparse_rows
-from precond.transforms.schedule import Refresh, every
+from precond.transforms.schedule import Refresh, every, on_host
 from precond.transforms.stochastic_rounding import stochastic_rounding
 from precond.transforms.switch import switch
 from precond.transforms.with_momentum import with_momentum
 
 __all__ = [
     "BlockedState",
+    "Engine",
     "FiniteStepsState",
+    "KroneckerState",
+    "OutsideState",
     "Refresh",
     "Rows",
     "block_top_k",
@@ -38,6 +42,7 @@ __all__ = [
     "clip_by_kl",
     "clip_by_rms",
     "cosine",
+    "describing",
     "drawn",
     "error_feedback",
     "every",
@@ -51,6 +56,7 @@ __all__ = [
     "layered",
     "levenberg_marquardt",
     "normalize",
+    "on_host",
     "per_block",
     "polak_ribiere",
     "project_radial",

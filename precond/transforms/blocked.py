@@ -24,6 +24,7 @@ from precond.mesh import (
     share_of,
     with_local_arrays,
 )
+from precond.scopes import named
 from precond.transforms.kronecker import KroneckerState
 
 __all__ = ["BlockedState", "blocked"]
@@ -141,10 +142,12 @@ def blocked(
         arrays, rebuild = _arrays(extra)
         whole = (leaves, None if params is None else jax.tree.leaves(params), arrays)
         share, among = (WHOLE, WHOLE) if place is None else (share_of(place.over(a)) for a in place.levels)
+        counted = ", ".join(f"{layout.blocks[name]} of {x.shape[0]} {name}" for name, x in layout.stacks.items())
 
         def body(whole: Any, state: Any) -> tuple[Any, Any]:
             stacks, params, given = layout.pack(whole[0]), whole[1], rebuild(whole[2])
-            finite = {name: finite_blocks(x) for name, x in stacks.items()}
+            with named("stacks", counted):
+                finite = {name: finite_blocks(x) for name, x in stacks.items()}
             blocks = {name: x[: layout.blocks[name]] for name, x in finite.items()}
             if params is not None:
                 params = share.own(layout.pack([jnp.asarray(p) for p in params]))
@@ -190,7 +193,7 @@ def _extents(inner: optax.GradientTransformation, stacks: dict[str, jax.ShapeDty
 
     def state(times: int) -> Any:
         longer = {n: jax.ShapeDtypeStruct((times * s.shape[0], *s.shape[1:]), s.dtype) for n, s in stacks.items()}
-        return jax.eval_shape(inner.init, longer)
+        return jax.eval_shape(lambda stacks: inner.init(stacks), longer)  # not from a cache: see `describing`
 
     # What has the length of a stack by chance does not grow with it.
     once = state(1)

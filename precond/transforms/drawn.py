@@ -21,6 +21,9 @@ def drawn(inner: optax.GradientTransformation) -> optax.GradientTransformationEx
     Returns:
       A transformation of stacks.
 
+    Raises:
+      ValueError: in `update` for factors without draws.
+
     Examples:
       >>> stacks = {"1x1": jnp.full((1, 1, 1), 3.0)}
       >>> tx = drawn(optax.stateless(lambda updates, params: updates))
@@ -30,6 +33,11 @@ def drawn(inner: optax.GradientTransformation) -> optax.GradientTransformationEx
     inner = optax.with_extra_args_support(inner)
 
     def update(updates: Any, state: Any, params: Any = None, *, draws: Any = None, **extra: Any) -> tuple[Any, Any]:
+        if draws is None and extra.get("factors") is not None:
+            raise ValueError(
+                "factors= come without draws, of which EK-FAC's second moments are made: capture them with "
+                "precond.layers.value_grad_factors(.., fisher=precond.layers.sampled(..), draw=True)."
+            )
         nothing = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), updates)
         extra["gradients"] = nothing if draws is None else draws
         return inner.update(updates, state, params, **extra)

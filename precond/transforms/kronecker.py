@@ -11,6 +11,8 @@ from precond.blocks import keep_finite, path_name
 from precond.linalg import Precision, computing_in
 from precond.mesh import WHOLE, Share
 from precond.roots import Root, RootState
+from precond.scopes import named
+from precond.transforms.outside import outside_state, take
 from precond.transforms.per_block import per_block
 from precond.transforms.refresh import refresh_roots
 from precond.transforms.schedule import Refresh, every
@@ -29,12 +31,14 @@ class KroneckerState(NamedTuple):
       statistics: the state of the statistics.
       roots: a `RootState` in place of each stack.
       momentum: the state of the momentum.
+      outside: an `OutsideState` where roots are refreshed on the host, else empty.
     """
 
     count: jax.Array
     statistics: Any
     roots: Any
     momentum: Any
+    outside: Any
 
 
 def _is_root(x: Any) -> bool:
@@ -100,7 +104,8 @@ def scale_by_kronecker(
       root: `precond.inverse_root` or `precond.eigenbasis`.
       momentum: an Optax transformation of the stacks, the result of which is preconditioned (`optax.ema(0.9)`);
         None preconditions the gradient itself. Every block has its own (`precond.per_block`).
-      refresh: when roots are refreshed: `precond.every`, or the number of steps between two refreshes.
+      refresh: when roots are refreshed: `precond.every`, or the number of steps between two refreshes; or
+        `precond.on_host`.
       precision: in which matrices are multiplied: `precond.precision`; None is the highest of their dtype.
 
     Returns:
@@ -139,18 +144,24 @@ def scale_by_kronecker(
             return root.whiten(share.own(derived[name][axis]), factor) if derived else factor
 
         # Packed factors take half the memory, and only those that are due are ever unpacked.
-        with computing_in(dots.statistics):
+        with computing_in(dots.statistics), named("statistics"):
             return statistics.update(stacks, state, params, **(extra | rows | {"whiten": whiten, "packed": packed}))
 
     def refreshed(*args: Any) -> Any:
+        if schedule.outside:
+            return args[-1]
         with computing_in(dots.roots):
             return _refresh(root, schedule, *args)
 
     def init(params: Any) -> KroneckerState:
         state = statistics.init(params)
-        shapes = jax.eval_shape(lambda p, s: factors_of(p, s, {}, None, {}, packed=False)[0], params, state)
-        roots = jax.tree.map(root.init, params, shapes)
-        return KroneckerState(jnp.zeros([], jnp.int32), state, roots, momentum.init(params))
+
+        def shapes(packed: bool) -> Any:
+            return jax.eval_shape(lambda p, s: factors_of(p, s, {}, None, {}, packed=packed)[0], params, state)
+
+        roots = jax.tree.map(root.init, params, shapes(packed=False))
+        outside = outside_state(root, schedule, params, shapes(packed=True))
+        return KroneckerState(jnp.zeros([], jnp.int32), state, roots, momentum.init(params), outside)
 
     def update(
         updates: Any, state: Any, params: Any = None, *, gradients: Any = None, finite: Any = None, **extra: Any
@@ -163,7 +174,7 @@ def scale_by_kronecker(
         if not schedule.delay:
             roots = refreshed(*where, count, going, factors, roots)
         directions, velocity = momentum.update(updates, state.momentum, params, **extra)
-        with computing_in(dots.projections):
+        with computing_in(dots.projections), named("application"):
             out, moved = _apply(root, directions, gradients, roots, finite)
         if schedule.warmup:
             warm = state.count >= schedule.warmup
@@ -171,8 +182,9 @@ def scale_by_kronecker(
             moved, velocity = optax.tree.where(warm, (moved, velocity), (roots, state.momentum))
         if schedule.delay:
             moved = refreshed(*where, count, going, factors, moved)
+        outside = take(schedule, count, going, factors, state.outside) if schedule.outside else ()
         if going is not None:
             count = jnp.where(going, count, state.count)
-        return out, KroneckerState(count, collected, moved, velocity)
+        return out, KroneckerState(count, collected, moved, velocity, outside)
 
     return optax.GradientTransformationExtraArgs(init, update)

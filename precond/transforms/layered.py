@@ -61,7 +61,7 @@ def layered(
       0.3333
     """
     if layers is None:
-        return in_band(lambda found: layered(inner, found, otherwise=otherwise, skipped=skipped))
+        return in_band(functools.partial(layered, inner, otherwise=otherwise, skipped=skipped, axis=axis, mesh=mesh))
 
     def view(name: str, leaf: Any) -> View:
         del leaf
@@ -90,7 +90,9 @@ def layered(
             first = stacked.init(matrices)
         else:  # the mesh is known from arrays; nothing else of them is looked at, so that jit makes no matrix
             first = jax.jit(lambda leaves: stacked.init(join(local_arrays(leaves))))(leaves)
-        return BlockedState(first, others.init(rest), zero, jnp.zeros_like(zero))
+        # Without stacks, and without the empty array in their place, which Orbax does not save.
+        second: Any = others.init(rest)
+        return BlockedState(first, second._replace(stacks=()), zero, jnp.zeros_like(zero))
 
     @with_local_arrays
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:

@@ -56,7 +56,7 @@ def levenberg_marquardt(
       make: from $\lambda$ to a transformation whose update is the whole step:
         `lambda damping: precond.quadratic_model(precond.scale_by_kfac(layers, damping=damping), damping)`. It is
         called in every update, and must make what has always the same state.
-      damping: the first $\lambda$; in the paper 150 for sums over a thousand outputs: rather large.
+      damping: the first $\lambda$, rather too large than too small; in the paper 150.
       decay: $\omega$; in the paper 19/20.
       interval: T.
       low: the least $\lambda$.

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ from jax import lax
 from precond.linalg import Packed, dense
 from precond.mesh import WHOLE, Share
 from precond.roots import Root
+from precond.scopes import named
 from precond.transforms.schedule import Refresh
 
 __all__ = ["refresh_roots"]
@@ -41,6 +43,11 @@ def _groups(root: Root, factors: Sequence[Factor], orders: Sequence[int], sectio
         found.setdefault(kind, []).append(i)
     rows = [factor.shape[0] // sections for factor in factors]
     return [Group(tuple(m), tuple(rows[i] for i in m), power) for (*_, power), m in found.items()]
+
+
+def _named(part: str, schedule: Refresh, group: Group, due: int) -> AbstractContextManager[Any]:
+    """The scope of a group's refresh, which tells how many of its roots have their turn, and when."""
+    return named(part, f"{due} of {sum(group.rows)}, every {schedule.period}")
 
 
 def _finite(new: Any, old: Any) -> Any:
@@ -159,12 +166,15 @@ def refresh_roots(
 
     def everything() -> list[Any]:
         first = True if schedule.stagger else step == schedule.start
+        part = "first" if schedule.stagger else "refresh"
 
         def one(group: Group) -> list[Any]:
             work = functools.partial(_refresh_all, root, group, first)
-            return _by_section(work, sections)(*of(group, factors, mine))
+            with _named(part, schedule, group, due=sum(group.rows)):
+                return _by_section(work, sections)(*of(group, factors, mine))
 
-        return filled(share.gather([one(group) for group in groups]))
+        with named(part):
+            return filled(share.gather([one(group) for group in groups]))
 
     def turn() -> list[Any]:
         def due(group: Group) -> tuple[Any, Any]:
@@ -172,7 +182,8 @@ def refresh_roots(
             slots = jnp.asarray(turns)[(step - schedule.start) % schedule.period]
             always = bool(np.all(np.min(turns, axis=1) < sum(group.rows)))
             work = functools.partial(_refresh_due, root, group, slots, always)
-            return slots, _by_section(work, sections)(*of(group, factors, mine))
+            with _named("refresh", schedule, group, due=turns.shape[1]):
+                return slots, _by_section(work, sections)(*of(group, factors, mine))
 
         slots, new = zip(*[due(group) for group in groups], strict=True)
         puts = [functools.partial(_put, group, s) for group, s in zip(groups, slots, strict=True)]

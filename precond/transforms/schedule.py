@@ -7,11 +7,14 @@ import numpy as np
 
 from precond.arguments import check_whole
 
-__all__ = ["Refresh", "every"]
+__all__ = ["Refresh", "every", "on_host"]
 
 
 class Refresh(NamedTuple):
-    """When roots are refreshed; made by `precond.every`, whose arguments these are."""
+    """When roots are refreshed; made by `precond.every` or `precond.on_host`, whose arguments these are.
+
+    With `outside`, never within an update.
+    """
 
     period: int
     start: int
@@ -19,6 +22,7 @@ class Refresh(NamedTuple):
     stagger: bool
     delay: int
     warmup: int
+    outside: bool = False
 
     def everything(self, step: jax.Array) -> jax.Array:
         """Whether all roots are due at a step (counted from 1)."""
@@ -85,3 +89,32 @@ def every(
     # With a period of one every root has its turn in every step.
     stagger = stagger and period > 1
     return Refresh(period, start, start if phase is None else phase, stagger, delay, warmup)
+
+
+def on_host(period: int, *, warmup: int = 0) -> Refresh:
+    """Leave the refresh to `precond.host_refresh`, which runs beside training on the cores of the host.
+
+    After every `period` updates the engine keeps a copy of the factors in its state: half as many numbers as its roots
+    have. What the host makes of it is in use from `period` updates later on. Until then, and for ever without
+    `precond.host_refresh`, roots are the identity.
+
+    Args:
+      period: N.
+      warmup: as in `precond.every`.
+
+    Returns:
+      A value for `refresh=` of `precond.scale_by_kronecker` and of the aliases.
+
+    Raises:
+      ValueError, TypeError: for a number out of range.
+
+    Reference:
+      Anil et al., Scalable Second Order Optimization for Deep Learning, 2020, section 4.
+
+    Examples:
+      >>> import precond
+      >>> tx = precond.shampoo(1e-3, refresh=on_host(100))
+    """
+    check_whole("period", period, least=1)
+    check_whole("warmup", warmup, least=0)
+    return Refresh(period, 1, 1, False, 0, warmup, outside=True)

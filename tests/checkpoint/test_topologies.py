@@ -6,14 +6,18 @@ import orbax.checkpoint as ocp
 import pytest
 
 import precond
-from tests.mesh import loops
+from tests.mesh import loops, test_kfac
 
 SAVED, LAST = 5, 12
 TURNS = precond.every(4, stagger=True)
 OPTIMIZERS = {
     "shampoo": lambda: loops.make(refresh=TURNS),
     "soap": lambda: precond.soap(0.01, block_size=8, axis="data", refresh=TURNS._replace(delay=1, warmup=1)),
+    "kfac": lambda: test_kfac.make(refresh=TURNS),
+    "roots gathered": lambda: loops.make(axis=precond.sharded("data", roots="data"), refresh=TURNS),
 }
+
+ALIKE = {"kfac", "roots gathered"}  # the same mechanism as the others
 
 
 def batches(mesh, start, stop):
@@ -51,7 +55,10 @@ def resumed(make, mesh, path):
 
 
 @pytest.mark.usefixtures("x64", "quick_compilation")
-@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+@pytest.mark.parametrize(
+    "make",
+    [pytest.param(f, id=name, marks=[pytest.mark.slow] * (name in ALIKE)) for name, f in OPTIMIZERS.items()],
+)
 def test_a_run_saved_on_8_devices_goes_on_on_8_4_and_1(make, tmp_path):
     expected = saved(make, loops.mesh_of(), tmp_path)
     for count in (8, 4, 1):

@@ -172,7 +172,7 @@ def keep_factors():
 
     def update(updates, state, params=None, *, factors, **extra):
         del params, extra
-        kept = state[0] if factors is None else {k: layers.Factors(*v) for k, v in factors.items()}
+        kept = state[0] if factors is None else factors
         return updates, (kept, state[1] + (factors is None))
 
     return optax.GradientTransformationExtraArgs(init, update)

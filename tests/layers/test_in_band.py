@@ -145,7 +145,7 @@ def test_devices_average_the_factors_of_their_parts_to_those_of_the_batch(check)
 def test_a_sharded_batch_goes_the_same_path(kind):
     capture, params, _ = setting()
     mesh = jax.make_mesh((4,), ("data",), axis_types=(kind,), devices=jax.devices()[:4])
-    tx, everywhere = KFAC(weight_decay=0.1), NamedSharding(mesh, PartitionSpec())
+    tx, everywhere = KFAC(weight_decay=0.1, axis="data"), NamedSharding(mesh, PartitionSpec())
     params = jax.device_put(capture.attach(params), everywhere)
     x, y = (jax.device_put(a, NamedSharding(mesh, PartitionSpec("data"))) for a in data())
 
@@ -154,7 +154,8 @@ def test_a_sharded_batch_goes_the_same_path(kind):
         updates, state = tx.update(jax.grad(loss)(params, x, y), state, params)
         return optax.apply_updates(params, updates), state
 
-    state = jax.device_put(tx.init(params), everywhere)
+    state = tx.init(params)
+    assert any(not x.sharding.is_fully_replicated for x in jax.tree.leaves(state))
     for expected in path_with_arguments():
         params, state = step(params, state, x, y)
         assert_close(capture.detach(params), expected)

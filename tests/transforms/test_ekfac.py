@@ -159,3 +159,7 @@ def test_errors_say_what_to_do(model):
     exact = precond.layers.exact(precond.layers.categorical())
     with pytest.raises(ValueError, match="draw=True needs"):
         precond.layers.value_grad_factors(forward, jnp.mean, capture, fisher=exact, draw=True)
+    tx = precond.ekfac(0.1, LAYERS)
+    grads = {name: tree(0)[name] for name in LAYERS}
+    with pytest.raises(ValueError, match="factors= come without draws"):
+        tx.update(grads, tx.init(grads), factors={name: factors_of(0)[name] for name in LAYERS})

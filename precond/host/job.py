@@ -1,0 +1,179 @@
+"""One refresh of all roots of an engine: a task for every matrix, in float64."""
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from precond.host.rows import Leaving, arrived, leave, put
+from precond.linalg import dense
+from precond.roots import Root, RootState
+from precond.transforms import KroneckerState
+
+__all__ = ["Job", "Kernel", "begin", "cancel", "finish", "kernel_of", "unfinished"]
+
+_LOG = logging.getLogger("precond")
+
+Kernel = Callable[[Any, Any, Any, bool], Any]
+"""From a factor, what was derived from it before, its power and whether this is the first refresh, all of one matrix
+and in numpy's arrays, to what is derived from it now, in float64."""
+
+
+class Work(NamedTuple):
+    """What is done for one axis of one stack.
+
+    Attributes:
+      stack: its index.
+      axis: from 0.
+      leaving: the factors, what was derived from them before, and how many of each block's refreshes failed.
+      futures: of the pieces that this process has, by their first row: one a row.
+    """
+
+    stack: int
+    axis: int
+    leaving: Leaving
+    futures: dict[int, list[Future[Any]]]
+
+
+class Job(NamedTuple):
+    """A refresh on its way.
+
+    Attributes:
+      taken: the count at which its factors were taken.
+      used: that of the roots in use meanwhile.
+      works: one for each axis of each stack.
+    """
+
+    taken: int
+    used: int
+    works: list[Work]
+
+
+def kernel_of(root: Root) -> Kernel:
+    """A root's own `refresh` in float64, compiled for the CPU.
+
+    Examples:
+      >>> from precond import inverse_root
+      >>> root, factor = inverse_root(), np.full((1, 1, 1), 16.0, np.float32)
+      >>> kernel_of(root)(factor, root.init(None, (factor,)).derived[0], 0.25, True).matrix.dtype
+      dtype('float64')
+    """
+    device = jax.local_devices(backend="cpu")[0]
+    run = jax.jit(lambda factor, old, power, first: root.refresh(dense(factor), old, power, first), static_argnums=2)
+
+    def wide(tree: Any) -> Any:
+        return jax.tree.map(lambda x: np.asarray(x, np.float64 if x.dtype == np.float32 else x.dtype), tree)
+
+    def kernel(factor: Any, old: Any, power: Any, first: bool) -> Any:
+        # Threads have configurations of their own: neither touches that of the training loop.
+        with jax.enable_x64(True), jax.default_device(device):
+            out = jax.device_get(run(wide(factor), wide(old), power, np.asarray(first)))
+        if not all(np.all(np.isfinite(x)) for x in jax.tree.leaves(out)):
+            raise ArithmeticError("a root that was computed on the host is not finite")
+        return out
+
+    return kernel
+
+
+def _row(tree: Any, i: int) -> Any:
+    return jax.tree.map(lambda x: x[i : i + 1], tree)
+
+
+def _stacks(state: KroneckerState) -> tuple[list[Any], list[RootState], list[Any], Any]:
+    """Of each stack: factors taken, roots, and failures; and how to put a list of stacks together again."""
+    roots, treedef = jax.tree.flatten(state.roots, is_leaf=lambda x: isinstance(x, RootState))
+    factors, failed = map(treedef.flatten_up_to, (state.outside.factors, state.outside.failed))
+    return factors, roots, failed, treedef
+
+
+def begin(state: KroneckerState, root: Root, kernel: Kernel, pool: Executor, *, taken: int, used: int) -> Job:
+    """Start to refresh all roots from the factors that were taken.
+
+    Args:
+      state: the engine's.
+      root: likewise.
+      kernel: of the root.
+      pool: in whose threads.
+      taken: as in the state, on the host.
+      used: likewise.
+    """
+    works = []
+    for stack, (factors, roots, failed) in enumerate(zip(*_stacks(state)[:3], strict=True)):
+        power = root.power(sum(f is not None for f in factors))
+        for axis, (factor, old) in enumerate(zip(factors, roots.derived, strict=True)):
+            if factor is not None:
+                leaving = leave((factor, old, failed))
+
+                def task(start: int, i: int, leaving: Leaving = leaving, power: Any = power) -> Any:
+                    factor, old, _ = leaving.piece(start)
+                    return kernel(_row(factor, i), _row(old, i), power, used == 0)
+
+                futures = {
+                    start: [pool.submit(task, start, i) for i in range(rows)] for start, rows in leaving.rows.items()
+                }
+                works.append(Work(stack, axis, leaving, futures))
+    return Job(taken, used, works)
+
+
+def _results(work: Work, start: int) -> tuple[Any, np.ndarray]:
+    """What is derived now from one piece, and which of its rows failed and are what they were."""
+    _, old, _ = work.leaving.piece(start)
+    rows, failed = [], []
+    for i, future in enumerate(work.futures[start]):
+        try:
+            rows.append(future.result())
+        except Exception as error:
+            # Whatever a worker fails of, training goes on with the root that there is.
+            _LOG.warning("A root was not refreshed, the last one stays in use: %s: %s", type(error).__name__, error)
+            rows.append(_row(old, i))
+        failed.append(future.exception() is not None)
+    return jax.tree.map(lambda *x: np.concatenate(x), *rows), np.asarray(failed, np.int32)
+
+
+def finish(state: KroneckerState, job: Job) -> KroneckerState:
+    """The engine's state with the roots that a job came to; waits for it.
+
+    Args:
+      state: whose roots are those that the job began with.
+      job: from `begin`.
+    """
+    _, roots, failed, treedef = _stacks(state)
+    derived = [list(r.derived) for r in roots]
+    counts: list[dict[int, np.ndarray]] = [{} for _ in roots]
+    for work in job.works:
+        pieces = {start: _results(work, start) for start in work.leaving.rows}
+        derived[work.stack][work.axis] = arrived(
+            derived[work.stack][work.axis], {start: new for start, (new, _) in pieces.items()}
+        )
+        for start, (_, lost) in pieces.items():
+            before = counts[work.stack].get(start, work.leaving.piece(start)[2])
+            counts[work.stack][start] = before + lost
+    roots = [r._replace(derived=tuple(d)) for r, d in zip(roots, derived, strict=True)]
+    failed = [put(f, rows) if rows else f for f, rows in zip(failed, counts, strict=True)]
+    used = put(state.outside.used, {0: np.asarray(job.taken)})
+    outside = state.outside._replace(used=used, failed=treedef.unflatten(failed))
+    return state._replace(roots=treedef.unflatten(roots), outside=outside)
+
+
+def cancel(job: Job) -> None:
+    """Begin no more of its tasks.
+
+    Args:
+      job: from `begin`.
+    """
+    for work in job.works:
+        for futures in work.futures.values():
+            for future in futures:
+                future.cancel()
+
+
+def unfinished(job: Job) -> int:
+    """How many of its tasks are not done.
+
+    Args:
+      job: from `begin`.
+    """
+    return sum(not future.done() for work in job.works for futures in work.futures.values() for future in futures)

@@ -1,0 +1,45 @@
+"""What a state weighs on one device, by what it is for."""
+
+import math
+from collections import Counter
+from typing import Any
+
+import jax
+
+from precond.planning.count import shard_shape
+from precond.roots import RootState
+from precond.transforms import BlockedState, KroneckerState
+
+__all__ = ["account"]
+
+_TOLD = (BlockedState, KroneckerState, RootState)
+
+
+def account(state: Any, role: str = "rest") -> Counter[str]:
+    """Bytes on one device by role.
+
+    The roles are "statistics", "roots" (or bases), "momentum" (whatever else is kept by block, such as second moments)
+    and "rest" (of parameters without a view, and outside of `precond.blocked`).
+
+    Args:
+      state: of an optimizer; anything with shapes and dtypes, and shardings where it is divided.
+      role: of what no state of this library tells.
+
+    Examples:
+      >>> import optax
+      >>> from precond.transforms import blocked
+      >>> tx = blocked(optax.trace(0.9), otherwise=optax.identity())
+      >>> account(jax.eval_shape(tx.init, {"kernel": jax.ShapeDtypeStruct((4, 6), "float32")}))["momentum"]
+      96
+    """
+    total: Counter[str] = Counter()
+    for x in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, _TOLD)):
+        if isinstance(x, BlockedState):
+            total += account(x.stacks, "momentum") + account((x.otherwise, x.skipped, x.idle), "rest")
+        elif isinstance(x, KroneckerState):
+            total += account(x.statistics, "statistics") + account((x.count, x.roots, x.momentum), "momentum")
+        elif isinstance(x, RootState):
+            total += account(x.derived, "roots") + account(x.moments, "momentum")
+        else:
+            total[role] += math.prod(shard_shape(x)) * x.dtype.itemsize
+    return total
