@@ -24,7 +24,7 @@ def zero_factors(layers: Mapping[str, Layer], params: Any) -> Any:
 
     Examples:
       >>> layers = {"": Layer("kernel", "bias", 0, (2, 3), (), (0,), (1,))}
-      >>> [x.shape for x in zero_factors(layers, {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)})[""]]
+      >>> [x.shape for x in zero_factors(layers, {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)})[""][:2]]
       [(1, 3, 3), (1, 3, 3)]
     """
     leaves = {path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]}
@@ -44,10 +44,10 @@ def average_factors(mean: Mapping[str, Any], count: jax.Array, factors: Mapping[
     Args:
       mean: of `count` factors, from `zero_factors`.
       count: may be 0.
-      factors: by layer, a pair.
+      factors: by layer, `Factors` or a pair.
 
     Raises:
-      ValueError: for factors of other layers.
+      ValueError: for factors of other layers, and for those with draws, whose mean would be no draw.
 
     Examples:
       >>> one, three = ({"": Factors(jnp.asarray(x), None)} for x in (1.0, 3.0))
@@ -57,5 +57,10 @@ def average_factors(mean: Mapping[str, Any], count: jax.Array, factors: Mapping[
     missing = set(mean) - set(factors)
     if missing:
         raise ValueError(f"factors= has none for the layers {sorted(missing)}: layers= is of another capture.")
-    pairs = {name: Factors(*factors[name]) for name in mean}
-    return jax.tree.map(lambda m, f: m + (jnp.asarray(f, m.dtype) - m) / (count + 1), mean, pairs)
+    seen = {name: Factors(*factors[name]) for name in mean}
+    if any(f.draw is not None for f in seen.values()):
+        raise ValueError(
+            "factors= come with draws, which cannot be averaged over micro-steps: capture without draw=True for "
+            "precond.kfac, or let precond.ekfac see whole batches."
+        )
+    return jax.tree.map(lambda m, f: m + (jnp.asarray(f, m.dtype) - m) / (count + 1), mean, seen)

@@ -222,7 +222,7 @@ def test_factors_have_the_shapes_of_the_captured_ones():
         *data()[0][:2],
     )
     zeros = precond.accumulate(optax.identity(), 2, layers=CAPTURE.layers).init(network()).factors
-    assert jax.tree.map(jnp.shape, zeros) == {k: (v.inputs.shape, v.outputs.shape) for k, v in captured.items()}
+    assert jax.tree.map(jnp.shape, zeros) == jax.tree.map(jnp.shape, captured)
 
 
 def test_a_state_with_factors_is_like_others():
@@ -245,3 +245,6 @@ def test_what_cannot_be_accumulated_says_so():
         tx.update(params, tx.init(params), params)
     with pytest.raises(ValueError, match=r"'two'.*another capture"):
         tx.update(params, tx.init(params), params, factors={"one": factors_of(0)["one"]})
+    drawn = {k: f._replace(draw=f.inputs) for k, f in factors_of(0).items()}
+    with pytest.raises(ValueError, match="come with draws"):
+        tx.update(params, tx.init(params), params, factors=drawn)

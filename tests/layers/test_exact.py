@@ -69,7 +69,7 @@ def assert_exact(model, x, likelihood, **kwargs):
     params = jax.tree.map(lambda p: normal(*p.shape, seed=1) / 2, params)
     factors = factors_of(model, params, x, likelihood, **kwargs)
     assert len(factors) == 3
-    for name, (a, g) in factors.items():
+    for name, (a, g, _) in factors.items():
         expected = gauss_newton(model, params, name, x, likelihood)
         np.testing.assert_allclose(np.kron(a[0], g[0]), expected, rtol=0, atol=1e-12 * abs(expected).max())
 

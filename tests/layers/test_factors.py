@@ -58,7 +58,7 @@ def test_the_factors_are_moments_of_jacobians(kind, sharing):
     x = normal(*shape)
     out = jax.eval_shape(model.init_with_output, jax.random.key(0), x)[0]
     weights = normal(*out.shape[1:], seed=2)  # what is behind the layer: its Fisher matrix is that of these
-    layer, params, (a, g) = capture_of(model, x, lambda y: y * weights, sharing=sharing)
+    layer, params, (a, g, _) = capture_of(model, x, lambda y: y * weights, sharing=sharing)
     groups, rows, columns = layer.size
 
     def outputs(params):
@@ -81,7 +81,7 @@ def test_the_factors_are_moments_of_jacobians(kind, sharing):
 
 def test_an_embedding_has_the_frequencies_of_its_rows():
     x = jnp.asarray([[0, 2, 2], [5, 2, 0]])
-    layer, _, (a, g) = capture_of(nn.Embed(7, 4, **F64), x)
+    layer, _, (a, g, _) = capture_of(nn.Embed(7, 4, **F64), x)
     assert layer.diagonal
     np.testing.assert_allclose(a, np.asarray([[2, 0, 3, 0, 0, 1, 0]]) / 6, atol=1e-15)
     np.testing.assert_allclose(g, 3 * np.eye(4)[None], atol=1e-14)
@@ -90,7 +90,7 @@ def test_an_embedding_has_the_frequencies_of_its_rows():
 @pytest.mark.parametrize("norm", [nn.LayerNorm, nn.RMSNorm])
 def test_a_norm_has_the_fisher_matrix_of_each_channel(norm):
     model, x, weights = norm(**F64), normal(4, 5, 3), normal(5, 3, seed=2)
-    layer, params, (a, g) = capture_of(model, x, lambda y: y * weights)
+    layer, params, (a, g, _) = capture_of(model, x, lambda y: y * weights)
     assert g is None
     jacobian = jax.jit(jax.jacobian(lambda p: model.apply({"params": p}, x) * weights))(params)
     # [n, t, o, channel, scale or bias]
@@ -113,7 +113,7 @@ def test_positions_that_are_padding_count_for_nothing():
         fisher=layers.exact(layers.gaussian()),
         examples=4,
     )
-    (a, g) = jax.jit(f)(params, x)[2][""]
+    a, g, _ = jax.jit(f)(params, x)[2][""]
     tokens = np.concatenate([np.asarray(x)[np.asarray(valid)], np.ones((4, 1))], axis=1)
     np.testing.assert_allclose(a[0], tokens.T @ tokens / 4, atol=1e-14)
     np.testing.assert_allclose(g[0], np.eye(2), atol=1e-14)

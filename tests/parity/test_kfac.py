@@ -64,7 +64,7 @@ def captured(golden):
 def test_the_gradient_and_the_factors(golden, captured):
     _, _, grads, factors = captured
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-14), grads, tree(golden, "grad"))
-    for name, (a, g) in factors.items():
+    for name, (a, g, _) in factors.items():
         np.testing.assert_allclose(a[0], golden[f"A/{name}"], rtol=1e-12, atol=1e-14)
         np.testing.assert_allclose(g[0], golden[f"G/{name}"], rtol=1e-12, atol=1e-14)
 
