@@ -1,6 +1,6 @@
 """K-FAC, EK-FAC and Adam train a deep autoencoder on CURVES, side by side: images of random Bezier curves.
 
-    python examples/autoencoder_kfac.py          # 16 by 16 images, ten minutes on 2 cores
+    python examples/autoencoder_kfac.py          # 16 by 16 images, four minutes on 2 cores
     python examples/autoencoder_kfac.py --full   # 28 by 28 images, the network of Hinton and Salakhutdinov (2006)
 
 Each method has five trials on a seed of its own, to tune it; then all start from the same point on the same batches,
