@@ -144,16 +144,17 @@ def _nothing(x: Any) -> Any:
     return jax.tree.map(lambda v: jnp.zeros_like(v) if jnp.issubdtype(v.dtype, jnp.inexact) else None, x)
 
 
-def _partitioned(f: Callable[..., Any], g: jax.Array) -> Callable[..., Any]:
+def _partitioned(f: Callable[..., Any], *signals: jax.Array) -> Callable[..., Any]:
     """Where a mesh has explicit axes, which sums over sharded examples would have to name, leave them to XLA."""
-    mesh = jax.typeof(g).sharding.mesh
-    explicit = not mesh.empty and AxisType.Explicit in mesh.axis_types
-    return jax.sharding.auto_axes(f, out_sharding=NamedSharding(mesh, PartitionSpec())) if explicit else f
+    for mesh in (jax.typeof(x).sharding.mesh for x in signals):
+        if not mesh.empty and AxisType.Explicit in mesh.axis_types:
+            return jax.sharding.auto_axes(f, out_sharding=NamedSharding(mesh, PartitionSpec()))
+    return f
 
 
 def _backward(spec: Tap, kept: Any, g: jax.Array) -> Any:
     x, mask, probe = kept
-    return g, _nothing(x), _nothing(mask), _partitioned(functools.partial(_sums, spec), g)(x, g, mask, probe)
+    return g, _nothing(x), _nothing(mask), _partitioned(functools.partial(_sums, spec), g, x)(x, g, mask, probe)
 
 
 _tap.defvjp(_forward, _backward)

@@ -16,7 +16,8 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 @harness.each(catalog.EVERY)
 def test_update_keeps_shapes_dtypes_and_strong_types(case, dtype):
     traced = harness.traced(case.name, dtype)
-    assert harness.types(traced.after) == harness.types(traced.before)
+    with jax.enable_x64(dtype == "float64"):
+        assert harness.types(traced.after) == harness.types(traced.before)
     assert not any(leaf.weak_type for leaf in jax.tree.leaves(traced.before))
 
 

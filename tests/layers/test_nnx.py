@@ -143,6 +143,10 @@ def general(rngs):
 
 
 IMAGE, SEQUENCE, TOKENS = (3, 6, 5, 4), (3, 5, 4), (3, 5)
+NORMED = nnx.WeightNorm(nnx.Linear(6, 3, rngs=nnx.Rngs(0)), rngs=nnx.Rngs(0))
+# Its scales are parameters in some versions of Flax, and other variables in others.
+SCALES = {"scales/('kernel',)": "no rule"} if "scales" in nnx.state(NORMED, nnx.Param) else {}
+
 MODELS = {
     "mlp": (lambda r: Chain(Linear(6, 5, rngs=r), nnx.tanh, Linear(5, 3, use_bias=False, rngs=r)), (4, 6), {}),
     "cnn": (lambda r: Chain(Conv(4, 4, (3, 3), strides=2, rngs=r), nnx.relu, flat, Linear(36, 3, rngs=r)), IMAGE, {}),
@@ -165,7 +169,7 @@ MODELS = {
     "weight_norm": (
         lambda r: nnx.WeightNorm(Linear(6, 3, rngs=r), rngs=r),
         (4, 6),
-        {"layer_instance/kernel": "miss", "layer_instance/bias": "miss"},
+        {"layer_instance/kernel": "miss", "layer_instance/bias": "miss", **SCALES},
     ),
     "rms_norm": (lambda r: Chain(nnx.RMSNorm(4, rngs=r, **F64), Linear(4, 3, rngs=r)), SEQUENCE, {}),
     "einsum": (lambda r: nnx.Einsum("btd,hdk->bthk", (2, 4, 3), (2, 3), rngs=r, **F64), SEQUENCE, {}),
