@@ -3,18 +3,15 @@
 python -m tests.host.one_of_two_processes PORT PROCESS FOLDER
 """
 
-import os
 import sys
 from pathlib import Path
 
-os.environ["OPENBLAS_NUM_THREADS"] = "1"
-
 import jax
 import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import precond
 from tests.host import runs
+from tests.processes import everywhere, joined
 
 
 class Counting(runs.ThreadPoolExecutor):
@@ -28,22 +25,13 @@ class Counting(runs.ThreadPoolExecutor):
 
 
 def main(port, process, folder):
-    jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", 2)
-    jax.config.update("jax_enable_x64", True)
-    jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=process)
-    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
-
-    def everywhere(tree):
-        whole = NamedSharding(mesh, PartitionSpec())
-        return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, whole, lambda i: np.asarray(x)[i]), tree)
-
+    mesh = joined(port, process)
     tx, pool = runs.shampoo(axis="data"), Counting(1)
-    params, step = everywhere(runs.params_of()), runs.stepper(tx)
+    params, step = everywhere(runs.params_of(), mesh), runs.stepper(tx)
     state = jax.jit(tx.init)(params)
     with precond.host_refresh(tx, params, workers=pool) as refresh:
         for g in runs.gradients():
-            params, state = step(params, refresh(state), everywhere(g))
+            params, state = step(params, refresh(state), everywhere(g, mesh))
     np.savez(Path(folder) / f"{process}.npz", tasks=pool.asked, **jax.tree.map(np.asarray, params))
     jax.distributed.shutdown()
 

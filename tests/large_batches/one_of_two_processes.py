@@ -3,22 +3,19 @@
 python -m tests.large_batches.one_of_two_processes PORT PROCESS FOLDER
 """
 
-import os
 import sys
 from pathlib import Path
-
-os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import jax
 import numpy as np
 import optax
-from jax.sharding import AxisType
-from jax.sharding import PartitionSpec as P
+from jax.sharding import PartitionSpec
 
 import precond
 from precond.replicas import gradients, gradients_by, over_groups
 from tests.large_batches import test_accumulate as shampoo
 from tests.large_batches import test_with_kfac as kfac
+from tests.processes import everywhere, joined
 
 RUNS = {
     "shampoo": (shampoo, gradients(shampoo.loss), shampoo.shampoo, shampoo.data, 1),
@@ -36,26 +33,18 @@ RUNS = {
 
 
 def run(mesh, tests, f, make, batches, every):
-    def everywhere(x, spec):
-        x = np.asarray(x)
-        return jax.make_array_from_callback(x.shape, jax.NamedSharding(mesh, spec), lambda index: x[index])
-
     tx = make()
     step = jax.jit(tests.one_step(over_groups(f, tests.SCALE // every), tx))
-    params = jax.tree.map(lambda p: everywhere(p, P()), tests.network())
+    params = everywhere(tests.network(), mesh)
     state, gains = jax.jit(tx.init)(params), []
     for batch in batches():
-        params, state = step(params, state, jax.tree.map(lambda x: everywhere(x, P("data")), batch))
+        params, state = step(params, state, everywhere(batch, mesh, PartitionSpec("data")))
         gains.append(float(optax.tree.get(state, "gain")))
     return jax.tree.leaves(params), gains
 
 
 def main(port, process, folder):
-    jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", 2)
-    jax.config.update("jax_enable_x64", True)
-    jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=process)
-    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+    mesh = joined(port, process)
     for name, case in RUNS.items():
         params, gains = run(mesh, *case)
         if process == 0:
