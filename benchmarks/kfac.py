@@ -18,7 +18,7 @@ import optax
 import precond
 from precond import layers
 from precond.layers import linen
-from precond.layers.tap import Sharing
+from precond.layers.sharing import Sharing
 
 EVERY, PART, REFRESH = 10, 8, 10
 """Steps between two captures, of which part of the batch they are, and steps between two refreshes (`kfac`'s own)."""

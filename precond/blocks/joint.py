@@ -24,6 +24,8 @@ class Layer(NamedTuple):
       inputs: its axes that are contracted with the layer's input, in the order of the factor.
       outputs: its axes that are the layer's output, likewise; none for a scale, which has only the other factor.
       diagonal: whether the factor of the inputs is a diagonal one (an embedding's).
+      positions: where the inputs are a map, `[positions, channels]` with a factor each, the number of its positions;
+        else None. The bias is then a block of its own.
 
     Examples:
       >>> layer = Layer("dense/kernel", "dense/bias", 0, (2, 3), (), (0,), (1,))
@@ -41,6 +43,7 @@ class Layer(NamedTuple):
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     diagonal: bool = False
+    positions: int | None = None
 
     @property
     def size(self) -> tuple[int, int, int]:
@@ -49,6 +52,31 @@ class Layer(NamedTuple):
             math.prod(self.shape[i] for i in x) for x in (self.groups, self.inputs, self.outputs)
         )
         return groups, inputs + (self.bias is not None), outputs
+
+    def blocks(self, name: str) -> dict[str, "Layer"]:
+        """This layer by its name; where the bias is a block of its own, without it, and the bias by its path.
+
+        Args:
+          name: of the layer.
+
+        Examples:
+          >>> layer = Layer("head/kernel", "head/bias", 0, (6, 3), (), (0,), (1,), positions=2)
+          >>> [(name, part.tensor) for name, part in layer.blocks("head").items()]
+          [('head', (2, 3, 3)), ('head/bias', (3, 1))]
+        """
+        if self.positions is None or self.bias is None:
+            return {name: self}
+        groups, _, outputs = self.size
+        alone = Layer(self.bias, None, self.lead, (groups, outputs), (0,), (1,), ())
+        return {name: self._replace(bias=None), self.bias: alone}
+
+    @property
+    def tensor(self) -> tuple[int, ...]:
+        """The shape of a block: a matrix, or, for a map, `(positions, channels, outputs)`."""
+        _, inputs, outputs = self.size
+        if self.positions is None:
+            return inputs, outputs
+        return self.positions, (inputs - (self.bias is not None)) // self.positions, outputs
 
     def seen_from(self, place: str) -> "Layer":
         """The same layer, with paths from this place on.
@@ -94,7 +122,7 @@ class Layer(NamedTuple):
         """The inverse of `matrix`.
 
         Args:
-          matrix: `[L, inputs, outputs]`.
+          matrix: `[L, inputs, outputs]`, or in the shape of `tensor`.
           kernel: what has the weights' shape and dtype.
           bias: likewise, or None.
 
@@ -102,6 +130,7 @@ class Layer(NamedTuple):
           The weights, and the bias if there is one.
         """
         order = self._order
+        matrix = matrix.reshape(len(matrix), *self.size[1:])
         weights = matrix if bias is None else matrix[:, :-1]
         back = sorted(range(len(order)), key=order.__getitem__)
         read = weights.reshape(-1, *(self.shape[i] for i in order)).transpose(0, *(1 + i for i in back))

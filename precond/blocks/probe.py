@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,14 +18,27 @@ class Factors(NamedTuple):
 
     Attributes:
       inputs: A, `[L, i, i]` (the bias last), or its diagonal `[L, i]` for an embedding; L counts scanned layers and
-        groups. Of a norm, the Fisher blocks of its channels.
+        groups. Of a map, the pair of its factors, `[L, positions, positions]` and `[L, channels, channels]`. Of a norm,
+        the Fisher blocks of its channels.
       outputs: G, `[L, o, o]`; None for a norm.
       draw: a random gradient whose second moment is the Fisher matrix, `[L, i, o]`; None where none was asked for.
     """
 
-    inputs: jax.Array
+    inputs: Any
     outputs: jax.Array | None
     draw: jax.Array | None = None
+
+    def blocks(self, name: str, layer: Layer) -> dict[str, "Factors"]:
+        """The factors of `layer.blocks(name)`.
+
+        Args:
+          name: of the layer.
+          layer: whose factors these are.
+        """
+        if layer.positions is None or layer.bias is None:
+            return {name: self}
+        weights, bias = (None, None) if self.draw is None else (self.draw[:, :-1], self.draw[:, -1, :, None])
+        return {name: self._replace(draw=weights), layer.bias: Factors(self.outputs, None, bias)}
 
 
 @jax.tree_util.register_dataclass
@@ -65,4 +78,5 @@ class Probe:
 
         outputs = stacked(s["outputs"], examples) if "outputs" in s else None
         draw = stacked(s["gradient"], jnp.sqrt(examples)) if "gradient" in s else None
-        return Factors(stacked(s["inputs"], rows, layer.diagonal), outputs, draw)
+        inputs = stacked(s["inputs"], rows, layer.diagonal)
+        return Factors((stacked(s["positions"], rows), inputs) if layer.positions else inputs, outputs, draw)

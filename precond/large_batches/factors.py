@@ -30,10 +30,11 @@ def zero_factors(layers: Mapping[str, Layer], params: Any) -> Any:
     leaves = {path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]}
 
     def pair(layer: Layer) -> Factors:
-        kernel, (groups, rows, columns) = leaves[layer.kernel], layer.size
-        n, dtype = math.prod(kernel.shape[: layer.lead]) * groups, jnp.promote_types(jnp.float32, kernel.dtype)
-        inputs = jnp.zeros((n, rows) if layer.diagonal else (n, rows, rows), dtype)
-        return Factors(inputs, jnp.zeros((n, columns, columns), dtype) if layer.outputs else None)
+        kernel, sides, columns = leaves[layer.kernel], layer.tensor[:-1], layer.tensor[-1]
+        n, dtype = math.prod(kernel.shape[: layer.lead]) * layer.size[0], jnp.promote_types(jnp.float32, kernel.dtype)
+        first, *more = [jnp.zeros((n, d) if layer.diagonal else (n, d, d), dtype) for d in sides]
+        outputs = jnp.zeros((n, columns, columns), dtype) if layer.outputs else None
+        return Factors((first, *more) if more else first, outputs)
 
     return {name: pair(x) for name, x in layers.items() if x.kernel in leaves} or jnp.zeros((0,))
 

@@ -11,7 +11,8 @@ from precond.layers.fisher import Estimator, Likelihood, bernoulli, categorical,
 from precond.layers.ggn import ggn_product
 from precond.layers.gradients import factors_alone, value_grad_factors
 from precond.layers.kinds import Contraction, Conv, Embed, Scale, dense, einsum
-from precond.layers.tap import Tap, expand, reduce, tap
+from precond.layers.sharing import Sharing, doubly_factored, expand, reduce
+from precond.layers.tap import Tap, tap
 
 __all__ = [
     "Capture",
@@ -26,10 +27,12 @@ __all__ = [
     "Probe",
     "Row",
     "Scale",
+    "Sharing",
     "Tap",
     "bernoulli",
     "categorical",
     "dense",
+    "doubly_factored",
     "einsum",
     "empirical",
     "exact",

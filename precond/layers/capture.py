@@ -9,8 +9,9 @@ import jax.numpy as jnp
 
 from precond.blocks import Factors, Layer, Probe, path_name
 from precond.layers.coverage import Coverage, Row
-from precond.layers.kinds import Kind
-from precond.layers.tap import Sharing, Tap, expand, tally, tap
+from precond.layers.kinds import Embed, Kind, Scale
+from precond.layers.sharing import DoublyFactored, Sharing, expand
+from precond.layers.tap import Tap, tally, tap
 
 __all__ = ["PROBE", "Capture", "Found", "assemble", "at", "counted", "leaves_of", "sharing_of", "tapped"]
 
@@ -141,7 +142,10 @@ def _zeros(layer: Layer, kernel: Any, *, check: bool, count: bool) -> dict[str, 
     def zeros(*shape: int) -> jax.Array:
         return jnp.zeros((*lead, *shape), dtype)
 
-    out = {"inputs": zeros(i) if layer.diagonal else zeros(*some, i, i), "rows": zeros()}
+    last = layer.tensor[-2]
+    out = {"inputs": zeros(i) if layer.diagonal else zeros(*some, last, last), "rows": zeros()}
+    if layer.positions is not None:
+        out["positions"] = zeros(*some, layer.positions, layer.positions)
     if layer.outputs:  # a scale has none
         out["outputs"] = zeros(*some, o, o)
     return out | ({"gradient": zeros(groups, i, o)} if check else {}) | ({"examples": zeros()} if count else {})
@@ -162,7 +166,7 @@ def sharing_of(sharing: Sharing | Sequence[tuple[str, Sharing]]) -> Callable[[st
         decides, and a path in which none is found expands.
 
     Examples:
-      >>> from precond.layers.tap import reduce
+      >>> from precond.layers.sharing import reduce
       >>> sharing_of([("conv", reduce)])("conv_1") is reduce
       True
     """
@@ -197,8 +201,10 @@ def assemble(
         place = f"{path}/" if path else ""
         kernel = leaves[place + weights]
         name = place + bias if kind.bias else None
-        layers[path] = kind.layer(place + weights, name, tuple(kernel.shape))
-        taps[path] = Tap(kind, rule(path), batch)
+        layers[path], how = kind.layer(place + weights, name, tuple(kernel.shape)), rule(path)
+        if isinstance(how, DoublyFactored) and not isinstance(kind, (Embed, Scale)):
+            how, layers[path] = how.of(layers[path])
+        taps[path] = Tap(kind, how, batch)
         rows.append(Row.of(path, layers[path], taps[path], kernel))
     owned = {x for layer in layers.values() for x in (layer.kernel, layer.bias)}
     for path, leaf in leaves.items():

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from precond.blocks import Layer
 from precond.layers.kinds import Conv, Embed, Scale
+from precond.layers.sharing import DoublyFactored
 from precond.layers.tap import Tap
 
 __all__ = ["Coverage", "Leave", "Row", "check_covered"]
@@ -41,17 +42,22 @@ class Row(NamedTuple):
         """The line of a layer with factors."""
         stack = math.prod(kernel.shape[: layer.lead])
         groups, i, o = layer.size
-        shapes = [(i,) if layer.diagonal else (i, i)] + ([(o, o)] if layer.outputs else [])
+        shapes = [(i,)] if layer.diagonal else [(d, d) for d in layer.tensor[:-1]]
+        shapes += [(o, o)] if layer.outputs else []
         dtype = jnp.promote_types(jnp.float32, kernel.dtype)
         size = stack * groups * sum(math.prod(s) for s in shapes) * dtype.itemsize
         count = f"{stack * groups} x " if stack * groups > 1 else ""
         named = count + " + ".join("x".join(map(str, s)) for s in shapes)
         kind = type(spec.kind).__name__.lower()
         if not isinstance(spec.kind, (Embed, Scale)):
-            kind += f", {getattr(spec.sharing, '__name__', 'own')}"
+            kind += f", {_name(spec.sharing)}"
         if isinstance(spec.kind, Conv) and spec.kind.groups > 1:
             kind += f", {spec.kind.groups} groups"
         return cls(path, kind, named, size, "", stack * groups * i * o)
+
+
+def _name(sharing: Any) -> str:
+    return "doubly factored" if isinstance(sharing, DoublyFactored) else getattr(sharing, "__name__", "own")
 
 
 class Coverage(NamedTuple):

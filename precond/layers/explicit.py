@@ -8,7 +8,8 @@ import jax
 from precond.layers.capture import PROBE, Capture, Found, assemble, tapped
 from precond.layers.coverage import Leave, check_covered
 from precond.layers.kinds import Embed, Kind, Scale
-from precond.layers.tap import Sharing, Tap, expand
+from precond.layers.sharing import Sharing, expand
+from precond.layers.tap import Tap
 
 __all__ = ["explicit"]
 

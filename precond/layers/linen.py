@@ -11,7 +11,8 @@ from precond.layers.check import of_believed
 from precond.layers.convolutions import as_tuple, convolution, transposed_convolution
 from precond.layers.coverage import Leave
 from precond.layers.kinds import Contraction, Embed, Scale, dense, einsum
-from precond.layers.tap import Sharing, Tap, expand
+from precond.layers.sharing import Sharing, expand
+from precond.layers.tap import Tap
 
 __all__ = ["RULES", "capture"]
 

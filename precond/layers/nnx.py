@@ -13,7 +13,8 @@ from precond.layers.check import of_believed
 from precond.layers.convolutions import as_tuple, convolution, transposed_convolution
 from precond.layers.coverage import Leave
 from precond.layers.kinds import Contraction, Embed, Scale, dense, einsum
-from precond.layers.tap import Sharing, Tap, expand, tally
+from precond.layers.sharing import Sharing, expand
+from precond.layers.tap import Tap, tally
 
 __all__ = ["RULES", "ProbeParam", "attached", "capture"]
 

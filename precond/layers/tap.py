@@ -11,61 +11,10 @@ from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from precond.layers.kinds import Embed, Kind, Scale, Signals
+from precond.layers.sharing import DoublyFactored, Sharing, expand
 from precond.linalg import dot_precision
 
-__all__ = ["Sharing", "Tap", "expand", "reduce", "tally", "tap", "vary", "varying"]
-
-Sharing = Callable[[jax.Array, jax.Array | None, jax.Array | None], tuple[jax.Array, jax.Array | None, jax.Array]]
-"""From inputs `[n, t, r, i]`, cotangents `[n, t, r, o]` (None for a scale) and a mask `[n, t]` or None to the rows that
-the factors are made of, and the weight of each, `[n, t']`."""
-
-
-def expand(inputs: jax.Array, outputs: Any, mask: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
-    r"""Shared positions as independent examples: for a loss that is a sum over them (tokens, pixels).
-
-    $A = E_{n,t}[a a^\top]$, $G = E_n[\sum_t g g^\top]$. KFC for convolutions; exact for deep linear networks.
-
-    Args:
-      inputs: `[n, t, r, i]`.
-      outputs: `[n, t, r, o]`.
-      mask: of the positions that count, `[n, t]`; None for all.
-
-    Reference:
-      Eschenhagen et al., Kronecker-Factored Approximate Curvature for Modern Neural Network Architectures, 2023;
-      Ba, Grosse and Martens, 2017, equation 15.
-
-    Examples:
-      >>> a = jnp.ones((2, 3, 1, 4))
-      >>> expand(a, a, None)[2].shape
-      (2, 3)
-    """
-    weights = jnp.ones(inputs.shape[:2], inputs.dtype) if mask is None else mask.astype(inputs.dtype)
-    return inputs, outputs, weights
-
-
-def reduce(inputs: jax.Array, outputs: Any, mask: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
-    r"""Inputs averaged over shared positions, cotangents summed: for a model that pools over them before its loss.
-
-    $A = E_n[\bar a \bar a^\top]$, $G = E_n[(\sum_t g)(\sum_t g)^\top]$. The cheap factors of convolutions with
-    which Ba et al. ran ImageNet.
-
-    Args:
-      inputs: `[n, t, r, i]`.
-      outputs: `[n, t, r, o]`.
-      mask: of the positions that count, `[n, t]`; None for all. An example without any is left out.
-
-    Reference:
-      Eschenhagen et al., 2023; Ba, Grosse and Martens, 2017, equations 16 to 19.
-
-    Examples:
-      >>> a = jnp.ones((2, 3, 1, 4))
-      >>> [x.shape for x in reduce(a, a, None)]
-      [(2, 1, 1, 4), (2, 1, 1, 4), (2, 1)]
-    """
-    weights = expand(inputs, outputs, mask)[2]
-    count = jnp.sum(weights, axis=1, keepdims=True)
-    mean = jnp.sum(inputs * weights[:, :, None, None], axis=1, keepdims=True) / jnp.maximum(count, 1)[:, :, None, None]
-    return mean, jnp.sum(outputs, axis=1, keepdims=True), (count > 0).astype(inputs.dtype)
+__all__ = ["Tap", "tally", "tap", "vary", "varying"]
 
 
 class Tap(NamedTuple):
@@ -73,7 +22,7 @@ class Tap(NamedTuple):
 
     Attributes:
       kind: of the layer.
-      sharing: `expand` or `reduce`.
+      sharing: `expand`, `reduce` or a `doubly_factored`.
       batch: how many leading axes number the examples: 1, or 0 for a model of a single example that is mapped.
     """
 
@@ -119,6 +68,9 @@ def _sums(spec: Tap, x: jax.Array, g: jax.Array, mask: Any, probe: Mapping[str, 
         out["inputs"] = _gram(a, None)
     else:
         a, o, weights = spec.sharing(a, o, mask)
+        if isinstance(spec.sharing, DoublyFactored):
+            over, a = spec.sharing.halves(a, probe["positions"].shape[-1])
+            out["positions"] = _gram(over, weights)
         out["inputs"] = _gram(a, weights)
     if o is not None:
         out["outputs"] = _gram(o, None)
@@ -193,8 +145,8 @@ def tap(
 
     The cotangents are sums over the examples: those of several calls, of the steps of a scan, of what is mapped and of
     the devices that share a batch add up by themselves. A probe is a mapping of zeros: `inputs` `[i, i]` (`[i]` for an
-    embedding, `[r, i, i]` for groups), `outputs` `[o, o]`, `rows` `[]`, and, to check the layer, `gradient`
-    `[r, i, o]` for its gradient as the signals have it.
+    embedding, `[r, i, i]` for groups), `outputs` `[o, o]`, `rows` `[]`, for a map that is doubly factored `positions`
+    `[p, p]`, and, to check the layer, `gradient` `[r, i, o]` for its gradient as the signals have it.
 
     Args:
       spec: what kind of layer this is.

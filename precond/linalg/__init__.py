@@ -6,6 +6,7 @@ from precond.linalg.cholesky_qr import cholesky_qr_basis
 from precond.linalg.composite import composite_root
 from precond.linalg.eigh import eigen_basis, eigh_root
 from precond.linalg.lanczos import largest_eigenvalue
+from precond.linalg.leading import leading_pair
 from precond.linalg.modes import gram, multiply, multiply_axis
 from precond.linalg.newton import coupled_newton
 from precond.linalg.norms import batch_norm
@@ -34,6 +35,7 @@ __all__ = [
     "eye_like",
     "gram",
     "largest_eigenvalue",
+    "leading_pair",
     "multiply",
     "multiply_axis",
     "orthogonality_residual",

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from precond.blocks import Layer, Layout, View, layout_of, path_name
+from precond.blocks import Factors, Layer, Layout, View, layout_of, path_name
 from precond.mesh import Sharded, Stacked, as_sharded, local_arrays, with_local_arrays
 from precond.transforms.blocked import BlockedState, blocked
 from precond.transforms.in_band import has_probes, in_band
@@ -63,10 +63,14 @@ def layered(
     if layers is None:
         return in_band(functools.partial(layered, inner, otherwise=otherwise, skipped=skipped, axis=axis, mesh=mesh))
 
+    # What has factors of its own: the layers, and the bias of one that is doubly factored.
+    blocks = {part: layer for name, whole in layers.items() for part, layer in whole.blocks(name).items()}
+
     def view(name: str, leaf: Any) -> View:
         del leaf
-        layer = layers[name]
-        return View((-2, -1), passive=(0,) if layer.diagonal else () if layer.outputs else (1,))
+        layer = blocks[name]
+        axes = tuple(range(-len(layer.tensor), 0))
+        return View(axes, passive=(0,) if layer.diagonal else () if layer.outputs else (1,))
 
     how = as_sharded(axis)
     stacked = blocked(
@@ -77,8 +81,8 @@ def layered(
     def init(params: Any) -> BlockedState:
         if has_probes(params):
             raise ValueError("The parameters carry probes: leave layers= out, or give them without (capture.detach).")
-        leaves, rest = _split(layers, params)
-        join = functools.partial(_join, layers)
+        leaves, rest = _split(blocks, params)
+        join = functools.partial(_join, blocks)
         matrices = jax.eval_shape(join, leaves)
         if not matrices and jax.tree.leaves(rest):
             raise ValueError(
@@ -101,15 +105,15 @@ def layered(
                 "K-FAC's update needs factors=: what precond.layers.value_grad_factors returns, or None in a step in "
                 "which no factors were captured."
             )
-        leaves, rest = _split(layers, updates)
-        matrices, mine, now = _join(layers, leaves), None, None
+        leaves, rest = _split(blocks, updates)
+        matrices, mine, now = _join(blocks, leaves), None, None
         if params is not None:
-            kept, now = _split(layers, params)
-            mine = _join(layers, kept)
+            kept, now = _split(blocks, params)
+            mine = _join(blocks, kept)
         if extra["factors"] is not None:
-            present = _present(layers, leaves)
+            present = _present(blocks, leaves)
             layout, names = layout_of(matrices, view, None, how.multiple), sorted(matrices)
-            given = extra["factors"]
+            given = _of_blocks(layers, extra["factors"])
             extra["factors"] = Stacked(_stacks(layout, names, present, given))
             drawn = _draws(layout, names, present, given)
             extra["draws"] = None if drawn is None else Stacked(drawn)
@@ -120,7 +124,7 @@ def layered(
         lost = [new.idle > old.idle for new, old, there in _pairs(state, first, second, matrices, rest) if there]
         idle = state.idle + (jnp.all(jnp.stack(lost)) if lost else 0)
         after = BlockedState(first, second, first.skipped + second.skipped, idle)
-        return _merge(layers, updates, leaves, moved, out), after
+        return _merge(blocks, updates, leaves, moved, out), after
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -153,11 +157,12 @@ def _present(layers: Mapping[str, Layer], leaves: Mapping[str, Any]) -> dict[str
 
 
 def _join(layers: Mapping[str, Layer], leaves: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """The matrices of each layer, `[L, inputs, outputs]`."""
+    """The matrices of each layer, `[L, inputs, outputs]`, or its maps."""
     out = {}
     for name, layer in _present(layers, leaves).items():
         bias = None if layer.bias is None else jnp.asarray(leaves[layer.bias])
-        out[name] = layer.matrix(jnp.asarray(leaves[layer.kernel]), bias)
+        matrix = layer.matrix(jnp.asarray(leaves[layer.kernel]), bias)
+        out[name] = matrix.reshape(len(matrix), *layer.tensor)
     return out
 
 
@@ -174,14 +179,22 @@ def _merge(layers: Mapping[str, Layer], updates: Any, leaves: Mapping[str, Any],
     return treedef.unflatten([done[name] if name in done else next(others) for name in names])
 
 
+def _of_blocks(layers: Mapping[str, Layer], factors: Mapping[str, Any]) -> dict[str, Factors]:
+    """The factors of blocks, from those of layers."""
+    there = {name: layer for name, layer in layers.items() if name in factors}
+    return {k: v for name, layer in there.items() for k, v in Factors(*factors[name]).blocks(name, layer).items()}
+
+
 def _stacks(layout: Layout, names: Sequence[str], layers: Mapping[str, Layer], factors: Mapping[str, Any]) -> Any:
     """The factors of layers in the order of their matrices in the stacks."""
     missing = set(names) - set(factors)
     if missing:
         raise ValueError(f"factors= has none for the layers {sorted(missing)}: it is of another capture.")
 
-    def of(name: str) -> tuple[jax.Array, jax.Array | None]:
-        layer, (inputs, outputs, *_) = layers[name], factors[name]
+    def of(name: str) -> tuple[jax.Array | None, ...]:
+        layer, (inputs, outputs, _) = layers[name], factors[name]
+        if layer.positions is not None:
+            return (*inputs, outputs)
         rows = layer.size[1]  # fewer than the factor has where the bias is not there
         return inputs[:, :rows] if layer.diagonal else inputs[:, :rows, :rows], outputs
 
@@ -190,9 +203,8 @@ def _stacks(layout: Layout, names: Sequence[str], layers: Mapping[str, Layer], f
         members = [of(names[i]) for i, _ in sheet.members]
         name = sheet.regions[0][0]
         padding = layout.stacks[name].shape[0] - layout.blocks[name]
-        inputs = _joined([a for a, _ in members], padding)
-        outputs = [g for _, g in members if g is not None]
-        out[name] = (inputs, _joined(outputs, padding) if outputs else None)
+        columns = zip(*members, strict=True)
+        out[name] = tuple(None if column[0] is None else _joined(column, padding) for column in columns)
     return out
 
 

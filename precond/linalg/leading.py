@@ -1,0 +1,52 @@
+"""The closest matrix of rank one, from a few products with vectors."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from precond.linalg.precision import dot_precision
+
+__all__ = ["leading_pair"]
+
+
+def _unit(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    norm = jnp.linalg.norm(x, axis=-1, keepdims=True)
+    return x / jnp.where(norm > 0, norm, 1), norm
+
+
+def leading_pair(a: jax.Array, steps: int = 16) -> tuple[jax.Array, jax.Array]:
+    r"""Vectors $k$ and $\psi$ of equal length whose product $k \psi^\top$ is the closest to A of rank one.
+
+    $k = \sqrt{s_1} \, u_1$ and $\psi = \sqrt{s_1} \, v_1$ with the largest singular value and its vectors, by the power
+    iteration from a fixed random vector: two products with A a step, no decomposition and no loop that waits for
+    anything. The tangent of the angle to $\psi$ shrinks by $(s_2 / s_1)^2$ a step: 16 steps leave about 1e-9 of it
+    where that ratio is 1/2, and 1e-2 where it is 0.8; the relative error of $s_1$ is its square. Where the ratio is
+    near one the vector may be another, whose product is about as close: whatever the matrix, $s_1^2$ is too small by at
+    most $0.871 \ln n / (\text{steps} - 1)$ of itself in the mean over starts. A single step is exact for rank one.
+
+    Args:
+      a: `[.., m, n]`, of any magnitude.
+      steps: of the iteration.
+
+    Returns:
+      `[.., m]` and `[.., n]`; zeros for a zero matrix. The sign is that of the iteration, the same in both.
+
+    Reference:
+      Kuczynski and Wozniakowski, Estimating the largest eigenvalue by the power and Lanczos algorithms with a random
+      start, 1992, Theorem 4.1.
+
+    Examples:
+      >>> k, psi = leading_pair(jnp.asarray([[3.0, 6.0], [4.0, 8.0]]))
+      >>> jnp.outer(k, psi).round(4).tolist()
+      [[3.0, 6.0], [4.0, 8.0]]
+    """
+    peak = jnp.max(jnp.abs(a), axis=(-2, -1), keepdims=True)
+    scaled = a / jnp.where(peak > 0, peak, 1)
+    start = np.random.default_rng(0).standard_normal(a.shape[-1])
+    psi, s = jnp.broadcast_to(jnp.asarray(start, a.dtype), (*a.shape[:-2], a.shape[-1])), peak[..., 0]
+    k = jnp.zeros_like(a[..., 0])
+    for _ in range(steps):
+        k, _ = _unit(jnp.einsum("...mn,...n->...m", scaled, psi, precision=dot_precision()))
+        psi, s = _unit(jnp.einsum("...mn,...m->...n", scaled, k, precision=dot_precision()))
+    length = jnp.sqrt(s * peak[..., 0])
+    return length * k, length * psi
