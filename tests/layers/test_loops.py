@@ -15,10 +15,11 @@ from precond.layers import linen
 
 F64 = {"param_dtype": jnp.float64}
 N = 8
+SHARING = [("Dense_0", layers.doubly_factored(2)), ("Conv_0", layers.reduce)]
 
 
 class Net(nn.Module):
-    """A dense layer, a norm, a convolution, a dense layer."""
+    """A dense layer of three factors, a norm, a convolution of averages, a dense layer of two factors."""
 
     @nn.compact
     def __call__(self, x):
@@ -48,7 +49,7 @@ def setting(quick_float64):
 def plain_step():
     """Parameters, the capture, and value, gradients and factors of a plain step with the empirical Fisher matrix."""
     params = jax.jit(Net().init)(jax.random.key(0), X)["params"]
-    capture = linen.capture(Net(), {"params": params}, X)
+    capture = linen.capture(Net(), {"params": params}, X, sharing=SHARING)
     f = layers.value_grad_factors(forward(capture), loss, capture, fisher=layers.empirical())
     return params, capture, jax.jit(f)(params, X, Y)
 
@@ -70,29 +71,13 @@ def test_remat(setting):
 
 def test_a_model_of_one_example_that_is_mapped(setting):
     params, _, expected = setting
-    one = linen.capture(Net(), {"params": params}, X[0], batch=0)
+    one = linen.capture(Net(), {"params": params}, X[0], batch=0, sharing=SHARING)
 
     def each(params, x, y):
         return jax.vmap(lambda x: one.apply({"params": params}, x))(x)
 
     f = layers.value_grad_factors(each, loss, one, fisher=layers.empirical())
     assert_same(jax.jit(f)(params, X, Y), expected)
-
-
-@pytest.mark.slow
-def test_reduce_in_a_model_of_one_example_that_is_mapped(setting):
-    params, _, _ = setting
-    whole = linen.capture(Net(), {"params": params}, X, sharing=layers.reduce)
-    one = linen.capture(Net(), {"params": params}, X[0], batch=0, sharing=layers.reduce)
-
-    def each(params, x, y):
-        return jax.vmap(lambda x: one.apply({"params": params}, x))(x)
-
-    f, g = (
-        layers.value_grad_factors(run, loss, capture, fisher=layers.empirical())
-        for run, capture in ((each, one), (forward(whole), whole))
-    )
-    assert_same(jax.jit(f)(params, X, Y), jax.jit(g)(params, X, Y))
 
 
 def test_a_scan_over_microbatches_averages(setting):
