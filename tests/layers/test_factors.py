@@ -1,4 +1,4 @@
-"""Factors by their definition: from dense Jacobians of one layer, for every kind and both ways of sharing."""
+"""Factors by their definition: from dense Jacobians of one layer, for products of all kinds, both ways of sharing."""
 
 import flax.linen as nn
 import jax
@@ -10,20 +10,13 @@ from precond import layers
 from precond.layers import linen
 
 F64 = {"param_dtype": jnp.float64}
-IMAGE = (3, 6, 5, 4)
 
 KINDS = {
     "dense": (nn.Dense(3, **F64), (4, 5, 6)),
     "dense_without_bias": (nn.Dense(3, use_bias=False, **F64), (4, 5, 6)),
     "to_heads": (nn.DenseGeneral((2, 3), **F64), (4, 5, 6)),
     "from_heads": (nn.DenseGeneral(3, axis=(-2, -1), **F64), (4, 5, 2, 6)),
-    "strided": (nn.Conv(4, (3, 3), strides=2, **F64), IMAGE),
-    "dilated": (nn.Conv(4, (3, 2), kernel_dilation=(1, 2), **F64), IMAGE),
-    "grouped": (nn.Conv(6, (3, 3), feature_group_count=2, **F64), IMAGE),
-    "depthwise": (nn.Conv(8, (2, 3), feature_group_count=4, **F64), IMAGE),
-    "causal": (nn.Conv(4, (3,), padding="CAUSAL", **F64), (3, 5, 4)),
-    "circular": (nn.Conv(4, (3, 3), padding="CIRCULAR", use_bias=False, **F64), IMAGE),
-    "transposed": (nn.ConvTranspose(4, (3, 3), strides=(2, 2), **F64), IMAGE),
+    "experts": (nn.Einsum((5, 6, 3), "nei,eio->neo", **F64), (4, 5, 6)),
 }
 
 
@@ -46,7 +39,7 @@ def capture_of(model, x, forward=lambda y: y, **kwargs):
 
 QUICK = [
     ("dense", layers.reduce),
-    *((kind, layers.expand) for kind in ("to_heads", "strided", "grouped", "transposed")),
+    *((kind, layers.expand) for kind in ("to_heads", "experts")),
 ]
 EVERY = [(kind, sharing) for kind in KINDS for sharing in (layers.expand, layers.reduce)]
 CASES = [pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow) for case in EVERY]
