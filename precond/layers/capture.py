@@ -13,7 +13,7 @@ from precond.layers.kinds import Embed, Kind, Scale
 from precond.layers.sharing import DoublyFactored, Sharing, expand
 from precond.layers.tap import Tap, tally, tap
 
-__all__ = ["PROBE", "Capture", "Found", "assemble", "at", "counted", "leaves_of", "sharing_of", "tapped"]
+__all__ = ["PROBE", "Capture", "Found", "assemble", "at", "counted", "given_input", "leaves_of", "sharing_of", "tapped"]
 
 PROBE = "_kfac"
 """The key of a layer's probe among its parameters."""
@@ -26,11 +26,14 @@ class Found(NamedTuple):
       kind: of the layer.
       weights: the name of its weights among its parameters.
       bias: the name of its bias, used where the kind has one.
+      shape: of the weights where the layer is called, which must be their last axes among the parameters (those of
+        scans and maps are the first); None does not look.
     """
 
     kind: Kind
     weights: str = "kernel"
     bias: str = "bias"
+    shape: tuple[int, ...] | None = None
 
 
 class Capture(NamedTuple):
@@ -197,11 +200,14 @@ def assemble(
     """
     leaves, rule = leaves_of(params), sharing_of(sharing)
     layers, taps, rows = {}, {}, []
-    for path, (kind, weights, bias) in sorted(found.items()):
-        place = f"{path}/" if path else ""
-        kernel = leaves[place + weights]
-        name = place + bias if kind.bias else None
-        layers[path], how = kind.layer(place + weights, name, tuple(kernel.shape)), rule(path)
+    for path, layer in sorted(found.items()):
+        try:
+            kind, weights, bias = _among(leaves, f"{path}/" if path else "", layer)
+        except ValueError as why:
+            reasons = {**reasons, path: str(why)}
+            continue
+        kernel, how = leaves[weights], rule(path)
+        layers[path] = kind.layer(weights, bias, tuple(kernel.shape))
         if isinstance(how, DoublyFactored) and not isinstance(kind, (Embed, Scale)):
             how, layers[path] = how.of(layers[path])
         taps[path] = Tap(kind, how, batch)
@@ -213,6 +219,19 @@ def assemble(
     return Capture(layers, taps, Coverage(tuple(rows)), bind(taps))
 
 
+def _among(leaves: Mapping[str, Any], place: str, found: Found) -> tuple[Kind, str, str | None]:
+    """A layer's kind, and the paths of its weights and bias among the parameters."""
+    kind, weights, bias = found.kind, place + found.weights, place + found.bias
+    if weights not in leaves:
+        raise ValueError("the weights of its layer are those of another one, or no parameters")
+    inner, outer = found.shape, tuple(leaves[weights].shape)
+    if inner is not None and outer[len(outer) - len(inner) :] != inner:
+        raise ValueError("its weights are scanned, mapped or stacked over another axis than the first")
+    if isinstance(kind, Embed) or not kind.bias:
+        return kind, weights, None
+    return (kind, weights, bias) if bias in leaves else (kind._replace(bias=False), weights, None)
+
+
 def _reason(path: str, reasons: Mapping[str, str]) -> str:
     """Of the innermost module around a parameter that has one."""
     while path:
@@ -220,6 +239,11 @@ def _reason(path: str, reasons: Mapping[str, str]) -> str:
         if path in reasons:
             return reasons[path]
     return "no layer that is called uses it"
+
+
+def given_input(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """What a module is called with first."""
+    return args[0] if args else next(iter(kwargs.values()), None)
 
 
 def tapped(spec: Tap, y: jax.Array, x: jax.Array, probe: Probe, mask: jax.Array | None) -> jax.Array:

@@ -6,7 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from precond.layers.capture import PROBE, Capture, Found, counted, tapped
+from precond.layers.capture import PROBE, Capture, Found, counted, given_input, tapped
 from precond.layers.check import of_believed
 from precond.layers.convolutions import as_tuple, convolution, transposed_convolution
 from precond.layers.coverage import Leave
@@ -59,15 +59,15 @@ RULES: Mapping[type, Rule] = {
 """By the module's own type; a subclass may do anything, so it needs a rule of its own."""
 
 
+_CLOSED = (nn.SpectralNorm,)
+"""What is inside may carry no probes."""
+
+
 def _normalised(m: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> jax.Array:
     """The output of a norm without its scale and shift."""
     plain = {name: False for name in ("use_scale", "use_bias") if hasattr(m, name)}
     state = {k: v for k, v in m.variables.items() if k != "params"}
     return m.clone(parent=None, name=None, **plain).apply(state, *args, **kwargs, mutable=list(state))[0]
-
-
-def _input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return args[0] if args else next(iter(kwargs.values()), None)
 
 
 def capture(
@@ -121,15 +121,22 @@ def capture(
     table = {**RULES, **({} if rules is None else rules)}
     found: dict[str, Found] = {}
     reasons: dict[str, str] = {}
+    around = [""]
 
     def record(next_fun: Any, given: tuple[Any, ...], named: dict[str, Any], context: Any) -> Any:
-        y, m = next_fun(*given, **named), context.module
-        if context.method_name == "__call__" and "params" in m.variables:
-            path = "/".join(m.path)
+        m, path = context.module, "/".join(context.module.path)
+        around.append(type(m).__name__ if isinstance(m, _CLOSED) else around[-1])
+        y = next_fun(*given, **named)
+        closed = around.pop()
+        if "params" not in m.variables or path in found:
+            return y
+        if context.method_name == "__call__":
             try:
-                found[path] = _find(table, m, _input(given, named), given)
+                found[path] = _find(table, m, given_input(given, named), given, closed)
             except ValueError as why:
                 reasons[path] = str(why)
+        elif type(m) in table:
+            reasons.setdefault(path, f"{context.method_name}() alone uses it")
         return y
 
     leaves, treedef = jax.tree.flatten((args, kwargs))
@@ -155,15 +162,17 @@ def capture(
     )
 
 
-def _find(table: Mapping[type, Rule], m: nn.Module, x: Any, args: tuple[Any, ...]) -> Found:
+def _find(table: Mapping[type, Rule], m: nn.Module, x: Any, args: tuple[Any, ...], closed: str) -> Found:
     rule = table.get(type(m))
     if rule is None:
         raise ValueError(f"no rule for {type(m).__name__}")
-    found, kernels = rule(m, x, args), m.variables["params"]
-    inner = kernels[found.weights]
-    if found.kind.layer("", None, tuple(jax.tree.leaves(inner)[0].shape)).lead != 0:
+    if closed:
+        raise ValueError(f"inside {closed}, which takes all parameters there for weights")
+    found = rule(m, x, args)
+    shape = tuple(jax.tree.leaves(m.variables["params"][found.weights])[0].shape)
+    if found.kind.layer("", None, shape).lead != 0:
         raise ValueError("its weights have more axes than its rule knows")
-    return found
+    return found._replace(shape=shape)
 
 
 def _apply(model: Any, table: Any, taps: Mapping[str, Tap], variables: Any, args: Any, valid: Any, kwargs: Any) -> Any:
@@ -176,7 +185,7 @@ def _apply(model: Any, table: Any, taps: Mapping[str, Tap], variables: Any, args
         if not (here and m.has_variable("params", PROBE)):
             return y
         spec = taps[path]
-        x = _normalised(m, given, named) if isinstance(spec.kind, Scale) else _input(given, named)
+        x = _normalised(m, given, named) if isinstance(spec.kind, Scale) else given_input(given, named)
         used.append(valid is not None and y.shape[: valid.ndim] == valid.shape and valid.ndim < y.ndim)
         return tapped(spec, y, x, m.get_variable("params", PROBE), valid)
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from precond.layers.capture import PROBE, Capture, Found, at, leaves_of, tapped
+from precond.layers.capture import PROBE, Capture, Found, at, given_input, leaves_of, tapped
 from precond.layers.check import of_believed
 from precond.layers.convolutions import as_tuple, convolution, transposed_convolution
 from precond.layers.coverage import Leave
@@ -30,27 +30,30 @@ def _general(m: nnx.LinearGeneral) -> Found:
     axes, features = as_tuple(m.axis), len(as_tuple(m.out_features))
     if any(a >= 0 for a in axes) or as_tuple(m.batch_axis or ()):
         raise ValueError("a LinearGeneral over axes counted from the front, or with batch axes")
-    return Found(Contraction(m.use_bias, axes, tuple(range(-features, 0)), weights="i" * len(axes) + "o" * features))
+    kind = Contraction(m.use_bias, axes, tuple(range(-features, 0)), weights="i" * len(axes) + "o" * features)
+    return Found(kind, shape=(*as_tuple(m.in_features), *as_tuple(m.out_features)))
 
 
 def _einsum(m: nnx.Einsum) -> Found:
     left = m.einsum_str.partition(",")[0].strip()
-    return Found(einsum(m.einsum_str, len(left.replace("...", "x").replace(" ", "")), m.bias is not None))
+    kind = einsum(m.einsum_str, len(left.replace("...", "x").replace(" ", "")), m.bias is not None)
+    return Found(kind, shape=tuple(m.kernel_shape))
 
 
 def _norm(m: Any) -> Found:
     if m.scale is None or as_tuple(getattr(m, "feature_axes", getattr(m, "axis", -1))) != (-1,):
         raise ValueError("a norm without a scale, or with one along other axes than the last")
-    return Found(Scale(getattr(m, "bias", None) is not None), "scale")
+    features = getattr(m, "num_features", None)
+    return Found(Scale(getattr(m, "bias", None) is not None), "scale", shape=None if features is None else (features,))
 
 
 RULES: Mapping[type, Rule] = {
-    nnx.Linear: lambda m: Found(dense(m.use_bias)),
+    nnx.Linear: lambda m: Found(dense(m.use_bias), shape=(m.in_features, m.out_features)),
     nnx.LinearGeneral: _general,
     nnx.Einsum: _einsum,
-    nnx.Conv: lambda m: Found(convolution(m)),
-    nnx.ConvTranspose: lambda m: Found(transposed_convolution(m)),
-    nnx.Embed: lambda m: Found(Embed(m.num_embeddings), "embedding"),
+    nnx.Conv: lambda m: Found(convolution(m), shape=tuple(m.kernel_shape)),
+    nnx.ConvTranspose: lambda m: Found(transposed_convolution(m), shape=tuple(m.kernel_shape)),
+    nnx.Embed: lambda m: Found(Embed(m.num_embeddings), "embedding", shape=(m.num_embeddings, m.features)),
     nnx.LayerNorm: _norm,
     nnx.RMSNorm: _norm,
     nnx.GroupNorm: _norm,
@@ -59,23 +62,27 @@ RULES: Mapping[type, Rule] = {
 """By the module's own type; a subclass may do anything, so it needs a rule of its own."""
 
 
-def _normalised(cls: Any, m: Any, x: jax.Array, args: Any, kwargs: Any) -> jax.Array:
+_CLOSED = (nnx.SpectralNorm,)
+"""What is inside may carry no probes."""
+
+
+def _normalised(cls: Any, m: Any, args: Any, kwargs: Any) -> jax.Array:
     """The output of a norm without its scale and shift, from a copy: a norm may update statistics when called."""
     twin: Any = nnx.merge(*nnx.split(m), copy=True)
     for name, value in (("scale", 1.0), ("bias", 0.0)):
         variable = getattr(twin, name, None)
         if variable is not None:
             variable[...] = jnp.full_like(variable[...], value)
-    return cls.__call__(twin, x, *args, **kwargs)
+    return cls.__call__(twin, *args, **kwargs)
 
 
 @functools.cache
 def _tapped_class(cls: Any, spec: Tap) -> Any:
     """A subclass that differs in its call alone; one for each kind, so that graphs with equal layers stay equal."""
 
-    def call(self: Any, x: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
-        y = cls.__call__(self, x, *args, **kwargs)
-        signal = _normalised(cls, self, x, args, kwargs) if isinstance(spec.kind, Scale) else x
+    def call(self: Any, *args: Any, **kwargs: Any) -> jax.Array:
+        y = cls.__call__(self, *args, **kwargs)
+        signal = _normalised(cls, self, args, kwargs) if isinstance(spec.kind, Scale) else given_input(args, kwargs)
         return tapped(spec, y, signal, getattr(self, PROBE).get_value(), None)
 
     return type(f"Tapped{cls.__name__}", (cls,), {"__call__": call})
@@ -125,10 +132,11 @@ def capture(
     table = {**RULES, **({} if rules is None else rules)}
     graph, state, rest = nnx.split(model, nnx.Param, ...)
     found, reasons = {}, {}
-    for keys, m in nnx.iter_modules(model):
-        path = "/".join(map(str, keys))
+    modules = {"/".join(map(str, keys)): m for keys, m in nnx.iter_modules(model)}
+    for path, m in modules.items():
+        closed = [type(x).__name__ for at, x in modules.items() if isinstance(x, _CLOSED) and path.startswith(f"{at}/")]
         try:
-            found[path] = _find(table, m)
+            found[path] = _find(table, m, closed)
         except ValueError as why:
             reasons[path] = str(why)
 
@@ -204,8 +212,10 @@ def _put(m: Any, spec: Tap, probe: Any) -> None:
     object.__setattr__(m, "__class__", _tapped_class(type(m), spec))
 
 
-def _find(table: Mapping[type, Rule], m: Any) -> Found:
+def _find(table: Mapping[type, Rule], m: Any, closed: Sequence[str]) -> Found:
     rule = table.get(type(m))
     if rule is None:
         raise ValueError(f"no rule for {type(m).__name__}")
+    if closed:
+        raise ValueError(f"inside {closed[0]}, which takes all parameters there for weights")
     return rule(m)
