@@ -5,6 +5,7 @@ The front ends for Flax are the modules `precond.layers.linen` and `precond.laye
 
 from precond.blocks import Factors, Probe
 from precond.layers.capture import Capture, Found
+from precond.layers.check import gradient_errors
 from precond.layers.coverage import Coverage, Row
 from precond.layers.explicit import explicit
 from precond.layers.fisher import Estimator, Likelihood, bernoulli, categorical, empirical, exact, gaussian, sampled
@@ -41,6 +42,7 @@ __all__ = [
     "factors_alone",
     "gaussian",
     "ggn_product",
+    "gradient_errors",
     "reduce",
     "sampled",
     "tap",

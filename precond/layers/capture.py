@@ -13,7 +13,20 @@ from precond.layers.kinds import Embed, Kind, Scale
 from precond.layers.sharing import DoublyFactored, Sharing, expand
 from precond.layers.tap import Tap, tally, tap
 
-__all__ = ["PROBE", "Capture", "Found", "assemble", "at", "counted", "given_input", "leaves_of", "sharing_of", "tapped"]
+__all__ = [
+    "PROBE",
+    "Capture",
+    "Found",
+    "assemble",
+    "at",
+    "check_used",
+    "counted",
+    "fits",
+    "given_input",
+    "leaves_of",
+    "sharing_of",
+    "tapped",
+]
 
 PROBE = "_kfac"
 """The key of a layer's probe among its parameters."""
@@ -246,8 +259,18 @@ def given_input(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     return args[0] if args else next(iter(kwargs.values()), None)
 
 
+def fits(mask: Any, y: jax.Array) -> bool:
+    """Whether a mask is of the leading axes of a layer's output."""
+    return mask is not None and y.shape[: mask.ndim] == mask.shape and mask.ndim < y.ndim
+
+
+def check_used(mask: Any, used: Sequence[bool]) -> None:
+    """Raise for a mask that fitted none of the layers that were tapped."""
+    if mask is not None and used and not any(used):
+        raise ValueError(f"valid of shape {mask.shape} are the leading axes of no tapped layer's output.")
+
+
 def tapped(spec: Tap, y: jax.Array, x: jax.Array, probe: Probe, mask: jax.Array | None) -> jax.Array:
     """`tap`, with a mask where it fits the positions of the output."""
-    fits = mask is not None and y.shape[: mask.ndim] == mask.shape and mask.ndim < y.ndim
     sums = {name: zeros for name, zeros in probe.sums.items() if name != "examples"}
-    return tap(spec, y, x, sums, mask if fits else None)
+    return tap(spec, y, x, sums, mask if fits(mask, y) else None)

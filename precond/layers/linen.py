@@ -6,7 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from precond.layers.capture import PROBE, Capture, Found, counted, given_input, tapped
+from precond.layers.capture import PROBE, Capture, Found, check_used, counted, fits, given_input, tapped
 from precond.layers.check import of_believed
 from precond.layers.convolutions import as_tuple, convolution, transposed_convolution
 from precond.layers.coverage import Leave
@@ -135,7 +135,7 @@ def capture(
                 found[path] = _find(table, m, given_input(given, named), given, closed)
             except ValueError as why:
                 reasons[path] = str(why)
-        elif type(m) in table:
+        elif type(m) in table and context.method_name != "setup":
             reasons.setdefault(path, f"{context.method_name}() alone uses it")
         return y
 
@@ -186,11 +186,10 @@ def _apply(model: Any, table: Any, taps: Mapping[str, Tap], variables: Any, args
             return y
         spec = taps[path]
         x = _normalised(m, given, named) if isinstance(spec.kind, Scale) else given_input(given, named)
-        used.append(valid is not None and y.shape[: valid.ndim] == valid.shape and valid.ndim < y.ndim)
+        used.append(fits(valid, y))
         return tapped(spec, y, x, m.get_variable("params", PROBE), valid)
 
     with nn.intercept_methods(insert):
         out = model.apply(variables, *args, **kwargs)
-    if valid is not None and used and not any(used):
-        raise ValueError(f"valid of shape {valid.shape} are the leading axes of no tapped layer's output.")
+    check_used(valid, used)
     return counted(taps, variables["params"], out)

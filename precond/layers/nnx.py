@@ -1,5 +1,6 @@
 """The front end for Flax nnx: unmodified models, whose layers are tapped in a copy that lasts for one call."""
 
+import contextvars
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from precond.layers.capture import PROBE, Capture, Found, at, given_input, leaves_of, tapped
+from precond.layers.capture import PROBE, Capture, Found, at, check_used, fits, given_input, leaves_of, tapped
 from precond.layers.check import of_believed
 from precond.layers.convolutions import as_tuple, convolution, transposed_convolution
 from precond.layers.coverage import Leave
@@ -76,6 +77,10 @@ def _normalised(cls: Any, m: Any, args: Any, kwargs: Any) -> jax.Array:
     return cls.__call__(twin, *args, **kwargs)
 
 
+_VALID: contextvars.ContextVar[Any] = contextvars.ContextVar("valid", default=(None, []))
+"""The mask of one call of `apply`, and whether it fitted, by tapped layer."""
+
+
 @functools.cache
 def _tapped_class(cls: Any, spec: Tap) -> Any:
     """A subclass that differs in its call alone; one for each kind, so that graphs with equal layers stay equal."""
@@ -83,7 +88,9 @@ def _tapped_class(cls: Any, spec: Tap) -> Any:
     def call(self: Any, *args: Any, **kwargs: Any) -> jax.Array:
         y = cls.__call__(self, *args, **kwargs)
         signal = _normalised(cls, self, args, kwargs) if isinstance(spec.kind, Scale) else given_input(args, kwargs)
-        return tapped(spec, y, signal, getattr(self, PROBE).get_value(), None)
+        valid, used = _VALID.get()
+        used.append(fits(valid, y))
+        return tapped(spec, y, signal, getattr(self, PROBE).get_value(), valid)
 
     return type(f"Tapped{cls.__name__}", (cls,), {"__call__": call})
 
@@ -116,7 +123,8 @@ def capture(
     Returns:
       A `precond.layers.Capture`. Its parameters are those of `graph, params, rest = nnx.split(model, nnx.Param, ...)`.
       Its `apply` takes `params`, `rest` and the model's arguments, and returns the output and the new `rest`: for
-      `precond.layers.value_grad_factors(..., has_aux=True)`.
+      `precond.layers.value_grad_factors(..., has_aux=True)`. It has one more argument, `valid`, as that of
+      `precond.layers.linen.capture`.
 
     Raises:
       ValueError: for parameters without factors that are not in `leave`, with the table of all.
@@ -141,7 +149,7 @@ def capture(
             reasons[path] = str(why)
 
     def bind(taps: Mapping[str, Tap]) -> Callable[..., Any]:
-        def apply(params: Any, rest: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        def apply(params: Any, rest: Any, *args: Any, valid: Any = None, **kwargs: Any) -> tuple[Any, Any]:
             leaves = leaves_of(params)
             plain = jax.tree.unflatten(jax.tree.structure(state), [leaves[path] for path in leaves_of(state)])
             twin = nnx.merge(graph, plain, rest, copy=True)  # the variables too: a call may write to them
@@ -149,7 +157,12 @@ def capture(
                 path = "/".join(map(str, keys))
                 if path in taps and PROBE in at(params, path):
                     _put(m, taps[path], at(params, path)[PROBE])
-            out = twin(*args, **kwargs)
+            token = _VALID.set((valid, used := []))
+            try:
+                out = twin(*args, **kwargs)
+            finally:
+                _VALID.reset(token)
+            check_used(valid, used)
             return out, nnx.split(twin, nnx.Param, ...)[2]
 
         return apply

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -180,6 +181,58 @@ def dropped(x):
     return Dense(3)(nn.Dropout(0.5, deterministic=False, rng_collection="dropout")(nn.tanh(Dense(5)(x))))
 
 
+def narrow(x):
+    """Parameters in bfloat16, too."""
+    half = {"dtype": jnp.bfloat16, "param_dtype": jnp.bfloat16}
+    return nn.Dense(3, **half)(nn.tanh(nn.Dense(5, **half)(x)))
+
+
+def batches(x):
+    """A layer that sees two batches of different size."""
+    layer = Dense(4)
+    return layer(x), layer(x[:1] ** 2)
+
+
+def frozen(x):
+    """A layer that no gradient reaches, and one whose weights none reaches."""
+    stop = functools.partial(jax.tree.map, jax.lax.stop_gradient)
+    fixed = nn.map_variables(nn.Dense, "params", trans_in_fn=stop, init=True)
+    return Dense(3)(fixed(4, **F64, name="fixed")(jax.lax.stop_gradient(Dense(4)(x))))
+
+
+def branches(x):
+    layer = Dense(4)
+    return nn.cond(jnp.sum(x) > 0, lambda m, x: m(x), lambda m, x: -m(x), layer, x)
+
+
+class Layer(nn.Module):
+    """To be scanned, once or twice."""
+
+    @nn.compact
+    def __call__(self, x, _=None):
+        return nn.tanh(Dense(4)(x)), None
+
+
+class Layers(nn.Module):
+    axis: int = 0
+    block: Any = Layer
+
+    @nn.compact
+    def __call__(self, x, _=None):
+        over = nn.scan(self.block, variable_axes={"params": self.axis}, split_rngs={"params": True}, length=2)
+        return over()(x, None)[0], None
+
+
+def across(x):
+    attention = nn.MultiHeadDotProductAttention(2, dtype=jnp.float64, normalize_qk=True, **F64)
+    return attention(x, x[:, :3], mask=jnp.ones((1, 1, 5, 3)))
+
+
+def asked_of(x):
+    """The rows of an embedding are only ever multiplied with."""
+    return nn.Embed(7, 4, **F64).attend(Dense(4)(x))
+
+
 IMAGE, SEQUENCE = (3, 6, 5, 4), (3, 5, 4)
 
 LINEN = (
@@ -231,4 +284,19 @@ LINEN = (
     Model("subclass", model(lambda x: MyDense(3, **F64)(x)), (4, 6), {"MyDense": "no rule for MyDense"}),
     Model("position_table", model(positions), SEQUENCE, {"table": "no rule for Position"}),
     Model("mixed_precision", model(mixed), (4, 6)),
+    Model("narrow_parameters", model(narrow), (4, 6)),
+    Model("batches_of_two_sizes", model(batches), (4, 6)),
+    Model("frozen", model(frozen), (4, 6)),
+    Model("branches", model(branches), (4, 6)),
+    Model("scanned_twice", model(lambda x: Layers(block=Layers)(x)[0]), (3, 4)),
+    Model("scanned_over_another_axis", model(lambda x: Layers(axis=1)(x)[0]), (3, 4), {"Dense_0": "another axis"}),
+    Model(
+        "spectral_norm",
+        model(lambda x: nn.SpectralNorm(Dense(3))(x, update_stats=True)),
+        (4, 6),
+        {"Dense_0": "inside SpectralNorm"},
+        {"mutable": ["batch_stats"]},
+    ),
+    Model("attending_alone", model(asked_of), (4, 6), {"embedding": r"attend() alone"}),
+    Model("cross_attention", model(across), SEQUENCE),
 )

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+import precond
 from precond import layers
 from precond.layers import linen
 
@@ -236,3 +237,32 @@ def test_a_shard_map_whose_results_are_averaged(setting, mesh, check):
         local, mesh=mesh, in_specs=(PartitionSpec(), spec, spec), out_specs=PartitionSpec(), check_vma=check
     )
     assert_same(jax.jit(mapped)(params, X, Y), expected)
+
+
+def test_parameters_that_are_sharded_over_another_axis_than_the_batch(setting):
+    """On an explicit mesh, where arrays say how they are sharded: from the capture to the direction."""
+    del setting
+    mesh = jax.make_mesh((2, 2), ("data", "model"), axis_types=(AxisType.Explicit,) * 2, devices=jax.devices()[:4])
+    model, x = nn.Dense(6, **F64), X[:, 0]
+    params = jax.jit(model.init)(jax.random.key(0), x)["params"]
+
+    def put(x, *spec):
+        return jax.device_put(x, NamedSharding(mesh, PartitionSpec(*spec)))
+
+    def run(params, x):
+        capture = linen.capture(model, {"params": params}, x)
+        forward = lambda params, x: capture.apply({"params": params}, x)  # noqa: E731
+        f = layers.value_grad_factors(
+            forward, lambda y, x: jnp.mean(jnp.sum(y**2, -1)), capture, fisher=layers.empirical()
+        )
+        tx = precond.scale_by_kfac(capture.layers, damping=0.1, refresh=1)
+        state = tx.init(params)
+        _, grads, factors = jax.jit(f)(params, x)
+        return jax.jit(tx.update)(grads, state, factors=factors)[0]
+
+    sharded = {"kernel": put(params["kernel"], None, "model"), "bias": put(params["bias"], "model")}
+    wanted = run(params, x)
+    assert_same(run(sharded, put(x, "data")), wanted)
+    # Over the batch's axis, which the model itself would not take: the direction alone.
+    tx = precond.scale_by_kfac(linen.capture(model, {"params": params}, x).layers)
+    tx.init({"kernel": put(params["kernel"], "data"), "bias": put(params["bias"])})

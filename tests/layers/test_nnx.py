@@ -123,6 +123,40 @@ class Own(nnx.Linear):
     """A subclass may do anything."""
 
 
+class Fixed(nnx.Module):
+    """Weights that are no parameters, a bias that is none, and weights that two layers share."""
+
+    def __init__(self, rngs):
+        self.fixed, self.shifted, self.first, self.second = (Linear(4, 4, rngs=rngs) for _ in range(4))
+        for layer, names in ((self.fixed, ("kernel", "bias")), (self.shifted, ("bias",))):
+            for name in names:
+                setattr(layer, name, nnx.Cache(getattr(layer, name)[...]))
+        self.second.kernel = self.first.kernel
+
+    def __call__(self, x):
+        return self.second(nnx.tanh(self.first(nnx.tanh(self.shifted(inputs=self.fixed(x))))))
+
+
+class Across(nnx.Module):
+    """Layers whose parameters are stacked along their second axis."""
+
+    def __init__(self, rngs):
+        over = nnx.StateAxes({nnx.Param: 1, ...: 0})
+        self.layers = nnx.split_rngs(splits=2)(nnx.vmap(lambda r: Linear(4, 4, rngs=r), out_axes=over))(rngs)
+
+    def __call__(self, x):
+        over = (nnx.Carry, nnx.StateAxes({nnx.Param: 1, ...: 0}))
+        return nnx.scan(lambda x, layer: nnx.tanh(layer(x)), in_axes=over, out_axes=nnx.Carry)(x, self.layers)
+
+
+class Spectral(nnx.Module):
+    def __init__(self, rngs):
+        self.normed = nnx.SpectralNorm(nnx.Linear(6, 3, rngs=rngs), rngs=rngs)
+
+    def __call__(self, x):
+        return self.normed(x.astype(jnp.float32), update_stats=True)
+
+
 def numbers(x):
     """A random key as numbers."""
     return jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
@@ -175,12 +209,37 @@ MODELS = {
     "einsum": (lambda r: nnx.Einsum("btd,hdk->bthk", (2, 4, 3), (2, 3), rngs=r, **F64), SEQUENCE, {}),
     "embedding": (lambda r: Chain(nnx.Embed(7, 4, rngs=r, **F64), Linear(4, 3, rngs=r)), TOKENS, {}),
     "tied": (Tied, TOKENS, {"table/embedding": "miss"}),
+    "fixed": (
+        Fixed,
+        (3, 4),
+        {
+            "first/kernel": "miss",
+            "first/bias": "miss",
+            "second/bias": "those of another one, or no parameters",
+        },
+    ),
+    "stacked_over_another_axis": (Across, (3, 4), {"layers/kernel": "another axis", "layers/bias": "another axis"}),
+    "spectral_norm": (
+        Spectral,
+        (4, 6),
+        {"normed/layer_instance/kernel": "inside SpectralNorm", "normed/layer_instance/bias": "inside SpectralNorm"},
+    ),
+    "narrow_parameters": (
+        lambda r: nnx.Linear(6, 3, dtype=jnp.bfloat16, param_dtype=jnp.bfloat16, rngs=r),
+        (4, 6),
+        {},
+    ),
+    "lora": (
+        lambda r: nnx.LoRA(4, 2, 4, base_module=Linear(4, 4, rngs=r), rngs=r, **F64),
+        (3, 4),
+        {"lora_a": "no rule for LoRA", "lora_b": "no rule for LoRA"},
+    ),
     "subclass": (lambda r: Own(6, 3, rngs=r, **F64), (4, 6), {"kernel": "no rule for Own", "bias": "no rule for Own"}),
 }
 
 
-QUICK = ("mlp", "grouped", "rematerialised", "tied", "subclass", "ensemble", "weight_norm")
-ROUNDING = {"resnet": 1e-5, "mixed_precision": 5e-3}
+QUICK = ("mlp", "grouped", "rematerialised", "tied", "subclass", "ensemble", "weight_norm", "fixed", "spectral_norm")
+ROUNDING = {"resnet": 1e-5, "mixed_precision": 5e-3, "narrow_parameters": 2e-2, "spectral_norm": 1e-5}
 CASES = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in MODELS]
 
 
@@ -285,3 +344,37 @@ def test_an_nnx_optimizer_trains_with_the_factors():
 
     losses = [step(model, optimizer, jax.random.key(i)) for i in range(15)]
     assert losses[-1] < 0.6 * losses[0]
+
+
+class Token(nnx.Module):
+    """A layer of tokens, compiled by itself."""
+
+    def __init__(self, rngs):
+        self.layer = Linear(3, 2, rngs=rngs)
+
+    def __call__(self, x):
+        return compiled(self.layer, x)
+
+
+compiled = nnx.jit(lambda layer, x: layer(x))
+
+
+def test_positions_that_are_padding_count_for_nothing():
+    x, model = normal(2, 4, 3), Token(nnx.Rngs(0))
+    capture = front.capture(model, x)
+    _, params, rest = nnx.split(model, nnx.Param, ...)
+
+    def forward(params, valid):
+        out, after = capture.apply(params, rest, x, valid=valid)
+        return out * valid[..., None], after
+
+    fisher = layers.exact(layers.gaussian())
+    f = jax.jit(layers.factors_alone(forward, capture, fisher=fisher, examples=4, has_aux=True))
+    first = jnp.asarray([[True, True, True, False], [True, False, False, False]])
+    for valid in (first, ~first):
+        a, g, _ = f(params, valid)["layer"]
+        tokens = np.concatenate([np.asarray(x)[np.asarray(valid)], np.ones((4, 1))], axis=1)
+        np.testing.assert_allclose(a[0], tokens.T @ tokens / 4, atol=1e-14)
+        np.testing.assert_allclose(g[0], np.eye(2), atol=1e-14)
+    with pytest.raises(ValueError, match=r"valid of shape \(4, 2\)"):
+        capture.apply(capture.attach(params), rest, x, valid=first.T)
