@@ -11,6 +11,7 @@ from precond.layers.explicit import explicit
 from precond.layers.fisher import Estimator, Likelihood, bernoulli, categorical, empirical, exact, gaussian, sampled
 from precond.layers.ggn import ggn_product
 from precond.layers.gradients import factors_alone, value_grad_factors
+from precond.layers.in_band import with_fisher
 from precond.layers.kinds import Contraction, Conv, Embed, Scale, dense, einsum
 from precond.layers.sharing import Sharing, doubly_factored, expand, reduce
 from precond.layers.tap import Tap, tap
@@ -47,4 +48,5 @@ __all__ = [
     "sampled",
     "tap",
     "value_grad_factors",
+    "with_fisher",
 ]

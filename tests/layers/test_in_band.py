@@ -106,6 +106,51 @@ def test_a_train_state_goes_the_path_of_a_loop_that_passes_factors():
     assert all(not x.any() for x in jax.tree.leaves(probes_in(state.params)))
 
 
+FISHERS = {"sampled": layers.sampled(layers.categorical()), "exact": layers.exact(layers.categorical())}
+
+
+def exactly(name):
+    """Of the capture's model, gradients in which the probes have another Fisher matrix; and the same as arguments."""
+    capture, _, _ = setting()
+    forward = lambda params, x: capture.apply({"params": params}, x)  # noqa: E731
+    wrapped = layers.with_fisher(forward, FISHERS[name])
+    beside = layers.value_grad_factors(
+        lambda params, x, y: forward(params, x),
+        lambda logits, x, y: cross_entropy(logits, y),
+        capture,
+        fisher=FISHERS[name],
+    )
+    return jax.grad(lambda params, x, y, key: cross_entropy(wrapped(params, x, key=key), y)), beside
+
+
+@pytest.mark.parametrize("name", [pytest.param("exact", marks=pytest.mark.slow), "sampled"])
+def test_probes_have_the_factors_of_another_fisher_matrix_beside_the_gradient_of_the_loss(name):
+    capture, params, _ = setting()
+    gradient, beside = exactly(name)
+    key = jax.random.key(3)
+    grads = jax.jit(gradient)(capture.attach(params), *data(), key)
+    _, wanted, factors = jax.jit(beside)(params, *data(), key=key)
+    assert_close(capture.detach(grads), wanted, 1e-14)
+    found = {p.layer: p.factors(1 / p.sums["examples"]) for p in probes_in(grads)}
+    assert_close(found, {layer.seen_from(path): factors[path] for path, layer in capture.layers.items()}, 1e-13)
+
+
+@pytest.mark.slow
+def test_multi_steps_average_the_sampled_factors_of_micro_batches():
+    capture, params, _ = setting()
+    (x, y), (gradient, beside) = data(), exactly("sampled")
+    tx = optax.MultiSteps(KFAC(), every_k_schedule=2, accumulator_dtype=jnp.float64)
+    state, keys, carried = tx.init(capture.attach(params)), jax.random.split(jax.random.key(3)), capture.attach(params)
+    for part, key in zip(range(2), keys, strict=True):
+        grads = jax.jit(gradient)(carried, x[4 * part :][:4], y[4 * part :][:4], key)
+        updates, state = jax.jit(tx.update)(grads, state, carried)
+    halves = [jax.jit(beside)(params, x[4 * i :][:4], y[4 * i :][:4], key=keys[i])[1:] for i in range(2)]
+    grads, factors = jax.tree.map(lambda a, b: (a + b) / 2, *halves)
+    alone = KFAC(capture.layers)
+    wanted, _ = jax.jit(alone.update)(grads, alone.init(params), params, factors=factors)
+    assert_close(capture.detach(updates), wanted)
+
+
 def test_multi_steps_average_the_factors_of_micro_batches_to_those_of_the_batch():
     capture, params, _ = setting()
     x, y = data()
@@ -280,6 +325,8 @@ def test_errors_say_what_to_do():
     carried = capture.attach(params)
     with pytest.raises(ValueError, match=r"capture\.attach\(params\)"):
         KFAC().init(params)
+    with pytest.raises(ValueError, match="leave it out"):
+        layers.with_fisher(lambda params: params, layers.empirical())
     with pytest.raises(ValueError, match="leave layers= out"):
         KFAC(capture.layers).init(carried)
     with pytest.raises(ValueError, match="Give layers=, too"):

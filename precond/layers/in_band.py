@@ -1,0 +1,109 @@
+"""The expected Fisher matrix in loops that pass gradients alone: what probes are sent is not what weights are sent."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from precond.blocks import Probe, path_name
+from precond.layers.fisher import Estimator
+
+__all__ = ["with_fisher"]
+
+
+def with_fisher(forward: Callable[..., Any], fisher: Estimator, *, has_aux: bool = False) -> Callable[..., Any]:
+    r"""The same model, whose gradient by its probes is that of another Fisher matrix than the empirical one.
+
+    A backward pass has one cotangent for all that is behind the outputs: of a loss's gradient, probes get what belongs
+    to the empirical Fisher matrix. Here the backward pass of the model as a whole is two: that of the loss for the
+    parameters and one of what `fisher` says for the probes, by the same forward pass. So `jax.grad`, and what is built
+    on it (`TrainState`, `optax.MultiSteps`), sees nothing but gradients.
+
+    Args:
+      forward: from parameters that carry probes (`capture.attach(params)`) and arguments to the outputs (with
+        `has_aux`, and something else), by examples: `lambda params, x: capture.apply({"params": params}, x)`. What
+        depends on parameters that are differentiated must be an argument.
+      fisher: `sampled` or `exact`.
+      has_aux: whether `forward` returns a pair.
+
+    Returns:
+      A function as `forward`, with one more argument, `key`, which `sampled` needs. The number of examples is counted
+      in the outputs, as in `precond.layers.Capture.attach`. Reverse differentiation alone, and once.
+
+    Raises:
+      ValueError: for the empirical Fisher matrix, which needs no wrapper.
+
+    Examples:
+      >>> from precond import layers
+      >>> params, x = {"kernel": jnp.asarray([[2.0]])}, jnp.asarray([[1.0], [3.0]])
+      >>> capture = layers.explicit({"": layers.dense(bias=False)}, params)
+      >>> def model(params, x):
+      ...     return capture.counted(params, capture.apply("", params, x @ params["kernel"], x))
+      >>> exactly = with_fisher(model, layers.exact(layers.gaussian()))
+      >>> grads = jax.grad(lambda params: 7 * jnp.mean(exactly(params, x)))(capture.attach(params))
+      >>> grads["kernel"].item()
+      14.0
+      >>> [f.item() for f in grads["_kfac"].factors(1 / 2)[:2]]  # of a mean over two examples: A, and G = 1 without a 7
+      [5.0, 1.0]
+    """
+    pull = fisher.pull
+    if pull is None:
+        raise ValueError("fisher=empirical() is what probes get without with_fisher(): leave it out.")
+
+    def run(params: Any, args: Any) -> tuple[Any, Any]:
+        out = forward(params, *args)
+        return out if has_aux else (out, None)
+
+    @jax.custom_vjp
+    def model(params: Any, args: Any, key: Any) -> tuple[Any, Any]:
+        del key
+        return run(params, args)
+
+    def ahead(params: Any, args: Any, key: Any) -> Any:
+        outputs, back, aux = jax.vjp(run, params, args, has_aux=True)
+        return (outputs, aux), (outputs, back, key)
+
+    def behind(kept: Any, slopes: Any) -> Any:
+        outputs, back, key = kept
+        own, others = back(slopes[0])
+        seen = pull(key, outputs, lambda g: _probes(back(g)[0]))
+        return _exchanged(own, seen), others, None
+
+    model.defvjp(ahead, behind)
+
+    def wrapped(params: Any, *args: Any, key: jax.Array | None = None) -> Any:
+        outputs, aux = model(params, args, key)
+        return (outputs, aux) if has_aux else outputs
+
+    return wrapped
+
+
+def _is_probe(x: Any) -> bool:
+    return isinstance(x, Probe)
+
+
+def _probes(tree: Any) -> dict[str, Probe]:
+    leaves = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_probe)[0]
+    return {path_name(path): x for path, x in leaves if _is_probe(x)}
+
+
+def _exchanged(tree: Any, seen: dict[str, Probe]) -> Any:
+    """The tree with other probes."""
+
+    def one(path: Any, own: Any) -> Any:
+        return _as_of_a_mean(own, seen[path_name(path)]) if _is_probe(own) else own
+
+    return jax.tree_util.tree_map_with_path(one, tree, is_leaf=_is_probe)
+
+
+def _as_of_a_mean(own: Probe, new: Probe) -> Probe:
+    """Sums of cotangents of each example's own as those of their mean, which a loop's gradients are, and its count."""
+    n = own.sums["examples"]
+    squares = ("outputs",) if own.layer.outputs else ("inputs",)  # a norm's factor is one of cotangents
+
+    def scaled(x: jax.Array) -> jax.Array:
+        return x / jnp.square(n).reshape(n.shape + (1,) * (x.ndim - n.ndim))
+
+    sums = {name: scaled(x) if name in squares else x for name, x in new.sums.items()}
+    return Probe(own.layer, {**sums, "examples": n})
