@@ -92,7 +92,7 @@ def small_side(path: str, leaf: Any) -> View | None:
     return View((0, 1), passive=(0,) if leaf.shape[0] >= leaf.shape[1] else (1,))
 
 
-def _merged(shape: tuple[int, ...], limit: int) -> tuple[int, ...]:
+def _merged(shape: tuple[int, ...], limit: float) -> tuple[int, ...]:
     """Neighbouring axes merged from the left while their product stays within the limit; ones vanish."""
     merged, product = [], 1
     for d in shape:
@@ -104,14 +104,33 @@ def _merged(shape: tuple[int, ...], limit: int) -> tuple[int, ...]:
     return tuple(merged + ([product] if product > 1 else [])) or (1,)
 
 
-def tensors(*, min_rank: int = 0, squeeze: bool = False, merge: int = 0, max_size: int = 0) -> Views:
+def _merged_from_right(shape: tuple[int, ...], limit: float, target: int) -> tuple[int, ...]:
+    """The same from the right, while more than `target` axes are left."""
+    merged = [shape[-1]]
+    for done, d in enumerate(shape[-2::-1], start=1):
+        if len(merged) + len(shape) - done > target and merged[-1] * d <= limit:
+            merged[-1] *= d
+        else:
+            merged.append(d)
+    return tuple(merged[::-1])
+
+
+def tensors(
+    *,
+    min_rank: int = 0,
+    squeeze: bool = False,
+    merge: int | None = 0,
+    target: int | None = None,
+    max_size: int = 0,
+) -> Views:
     """Every parameter as a tensor with one factor an axis, as the reference Shampoos and SOAP read it.
 
     Args:
       min_rank: parameters of fewer axes get no view.
       squeeze: drop axes of length 1 first (Meta); a scalar is then a vector of 1.
       merge: merge neighbouring axes, from the left, while the product is at most this (Google's
-        `best_effort_shape_interpretation`); 0 merges none.
+        `best_effort_shape_interpretation`); 0 merges none, and None sets no limit.
+      target: merge from the right instead, while more axes than this are left (Meta).
       max_size: an axis longer than this is passive (SOAP's `max_precond_dim`); 0 sets no limit.
 
     Examples:
@@ -128,8 +147,11 @@ def tensors(*, min_rank: int = 0, squeeze: bool = False, merge: int = 0, max_siz
         shape = leaf.shape
         if squeeze:
             shape = tuple(d for d in shape if d != 1) or (1,)
-        if merge and shape:
-            shape = _merged(shape, merge)
+        limit = math.inf if merge is None else merge
+        if target is not None and shape:
+            shape = _merged_from_right(shape, limit, target)
+        elif limit and shape:
+            shape = _merged(shape, limit)
         floating = jnp.issubdtype(leaf.dtype, jnp.floating)
         passive = tuple(i for i, d in enumerate(shape) if max_size and d > max_size)
         if not floating or not shape or len(leaf.shape) < min_rank or len(passive) == len(shape):

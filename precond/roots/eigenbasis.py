@@ -121,4 +121,4 @@ def eigenbasis(
         inverse = jnp.where(values > 1e-12 * peak, values, jnp.where(peak > 0, jnp.inf, 1)) ** -0.5
         return jnp.einsum("mij,mkj->mik", basis * inverse, basis, precision=dot_precision())
 
-    return Root(init, refresh, apply, whiten, lambda order: 1.0)
+    return Root(init, refresh, apply, whiten, lambda axis: 1.0)

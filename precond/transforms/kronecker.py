@@ -10,7 +10,7 @@ from precond.arguments import check_whole
 from precond.blocks import keep_finite, path_name
 from precond.linalg import Precision, computing_in
 from precond.mesh import WHOLE, Share
-from precond.roots import Root, RootState
+from precond.roots import Root, RootState, powers_of
 from precond.scopes import named
 from precond.transforms.outside import outside_state, take
 from precond.transforms.per_block import per_block
@@ -52,14 +52,14 @@ def _refresh(
     states, treedef = jax.tree.flatten(roots, is_leaf=_is_root)
     tuples = treedef.flatten_up_to(factors)
     places = [(i, axis) for i, t in enumerate(tuples) for axis, f in enumerate(t) if f is not None]
-    orders = [sum(f is not None for f in tuples[i]) for i, _ in places]
+    powers = [power for t in tuples for power in powers_of(root, t)]
     new = refresh_roots(
         root,
         schedule,
         step,
         [tuples[i][axis] for i, axis in places],
         [states[i].derived[axis] for i, axis in places],
-        orders,
+        powers,
         going,
         sections,
         share,
