@@ -164,6 +164,23 @@ def tensors(
 Rule = View | Mapping[str, Any] | Views | None
 
 
+def _compiled(pair: Any) -> tuple[re.Pattern[str], Rule]:
+    """A pattern and its rule, checked as far as they can be without a parameter."""
+    if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
+        raise TypeError(f"views: {pair!r} must be a (pattern, view) pair.")
+    pattern, rule = pair
+    try:
+        compiled = re.compile(pattern)
+    except (re.error, TypeError) as error:
+        raise ValueError(f"views: {pattern!r} is no regular expression: {error}.") from error
+    unknown = set(rule) - set(View._fields) if isinstance(rule, Mapping) else set()
+    if unknown or (isinstance(rule, Mapping) and "axes" not in rule):
+        raise TypeError(f"views: {rule!r} for {pattern!r} must have `axes`, and may have `passive` and `shape`.")
+    if not (rule is None or callable(rule) or isinstance(rule, (View, Mapping))):
+        raise TypeError(f"views: {rule!r} for {pattern!r} must be a precond.View, its arguments, a function, or None.")
+    return compiled, rule
+
+
 def rules(*pairs: tuple[str, Rule], otherwise: Views = default_views) -> Views:
     """Views by path: the first pattern found in the path decides.
 
@@ -172,6 +189,9 @@ def rules(*pairs: tuple[str, Rule], otherwise: Views = default_views) -> Views:
         mapping, a function of path and parameter, or None.
       otherwise: for paths in which no pattern is found.
 
+    Raises:
+      ValueError, TypeError: for a pattern that is no regular expression, or a rule of another kind.
+
     Examples:
       >>> views = rules(("layers/.*kernel", View((1, 2))), ("head", None), ("embedding", small_side))
       >>> views("layers/mlp/kernel", jnp.zeros((12, 4, 8)))
@@ -179,7 +199,7 @@ def rules(*pairs: tuple[str, Rule], otherwise: Views = default_views) -> Views:
       >>> views("embedding", jnp.zeros((100, 4))).passive
       (0,)
     """
-    compiled = [(re.compile(pattern), rule) for pattern, rule in pairs]
+    compiled = [_compiled(pair) for pair in pairs]
 
     def views(path: str, leaf: Any) -> View | None:
         for pattern, rule in compiled:

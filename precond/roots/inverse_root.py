@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from precond.arguments import check_number
+from precond.arguments import check_number, check_part
 from precond.linalg import multiply, root_residual
 from precond.roots.damping import Damping, relative
 from precond.roots.guard import Checked, accept, raised, unchecked
@@ -52,7 +52,7 @@ def inverse_root(
 
     Raises:
       ValueError: for a power that is not positive, or a method that computes no roots.
-      TypeError: for a power that is an array.
+      TypeError: for a power that is an array, or a method or damping of another kind.
 
     Reference:
       Gupta, Koren and Singer, Shampoo: Preconditioned Stochastic Tensor Optimization, 2018, Algorithm 2.
@@ -66,6 +66,8 @@ def inverse_root(
     """
     method = by_platform() if method is None else method
     damping = relative() if damping is None else damping
+    check_part("method", method, Method, "precond.eigh()")
+    check_part("damping", damping, Damping, "precond.relative(1e-6)")
     check_number("tolerance", tolerance, 0)
     root_of = method.root
     if root_of is None:
