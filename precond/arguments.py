@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 
-__all__ = ["STATIC_ARGS", "check_number", "check_whole"]
+__all__ = ["STATIC_ARGS", "check_decay", "check_number", "check_part", "check_transformation", "check_whole"]
 
 STATIC_ARGS = ("block_size", "refresh", "views", "mask")
 """Arguments of every alias that cannot be injected: `optax.inject_hyperparams(alias, precond.STATIC_ARGS)`."""
@@ -52,3 +52,52 @@ def check_number(name: str, value: Any, low: float, high: float | None = None, *
     if not (low <= value and (high is None or value <= high)):
         bounds = f"be at least {low}" if high is None else f"lie between {low} and {high}"
         raise ValueError(f"{name}={value}: must {bounds}. {advice}".strip())
+
+
+def check_decay(name: str, value: Any) -> None:
+    """Raise unless a Python number can be the decay of a momentum: at least 0, and below 1.
+
+    Raises:
+      TypeError: for what is no number.
+      ValueError: for a number out of range.
+
+    Examples:
+      >>> check_decay("b1", 1.0)
+      Traceback (most recent call last):
+      ValueError: b1=1.0: must be below 1, or the average never leaves its start.
+    """
+    check_number(name, value, 0, 1)
+    if not isinstance(value, jax.Array) and value == 1:
+        raise ValueError(f"{name}={value}: must be below 1, or the average never leaves its start.")
+
+
+def check_part(name: str, value: Any, kind: type, example: str) -> None:
+    """Raise unless `value` is a part of this kind.
+
+    Raises:
+      TypeError: saying which there are, and that a function which makes one is to be called.
+
+    Examples:
+      >>> check_part("steps", "3", int, "3")
+      Traceback (most recent call last):
+      TypeError: steps='3': must be of type int, such as 3.
+    """
+    if not isinstance(value, kind):
+        call = " Call this function." if callable(value) else ""
+        raise TypeError(f"{name}={value!r}: must be of type {kind.__name__}, such as {example}.{call}")
+
+
+def check_transformation(name: str, value: Any) -> None:
+    """Raise unless `value` is an Optax transformation.
+
+    Raises:
+      TypeError: saying so, and that a function which makes one is to be called.
+
+    Examples:
+      >>> check_transformation("otherwise", "adam")
+      Traceback (most recent call last):
+      TypeError: otherwise='adam': must be an Optax transformation, such as optax.scale_by_adam().
+    """
+    if not (hasattr(value, "init") and hasattr(value, "update")):
+        call = " Call this function." if callable(value) else ""
+        raise TypeError(f"{name}={value!r}: must be an Optax transformation, such as optax.scale_by_adam().{call}")

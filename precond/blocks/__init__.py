@@ -3,6 +3,7 @@
 from precond.blocks.finite import any_finite, finite_blocks, keep_finite
 from precond.blocks.joint import Layer
 from precond.blocks.layout import Layout, layout_of
+from precond.blocks.leaves import check_leaves, check_shapes
 from precond.blocks.names import active_axes, stack_name
 from precond.blocks.probe import Factors, Probe
 from precond.blocks.rules import as_views, default_views, path_name, rules, small_side, tensors
@@ -18,6 +19,8 @@ __all__ = [
     "active_axes",
     "any_finite",
     "as_views",
+    "check_leaves",
+    "check_shapes",
     "default_views",
     "finite_blocks",
     "keep_finite",

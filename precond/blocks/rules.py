@@ -92,7 +92,7 @@ def small_side(path: str, leaf: Any) -> View | None:
     return View((0, 1), passive=(0,) if leaf.shape[0] >= leaf.shape[1] else (1,))
 
 
-def _merged(shape: tuple[int, ...], limit: int) -> tuple[int, ...]:
+def _merged(shape: tuple[int, ...], limit: float) -> tuple[int, ...]:
     """Neighbouring axes merged from the left while their product stays within the limit; ones vanish."""
     merged, product = [], 1
     for d in shape:
@@ -104,14 +104,33 @@ def _merged(shape: tuple[int, ...], limit: int) -> tuple[int, ...]:
     return tuple(merged + ([product] if product > 1 else [])) or (1,)
 
 
-def tensors(*, min_rank: int = 0, squeeze: bool = False, merge: int = 0, max_size: int = 0) -> Views:
+def _merged_from_right(shape: tuple[int, ...], limit: float, target: int) -> tuple[int, ...]:
+    """The same from the right, while more than `target` axes are left."""
+    merged = [shape[-1]]
+    for done, d in enumerate(shape[-2::-1], start=1):
+        if len(merged) + len(shape) - done > target and merged[-1] * d <= limit:
+            merged[-1] *= d
+        else:
+            merged.append(d)
+    return tuple(merged[::-1])
+
+
+def tensors(
+    *,
+    min_rank: int = 0,
+    squeeze: bool = False,
+    merge: int | None = 0,
+    target: int | None = None,
+    max_size: int = 0,
+) -> Views:
     """Every parameter as a tensor with one factor an axis, as the reference Shampoos and SOAP read it.
 
     Args:
       min_rank: parameters of fewer axes get no view.
       squeeze: drop axes of length 1 first (Meta); a scalar is then a vector of 1.
       merge: merge neighbouring axes, from the left, while the product is at most this (Google's
-        `best_effort_shape_interpretation`); 0 merges none.
+        `best_effort_shape_interpretation`); 0 merges none, and None sets no limit.
+      target: merge from the right instead, while more axes than this are left (Meta).
       max_size: an axis longer than this is passive (SOAP's `max_precond_dim`); 0 sets no limit.
 
     Examples:
@@ -128,8 +147,11 @@ def tensors(*, min_rank: int = 0, squeeze: bool = False, merge: int = 0, max_siz
         shape = leaf.shape
         if squeeze:
             shape = tuple(d for d in shape if d != 1) or (1,)
-        if merge and shape:
-            shape = _merged(shape, merge)
+        limit = math.inf if merge is None else merge
+        if target is not None and shape:
+            shape = _merged_from_right(shape, limit, target)
+        elif limit and shape:
+            shape = _merged(shape, limit)
         floating = jnp.issubdtype(leaf.dtype, jnp.floating)
         passive = tuple(i for i, d in enumerate(shape) if max_size and d > max_size)
         if not floating or not shape or len(leaf.shape) < min_rank or len(passive) == len(shape):
@@ -142,6 +164,23 @@ def tensors(*, min_rank: int = 0, squeeze: bool = False, merge: int = 0, max_siz
 Rule = View | Mapping[str, Any] | Views | None
 
 
+def _compiled(pair: Any) -> tuple[re.Pattern[str], Rule]:
+    """A pattern and its rule, checked as far as they can be without a parameter."""
+    if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
+        raise TypeError(f"views: {pair!r} must be a (pattern, view) pair.")
+    pattern, rule = pair
+    try:
+        compiled = re.compile(pattern)
+    except (re.error, TypeError) as error:
+        raise ValueError(f"views: {pattern!r} is no regular expression: {error}.") from error
+    unknown = set(rule) - set(View._fields) if isinstance(rule, Mapping) else set()
+    if unknown or (isinstance(rule, Mapping) and "axes" not in rule):
+        raise TypeError(f"views: {rule!r} for {pattern!r} must have `axes`, and may have `passive` and `shape`.")
+    if not (rule is None or callable(rule) or isinstance(rule, (View, Mapping))):
+        raise TypeError(f"views: {rule!r} for {pattern!r} must be a precond.View, its arguments, a function, or None.")
+    return compiled, rule
+
+
 def rules(*pairs: tuple[str, Rule], otherwise: Views = default_views) -> Views:
     """Views by path: the first pattern found in the path decides.
 
@@ -150,6 +189,9 @@ def rules(*pairs: tuple[str, Rule], otherwise: Views = default_views) -> Views:
         mapping, a function of path and parameter, or None.
       otherwise: for paths in which no pattern is found.
 
+    Raises:
+      ValueError, TypeError: for a pattern that is no regular expression, or a rule of another kind.
+
     Examples:
       >>> views = rules(("layers/.*kernel", View((1, 2))), ("head", None), ("embedding", small_side))
       >>> views("layers/mlp/kernel", jnp.zeros((12, 4, 8)))
@@ -157,7 +199,7 @@ def rules(*pairs: tuple[str, Rule], otherwise: Views = default_views) -> Views:
       >>> views("embedding", jnp.zeros((100, 4))).passive
       (0,)
     """
-    compiled = [(re.compile(pattern), rule) for pattern, rule in pairs]
+    compiled = [_compiled(pair) for pair in pairs]
 
     def views(path: str, leaf: Any) -> View | None:
         for pattern, rule in compiled:

@@ -50,6 +50,26 @@ class Geometry(NamedTuple):
     passive: tuple[int, ...]
 
 
+def _is_whole(x: Any) -> bool:
+    return hasattr(x, "__index__") and not isinstance(x, bool)
+
+
+def _check_kinds(view: Any, where: str) -> None:
+    if not isinstance(view, View):
+        raise TypeError(f"`views` gave {view!r} for {where}: it must give a precond.View, or None.")
+    entries = view.axes if isinstance(view.axes, (tuple, list)) else [None]
+    flat = [axis for entry in entries for axis in (entry if isinstance(entry, (tuple, list)) else [entry])]
+    if not all(map(_is_whole, flat)):
+        raise TypeError(
+            f"View.axes={view.axes!r} of {where}: must be a tuple of axes, or of groups of axes, such as (0, 1) or "
+            f"((0, 1), 2)."
+        )
+    for name in ("passive", "shape"):
+        given = getattr(view, name)
+        if given is not None and not (isinstance(given, (tuple, list)) and all(map(_is_whole, given))):
+            raise TypeError(f"View.{name}={given!r} of {where}: must be a tuple of integers.")
+
+
 def _reading(view: View, shape: tuple[int, ...], where: str) -> tuple[int, ...]:
     if view.shape is None:
         return shape
@@ -75,11 +95,13 @@ def geometry(view: View, shape: tuple[int, ...], where: str) -> Geometry:
 
     Raises:
       ValueError: for an axis out of range, named twice, or a shape that does not fit.
+      TypeError: for what is no view, or has axes that are no integers.
 
     Examples:
       >>> geometry(View(((0, 1), 2)), (3, 5, 4), "kernel")
       Geometry(shape=(3, 5, 4), order=(0, 1, 2), tensor=(15, 4), passive=())
     """
+    _check_kinds(view, where)
     shape = _reading(view, shape, where)
     rank = len(shape)
     groups = [tuple(entry) if isinstance(entry, (tuple, list)) else (entry,) for entry in view.axes]

@@ -10,7 +10,7 @@ import numpy as np
 
 from precond.host.rows import Leaving, arrived, leave, put
 from precond.linalg import dense
-from precond.roots import Root, RootState
+from precond.roots import Root, RootState, powers_of
 from precond.transforms import KroneckerState
 
 __all__ = ["Job", "Kernel", "begin", "cancel", "finish", "kernel_of", "unfinished"]
@@ -102,9 +102,10 @@ def begin(state: KroneckerState, root: Root, kernel: Kernel, pool: Executor, *, 
     """
     works = []
     for stack, (factors, roots, failed) in enumerate(zip(*_stacks(state)[:3], strict=True)):
-        power = root.power(sum(f is not None for f in factors))
+        powers = iter(powers_of(root, factors))
         for axis, (factor, old) in enumerate(zip(factors, roots.derived, strict=True)):
             if factor is not None:
+                power = next(powers)
                 leaving = leave((factor, old, failed))
 
                 def task(start: int, i: int, leaving: Leaving = leaving, power: Any = power) -> Any:

@@ -14,7 +14,7 @@ from jax.core import Tracer
 from precond.arguments import check_whole
 from precond.host.job import Job, begin, cancel, finish, kernel_of, unfinished
 from precond.host.rows import put
-from precond.roots import Root
+from precond.roots import Axis, Root
 from precond.transforms import Engine, KroneckerState, describing
 
 __all__ = ["HostRefresh", "host_refresh"]
@@ -197,7 +197,9 @@ def _check(root: Root) -> None:
     """That the root can be used by itself."""
 
     def refresh(factor: jax.Array) -> Any:
-        return root.refresh(factor, root.init(factor[0], (factor, factor)).derived[0], root.power(2), jnp.asarray(True))
+        return root.refresh(
+            factor, root.init(factor[0], (factor, factor)).derived[0], root.power(Axis(0, 2, 2)), jnp.asarray(True)
+        )
 
     traced = jax.make_jaxpr(refresh)(jax.ShapeDtypeStruct((1, 2, 2), np.float32))
     if any(isinstance(x, Tracer) for x in traced.consts):

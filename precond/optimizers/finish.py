@@ -1,5 +1,6 @@
 """How every alias ends: weight decay, then the learning rate."""
 
+import math
 from typing import Any
 
 import jax
@@ -39,6 +40,8 @@ def finish(
     """
     if not callable(learning_rate):
         check_number("learning_rate", learning_rate, 0)
+        if not isinstance(learning_rate, jax.Array) and learning_rate == math.inf:
+            raise ValueError("learning_rate=inf: must be finite.")
     decay = optax.identity()
     if weight_decay is not None:
         check_number("weight_decay", weight_decay, 0)

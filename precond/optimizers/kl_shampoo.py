@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from precond.arguments import check_decay, check_number
 from precond.blocks import Views
 from precond.mesh import Sharded
 from precond.optimizers.finish import finish
@@ -77,6 +78,10 @@ def kl_shampoo(
       >>> updates, state = tx.update(params, tx.init(params), params)
       >>> params = optax.apply_updates(params, updates)
     """
+    check_decay("b1", b1)
+    check_number("b2", b2, 0, 1, advice="1 sums the factors.")
+    check_number("eps", eps, 0)
+    check_number("damping", damping, 0)
     direction = scale_by_kronecker(
         kl(b2),
         inverse_root(power=0.5, method=method, damping=relative(damping)),

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from precond.arguments import check_decay, check_number
 from precond.blocks import Views
 from precond.mesh import Sharded
 from precond.optimizers.finish import finish
@@ -88,6 +89,9 @@ def shampoo(
       >>> updates, state = tx.update(params, tx.init(params), params)
       >>> params = optax.apply_updates(params, updates)
     """
+    check_decay("b1", b1)
+    check_number("b2", b2, 0, 1, advice="1 sums the factors.")
+    check_number("damping", damping, 0)
     direction = scale_by_kronecker(
         outer_products(b2),
         inverse_root(power=power, method=method, damping=relative(damping)),

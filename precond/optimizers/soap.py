@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from precond.arguments import check_whole
+from precond.arguments import check_decay, check_number, check_whole
 from precond.blocks import Views
 from precond.mesh import Sharded
 from precond.optimizers.finish import finish
@@ -82,6 +82,8 @@ def soap(
     if not isinstance(refresh, Refresh):
         check_whole("refresh", refresh, least=1)
         refresh = every(refresh, delay=1, warmup=1)
+    check_decay("b1", b1)
+    check_number("b2", b2, 0, 1, advice="1 sums.")
     direction = scale_by_kronecker(
         outer_products(b2),
         eigenbasis(b2, eps=eps, method=method),

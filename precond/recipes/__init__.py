@@ -4,8 +4,28 @@ Each function takes the reference's own hyperparameters and returns the chain th
 body for which part is which. For training, use the aliases.
 """
 
+from precond.recipes.averaging import AveragingState, averaged_params, primal_averaging
 from precond.recipes.google import google_shampoo
+from precond.recipes.google_roots import google_eigh, google_newton
 from precond.recipes.meta import meta_shampoo, meta_soap
+from precond.recipes.meta_bases import meta_eigh_basis, meta_qr_basis
+from precond.recipes.meta_roots import meta_eigh, meta_higher_order, meta_newton, meta_pseudo_inverse
 from precond.recipes.soap import official_soap
 
-__all__ = ["google_shampoo", "meta_shampoo", "meta_soap", "official_soap"]
+__all__ = [
+    "AveragingState",
+    "averaged_params",
+    "google_eigh",
+    "google_newton",
+    "google_shampoo",
+    "meta_eigh",
+    "meta_eigh_basis",
+    "meta_higher_order",
+    "meta_newton",
+    "meta_pseudo_inverse",
+    "meta_qr_basis",
+    "meta_shampoo",
+    "meta_soap",
+    "official_soap",
+    "primal_averaging",
+]

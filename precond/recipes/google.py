@@ -1,17 +1,19 @@
 """Google's Distributed Shampoo, on one device."""
 
 import functools
-import math
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from typing import Any
 
 import jax
 import optax
 
+from precond.arguments import check_whole
 from precond.blocks import View, tensors
-from precond.roots import Method, eigh, inverse_root, relative
+from precond.recipes.google_roots import google_eigh
+from precond.roots import Root
 from precond.statistics import outer_products
-from precond.transforms import blocked, every, graft, scale_by_kronecker, switch
+from precond.transforms import blocked, clip_by_rms, every, graft, scale_by_kronecker, switch
 
 __all__ = ["google_shampoo"]
 
@@ -22,17 +24,24 @@ def _views(path: str, leaf: jax.Array, *, min_rank: int, max_size: int, merge: i
     return tensors(min_rank=min_rank, merge=merge)(path, leaf)
 
 
+def _times(weight_decay: float, learning_rate: optax.ScalarOrSchedule) -> optax.ScalarOrSchedule:
+    if not callable(learning_rate):
+        return weight_decay * learning_rate
+    return lambda step: weight_decay * learning_rate(step)
+
+
 def google_shampoo(
-    learning_rate: float = 0.1,
+    learning_rate: optax.ScalarOrSchedule = 0.1,
     *,
     block_size: int = 128,
     beta1: float = 0.9,
     beta2: float = 0.999,
     grafting: Callable[[], optax.GradientTransformation] | None = optax.identity,
     matrix_epsilon: float = 1e-6,
-    epsilon_floor: float = 1e-6,
+    clip_by_scaled_gradient_norm: float | None = None,
     weight_decay: float = 0.0,
     decoupled_weight_decay: bool = False,
+    decoupled_learning_rate: bool = True,
     start_preconditioning_step: int = 5,
     preconditioning_compute_steps: int = 1,
     statistics_compute_steps: int = 1,
@@ -43,16 +52,16 @@ def google_shampoo(
     moving_average_for_momentum: bool = False,
     skip_preconditioning_dim_size_gt: int = 4096,
     skip_preconditioning_rank_lt: int = 1,
-    method: Method | None = None,
+    root: Callable[..., Root] = google_eigh,
+    stale: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     """`distributed_shampoo` of google-research/precondition, step by step.
 
     Two momenta are kept, one of the grafted direction and one of the graft alone; the second is used up to
-    `start_preconditioning_step`. Its power iteration stops at an absolute 1e-6, ours does not; its retries with ten
-    times the ridge are left out (a root of theirs that needs one is not the root that was asked for).
+    `start_preconditioning_step`.
 
     Args:
-      learning_rate: of the last step.
+      learning_rate: a number or a schedule.
       block_size: of every axis.
       beta1: of the momenta.
       beta2: of the factors; 1 sums.
@@ -61,9 +70,11 @@ def google_shampoo(
         RMSPROP; with `precond.normalize()` chained before it, the NORMALIZED ones; `optax.scale_by_sign` SQRT_N.
         None takes Shampoo's own norm.
       matrix_epsilon: relative ridge, and the factors' start.
-      epsilon_floor: of the largest eigenvalue in the ridge: 1e-6 with eigh, 1e-25 with Newton.
+      clip_by_scaled_gradient_norm: the largest root mean square of the graft; None does not clip it.
       weight_decay: added before the momenta, or after them if decoupled.
       decoupled_weight_decay: see above.
+      decoupled_learning_rate: off scales the graft instead of the momenta; a direction that is not grafted is then
+        not scaled at all.
       start_preconditioning_step: updates before Shampoo's momentum is used.
       preconditioning_compute_steps: steps between two refreshes, the first at once.
       statistics_compute_steps: steps between two accumulations.
@@ -75,7 +86,9 @@ def google_shampoo(
       moving_average_for_momentum: weight new terms by `1 - beta1`.
       skip_preconditioning_dim_size_gt: a parameter with a longer axis gets the graft alone.
       skip_preconditioning_rank_lt: and so does one of fewer axes.
-      method: `precond.eigh()` (None) or `precond.newton(iterations=100, tolerance=1e-6)`.
+      root: from `matrix_epsilon` and the keyword `power` to a `precond.Root`: `recipes.google_eigh`, or its
+        default `recipes.google_newton`; `functools.partial(.., relative=False)` makes the ridge absolute.
+      stale: use roots from the step after the one in which they are computed, as its sharded mode does.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -83,7 +96,20 @@ def google_shampoo(
       >>> round(float(jnp.linalg.norm(tx.update(w, tx.init(w), w)[0]) / jnp.linalg.norm(w)), 4)  # 0.1 (1 + beta1)
       0.19
     """
-    magnitude = optax.identity if grafting is None else grafting
+    if exponent_override:
+        check_whole("exponent_override", exponent_override, least=0)
+    decayed: Any = weight_decay
+    if decoupled_weight_decay and not decoupled_learning_rate:
+        decayed = _times(weight_decay, learning_rate)
+
+    def magnitude() -> optax.GradientTransformation:
+        clip, scale = clip_by_scaled_gradient_norm, optax.scale_by_learning_rate(learning_rate, flip_sign=False)
+        return optax.chain(
+            optax.identity() if grafting is None else grafting(),
+            optax.identity() if clip is None else clip_by_rms(clip),
+            optax.identity() if decoupled_learning_rate else scale,
+        )
+
     direction = blocked(
         scale_by_kronecker(
             outer_products(
@@ -93,13 +119,8 @@ def google_shampoo(
                 axes=axes,
                 every=statistics_compute_steps,
             ),
-            inverse_root(
-                power=1 / exponent_override if exponent_override else None,
-                method=eigh() if method is None else method,
-                damping=relative(matrix_epsilon, floor=epsilon_floor),
-                tolerance=math.inf,
-            ),
-            refresh=every(preconditioning_compute_steps),
+            root(matrix_epsilon, power=Fraction(1, exponent_override) if exponent_override else None),
+            refresh=every(preconditioning_compute_steps, delay=int(stale)),
         ),
         block_size=block_size,
         views=functools.partial(
@@ -112,7 +133,7 @@ def google_shampoo(
     )
     if grafting is not None:
         direction = graft(direction, magnitude(), eps=1e-25)
-    decay = optax.add_decayed_weights(weight_decay)
+    decay = optax.add_decayed_weights(decayed)
 
     def with_momentum(tx: optax.GradientTransformation) -> Any:
         return optax.chain(
@@ -124,4 +145,5 @@ def google_shampoo(
         )
 
     both = with_momentum(magnitude()), with_momentum(direction)
-    return optax.chain(switch(start_preconditioning_step + 1, *both), optax.scale(-learning_rate))
+    last = optax.scale_by_learning_rate(learning_rate) if decoupled_learning_rate else optax.scale(-1.0)
+    return optax.chain(switch(start_preconditioning_step + 1, *both), last)

@@ -1,20 +1,50 @@
 """The official SOAP."""
 
+import math
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from precond.blocks import tensors
+from precond.blocks import View, Views, tensors
 from precond.roots import eigenbasis, qr
 from precond.statistics import outer_products
-from precond.transforms import blocked, every, scale_by_diagonal, scale_by_kronecker
+from precond.transforms import blocked, every, normalize, scale_by_diagonal, scale_by_kronecker
 
 __all__ = ["official_soap"]
 
 
+def _channels_last(views: Views) -> Views:
+    """Read images' kernels `[out, h, w, in]` as `[out, in, h, w]` first, so that other axes are neighbours."""
+    order = (0, 3, 1, 2)
+
+    def read(path: str, leaf: Any) -> View | None:
+        if len(leaf.shape) != len(order):
+            return views(path, leaf)
+        view = views(path, jax.ShapeDtypeStruct([leaf.shape[i] for i in order], leaf.dtype))
+        if view is None or view.shape is None:
+            return view
+        groups, rest = [], [i for i in order if leaf.shape[i] != 1]
+        for size in view.shape:
+            group: list[int] = []
+            while rest and math.prod(leaf.shape[i] for i in group) < size:
+                group.append(rest.pop(0))
+            groups.append(tuple(group) or (order[0],))
+        return View(tuple(groups), view.passive)
+
+    return read
+
+
+def _unit_rms() -> optax.GradientTransformationExtraArgs:
+    """Updates with a root mean square of 1, by parameter."""
+    grown = optax.stateless(lambda updates, _: jax.tree.map(lambda u: u * math.sqrt(u.size), updates))
+    return optax.chain(normalize(1e-30), grown)
+
+
 def official_soap(
-    learning_rate: float = 3e-3,
+    learning_rate: optax.ScalarOrSchedule = 3e-3,
     *,
     b1: float = 0.95,
     b2: float = 0.95,
@@ -24,7 +54,9 @@ def official_soap(
     precondition_frequency: int = 10,
     max_precond_dim: int = 10000,
     merge: int = 0,
+    channels_last: bool = False,
     precondition_1d: bool = False,
+    normalize_grads: bool = False,
     bias_correction: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
     r"""`nikhilvyas/SOAP`, step by step.
@@ -36,7 +68,7 @@ def official_soap(
     where $P$ is Adam's direction without bias correction, in the eigenbasis as it was before this gradient.
 
     Args:
-      learning_rate: $\eta$.
+      learning_rate: $\eta$, a number or a schedule of all calls, the first included.
       b1: of the momentum.
       b2: of the second moment.
       shampoo_beta: of the factors; None takes `b2`.
@@ -44,8 +76,10 @@ def official_soap(
       weight_decay: $\lambda$, decoupled, applied after the step.
       precondition_frequency: steps between two QR refreshes.
       max_precond_dim: a longer axis keeps its own basis.
-      merge: merge neighbouring axes up to this size; 0 merges none.
+      merge: merge neighbouring axes up to this size (`merge_dims` takes `max_precond_dim`); 0 merges none.
+      channels_last: merge the axes of a tensor of four in the order 0, 3, 1, 2 (`data_format`).
       precondition_1d: whether vectors have a factor too; else they get plain Adam.
+      normalize_grads: scale each parameter's P to a root mean square of 1.
       bias_correction: off leaves out the ratio above.
 
     Examples:
@@ -54,11 +88,16 @@ def official_soap(
       False
     """
 
-    def correction(count: ArrayLike) -> jax.Array:
+    def rate(count: ArrayLike) -> jax.Array:
+        # The parts that wait for the second call count from there.
+        return jnp.asarray(learning_rate(jnp.asarray(count) + 1) if callable(learning_rate) else learning_rate)
+
+    def step_size(count: ArrayLike) -> jax.Array:
+        size = -rate(count) * (1 - rate(count) * weight_decay)
         if not bias_correction:
-            return jnp.ones(())
+            return size
         s = jnp.asarray(count) + 1
-        return jnp.sqrt(1 - jnp.asarray(b2) ** s) / (1 - jnp.asarray(b1) ** s)
+        return size * jnp.sqrt(1 - jnp.asarray(b2) ** s) / (1 - jnp.asarray(b1) ** s)
 
     def after_first(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
         return optax.conditionally_mask(tx, lambda step, **_: jnp.asarray(step) >= 1)
@@ -71,10 +110,12 @@ def official_soap(
     )
     adam = scale_by_diagonal(b2, eps=eps, momentum=optax.ema(b1, debias=False))
     views = tensors(min_rank=1 if precondition_1d else 2, merge=merge, max_size=max_precond_dim)
+    if channels_last and merge:
+        views = _channels_last(views)
     step = optax.chain(
-        optax.scale_by_schedule(correction),
-        optax.scale(-learning_rate * (1 - learning_rate * weight_decay)),
-        optax.add_decayed_weights(-learning_rate * weight_decay),
+        _unit_rms() if normalize_grads else optax.identity(),
+        optax.scale_by_schedule(step_size),
+        optax.add_decayed_weights((lambda count: -rate(count) * weight_decay) if weight_decay else 0.0),
     )
     return optax.chain(
         blocked(direction, block_size=None, views=views, otherwise=after_first(adam)),

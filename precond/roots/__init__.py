@@ -8,14 +8,16 @@ from precond.roots.guard import Checked, Health, accept
 from precond.roots.inverse import inverse
 from precond.roots.inverse_root import inverse_root
 from precond.roots.method import Method, by_platform, cholesky, cholesky_qr, composite, eigh, newton, qr, rotations
-from precond.roots.root import Root, RootState
+from precond.roots.root import Axis, Power, Root, RootState, powers_of
 from precond.roots.stored import stored
 
 __all__ = [
+    "Axis",
     "Checked",
     "Damping",
     "Health",
     "Method",
+    "Power",
     "Root",
     "RootState",
     "absolute",
@@ -31,6 +33,7 @@ __all__ = [
     "inverse",
     "inverse_root",
     "newton",
+    "powers_of",
     "qr",
     "relative",
     "rotations",

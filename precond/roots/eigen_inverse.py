@@ -102,4 +102,4 @@ def eigen_inverse(damping: ArrayLike = 1e-3, *, method: Method | None = None) ->
         del derived
         return factor
 
-    return Root(init, refresh, apply, whiten, lambda order: 1.0)
+    return Root(init, refresh, apply, whiten, lambda axis: 1.0)

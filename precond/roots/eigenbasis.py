@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from precond.arguments import check_number
+from precond.arguments import check_number, check_part
 from precond.linalg import average, dot_precision, multiply, orthogonality_residual
 from precond.roots.guard import Checked, accept, unchecked
 from precond.roots.method import Method, qr
@@ -65,7 +65,7 @@ def eigenbasis(
       A `Root`. Before the first refresh the basis is the parameter's own, and this is Adam's or AdaGrad's rule.
 
     Raises:
-      ValueError: for a number out of range, or a method that computes no basis.
+      ValueError, TypeError: for a number out of range, or a method that is none or computes no basis.
 
     Reference:
       Vyas et al., SOAP: Improving and Stabilizing Shampoo using Adam, 2024, Algorithm 3; George et al., Fast
@@ -78,6 +78,7 @@ def eigenbasis(
       -1.0
     """
     method = qr() if method is None else method
+    check_part("method", method, Method, "precond.qr()")
     basis_of = method.basis
     if basis_of is None:
         raise ValueError(f"method={method.name} computes no eigenbasis: use precond.qr() or precond.eigh().")
@@ -121,4 +122,4 @@ def eigenbasis(
         inverse = jnp.where(values > 1e-12 * peak, values, jnp.where(peak > 0, jnp.inf, 1)) ** -0.5
         return jnp.einsum("mij,mkj->mik", basis * inverse, basis, precision=dot_precision())
 
-    return Root(init, refresh, apply, whiten, lambda order: 1.0)
+    return Root(init, refresh, apply, whiten, lambda axis: 1.0)

@@ -86,7 +86,7 @@ def inverse(damping: ArrayLike = 1e-3, *, method: Method | None = None, toleranc
         del factor
         return derived.matrix
 
-    return Root(init, refresh, apply, whiten, lambda order: order)
+    return Root(init, refresh, apply, whiten, lambda axis: axis.order)
 
 
 def _start(factor: Any) -> Checked:

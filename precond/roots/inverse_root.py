@@ -7,11 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from precond.arguments import check_number
+from precond.arguments import check_number, check_part
 from precond.linalg import multiply, root_residual
 from precond.roots.damping import Damping, relative
 from precond.roots.guard import Checked, accept, raised, unchecked
 from precond.roots.method import Method, Solved, by_platform
+from precond.roots.powers import Powers, powers
 from precond.roots.root import Power, Root, RootState, identity_like
 
 __all__ = ["inverse_root"]
@@ -19,7 +20,7 @@ __all__ = ["inverse_root"]
 
 def inverse_root(
     *,
-    power: Power | Callable[[int], Power] | None = None,
+    power: Powers = None,
     method: Method | None = None,
     damping: Damping | None = None,
     tolerance: float = 0.5,
@@ -34,7 +35,9 @@ def inverse_root(
     is the identity; a 1 by 1 factor is exact.
 
     Args:
-      power: q, or a function from k to q. None takes 1 / (2 k). Floats are read as fractions by all but
+      power: q, or a function from k to q; or a mapping from the number of axes of a block, whether they have factors
+        or not, to q, or to a mapping from an axis to its q (Meta's `inverse_exponent_override`). None, or what a
+        mapping does not name, is 1 / (2 k), with k all axes in a mapping. Floats are read as fractions by all but
         `eigh()` (denominator at most 64). It cannot be injected by `optax.inject_hyperparams`.
       method: `precond.eigh()`, `precond.composite()` or `precond.newton()`; None takes the first on CPU and the second
         on everything else (`precond.by_platform`).
@@ -49,7 +52,7 @@ def inverse_root(
 
     Raises:
       ValueError: for a power that is not positive, or a method that computes no roots.
-      TypeError: for a power that is an array.
+      TypeError: for a power that is an array, or a method or damping of another kind.
 
     Reference:
       Gupta, Koren and Singer, Shampoo: Preconditioned Stochastic Tensor Optimization, 2018, Algorithm 2.
@@ -63,22 +66,13 @@ def inverse_root(
     """
     method = by_platform() if method is None else method
     damping = relative() if damping is None else damping
+    check_part("method", method, Method, "precond.eigh()")
+    check_part("damping", damping, Damping, "precond.relative(1e-6)")
     check_number("tolerance", tolerance, 0)
     root_of = method.root
     if root_of is None:
         raise ValueError(f"method={method.name} computes no inverse roots: use precond.eigh() or precond.newton().")
-    if power is not None and not callable(power):
-        if isinstance(power, jax.Array):
-            raise TypeError(
-                "power is an array, but it chooses the iteration and must be a Python number. Under "
-                "optax.inject_hyperparams, pass static_args=(*precond.STATIC_ARGS, 'power')."
-            )
-        check_number("power", power, 1 / 64, advice="The root is the factor to the power of minus this.")
-
-    def power_of(order: int) -> Power:
-        if power is None:
-            return Fraction(1, 2 * order)
-        return power(order) if callable(power) else power
+    power_of = powers(power)
 
     def init(stack: Any, factors: Sequence[Any]) -> RootState:
         del stack

@@ -1,15 +1,29 @@
 """The interface between the engine and what it knows nothing of: how a factor becomes a preconditioner."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-__all__ = ["Power", "Root", "RootState", "identity_like"]
+__all__ = ["Axis", "Power", "Root", "RootState", "identity_like", "powers_of"]
 
 Power = float | Fraction
+
+
+class Axis(NamedTuple):
+    """Whose factor it is, among those of one block.
+
+    Attributes:
+      index: of the axis, from 0.
+      rank: how many axes the block has.
+      order: how many of these have a factor.
+    """
+
+    index: int
+    rank: int
+    order: int
 
 
 class RootState(NamedTuple):
@@ -37,14 +51,26 @@ class Root(NamedTuple):
       apply: from what is to be preconditioned and the raw gradient (stacks), and a `RootState`, to the preconditioned
         stack and the state.
       whiten: from derived and factor to the matrices `[N, d, d]` by which this root whitens their axis.
-      power: from the order of a tensor (the number of its factors) to a number that `refresh` needs for them.
+      power: from an `Axis` to a number that `refresh` needs for its factor.
     """
 
     init: Callable[[Any, tuple[Any, ...]], RootState]
     refresh: Callable[[jax.Array, Any, Power, jax.Array], Any]
     apply: Callable[[jax.Array, jax.Array, RootState], tuple[jax.Array, RootState]]
     whiten: Callable[[Any, jax.Array], jax.Array]
-    power: Callable[[int], Power]
+    power: Callable[[Axis], Power]
+
+
+def powers_of(root: Root, factors: Sequence[Any]) -> list[Power]:
+    """What the root needs for each of the factors of one block, without those that are None.
+
+    Examples:
+      >>> from precond import inverse_root
+      >>> powers_of(inverse_root(), (None, jnp.zeros((1, 2, 2)), jnp.zeros((1, 3, 3))))
+      [Fraction(1, 4), Fraction(1, 4)]
+    """
+    there = [i for i, factor in enumerate(factors) if factor is not None]
+    return [root.power(Axis(i, len(factors), len(there))) for i in there]
 
 
 def identity_like(factor: Any) -> jax.Array:

@@ -9,8 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from precond.arguments import check_whole
-from precond.blocks import Layout, Views, any_finite, as_views, finite_blocks, keep_finite, layout_of
+from precond.arguments import check_part, check_transformation, check_whole
+from precond.blocks import (
+    Layout,
+    Views,
+    any_finite,
+    as_views,
+    check_leaves,
+    check_shapes,
+    finite_blocks,
+    keep_finite,
+    layout_of,
+)
 from precond.mesh import (
     WHOLE,
     Extent,
@@ -87,9 +97,10 @@ def blocked(
       A transformation of parameters; updates have the dtype of the gradients.
 
     Raises:
-      ValueError, TypeError: for a block size that is no positive integer, views of another kind; and in `init` for a
-        view that does not fit its parameter, and for an axis that the mesh does not have or whose size does not
-        divide the `multiple`.
+      ValueError, TypeError: for a block size that is no positive integer, and for views, transformations or a mesh of
+        another kind; in `init` for a parameter of integers, for a view that does not fit its parameter, and for an
+        axis that the mesh does not have or whose size does not divide the `multiple`; and in `update` for a gradient
+        that has not its parameter's shape.
 
     Examples:
       >>> params = {"kernel": jnp.ones((4, 6)), "bias": jnp.ones(6)}
@@ -100,11 +111,15 @@ def blocked(
     """
     if block_size is not None:
         check_whole("block_size", block_size, least=1)
+    otherwise = optax.scale_by_adam() if otherwise is None else otherwise
+    check_transformation("inner", inner)
+    check_transformation("otherwise", otherwise)
+    if mesh is not None:
+        check_part("mesh", mesh, jax.sharding.Mesh, "jax.make_mesh((8,), ('data',))")
     how = as_sharded(axis)
     view_of = as_views(views)
     rounded = isinstance(how.wire, optax.GradientTransformation)
     inner = optax.with_extra_args_support(optax.chain(inner, how.wire) if rounded else inner)
-    otherwise = optax.scale_by_adam() if otherwise is None else otherwise
 
     def layout_of_(tree: Any) -> Layout:
         return layout_of(tree, view_of, block_size, how.multiple)
@@ -115,6 +130,7 @@ def blocked(
     rest = optax.masked(otherwise, unviewed)
 
     def init(params: Any) -> BlockedState:
+        check_leaves(params)
         # One array that stands for everything: on a tree without leaves optax.tree.map_params takes this for the
         # prefix of whatever the stacks' state is, and leaves it alone.
         state, stacks, place = jnp.zeros((0,)), layout_of_(params).stacks, find_place(how, mesh, params)
@@ -172,6 +188,7 @@ def blocked(
 
     @with_local_arrays
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
+        check_shapes(updates, params)
         updates = jax.tree.map(jnp.asarray, updates)
         layout = layout_of_(updates)
         leaves, treedef = jax.tree.flatten(updates)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from precond.arguments import check_number
+from precond.arguments import check_decay, check_number
 
 __all__ = ["FilteredState", "filtered"]
 
@@ -44,7 +44,7 @@ def filtered(
       A transformation, for `momentum=` of `precond.scale_by_kronecker` and `precond.scale_by_diagonal`.
 
     Raises:
-      ValueError, TypeError: for a number outside [0, 1].
+      ValueError, TypeError: for a number outside [0, 1], or a `b3` of 1.
 
     Examples:
       >>> tx, g = filtered(0.9, 0.81), jnp.ones(())
@@ -53,7 +53,7 @@ def filtered(
     """
     b3 = b1 if b3 is None else b3
     check_number("b1", b1, 0, 1)
-    check_number("b3", b3, 0, 1)
+    check_decay("b3" if b3 is not b1 else "b1", b3)
 
     def init(params: Any) -> FilteredState:
         return FilteredState(jnp.zeros([], jnp.int32), optax.tree.zeros_like(params))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from precond.arguments import check_number, check_whole
+from precond.arguments import check_number, check_transformation, check_whole
 from precond.linalg import batch_norm
 
 __all__ = ["GraftState", "graft"]
@@ -51,7 +51,7 @@ def graft(
       A transformation; updates have the dtype of the gradients.
 
     Raises:
-      ValueError, TypeError: for a start below 1 or a negative eps.
+      ValueError, TypeError: for a start below 1, a negative eps, or what is no transformation.
 
     Reference:
       Agarwal et al., Disentangling Adaptive Gradient Methods from Learning Rates, 2020.
@@ -64,6 +64,8 @@ def graft(
     """
     check_whole("start", start, least=1)
     check_number("eps", eps, 0)
+    check_transformation("direction", direction)
+    check_transformation("magnitude", magnitude)
     direction = optax.with_extra_args_support(direction)
     magnitude = optax.with_extra_args_support(magnitude)
 

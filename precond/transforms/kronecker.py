@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from precond.arguments import check_whole
+from precond.arguments import check_part, check_transformation, check_whole
 from precond.blocks import keep_finite, path_name
 from precond.linalg import Precision, computing_in
 from precond.mesh import WHOLE, Share
-from precond.roots import Root, RootState
+from precond.roots import Root, RootState, powers_of
 from precond.scopes import named
 from precond.transforms.outside import outside_state, take
 from precond.transforms.per_block import per_block
@@ -52,14 +52,14 @@ def _refresh(
     states, treedef = jax.tree.flatten(roots, is_leaf=_is_root)
     tuples = treedef.flatten_up_to(factors)
     places = [(i, axis) for i, t in enumerate(tuples) for axis, f in enumerate(t) if f is not None]
-    orders = [sum(f is not None for f in tuples[i]) for i, _ in places]
+    powers = [power for t in tuples for power in powers_of(root, t)]
     new = refresh_roots(
         root,
         schedule,
         step,
         [tuples[i][axis] for i, axis in places],
         [states[i].derived[axis] for i, axis in places],
-        orders,
+        powers,
         going,
         sections,
         share,
@@ -114,7 +114,7 @@ def scale_by_kronecker(
       where there is no finite block, so is everything.
 
     Raises:
-      TypeError: where `refresh` is neither a schedule nor an integer.
+      TypeError: where `refresh` is neither a schedule nor an integer, and for parts of another kind.
       ValueError: where it is below 1.
 
     Examples:
@@ -125,8 +125,11 @@ def scale_by_kronecker(
       >>> updates["1x1"].item()  # 4 (4^2)^(-1/4) (4^2)^(-1/4)
       1.0
     """
-    statistics = optax.with_extra_args_support(statistics)
-    momentum = per_block(optax.identity() if momentum is None else momentum)
+    momentum = optax.identity() if momentum is None else momentum
+    check_transformation("statistics", statistics)
+    check_part("root", root, Root, "precond.inverse_root()")
+    check_transformation("momentum", momentum)
+    statistics, momentum = optax.with_extra_args_support(statistics), per_block(momentum)
     if not isinstance(refresh, Refresh):
         check_whole("refresh", refresh, least=1)
         refresh = every(refresh)

@@ -12,7 +12,7 @@ from jax import lax
 
 from precond.linalg import Packed, dense
 from precond.mesh import WHOLE, Share
-from precond.roots import Root
+from precond.roots import Power, Root
 from precond.scopes import named
 from precond.transforms.schedule import Refresh
 
@@ -35,11 +35,11 @@ class Group(NamedTuple):
     power: Any
 
 
-def _groups(root: Root, factors: Sequence[Factor], orders: Sequence[int], sections: int) -> list[Group]:
+def _groups(factors: Sequence[Factor], powers: Sequence[Power], sections: int) -> list[Group]:
     """Factors of equal size, dtype and power, and how many of them a section has."""
     found: dict[Any, list[int]] = {}
-    for i, (factor, order) in enumerate(zip(factors, orders, strict=True)):
-        kind = (factor.shape[1:], factor.dtype, root.power(order))
+    for i, (factor, power) in enumerate(zip(factors, powers, strict=True)):
+        kind = (factor.shape[1:], factor.dtype, power)
         found.setdefault(kind, []).append(i)
     rows = [factor.shape[0] // sections for factor in factors]
     return [Group(tuple(m), tuple(rows[i] for i in m), power) for (*_, power), m in found.items()]
@@ -124,7 +124,7 @@ def refresh_roots(
     step: jax.Array,
     factors: Sequence[Factor],
     derived: Sequence[Any],
-    orders: Sequence[int],
+    powers: Sequence[Power],
     going: jax.Array | None = None,
     sections: int = 1,
     share: Share = WHOLE,
@@ -137,7 +137,7 @@ def refresh_roots(
       step: counted from 1.
       factors: `[N, d, d]` each, N and d their own; dense or packed.
       derived: what `root.init` or an earlier refresh made of each.
-      orders: the number of factors of the tensor that each belongs to.
+      powers: what the root needs for each.
       going: whether anything is to be done at all; None is yes.
       sections: each stack consists of so many of equal length, which stand on as many devices or on fewer. Turns, and
         whatever a root does for the matrices of a call together, belong to a section, so that no mesh changes them.
@@ -147,7 +147,7 @@ def refresh_roots(
       What is derived now; entries that are not due, or whose refresh is not finite, as they were.
     """
     derived, mine = list(derived), share.own(list(derived))
-    groups, everywhere = _groups(root, factors, orders, sections), sections
+    groups, everywhere = _groups(factors, powers, sections), sections
     if derived:
         everywhere *= jax.tree.leaves(derived)[0].shape[0] // jax.tree.leaves(mine)[0].shape[0]
 

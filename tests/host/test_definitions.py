@@ -8,6 +8,7 @@ import pytest
 
 import precond
 from precond.linalg import dense
+from precond.roots import Axis
 from precond.transforms import KroneckerState
 from tests import reference
 from tests.host import runs
@@ -57,7 +58,7 @@ def emulated(tx, root, steps):
 
         def one(factors, old):
             pairs = zip(factors, old.derived, strict=True)
-            return tuple(root.refresh(dense(f), d, root.power(2), first) for f, d in pairs)
+            return tuple(root.refresh(dense(f), d, root.power(Axis(0, 2, 2)), first) for f, d in pairs)
 
         return {name: one(engine.outside.factors[name], old) for name, old in engine.roots.items()}
 

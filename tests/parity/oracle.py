@@ -4,16 +4,18 @@ They serve the configurations for which there is no golden trajectory; `test_con
 follow the golden ones.
 """
 
+import math
+from fractions import Fraction
+
 import numpy as np
 
+from tests.parity import oracle_roots
 from tests.reference import cut, gram, kron_multiply
 
 
-def _root(a, exponent, eps):
-    """Meta's eigendecomposition root: eigenvalues shifted up until the smallest is eps."""
-    values, vectors = np.linalg.eigh(a + eps * np.eye(len(a)))
-    values = values + max(0.0, eps - values.min())
-    return (vectors * values**-exponent) @ vectors.T
+def _at(rate, step):
+    """A learning rate at a step counted from 0."""
+    return rate(step) if callable(rate) else rate
 
 
 def _momentum(step, m, momentum, dampening, nesterov):
@@ -21,37 +23,82 @@ def _momentum(step, m, momentum, dampening, nesterov):
     return m, ((1 - dampening) * step + momentum * m if nesterov else m)
 
 
+def meta_shape(shape, limit, target):
+    """Axes of 1 dropped, then neighbours merged from the right while more than `target` are left."""
+    left = [d for d in shape if d != 1] or [1]
+    if target is None:
+        return left
+    merged = [left.pop()]
+    while left:
+        d = left.pop()
+        if len(merged) + len(left) + 1 > target and merged[-1] * d <= limit:
+            merged[-1] *= d
+        else:
+            merged.append(d)
+    return merged[::-1]
+
+
+def _meta_powers(exponent, k):
+    """The exponent of each axis; 0 skips it."""
+    found = exponent.get(k) if isinstance(exponent, dict) else exponent
+    by_axis = found if isinstance(found, dict) else dict.fromkeys(range(k), found)
+    return [Fraction(1, 2 * max(k, 1)) if by_axis.get(i) is None else Fraction(by_axis[i]) for i in range(k)]
+
+
+class _Graft:
+    """One of Meta's grafting methods on one block: (kind, b2, eps)."""
+
+    def __init__(self, kind, b2, eps):
+        self.kind, self.b2, self.eps, self.v = kind, b2, eps, 0.0
+
+    def __call__(self, g, lean, t):
+        self.v = self.b2 * self.v + (1.0 if self.b2 == 1 else 1 - self.b2) * g**2
+        if self.kind == "sgd":
+            return lean
+        c = 1 - self.b2**t if self.kind == "adam" else 1.0
+        return lean / (np.sqrt(self.v / c) + self.eps)
+
+
 def meta(
     w, grads, *, lr, b1, b2, eps, block, period, start=None, b3=None, graft=None, decay=0.0, l2=False, momentum=0.0,
-    dampening=0.0, nesterov=False, corrected=False, kl=False, exponent=None, bias=True,
+    dampening=0.0, nesterov=False, corrected=False, kl=False, exponent=None, bias=True, drop=False, gamma=0.0,
+    root=oracle_roots.meta_eigh, basis=None, target=None, peak=None, form="decoupled", averaging=None,
 ):  # fmt: skip
-    """Meta's Shampoo (`corrected`: its EShampoo) of one parameter; `graft` is (kind, b2, eps)."""
+    """Meta's Shampoo (`corrected`: its EShampoo) of one parameter."""
     shape, start = w.shape, start or period
-    w = w.reshape([d for d in shape if d != 1] or [1]).copy()
+    w = w.reshape(meta_shape(shape, block, target)).copy()
     b3, m, velocity, path = b1 if b3 is None else b3, np.zeros_like(w), np.zeros_like(w), []
-    blocks = cut(w, block)
-    keep = [
-        {"L": [np.zeros((d, d)) for d in w[b].shape], "X": [np.eye(d) for d in w[b].shape], "v": 0.0, "E": 0.0}
-        for b in blocks
-    ]
-    k, weight = w.ndim, 1.0 if b2 == 1 else 1 - b2
-    q = 1 / (2 * k) if exponent is None else exponent
+    z, rates, k = w.copy(), 0.0, w.ndim
+    powers = [0.5] * k if corrected else _meta_powers(exponent, k)
+    used, weight = [i for i in range(k) if powers[i] != 0], 1.0 if b2 == 1 or drop else 1 - b2
+    keep = []
+    for b in cut(w, block):
+        s = {"L": [np.zeros((d, d)) for d in w[b].shape], "X": [np.eye(d) for d in w[b].shape], "E": 0.0}
+        keep.append((b, s, _Graft(*graft) if graft else None))
     for t, g in enumerate(grads, 1):
+        rate = _at(lr, t - 1)
         g = g.reshape(w.shape) + (decay * w if l2 else 0)
-        c2 = 1 - b2**t if bias and b2 < 1 else 1.0
+        c2 = 1 - b2**t if bias and b2 < 1 and not drop else 1.0
         lean = b3 * m + (1 - b3) * g if b1 else g
         lean = lean / (1 - b3 * b1 ** (t - 1)) if bias and b1 else lean
         m = b1 * m + (1 - b1) * g
         step = np.zeros_like(w)
-        for b, s in zip(blocks, keep, strict=True):
-            others = [[x if j != i else None for j, x in enumerate(s["X"])] for i in range(k)]
-            seen = [gram(kron_multiply(g[b], o) if kl else g[b], i) for i, o in enumerate(others)]
-            s["L"] = [b2 * f + weight * x for f, x in zip(s["L"], seen, strict=True)]
+        for b, s, magnitude in keep:
+            seen = []
+            for i in used:
+                others = [x if j != i else None for j, x in enumerate(s["X"])]
+                seen.append(gram(kron_multiply(g[b], others) if kl else g[b], i))
+            for i, new in zip(used, seen, strict=True):
+                s["L"][i] = b2 * s["L"][i] + weight * new
             if t == start or (t > start and t % period == 0):
-                if corrected:
-                    s["X"] = [np.linalg.eigh(f / c2)[1] for f in s["L"]]
-                else:
-                    s["X"] = [_root(f / c2, q, eps) for f in s["L"]]
+                for i in used:
+                    a = s["L"][i] / c2
+                    if gamma:
+                        a = a * max(np.trace(a), eps) ** -gamma
+                    if corrected:
+                        s["X"][i] = basis(a, s["X"][i]) if basis else np.linalg.eigh(a)[1]
+                    else:
+                        s["X"][i] = root(a, powers[i], eps)
             turn = [x.T for x in s["X"]]
             if corrected:
                 s["E"] = b2 * s["E"] + weight * kron_multiply(g[b], turn) ** 2
@@ -60,19 +107,41 @@ def meta(
             else:
                 direction = kron_multiply(lean[b], s["X"])
             if graft:
-                kind, bg, eg = graft
-                s["v"] = bg * s["v"] + (1.0 if bg == 1 else 1 - bg) * g[b] ** 2
-                cg = 1 - bg**t if kind == "adam" else 1.0
-                size = lean[b] if kind == "sgd" else lean[b] / (np.sqrt(s["v"] / cg) + eg)
+                size = magnitude(g[b], lean[b], t)
                 norm = np.linalg.norm(size) / (np.linalg.norm(direction) + 1e-16)
                 direction = size if t < start else direction * norm
             step[b] = direction
-        step = step + (0 if l2 else decay * w)
+        share = {"decoupled": 1.0, "corrected": rate / peak if peak else 0, "independent": 1 / peak if peak else 0}
+        step = step + (0 if l2 else share[form] * decay * w)
         if momentum:
             velocity, step = _momentum(step, velocity, momentum, dampening, nesterov)
-        w = w - lr * step
+        if averaging:
+            mu_y, mu_x = averaging
+            rates += rate**2
+            mu_x = 1 - rate**2 / rates if mu_x is None else mu_x
+            old, z = z, z - rate * step
+            w = w + (1 - mu_x) * (old - w) - (1 - mu_x * mu_y) * rate * step
+        else:
+            w = w - rate * step
         path.append(w.reshape(shape).copy())
     return np.stack(path)
+
+
+def google_shape(shape, limit):
+    """Neighbours merged from the left."""
+    if not limit or not shape:
+        return list(shape)
+    if all(d == 1 for d in shape):
+        return [1]
+    product, out = 1, []
+    for d in shape:
+        if product * d <= limit:
+            product *= d
+        else:
+            if product > 1:
+                out.append(product)
+            product = d
+    return out + ([product] if product > 1 else [])
 
 
 def _google_graft(kind, g, v, b2, eps):
@@ -89,62 +158,100 @@ def _google_graft(kind, g, v, b2, eps):
 
 def google(
     w, grads, *, lr, b1, b2, e_d, e_m, block, start, period, graft, every=1, decay=0.0, decoupled=False,
-    nesterov=True, ema=False, override=0, axes=None, max_dim=4096,
+    nesterov=True, ema=False, override=0, kind="all", max_dim=4096, min_rank=1, merge=0, clip=None,
+    decoupled_lr=True, root=oracle_roots.google_eigh, stale=False,
 ):  # fmt: skip
-    """Google's Shampoo of one parameter, without merging, roots by `eigh`."""
-    w, k = w.copy(), w.ndim
-    used = list(range(k)) if axes is None or k < 2 else axes
-    skip = k == 0 or max(w.shape) > max_dim
-    blocks = [] if skip else cut(w, block)
+    """Google's Shampoo of one parameter."""
+    shape = w.shape
+    skip = len(shape) < min_rank or any(d > max_dim for d in shape)
+    w = w.reshape(google_shape(shape, merge)).copy()
+    k = w.ndim
+    used = {"all": range(k), "input": range(k - 1), "output": range(k - 1, k)}[kind if k > 1 else "all"]
+    blocks = [] if skip or k == 0 else cut(w, block)
+    skip = skip or k == 0
     factors = [{i: e_m * np.eye(w[b].shape[i]) for i in used} for b in blocks]
     roots = [[np.eye(d) if i in used else None for i, d in enumerate(w[b].shape)] for b in blocks]
     v, m, m_graft, path = np.zeros_like(w), np.zeros_like(w), np.zeros_like(w), []
     p, weight, share = override or 2 * len(used), 1.0 if b2 == 1 else 1 - b2, 1 - b1 if ema else 1.0
-    for t, g in enumerate(grads):
-        for b, f, x in zip(blocks, factors, roots, strict=True):
+
+    def refresh():
+        for f, x in zip(factors, roots, strict=True):
             for i in used:
-                if t % every == 0:
+                new, error = root(f[i], 1 / p, e_m)
+                if error < 0.1:
+                    x[i] = new
+
+    for t, g in enumerate(grads):
+        rate, g = _at(lr, t), g.reshape(w.shape)
+        for b, f in zip(blocks, factors, strict=True):
+            if t % every == 0:
+                for i in used:
                     f[i] = b2 * f[i] + weight * gram(g[b], i)
-                if t % period == 0:
-                    ridge = e_m * max(np.linalg.eigvalsh(f[i])[-1], 1e-6)
-                    values, vectors = np.linalg.eigh(f[i] + ridge * np.eye(len(f[i])))
-                    x[i] = (vectors * np.maximum(values, ridge) ** (-1 / p)) @ vectors.T
+        if t % period == 0 and not stale:
+            refresh()
         size, v = _google_graft(graft, g, v, b2, e_d)
+        if clip:
+            size = size / max(1, np.linalg.norm(size) / math.sqrt(size.size) / clip)
+        if not decoupled_lr:
+            size = size * rate
         direction = size.copy()
         for b, x in zip(blocks, roots, strict=True):
             direction[b] = kron_multiply(g[b], x)
-        if graft != "none" and not skip:
+        if graft != "none":
             direction = direction * np.linalg.norm(size) / (np.linalg.norm(direction) + 1e-25)
+        if t % period == 0 and stale:
+            refresh()
         coupled = 0 if decoupled else decay * w
         direction, size = direction + coupled, size + coupled
         m, m_graft = b1 * m + share * direction, b1 * m_graft + share * size
         newest, average = (direction, m) if t >= start else (size, m_graft)
         out = share * newest + b1 * average if nesterov else average
-        w = w - lr * (out + (decay * w if decoupled else 0))
-        path.append(w.copy())
+        out = out + ((1 if decoupled_lr else rate) * decay * w if decoupled else 0)
+        w = w - (rate if decoupled_lr else 1) * out
+        path.append(w.reshape(shape).copy())
     return np.stack(path)
 
 
-def soap(w, grads, *, lr, b1, b2, eps, decay, period, b_factor=None, max_dim=10000, vectors=False, bias=True):
-    """The official SOAP of one parameter, without merging."""
-    w, k = w.copy(), w.ndim
-    b_factor = b2 if b_factor is None else b_factor
-    used = [i for i in range(k) if w.shape[i] <= max_dim] if k > 1 or vectors else []
-    basis, factors = [None] * k, {i: (1 - b_factor) * gram(grads[0], i) for i in used}
+def soap(
+    w, grads, *, lr, b1, b2, eps, decay, period, b_factor=None, max_dim=10000, vectors=False, bias=True, merge=0,
+    channels_last=False, normalized=False,
+):  # fmt: skip
+    """The official SOAP of one parameter; the momentum is kept in the basis, and turned with it."""
+    shape, rank = w.shape, w.ndim
+    order = (0, 3, 1, 2) if channels_last and merge and rank == 4 else tuple(range(rank))
+    turned = tuple(shape[i] for i in order)
+    back = np.argsort(order)
+    read = google_shape(turned, merge) if rank > 1 else list(shape)
+
+    def inward(x):
+        return x.transpose(order).reshape(read)
+
+    def outward(x):
+        return x.reshape(turned).transpose(back)
+
+    w, k, b_factor = inward(w).copy(), len(read), b2 if b_factor is None else b_factor
+    used = [i for i in range(k) if read[i] <= max_dim] if rank > 1 or vectors else []
+    basis, factors = [None] * k, {i: (1 - b_factor) * gram(inward(grads[0]), i) for i in used}
     for i in used:
-        basis[i] = np.linalg.eigh(factors[i])[1][:, ::-1]
-    m, v, path = np.zeros_like(w), np.zeros_like(w), [w.copy()]
-    for s, g in enumerate(grads[1:], 1):
+        basis[i] = np.linalg.eigh(factors[i] + 1e-30 * np.eye(len(factors[i])))[1][:, ::-1]
+    m, v, path = np.zeros_like(w), np.zeros_like(w), [outward(w).copy()]
+    for s, g in enumerate(map(inward, grads[1:]), 1):
         turn = [None if q is None else q.T for q in basis]
-        m = b1 * m + (1 - b1) * g  # SOAP keeps it in the basis and turns it with every refresh: the same
-        v = b2 * v + (1 - b2) * kron_multiply(g, turn) ** 2
-        scale = lr * np.sqrt(1 - b2**s) / (1 - b1**s) if bias else lr
-        w = (w - scale * kron_multiply(kron_multiply(m, turn) / (np.sqrt(v) + eps), basis)) * (1 - lr * decay)
+        inside = kron_multiply(g, turn)
+        m, v = b1 * m + (1 - b1) * inside, b2 * v + (1 - b2) * inside**2
+        rate = _at(lr, s)
+        scale = rate * np.sqrt(1 - b2**s) / (1 - b1**s) if bias else rate
+        step = kron_multiply(m / (np.sqrt(v) + eps), basis)
+        if normalized:
+            step = step / (1e-30 + np.sqrt(np.mean(step**2)))
+        w = (w - scale * step) * (1 - rate * decay)
+        m = kron_multiply(m, basis)
         for i in used:
             factors[i] = b_factor * factors[i] + (1 - b_factor) * gram(g, i)
             if s % period == 0:
-                order = np.argsort(np.diag(basis[i].T @ factors[i] @ basis[i]))[::-1]
-                v = np.take(v, order, axis=i)
-                basis[i] = np.linalg.qr(factors[i] @ basis[i][:, order])[0]
-        path.append(w.copy())
+                by_size = np.argsort(np.diag(basis[i].T @ factors[i] @ basis[i]))[::-1]
+                v = np.take(v, by_size, axis=i)
+                basis[i] = np.linalg.qr(factors[i] @ basis[i][:, by_size])[0]
+        m = kron_multiply(m, [None if q is None else q.T for q in basis])
+        path.append(outward(w).copy())
     return np.stack(path)

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from precond import absolute, by_platform, composite, eigh, inverse_root, newton, qr, relative, trace
+from precond.roots import Axis
 from tests import reference
 
 METHODS = [eigh(), newton(), composite(), by_platform()]
@@ -22,7 +23,7 @@ def matrix(n=8, condition=1e3, seed=0):
 def root_of(root, factor, order=2):
     factor = jnp.asarray(factor)[None]
     before = root.init(factor, (factor,)).derived[0]
-    return np.asarray(root.refresh(factor, before, root.power(order), True).matrix[0])
+    return np.asarray(root.refresh(factor, before, root.power(Axis(0, order, order)), True).matrix[0])
 
 
 @pytest.mark.usefixtures("x64")

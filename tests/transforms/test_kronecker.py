@@ -23,7 +23,7 @@ def counting_root(powered=True):
     def refresh(factors, derived, power, first):
         return derived + factors[:, 0, 0] + (power if powered else 0)
 
-    return Root(init, refresh, lambda d, g, s: (d, s), lambda derived, f: f, lambda order: 100.0 * order)
+    return Root(init, refresh, lambda d, g, s: (d, s), lambda derived, f: f, lambda axis: 0.0)
 
 
 def turns(schedule, rows, steps):
@@ -33,7 +33,7 @@ def turns(schedule, rows, steps):
 
     @jax.jit
     def step_(step, derived):
-        return refresh_roots(counting_root(powered=False), schedule, step, factors, derived, [1] * len(rows))
+        return refresh_roots(counting_root(powered=False), schedule, step, factors, derived, [0] * len(rows))
 
     for step in range(1, steps + 1):
         new = step_(step, derived)
@@ -74,7 +74,7 @@ def test_every_root_is_given_its_own_power():
     factors = [jnp.ones((n, 2, 2)) for n in (2, 1, 3)]
     for schedule, step in [(every(1), 1), (every(2, stagger=True), 1), (every(2, stagger=True), 3)]:
         new = refresh_roots(
-            counting_root(), schedule, jnp.asarray(step), factors, [f[:, 0, 0] * 0 for f in factors], [1, 2, 3]
+            counting_root(), schedule, jnp.asarray(step), factors, [f[:, 0, 0] * 0 for f in factors], [100, 200, 300]
         )
         for order, stack in enumerate(new, start=1):
             refreshed = np.asarray(stack) > 0

@@ -1,0 +1,83 @@
+"""The eigenbases of Meta's eigenvalue-corrected Shampoo that are not those of `precond.eigh`."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from precond.arguments import check_number, check_whole
+from precond.linalg import eigen_basis
+from precond.linalg.lapack import orthonormal_columns
+from precond.linalg.products import product, symmetric
+from precond.roots import Method
+
+__all__ = ["meta_eigh_basis", "meta_qr_basis"]
+
+
+def _turned(a: jax.Array, basis: jax.Array) -> jax.Array:
+    return symmetric(product(jnp.swapaxes(basis, 1, 2), product(a, basis)))
+
+
+def _off(b: jax.Array, tolerance: float) -> jax.Array:
+    """Whether what is off the diagonal is more than this share of a matrix, `[M]`."""
+    rest = b * (1 - jnp.eye(b.shape[-1], dtype=b.dtype))
+    return jnp.linalg.norm(rest, axis=(1, 2)) > tolerance * jnp.linalg.norm(b, axis=(1, 2))
+
+
+def meta_qr_basis(iterations: int = 1, tolerance: float = 0.01) -> Method:
+    r"""`QREigendecompositionConfig`: the QR algorithm from the basis before, for `method=` of `meta_soap`.
+
+    $B = Q^\top A Q$; then $B = q r$, $B \leftarrow r q$, $Q \leftarrow Q q$ while what is off the diagonal of B is more
+    than the tolerance times its norm. Columns are sorted by rising eigenvalue. Where `precond.qr` keeps the second
+    moment and the columns that it belongs to together, nothing here does.
+
+    Args:
+      iterations: at most.
+      tolerance: relative.
+
+    Raises:
+      ValueError, TypeError: for a number out of range.
+
+    Examples:
+      >>> basis = meta_qr_basis().basis(jnp.diag(jnp.asarray([2.0, 1.0]))[None], jnp.eye(2)[None], True)
+      >>> jnp.abs(basis)[0].tolist()
+      [[0.0, 1.0], [1.0, 0.0]]
+    """
+    check_whole("iterations", iterations, least=1)
+    check_number("tolerance", tolerance, 0)
+
+    def basis(a: jax.Array, old: jax.Array, first: jax.Array) -> jax.Array:
+        del first
+
+        def step(_, carry):
+            b, q = carry
+            going = _off(b, tolerance)[:, None, None]
+            turn = orthonormal_columns(b)
+            return jnp.where(going, _turned(b, turn), b), jnp.where(going, product(q, turn), q)
+
+        b, q = lax.fori_loop(0, iterations, step, (_turned(a, old), old))
+        order = jnp.argsort(jnp.diagonal(b, axis1=1, axis2=2), axis=1)
+        return jnp.take_along_axis(q, order[:, None, :], axis=2)
+
+    return Method("meta_qr_basis()", None, basis)
+
+
+def meta_eigh_basis(tolerance: float) -> Method:
+    r"""`EighEigendecompositionConfig` with a tolerance: `eigh` where the basis before is not good enough.
+
+    Args:
+      tolerance: the basis stays where what is off the diagonal of $Q^\top A Q$ is at most so much of its norm.
+
+    Raises:
+      ValueError, TypeError: for a number out of range.
+
+    Examples:
+      >>> meta_eigh_basis(0.1).basis(jnp.diag(jnp.asarray([2.0, 1.0]))[None], jnp.eye(2)[None], True)[0].tolist()
+      [[1.0, 0.0], [0.0, 1.0]]
+    """
+    check_number("tolerance", tolerance, 0)
+
+    def basis(a: jax.Array, old: jax.Array, first: jax.Array) -> jax.Array:
+        del first
+        return jnp.where(_off(_turned(a, old), tolerance)[:, None, None], eigen_basis(a), old)
+
+    return Method("meta_eigh_basis()", None, basis)

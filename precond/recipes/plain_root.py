@@ -1,0 +1,75 @@
+"""An inverse root as a reference computes it: on factors as they come, of whatever scale."""
+
+import math
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from precond.roots import Checked, Power, Root, accept, eigh, inverse_root
+from precond.roots.powers import Powers
+
+__all__ = ["Solution", "plain_root", "shifted"]
+
+
+class Solution(NamedTuple):
+    """Roots, and what is known of them.
+
+    Attributes:
+      root: `[M, d, d]`.
+      error: what the reference calls one, `[M]`.
+      largest: eigenvalues of the factors, or a bound, `[M]`.
+      ridge: what was added to them, `[M]`.
+    """
+
+    root: jax.Array
+    error: jax.Array
+    largest: jax.Array
+    ridge: jax.Array
+
+
+Solve = Callable[[jax.Array, Fraction], Solution]
+
+
+def plain_root(solve: Solve, *, power: Powers = None, tolerance: float = math.inf) -> Root:
+    """`precond.inverse_root` with a solver that is given each factor as it is, not scaled to magnitude 1.
+
+    The references are not invariant to the scale of the loss, and this follows them: for training, use
+    `precond.inverse_root`.
+
+    Args:
+      solve: from factors `[M, d, d]` and their power to a `Solution`.
+      power: as in `precond.inverse_root`.
+      tolerance: a root whose error is above it, or NaN, or that is not finite, is refused, and the last one stays.
+
+    Examples:
+      >>> root = plain_root(lambda a, power: Solution(1 / a, a[:, 0, 0] * 0, a[:, 0, 0], a[:, 0, 0] * 0), power=1.0)
+      >>> factor = jnp.full((1, 1, 1), 4.0)
+      >>> root.refresh(factor, root.init(factor, (factor,)).derived[0], 1.0, True).matrix.item()
+      0.25
+    """
+
+    def refresh(factors: jax.Array, derived: Checked, power: Power, first: Any) -> Checked:
+        del first
+        root, error, largest, ridge = solve(factors, Fraction(power).limit_denominator(64))
+        positive = jnp.where(largest > 0, largest, 1)
+        condition = jnp.where(largest > 0, 1 + largest / jnp.where(ridge > 0, ridge, positive), 1)
+        return accept(root, error, derived, tolerance, damping=ridge / positive, condition=condition)
+
+    return inverse_root(power=power, method=eigh())._replace(refresh=refresh)
+
+
+def shifted(a: jax.Array, ridge: Any) -> jax.Array:
+    """`A + ridge I`.
+
+    Args:
+      a: `[M, d, d]` or `[d, d]`.
+      ridge: a number.
+
+    Examples:
+      >>> shifted(jnp.ones((1, 1)), 1.0).item()
+      2.0
+    """
+    return a + ridge * jnp.eye(a.shape[-1], dtype=a.dtype)

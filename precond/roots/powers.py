@@ -1,0 +1,56 @@
+"""To which power a factor is taken: one for all, by the order of its block, or by axis."""
+
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+from typing import Any
+
+import jax
+
+from precond.arguments import check_number
+from precond.roots.root import Axis, Power
+
+__all__ = ["Powers", "powers"]
+
+Powers = Power | Callable[[int], Power] | Mapping[int, Power | Mapping[int, Power]] | None
+
+
+def _check(name: str, power: Any) -> None:
+    if isinstance(power, jax.Array):
+        raise TypeError(
+            f"{name} is an array, but it chooses the iteration and must be a Python number. Under "
+            "optax.inject_hyperparams, pass static_args=(*precond.STATIC_ARGS, 'power')."
+        )
+    advice = "The root is the factor to the power of minus this; an axis without one has no factor (`axes=`)."
+    check_number(name, power, 1 / 64, advice=advice)
+
+
+def powers(power: Powers) -> Callable[[Axis], Power]:
+    """From what a user gives for `power` to the power of the factor of an axis; see `precond.inverse_root`.
+
+    Raises:
+      ValueError: for a power that is not positive.
+      TypeError: for one that is an array or no number.
+
+    Examples:
+      >>> power = powers({2: {0: 0.5}, 3: 1.0})
+      >>> power(Axis(0, rank=2, order=2)), power(Axis(1, rank=2, order=2)), power(Axis(1, rank=3, order=1))
+      (0.5, Fraction(1, 4), 1.0)
+    """
+    if power is None:
+        return lambda axis: Fraction(1, 2 * axis.order)
+    if callable(power):
+        return lambda axis: power(axis.order)
+    if not isinstance(power, Mapping):
+        _check("power", power)
+        return lambda axis: power
+    for rank, given in power.items():
+        for index, q in given.items() if isinstance(given, Mapping) else [(None, given)]:
+            _check(f"power[{rank}]" if index is None else f"power[{rank}][{index}]", q)
+
+    def by_axis(axis: Axis) -> Power:
+        found = power.get(axis.rank)
+        if isinstance(found, Mapping):
+            found = found.get(axis.index)
+        return Fraction(1, 2 * axis.rank) if found is None else found
+
+    return by_axis

@@ -1,0 +1,30 @@
+"""Random configurations of the references: the recipes follow the oracles in whatever can be set."""
+
+import pytest
+
+from tests.parity import draw
+from tests.problem import distance, gradients, trajectory
+
+pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
+
+# Chosen so that together they have every option in both of its positions.
+QUICK = {"google": [0, 1, 2], "meta_shampoo": [0, 1, 2, 3], "meta_soap": [0, 1], "soap": [0, 1]}
+SLOW = 40
+CASES = [
+    pytest.param(family, seed, marks=[pytest.mark.slow] * (seed not in QUICK[family]))
+    for family in draw.FAMILIES
+    for seed in range(SLOW)
+]
+
+
+def error(family, seed):
+    """The largest error of any parameter, in units of its largest move."""
+    drawn = draw.FAMILIES[family](seed)
+    start, grads = gradients(drawn.shapes, 1, seed + 100)[0], gradients(drawn.shapes, drawn.steps, seed)
+    path = trajectory(drawn.tx, start, grads)
+    return max(distance(path[k], drawn.reference(w, [g[k] for g in grads]), w) for k, w in start.items())
+
+
+@pytest.mark.parametrize(("family", "seed"), CASES)
+def test_a_recipe_follows_its_reference(family, seed):
+    assert error(family, seed) < (1e-8 if family == "google" else 1e-9)
