@@ -1,4 +1,4 @@
-"""Google's Distributed Shampoo, on one device."""
+"""Google's Distributed Shampoo."""
 
 import functools
 import math
@@ -9,6 +9,7 @@ import jax
 import optax
 
 from precond.blocks import View, tensors
+from precond.mesh import Sharded
 from precond.roots import Method, eigh, inverse_root, relative
 from precond.statistics import outer_products
 from precond.transforms import blocked, every, graft, scale_by_kronecker, switch
@@ -44,6 +45,8 @@ def google_shampoo(
     skip_preconditioning_dim_size_gt: int = 4096,
     skip_preconditioning_rank_lt: int = 1,
     method: Method | None = None,
+    axis: str | Sequence[str] | Sharded | None = None,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """`distributed_shampoo` of google-research/precondition, step by step.
 
@@ -76,6 +79,8 @@ def google_shampoo(
       skip_preconditioning_dim_size_gt: a parameter with a longer axis gets the graft alone.
       skip_preconditioning_rank_lt: and so does one of fewer axes.
       method: `precond.eigh()` (None) or `precond.newton(iterations=100, tolerance=1e-6)`.
+      axis: mesh axes over whose devices blocks are divided, as in `precond.blocked`; the reference's trajectory on any.
+      mesh: likewise.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -109,6 +114,8 @@ def google_shampoo(
             merge=merge_small_dims_block_size,
         ),
         otherwise=magnitude(),
+        axis=axis,
+        mesh=mesh,
     )
     if grafting is not None:
         direction = graft(direction, magnitude(), eps=1e-25)

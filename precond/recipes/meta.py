@@ -1,13 +1,15 @@
-"""Meta's PyTorch Distributed Shampoo, on one device."""
+"""Meta's PyTorch Distributed Shampoo."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
+import jax
 import optax
 
 from precond.blocks import tensors
+from precond.mesh import Sharded
 from precond.roots import Root, absolute, eigenbasis, eigh, inverse_root
 from precond.statistics import kl, outer_products
 from precond.transforms import blocked, every, filtered, graft, scale_by_kronecker
@@ -34,6 +36,8 @@ def _meta(
     precondition_frequency: int = 1,
     start_preconditioning_step: int | None = None,
     bias_correction: bool = True,
+    axis: str | Sequence[str] | Sharded | None = None,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     start = start_preconditioning_step or precondition_frequency
     tx = scale_by_kronecker(
@@ -48,7 +52,7 @@ def _meta(
     heavy_ball = optax.chain(optax.scale(1 - dampening), optax.trace(momentum, nesterov))
     return optax.chain(
         optax.identity() if decoupled_weight_decay else decay,
-        blocked(tx, block_size=max_preconditioner_dim, views=tensors(squeeze=True)),
+        blocked(tx, block_size=max_preconditioner_dim, views=tensors(squeeze=True), axis=axis, mesh=mesh),
         decay if decoupled_weight_decay else optax.identity(),
         heavy_ball if momentum else optax.identity(),
         optax.scale(-learning_rate),
@@ -75,7 +79,8 @@ def meta_shampoo(
         of raw gradients: `precond.scale_by_diagonal(0.99, eps=1e-8, bias_correction=True,
         momentum=precond.filtered(0.9))` is Adam's), `momentum`, `dampening`, `nesterov`, `weight_decay`,
         `decoupled_weight_decay`, `max_preconditioner_dim`, `precondition_frequency`,
-        `start_preconditioning_step` (None: the frequency), `bias_correction`.
+        `start_preconditioning_step` (None: the frequency), `bias_correction`; `axis` and `mesh` as in
+        `precond.blocked`.
 
     Examples:
       >>> import jax.numpy as jnp

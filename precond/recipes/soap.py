@@ -1,11 +1,14 @@
 """The official SOAP."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
 from precond.blocks import tensors
+from precond.mesh import Sharded
 from precond.roots import eigenbasis, qr
 from precond.statistics import outer_products
 from precond.transforms import blocked, every, scale_by_diagonal, scale_by_kronecker
@@ -26,6 +29,8 @@ def official_soap(
     merge: int = 0,
     precondition_1d: bool = False,
     bias_correction: bool = True,
+    axis: str | Sequence[str] | Sharded | None = None,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""`nikhilvyas/SOAP`, step by step.
 
@@ -47,6 +52,8 @@ def official_soap(
       merge: merge neighbouring axes up to this size; 0 merges none.
       precondition_1d: whether vectors have a factor too; else they get plain Adam.
       bias_correction: off leaves out the ratio above.
+      axis: mesh axes over whose devices blocks are divided, as in `precond.blocked`; the reference's trajectory on any.
+      mesh: likewise.
 
     Examples:
       >>> tx, w = official_soap(0.1), jnp.ones((3, 2))
@@ -77,6 +84,6 @@ def official_soap(
         optax.add_decayed_weights(-learning_rate * weight_decay),
     )
     return optax.chain(
-        blocked(direction, block_size=None, views=views, otherwise=after_first(adam)),
+        blocked(direction, block_size=None, views=views, otherwise=after_first(adam), axis=axis, mesh=mesh),
         after_first(step),
     )
