@@ -6,6 +6,7 @@ from precond.blocks.layout import Layout, layout_of
 from precond.blocks.names import active_axes, stack_name
 from precond.blocks.probe import Factors, Probe
 from precond.blocks.rules import as_views, default_views, path_name, rules, small_side, tensors
+from precond.blocks.slices import Slices, fan, slices_of, unfan
 from precond.blocks.view import View, Views
 
 __all__ = [
@@ -13,18 +14,22 @@ __all__ = [
     "Layer",
     "Layout",
     "Probe",
+    "Slices",
     "View",
     "Views",
     "active_axes",
     "any_finite",
     "as_views",
     "default_views",
+    "fan",
     "finite_blocks",
     "keep_finite",
     "layout_of",
     "path_name",
     "rules",
+    "slices_of",
     "small_side",
     "stack_name",
     "tensors",
+    "unfan",
 ]
