@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import precond
@@ -124,12 +125,19 @@ def collectives(program):
     return [(kind, sum(size)) for (_, kind), size in zip(found, sizes, strict=True)]
 
 
+def shampoo():
+    return precond.shampoo(1e-2, block_size=16, axis=precond.sharded("data", gradients="data"), refresh=1)
+
+
 @functools.cache
-def lowered(kind, dtype="float32"):
+def program(kind):
+    return lowered(kind).compile()
+
+
+def lowered(kind, dtype="float32", specs=ROWS):
     """An update of fully sharded parameters."""
-    mesh = loops.mesh_of(kind)
-    tx = precond.shampoo(1e-2, block_size=16, axis=precond.sharded("data", gradients="data"), refresh=1)
-    put = functools.partial(loops.put, mesh=mesh, specs=ROWS)
+    mesh, tx = loops.mesh_of(kind), shampoo()
+    put = functools.partial(loops.put, mesh=mesh, specs=specs)
     params = put({name: jnp.ones(shape, dtype) for name, shape in MODEL.items()})
     state = tx.init(params)
     update = jax.jit(tx.update, out_shardings=(jax.tree.map(lambda x: x.sharding, params), None))
@@ -138,13 +146,31 @@ def lowered(kind, dtype="float32"):
 
 @pytest.mark.parametrize("kind", [EXPLICIT, AUTO], ids=["explicit", "auto"])
 def test_no_gradient_is_gathered(kind):
-    found = collectives(lowered(kind).compile())
+    found = collectives(program(kind))
     blocks = sum(layout(MODEL).blocks.values())
     assert max(n for what, n in found if what != "all-to-all") <= blocks + 8  # which of them are finite, padded
     total = sum(math.prod(s) for name, s in MODEL.items() if name not in ("embedding", "bias"))
     sent = [n for what, n in found if what == "all-to-all"]
     padded = sum(math.prod(s.shape) for s in layout(MODEL).stacks.values())
     assert sorted(sent) == sorted(2 * [total // 8] + 2 * [padded // 8])
+
+
+@pytest.mark.parametrize(
+    "along", [0, pytest.param(-1, marks=pytest.mark.slow)], ids=["along the first axis", "the last"]
+)
+def test_what_is_planned_is_what_is_sent(along):
+    specs = ROWS if along == 0 else {n: P(*[None] * (len(s) - 1), "data") for n, s in MODEL.items()}
+    compiled = program(EXPLICIT) if along == 0 else lowered(EXPLICIT, specs=specs).compile()
+    found = sum(n * 4 * 7 // 8 for what, n in collectives(compiled) if what == "all-to-all")
+    mesh = loops.mesh_of(EXPLICIT)
+    shapes = {
+        name: jax.ShapeDtypeStruct(shape, "float32", sharding=NamedSharding(mesh, specs[name]))
+        for name, shape in MODEL.items()
+    }
+    planned = precond.plan(shampoo(), shapes, mesh=mesh.shape)
+    assert planned.wire["all-to-all"] == found > 0
+    assert planned.wire["all-gather"] < 100  # which blocks are finite
+    assert planned.bytes["rest"] < 2 * 4 * (64 * 16 + 64) // 8 + 100  # moments of what has no blocks, divided as it is
 
 
 def layout(shapes):
