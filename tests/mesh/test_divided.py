@@ -182,3 +182,21 @@ def test_bfloat16_gradients_travel_as_they_are():
     # As lowered: the CPU's compiler knows no bfloat16.
     kinds = re.findall(r"stablehlo.all_to_all.*-> tensor<[\dx]+x(\w+)>", lowered(EXPLICIT, "bfloat16").as_text())
     assert kinds == 4 * ["bf16"]
+
+
+def test_what_has_no_blocks_is_divided_where_it_is_given_some():
+    mesh, shapes = loops.mesh_of(), {"embedding": (40, 16), "kernel": (8, 8), "bias": (16,)}
+    adam = optax.scale_by_adam()
+    on_blocks = precond.blocked(adam, block_size=8, views=precond.tensors(min_rank=2), axis="data")
+    params = loops.put({name: jnp.ones(s) for name, s in shapes.items()}, mesh)
+    rng, states, found = np.random.default_rng(0), {}, {}
+    txs = {n: precond.blocked(optax.identity(), otherwise=tx, axis="data") for n, tx in enumerate((adam, on_blocks))}
+    states = {n: tx.init(params) for n, tx in txs.items()}
+    for _ in range(2):
+        grads = loops.put({name: jnp.asarray(rng.standard_normal(s), "float32") for name, s in shapes.items()}, mesh)
+        for n, tx in txs.items():
+            found[n], states[n] = jax.jit(tx.update)(grads, states[n])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found[1], found[0])
+    mu = states[1].otherwise.inner_state.stacks.mu["8x8"]
+    assert mu.shape == (16, 8, 8)  # ten blocks
+    assert mu.addressable_shards[0].data.shape == (2, 8, 8)
