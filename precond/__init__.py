@@ -21,7 +21,7 @@ from precond.large_batches import (
     scale_by_neumann_series,
 )
 from precond.linalg import Precision, precision
-from precond.mesh import Sharded, sharded
+from precond.mesh import Sharded, by_cost, sharded
 from precond.metrics import metrics
 from precond.optimizers import adascale, ekfac, kfac, kl_shampoo, mfac, neumann, shampoo, soap
 from precond.planning import Plan, plan
@@ -106,6 +106,7 @@ __all__ = [
     "balance",
     "block_top_k",
     "blocked",
+    "by_cost",
     "by_platform",
     "cholesky",
     "cholesky_qr",

@@ -7,6 +7,7 @@ from precond.blocks.leaves import check_leaves, check_shapes
 from precond.blocks.names import active_axes, stack_name
 from precond.blocks.probe import Factors, Probe
 from precond.blocks.rules import as_views, default_views, path_name, rules, small_side, tensors
+from precond.blocks.slices import Slices, fan, slices_of, unfan
 from precond.blocks.view import View, Views
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Layer",
     "Layout",
     "Probe",
+    "Slices",
     "View",
     "Views",
     "active_axes",
@@ -22,12 +24,15 @@ __all__ = [
     "check_leaves",
     "check_shapes",
     "default_views",
+    "fan",
     "finite_blocks",
     "keep_finite",
     "layout_of",
     "path_name",
     "rules",
+    "slices_of",
     "small_side",
     "stack_name",
     "tensors",
+    "unfan",
 ]

@@ -111,7 +111,7 @@ class Layout(NamedTuple):
     stacks: dict[str, jax.ShapeDtypeStruct]
     blocks: dict[str, int]
 
-    def pack(self, leaves: Sequence[jax.Array]) -> dict[str, jax.Array]:
+    def pack(self, leaves: Sequence[Any]) -> dict[str, jax.Array]:
         """Cut every viewed leaf into blocks and stack equal ones; float32 or wider.
 
         Args:
@@ -120,14 +120,34 @@ class Layout(NamedTuple):
         Returns:
           Stacks by name.
         """
-        rows: dict[str, list[jax.Array]] = {name: [] for name in self.stacks}
-        for sheet in self.sheets:
+        return self.stacked(self.cut(leaves))
+
+    def cut(self, leaves: Sequence[Any]) -> list[list[jax.Array]]:
+        """The blocks of every region of every sheet, in this order.
+
+        Args:
+          leaves: as given to `pack`.
+        """
+
+        def one(sheet: Sheet) -> list[jax.Array]:
             tensor = sheet.gather(leaves, self.stacks[sheet.regions[0][0]].dtype)
-            for name, region in sheet.regions:
-                rows[name].append(_cut(tensor, region).astype(self.stacks[name].dtype))
+            return [_cut(tensor, region).astype(self.stacks[name].dtype) for name, region in sheet.regions]
+
+        return [one(sheet) for sheet in self.sheets]
+
+    def stacked(self, cut: list[list[jax.Array]]) -> dict[str, jax.Array]:
+        """Equal blocks behind one another, and the zeros behind them.
+
+        Args:
+          cut: what `cut` gave.
+        """
+        rows: dict[str, list[jax.Array]] = {name: [] for name in self.stacks}
+        for sheet, blocks in zip(self.sheets, cut, strict=True):
+            for (name, _), block in zip(sheet.regions, blocks, strict=True):
+                rows[name].append(block)
         for name, stack in self.stacks.items():
             if more := stack.shape[0] - self.blocks[name]:
-                rows[name].append(jnp.zeros((more, *stack.shape[1:]), stack.dtype))
+                rows[name].append(jnp.zeros((more, *rows[name][0].shape[1:]), stack.dtype))
         return {n: r[0] if len(r) == 1 else jnp.concatenate(r) for n, r in rows.items()}
 
     def dtypes(self, leaves: Sequence[Any]) -> dict[str, Any]:
@@ -149,16 +169,34 @@ class Layout(NamedTuple):
         Returns:
           The leaves, those with a view taken from the stacks.
         """
-        out, taken = list(leaves), dict.fromkeys(stacks, 0)
+        return self.pasted(self.unstacked(stacks), leaves)
+
+    def unstacked(self, stacks: Any) -> list[list[jax.Array]]:
+        """The inverse of `stacked`.
+
+        Args:
+          stacks: by name.
+        """
+        out, taken = [], dict.fromkeys(stacks, 0)
         for sheet in self.sheets:
-            pasted = []
+            out.append([])
             for name, region in sheet.regions:
                 count = sum(sheet.batches()) * math.prod(part.count for part in region)
                 start, taken[name] = taken[name], taken[name] + count
                 rows = stacks[name]
-                if count < rows.shape[0]:
-                    rows = jax.lax.slice_in_dim(rows, start, start + count)
-                pasted.append(_paste(rows, region))
+                out[-1].append(rows if count == rows.shape[0] else jax.lax.slice_in_dim(rows, start, start + count))
+        return out
+
+    def pasted(self, cut: list[list[jax.Array]], leaves: Sequence[Any]) -> list[Any]:
+        """The inverse of `cut`.
+
+        Args:
+          cut: blocks as it gave them.
+          leaves: as given to `unpack`.
+        """
+        out = list(leaves)
+        for sheet, blocks in zip(self.sheets, cut, strict=True):
+            pasted = [_paste(rows, region) for (_, region), rows in zip(sheet.regions, blocks, strict=True)]
             for i, leaf in sheet.scatter(sheet.assemble(pasted)).items():
                 out[i] = leaf.reshape(leaves[i].shape).astype(leaves[i].dtype)
         return out

@@ -185,7 +185,7 @@ def host_refresh(
     with describing():
         described = jax.eval_shape(lambda p: tx.init(p), params)
     nodes = jax.tree.leaves(described, is_leaf=lambda x: isinstance(x, KroneckerState))
-    engines = [x.outside for x in nodes if isinstance(x, KroneckerState) and isinstance(x.outside, Engine)]
+    engines = [x.outside for x in nodes if isinstance(x, KroneckerState) and x.outside.schedule.outside]
     if not engines:
         raise ValueError("Nothing in tx is refreshed on the host: make it with refresh=precond.on_host(100).")
     for engine in engines:

@@ -1,25 +1,30 @@
 """One mechanism on every mesh: a function of stacks runs on the shard that this device owns. Floor 1 of the library."""
 
 from precond.mesh.born import born
-from precond.mesh.local import local_arrays, with_local_arrays
+from precond.mesh.local import as_typed, entering, local_arrays, typed_sharding, with_local_arrays
 from precond.mesh.place import Extent, Place, find_place
-from precond.mesh.sharded import Sharded, as_sharded, sharded
+from precond.mesh.sharded import ByCost, Sharded, as_sharded, by_cost, sharded
 from precond.mesh.shards import on_shards
 from precond.mesh.share import WHOLE, Share, Stacked, share_of
 
 __all__ = [
     "WHOLE",
+    "ByCost",
     "Extent",
     "Place",
     "Sharded",
     "Share",
     "Stacked",
     "as_sharded",
+    "as_typed",
     "born",
+    "by_cost",
+    "entering",
     "find_place",
     "local_arrays",
     "on_shards",
     "sharded",
     "share_of",
+    "typed_sharding",
     "with_local_arrays",
 ]

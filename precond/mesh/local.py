@@ -1,13 +1,82 @@
 """Whole arrays for what reshapes, under meshes with explicit sharding."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-__all__ = ["local_arrays", "with_local_arrays"]
+from precond.mesh.place import Place
+
+__all__ = ["as_typed", "entering", "local_arrays", "typed_sharding", "with_local_arrays"]
+
+
+def typed_sharding(x: Any) -> NamedSharding | None:
+    """How an array is sharded, where its type tells: on a mesh with explicit axes, and nowhere else.
+
+    Args:
+      x: anything.
+
+    Examples:
+      >>> typed_sharding(1.0) is None
+      True
+    """
+    sharding = jax.typeof(x).sharding if isinstance(x, jax.Array) else None
+    if sharding is None or sharding.mesh.empty or AxisType.Explicit not in sharding.mesh.axis_types:
+        return None
+    return sharding
+
+
+def _by_way_of(shape: tuple[int, ...], sharding: NamedSharding, other: NamedSharding) -> NamedSharding:
+    """Between two shardings of an array: that of the first, divided further by what only the second has.
+
+    To go there a device drops what it has, and from there on axes move one by one. Without it XLA gathers the array
+    where an axis is exchanged for another.
+    """
+
+    def named(names: Any) -> tuple[str, ...]:
+        return () if names is None else (names,) if isinstance(names, str) else tuple(names)
+
+    here, there = ([named(x) for x in (*s.spec, *[None] * (len(shape) - len(s.spec)))] for s in (sharding, other))
+    used = {name for names in here for name in names}
+    both = [(*h, *(name for name in t if name not in used)) for h, t in zip(here, there, strict=True)]
+    shards = [math.prod(sharding.mesh.shape[name] for name in names) for names in both]
+    if any(d % n for d, n in zip(shape, shards, strict=True)):
+        return sharding
+    return NamedSharding(sharding.mesh, PartitionSpec(*both))
+
+
+def as_typed(x: Any, like: Any) -> Any:
+    """An array, sharded as another, where the type of that tells how it is.
+
+    Args:
+      x: the array.
+      like: the other.
+    """
+    wanted, typed = typed_sharding(like), typed_sharding(x)
+    if wanted is None:
+        return x
+    if typed is not None:
+        x = jax.sharding.reshard(x, _by_way_of(x.shape, wanted, typed))
+    return jax.sharding.reshard(x, wanted)
+
+
+def entering(place: Place | None, x: Any, spec: PartitionSpec) -> Any:
+    """An array as a function on every device is to be given it; done by JAX itself where types tell nothing.
+
+    Args:
+      place: of the devices.
+      x: the array.
+      spec: how it is to be divided.
+    """
+    if place is None or place.kind != AxisType.Explicit or spec == PartitionSpec():
+        return local_arrays(x)
+    wanted, typed = NamedSharding(place.mesh, spec), typed_sharding(x)
+    if typed is not None:
+        x = jax.sharding.reshard(x, _by_way_of(x.shape, typed, wanted))
+    return jax.sharding.reshard(x, wanted)
 
 
 def local_arrays(tree: Any) -> Any:
@@ -22,10 +91,8 @@ def local_arrays(tree: Any) -> Any:
     """
 
     def replicated(x: Any) -> Any:
-        mesh = jax.typeof(x).sharding.mesh if isinstance(x, jax.Array) else None
-        if mesh is None or mesh.empty or AxisType.Explicit not in mesh.axis_types:
-            return x
-        return jax.sharding.reshard(x, NamedSharding(mesh, PartitionSpec()))
+        typed = typed_sharding(x)
+        return x if typed is None else jax.sharding.reshard(x, NamedSharding(typed.mesh, PartitionSpec()))
 
     return jax.tree.map(replicated, tree)
 
@@ -46,12 +113,11 @@ def with_local_arrays(update: Callable[..., tuple[Any, Any]]) -> Callable[..., t
     @functools.wraps(update)
     def wrapped(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         leaves = jax.tree.leaves(updates)
-        mesh = jax.typeof(leaves[0]).sharding.mesh if leaves else None
-        if mesh is None or mesh.empty or AxisType.Explicit not in mesh.axis_types:
+        if not leaves or typed_sharding(leaves[0]) is None:
             return update(updates, state, params, **extra)
-        shardings = jax.tree.map(lambda x: jax.typeof(x).sharding, updates)
+        given = updates
         updates, params, extra = local_arrays((updates, params, extra))
         out, state = update(updates, state, params, **extra)
-        return jax.tree.map(jax.sharding.reshard, out, shardings), state
+        return jax.tree.map(as_typed, out, given), state
 
     return wrapped

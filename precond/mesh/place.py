@@ -8,7 +8,7 @@ import jax
 from jax.core import Tracer
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from precond.mesh.sharded import Sharded
+from precond.mesh.sharded import ByCost, Sharded
 
 __all__ = ["Extent", "Place", "find_place"]
 
@@ -116,4 +116,5 @@ def find_place(how: Sharded, mesh: Any, tree: Any) -> Place | None:
             f"axis={axes} has {count} devices, which do not divide stacks of a multiple of {how.multiple} blocks: pass "
             f"axis=precond.sharded({axes}, multiple=...), a multiple of all numbers of devices the run will ever have."
         )
-    return Place(axes, found, kinds.pop(), count, how.roots)
+    roots = () if isinstance(how.roots, ByCost) else how.roots
+    return Place(axes, found, kinds.pop(), count, roots)

@@ -7,9 +7,47 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from precond.arguments import check_whole
+from precond.arguments import check_number, check_whole
 
-__all__ = ["Sharded", "as_sharded", "sharded"]
+__all__ = ["ByCost", "Sharded", "as_sharded", "by_cost", "sharded"]
+
+
+class ByCost(NamedTuple):
+    """A choice of what is gathered; made by `precond.by_cost`, whose arguments these are."""
+
+    memory: float
+    flops_per_byte: float
+
+
+def by_cost(memory: float, *, flops_per_byte: float = 1000.0) -> ByCost:
+    r"""Gather roots where that is cheaper than to gather directions, and memory allows it: for `sharded(roots=)`.
+
+    With directions gathered over $n_d$ devices and roots over $n_r$ (all of the axes, some, or none), a device receives
+    and computes in a step, in the mean and counted in bytes,
+
+    $$D \Big(1 - \frac{1}{n_d}\Big) + \frac{R}{n_d K} \Big(1 - \frac{1}{n_r}\Big) + \frac{A}{n_d f}$$
+
+    where D are the directions' bytes, R the roots', K the steps between two refreshes, and A the operations in which
+    each matrix of the roots multiplies its block once. It keeps $1 / n_d$ of roots, momentum and second moments. The
+    cheapest choice is taken of those that keep no more than is allowed beyond $1 / (n_d n_r)$; at equal cost,
+    directions. Only shapes, the schedule and the mesh decide, and what is gathered changes no number.
+
+    Args:
+      memory: bytes that a device may keep more than if directions are gathered. With 0 directions are, as is the
+        default of `precond.sharded`.
+      flops_per_byte: f, what a device multiplies in the time in which it receives a byte. The default is that of 5e13
+        a second, and of 5e10 bytes.
+
+    Raises:
+      ValueError, TypeError: for a negative number, less than one operation, or what is no number.
+
+    Examples:
+      >>> sharded("data", roots=by_cost(2e9)).roots
+      ByCost(memory=2000000000.0, flops_per_byte=1000.0)
+    """
+    check_number("memory", memory, 0)
+    check_number("flops_per_byte", flops_per_byte, 1)
+    return ByCost(memory, flops_per_byte)
 
 
 class Sharded(NamedTuple):
@@ -18,7 +56,8 @@ class Sharded(NamedTuple):
     axis: tuple[str, ...] | None
     multiple: int
     wire: Any
-    roots: tuple[str, ...]
+    roots: tuple[str, ...] | ByCost
+    gradients: tuple[str, ...]
 
 
 def sharded(
@@ -26,7 +65,8 @@ def sharded(
     *,
     multiple: int | None = None,
     wire: jax.typing.DTypeLike | optax.GradientTransformation | None = None,
-    roots: str | Sequence[str] = (),
+    roots: str | Sequence[str] | ByCost = (),
+    gradients: str | Sequence[str] = (),
 ) -> Sharded:
     """How stacks are divided over devices: what `axis=` takes where a name alone does not say enough.
 
@@ -40,8 +80,13 @@ def sharded(
         the gradients (bfloat16 gradients: bfloat16, where nothing is lost, as updates have the gradients' dtype). Or
         the transformation of stacks that does it: `precond.stochastic_rounding()`.
       roots: those of the axes over which roots are gathered when they are refreshed, and not directions in every
-        step. Statistics and refreshes are divided as before, but along these axes each device keeps the roots and
-        all else of the blocks (momentum, second moments) of the others too, and applies them itself.
+        step; or `precond.by_cost`, which chooses them. By default none: no other choice keeps as little memory.
+        Statistics and refreshes are divided as before, but along these axes each device keeps the roots and all else
+        of the blocks (momentum, second moments) of the others too, and applies them itself.
+      gradients: axes of the mesh over which gradients come divided, as those of fully sharded parameters do. Each
+        device then sends of its part to the others what they own, and the directions come back the same way; nothing
+        is gathered. It need not be said where the types of arrays tell it, as on a mesh with explicit axes, and means
+        nothing in the user's own `shard_map` or `pmap`, where gradients come whole.
 
     Raises:
       ValueError, TypeError: for a multiple that is no positive integer, a wire that is no floating dtype, no axes,
@@ -49,7 +94,7 @@ def sharded(
 
     Examples:
       >>> sharded("data")
-      Sharded(axis=('data',), multiple=8, wire=None, roots=())
+      Sharded(axis=('data',), multiple=8, wire=None, roots=(), gradients=())
       >>> sharded(("data", "model"), multiple=32, wire="bfloat16").wire
       dtype(bfloat16)
     """
@@ -60,10 +105,14 @@ def sharded(
         if not axes:
             raise ValueError(f"axis={axis!r}: pass the name of a mesh axis, several names, or None.")
         axis = tuple(axes)
-    roots = (roots,) if isinstance(roots, str) else tuple(roots)
-    if not set(roots) <= set(axis or ()):
+    if not isinstance(roots, ByCost):
+        roots = (roots,) if isinstance(roots, str) else tuple(roots)
+    if not isinstance(roots, ByCost) and not set(roots) <= set(axis or ()):
         raise ValueError(f"roots={roots}: these are gathered over some of the axes {axis or ()} that divide stacks.")
-    if axis is not None:  # blocks that stand together are gathered
+    gradients = (gradients,) if isinstance(gradients, str) else tuple(gradients)
+    if not all(isinstance(a, str) for a in gradients):
+        raise TypeError(f"gradients={gradients}: pass names of mesh axes.")
+    if axis is not None and not isinstance(roots, ByCost):  # blocks that stand together are gathered
         axis = (*(a for a in axis if a not in roots), *roots)
     if multiple is None:
         multiple = 1 if axis is None else 8
@@ -72,7 +121,7 @@ def sharded(
         wire = jnp.dtype(wire)
         if not jnp.issubdtype(wire, jnp.floating):
             raise TypeError(f"wire={wire.name}: directions travel as floating numbers, such as jnp.bfloat16.")
-    return Sharded(axis, multiple, wire, roots)
+    return Sharded(axis, multiple, wire, roots, gradients)
 
 
 def as_sharded(axis: str | Sequence[str] | Sharded | None) -> Sharded:

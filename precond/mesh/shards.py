@@ -13,7 +13,7 @@ from precond.mesh.share import share_of
 __all__ = ["on_shards"]
 
 
-def _with_whole_state(body: Callable[..., Any], place: Place, whole: Any, state: Any, extents: Any) -> Any:
+def _with_whole_state(body: Callable[..., Any], place: Place, given: Any, state: Any, extents: Any) -> Any:
     """In the user's own `shard_map` or `pmap`, where each device may have its share of the state, or all of it."""
 
     def divided(x: jax.Array, extent: Extent) -> tuple[str, ...]:
@@ -30,7 +30,7 @@ def _with_whole_state(body: Callable[..., Any], place: Place, whole: Any, state:
     over = [divided(x, e) for x, e in zip(leaves, treedef.flatten_up_to(extents), strict=True)]
     shares = {axes: share_of(place.over(axes)) for axes in over}
     mine = [shares[axes].own(x) for x, axes in zip(leaves, over, strict=True)]
-    out, new = body(whole, treedef.unflatten(mine))
+    out, new = body(given, treedef.unflatten(mine))
     made = treedef.flatten_up_to(new)
     for axes, share in shares.items():
         which = [i for i, a in enumerate(over) if a == axes]
@@ -39,17 +39,29 @@ def _with_whole_state(body: Callable[..., Any], place: Place, whole: Any, state:
     return out, treedef.unflatten(made)
 
 
-def on_shards(body: Callable[..., Any], place: Place | None, whole: Any, state: Any, extents: Any) -> Any:
+def on_shards(
+    body: Callable[..., Any],
+    place: Place | None,
+    given: Any,
+    state: Any,
+    extents: Any,
+    *,
+    coming: Any = PartitionSpec(),
+    going: Any = PartitionSpec(),
+) -> Any:
     """Run a function of stacks on every device, each with its share of the state.
 
     Args:
-      body: from the tree `whole` and the device's share of the state, to anything that is the same on all devices,
-        and its share of the new state (see `share_of`).
+      body: from the tree `given` and the device's share of the state, to a tree of arrays, and its share of the new
+        state (see `share_of`).
       place: None runs it once, where a share is everything.
-      whole: a tree of arrays that every device is given whole.
+      given: a tree of arrays.
       state: a tree of arrays. In the user's own `shard_map` each device has its share of it, or all (then new state is
         gathered in every step, as `pmap` needs where the state is not sharded).
       extents: an `Extent` for each array of the state.
+      coming: how `given` is divided, as specifications for it or parts of it; by default every device is given all.
+        In the user's own `shard_map` what is there comes.
+      going: likewise for what `body` returns first; by default it is the same on all devices.
 
     Raises:
       ValueError: where stacks of the state have another length.
@@ -60,10 +72,9 @@ def on_shards(body: Callable[..., Any], place: Place | None, whole: Any, state: 
       (Array([2., 2.], dtype=float32), 1)
     """
     if place is None:
-        return body(whole, state)
+        return body(given, state)
     if place.kind == AxisType.Manual:
-        return _with_whole_state(body, place, whole, state, extents)
-    every = PartitionSpec()
+        return _with_whole_state(body, place, given, state, extents)
     states = jax.tree.map(lambda e: e.spec, extents)
     if place.kind == AxisType.Explicit:
         state = constrained(place, state, extents)
@@ -71,8 +82,8 @@ def on_shards(body: Callable[..., Any], place: Place | None, whole: Any, state: 
         body,
         # A mesh in the context must not be named again.
         mesh=place.mesh if jax.sharding.get_abstract_mesh().empty else None,
-        in_specs=(every, states),
-        out_specs=(every, states),
+        in_specs=(coming, states),
+        out_specs=(going, states),
         axis_names=set(place.axes),
     )
-    return run(whole, state)
+    return run(given, state)

@@ -26,18 +26,51 @@ class Share(NamedTuple):
     """How a function on one device takes its share of stacks, and makes whole ones of all shares.
 
     Attributes:
+      count: of shares.
+      index: which of them is the device's.
       own: from a tree of whole stacks to this device's blocks.
       gather: back, with one collective for each dtype.
+      exchange: from a tree of arrays `[count, ..]`, what this device has for each, to the same, what it has from each;
+        likewise.
       total: of a number on each device, their sum.
     """
 
+    count: int
+    index: Callable[[], Any]
     own: Callable[[Any], Any]
     gather: Callable[[Any], Any]
+    exchange: Callable[[Any], Any]
     total: Callable[[jax.Array], jax.Array]
 
 
-WHOLE = Share(lambda tree: tree, lambda tree: tree, lambda x: x)
+def _itself(tree: Any) -> Any:
+    return tree
+
+
+WHOLE = Share(1, lambda: 0, _itself, _itself, _itself, _itself)
 """Where there is one device, whose share is everything."""
+
+
+def _together(tree: Any, rows: int, move: Callable[[jax.Array], jax.Array]) -> Any:
+    """Call `move` once for each dtype, on all arrays of a tree side by side.
+
+    Args:
+      tree: of arrays whose size `rows` divides.
+      rows: of what `move` is given, a matrix; it returns another with as many columns.
+
+    Returns:
+      For each array its columns.
+    """
+    leaves, treedef = jax.tree.flatten(tree)
+    out = list(leaves)
+    for dtype in dict.fromkeys(x.dtype for x in leaves):
+        which = [i for i, x in enumerate(leaves) if x.dtype == dtype]
+        moved, start = move(jnp.concatenate([leaves[i].reshape(rows, -1) for i in which], axis=1)), 0
+        for i in which:
+            columns = leaves[i].size // rows
+            out[i] = lax.slice_in_dim(moved, start, start + columns, axis=1)
+            start += columns
+    return treedef.unflatten(out)
 
 
 def share_of(place: Place | None) -> Share:
@@ -48,28 +81,24 @@ def share_of(place: Place | None) -> Share:
     """
     if place is None or not place.axes:
         return WHOLE
+    count, axes = place.count, place.axes
 
     def own(tree: Any) -> Any:
-        index = lax.axis_index(place.axes)
+        index = lax.axis_index(axes)
 
         def one(x: jax.Array) -> jax.Array:
-            n = x.shape[0] // place.count
+            n = x.shape[0] // count
             return lax.dynamic_slice_in_dim(x, index * n, n)
 
         return jax.tree.map(one, tree)
 
     def gather(tree: Any) -> Any:
-        leaves, treedef = jax.tree.flatten(tree)
-        out = list(leaves)
-        for dtype in dict.fromkeys(x.dtype for x in leaves):
-            which = [i for i, x in enumerate(leaves) if x.dtype == dtype]
-            flat = jnp.concatenate([leaves[i].reshape(-1) for i in which])
-            # "invarying": that the result is the same on all devices is in its type, for the user's shard_map.
-            whole, start = lax.all_gather(flat, place.axes, to="invarying"), 0
-            for i in which:
-                x = leaves[i]
-                out[i] = whole[:, start : start + x.size].reshape(place.count * x.shape[0], *x.shape[1:])
-                start += x.size
-        return treedef.unflatten(out)
+        # "invarying": that the result is the same on all devices is in its type, for the user's shard_map.
+        came = _together(tree, 1, lambda x: lax.all_gather(x[0], axes, to="invarying"))
+        return jax.tree.map(lambda c, x: c.reshape(count * x.shape[0], *x.shape[1:]), came, tree)
 
-    return Share(own, gather, lambda x: lax.psum(x, place.axes))
+    def exchange(tree: Any) -> Any:
+        came = _together(tree, count, lambda x: lax.all_to_all(x, axes, 0, 0, tiled=True))
+        return jax.tree.map(lambda c, x: c.reshape(x.shape), came, tree)
+
+    return Share(count, lambda: lax.axis_index(axes), own, gather, exchange, lambda x: lax.psum(x, axes))

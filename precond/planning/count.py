@@ -1,6 +1,5 @@
 """What a traced program computes and sends, counted equation by equation: nothing is compiled, nothing allocated."""
 
-import itertools
 import math
 from collections import Counter
 from collections.abc import Callable
@@ -87,7 +86,7 @@ def count_program(program: ClosedJaxpr, axes: dict[str, int], platform: str) -> 
     def of(jaxpr: Jaxpr, outer: str) -> Count:
         total: Count = Counter()
         known: dict[Any, int] = {}
-        for eqn in jaxpr.eqns:
+        for eqn in _live(jaxpr)[0]:
             part = part_of(str(eqn.source_info.name_stack)) or outer
             total += one(eqn, part, known)
         return total
@@ -110,6 +109,22 @@ def count_program(program: ClosedJaxpr, axes: dict[str, int], platform: str) -> 
         return Counter({Key(part, kind): amount}) if amount else Counter()
 
     return of(program.jaxpr, "")
+
+
+def _live(jaxpr: Jaxpr) -> tuple[list[Any], set[Any]]:
+    """The equations of which something is used, and all that they and the results use: the compiler drops the rest."""
+    used: set[Any] = {v for v in jaxpr.outvars if not isinstance(v, Literal)}
+    eqns = []
+    for eqn in reversed(jaxpr.eqns):
+        if not used.isdisjoint(eqn.outvars):
+            eqns.append(eqn)
+            inner = [getattr(j, "jaxpr", j) for j in jaxprs_in_params(eqn.params)]
+            given = list(zip(eqn.invars, eqn.invars, strict=True))
+            if len(inner) == 1 and len(inner[0].invars) == len(given) and eqn.primitive.name in ("jit", "shard_map"):
+                within = _live(inner[0])[1]
+                given = [(v, i) for v, i in zip(eqn.invars, inner[0].invars, strict=True) if i in within]
+            used |= {v for v, _ in given if not isinstance(v, Literal)}
+    return eqns[::-1], used
 
 
 def _value(v: Any, known: dict[Any, int]) -> int | None:
@@ -146,9 +161,21 @@ def shard_shape(array: Any) -> tuple[int, ...]:
     sharding = getattr(array, "sharding", None)
     if sharding is None:
         return tuple(array.shape)
-    over = [(a,) if isinstance(a, str) else a or () for a in sharding.spec]
-    shards = [math.prod(sharding.mesh.shape[a] for a in axes) for axes in over]
-    return tuple(n // k for n, k in itertools.zip_longest(array.shape, shards, fillvalue=1))
+    shards = [math.prod(sharding.mesh.shape[a] for a in names) for names in _names(array)]
+    return tuple(n // k for n, k in zip(array.shape, shards, strict=True))
+
+
+def _names(array: Any) -> list[tuple[str, ...]]:
+    """The mesh axes over which each axis of an array is divided."""
+    spec = [(a,) if isinstance(a, str) else tuple(a or ()) for a in array.sharding.spec]
+    return [*spec, *[()] * (len(array.shape) - len(spec))]
+
+
+def _missing(here: Any, there: Any, axes: dict[str, int]) -> int:
+    """How many numbers of its part of `there` a device does not have in its part of `here`, the same array."""
+    both = [{*h, *t} for h, t in zip(_names(here), _names(there), strict=True)]
+    has = math.prod(n // math.prod(axes[a] for a in names) for n, names in zip(there.shape, both, strict=True))
+    return math.prod(shard_shape(there)) - has
 
 
 def _cost(eqn: Any, axes: dict[str, int]) -> tuple[str, int]:
@@ -164,9 +191,9 @@ def _cost(eqn: Any, axes: dict[str, int]) -> tuple[str, int]:
         n = math.prod(axes[a] for a in ((over,) if isinstance(over, str) else over))
         size = sum(math.prod(shard_shape(a)) * a.dtype.itemsize for a in outs)
         return kind, math.ceil(size * portion(n))
-    if name == "reshard":  # what a device does not have already; nothing, where it is given less
-        more = math.prod(shard_shape(outs[0])) - math.prod(ins[0])
-        return "all-gather", max(more, 0) * outs[0].dtype.itemsize
+    if name == "reshard":
+        kind = "all-gather" if math.prod(shard_shape(outs[0])) > math.prod(ins[0]) else "all-to-all"
+        return kind, _missing(eqn.invars[0].aval, outs[0], axes) * outs[0].dtype.itemsize
     if name == "dot_general":
         contracted = eqn.params["dimension_numbers"][0][0]
         return "products", 2 * math.prod(shard_shape(outs[0])) * math.prod(ins[0][i] for i in contracted)

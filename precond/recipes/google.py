@@ -1,4 +1,4 @@
-"""Google's Distributed Shampoo, on one device."""
+"""Google's Distributed Shampoo."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -10,6 +10,7 @@ import optax
 
 from precond.arguments import check_whole
 from precond.blocks import View, tensors
+from precond.mesh import Sharded
 from precond.recipes.google_roots import google_eigh
 from precond.roots import Root
 from precond.statistics import outer_products
@@ -54,6 +55,8 @@ def google_shampoo(
     skip_preconditioning_rank_lt: int = 1,
     root: Callable[..., Root] = google_eigh,
     stale: bool = False,
+    axis: str | Sequence[str] | Sharded | None = None,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """`distributed_shampoo` of google-research/precondition, step by step.
 
@@ -89,6 +92,8 @@ def google_shampoo(
       root: from `matrix_epsilon` and the keyword `power` to a `precond.Root`: `recipes.google_eigh`, or its
         default `recipes.google_newton`; `functools.partial(.., relative=False)` makes the ridge absolute.
       stale: use roots from the step after the one in which they are computed, as its sharded mode does.
+      axis: mesh axes over whose devices blocks are divided, as in `precond.blocked`; the reference's trajectory on any.
+      mesh: likewise.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -130,6 +135,8 @@ def google_shampoo(
             merge=merge_small_dims_block_size,
         ),
         otherwise=magnitude(),
+        axis=axis,
+        mesh=mesh,
     )
     if grafting is not None:
         direction = graft(direction, magnitude(), eps=1e-25)

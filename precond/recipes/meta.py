@@ -1,11 +1,13 @@
-"""Meta's PyTorch Distributed Shampoo, on one device."""
+"""Meta's PyTorch Distributed Shampoo."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import optax
 
 from precond.blocks import tensors
+from precond.mesh import Sharded
 from precond.recipes.meta_roots import meta_eigh
 from precond.roots import Method, Power, Root, eigenbasis, eigh
 from precond.statistics import kl, outer_products, scale_by_trace
@@ -35,6 +37,8 @@ def _meta(
     target_dimensionality: int | None = None,
     precondition_frequency: int = 1,
     start_preconditioning_step: int | None = None,
+    axis: str | Sequence[str] | Sharded | None = None,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     start = precondition_frequency if start_preconditioning_step is None else start_preconditioning_step
     tx = scale_by_kronecker(
@@ -51,7 +55,7 @@ def _meta(
     views = tensors(squeeze=True, merge=merge, target=target_dimensionality)
     return optax.chain(
         optax.identity() if decoupled_weight_decay else decay,
-        blocked(tx, block_size=max_preconditioner_dim, views=views),
+        blocked(tx, block_size=max_preconditioner_dim, views=views, axis=axis, mesh=mesh),
         decay if decoupled_weight_decay else optax.identity(),
         heavy_ball if momentum else optax.identity(),
         optax.scale_by_learning_rate(learning_rate),
@@ -103,7 +107,8 @@ def meta_shampoo(
         `lambda t: decay * schedule(t) / peak` is CORRECTED, and `decay / peak` INDEPENDENT),
         `decoupled_weight_decay` (off: L2), `max_preconditioner_dim` (None cuts nothing), `target_dimensionality`
         (neighbouring axes are merged, from the right, up to `max_preconditioner_dim`, until so many are left; None
-        merges none), `precondition_frequency`, `start_preconditioning_step` (None: the frequency).
+        merges none), `precondition_frequency`, `start_preconditioning_step` (None: the frequency),
+        `axis` and `mesh` (as in `precond.blocked`).
 
     Examples:
       >>> import jax.numpy as jnp

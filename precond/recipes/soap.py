@@ -1,6 +1,7 @@
 """The official SOAP."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ import optax
 from jax.typing import ArrayLike
 
 from precond.blocks import View, Views, tensors
+from precond.mesh import Sharded
 from precond.roots import eigenbasis, qr
 from precond.statistics import outer_products
 from precond.transforms import blocked, every, normalize, scale_by_diagonal, scale_by_kronecker
@@ -58,6 +60,8 @@ def official_soap(
     precondition_1d: bool = False,
     normalize_grads: bool = False,
     bias_correction: bool = True,
+    axis: str | Sequence[str] | Sharded | None = None,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""`nikhilvyas/SOAP`, step by step.
 
@@ -81,6 +85,8 @@ def official_soap(
       precondition_1d: whether vectors have a factor too; else they get plain Adam.
       normalize_grads: scale each parameter's P to a root mean square of 1.
       bias_correction: off leaves out the ratio above.
+      axis: mesh axes over whose devices blocks are divided, as in `precond.blocked`; the reference's trajectory on any.
+      mesh: likewise.
 
     Examples:
       >>> tx, w = official_soap(0.1), jnp.ones((3, 2))
@@ -118,6 +124,6 @@ def official_soap(
         optax.add_decayed_weights((lambda count: -rate(count) * weight_decay) if weight_decay else 0.0),
     )
     return optax.chain(
-        blocked(direction, block_size=None, views=views, otherwise=after_first(adam)),
+        blocked(direction, block_size=None, views=views, otherwise=after_first(adam), axis=axis, mesh=mesh),
         after_first(step),
     )

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import AxisType, PartitionSpec
 
 from precond.arguments import check_part, check_transformation, check_whole
 from precond.blocks import (
@@ -26,16 +27,21 @@ from precond.mesh import (
     Extent,
     Place,
     Sharded,
+    Share,
     Stacked,
     as_sharded,
+    as_typed,
     born,
+    entering,
     find_place,
+    local_arrays,
     on_shards,
     share_of,
-    with_local_arrays,
+    typed_sharding,
 )
-from precond.scopes import named
+from precond.transforms.gathering import choose
 from precond.transforms.kronecker import KroneckerState
+from precond.transforms.route import Route, divided_route, whole_route
 
 __all__ = ["BlockedState", "blocked"]
 
@@ -129,11 +135,21 @@ def blocked(
 
     rest = optax.masked(otherwise, unviewed)
 
+    def wires_of(layout: Layout, leaves: Any) -> dict[str, Any]:
+        if rounded:  # to what is sent already
+            return {name: stack.dtype for name, stack in layout.stacks.items()}
+        return layout.dtypes(leaves) if how.wire is None else dict.fromkeys(layout.stacks, how.wire)
+
+    def find(layout: Layout, tree: Any) -> Place | None:
+        wires = wires_of(layout, jax.tree.leaves(jax.eval_shape(lambda t: t, tree)))
+        return choose(find_place(how, mesh, tree), how, inner, layout.stacks, wires)
+
     def init(params: Any) -> BlockedState:
         check_leaves(params)
         # One array that stands for everything: on a tree without leaves optax.tree.map_params takes this for the
         # prefix of whatever the stacks' state is, and leaves it alone.
-        state, stacks, place = jnp.zeros((0,)), layout_of_(params).stacks, find_place(how, mesh, params)
+        state, layout = jnp.zeros((0,)), layout_of_(params)
+        place, stacks = find(layout, params), layout.stacks
 
         def make() -> Any:
             return inner.init({name: jnp.zeros(s.shape, s.dtype) for name, s in stacks.items()})
@@ -150,59 +166,77 @@ def blocked(
             return out, new, []
         finite = functools.reduce(jnp.logical_and, [finite_blocks(x[None])[0] for x in alone])
         out = jax.tree.map(lambda x: jnp.where(finite, x, jnp.full_like(x, skipped)), out)
-        return out, optax.tree.where(finite, new, state), [finite]
+        return out, optax.tree.where(finite, jax.tree.map(as_typed, new, state), state), [finite]
 
-    def update_stacks(layout: Layout, leaves: Any, state: Any, params: Any, extra: Any) -> tuple[Any, Any, Any]:
-        place = find_place(how, mesh, leaves)
+    def update_stacks(
+        layout: Layout, leaves: Any, state: Any, params: Any, extra: Any, place: Place | None
+    ) -> tuple[Any, Any, Any]:
         sections = how.multiple // (1 if place is None else place.count)
         arrays, rebuild = _arrays(extra)
-        whole = (leaves, None if params is None else jax.tree.leaves(params), arrays)
         share, among = (WHOLE, WHOLE) if place is None else (share_of(place.over(a)) for a in place.levels)
-        counted = ", ".join(f"{layout.blocks[name]} of {x.shape[0]} {name}" for name, x in layout.stacks.items())
+        route = _route(layout, leaves, place, share, how)
 
-        def body(whole: Any, state: Any) -> tuple[Any, Any]:
-            stacks, params, given = layout.pack(whole[0]), whole[1], rebuild(whole[2])
-            with named("stacks", counted):
-                finite = {name: finite_blocks(x) for name, x in stacks.items()}
-            blocks = {name: x[: layout.blocks[name]] for name, x in finite.items()}
-            if params is not None:
-                params = share.own(layout.pack([jnp.asarray(p) for p in params]))
-            stacks, good = share.own((stacks, finite))
+        def entered(tree: Any) -> list[Any]:
+            leaves = zip(jax.tree.leaves(tree), route.specs, layout.viewed, strict=True)
+            return [entering(place, jnp.asarray(x), spec) if v else None for x, spec, v in leaves]
+
+        def body(given: Any, state: Any) -> tuple[Any, Any]:
+            leaves, params, given = given[0], given[1], rebuild(given[2])
+            stacks, good, blocks = route.arrive(leaves)
+            params = None if params is None else route.own(params)
             given = {name: share.own(x.tree) if isinstance(x, Stacked) else x for name, x in given.items()}
             stacks = {name: keep_finite(good[name], x, jnp.zeros_like(x)) for name, x in stacks.items()}
             given |= {"batch_axes": 1, "finite": good, "going": any_finite(blocks)}
-            index = share.own({name: jnp.arange(x.shape[0]) for name, x in finite.items()})
+            index = share.own({name: jnp.arange(x.shape[0]) for name, x in layout.stacks.items()})
             given |= {"sections": sections, "total": share.total, "index": index, "share": among}
             moved: Any
             moved, new = inner.update(stacks, state, params, **given)
             out = {name: keep_finite(good[name], x, jnp.full_like(x, skipped)) for name, x in moved.items()}
-            out = {name: x.astype(wires.get(name, x.dtype)) for name, x in out.items()}
-            return (share.gather(out), blocks), new
+            out = out if rounded else {name: x.astype(wires[name]) for name, x in out.items()}
+            return (route.back(out, leaves), blocks), new
 
-        wires = layout.dtypes(leaves) if how.wire is None else dict.fromkeys(layout.stacks, how.wire)
-        if rounded:  # to what is sent already
-            wires = {}
-        extents = None if place is None else _extents(inner, layout.stacks, place)
-        (out, finite), new = on_shards(body, place, whole, state, extents)
+        wires = wires_of(layout, leaves)
+        (out, finite), new = on_shards(
+            body,
+            place,
+            (entered(leaves), None if params is None else entered(params), arrays),
+            state,
+            None if place is None else _extents(inner, layout.stacks, place),
+            coming=(route.specs, None if params is None else route.specs, PartitionSpec()),
+            going=(route.specs, PartitionSpec()),
+        )
         return out, new, list(finite.values())
 
-    @with_local_arrays
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
         check_shapes(updates, params)
-        updates = jax.tree.map(jnp.asarray, updates)
+        updates, extra = jax.tree.map(jnp.asarray, updates), local_arrays(extra)
         layout = layout_of_(updates)
         leaves, treedef = jax.tree.flatten(updates)
         out, others, finite = update_rest(updates, layout.viewed, state.otherwise, params, extra)
         inside = state.stacks
         if layout.stacks:
-            stacks, inside, more = update_stacks(layout, leaves, state.stacks, params, extra)
+            place = find(layout, leaves)
+            moved, inside, more = update_stacks(layout, leaves, state.stacks, params, extra, place)
             finite += more
-            out = treedef.unflatten(layout.unpack(stacks, jax.tree.leaves(out)))
+            pairs = zip(layout.viewed, moved, jax.tree.leaves(out), strict=True)
+            out = treedef.unflatten([mine if v else other for v, mine, other in pairs])
+        out = jax.tree.map(as_typed, out, updates)
         lost = functools.reduce(jnp.add, [jnp.sum(~x, dtype=jnp.int32) for x in finite], jnp.zeros([], jnp.int32))
         idle = (lost == sum(x.size for x in finite)) & (lost > 0)
         return out, BlockedState(inside, others, state.skipped + lost, state.idle + idle)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _route(layout: Layout, leaves: Sequence[jax.Array], place: Place | None, share: Share, how: Sharded) -> Route:
+    """Whole gradients come to every device, and divided ones to the owners of their blocks."""
+    specs = [typed.spec if (typed := typed_sharding(x)) is not None else PartitionSpec() for x in leaves]
+    here = [[d for d, names in enumerate(spec) if names is not None] for spec in specs]
+    told = [dims for dims, viewed in zip(here, layout.viewed, strict=True) if viewed and dims]
+    if place is None or place.kind == AxisType.Manual or share.count == 1 or not (how.gradients or told):
+        return whole_route(layout, leaves, share)
+    dims = [[*first, *(d for d in range(x.ndim) if d not in first)] for first, x in zip(here, leaves, strict=True)]
+    return divided_route(layout, leaves, share, place.levels[0], dims)
 
 
 def _extents(inner: optax.GradientTransformation, stacks: dict[str, jax.ShapeDtypeStruct], place: Place) -> Any:

@@ -66,7 +66,7 @@ def scale_by_diagonal(
     def init(params: Any) -> DiagonalState:
         def zeros(p: Any) -> jax.Array:
             real = jnp.finfo(jnp.result_type(p)).dtype
-            return jnp.zeros(jnp.shape(p), jnp.promote_types(jnp.float32, real))
+            return jnp.zeros_like(p, jnp.promote_types(jnp.float32, real))  # sharded as the parameter is
 
         nu = jax.tree.map(zeros, params)
         return DiagonalState(jnp.zeros([], jnp.int32), nu, momentum.init(params))

@@ -39,7 +39,7 @@ class Engine:
 
     Attributes:
       root: whose `refresh` to call.
-      schedule: from `precond.on_host`.
+      schedule: from `precond.every` or `precond.on_host`.
     """
 
     root: Root
@@ -51,7 +51,7 @@ _DESCRIBING: contextvars.ContextVar[bool] = contextvars.ContextVar("describing",
 
 @contextlib.contextmanager
 def describing() -> Iterator[None]:
-    """While it lasts, `init` of an engine whose roots are refreshed outside tells of which `Engine` it is.
+    """While it lasts, `init` of an engine tells of which `Engine` it is.
 
     JAX keeps what it has traced of a function: to trace `init` meanwhile, make a new one of it (a lambda).
 
@@ -78,10 +78,10 @@ def outside_state(root: Root, schedule: Refresh, stacks: Any, factors: Any) -> A
       stacks: arrays `[N, d1, .., dk]`.
       factors: shapes and dtypes of what the statistics give.
     """
-    if not schedule.outside:
-        return ()
     if _DESCRIBING.get():
         return Engine(root, schedule)
+    if not schedule.outside:
+        return ()
     failed = jax.tree.map(lambda stack: jnp.zeros(stack.shape[:1], jnp.int32), stacks)
     empty = jax.tree.map(lambda f: jnp.zeros(f.shape, f.dtype), factors)
     return OutsideState(jnp.zeros([], jnp.int32), jnp.zeros([], jnp.int32), failed, empty)

@@ -6,9 +6,11 @@ import orbax.checkpoint as ocp
 import pytest
 
 import precond
+from tests.checkpoint import one_of_two_processes
 from tests.mesh import loops, test_kfac
+from tests.processes import run_two
 
-SAVED, LAST = 5, 12
+SAVED, AGAIN, LAST = 5, 8, 12
 TURNS = precond.every(4, stagger=True)
 OPTIMIZERS = {
     "shampoo": lambda: loops.make(refresh=TURNS),
@@ -20,38 +22,46 @@ OPTIMIZERS = {
 ALIKE = {"kfac", "roots gathered"}  # the same mechanism as the others
 
 
-def batches(mesh, start, stop):
+def batches(mesh, start, stop, put=loops.put):
     x, y = loops.data()
-    return [loops.put((x + i, y), mesh, loops.P("data")) for i in range(start, stop)]
+    return [put((x + i, y), mesh, loops.P("data")) for i in range(start, stop)]
 
 
-def trainer(tx, mesh):
+def trainer(tx, mesh, put=loops.put):
     """A jitted step and state, on a mesh."""
-    params = loops.put(loops.parameters(), mesh)
+    params = put(loops.parameters(), mesh)
     return jax.jit(loops.trainer(tx)), params, jax.jit(tx.init)(params)
 
 
-def go_on(step, params, state, mesh, start, stop):
-    for batch in batches(mesh, start, stop):
+def go_on(step, params, state, mesh, start, stop, put=loops.put):
+    for batch in batches(mesh, start, stop, put):
         params, state = step(params, state, *batch)
     return params, state
+
+
+def save(path, params, state):
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(path, (params, state))
+
+
+def restore(path, params, state):
+    """What was saved, placed as these are."""
+    target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), (params, state))
+    with ocp.StandardCheckpointer() as checkpointer:
+        return checkpointer.restore(path, target)
 
 
 def saved(make, mesh, path):
     """The parameters at the end of a run that is saved in its middle."""
     step, params, state = trainer(make(), mesh)
     params, state = go_on(step, params, state, mesh, 0, SAVED)
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(path / "run", (params, state))
+    save(path / "run", params, state)
     return go_on(step, params, state, mesh, SAVED, LAST)[0]
 
 
-def resumed(make, mesh, path):
-    step, *target = trainer(make(), mesh)
-    target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tuple(target))
-    with ocp.StandardCheckpointer() as checkpointer:
-        params, state = checkpointer.restore(path / "run", target)
-    return go_on(step, params, state, mesh, SAVED, LAST)[0]
+def resumed(make, mesh, path, name="run", start=SAVED):
+    step, *fresh = trainer(make(), mesh)
+    return go_on(step, *restore(path / name, *fresh), mesh, start, LAST)[0]
 
 
 @pytest.mark.usefixtures("x64", "quick_compilation")
@@ -76,4 +86,15 @@ def test_a_run_without_a_mesh_goes_on_on_8_devices(tmp_path):
 
     expected = saved(alone, loops.mesh_of(shape=(1,)), tmp_path)
     actual = resumed(OPTIMIZERS["shampoo"], loops.mesh_of(), tmp_path)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-11), actual, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.usefixtures("x64", "quick_compilation")
+def test_a_run_saved_on_8_devices_goes_on_on_2_processes_and_on_8_devices_again(tmp_path):
+    make, mesh = OPTIMIZERS["shampoo"], loops.mesh_of()
+    expected = saved(make, mesh, tmp_path)
+    run_two(one_of_two_processes, tmp_path, timeout=250)  # with two devices each
+    actual = resumed(make, mesh, tmp_path, "again", AGAIN)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-11), actual, expected)

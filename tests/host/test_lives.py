@@ -149,9 +149,12 @@ def test_two_engines_have_their_own_roots():
 
 
 def test_micro_steps_are_no_updates():
-    grads = [g for g in runs.gradients(3 * N) for _ in range(2)]
-    steps = optax.MultiSteps(runs.shampoo(), every_k_schedule=2)
-    _, state = runs.whole(steps.gradient_transformation(), grads)
+    single = runs.gradients(3 * N)
+    # By default MultiSteps adds gradients in float32, and what it trains on is another gradient.
+    steps = optax.MultiSteps(runs.shampoo(), every_k_schedule=2, accumulator_dtype=np.float64)
+    path, state = runs.whole(steps.gradient_transformation(), [g for g in single for _ in range(2)])
+    expected, _ = runs.whole(runs.shampoo(), single)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-15), path[1::2], expected)
     (engine,) = runs.engines(state)
     assert [engine.count, engine.outside.taken, engine.outside.used] == [3 * N, 3 * N, 2 * N]
     assert metric(state, "failed") == 0

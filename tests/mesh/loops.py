@@ -220,6 +220,9 @@ LOOPS = {
     "auto, initialised eagerly": functools.partial(jitted, eager_init=True),
     "auto, scanned": functools.partial(jitted, scanned=True),
     "auto, fully sharded": functools.partial(jitted, specs=FSDP),
+    "auto, fully sharded, told": lambda tx_of: jitted(
+        lambda axis, mesh: tx_of(precond.sharded(axis, gradients=axis), mesh), specs=FSDP
+    ),
     "auto, fully sharded, in context": functools.partial(jitted, specs=FSDP, context=True),
     "auto, data and model": lambda tx_of: jitted(tx_of, mesh=_two(AUTO), specs=MODEL),
     "auto, data and model, in context": lambda tx_of: jitted(tx_of, mesh=_two(AUTO), specs=MODEL, context=True),

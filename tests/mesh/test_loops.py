@@ -4,6 +4,7 @@ import functools
 
 import jax
 import numpy as np
+import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 
@@ -27,6 +28,7 @@ ALIKE = {
     "auto, in context",
     "auto, given",
     "auto, initialised eagerly",
+    "auto, fully sharded",
     "auto, fully sharded, in context",
     "auto, data and model, in context",
     "explicit, scanned",
@@ -59,6 +61,30 @@ def test_neither_does_it_with_other_parts(make, loop):
     make = functools.partial(make, 0.01, block_size=8)
     alone = loops.one_device(make(axis=STACKED))
     assert_same(loops.LOOPS[loop](lambda axis, mesh: make(axis=axis, mesh=mesh)), alone, 1e-11)
+
+
+def without_vectors(make):
+    """A vector's factor is of rank one at first: its ridge of 1e-12, or a basis of nothing, is rounding's to choose."""
+    matrices = {"first": {"kernel": True, "bias": False}, "middle": True, "last": {"kernel": True}}
+    return lambda *rate, **where: optax.masked(make(*rate, **where), matrices)
+
+
+META = {"betas": (0.9, 0.99), "max_preconditioner_dim": 8, "precondition_frequency": 2}
+RECIPES = {
+    "google": functools.partial(precond.recipes.google_shampoo, block_size=8, start_preconditioning_step=2),
+    "meta": without_vectors(functools.partial(precond.recipes.meta_shampoo, **META)),
+    "meta soap": without_vectors(functools.partial(precond.recipes.meta_soap, **META)),
+    # Of sides up to 16 alone the factors are of full rank.
+    "official soap": functools.partial(precond.recipes.official_soap, precondition_frequency=2, max_precond_dim=16),
+}
+
+
+@pytest.mark.parametrize(
+    "make", [pytest.param(f, id=n, marks=[pytest.mark.slow] * n.startswith("meta ")) for n, f in RECIPES.items()]
+)
+def test_nor_with_a_recipe(make):
+    actual = loops.LOOPS["auto"](lambda axis, mesh: make(0.01, axis=axis, mesh=mesh))
+    assert_same(actual, loops.one_device(make(0.01, axis=STACKED)), 1e-11)
 
 
 INITIALISED = [

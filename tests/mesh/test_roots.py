@@ -9,7 +9,7 @@ import pytest
 
 import precond
 from tests.mesh import loops, test_kfac
-from tests.mesh.test_devices import COLLECTIVE, stacks_of
+from tests.mesh.test_devices import COLLECTIVE, SCHEDULES, run, stacks_of
 
 pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
 
@@ -54,6 +54,15 @@ CASES = {
 def test_what_is_gathered_changes_no_step(make, axis, loop):
     actual, expected = loop(with_axis(make, axis)), loops.one_device(make(axis=STACKED))
     jax.tree.map(lambda a, d: np.testing.assert_allclose(a, d, rtol=0, atol=1e-12), actual, expected)
+
+
+@SLOW
+@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
+def test_fifty_steps_are_the_same_on_1_2_4_and_8_devices(schedule):
+    alone, _ = run(1, 50, "float64", refresh=schedule, axis=STACKED)
+    for count in (1, 2, 4, 8):
+        path, _ = run(count, 50, "float64", refresh=schedule, axis=ROOTS)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-12), path, alone)
 
 
 def gathers(program):

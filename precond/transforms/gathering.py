@@ -1,0 +1,75 @@
+"""What is gathered, where its cost decides: directions in every step, or roots when they are refreshed."""
+
+import math
+from typing import Any
+
+import jax
+import optax
+
+from precond.mesh import ByCost, Place, Sharded
+from precond.roots import RootState
+from precond.transforms.kronecker import KroneckerState
+from precond.transforms.outside import describing
+
+__all__ = ["choose"]
+
+
+def _bytes(tree: Any) -> int:
+    """Of what has an entry for every block."""
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree) if x.shape)
+
+
+def _application(engine: KroneckerState, stacks: Any) -> int:
+    """Operations in which each matrix of the roots multiplies its block once."""
+    roots = jax.tree.leaves(engine.roots, is_leaf=lambda x: isinstance(x, RootState))
+    pairs = zip(roots, jax.tree.leaves(stacks), strict=True)
+    return sum(
+        2 * x.shape[-1] * math.prod(stack.shape)
+        for root, stack in pairs
+        for x in jax.tree.leaves(root.derived)
+        if len(x.shape) == 3
+    )
+
+
+def choose(
+    place: Place | None, how: Sharded, inner: optax.GradientTransformation, stacks: Any, wires: dict[str, Any]
+) -> Place | None:
+    """The place, with the axes over which roots are gathered.
+
+    See `precond.by_cost` for the cost.
+
+    Args:
+      place: of the stacks.
+      how: where `how.roots` is a `precond.by_cost`; else there is nothing to choose.
+      inner: what runs on the stacks.
+      stacks: shapes and dtypes.
+      wires: the dtypes in which directions travel.
+    """
+    if place is None or not isinstance(how.roots, ByCost):
+        return place
+    with describing():
+        state = jax.eval_shape(lambda s: inner.init(s), stacks)
+    nodes = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, KroneckerState))
+    engines = [x for x in nodes if isinstance(x, KroneckerState)]
+    if any(x.outside.schedule.outside for x in engines):
+        return place
+    kept = _bytes(state) - sum(_bytes(x.statistics) for x in engines)
+    directions = sum(math.prod(x.shape) * wires[name].itemsize for name, x in stacks.items())
+    roots = sum(
+        _bytes([root.derived for root in jax.tree.leaves(x.roots, is_leaf=lambda r: isinstance(r, RootState))])
+        / x.outside.schedule.period
+        for x in engines
+    )
+    work = sum(_application(x, stacks) for x in engines) / how.roots.flops_per_byte
+
+    def counts(over: tuple[str, ...]) -> tuple[int, int]:
+        each = place.over(over).count
+        return place.count // each, each
+
+    def cost(over: tuple[str, ...]) -> float:
+        of_directions, of_roots = counts(over)
+        return directions * (1 - 1 / of_directions) + (roots * (1 - 1 / of_roots) + work) / of_directions
+
+    options = [place.axes[i:] for i in range(len(place.axes), -1, -1)]
+    fitting = [o for o in options if kept / counts(o)[0] - kept / place.count <= how.roots.memory]
+    return place._replace(roots=min(fitting, key=cost))

@@ -1,0 +1,202 @@
+"""Gradients that come divided over devices: they go to the owners of their blocks, and none is gathered whole."""
+
+import functools
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import precond
+from precond.blocks import View, layout_of
+from tests.mesh import loops
+
+EXPLICIT, AUTO = loops.EXPLICIT, loops.AUTO
+
+# Batches, ragged blocks, axes that are merged, fused and passive; and what no device's number divides.
+SHAPES = {
+    "matrix": (24, 32),
+    "layers": (3, 16, 24),
+    "divided in its batch": (8, 5, 16),
+    "convolution": (2, 3, 8, 16),
+    "fused": (24, 48),
+    "one side": (40, 8),
+    "ragged": (24, 20),
+    "odd": (9, 11),
+    "vector": (16,),
+}
+VIEWS = {
+    "layers": View((1, 2)),
+    "divided in its batch": View((1, 2)),
+    "convolution": View(((0, 1, 2), 3)),
+    "fused": View((0, 2), shape=(24, 3, 16)),
+    "one side": View((0, 1), passive=(0,)),
+    "vector": None,
+}
+FIRST = {name: P("data") if shape[0] % 8 == 0 else P() for name, shape in SHAPES.items()} | {"layers": P(None, "data")}
+LAST = {name: P(*[None] * (len(shape) - 1), "data" if shape[-1] % 8 == 0 else None) for name, shape in SHAPES.items()}
+CROSSED = {name: P(*["model"] + [None] * (len(s) - 1)) if s[0] % 2 == 0 else P() for name, s in SHAPES.items()}
+
+
+def view_of(path, leaf):
+    return VIEWS.get(path, View((0, 1)))
+
+
+def marked():
+    """Each number times its place: that of the block in its stack, and that in the block."""
+
+    def update(updates, state, params=None, *, index, **extra):
+        def one(x, i):
+            inside = 1 + jnp.arange(math.prod(x.shape[1:]), dtype=x.dtype).reshape(x.shape[1:])
+            return x * (1 + i.reshape(-1, *[1] * (x.ndim - 1))) * inside
+
+        out = jax.tree.map(one, updates, index)
+        return (out if params is None else jax.tree.map(lambda x, p: x + p, out, params)), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+
+
+def numbers(seed, dtype="float32"):
+    rng = np.random.default_rng(seed)
+    return {name: jnp.asarray(rng.integers(-8, 8, shape), dtype) for name, shape in SHAPES.items()}
+
+
+def moved(axis, mesh, specs):
+    tx = precond.blocked(marked(), block_size=16, views=view_of, otherwise=optax.scale(2.0), axis=axis)
+    grads, params = (loops.put(numbers(i), mesh, specs) for i in range(2))
+    return jax.jit(tx.update)(grads, tx.init(params), params)[0]
+
+
+DIVIDED = {
+    "along the first axis": ((8,), "data", FIRST),
+    "along the last axis": ((8,), "data", LAST),
+    "over an axis that divides no stack": ((4, 2), "data", CROSSED),
+    "and over both": ((4, 2), ("data", "model"), CROSSED),
+}
+
+
+CASES = [(name, kind) for name in DIVIDED for kind in (EXPLICIT, AUTO)]
+FEW = {("along the first axis", AUTO), ("along the last axis", EXPLICIT), ("and over both", EXPLICIT)}
+
+
+@pytest.mark.usefixtures("quick_compilation")
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [pytest.param(*c, id=f"{c[0]}, {c[1].name}", marks=[pytest.mark.slow] * (c not in FEW)) for c in CASES],
+)
+def test_every_number_comes_to_its_place_in_its_block_and_back(name, kind):
+    shape, axis, specs = DIVIDED[name]
+    mesh = loops.mesh_of(kind, shape, ("data", "model")[: len(shape)])
+    found = moved(precond.sharded(axis, gradients="data"), mesh, specs)
+    expected = moved(precond.sharded(None, multiple=8), loops.mesh_of(shape=(1,)), P())
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    if kind == EXPLICIT:
+        typed = jax.tree.map(lambda x: jax.typeof(x).sharding.spec, found)
+        assert typed == {name: P(*s, *[None] * (len(SHAPES[name]) - len(s))) for name, s in specs.items()}
+
+
+def test_parameters_keep_their_own_precision():
+    def update(updates, state, params, **extra):
+        return jax.tree.map(lambda p: (p - 1) * 1024, params), state
+
+    inner = optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+    tx, mesh = precond.blocked(inner, block_size=8, axis="data"), loops.mesh_of(EXPLICIT)
+    kernel = jnp.asarray(np.arange(256.0).reshape(16, 16), "float32")
+    params, grads = ({"kernel": loops.put(x, mesh, P("data"))} for x in (1 + kernel / 1024, kernel.astype("bfloat16")))
+    found = jax.jit(tx.update)(grads, tx.init(params), params)[0]["kernel"]
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(found.astype("float32"), kernel)
+
+
+MODEL = {"embedding": (64, 16), "layers": (3, 64, 32), "up": (32, 64), "down": (64, 24), "bias": (64,)}
+ROWS = {name: P(None, "data") if name == "layers" else P("data") for name in MODEL}
+SENT = re.compile(r"= (\(?\w+\[.*) (all-gather|all-reduce|all-to-all|reduce-scatter|collective-permute)(?:-start)?\(")
+
+
+def collectives(program):
+    """Of a compiled program, each with how many numbers a device has of it."""
+    found = SENT.findall(program.as_text())
+    sizes = [[math.prod(int(d) for d in s.split(",") if d) for s in re.findall(r"\[([\d,]*)\]", x)] for x, _ in found]
+    return [(kind, sum(size)) for (_, kind), size in zip(found, sizes, strict=True)]
+
+
+def shampoo():
+    return precond.shampoo(1e-2, block_size=16, axis=precond.sharded("data", gradients="data"), refresh=1)
+
+
+@functools.cache
+def program(kind):
+    return lowered(kind).compile()
+
+
+def lowered(kind, dtype="float32", specs=ROWS):
+    """An update of fully sharded parameters."""
+    mesh, tx = loops.mesh_of(kind), shampoo()
+    put = functools.partial(loops.put, mesh=mesh, specs=specs)
+    params = put({name: jnp.ones(shape, dtype) for name, shape in MODEL.items()})
+    state = tx.init(params)
+    update = jax.jit(tx.update, out_shardings=(jax.tree.map(lambda x: x.sharding, params), None))
+    return update.lower(params, state, params)
+
+
+@pytest.mark.parametrize("kind", [EXPLICIT, AUTO], ids=["explicit", "auto"])
+def test_no_gradient_is_gathered(kind):
+    found = collectives(program(kind))
+    blocks = sum(layout(MODEL).blocks.values())
+    assert max(n for what, n in found if what != "all-to-all") <= blocks + 8  # which of them are finite, padded
+    total = sum(math.prod(s) for name, s in MODEL.items() if name not in ("embedding", "bias"))
+    sent = [n for what, n in found if what == "all-to-all"]
+    padded = sum(math.prod(s.shape) for s in layout(MODEL).stacks.values())
+    assert sorted(sent) == sorted(2 * [total // 8] + 2 * [padded // 8])
+
+
+@pytest.mark.parametrize(
+    "along", [0, pytest.param(-1, marks=pytest.mark.slow)], ids=["along the first axis", "the last"]
+)
+def test_what_is_planned_is_what_is_sent(along):
+    specs = ROWS if along == 0 else {n: P(*[None] * (len(s) - 1), "data") for n, s in MODEL.items()}
+    compiled = program(EXPLICIT) if along == 0 else lowered(EXPLICIT, specs=specs).compile()
+    found = sum(n * 4 * 7 // 8 for what, n in collectives(compiled) if what == "all-to-all")
+    mesh = loops.mesh_of(EXPLICIT)
+    shapes = {
+        name: jax.ShapeDtypeStruct(shape, "float32", sharding=NamedSharding(mesh, specs[name]))
+        for name, shape in MODEL.items()
+    }
+    planned = precond.plan(shampoo(), shapes, mesh=mesh.shape)
+    assert planned.wire["all-to-all"] == found > 0
+    assert planned.wire["all-gather"] < 100  # which blocks are finite
+    assert planned.bytes["rest"] < 2 * 4 * (64 * 16 + 64) // 8 + 100  # moments of what has no blocks, divided as it is
+
+
+def layout(shapes):
+    tree = {name: jax.ShapeDtypeStruct(shape, "float32") for name, shape in shapes.items()}
+    return layout_of(tree, precond.default_views, 16, 8)
+
+
+def test_bfloat16_gradients_travel_as_they_are():
+    # As lowered: the CPU's compiler knows no bfloat16.
+    kinds = re.findall(r"stablehlo.all_to_all.*-> tensor<[\dx]+x(\w+)>", lowered(EXPLICIT, "bfloat16").as_text())
+    assert kinds == 4 * ["bf16"]
+
+
+def test_what_has_no_blocks_is_divided_where_it_is_given_some():
+    mesh, shapes = loops.mesh_of(), {"embedding": (40, 16), "kernel": (8, 8), "bias": (16,)}
+    adam = optax.scale_by_adam()
+    on_blocks = precond.blocked(adam, block_size=8, views=precond.tensors(min_rank=2), axis="data")
+    params = loops.put({name: jnp.ones(s) for name, s in shapes.items()}, mesh)
+    rng, states, found = np.random.default_rng(0), {}, {}
+    txs = {n: precond.blocked(optax.identity(), otherwise=tx, axis="data") for n, tx in enumerate((adam, on_blocks))}
+    states = {n: tx.init(params) for n, tx in txs.items()}
+    for _ in range(2):
+        grads = loops.put({name: jnp.asarray(rng.standard_normal(s), "float32") for name, s in shapes.items()}, mesh)
+        for n, tx in txs.items():
+            found[n], states[n] = jax.jit(tx.update)(grads, states[n])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found[1], found[0])
+    mu = states[1].otherwise.inner_state.stacks.mu["8x8"]
+    assert mu.shape == (16, 8, 8)  # ten blocks
+    assert mu.addressable_shards[0].data.shape == (2, 8, 8)
