@@ -3,6 +3,7 @@
 from precond.blocks.finite import any_finite, finite_blocks, keep_finite
 from precond.blocks.joint import Layer
 from precond.blocks.layout import Layout, layout_of
+from precond.blocks.matrices import join_layers, layers_in_stacks, layout_of_layers, present_layers, view_of_layer
 from precond.blocks.names import active_axes, stack_name
 from precond.blocks.probe import Factors, Probe
 from precond.blocks.rules import as_views, default_views, path_name, rules, small_side, tensors
@@ -20,11 +21,16 @@ __all__ = [
     "as_views",
     "default_views",
     "finite_blocks",
+    "join_layers",
     "keep_finite",
+    "layers_in_stacks",
     "layout_of",
+    "layout_of_layers",
     "path_name",
+    "present_layers",
     "rules",
     "small_side",
     "stack_name",
     "tensors",
+    "view_of_layer",
 ]

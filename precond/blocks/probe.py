@@ -20,12 +20,12 @@ class Factors(NamedTuple):
       inputs: A, `[L, i, i]` (the bias last), or its diagonal `[L, i]` for an embedding; L counts scanned layers and
         groups. Of a norm, the Fisher blocks of its channels.
       outputs: G, `[L, o, o]`; None for a norm.
-      draw: a random gradient whose second moment is the Fisher matrix, `[L, i, o]`; None where none was asked for.
+      moments: second moments of the gradients of examples in a basis, `[L, i, o]`; None where none were asked for.
     """
 
     inputs: jax.Array
     outputs: jax.Array | None
-    draw: jax.Array | None = None
+    moments: jax.Array | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -36,6 +36,7 @@ class Probe:
     Attributes:
       layer: with paths from where the probe stands.
       sums: zeros in parameters; in their gradient, by name what `precond.layers.tap` sums over a batch.
+      bases: in which second moments are summed, as `precond.layers.tap` takes them.
 
     Examples:
       >>> layer = Layer("kernel", None, 0, (1, 1), (), (0,), (1,))
@@ -46,6 +47,7 @@ class Probe:
 
     layer: Layer = dataclasses.field(metadata={"static": True})
     sums: Mapping[str, jax.Array]
+    bases: Mapping[str, jax.Array] = dataclasses.field(default_factory=dict)
 
     def factors(self, examples: ArrayLike) -> Factors:
         """From sums over a batch to factors.
@@ -64,5 +66,5 @@ class Probe:
             return x.reshape(-1, *x.shape[-1 if flat else -2 :])
 
         outputs = stacked(s["outputs"], examples) if "outputs" in s else None
-        draw = stacked(s["gradient"], jnp.sqrt(examples)) if "gradient" in s else None
-        return Factors(stacked(s["inputs"], rows, layer.diagonal), outputs, draw)
+        moments = stacked(s["moments"], examples) if "moments" in s else None
+        return Factors(stacked(s["inputs"], rows, layer.diagonal), outputs, moments)
