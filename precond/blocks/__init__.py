@@ -4,6 +4,14 @@ from precond.blocks.finite import any_finite, finite_blocks, keep_finite
 from precond.blocks.joint import Layer
 from precond.blocks.layout import Layout, layout_of
 from precond.blocks.leaves import check_leaves, check_shapes
+from precond.blocks.matrices import (
+    check_matrices,
+    join_layers,
+    layers_in_stacks,
+    layout_of_layers,
+    present_layers,
+    view_of_layer,
+)
 from precond.blocks.names import active_axes, stack_name
 from precond.blocks.probe import Factors, Probe
 from precond.blocks.rules import as_views, default_views, path_name, rules, small_side, tensors
@@ -22,17 +30,23 @@ __all__ = [
     "any_finite",
     "as_views",
     "check_leaves",
+    "check_matrices",
     "check_shapes",
     "default_views",
     "fan",
     "finite_blocks",
+    "join_layers",
     "keep_finite",
+    "layers_in_stacks",
     "layout_of",
+    "layout_of_layers",
     "path_name",
+    "present_layers",
     "rules",
     "slices_of",
     "small_side",
     "stack_name",
     "tensors",
     "unfan",
+    "view_of_layer",
 ]

@@ -21,12 +21,12 @@ class Factors(NamedTuple):
         groups. Of a map, the pair of its factors, `[L, positions, positions]` and `[L, channels, channels]`. Of a norm,
         the Fisher blocks of its channels.
       outputs: G, `[L, o, o]`; None for a norm.
-      draw: a random gradient whose second moment is the Fisher matrix, `[L, i, o]`; None where none was asked for.
+      moments: second moments of the gradients of examples in a basis, `[L, i, o]`; None where none were asked for.
     """
 
     inputs: Any
     outputs: jax.Array | None
-    draw: jax.Array | None = None
+    moments: jax.Array | None = None
 
     def blocks(self, name: str, layer: Layer) -> dict[str, "Factors"]:
         """The factors of `layer.blocks(name)`.
@@ -37,8 +37,7 @@ class Factors(NamedTuple):
         """
         if layer.positions is None or layer.bias is None:
             return {name: self}
-        weights, bias = (None, None) if self.draw is None else (self.draw[:, :-1], self.draw[:, -1, :, None])
-        return {name: self._replace(draw=weights), layer.bias: Factors(self.outputs, None, bias)}
+        return {name: self, layer.bias: Factors(self.outputs, None)}
 
 
 @jax.tree_util.register_dataclass
@@ -49,6 +48,7 @@ class Probe:
     Attributes:
       layer: with paths from where the probe stands.
       sums: zeros in parameters; in their gradient, by name what `precond.layers.tap` sums over a batch.
+      bases: in which second moments are summed, as `precond.layers.tap` takes them.
 
     Examples:
       >>> layer = Layer("kernel", None, 0, (1, 1), (), (0,), (1,))
@@ -59,6 +59,7 @@ class Probe:
 
     layer: Layer = dataclasses.field(metadata={"static": True})
     sums: Mapping[str, jax.Array]
+    bases: Mapping[str, jax.Array] = dataclasses.field(default_factory=dict)
 
     def factors(self, examples: ArrayLike) -> Factors:
         """From sums over a batch to factors.
@@ -77,6 +78,6 @@ class Probe:
             return x.reshape(-1, *x.shape[-1 if flat else -2 :])
 
         outputs = stacked(s["outputs"], examples) if "outputs" in s else None
-        draw = stacked(s["gradient"], jnp.sqrt(examples)) if "gradient" in s else None
+        moments = stacked(s["moments"], examples) if "moments" in s else None
         inputs = stacked(s["inputs"], rows, layer.diagonal)
-        return Factors((stacked(s["positions"], rows), inputs) if layer.positions else inputs, outputs, draw)
+        return Factors((stacked(s["positions"], rows), inputs) if layer.positions else inputs, outputs, moments)

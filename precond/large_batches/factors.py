@@ -48,7 +48,7 @@ def average_factors(mean: Mapping[str, Any], count: jax.Array, factors: Mapping[
       factors: by layer, `Factors` or a pair.
 
     Raises:
-      ValueError: for factors of other layers, and for those with draws, whose mean would be no draw.
+      ValueError: for factors of other layers, and for those with second moments, which belong to one step's bases.
 
     Examples:
       >>> one, three = ({"": Factors(jnp.asarray(x), None)} for x in (1.0, 3.0))
@@ -59,9 +59,9 @@ def average_factors(mean: Mapping[str, Any], count: jax.Array, factors: Mapping[
     if missing:
         raise ValueError(f"factors= has none for the layers {sorted(missing)}: layers= is of another capture.")
     seen = {name: Factors(*factors[name]) for name in mean}
-    if any(f.draw is not None for f in seen.values()):
+    if any(f.moments is not None for f in seen.values()):
         raise ValueError(
-            "factors= come with draws, which cannot be averaged over micro-steps: capture without draw=True for "
+            "factors= come with second moments, which are not averaged over micro-steps: capture without state= for "
             "precond.kfac, or let precond.ekfac see whole batches."
         )
     return jax.tree.map(lambda m, f: m + (jnp.asarray(f, m.dtype) - m) / (count + 1), mean, seen)

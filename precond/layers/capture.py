@@ -64,17 +64,20 @@ class Capture(NamedTuple):
     coverage: Coverage
     apply: Callable[..., Any]
 
-    def probes(self, params: Any, *, check: bool = False, count: bool = False) -> dict[str, Probe]:
+    def probes(
+        self, params: Any, *, check: bool = False, count: bool = False, moments: bool = False
+    ) -> dict[str, Probe]:
         """Zeros, whose cotangents are the layers' sums.
 
         Args:
           params: the model's parameters (or anything with their shapes and dtypes).
           check: also ask for each layer's gradient as its signals have it.
           count: also ask for the number of examples.
+          moments: also ask for second moments; the probes then need bases.
         """
         leaves, out = leaves_of(params), {}
         for name, layer in self.layers.items():
-            sums = _zeros(layer, leaves[layer.kernel], check=check, count=count)
+            sums = _zeros(layer, leaves[layer.kernel], check=check, count=count, moments=moments)
             out[name] = Probe(layer.seen_from(name), sums)
         return out
 
@@ -149,7 +152,7 @@ def _without(tree: Any) -> Any:
     return {k: _without(v) for k, v in tree.items() if k != PROBE} if isinstance(tree, Mapping) else tree
 
 
-def _zeros(layer: Layer, kernel: Any, *, check: bool, count: bool) -> dict[str, jax.Array]:
+def _zeros(layer: Layer, kernel: Any, *, check: bool, count: bool, moments: bool) -> dict[str, jax.Array]:
     """The entries of a layer's probe."""
     dtype = jnp.promote_types(jnp.float32, kernel.dtype)
     lead, (groups, i, o) = tuple(kernel.shape[: layer.lead]), layer.size
@@ -164,7 +167,8 @@ def _zeros(layer: Layer, kernel: Any, *, check: bool, count: bool) -> dict[str, 
         out["positions"] = zeros(*some, layer.positions, layer.positions)
     if layer.outputs:  # a scale has none
         out["outputs"] = zeros(*some, o, o)
-    return out | ({"gradient": zeros(groups, i, o)} if check else {}) | ({"examples": zeros()} if count else {})
+    of_weights = ["gradient"] * check + ["moments"] * moments
+    return out | {name: zeros(groups, i, o) for name in of_weights} | ({"examples": zeros()} if count else {})
 
 
 def counted(taps: Mapping[str, Tap], params: Any, outputs: Any) -> Any:
@@ -273,4 +277,4 @@ def check_used(mask: Any, used: Sequence[bool]) -> None:
 def tapped(spec: Tap, y: jax.Array, x: jax.Array, probe: Probe, mask: jax.Array | None) -> jax.Array:
     """`tap`, with a mask where it fits the positions of the output."""
     sums = {name: zeros for name, zeros in probe.sums.items() if name != "examples"}
-    return tap(spec, y, x, sums, mask if fits(mask, y) else None)
+    return tap(spec, y, x, sums, mask if fits(mask, y) else None, probe.bases)

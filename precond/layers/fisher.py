@@ -98,11 +98,9 @@ class Estimator(NamedTuple):
     Attributes:
       pull: from a key, the outputs and a function that pulls a cotangent of the outputs back to the layers' sums, to
         the sums. None takes those of the loss's own gradient (the empirical Fisher matrix), which cost nothing more.
-      draws: whether the gradient of what it pulls back is a random one whose second moment is the matrix.
     """
 
     pull: Callable[[jax.Array | None, Any, Callable[[Any], Any]], Any] | None
-    draws: bool = False
 
 
 def sampled(likelihood: Likelihood, *, samples: int = 1) -> Estimator:
@@ -138,7 +136,7 @@ def sampled(likelihood: Likelihood, *, samples: int = 1) -> Estimator:
             return one(key)
         return jax.tree.map(lambda s: jnp.sum(s, 0), jax.lax.map(one, jax.random.split(key, samples)))
 
-    return Estimator(pull, draws=True)
+    return Estimator(pull)
 
 
 def exact(likelihood: Likelihood) -> Estimator:

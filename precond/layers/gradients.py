@@ -1,5 +1,6 @@
 """Value, gradient and factors of a loss, in one forward pass."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from precond.layers.bases import bases_of
 from precond.layers.capture import Capture
 from precond.layers.fisher import Estimator
 from precond.layers.tap import vary, varying
@@ -22,7 +24,6 @@ def value_grad_factors(
     fisher: Estimator,
     examples: Callable[..., Any] | float | None = None,
     has_aux: bool = False,
-    draw: bool = False,
 ) -> Callable[..., tuple[Any, Any, Any]]:
     r"""As `jax.value_and_grad`, with the Kronecker factors of the layers as a third result.
 
@@ -47,16 +48,12 @@ def value_grad_factors(
       examples: N, by what the loss divides its sum: a number, or a function of outputs and arguments (for padded
         tokens, their number). None is the length of the outputs' first axis.
       has_aux: whether `forward` returns a pair.
-      draw: whether the factors come with draws, for `precond.ekfac`: the gradients of the sampled targets, summed over
-        the N examples and divided by $\sqrt N$. Their mean is zero and their second moment F, with nothing factored.
-        Means of draws, over micro-batches or devices, are too small for that.
 
     Returns:
-      A function of parameters (without probes), arguments and `key=`, that returns the value (with `has_aux`, a pair of
-      it and what else there was), the gradient, and the factors by layer: for `factors=` of the optimizer's `update`.
-
-    Raises:
-      ValueError: for draws of an estimator that has none.
+      A function of parameters (without probes), arguments, `key=` and `state=`, that returns the value (with `has_aux`,
+      a pair of it and what else there was), the gradient, and the factors by layer: for `factors=` of the optimizer's
+      `update`. With `state`, that of `precond.ekfac` before the step, the factors come with second moments in its bases
+      (`precond.layers.moments.second_moments`), divided by N.
 
     Reference:
       Martens and Grosse, 2015; Ba, Grosse and Martens, Distributed Second-Order Optimization using Kronecker-Factored
@@ -73,11 +70,9 @@ def value_grad_factors(
       >>> factors[""].inputs.tolist(), factors[""].outputs.tolist()
       ([[[0.5, 0.0], [0.0, 2.0]]], [[[1.0]]])
     """
-    if draw and not fisher.draws:
-        raise ValueError("draw=True needs gradients of random targets: use fisher=precond.layers.sampled(..).")
 
-    def function(params: Any, *args: Any, key: jax.Array | None = None) -> tuple[Any, Any, Any]:
-        outputs, back, aux, mine = _pullback(forward, capture, params, args, has_aux, draw)
+    def function(params: Any, *args: Any, key: jax.Array | None = None, state: Any = None) -> tuple[Any, Any, Any]:
+        outputs, back, aux, mine = _pullback(forward, capture, params, args, has_aux, state)
         value, slope = jax.value_and_grad(lambda o: loss(o, *args))(outputs)
         n = _number(examples, outputs, args, mine)
         if fisher.pull is None:
@@ -112,7 +107,7 @@ def factors_alone(
       has_aux: likewise; what else there is, is dropped.
 
     Returns:
-      A function of parameters (without probes), arguments and `key=`, that returns the factors by layer.
+      A function of parameters (without probes), arguments, `key=` and `state=`, that returns the factors by layer.
 
     Raises:
       ValueError: for the empirical Fisher matrix, which is made of gradients.
@@ -133,8 +128,8 @@ def factors_alone(
     if pull is None:
         raise ValueError("fisher=empirical() takes the loss's own gradients: use precond.layers.value_grad_factors.")
 
-    def function(params: Any, *args: Any, key: jax.Array | None = None) -> Any:
-        outputs, back, _, mine = _pullback(forward, capture, params, args, has_aux)
+    def function(params: Any, *args: Any, key: jax.Array | None = None, state: Any = None) -> Any:
+        outputs, back, _, mine = _pullback(forward, capture, params, args, has_aux, state)
         n = _number(examples, outputs, args, mine)
         return jax.lax.stop_gradient(capture.factors(pull(key, outputs, lambda g: back(g)[1]), n))
 
@@ -142,16 +137,19 @@ def factors_alone(
 
 
 def _pullback(
-    forward: Callable[..., Any], capture: Capture, params: Any, args: Any, has_aux: bool, draw: bool = False
+    forward: Callable[..., Any], capture: Capture, params: Any, args: Any, has_aux: bool, state: Any
 ) -> tuple[Any, Callable[[Any], Any], Any, frozenset[str]]:
     """Outputs, their pull-back to parameters and probes, what else there is, and over which axes parameters differ."""
+    bases = {} if state is None else jax.lax.stop_gradient(bases_of(state, capture.layers, params))
 
     def run(params: Any, probes: Any) -> tuple[Any, Any]:
+        probes = {name: dataclasses.replace(probe, bases=bases.get(name, {})) for name, probe in probes.items()}
         out = forward(capture.attach(params, probes), *args)
         return out if has_aux else (out, None)
 
     mine = frozenset().union(*map(varying, jax.tree.leaves(params)))
-    outputs, back, aux = jax.vjp(run, params, vary(capture.probes(params, check=draw), mine), has_aux=True)
+    probes = vary(capture.probes(params, moments=state is not None), mine)
+    outputs, back, aux = jax.vjp(run, params, probes, has_aux=True)
     return outputs, back, aux, mine
 
 

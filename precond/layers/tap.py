@@ -11,6 +11,7 @@ from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from precond.layers.kinds import Embed, Kind, Scale, Signals
+from precond.layers.moments import second_moments
 from precond.layers.sharing import DoublyFactored, Sharing, expand
 from precond.linalg import dot_precision
 
@@ -52,7 +53,7 @@ def _one(g: jax.Array) -> jax.Array:
     return jnp.where(jnp.ravel(g)[0] == 0, 1, 1)
 
 
-def _sums(spec: Tap, x: jax.Array, g: jax.Array, mask: Any, probe: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+def _sums(spec: Tap, x: jax.Array, g: jax.Array, mask: Any, probe: Any, bases: Any) -> dict[str, jax.Array]:
     """The entries that the probe has, each in its shape."""
     kind, dtype = spec.kind, probe["rows"].dtype
     signals = kind.signals(x if isinstance(kind, Embed) else x.astype(dtype), g.astype(dtype), spec.batch)
@@ -75,20 +76,22 @@ def _sums(spec: Tap, x: jax.Array, g: jax.Array, mask: Any, probe: Mapping[str, 
     if o is not None:
         out["outputs"] = _gram(o, None)
     out["rows"] = jnp.sum(weights) * _one(g).astype(dtype)
+    if "moments" in probe:
+        out["moments"] = second_moments(kind, Signals(a, o), weights, bases)
     if "gradient" in probe:
         out["gradient"] = _gradient(kind, signals)
     return {name: out[name].reshape(like.shape).astype(dtype) for name, like in probe.items()}
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _tap(spec: Tap, y: jax.Array, x: jax.Array, mask: Any, probe: Any) -> jax.Array:
-    del spec, x, mask, probe
+def _tap(spec: Tap, y: jax.Array, x: jax.Array, mask: Any, probe: Any, bases: Any) -> jax.Array:
+    del spec, x, mask, probe, bases
     return y
 
 
-def _forward(spec: Tap, y: jax.Array, x: jax.Array, mask: Any, probe: Any) -> Any:
+def _forward(spec: Tap, y: jax.Array, x: jax.Array, mask: Any, probe: Any, bases: Any) -> Any:
     del spec
-    return y, (x, mask, probe)
+    return y, (x, mask, probe, bases)
 
 
 def _nothing(x: Any) -> Any:
@@ -105,8 +108,9 @@ def _partitioned(f: Callable[..., Any], *signals: jax.Array) -> Callable[..., An
 
 
 def _backward(spec: Tap, kept: Any, g: jax.Array) -> Any:
-    x, mask, probe = kept
-    return g, _nothing(x), _nothing(mask), _partitioned(functools.partial(_sums, spec), g, x)(x, g, mask, probe)
+    x, mask, probe, bases = kept
+    sums = _partitioned(functools.partial(_sums, spec), g, x)(x, g, mask, probe, bases)
+    return g, _nothing(x), _nothing(mask), sums, _nothing(bases)
 
 
 _tap.defvjp(_forward, _backward)
@@ -139,14 +143,20 @@ def vary(tree: Any, axes: frozenset[str]) -> Any:
 
 
 def tap(
-    spec: Tap, y: jax.Array, x: jax.Array, probe: Mapping[str, jax.Array], mask: jax.Array | None = None
+    spec: Tap,
+    y: jax.Array,
+    x: jax.Array,
+    probe: Mapping[str, jax.Array],
+    mask: jax.Array | None = None,
+    bases: Mapping[str, jax.Array] | None = None,
 ) -> jax.Array:
     """Give `y` itself; in the backward pass, the cotangent of `probe` is what K-FAC needs of this layer.
 
     The cotangents are sums over the examples: those of several calls, of the steps of a scan, of what is mapped and of
     the devices that share a batch add up by themselves. A probe is a mapping of zeros: `inputs` `[i, i]` (`[i]` for an
     embedding, `[r, i, i]` for groups), `outputs` `[o, o]`, `rows` `[]`, for a map that is doubly factored `positions`
-    `[p, p]`, and, to check the layer, `gradient` `[r, i, o]` for its gradient as the signals have it.
+    `[p, p]`, and, to check the layer, `gradient` `[r, i, o]` for its gradient as the signals have it, or `moments`
+    `[r, i, o]` for second moments in a basis: `precond.layers.moments.second_moments`.
 
     Args:
       spec: what kind of layer this is.
@@ -154,6 +164,7 @@ def tap(
       x: its input; of a norm, the normalised one.
       probe: zeros, of float32 or wider.
       mask: of the positions of `y` that count, for the inputs (padding); None for all.
+      bases: for `moments`; None for none.
 
     Returns:
       `y`.
@@ -168,7 +179,7 @@ def tap(
     """
     # The cast's transpose is the sum over devices.
     axes = varying(y) | varying(x)
-    return _tap(spec, y, x, mask, vary(dict(probe), axes))
+    return _tap(spec, y, x, mask, vary(dict(probe), axes), vary(dict(bases or {}), axes))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -1,16 +1,17 @@
 """EK-FAC: K-FAC's eigenbasis, with the gradients' own second moments in it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import optax
 
 from precond.arguments import check_whole
-from precond.blocks import Layer
+from precond.blocks import Layer, check_matrices
+from precond.mesh import Sharded
 from precond.optimizers.finish import finish
 from precond.roots import Method, corrected_inverse
-from precond.transforms import Refresh, clip_by_kl, drawn, every, per_block, scale_by_kfac, with_momentum
+from precond.transforms import Refresh, clip_by_kl, every, measured, per_block, scale_by_kfac, with_momentum
 
 __all__ = ["ekfac"]
 
@@ -28,18 +29,19 @@ def ekfac(
     refresh: Refresh | int = every(10, stagger=True, delay=1, warmup=1),
     method: Method | None = None,
     otherwise: optax.GradientTransformation | None = None,
+    axis: str | Sequence[str] | Sharded | None = None,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""EK-FAC: the momentum of each layer divided by second moments in the eigenbasis of its Kronecker factors.
 
-    $$X' = Q_A^\top X \, Q_G, \quad S \leftarrow \beta S + (1 - \beta) \, X' \odot X', \quad
+    $$S \leftarrow \beta S + (1 - \beta) \, E\big[(Q_A^\top a)^2 \otimes (Q_G^\top g)^2\big], \quad
       V = Q_A \frac{Q_A^\top \hat M \, Q_G}{\hat S + \lambda} Q_G^\top, \quad
       W \leftarrow W - \min\Big(\eta, \sqrt{\tfrac{c}{\langle V, \hat M \rangle}}\Big) V - \eta \gamma W$$
 
     with $\hat{}$ for bias correction, $Q_A, Q_G$ the eigenvectors of the averages of the factors that were captured
-    with the gradients (`precond.layers`), refreshed by one QR decomposition each, and X a draw from the Fisher matrix:
-    $\sqrt N$ times the mean gradient of a batch with sampled targets. S is an unbiased estimate of the Fisher matrix's
-    diagonal, from one number a step and entry; not the mean over the squared gradients of single examples, which has
-    less noise and costs a pass over them. The first update only feeds the statistics.
+    with the gradients (`precond.layers`), refreshed by one QR decomposition each, and S the mean over the squares of
+    single examples' gradients in this basis, which is captured with the factors, where the bases are given:
+    `value_grad_factors(.., fisher=..)(params, x, y, key=key, state=state)`. The first update only feeds the statistics.
 
     Args:
       learning_rate: $\eta$, the largest step; a number or an Optax schedule.
@@ -55,13 +57,17 @@ def ekfac(
       method: how bases are refreshed: `precond.qr()` (the default), `precond.rotations()`, `precond.cholesky_qr()` or
         `precond.eigh()`.
       otherwise: for parameters that belong to no layer; None is Adam, with the same learning rate.
+      axis: mesh axes over whose devices factors, bases, second moments and momentum are divided, as in
+        `precond.layered`. A capture gathers the bases, unless `precond.sharded(axis, roots=axis)` keeps them gathered.
+      mesh: likewise.
 
     Returns:
-      An Optax optimizer. Its `update` needs `factors=`, as that of `precond.kfac`, of a
-      `precond.layers.value_grad_factors(.., draw=True)`.
+      An Optax optimizer. Its `update` needs `factors=`, as that of `precond.kfac`, captured with its own `state=`.
 
     Raises:
-      ValueError, TypeError: for numbers out of range or of a wrong type; as `precond.layered`.
+      ValueError, TypeError: for numbers out of range or of a wrong type; for layers that are doubly factored, and a refresh that
+        changes bases before the second moments that were measured in them are used, or moves in the first step; as
+        `precond.layered`.
 
     Reference:
       George et al., Fast Approximate Natural Gradient Descent in a Kronecker-factored Eigenbasis, 2018.
@@ -71,20 +77,26 @@ def ekfac(
       >>> from precond import layers
       >>> params = {"kernel": jnp.ones((1, 1))}
       >>> capture = layers.explicit({"": layers.dense(bias=False)}, params)
-      >>> factors = {"": layers.Factors(*[jnp.full((1, 1, 1), x) for x in (1.0, 1.0, 2.0)])}
+      >>> factors = {"": layers.Factors(*[jnp.full((1, 1, 1), x) for x in (1.0, 1.0, 4.0)])}
       >>> tx = ekfac(1.0, capture.layers, b1=0.0, damping=0.0, bound=float("inf"))
       >>> state, update = tx.init(params), jax.jit(tx.update)
       >>> for _ in range(2):  # the first moves nothing
       ...     updates, state = update(params, state, factors=factors)
-      >>> updates["kernel"].item()  # 1 / 2^2
+      >>> updates["kernel"].item()  # 1 / 4
       -0.25
     """
+    check_matrices(layers)
     if not isinstance(refresh, Refresh):
         check_whole("refresh", refresh, least=1)
         refresh = every(refresh, delay=1, warmup=1)
+    if not (refresh.delay and refresh.warmup):
+        raise ValueError(
+            "refresh= must have delay=1 and warmup=1 or more (precond.every(10, delay=1, warmup=1)): second moments "
+            "are measured in the bases of before the step, and in the first step there are none."
+        )
 
     def around(direction: optax.GradientTransformation) -> optax.GradientTransformation:
-        return with_momentum(per_block(optax.ema(b1)), clip_by_kl(drawn(direction), learning_rate, bound))
+        return with_momentum(per_block(optax.ema(b1)), clip_by_kl(measured(direction), learning_rate, bound))
 
     tx = scale_by_kfac(
         layers,
@@ -94,5 +106,7 @@ def ekfac(
         around=around,
         otherwise=optax.scale_by_adam(b1) if otherwise is None else otherwise,
         skipped=float("nan"),
+        axis=axis,
+        mesh=mesh,
     )
     return finish(tx, learning_rate, weight_decay, mask)

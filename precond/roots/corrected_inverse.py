@@ -5,12 +5,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.typing import ArrayLike
 
 from precond.arguments import check_number
 from precond.blocks import finite_blocks, keep_finite
-from precond.linalg import multiply
-from precond.roots.eigenbasis import eigenbasis
+from precond.linalg import average, multiply
+from precond.roots.eigenbasis import SecondMoment, eigenbasis
 from precond.roots.guard import unchecked
 from precond.roots.method import Method
 from precond.roots.root import Power, Root, RootState
@@ -19,18 +20,17 @@ __all__ = ["corrected_inverse"]
 
 
 def corrected_inverse(damping: ArrayLike = 1e-3, *, decay: ArrayLike = 0.95, method: Method | None = None) -> Root:
-    r"""Divide by the second moment of draws from the Fisher matrix in the eigenbasis of the factors, damped (EK-FAC).
+    r"""Divide by the Fisher matrix's diagonal in the eigenbasis of the factors, as it was measured, damped (EK-FAC).
 
-    With the eigenvectors $Q_i$ of each factor, a draw X whose second moment is the Fisher matrix,
-    $X' = X \times_1 Q_1^\top \cdots \times_k Q_k^\top$, and $M'$ what is to be preconditioned, in the same basis:
+    With the eigenvectors $Q_i$ of each factor, X' the mean over examples of their squared gradients in this basis, and
+    $M' = M \times_1 Q_1^\top \cdots \times_k Q_k^\top$ what is to be preconditioned:
 
-    $$S \leftarrow \beta S + (1 - \beta) \, X' \odot X', \qquad
+    $$S \leftarrow \beta S + (1 - \beta) \, X', \qquad
       P = \frac{M'}{S / (1 - \beta^t) + \lambda} \times_1 Q_1 \cdots \times_k Q_k$$
 
     `precond.eigen_inverse` has products of the factors' eigenvalues in place of S, which are the diagonal of the Fisher
-    matrix in this basis only if it is a Kronecker product. Draws come in place of the raw gradients, by
-    `precond.drawn`; one that is not finite leaves S as it is. Without `precond.drawn` S is that of the raw gradients,
-    which are to be multiplied by $\sqrt N$, and have a mean besides (the second estimate of George et al.).
+    matrix in this basis only if it is a Kronecker product. X' comes in place of the raw gradients, by
+    `precond.measured`; what is not finite leaves S as it is.
 
     Args:
       damping: $\lambda$, in the units of the Fisher matrix.
@@ -50,8 +50,8 @@ def corrected_inverse(damping: ArrayLike = 1e-3, *, decay: ArrayLike = 0.95, met
     Examples:
       >>> root, x = corrected_inverse(damping=1.0), jnp.full((1, 1, 1), 3.0)
       >>> state = root.init(x, (jnp.ones((1, 1, 1)), None))
-      >>> round(root.apply(x, x, state)[0].item(), 4)  # 3 / (3^2 + 1)
-      0.3
+      >>> root.apply(x, x, state)[0].item()  # 3 / (3 + 1)
+      0.75
     """
     check_number("damping", damping, 0)
     base = eigenbasis(decay, eps=damping, power=1.0, method=method)
@@ -66,10 +66,11 @@ def corrected_inverse(damping: ArrayLike = 1e-3, *, decay: ArrayLike = 0.95, met
     def apply(direction: jax.Array, gradient: jax.Array, state: RootState) -> tuple[jax.Array, RootState]:
         bases = tuple(None if isinstance(x, jax.Array) else x for x in state.derived)
         seen = finite_blocks(gradient)
-        # What is seen first, and what it is divided by after: moments of a step without a draw are those before it.
-        given = keep_finite(seen, gradient, jnp.zeros_like(gradient))
-        moments = base.apply(direction, given, RootState(bases, state.moments))[1].moments
-        moments = keep_finite(seen, moments, state.moments)
+        count, nu = state.moments
+        given = keep_finite(seen, gradient, jnp.zeros_like(gradient)).astype(nu.dtype)
+        count = jnp.asarray(optax.safe_increment(count))
+        nu = average(nu, given, decay, count=count.reshape(-1, *[1] * (nu.ndim - 1)))
+        moments = keep_finite(seen, SecondMoment(count, nu), state.moments)
         return _divide(direction, bases, moments.nu + damping), RootState(state.derived, moments)
 
     return Root(init, refresh, apply, base.whiten, base.power)

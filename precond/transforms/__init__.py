@@ -5,7 +5,6 @@ from precond.transforms.blocked import BlockedState, blocked
 from precond.transforms.clip import clip_by_rms
 from precond.transforms.clip_by_kl import clip_by_kl
 from precond.transforms.diagonal import scale_by_diagonal
-from precond.transforms.drawn import drawn
 from precond.transforms.error_feedback import error_feedback
 from precond.transforms.exponentiated import cosine, exponentiated, inner_product
 from precond.transforms.filtered import filtered
@@ -16,6 +15,7 @@ from precond.transforms.kfac import scale_by_kfac
 from precond.transforms.kronecker import KroneckerState, scale_by_kronecker
 from precond.transforms.layered import layered
 from precond.transforms.levenberg_marquardt import levenberg_marquardt
+from precond.transforms.measured import measured
 from precond.transforms.mfac import scale_by_mfac
 from precond.transforms.nlcg import fletcher_reeves, polak_ribiere, scale_by_nlcg
 from precond.transforms.normalize import normalize
@@ -43,7 +43,6 @@ __all__ = [
     "clip_by_rms",
     "cosine",
     "describing",
-    "drawn",
     "error_feedback",
     "every",
     "exponentiated",
@@ -55,6 +54,7 @@ __all__ = [
     "inner_product",
     "layered",
     "levenberg_marquardt",
+    "measured",
     "normalize",
     "on_host",
     "per_block",

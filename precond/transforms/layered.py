@@ -8,7 +8,17 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from precond.blocks import Factors, Layer, Layout, View, layout_of, path_name
+from precond.blocks import (
+    Factors,
+    Layer,
+    Layout,
+    join_layers,
+    layers_in_stacks,
+    layout_of_layers,
+    path_name,
+    present_layers,
+    view_of_layer,
+)
 from precond.mesh import Sharded, Stacked, as_sharded, local_arrays, with_local_arrays
 from precond.transforms.blocked import BlockedState, blocked
 from precond.transforms.in_band import has_probes, in_band
@@ -29,7 +39,7 @@ def layered(
 
     As `precond.blocked`, which does the stacking, but for the bias, which is the last row of its layer's matrix, and
     for the factors of the layers, which come as the extra argument `factors` by layer and go to `inner` by stack (their
-    draws, where all have one, as `draws`).
+    second moments, where all have some, as `moments`).
     Layers of which the tree has no parameters (those of another group of `optax.partition`) are left out, and a bias
     may be alone in having none.
 
@@ -65,16 +75,15 @@ def layered(
 
     # What has factors of its own: the layers, and the bias of one that is doubly factored.
     blocks = {part: layer for name, whole in layers.items() for part, layer in whole.blocks(name).items()}
-
-    def view(name: str, leaf: Any) -> View:
-        del leaf
-        layer = blocks[name]
-        axes = tuple(range(-len(layer.tensor), 0))
-        return View(axes, passive=(0,) if layer.diagonal else () if layer.outputs else (1,))
-
     how = as_sharded(axis)
     stacked = blocked(
-        inner, block_size=None, views=view, otherwise=optax.identity(), skipped=skipped, axis=how, mesh=mesh
+        inner,
+        block_size=None,
+        views=lambda name, leaf: view_of_layer(blocks[name]),
+        otherwise=optax.identity(),
+        skipped=skipped,
+        axis=how,
+        mesh=mesh,
     )
     others = blocked(inner, block_size=None, views=lambda path, leaf: None, otherwise=otherwise, skipped=skipped)
 
@@ -84,7 +93,7 @@ def layered(
         leaves, rest = _split(blocks, params)
 
         def join(leaves: Any) -> dict[str, jax.Array]:
-            return _join(blocks, local_arrays(leaves))
+            return join_layers(blocks, local_arrays(leaves))
 
         matrices = jax.eval_shape(join, leaves)
         if not matrices and jax.tree.leaves(rest):
@@ -109,21 +118,21 @@ def layered(
                 "which no factors were captured."
             )
         leaves, rest = _split(blocks, updates)
-        matrices, mine, now = _join(blocks, leaves), None, None
+        matrices, mine, now = join_layers(blocks, leaves), None, None
         if params is not None:
             kept, now = _split(blocks, params)
-            mine = _join(blocks, kept)
+            mine = join_layers(blocks, kept)
         if extra["factors"] is not None:
-            present = _present(blocks, leaves)
-            layout, names = layout_of(matrices, view, None, how.multiple), sorted(matrices)
+            present = present_layers(blocks, leaves)
+            layout, names = layout_of_layers(blocks, matrices, how.multiple), sorted(matrices)
             given = _of_blocks(layers, extra["factors"])
             extra["factors"] = Stacked(_stacks(layout, names, present, given))
-            drawn = _draws(layout, names, present, given)
-            extra["draws"] = None if drawn is None else Stacked(drawn)
+            moments = _moments(layout, names, present, given)
+            extra["moments"] = None if moments is None else Stacked(moments)
         first: Any
         second: Any
         moved, first = stacked.update(matrices, state.stacks, mine, **extra)
-        out, second = others.update(rest, state.otherwise, now, **(extra | {"factors": None, "draws": None}))
+        out, second = others.update(rest, state.otherwise, now, **(extra | {"factors": None, "moments": None}))
         lost = [new.idle > old.idle for new, old, there in _pairs(state, first, second, matrices, rest) if there]
         idle = state.idle + (jnp.all(jnp.stack(lost)) if lost else 0)
         after = BlockedState(first, second, first.skipped + second.skipped, idle)
@@ -145,34 +154,10 @@ def _split(layers: Mapping[str, Layer], tree: Any) -> tuple[dict[str, Any], Any]
     return {name: leaf for name, leaf in named if name in owned}, rest
 
 
-def _present(layers: Mapping[str, Layer], leaves: Mapping[str, Any]) -> dict[str, Layer]:
-    """The layers whose parameters are there; one whose bias is not has none."""
-    found = {}
-    for name, layer in layers.items():
-        if layer.kernel in leaves:
-            found[name] = layer if layer.bias in leaves else layer._replace(bias=None)
-        elif layer.bias in leaves:
-            raise ValueError(
-                f"The bias of layer '{name}' is among the parameters, but its weights are not: they share one factor. "
-                f"Mask both '{layer.kernel}' and '{layer.bias}', or the bias alone."
-            )
-    return found
-
-
-def _join(layers: Mapping[str, Layer], leaves: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """The matrices of each layer, `[L, inputs, outputs]`, or its maps."""
-    out = {}
-    for name, layer in _present(layers, leaves).items():
-        bias = None if layer.bias is None else jnp.asarray(leaves[layer.bias])
-        matrix = layer.matrix(jnp.asarray(leaves[layer.kernel]), bias)
-        out[name] = matrix.reshape(len(matrix), *layer.tensor)
-    return out
-
-
 def _merge(layers: Mapping[str, Layer], updates: Any, leaves: Mapping[str, Any], moved: Any, rest: Any) -> Any:
-    """The inverse of `_split` and `_join`."""
+    """The inverse of `_split` and `join_layers`."""
     done = {}
-    for name, layer in _present(layers, leaves).items():
+    for name, layer in present_layers(layers, leaves).items():
         bias = None if layer.bias is None else leaves[layer.bias]
         paths = [layer.kernel] if layer.bias is None else [layer.kernel, layer.bias]
         done |= zip(paths, layer.parameters(moved[name], leaves[layer.kernel], bias), strict=True)
@@ -202,20 +187,19 @@ def _stacks(layout: Layout, names: Sequence[str], layers: Mapping[str, Layer], f
         return inputs[:, :rows] if layer.diagonal else inputs[:, :rows, :rows], outputs
 
     out = {}
-    for sheet in layout.sheets:
-        members = [of(names[i]) for i, _ in sheet.members]
-        name = sheet.regions[0][0]
+    for name, there in layers_in_stacks(layout, list(names)):
+        members = [of(layer) for layer, _ in there]
         padding = layout.stacks[name].shape[0] - layout.blocks[name]
         columns = zip(*members, strict=True)
         out[name] = tuple(None if column[0] is None else _joined(column, padding) for column in columns)
     return out
 
 
-def _draws(layout: Layout, names: Sequence[str], layers: Mapping[str, Layer], factors: Mapping[str, Any]) -> Any:
-    """The draws of layers as stacks; None where some layer has none."""
-    if any(factors[name].draw is None for name in names):
+def _moments(layout: Layout, names: Sequence[str], layers: Mapping[str, Layer], factors: Mapping[str, Any]) -> Any:
+    """The second moments of layers as stacks; None where some layer has none."""
+    if any(Factors(*factors[name]).moments is None for name in names):
         return None
-    return layout.pack([factors[name].draw[:, : layers[name].size[1]] for name in names])
+    return layout.pack([factors[name].moments[:, : layers[name].size[1]] for name in names])
 
 
 def _joined(factors: Sequence[jax.Array], padding: int) -> jax.Array:

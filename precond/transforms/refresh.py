@@ -112,8 +112,9 @@ def _by_section(function: Callable[..., Any], sections: int) -> Callable[..., An
         return function
 
     def each(*trees: Any) -> Any:
-        cut = jax.tree.map(lambda x: x.reshape(sections, -1, *x.shape[1:]), trees)
-        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), jax.vmap(function)(*cut))
+        # No -1: what is kept of a diagonal factor may be empty.
+        cut = jax.tree.map(lambda x: x.reshape(sections, x.shape[0] // sections, *x.shape[1:]), trees)
+        return jax.tree.map(lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), jax.vmap(function)(*cut))
 
     return each
 

@@ -245,6 +245,6 @@ def test_what_cannot_be_accumulated_says_so():
         tx.update(params, tx.init(params), params)
     with pytest.raises(ValueError, match=r"'two'.*another capture"):
         tx.update(params, tx.init(params), params, factors={"one": factors_of(0)["one"]})
-    drawn = {k: f._replace(draw=f.inputs) for k, f in factors_of(0).items()}
-    with pytest.raises(ValueError, match="come with draws"):
-        tx.update(params, tx.init(params), params, factors=drawn)
+    measured = {k: f._replace(moments=f.inputs) for k, f in factors_of(0).items()}
+    with pytest.raises(ValueError, match="come with second moments"):
+        tx.update(params, tx.init(params), params, factors=measured)
