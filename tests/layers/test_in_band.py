@@ -168,14 +168,21 @@ def test_multi_steps_average_the_factors_of_micro_batches_to_those_of_the_batch(
     assert_close(capture.detach(carry[0]), path_with_arguments()[0])
 
 
-@pytest.mark.parametrize("check", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_devices_average_the_factors_of_their_parts_to_those_of_the_batch(check):
+@pytest.mark.parametrize(
+    ("check", "fisher"),
+    [(True, "empirical"), *(pytest.param(*x, marks=pytest.mark.slow) for x in [(False, "empirical"), (True, "exact")])],
+)
+def test_devices_average_the_factors_of_their_parts_to_those_of_the_batch(check, fisher):
     capture, params, f = setting()
+    gradient = jax.grad(loss)
+    if fisher == "exact":
+        own, f = exactly(fisher)
+        gradient, f = functools.partial(own, key=None), jax.jit(f)
     mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:4])
 
     def local(params, x, y):
         mine = jax.tree.map(lambda p: jax.lax.pcast(p, "data", to="varying"), params) if check else params
-        return jax.lax.pmean(jax.grad(loss)(mine, x, y), "data")
+        return jax.lax.pmean(gradient(mine, x, y), "data")
 
     part, everywhere = PartitionSpec("data"), PartitionSpec()
     mapped = jax.shard_map(local, mesh=mesh, in_specs=(everywhere, part, part), out_specs=everywhere, check_vma=check)
