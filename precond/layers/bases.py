@@ -40,7 +40,8 @@ def bases_of(state: Any, layers: Mapping[str, Layer], params: Any) -> dict[str, 
       factor is diagonal, or that has none, has no basis.
 
     Raises:
-      ValueError: for layers that are doubly factored; where the state has no bases of these layers, or has them divided over several axes of a `shard_map`.
+      ValueError: for layers that are doubly factored; where the state has no bases of these layers, or has them
+        divided over several axes of a `shard_map`.
 
     Examples:
       >>> import precond

@@ -65,9 +65,9 @@ def ekfac(
       An Optax optimizer. Its `update` needs `factors=`, as that of `precond.kfac`, captured with its own `state=`.
 
     Raises:
-      ValueError, TypeError: for numbers out of range or of a wrong type; for layers that are doubly factored, and a refresh that
-        changes bases before the second moments that were measured in them are used, or moves in the first step; as
-        `precond.layered`.
+      ValueError, TypeError: for numbers out of range or of a wrong type; for layers that are doubly factored; for a
+        refresh that changes bases before the second moments that were measured in them are used, or moves in the
+        first step; as `precond.layered`.
 
     Reference:
       George et al., Fast Approximate Natural Gradient Descent in a Kronecker-factored Eigenbasis, 2018.
