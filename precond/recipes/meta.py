@@ -5,6 +5,7 @@ from typing import Any
 
 import optax
 
+from precond.arguments import check_number, check_whole
 from precond.blocks import tensors
 from precond.recipes.meta_roots import meta_eigh
 from precond.roots import Method, Power, Root, eigenbasis, eigh
@@ -36,6 +37,9 @@ def _meta(
     precondition_frequency: int = 1,
     start_preconditioning_step: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
+    check_number("betas[0]", beta1, 0, 1)
+    if start_preconditioning_step is not None:
+        check_whole("start_preconditioning_step", start_preconditioning_step, least=1)
     start = precondition_frequency if start_preconditioning_step is None else start_preconditioning_step
     tx = scale_by_kronecker(
         statistics,

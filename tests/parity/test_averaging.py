@@ -47,5 +47,13 @@ def test_arguments_are_checked_by_name():
     for arguments, message in [({"train": 0}, "train=0: must be above 0"), ({"evaluation": 2.0}, "evaluation=2.0")]:
         with pytest.raises(ValueError, match=message):
             recipes.primal_averaging(**arguments)
+    for make, message in [
+        (lambda: recipes.google_shampoo(beta2=2.0), "beta2=2.0"),
+        (lambda: recipes.google_shampoo(start_preconditioning_step=-1), "start_preconditioning_step=-1"),
+        (lambda: recipes.meta_shampoo(betas=(1.5, 1.0)), r"betas\[0\]=1.5"),
+        (lambda: recipes.meta_soap(start_preconditioning_step=0), "start_preconditioning_step=0: must be at least 1"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            make()
     with pytest.raises(ValueError, match="epsilon=1e-12: must be 0 with meta_pseudo_inverse"):
         recipes.meta_shampoo(root=recipes.meta_pseudo_inverse)
