@@ -164,6 +164,10 @@ def tensors(
 Rule = View | Mapping[str, Any] | Views | None
 
 
+def _is_rule(rule: Any) -> bool:
+    return rule is None or callable(rule) or isinstance(rule, (View, Mapping))
+
+
 def _compiled(pair: Any) -> tuple[re.Pattern[str], Rule]:
     """A pattern and its rule, checked as far as they can be without a parameter."""
     if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
@@ -173,10 +177,9 @@ def _compiled(pair: Any) -> tuple[re.Pattern[str], Rule]:
         compiled = re.compile(pattern)
     except (re.error, TypeError) as error:
         raise ValueError(f"views: {pattern!r} is no regular expression: {error}.") from error
-    unknown = set(rule) - set(View._fields) if isinstance(rule, Mapping) else set()
-    if unknown or (isinstance(rule, Mapping) and "axes" not in rule):
+    if isinstance(rule, Mapping) and not {"axes"} <= set(rule) <= set(View._fields):
         raise TypeError(f"views: {rule!r} for {pattern!r} must have `axes`, and may have `passive` and `shape`.")
-    if not (rule is None or callable(rule) or isinstance(rule, (View, Mapping))):
+    if not _is_rule(rule):
         raise TypeError(f"views: {rule!r} for {pattern!r} must be a precond.View, its arguments, a function, or None.")
     return compiled, rule
 

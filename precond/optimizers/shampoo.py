@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from precond.arguments import check_decay, check_number
+from precond.arguments import check_decay, check_number, check_transformation
 from precond.blocks import Views
 from precond.mesh import Sharded
 from precond.optimizers.finish import finish
@@ -98,8 +98,10 @@ def shampoo(
         refresh=refresh,
     )
     adam = scale_by_diagonal(b2, eps=eps, bias_correction=True)  # with the momentum around it
+    magnitude = adam if magnitude is None else magnitude
+    check_transformation("magnitude", magnitude)
     tx = blocked(
-        with_momentum(per_block(optax.ema(b1)), graft(direction, per_block(adam if magnitude is None else magnitude))),
+        with_momentum(per_block(optax.ema(b1)), graft(direction, per_block(magnitude))),
         block_size=1024 if block_size is None else block_size,
         views=views,
         otherwise=with_momentum(optax.ema(b1), adam) if otherwise is None else otherwise,

@@ -67,7 +67,7 @@ def primal_averaging(
     def init(params: Any) -> AveragingState:
         return AveragingState(jnp.zeros([], jnp.int32), jnp.zeros([]), optax.tree.zeros_like(params))
 
-    def update(updates: Any, state: AveragingState, params: Any = None) -> tuple[Any, AveragingState]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, AveragingState]:
         del params
         rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
         weight = jnp.asarray(rate, state.total.dtype) ** power

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import optax
 
-from precond.arguments import check_whole
+from precond.arguments import check_number, check_whole
 from precond.blocks import View, tensors
 from precond.mesh import Sharded
 from precond.recipes.google_roots import google_eigh
@@ -101,6 +101,10 @@ def google_shampoo(
       >>> round(float(jnp.linalg.norm(tx.update(w, tx.init(w), w)[0]) / jnp.linalg.norm(w)), 4)  # 0.1 (1 + beta1)
       0.19
     """
+    check_number("beta1", beta1, 0, 1)
+    check_number("beta2", beta2, 0, 1, advice="1 sums.")
+    check_number("matrix_epsilon", matrix_epsilon, 0)
+    check_whole("start_preconditioning_step", start_preconditioning_step, least=0)
     if exponent_override:
         check_whole("exponent_override", exponent_override, least=0)
     decayed: Any = weight_decay

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import optax
 
+from precond.arguments import check_number, check_whole
 from precond.blocks import tensors
 from precond.mesh import Sharded
 from precond.recipes.meta_roots import meta_eigh
@@ -40,6 +41,9 @@ def _meta(
     axis: str | Sequence[str] | Sharded | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
+    check_number("betas[0]", beta1, 0, 1)
+    if start_preconditioning_step is not None:
+        check_whole("start_preconditioning_step", start_preconditioning_step, least=1)
     start = precondition_frequency if start_preconditioning_step is None else start_preconditioning_step
     tx = scale_by_kronecker(
         statistics,

@@ -85,6 +85,14 @@ def test_stacks_are_float32_or_wider_and_leaves_come_back_in_their_dtype():
 
 
 @pytest.mark.parametrize(
+    "view", [3, (0, 1), View(3), View("01"), View((0.5, 1)), View((0, 1), "0"), View((0, 1), (), 4)]
+)
+def test_a_view_of_another_kind_says_whose_it_is(view):
+    with pytest.raises(TypeError, match=r"'w': .*must"):
+        layout_of({"w": jnp.zeros((4, 6))}, lambda *_: view, 4)
+
+
+@pytest.mark.parametrize(
     ("view", "message"),
     [
         (View((0, 2)), r"View.axes=\(0, 2\) does not fit 'w', read as \(4, 6\)"),

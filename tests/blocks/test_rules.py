@@ -88,6 +88,23 @@ def test_merging_follows_google(shape, limit, read):
     assert tensors(merge=limit)("w", jnp.zeros(shape)).shape == read
 
 
+@pytest.mark.parametrize(
+    ("shape", "limit", "target", "read"),
+    [
+        ((32, 3, 64, 64), 8192, 1, (96, 4096)),
+        ((32, 3, 64, 64), 10**6, 2, (32, 12288)),
+        ((1, 2, 5, 1), 10, 1, (10,)),
+        ((1, 2, 5, 1), 9, 1, (2, 5)),
+        ((6, 5), None, 1, (30,)),
+        ((6, 5), None, 2, (6, 5)),
+        ((1, 1), 8, 1, (1,)),
+        ((), 8, 1, (1,)),
+    ],
+)
+def test_merging_from_the_right_follows_meta(shape, limit, target, read):
+    assert tensors(squeeze=True, merge=limit, target=target)("w", jnp.zeros(shape)).shape == read
+
+
 def test_long_axes_are_passive_and_a_parameter_of_only_such_has_no_view():
     assert tensors(max_size=5)("w", jnp.zeros((9, 4))).passive == (0,)
     assert tensors(max_size=5)("w", jnp.zeros((9, 8))) is None

@@ -98,7 +98,17 @@ def test_application_is_the_kronecker_product_of_the_roots(shape, seed):
         np.testing.assert_allclose(out[n], reference.kron_multiply(g[n], [m[n] for m in matrices]), atol=1e-11)
 
 
+def test_every_axis_may_have_its_own_power():
+    root = inverse_root(power={2: {0: 0.5, 1: 1}, 3: 0.25})
+    assert [root.power(Axis(i, 2, 2)) for i in (0, 1)] == [0.5, 1]
+    assert root.power(Axis(2, 3, 1)) == 0.25
+    assert root.power(Axis(0, 4, 2)) == Fraction(1, 8)  # what is not named: by all axes, with factors or not
+    assert inverse_root().power(Axis(0, 4, 2)) == Fraction(1, 4)
+
+
 def test_what_cannot_work_is_refused_at_construction():
+    with pytest.raises(ValueError, match=r"power\[2\]\[1\]=0: must be at least"):
+        inverse_root(power={2: {1: 0}})
     with pytest.raises(ValueError, match=r"method=qr\(\) computes no inverse roots: use precond.eigh"):
         inverse_root(method=qr())
     with pytest.raises(ValueError, match="power=0: must be at least"):

@@ -118,6 +118,42 @@ def test_arguments_are_checked_by_name():
         (lambda: precond.shampoo(-1.0), "learning_rate=-1.0"),
         (lambda: precond.shampoo(1.0, weight_decay=-1.0), "weight_decay=-1.0"),
         (lambda: precond.soap(1.0, block_size=-1), "block_size=-1"),
+        (lambda: precond.shampoo(np.inf), "learning_rate=inf: must be finite"),
+        (lambda: precond.shampoo(1.0, b1=1.0), "b1=1.0: must be below 1"),
+        (lambda: precond.soap(1.0, b1=1.5), "b1=1.5"),
+        (lambda: precond.kl_shampoo(1.0, b2=2.0), "b2=2.0"),
+        (lambda: precond.shampoo(1.0, damping=-1.0), "damping=-1.0"),
+        (lambda: precond.filtered(0.9, 1.0), "b3=1.0: must be below 1"),
+        (lambda: precond.rules(("(", None)), r"'\(' is no regular expression"),
     ]:
         with pytest.raises(ValueError, match=message):
             make()
+
+
+def test_parts_of_another_kind_are_refused_by_name():
+    for make, message in [
+        (lambda: precond.shampoo(1.0, b1="0.9"), "b1='0.9': must be a number"),
+        (
+            lambda: precond.shampoo(1.0, method="eigh"),
+            r"method='eigh': must be of type Method, such as precond.eigh\(\)",
+        ),
+        (lambda: precond.soap(1.0, method=precond.eigh), "method=.*Call this function"),
+        (lambda: precond.shampoo(1.0, otherwise=optax.adam), "otherwise=.*Call this function"),
+        (lambda: precond.shampoo(1.0, magnitude="adam"), "magnitude='adam': must be an Optax transformation"),
+        (lambda: precond.inverse_root(damping=1e-6), "damping=1e-06: must be of type Damping"),
+        (lambda: precond.scale_by_kronecker(precond.outer_products(), precond.eigh()), "root=.*must be of type Root"),
+        (lambda: precond.blocked(optax.identity(), mesh=3), "mesh=3: must be of type Mesh"),
+        (lambda: precond.shampoo(1.0, views=[("kernel",)]), r"\('kernel',\) must be a \(pattern, view\) pair"),
+        (lambda: precond.shampoo(1.0, views=[("kernel", {"axis": [0]})]), "must have `axes`"),
+        (lambda: precond.shampoo(1.0, views=[("kernel", 3)]), "3 for 'kernel' must be a precond.View"),
+    ]:
+        with pytest.raises(TypeError, match=message):
+            make()
+
+
+def test_parameters_and_gradients_that_cannot_be_are_refused_by_path():
+    tx, params = precond.shampoo(1.0), {"w": jnp.ones((4, 3)), "n": jnp.ones(3)}
+    with pytest.raises(TypeError, match="'steps' is of int32, which has no gradient: leave it out"):
+        tx.init(params | {"steps": jnp.zeros((), int)})
+    with pytest.raises(ValueError, match=r"gradient of 'w' has the shape \(3, 4\), the parameter \(4, 3\)"):
+        tx.update(params | {"w": jnp.ones((3, 4))}, tx.init(params), params)
