@@ -103,6 +103,7 @@ def capture(
     leave: Leave = (),
     rules: Mapping[type, Rule] | None = None,
     tolerance: float | None = 0.02,
+    method: Callable[..., Any] | None = None,
     **kwargs: Any,
 ) -> Capture:
     """The layers of an nnx model, found by their types.
@@ -118,6 +119,7 @@ def capture(
       leave: likewise.
       rules: more of `RULES`, for your own modules.
       tolerance: as in `precond.layers.linen.capture`.
+      method: what is called, with the model first: `MyModel.encode`. None is the model itself.
       **kwargs: what else the model is called with.
 
     Returns:
@@ -159,7 +161,7 @@ def capture(
                     _put(m, taps[path], at(params, path)[PROBE])
             token = _VALID.set((valid, used := []))
             try:
-                out = twin(*args, **kwargs)
+                out = (type(twin).__call__ if method is None else method)(twin, *args, **kwargs)
             finally:
                 _VALID.reset(token)
             check_used(valid, used)

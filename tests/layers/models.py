@@ -284,6 +284,7 @@ LINEN = (
     Model("subclass", model(lambda x: MyDense(3, **F64)(x)), (4, 6), {"MyDense": "no rule for MyDense"}),
     Model("position_table", model(positions), SEQUENCE, {"table": "no rule for Position"}),
     Model("mixed_precision", model(mixed), (4, 6)),
+    Model("dropout", model(dropped), (4, 6), kwargs={"rngs": {"dropout": np.asarray([0, 1], np.uint32)}}),
     Model("narrow_parameters", model(narrow), (4, 6)),
     Model("batches_of_two_sizes", model(batches), (4, 6)),
     Model("frozen", model(frozen), (4, 6)),

@@ -80,6 +80,21 @@ def test_an_embedding_has_the_frequencies_of_its_rows():
     np.testing.assert_allclose(g, 3 * np.eye(4)[None], atol=1e-14)
 
 
+def test_padding_is_no_row_of_an_embedding():
+    x, valid = jnp.asarray([[0, 2, 2], [5, 2, 0]]), jnp.asarray([[True, True, False], [True, False, False]])
+    params = {"embedding": normal(7, 4)}
+    capture = layers.explicit({"": layers.Embed(7)}, params)
+    f = layers.factors_alone(
+        lambda params: capture.apply("", params, params["embedding"][x], x, valid) * valid[..., None],
+        capture,
+        fisher=layers.exact(layers.gaussian()),
+        examples=3,
+    )
+    a, g, _ = jax.jit(f)(params)[""]
+    np.testing.assert_allclose(a, np.asarray([[1, 0, 1, 0, 0, 1, 0]]) / 3, atol=1e-15)
+    np.testing.assert_allclose(g, np.eye(4)[None], atol=1e-14)
+
+
 @pytest.mark.parametrize("norm", [nn.LayerNorm, nn.RMSNorm])
 def test_a_norm_has_the_fisher_matrix_of_each_channel(norm):
     model, x, weights = norm(**F64), normal(4, 5, 3), normal(5, 3, seed=2)

@@ -209,6 +209,11 @@ MODELS = {
     "einsum": (lambda r: nnx.Einsum("btd,hdk->bthk", (2, 4, 3), (2, 3), rngs=r, **F64), SEQUENCE, {}),
     "embedding": (lambda r: Chain(nnx.Embed(7, 4, rngs=r, **F64), Linear(4, 3, rngs=r)), TOKENS, {}),
     "tied": (Tied, TOKENS, {"table/embedding": "miss"}),
+    "dropout": (
+        lambda r: Chain(Linear(6, 5, rngs=r), nnx.Dropout(0.5, rngs=nnx.Rngs(dropout=1)), Linear(5, 3, rngs=r)),
+        (4, 6),
+        {},
+    ),
     "fixed": (
         Fixed,
         (3, 4),
@@ -347,12 +352,12 @@ def test_an_nnx_optimizer_trains_with_the_factors():
 
 
 class Token(nnx.Module):
-    """A layer of tokens, compiled by itself."""
+    """A layer of tokens, compiled by itself, behind a method of another name."""
 
     def __init__(self, rngs):
         self.layer = Linear(3, 2, rngs=rngs)
 
-    def __call__(self, x):
+    def encode(self, x):
         return compiled(self.layer, x)
 
 
@@ -361,7 +366,7 @@ compiled = nnx.jit(lambda layer, x: layer(x))
 
 def test_positions_that_are_padding_count_for_nothing():
     x, model = normal(2, 4, 3), Token(nnx.Rngs(0))
-    capture = front.capture(model, x)
+    capture = front.capture(model, x, method=Token.encode)
     _, params, rest = nnx.split(model, nnx.Param, ...)
 
     def forward(params, valid):
