@@ -5,7 +5,7 @@ from precond.blocks.joint import Layer
 from precond.blocks.layout import Layout, layout_of
 from precond.blocks.matrices import join_layers, layers_in_stacks, layout_of_layers, present_layers, view_of_layer
 from precond.blocks.names import active_axes, stack_name
-from precond.blocks.probe import Factors, Probe
+from precond.blocks.probe import Factors, Probe, with_zero_probes, without_probes
 from precond.blocks.rules import as_views, default_views, path_name, rules, small_side, tensors
 from precond.blocks.view import View, Views
 
@@ -33,4 +33,6 @@ __all__ = [
     "stack_name",
     "tensors",
     "view_of_layer",
+    "with_zero_probes",
+    "without_probes",
 ]
