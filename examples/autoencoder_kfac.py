@@ -34,7 +34,7 @@ RESULTS = pathlib.Path(__file__).parent / "results"
 IMAGES = pathlib.Path(__file__).parent.parent / "docs" / "images"
 SMALL = (16, (120, 60, 30, 15, 6))
 FULL = (28, (400, 200, 100, 50, 25, 6))
-BATCHES, EVERY, PERIOD, RISE, SEED = (256, 512, 1024, 2048), 10, 5, 20, 100
+BATCHES, EVERY, PERIOD, SEED = (256, 512, 1024, 2048), 10, 5, 100
 GRID = ((1e-3, 0.1), (3e-3, 0.1), (1e-2, 0.1), (3e-2, 0.1), (1e-2, 0.3))
 TRIALS = {  # five each; EK-FAC's damping is that of the whole matrix, K-FAC's is split over its factors
     "Adam": [{"rate": rate} for rate in (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)],
@@ -114,11 +114,8 @@ def method(name: str, task: Task) -> Method:
         chosen = {key: numbers[key] for key in ("damping", "bound")}
         if name == "K-FAC":
             return precond.kfac(1.0, task.capture.layers, refresh=precond.every(PERIOD), **chosen)
-        # From the wide start the first steps move predictions further than the bound says, by orders of magnitude: the
-        # outputs are sure of what is wrong, so that their Fisher matrix is next to nothing, until they move.
-        bound = lambda count: numbers["bound"] * jnp.minimum(1, 0.01 ** (1 - count / RISE))  # noqa: E731
         refresh = precond.every(PERIOD, delay=1, warmup=1)
-        return precond.ekfac(1.0, task.capture.layers, refresh=refresh, damping=numbers["damping"], bound=bound)
+        return precond.ekfac(1.0, task.capture.layers, refresh=refresh, **chosen)
 
     def forward(params: Any, x: jax.Array) -> jax.Array:
         return task.capture.apply({"params": params}, x)
