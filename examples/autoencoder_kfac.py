@@ -2,6 +2,7 @@
 
     python examples/autoencoder_kfac.py          # 16 by 16 images, four minutes on 2 cores
     python examples/autoencoder_kfac.py --full   # 28 by 28 images, the network of Hinton and Salakhutdinov (2006)
+    python examples/autoencoder_kfac.py --only EK-FAC   # the others' rows stay as they are in the file of results
 
 Each method has five trials on a seed of its own, to tune it; then all start from the same point on the same batches,
 for five more seeds. The target is Adam's loss after 1000 steps. The loss is that of the first 1000 images, every ten
@@ -120,15 +121,15 @@ def method(name: str, task: Task) -> Method:
         return task.capture.apply({"params": params}, x)
 
     fisher = layers.sampled(layers.bernoulli())
-    with_factors = layers.value_grad_factors(forward, loss, task.capture, fisher=fisher, draw=name == "EK-FAC")
+    with_factors = layers.value_grad_factors(forward, loss, task.capture, fisher=fisher)
 
     @functools.partial(jax.jit, static_argnames="batch")
-    def measure(params: Any, key: jax.Array, *, batch: int) -> Any:
+    def measure(params: Any, state: Any, key: jax.Array, *, batch: int) -> Any:
         pick, draw = jax.random.split(key)
         x = task.data[jax.random.randint(pick, (batch,), 0, len(task.data))]
         if name == "Adam":
             return jax.grad(lambda p: loss(forward(p, x), x))(params), None
-        return with_factors(params, x, key=draw)[1:]
+        return with_factors(params, x, key=draw, state=state if name == "EK-FAC" else None)[1:]
 
     @functools.partial(jax.jit, donate_argnums=0)
     def update(carry: Any, grads: Any, factors: Any, numbers: dict[str, Any]) -> Any:
@@ -153,7 +154,7 @@ class Lane:
     def go(self, i: int) -> None:
         start = time.perf_counter()
         key = jax.random.fold_in(self.keys, i)
-        got = self.how.measure(self.carry[0], key, batch=self.batch)
+        got = self.how.measure(*self.carry, key, batch=self.batch)
         self.carry = jax.block_until_ready(self.how.update(self.carry, *got, self.numbers))
         self.seconds.append(time.perf_counter() - start)
         if (i + 1) % EVERY == 0:
@@ -181,13 +182,17 @@ def tune(name: str, how: Method, task: Task, steps: int) -> tuple[dict[str, floa
     return min(found, key=lambda trial: np.nan_to_num(trial["loss"], nan=np.inf))["choice"], found
 
 
-def race(methods: dict[str, Method], task: Task, best: dict[str, Any], steps: int, seed: int) -> dict[str, Any]:
+def race(
+    methods: dict[str, Method], task: Task, best: dict[str, Any], steps: int, seed: int, row: dict[str, Any]
+) -> dict[str, Any]:
+    """A row with these methods in it; Adam's is in what is given if it is not one of them."""
     lanes = {name: Lane(name, how, task, BATCHES[0], seed, best[name]) for name, how in methods.items()}
     for i in range(steps):
         for name, lane in lanes.items():
             if name == "Adam" or i < 2 * steps // 5:
                 lane.go(i)
-    target, row = lanes["Adam"].losses[-1], {}
+    row = dict(row)
+    target = lanes["Adam"].losses[-1] if "Adam" in lanes else row["Adam"]["losses"][-1]
     for name, lane in lanes.items():
         there, each = (steps if name == "Adam" else lane.reached(target)), lane.per_step()
         seconds = None if there is None else round(there * each, 3)
@@ -203,7 +208,7 @@ def scaling(
     """Steps to the target for every batch size."""
     rows = []
     for batch in BATCHES[1:]:
-        for name, choice in best.items():
+        for name, choice in ((name, best[name]) for name in methods):
             tried = [{"rate": choice["rate"] * 2.0**k} for k in (0, 1)] if name == "Adam" else [choice]
             counts = []
             for one in tried:
@@ -243,6 +248,7 @@ def draw(rows: list[dict[str, Any]], batches: list[dict[str, Any]], file: pathli
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--full", action="store_true")
+    parser.add_argument("--only", choices=tuple(TRIALS), help="run this method, and keep the rows of the others")
     parser.add_argument("--steps", type=int, default=1000, help="of Adam; the others have two fifths")
     parser.add_argument("--images", type=int, default=3000)
     parser.add_argument("--seeds", type=int, default=5)
@@ -250,18 +256,22 @@ def main() -> None:
     parser.add_argument("--plot", type=pathlib.Path, default=IMAGES / "autoencoder_kfac.svg")
     options = parser.parse_args()
     task = Task.of(*(FULL if options.full else SMALL), options.images)
-    methods = {name: method(name, task) for name in TRIALS}
-    best, trials = {}, {}
+    file = options.output / "autoencoder_kfac.json"
+    kept = json.loads(file.read_text()) if options.only else {"best": {}, "trials": {}, "seeds": [], "batches": []}
+    methods = {name: method(name, task) for name in ([options.only] if options.only else TRIALS)}
+    best, trials = kept["best"], kept["trials"]
     for name, how in methods.items():
         # What counts is being early: the others are tuned for a third of Adam's steps.
         best[name], trials[name] = tune(name, how, task, options.steps if name == "Adam" else options.steps // 3)
-    rows = [race(methods, task, best, options.steps, seed) for seed in range(options.seeds)]
-    batches = [{"batch": BATCHES[0], "method": name, "steps": rows[0][name]["steps"]} for name in methods]
+    before = kept["seeds"] or [{}] * options.seeds
+    rows = [race(methods, task, best, options.steps, seed, before[seed]) for seed in range(options.seeds)]
+    batches = [row for row in kept["batches"] if row["method"] not in methods]
+    batches += [{"batch": BATCHES[0], "method": name, "steps": rows[0][name]["steps"]} for name in methods]
     batches += scaling(methods, task, best, rows[0]["Adam"]["losses"][-1], options.steps)
     draw(rows, batches, options.plot)
     result = {"jax": jax.__version__, "best": best, "trials": trials, "seeds": rows, "batches": batches}
     options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "autoencoder_kfac.json").write_text(json.dumps(result) + "\n")
+    file.write_text(json.dumps(result) + "\n")
 
 
 if __name__ == "__main__":

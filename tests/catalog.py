@@ -7,8 +7,9 @@ import optax
 
 import precond
 from precond import recipes
+from tests import of_gradients
 
-__all__ = ["ALIASES", "AROUND", "DEFAULTS", "EVERY", "RECIPES", "VARIANTS", "WHOLE", "Case", "find"]
+__all__ = ["ALIASES", "AROUND", "DEFAULTS", "EVERY", "LAYERED", "RECIPES", "VARIANTS", "WHOLE", "Case", "find"]
 
 
 class Case(NamedTuple):
@@ -101,10 +102,16 @@ WHOLE = (
 )
 """The aliases that are not made of stacks: they see the gradient as a whole."""
 
+LAYERED = (
+    Case("kfac", of_gradients.kfac, _LR),
+    Case("ekfac", of_gradients.ekfac, _LR),
+)
+"""The aliases that see into layers, with factors made of gradients, as no test gives them any."""
+
 ALIASES = DEFAULTS + VARIANTS
 EVERY = ALIASES + RECIPES + AROUND + WHOLE
 
 
 def find(name: str) -> Case:
     """The case of this name."""
-    return next(case for case in EVERY if case.name == name)
+    return next(case for case in EVERY + LAYERED if case.name == name)

@@ -13,7 +13,7 @@ from precond.blocks.matrices import (
     view_of_layer,
 )
 from precond.blocks.names import active_axes, stack_name
-from precond.blocks.probe import Factors, Probe
+from precond.blocks.probe import Factors, Probe, with_zero_probes, without_probes
 from precond.blocks.rules import as_views, default_views, path_name, rules, small_side, tensors
 from precond.blocks.slices import Slices, fan, slices_of, unfan
 from precond.blocks.view import View, Views
@@ -49,4 +49,6 @@ __all__ = [
     "tensors",
     "unfan",
     "view_of_layer",
+    "with_zero_probes",
+    "without_probes",
 ]

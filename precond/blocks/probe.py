@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from precond.blocks.joint import Layer
 
-__all__ = ["Factors", "Probe"]
+__all__ = ["Factors", "Probe", "with_zero_probes", "without_probes"]
 
 
 class Factors(NamedTuple):
@@ -81,3 +81,36 @@ class Probe:
         moments = stacked(s["moments"], examples) if "moments" in s else None
         inputs = stacked(s["inputs"], rows, layer.diagonal)
         return Factors((stacked(s["positions"], rows), inputs) if layer.positions else inputs, outputs, moments)
+
+
+def _is_probe(x: Any) -> bool:
+    return isinstance(x, Probe)
+
+
+def without_probes(tree: Any) -> Any:
+    """The tree with None in place of its probes.
+
+    Args:
+      tree: of parameters, or of what stands for each of them.
+
+    Examples:
+      >>> without_probes({"kernel": 1.0, "_kfac": Probe(Layer("kernel", None, 0, (1, 1), (), (0,), (1,)), {})})
+      {'_kfac': None, 'kernel': 1.0}
+    """
+    return jax.tree.map(lambda x: None if _is_probe(x) else x, tree, is_leaf=_is_probe)
+
+
+def with_zero_probes(tree: Any, rest: Any) -> Any:
+    """The inverse: zeros for probes, and all else from elsewhere.
+
+    Args:
+      tree: with probes.
+      rest: as from `without_probes`.
+
+    Examples:
+      >>> with_zero_probes({"kernel": 1.0}, {"kernel": 2.0})
+      {'kernel': 2.0}
+    """
+    leaves, treedef = jax.tree.flatten(tree, is_leaf=_is_probe)
+    others = iter(jax.tree.leaves(rest))
+    return treedef.unflatten([jax.tree.map(jnp.zeros_like, x) if _is_probe(x) else next(others) for x in leaves])

@@ -9,6 +9,7 @@ import optax
 from jax.typing import ArrayLike
 
 from precond.arguments import check_number
+from precond.blocks import with_zero_probes, without_probes
 from precond.large_batches.gain import GainEstimator, gain, paper_gain
 from precond.replicas import Replicas
 
@@ -66,8 +67,9 @@ def scale_by_adascale(
     are unbiased. They come as the extra argument `replicas` of `update`, from one of the functions in
     `precond.replicas` or from `precond.accumulate`, and are those of raw gradients whatever is chained before: the
     gain belongs after momentum and weight decay, at the place of the learning rate, and clipping may stand before
-    anything. (A penalty in the loss is part of every gradient.) Updates keep their sign: behind an optimizer made with
-    the learning rate 1 they descend; behind a bare direction add `optax.scale(-1)`.
+    anything. (A penalty in the loss is part of every gradient; what K-FAC's probes among the parameters have for
+    gradients is none, and left out.) Updates keep their sign: behind an optimizer made with the learning rate 1 they
+    descend; behind a bare direction add `optax.scale(-1)`.
 
     Train until `precond.done(state, total)` with the total and the schedule of the base batch, without warm-up. A step
     whose statistics are not finite changes nothing here and has the gain of the step before.
@@ -113,6 +115,7 @@ def scale_by_adascale(
     lr = schedule if callable(schedule) else optax.constant_schedule(schedule)
 
     def init(params: Any) -> AdascaleState:
+        params = without_probes(params)
         dtype = _float_type(params)
         count, step, samples = (jnp.zeros([], jnp.int32) for _ in range(3))  # one buffer each, as donation needs
         fraction, weight = (jnp.zeros([], dtype) for _ in range(2))
@@ -131,6 +134,11 @@ def scale_by_adascale(
     ) -> tuple[Any, AdascaleState]:
         del params, extra
         _check(replicas, scale)
+        whole, updates = updates, without_probes(updates)  # probes' gradients are factors, of which there is no gain
+        if replicas is not None:
+            replicas = replicas._replace(
+                deviation=without_probes(replicas.deviation), square=without_probes(replicas.square)
+            )
         labels = None if groups is None else jax.tree.leaves(groups(updates))
         size = jnp.asarray(scale, state.gain.dtype)
         finite, averaged = _observe(rule, state, replicas, size, labels)
@@ -142,11 +150,11 @@ def scale_by_adascale(
             for u, i in zip(jax.tree.leaves(updates), _places(labels, updates), strict=True)
         ]
         ahead = state.fraction + total
-        whole = jnp.floor(ahead)
+        full = jnp.floor(ahead)
         count = jnp.asarray(optax.safe_increment(state.count))
-        step = state.step + whole.astype(jnp.int32)
-        averaged = averaged._replace(count=count, step=step, fraction=ahead - whole, gain=total, scale=size)
-        return jax.tree.unflatten(jax.tree.structure(updates), moved), optax.tree.where(finite, averaged, state)
+        step = state.step + full.astype(jnp.int32)
+        averaged = averaged._replace(count=count, step=step, fraction=ahead - full, gain=total, scale=size)
+        return with_zero_probes(whole, moved), optax.tree.where(finite, averaged, state)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

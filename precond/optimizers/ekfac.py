@@ -21,6 +21,7 @@ def ekfac(
     layers: Mapping[str, Layer],
     *,
     b1: jax.typing.ArrayLike = 0.9,
+    b2: jax.typing.ArrayLike = 0.8,
     decay: jax.typing.ArrayLike = 0.95,
     damping: jax.typing.ArrayLike = 1e-3,
     bound: optax.ScalarOrSchedule = 1e-3,
@@ -34,7 +35,7 @@ def ekfac(
 ) -> optax.GradientTransformationExtraArgs:
     r"""EK-FAC: the momentum of each layer divided by second moments in the eigenbasis of its Kronecker factors.
 
-    $$S \leftarrow \beta S + (1 - \beta) \, E\big[(Q_A^\top a)^2 \otimes (Q_G^\top g)^2\big], \quad
+    $$S \leftarrow \beta_2 S + (1 - \beta_2) \, E\big[(Q_A^\top a)^2 \otimes (Q_G^\top g)^2\big], \quad
       V = Q_A \frac{Q_A^\top \hat M \, Q_G}{\hat S + \lambda} Q_G^\top, \quad
       W \leftarrow W - \min\Big(\eta, \sqrt{\tfrac{c}{\langle V, \hat M \rangle}}\Big) V - \eta \gamma W$$
 
@@ -47,7 +48,8 @@ def ekfac(
       learning_rate: $\eta$, the largest step; a number or an Optax schedule.
       layers: of a capture of the model: `capture.layers`.
       b1: decay of the momentum.
-      decay: $\beta$, of the factors and of the second moments.
+      b2: $\beta_2$. Means over a batch need little averaging, and what is old in them is of other parameters.
+      decay: of the factors.
       damping: $\lambda$, in the units of the Fisher matrix.
       bound: c, as in `precond.kfac`.
       weight_decay: $\gamma$, decoupled; None leaves it out, and `params` need not be given to `update`.
@@ -101,7 +103,7 @@ def ekfac(
     tx = scale_by_kfac(
         layers,
         decay=decay,
-        root=corrected_inverse(damping, decay=decay, method=method),
+        root=corrected_inverse(damping, decay=b2, method=method),
         refresh=refresh,
         around=around,
         otherwise=optax.scale_by_adam(b1) if otherwise is None else otherwise,

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from precond.blocks import Factors, Layer, Probe, path_name
+from precond.blocks import Factors, Layer, Probe, path_name, with_zero_probes, without_probes
 
 __all__ = ["has_probes", "in_band"]
 
@@ -56,22 +56,22 @@ def in_band(
                 "layers= is not given, and no parameter has a probe to tell the layers from. Give the layers of a "
                 "capture (layers=capture.layers), or parameters that carry probes (capture.attach(params))."
             )
-        return make(_layers(probes)).init(_without(params))
+        return make(_layers(probes)).init(without_probes(params))
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
         if extra.pop("factors", None) is not None:
             raise ValueError(
                 "factors= is given, but layers= was not: then factors are the gradients of probes. Give layers=, too."
             )
-        probes, gradients = _probes(updates), _without(updates)
+        probes, gradients = _probes(updates), without_probes(updates)
         inner = optax.with_extra_args_support(make(_layers(probes)))
         seen = [jnp.all(probe.sums["examples"] > 0) for probe in probes.values()]
         if seen:
             good = jnp.all(jnp.stack(seen))
             gradients = jax.tree.map(lambda g: jnp.where(good, g, jnp.full_like(g, jnp.nan)), gradients)
-        mine = None if params is None else _without(params)
+        mine = None if params is None else without_probes(params)
         moved, after = inner.update(gradients, state, mine, factors=_factors(probes), **extra)
-        return _with_zeros(updates, moved), after
+        return with_zero_probes(updates, moved), after
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -119,14 +119,3 @@ def _layers(probes: Mapping[str, Probe]) -> dict[str, Layer]:
 def _factors(probes: Mapping[str, Probe]) -> dict[str, Factors]:
     # The outputs' cotangents are those of a mean.
     return {place: probe.factors(1 / jnp.maximum(probe.sums["examples"], 1)) for place, probe in probes.items()}
-
-
-def _without(tree: Any) -> Any:
-    return jax.tree.map(lambda x: None if _is_probe(x) else x, tree, is_leaf=_is_probe)
-
-
-def _with_zeros(updates: Any, moved: Any) -> Any:
-    """The updates of all that is no probe, and zeros for probes."""
-    leaves, treedef = jax.tree.flatten(updates, is_leaf=_is_probe)
-    rest = iter(jax.tree.leaves(moved))
-    return treedef.unflatten([jax.tree.map(jnp.zeros_like, x) if _is_probe(x) else next(rest) for x in leaves])

@@ -248,3 +248,29 @@ def test_what_cannot_be_accumulated_says_so():
     measured = {k: f._replace(moments=f.inputs) for k, f in factors_of(0).items()}
     with pytest.raises(ValueError, match="come with second moments"):
         tx.update(params, tx.init(params), params, factors=measured)
+
+
+@pytest.mark.parametrize("groups", [None, lambda tree: jax.tree.map(lambda x: x.ndim, tree)])
+def test_probes_are_no_part_of_the_gain(groups):
+    params = {"kernel": jnp.ones((3, 2)), "bias": jnp.zeros(2)}
+    capture = precond.layers.explicit({"": precond.layers.dense()}, params)
+    x = jax.random.normal(jax.random.key(0), (4, 8, 3))
+
+    def loss(params, x):
+        y = capture.apply("", params, x @ params["kernel"] + params["bias"], x)
+        return jnp.mean(capture.counted(params, y) ** 2)
+
+    def gains(params, each):
+        mean, replicas = precond.replicas.stacked(each)
+        tx = optax.chain(optax.sgd(1.0), precond.scale_by_adascale(0.1, scale=4, groups=groups))
+        updates, state = tx.update(mean, tx.init(params), params, replicas=replicas)
+        again, state = tx.update(mean, state, params, replicas=replicas)
+        return state[1].gain, again
+
+    probed = capture.attach(params)
+    grads = lambda params: jax.vmap(lambda x: jax.grad(loss)(params, x))(x)  # noqa: E731
+    (gain, updates), (expected, plain) = gains(probed, grads(probed)), gains(params, grads(params))
+    assert 1 < gain < 4
+    assert gain == expected
+    jax.tree.map(np.testing.assert_array_equal, capture.detach(updates), plain)
+    assert all(not np.any(x) for x in jax.tree.leaves(updates["_kfac"]))

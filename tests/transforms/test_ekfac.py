@@ -61,9 +61,9 @@ def test_the_direction_is_that_of_the_dense_diagonal_in_the_eigenbasis():
 
 @pytest.mark.parametrize("bound", [1e-4, pytest.param(float("inf"), marks=pytest.mark.slow)])
 def test_the_alias_is_its_equation(bound):
-    lr, b1, damping, decay = 0.5, 0.8, 0.1, 0.9
+    lr, b1, b2, damping = 0.5, 0.8, 0.7, 0.1
     layers, moments = some(EVERY_LAYER), []
-    tx = precond.ekfac(lr, layers, b1=b1, damping=damping, decay=decay, bound=bound, weight_decay=0.1, refresh=5)
+    tx = precond.ekfac(lr, layers, b1=b1, b2=b2, damping=damping, bound=bound, weight_decay=0.1, refresh=5)
     params, update = some(tree(50)), jax.jit(tx.update)
     state, velocity = tx.init(params), optax.tree.zeros_like(params)
     for step in range(3):
@@ -78,8 +78,8 @@ def test_the_alias_is_its_equation(bound):
         moments.append(measured)
         momentum, v = optax.tree.scale(1 / (1 - b1 ** (step + 1)), velocity), {}
         for name in layers:
-            past, first = [moment[name] for moment in moments], averaged([0], decay)[name]
-            v[name] = corrected(past, matrix(name, momentum), first, damping, decay)
+            past, first = [moment[name] for moment in moments], averaged([0], 0.95)[name]
+            v[name] = corrected(past, matrix(name, momentum), first, damping, b2)
         product = sum(np.vdot(v[name], matrix(name, momentum)) for name in v)
         eta = min(lr, np.sqrt(bound / product))
         assert (eta < lr) == np.isfinite(bound)
