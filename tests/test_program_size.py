@@ -44,6 +44,6 @@ def test_the_program_is_flat(make):
 
 
 def test_the_solver_is_called_once_for_all_factors_of_one_size():
-    # At 256 every block is 256 by 256: one call at the first step, for all, and one for those whose turn it is.
+    # At 256 every block is 256 by 256. The first step takes all turns, by the same function.
     text = program(precond.shampoo(1e-3, block_size=256, method=precond.eigh()), 32, "cuda")
-    assert text.count("custom_call @cusolver_syevd") == 2
+    assert text.count("custom_call @cusolver_syevd") == 1
