@@ -1,5 +1,7 @@
 """The length of the update's program, counted: it does not grow with depth, and calls of LAPACK not at all."""
 
+import re
+
 import jax
 import optax
 import pytest
@@ -44,6 +46,27 @@ def test_the_program_is_flat(make):
 
 
 def test_the_solver_is_called_once_for_all_factors_of_one_size():
-    # At 256 every block is 256 by 256: one call at the first step, for all, and one for those whose turn it is.
+    # At 256 every block is 256 by 256. The first step takes all turns, by the same function.
     text = program(precond.shampoo(1e-3, block_size=256, method=precond.eigh()), 32, "cuda")
-    assert text.count("custom_call @cusolver_syevd") == 2
+    assert text.count("custom_call @cusolver_syevd") == 1
+
+
+def kernels(tx, layers):
+    """How many fused computations XLA compiles to machine code on the CPU: those that differ by more than their names."""
+    params = transformer(layers, width=8, hidden=16)
+    state = jax.eval_shape(tx.init, params)
+    text = jax.jit(tx.update).lower(params, state, params).compile().as_text()
+    bodies = dict(re.findall(r"^%([\w.-]+) \(.*?\{\n(.*?)^\}", text, re.M | re.S))
+
+    def anonymous(body):
+        names: dict[str, str] = {}
+        body = re.sub(r", metadata=\{.*?\}", "", body)
+        return re.sub(r"%[\w.-]+", lambda m: names.setdefault(m.group(), f"%{len(names)}"), body)
+
+    return len({anonymous(bodies[name]) for name in re.findall(r"fusion\(.*calls=%([\w.-]+)", text)})
+
+
+@pytest.mark.usefixtures("quick_compilation")
+def test_what_is_compiled_to_machine_code_does_not_grow_with_depth():
+    tx = precond.shampoo(1e-3, refresh=precond.every(3, stagger=True))
+    assert kernels(tx, 5) - kernels(tx, 3) <= 2

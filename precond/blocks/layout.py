@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from precond.blocks.names import stack_name
 from precond.blocks.rules import path_name
 from precond.blocks.view import Geometry, Views, geometry
+from precond.linalg.opaque import opaque
 
 __all__ = ["Layout", "layout_of"]
 
@@ -87,10 +88,15 @@ class Sheet(NamedTuple):
 
     def scatter(self, sheet: jax.Array) -> dict[int, jax.Array]:
         """The members again, each in its own shape before it was read otherwise."""
-        ends = list(itertools.accumulate(self.batches()))
-        out = {}
-        for (i, g), end, batch in zip(self.members, ends, self.batches(), strict=True):
-            rows = sheet if len(ends) == 1 else jax.lax.slice_in_dim(sheet, end - batch, end)
+        batches, out = self.batches(), {}
+        pieces = [sheet]
+        if len(batches) > 1:
+            # At places that are arguments: members of one shape are then sliced by one kernel.
+            starts = opaque(list(itertools.accumulate([0, *batches[:-1]])))
+            places = [[start, *[jnp.zeros_like(start)] * (sheet.ndim - 1)] for start in starts]
+            sizes = [(n, *sheet.shape[1:]) for n in batches]
+            pieces = [jax.lax.dynamic_slice(sheet, place, size) for place, size in zip(places, sizes, strict=True)]
+        for (i, g), rows in zip(self.members, pieces, strict=True):
             back = sorted(range(len(g.order)), key=g.order.__getitem__)
             out[i] = rows.reshape([g.shape[a] for a in g.order]).transpose(back)
         return out

@@ -8,7 +8,8 @@ from precond.linalg.products import product
 
 __all__ = ["largest_eigenvalue"]
 
-_SQUARINGS = 22  # the power 2^22 of a small matrix leaves nothing but its largest eigenvalue
+_SQUARINGS = 24  # the power 2^24 of a small matrix leaves nothing but its largest eigenvalue
+_AT_ONCE = 3  # before it is brought back to norm 1, which may have become 1e-5 by then
 
 
 def _unit(x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -59,9 +60,10 @@ def largest_eigenvalue(a: jax.Array, steps: int = 24) -> jax.Array:
     """
     t = _tridiagonal(a, min(steps, a.shape[-1]))
     power = t
-    for _ in range(_SQUARINGS):
-        norm = jnp.linalg.norm(power, axis=(1, 2), keepdims=True)
-        power = power / jnp.where(norm > 0, norm, 1)
+    for i in range(_SQUARINGS):
+        if i % _AT_ONCE == 0:
+            norm = jnp.linalg.norm(power, axis=(1, 2), keepdims=True)
+            power = power / jnp.where(norm > 0, norm, 1)
         power = product(power, power)
     weight = jnp.sum(jnp.square(power), axis=(1, 2))
     return jnp.sum(power * product(t, power), axis=(1, 2)) / jnp.where(weight > 0, weight, 1)

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from precond.linalg.opaque import opaque
+
 __all__ = ["cholesky", "eigh", "orthonormal_columns", "solve_positive", "solve_triangular"]
 
 
@@ -23,15 +25,16 @@ def _one_by_one(decompose: Callable[..., Any], *stacks: jax.Array) -> Any:
     lanes = min(range((most + 1) // 2, most + 1), key=lambda k: (-m % k, -k))
     one = jax.jit(decompose)  # one function of the program, called by every lane
 
-    def several(*matrices: jax.Array) -> Any:
-        out = [one(*(x[i : i + 1] for x in matrices)) for i in range(lanes)]
+    def at(place: jax.Array, x: jax.Array) -> jax.Array:
+        return lax.dynamic_slice(x, [place, *[jnp.zeros_like(place)] * (x.ndim - 1)], (1, *x.shape[1:]))
+
+    def turn(place: jax.Array) -> Any:
+        # In a last round that is not full, the last matrix once more.
+        out = [one(*(at(jnp.minimum(place + lane, jnp.uint32(m - 1)), x) for x in stacks)) for lane in apart]
         return jax.tree.map(lambda *x: jnp.concatenate(x), *out)
 
-    def rounds(x: jax.Array) -> jax.Array:
-        last = jnp.broadcast_to(x[-1:], (-m % lanes, *x.shape[1:]))
-        return jnp.concatenate([x, last]).reshape(-1, lanes, *x.shape[1:])
-
-    out = lax.map(lambda x: several(*x), tuple(map(rounds, stacks)))
+    apart = opaque(range(lanes))
+    out = lax.map(turn, jnp.arange(0, m, lanes, dtype=jnp.uint32))
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:m], out)
 
 

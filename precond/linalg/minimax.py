@@ -1,6 +1,7 @@
 """Polynomials that take a matrix towards its inverse root in the fewest steps: the best there are, on an interval."""
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ LEAST = 1e-12  # where an interval may begin that ends in 1: Remez's exchange is
 _EXCHANGES = 20  # they converge quadratically
 _ROUNDING = 1e-11  # below it the peaks of the error are those of rounding, and the first polynomial is good enough
 _GENTLE = 3  # first steps of degree 1
+_STEEP = 1e-5  # where an interval begins before this, all of them are needed
 
 
 class Step(NamedTuple):
@@ -60,14 +62,33 @@ def minimax_step(p: int, low: float, high: float, degree: int) -> Step:
     return Step(tuple(float(c) for c in coefficients), float(worst))
 
 
+def _products(p: int, steps: Sequence[Step]) -> int:
+    """Of matrices, that `precond.linalg.composite_root` takes for steps: powers of h, two for M, and one for X."""
+    half = max(p // 2, 1)
+    update = half.bit_length() + half.bit_count() + 1
+    return sum(len(step.coefficients) - 2 for step in steps) + update * (len(steps) - 1)
+
+
+def _greedy(p: int, low: float, tolerance: float, gentle: int) -> tuple[Step, ...]:
+    """Steps until the tolerance is reached; so many of degree 1, then of degree 2."""
+    slack = tolerance ** (1 / 3) / 2
+    steps, ends = [], (low, 1.0)
+    while not steps or steps[-1].error > tolerance:
+        degree = 1 if len(steps) < gentle else 2
+        steps.append(minimax_step(p, ends[0] * (1 - slack), ends[1] * (1 + slack), degree))
+        ends = (1 - steps[-1].error) ** p, (1 + steps[-1].error) ** p
+    return tuple(steps)
+
+
 @functools.lru_cache(maxsize=256)
 def minimax_steps(p: int, low: float, tolerance: float) -> tuple[Step, ...]:
     r"""The steps whose composition takes $x^{-1/p}$ on $[\text{low}, 1]$ to a relative error below the tolerance.
 
     Greedy: each step is the best of its degree for the interval to which those before it have brought $x h(x)^p$,
-    which is $[(1 - e)^p, (1 + e)^p]$ after one of error e. The first three are of degree 1 and the others of degree
-    2. With degree 2 from the start there would be one step less, but its first polynomial is so steep that in float32,
-    at a condition number of 1e6, what is left of the identity in $X^p A$ is ten times as large.
+    which is $[(1 - e)^p, (1 + e)^p]$ after one of error e. The first ones are of degree 1, as many of one to three as
+    take the fewest products, and the others of degree 2. They are three where the interval begins below 1e-5: with
+    degree 2 from the start there would be one step less, but its first polynomial is so steep that in float32, at a
+    condition number of 1e6, what is left of the identity in $X^p A$ is ten times as large.
 
     The interval is made longer at both ends, by so much that a step still reaches the tolerance on what is added: room
     for rounding, and without it the last polynomials, on intervals of no length, would have coefficients without bound.
@@ -82,14 +103,10 @@ def minimax_steps(p: int, low: float, tolerance: float) -> tuple[Step, ...]:
 
     Examples:
       >>> [len(minimax_steps(4, low, 1e-6)) for low in (1e-2, 1e-4, 1e-6, 1e-8)]
-      [5, 6, 7, 9]
+      [4, 6, 7, 9]
     """
     if tolerance < 1e-13 or low < LEAST / 2:
         raise ValueError(f"low={low}, tolerance={tolerance}: beyond float64, in which the polynomials are made.")
-    slack = tolerance ** (1 / 3) / 2
-    steps, ends = [], (low, 1.0)
-    while not steps or steps[-1].error > tolerance:
-        degree = 1 if len(steps) < _GENTLE else 2
-        steps.append(minimax_step(p, ends[0] * (1 - slack), ends[1] * (1 + slack), degree))
-        ends = (1 - steps[-1].error) ** p, (1 + steps[-1].error) ** p
-    return tuple(steps)
+    least = _GENTLE if low < _STEEP else 1
+    found = [_greedy(p, low, tolerance, gentle) for gentle in range(_GENTLE, least - 1, -1)]
+    return min(found, key=lambda steps: _products(p, steps))

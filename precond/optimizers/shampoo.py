@@ -60,7 +60,7 @@ def shampoo(
       b2: decay of the factors and of Adam's second moment, $\beta_2$; 1 sums the factors.
       eps: of Adam's denominator.
       damping: added to each factor, relative to its largest eigenvalue.
-      power: of the inverse roots; None is 1/(2k).
+      power: of the inverse roots; None is 1/(2k), the paper's. 1/2 was better in the one run of `examples/ablation.py`.
       weight_decay: $\lambda$, decoupled; None leaves it out, and `params` need not be given to `update`.
       mask: which parameters decay, as in `optax.adamw`.
       refresh: `precond.every`, or a number of steps (all roots at once). By default each root every 20 steps, in turns.

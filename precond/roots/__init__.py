@@ -7,6 +7,7 @@ from precond.roots.eigenbasis import eigenbasis
 from precond.roots.guard import Checked, Health, accept
 from precond.roots.inverse import inverse
 from precond.roots.inverse_root import inverse_root
+from precond.roots.last_finite import last_finite
 from precond.roots.method import Method, by_platform, cholesky, cholesky_qr, composite, eigh, newton, qr, rotations
 from precond.roots.root import Axis, Power, Root, RootState, powers_of
 from precond.roots.stored import stored
@@ -32,6 +33,7 @@ __all__ = [
     "eigh",
     "inverse",
     "inverse_root",
+    "last_finite",
     "newton",
     "powers_of",
     "qr",

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from precond.arguments import check_number
+from precond.blocks import keep_finite
 from precond.linalg import dot_precision, multiply, orthogonality_residual
 from precond.roots.guard import Checked, accept, unchecked
 from precond.roots.method import Method, eigh
@@ -77,15 +78,15 @@ def eigen_inverse(damping: ArrayLike = 1e-3, *, method: Method | None = None) ->
     def refresh(factors: jax.Array, derived: Spectrum, power: Power, first: jax.Array) -> Spectrum:
         del power
         if derived.basis is None:
-            return Spectrum(None, jnp.maximum(factors, 0))
+            good = jnp.max(jnp.abs(factors), axis=1) < jnp.inf
+            return Spectrum(None, keep_finite(good, jnp.maximum(factors, 0), derived.values))
         basis = basis_of(factors, derived.basis.matrix, first)
         turned = jnp.matmul(factors, basis, precision=dot_precision())
         values = jnp.maximum(jnp.sum(basis * turned, axis=1), 0)
         nothing = jnp.zeros_like(basis[:, 0, 0])  # is added to the factors themselves
-        residual = orthogonality_residual(basis)
+        residual = jnp.where(jnp.max(values, axis=1) < jnp.inf, orthogonality_residual(basis), jnp.inf)
         kept = accept(basis, residual, derived.basis, _ORTHOGONAL, damping=nothing, condition=nothing + 1)
-        good = kept.health.stale == 0
-        return Spectrum(kept, jnp.where(good[:, None], values, derived.values))
+        return Spectrum(kept, keep_finite(kept.health.stale == 0, values, derived.values))
 
     def apply(direction: jax.Array, gradient: jax.Array, state: RootState) -> Any:
         del gradient

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from precond.blocks import keep_finite
 from precond.roots.root import identity_like
 
 __all__ = ["Checked", "Health", "accept", "raised", "unchecked"]
@@ -16,20 +17,40 @@ class Health(NamedTuple):
     """What is known of each matrix of a stack, `[N]` each, all finite.
 
     Attributes:
-      residual: of the last attempt, whether accepted or not; the largest number of its type where it was not finite.
-      damping: the ridge in use, relative to the largest eigenvalue; 0 where there is none.
-      condition: of the damped factor whose root is in use; 1 before the first.
-      escalated: by how many powers of ten the damping of the next attempt is raised.
-      refused: attempts refused so far.
-      stale: of these, those since the last one that was accepted.
+      numbers: all of them, `[N, 6]` in the order below: one array, which is picked, put back and sent as one.
     """
 
-    residual: jax.Array
-    damping: jax.Array
-    condition: jax.Array
-    escalated: jax.Array
-    refused: jax.Array
-    stale: jax.Array
+    numbers: jax.Array
+
+    @property
+    def residual(self) -> jax.Array:
+        """Of the last attempt, whether accepted or not; the largest number of its type where it was not finite."""
+        return self.numbers[:, 0]
+
+    @property
+    def damping(self) -> jax.Array:
+        """The ridge in use, relative to the largest eigenvalue; 0 where there is none."""
+        return self.numbers[:, 1]
+
+    @property
+    def condition(self) -> jax.Array:
+        """Of the damped factor whose root is in use; 1 before the first."""
+        return self.numbers[:, 2]
+
+    @property
+    def escalated(self) -> jax.Array:
+        """By how many powers of ten the damping of the next attempt is raised."""
+        return self.numbers[:, 3].astype(jnp.int32)
+
+    @property
+    def refused(self) -> jax.Array:
+        """Attempts refused so far."""
+        return self.numbers[:, 4].astype(jnp.int32)
+
+    @property
+    def stale(self) -> jax.Array:
+        """Of these, those since the last one that was accepted."""
+        return self.numbers[:, 5].astype(jnp.int32)
 
 
 class Checked(NamedTuple):
@@ -51,11 +72,9 @@ def unchecked(factor: jax.Array | jax.ShapeDtypeStruct) -> Checked:
       >>> unchecked(jnp.zeros((1, 1, 1))).health.condition.tolist()
       [1.0]
     """
-    n, dtype = factor.shape[:1], factor.dtype
-    # Every entry an array of its own: one that stands in two places cannot be donated.
-    residual, damping = jnp.zeros(n, dtype), jnp.zeros(n, dtype)
-    counts = [jnp.zeros(n, jnp.int32) for _ in range(3)]
-    return Checked(identity_like(factor), Health(residual, damping, jnp.ones(n, dtype), *counts))
+    start = jnp.asarray([0, 0, 1, 0, 0, 0], factor.dtype)
+    # Added to zeros, as the identity is: an array that is only broadcast cannot be donated.
+    return Checked(identity_like(factor), Health(jnp.zeros((factor.shape[0], 6), factor.dtype) + start))
 
 
 def raised(ridge: jax.Array, largest: jax.Array, old: Checked) -> jax.Array:
@@ -70,9 +89,9 @@ def raised(ridge: jax.Array, largest: jax.Array, old: Checked) -> jax.Array:
       >>> raised(jnp.ones(1), jnp.ones(1), unchecked(jnp.zeros((1, 1, 1)))).item()
       1.0
     """
-    level = old.health.escalated
+    level = old.health.numbers[:, 3].astype(ridge.dtype)
     rounding = float(jnp.finfo(ridge.dtype).eps) * largest
-    return jnp.where(level > 0, jnp.maximum(ridge, rounding) * 10.0 ** level.astype(ridge.dtype), ridge)
+    return jnp.where(level > 0, jnp.maximum(ridge, rounding) * 10.0**level, ridge)
 
 
 def accept(
@@ -90,7 +109,7 @@ def accept(
     that would have been one with a tenth of the damping too: rounding enters the residual in inverse proportion.
 
     Args:
-      matrix: `[M, d, d]`.
+      matrix: `[M, d, d]`, or whatever else has a row for each, as a diagonal has.
       residual: of each, `[M]`; NaN is refused, and so is a matrix that is not finite.
       old: what was in use.
       tolerance: on the residual; with infinity all is accepted that is finite.
@@ -107,15 +126,17 @@ def accept(
       (1.0, 1, 1)
     """
     top = float(jnp.finfo(residual.dtype).max)
-    good = (residual <= tolerance) & jnp.all(jnp.isfinite(matrix), axis=(1, 2))
-    health, bad = old.health, (~good).astype(jnp.int32)
-    easy = good & (10 * residual <= tolerance / 2)
-    new = Health(
-        residual=jnp.where(jnp.isfinite(residual), residual, top),
-        damping=jnp.where(good, jnp.minimum(damping, top), health.damping),
-        condition=jnp.where(good, jnp.minimum(condition, top), health.condition),
-        escalated=jnp.clip(health.escalated + bad - easy, 0, _TOP),
-        refused=health.refused + bad,
-        stale=(health.stale + 1) * bad,
-    )
-    return Checked(jnp.where(good[:, None, None], matrix, old.matrix), new)
+    # Of one that is not finite, a maximum is neither.
+    good = (residual <= tolerance) & (jnp.max(jnp.abs(matrix), axis=tuple(range(1, matrix.ndim))) <= top)
+    _, kept_damping, kept_condition, escalated, refused, stale = jnp.moveaxis(old.health.numbers, 1, 0)
+    bad, easy = (~good).astype(residual.dtype), good & (10 * residual <= tolerance / 2)
+    numbers = [
+        residual,
+        jnp.where(good, damping, kept_damping),
+        jnp.where(good, condition, kept_condition),
+        jnp.clip(escalated + bad - easy, 0, _TOP),
+        refused + bad,
+        (stale + 1) * bad,
+    ]
+    health = Health(jnp.nan_to_num(jnp.stack(numbers, axis=1), nan=top, posinf=top, neginf=top))
+    return Checked(keep_finite(good, matrix, old.matrix), health)

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from precond.arguments import check_number
 from precond.linalg import multiply, root_residual
-from precond.roots.guard import Checked, Health, accept, raised, unchecked
+from precond.roots.guard import Checked, accept, raised, unchecked
 from precond.roots.method import Method, Solve, cholesky
 from precond.roots.root import Power, Root, RootState, identity_like
 
@@ -117,12 +117,13 @@ def _diagonal(factors: jax.Array, old: Checked, ridge: jax.Array, tolerance: flo
     empty = largest <= 0  # the inverse of a zero factor is the identity
     new = jnp.where(empty[:, None], 1, 1 / jnp.where(empty[:, None], 1, damped))
     seen = jnp.where(empty, 1, largest)
-    got = accept(
-        new[:, :, None],
-        jnp.zeros_like(largest),
-        Checked(old.matrix[:, :, None], old.health),
+    # 1 / infinity is finite.
+    sound = jnp.max(jnp.abs(factors), axis=1) < jnp.inf
+    return accept(
+        new,
+        jnp.where(sound, 0, jnp.full_like(largest, jnp.inf)),
+        old,
         tolerance,
         damping=jnp.where(empty, 0, added / seen),
         condition=jnp.where(empty, 1, (largest + added) / jnp.min(damped, axis=1)),
     )
-    return Checked(got.matrix[:, :, 0], Health(*got.health))

@@ -47,7 +47,9 @@ class Root(NamedTuple):
         acts as the identity until the first refresh.
       refresh: from factors `[M, d, d]`, what was derived from them before, their power (a Python number) and whether
         this is the first refresh (a scalar), to what is derived from them now. Factors of different axes, stacks and
-        parameters come in one call, if they have the same size and power.
+        parameters come in one call, if they have the same size and power. What it returns is finite whatever the
+        factors are: of a matrix whose root is not, what there was before (`precond.roots.accept` sees to it, and so
+        does `precond.roots.last_finite` for a root that does not).
       apply: from what is to be preconditioned and the raw gradient (stacks), and a `RootState`, to the preconditioned
         stack and the state.
       whiten: from derived and factor to the matrices `[N, d, d]` by which this root whitens their axis.

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from precond.roots.guard import Health
 from precond.roots.root import Power, Root, RootState
 
 __all__ = ["stored"]
@@ -39,10 +40,11 @@ def stored(root: Root, dtype: DTypeLike = jnp.bfloat16) -> Root:
         raise ValueError(f"dtype={dtype}: roots are kept in a type of floating point, as jnp.bfloat16.")
 
     def narrow(tree: Any) -> Any:
-        def one(x: jax.Array) -> jax.Array:
-            return x.astype(dtype) if x.ndim > 1 and jnp.issubdtype(x.dtype, jnp.floating) else x
+        def one(x: Any) -> Any:
+            kept = isinstance(x, Health) or x.ndim == 1 or not jnp.issubdtype(x.dtype, jnp.floating)
+            return x if kept else x.astype(dtype)
 
-        return jax.tree.map(one, tree)
+        return jax.tree.map(one, tree, is_leaf=lambda x: isinstance(x, Health))
 
     def widen(tree: Any, wide: jnp.dtype) -> Any:
         return jax.tree.map(lambda x: x.astype(wide) if x.dtype == dtype else x, tree)

@@ -109,7 +109,7 @@ def scale_by_kronecker(
       precision: in which matrices are multiplied: `precond.precision`; None is the highest of their dtype.
 
     Returns:
-      A transformation of stacks. A root whose refresh is not finite stays as it was. With the extra argument `finite`,
+      A transformation of stacks. With the extra argument `finite`,
       which `precond.blocked` gives, a block whose gradient is not finite leaves all that is kept of it as it was; and
       where there is no finite block, so is everything.
 

@@ -50,27 +50,20 @@ def _named(part: str, schedule: Refresh, group: Group, due: int) -> AbstractCont
     return named(part, f"{due} of {sum(group.rows)}, every {schedule.period}")
 
 
-def _finite(new: Any, old: Any) -> Any:
-    """`new` where all of an entry is finite, else `old`: a root that failed is worse than one that is stale."""
-    flat = [jnp.all(jnp.isfinite(x), axis=tuple(range(1, x.ndim))) for x in jax.tree.leaves(new)]
-    good = jnp.all(jnp.stack(flat), axis=0)
-    return jax.tree.map(lambda n, o: jnp.where(good.reshape(-1, *[1] * (n.ndim - 1)), n, o), new, old)
+def _concatenate(trees: Sequence[Any]) -> Any:
+    return jax.tree.map(lambda *x: x[0] if len(x) == 1 else jnp.concatenate(x), *trees)
 
 
-def _kernel(root: Root, factors: Factor, old: Any, power: Any, first: Any) -> Any:
-    return _finite(root.refresh(dense(factors), old, power, first), old)
-
-
-def _refresh_all(root: Root, group: Group, first: Any, factors: list[Factor], derived: list[Any]) -> list[Any]:
-    def concatenate(trees: list[Any]) -> Any:
-        return jax.tree.map(lambda *x: x[0] if len(x) == 1 else jnp.concatenate(x), *trees)
-
-    stack, old = concatenate(factors), concatenate(derived)
-    new = _kernel(root, stack, old, group.power, first)
+def _split(group: Group, new: Any) -> list[Any]:
     ends = np.cumsum(group.rows)
     return [
         jax.tree.map(lambda x, end=end, n=n: x[end - n : end], new) for end, n in zip(ends, group.rows, strict=True)
     ]
+
+
+def _refresh_all(root: Root, group: Group, first: Any, factors: list[Factor], derived: list[Any]) -> list[Any]:
+    new = root.refresh(dense(_concatenate(factors)), _concatenate(derived), group.power, first)
+    return _split(group, new)
 
 
 def _places(group: Group, slots: jax.Array) -> list[jax.Array]:
@@ -80,9 +73,10 @@ def _places(group: Group, slots: jax.Array) -> list[jax.Array]:
 
 
 def _refresh_due(
-    root: Root, group: Group, slots: jax.Array, always: bool, factors: list[Factor], derived: list[Any]
+    root: Root, group: Group, turns: np.ndarray, turn: Any, first: Any, factors: list[Factor], derived: list[Any]
 ) -> Any:
-    """Pick the roots in `slots` (numbered through the group) from their stacks, and refresh them."""
+    """Pick the roots that are due in a turn (numbered through the group) from their stacks, and refresh them."""
+    slots = jnp.asarray(turns)[turn]
     places = _places(group, slots)
 
     def pick(*stacks: jax.Array) -> jax.Array:
@@ -92,10 +86,22 @@ def _refresh_due(
     old = jax.tree.map(pick, *derived)
 
     def work() -> Any:
-        return _kernel(root, jax.tree.map(pick, *factors), old, group.power, False)
+        return root.refresh(dense(jax.tree.map(pick, *factors)), old, group.power, first)
 
     # Fewer roots than steps in a period: in some steps none has its turn.
+    always = np.all(np.min(turns, axis=1) < sum(group.rows))
     return work() if always else lax.cond(slots[0] < sum(group.rows), work, lambda: old)
+
+
+def _turn_by_turn(
+    due: Callable[..., Any], group: Group, period: int, factors: list[Factor], derived: list[Any]
+) -> list[Any]:
+    """All turns at once: what is compiled for one is all there is to compile."""
+    rows = sum(group.rows)
+    new = lax.map(lambda turn: due(turn, True, factors, derived), jnp.arange(min(period, rows)))
+    # Root i of the group had the slot i // period in the turn i % period.
+    new = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])[:rows], new)
+    return _split(group, new)
 
 
 def _put(group: Group, slots: jax.Array, derived: list[Any], new: Any) -> list[Any]:
@@ -145,7 +151,7 @@ def refresh_roots(
       share: `factors` are this device's part of what `derived` is all of: only what is refreshed is gathered.
 
     Returns:
-      What is derived now; entries that are not due, or whose refresh is not finite, as they were.
+      What is derived now; entries that are not due, as they were.
     """
     derived, mine = list(derived), share.own(list(derived))
     groups, everywhere = _groups(factors, powers, sections), sections
@@ -165,30 +171,33 @@ def refresh_roots(
     def nothing() -> list[Any]:
         return derived
 
+    turns = [schedule.turns(sum(group.rows)) for group in groups]
+    # Traced once, for the first step and for the others.
+    dues = [jax.jit(functools.partial(_refresh_due, root, g, t)) for g, t in zip(groups, turns, strict=True)]
+
     def everything() -> list[Any]:
-        first = True if schedule.stagger else step == schedule.start
         part = "first" if schedule.stagger else "refresh"
 
-        def one(group: Group) -> list[Any]:
-            work = functools.partial(_refresh_all, root, group, first)
+        def one(group: Group, due: Callable[..., Any]) -> list[Any]:
+            work = functools.partial(_refresh_all, root, group, step == schedule.start)
+            if schedule.stagger:
+                work = functools.partial(_turn_by_turn, due, group, schedule.period)
             with _named(part, schedule, group, due=sum(group.rows)):
                 return _by_section(work, sections)(*of(group, factors, mine))
 
         with named(part):
-            return filled(share.gather([one(group) for group in groups]))
+            return filled(share.gather([one(group, due) for group, due in zip(groups, dues, strict=True)]))
 
     def turn() -> list[Any]:
-        def due(group: Group) -> tuple[Any, Any]:
-            turns = schedule.turns(sum(group.rows))
-            slots = jnp.asarray(turns)[(step - schedule.start) % schedule.period]
-            always = bool(np.all(np.min(turns, axis=1) < sum(group.rows)))
-            work = functools.partial(_refresh_due, root, group, slots, always)
-            with _named("refresh", schedule, group, due=turns.shape[1]):
-                return slots, _by_section(work, sections)(*of(group, factors, mine))
+        now = (step - schedule.start) % schedule.period
 
-        slots, new = zip(*[due(group) for group in groups], strict=True)
-        puts = [functools.partial(_put, group, s) for group, s in zip(groups, slots, strict=True)]
-        arrived = zip(groups, puts, share.gather(list(new)), strict=True)
+        def one(group: Group, due: Callable[..., Any], slots: int) -> Any:
+            with _named("refresh", schedule, group, due=slots):
+                return _by_section(functools.partial(due, now, False), sections)(*of(group, factors, mine))
+
+        new = [one(group, due, t.shape[1]) for group, due, t in zip(groups, dues, turns, strict=True)]
+        puts = [functools.partial(_put, group, jnp.asarray(t)[now]) for group, t in zip(groups, turns, strict=True)]
+        arrived = zip(groups, puts, share.gather(new), strict=True)
         return filled([_by_section(put, everywhere)(*of(g, derived), x) for g, put, x in arrived])
 
     if not derived:

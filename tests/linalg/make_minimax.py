@@ -58,15 +58,28 @@ def minimax_step(p: int, low: Decimal, high: Decimal, degree: int) -> tuple[list
     raise ArithmeticError(f"p={p}, low={low}, high={high}, degree={degree}: the exchange does not converge.")
 
 
-def minimax_steps(p: int, low: Decimal, tolerance: Decimal) -> list[tuple[list[Decimal], Decimal]]:
-    """Greedy steps until the tolerance is reached: three of degree 1, then of degree 2, each on a longer interval."""
+def greedy(p: int, low: Decimal, tolerance: Decimal, gentle: int) -> list[tuple[list[Decimal], Decimal]]:
+    """Steps until the tolerance is reached: so many of degree 1, then of degree 2, each on a longer interval."""
     slack = tolerance ** (1 / Decimal(3)) / 2
     steps, ends = [], (low, Decimal(1))
     while not steps or steps[-1][1] > tolerance:
-        degree = 1 if len(steps) < 3 else 2
+        degree = 1 if len(steps) < gentle else 2
         steps.append(minimax_step(p, ends[0] * (1 - slack), ends[1] * (1 + slack), degree))
         ends = (1 - steps[-1][1]) ** p, (1 + steps[-1][1]) ** p
     return steps
+
+
+def products(p: int, steps: list[tuple[list[Decimal], Decimal]]) -> int:
+    """Of matrices: M^2 for a polynomial of degree 2; after it X h, and M between two powers of h by squaring."""
+    bits = bin(max(p // 2, 1))[2:]
+    power = len(bits) - 1 + bits.count("1") - 1
+    return sum(len(coefficients) == 3 for coefficients, _ in steps) + (power + 3) * (len(steps) - 1)
+
+
+def minimax_steps(p: int, low: Decimal, tolerance: Decimal) -> list[tuple[list[Decimal], Decimal]]:
+    """Three steps of degree 1; from 1e-5 on, of one to three of them, with which the products are fewest."""
+    gentle = (3,) if low < Decimal("1e-5") else (3, 2, 1)
+    return min((greedy(p, low, tolerance, n) for n in gentle), key=lambda steps: products(p, steps))
 
 
 def table() -> dict:

@@ -90,7 +90,15 @@ def test_in_float32_it_is_no_worse_than_newton_and_eigh(n, condition, power):
 
 @pytest.mark.parametrize(
     ("power", "condition", "most"),
-    [(Fraction(1, 4), 1e6, 32), (Fraction(1, 2), 1e6, 32), (Fraction(1, 4), 1e2, 20), (Fraction(1, 4), 1e8, 38)],
+    [
+        (Fraction(1, 4), 1e2, 14),
+        (Fraction(1, 4), 1e4, 20),
+        (Fraction(1, 4), 1e6, 32),
+        (Fraction(1, 4), 1e8, 38),
+        (Fraction(1, 2), 1e2, 12),
+        (Fraction(1, 2), 1e4, 19),
+        (Fraction(1, 2), 1e6, 32),
+    ],
     ids=str,
 )
 def test_it_takes_few_products(power, condition, most):

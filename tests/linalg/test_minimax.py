@@ -50,7 +50,9 @@ def test_a_step_is_the_best_of_its_degree_its_error_alternates_in_two_points_mor
 @pytest.mark.parametrize("low", LOWS)
 def test_every_step_of_a_composite_is_the_best_for_where_those_before_it_lead(p, low):
     steps = minimax_steps(p, low, 1e-6)
-    assert [len(step.coefficients) for step in steps] == [2, 2, 2] + [3] * (len(steps) - 3)
+    gentle = sum(len(step.coefficients) == 2 for step in steps)
+    assert [len(step.coefficients) for step in steps] == [2] * gentle + [3] * (len(steps) - gentle)
+    assert gentle == 3 if low < 1e-5 else 1 <= gentle <= 3
     for step, start, end in intervals(p, low, steps, 1e-6):
         found = peaks(p, start, end, step.coefficients)
         assert len(found) == len(step.coefficients) + 1

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from precond import absolute, composite, eigh, inverse_root, newton, relative
-from precond.roots.guard import Checked, accept, raised, unchecked
+from precond.roots.guard import Checked, Health, accept, raised, unchecked
 from tests import reference
 
 METHODS = [eigh(), newton(), composite()]
@@ -96,7 +96,7 @@ def test_every_refusal_raises_the_damping_tenfold_up_to_a_bound_and_it_comes_dow
 
 def test_without_escalation_a_ridge_is_untouched_and_with_it_there_is_one():
     old = unchecked(jnp.zeros((3, 1, 1)))
-    health = old.health._replace(escalated=jnp.asarray([0, 1, 3]))
+    health = Health(old.health.numbers.at[:, 3].set(jnp.asarray([0.0, 1.0, 3.0])))
     ridge, largest = jnp.zeros(3), jnp.asarray([5.0, 5.0, 2.0])
     eps = float(jnp.finfo(jnp.float32).eps)
     np.testing.assert_allclose(

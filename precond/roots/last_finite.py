@@ -1,0 +1,35 @@
+"""For a root that does not look at what it derives: what is not finite is not taken."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from precond.blocks import keep_finite
+from precond.roots.root import Power, Root
+
+__all__ = ["last_finite"]
+
+
+def last_finite(root: Root) -> Root:
+    """Of each matrix keep what was derived before, where not all that is derived now is finite.
+
+    The roots of this library see to it by themselves.
+
+    Args:
+      root: any.
+
+    Examples:
+      >>> import precond
+      >>> inverse = precond.inverse_root()._replace(refresh=lambda factors, derived, power, first: 1 / factors)
+      >>> root, one = last_finite(inverse), jnp.ones((2, 1, 1))
+      >>> root.refresh(jnp.asarray([[[0.0]], [[2.0]]]), one, 1, True)[:, 0, 0].tolist()
+      [1.0, 0.5]
+    """
+
+    def refresh(factors: jax.Array, derived: Any, power: Power, first: jax.Array) -> Any:
+        new = root.refresh(factors, derived, power, first)
+        flat = [jnp.all(jnp.isfinite(x), axis=tuple(range(1, x.ndim))) for x in jax.tree.leaves(new)]
+        return keep_finite(jnp.all(jnp.stack(flat), axis=0), new, derived)
+
+    return root._replace(refresh=refresh)
