@@ -3,6 +3,18 @@
 from precond import layers, planning, recipes, replicas
 from precond.arguments import STATIC_ARGS
 from precond.blocks import View, default_views, rules, small_side, tensors
+from precond.engine import (
+    Refresh,
+    blocked,
+    every,
+    in_band,
+    layered,
+    measured,
+    on_host,
+    per_block,
+    scale_by_kfac,
+    scale_by_kronecker,
+)
 from precond.host import HostRefresh, host_refresh
 from precond.large_batches import (
     GainEstimator,
@@ -49,34 +61,24 @@ from precond.roots import (
 )
 from precond.statistics import activations, balance, kl, outer_products, scale_by_trace
 from precond.transforms import (
-    Refresh,
     Rows,
     block_top_k,
-    blocked,
     clip_by_kl,
     clip_by_rms,
     cosine,
     error_feedback,
-    every,
     exponentiated,
     filtered,
     finite_steps,
     fletcher_reeves,
     graft,
-    in_band,
     inner_product,
-    layered,
     levenberg_marquardt,
-    measured,
     normalize,
-    on_host,
-    per_block,
     polak_ribiere,
     project_radial,
     quadratic_model,
     scale_by_diagonal,
-    scale_by_kfac,
-    scale_by_kronecker,
     scale_by_mfac,
     scale_by_nlcg,
     sparse_rows,

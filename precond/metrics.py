@@ -7,9 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from precond.engine import BlockedState, KroneckerState
 from precond.large_batches import AdascaleState
 from precond.roots import Health
-from precond.transforms import BlockedState, FiniteStepsState, KroneckerState
+from precond.transforms import FiniteStepsState
 
 __all__ = ["metrics"]
 

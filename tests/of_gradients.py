@@ -1,4 +1,4 @@
-"""K-FAC and EK-FAC whose layers are the matrices of any tree, and whose factors are made of the gradients themselves."""
+"""K-FAC and EK-FAC whose layers are the matrices of any tree, with factors made of the gradients themselves."""
 
 from typing import Any
 

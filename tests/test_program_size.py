@@ -52,7 +52,7 @@ def test_the_solver_is_called_once_for_all_factors_of_one_size():
 
 
 def kernels(tx, layers):
-    """How many fused computations XLA compiles to machine code on the CPU: those that differ by more than their names."""
+    """How many fused computations XLA compiles to machine code on the CPU: those that differ in more than names."""
     params = transformer(layers, width=8, hidden=16)
     state = jax.eval_shape(tx.init, params)
     text = jax.jit(tx.update).lower(params, state, params).compile().as_text()

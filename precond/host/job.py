@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from precond.engine import KroneckerState
 from precond.host.rows import Leaving, arrived, leave, put
 from precond.linalg import dense
 from precond.roots import Root, RootState, powers_of
-from precond.transforms import KroneckerState
 
 __all__ = ["Job", "Kernel", "begin", "cancel", "finish", "kernel_of", "unfinished"]
 

@@ -12,10 +12,10 @@ import optax
 from jax.core import Tracer
 
 from precond.arguments import check_whole
+from precond.engine import Engine, KroneckerState, describing
 from precond.host.job import Job, begin, cancel, finish, kernel_of, unfinished
 from precond.host.rows import put
 from precond.roots import Axis, Root
-from precond.transforms import Engine, KroneckerState, describing
 
 __all__ = ["HostRefresh", "host_refresh"]
 

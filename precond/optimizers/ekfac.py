@@ -8,10 +8,11 @@ import optax
 
 from precond.arguments import check_whole
 from precond.blocks import Layer, check_matrices
+from precond.engine import Refresh, every, measured, per_block, scale_by_kfac
 from precond.mesh import Sharded
 from precond.optimizers.finish import finish
 from precond.roots import Method, corrected_inverse
-from precond.transforms import Refresh, clip_by_kl, every, measured, per_block, scale_by_kfac, with_momentum
+from precond.transforms import clip_by_kl, with_momentum
 
 __all__ = ["ekfac"]
 

@@ -7,10 +7,11 @@ import jax
 import optax
 
 from precond.blocks import Layer
+from precond.engine import Refresh, every, per_block, scale_by_kfac
 from precond.mesh import Sharded
 from precond.optimizers.finish import finish
 from precond.roots import Root
-from precond.transforms import Refresh, clip_by_kl, every, per_block, scale_by_kfac, with_momentum
+from precond.transforms import clip_by_kl, with_momentum
 
 __all__ = ["kfac"]
 

@@ -9,11 +9,12 @@ import optax
 
 from precond.arguments import check_decay, check_number
 from precond.blocks import Views
+from precond.engine import Refresh, blocked, every, scale_by_kronecker
 from precond.mesh import Sharded
 from precond.optimizers.finish import finish
 from precond.roots import Method, inverse_root, relative
 from precond.statistics import kl
-from precond.transforms import Refresh, blocked, clip_by_rms, every, scale_by_kronecker
+from precond.transforms import clip_by_rms
 
 __all__ = ["kl_shampoo"]
 

@@ -9,20 +9,12 @@ import optax
 
 from precond.arguments import check_decay, check_number, check_transformation
 from precond.blocks import Views
+from precond.engine import Refresh, blocked, every, per_block, scale_by_kronecker
 from precond.mesh import Sharded
 from precond.optimizers.finish import finish
 from precond.roots import Method, inverse_root, relative
 from precond.statistics import outer_products
-from precond.transforms import (
-    Refresh,
-    blocked,
-    every,
-    graft,
-    per_block,
-    scale_by_diagonal,
-    scale_by_kronecker,
-    with_momentum,
-)
+from precond.transforms import graft, scale_by_diagonal, with_momentum
 
 __all__ = ["shampoo"]
 

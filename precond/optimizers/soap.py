@@ -9,11 +9,11 @@ import optax
 
 from precond.arguments import check_decay, check_number, check_whole
 from precond.blocks import Views
+from precond.engine import Refresh, blocked, every, scale_by_kronecker
 from precond.mesh import Sharded
 from precond.optimizers.finish import finish
 from precond.roots import Method, eigenbasis
 from precond.statistics import outer_products
-from precond.transforms import Refresh, blocked, every, scale_by_kronecker
 
 __all__ = ["soap"]
 

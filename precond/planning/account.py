@@ -6,9 +6,9 @@ from typing import Any
 
 import jax
 
+from precond.engine import BlockedState, KroneckerState
 from precond.planning.count import shard_shape
 from precond.roots import RootState
-from precond.transforms import BlockedState, KroneckerState
 
 __all__ = ["account"]
 
@@ -27,7 +27,7 @@ def account(state: Any, role: str = "rest") -> Counter[str]:
 
     Examples:
       >>> import optax
-      >>> from precond.transforms import blocked
+      >>> from precond.engine import blocked
       >>> tx = blocked(optax.trace(0.9), otherwise=optax.identity())
       >>> account(jax.eval_shape(tx.init, {"kernel": jax.ShapeDtypeStruct((4, 6), "float32")}))["momentum"]
       96

@@ -10,11 +10,12 @@ import optax
 
 from precond.arguments import check_number, check_whole
 from precond.blocks import View, tensors
+from precond.engine import blocked, every, scale_by_kronecker
 from precond.mesh import Sharded
 from precond.recipes.google_roots import google_eigh
 from precond.roots import Root
 from precond.statistics import outer_products
-from precond.transforms import blocked, clip_by_rms, every, graft, scale_by_kronecker, switch
+from precond.transforms import clip_by_rms, graft, switch
 
 __all__ = ["google_shampoo"]
 
@@ -122,11 +123,7 @@ def google_shampoo(
     direction = blocked(
         scale_by_kronecker(
             outer_products(
-                beta2,
-                bias_correction=False,
-                initial=matrix_epsilon,
-                axes=axes,
-                every=statistics_compute_steps,
+                beta2, bias_correction=False, initial=matrix_epsilon, axes=axes, every=statistics_compute_steps
             ),
             root(matrix_epsilon, power=Fraction(1, exponent_override) if exponent_override else None),
             refresh=every(preconditioning_compute_steps, delay=int(stale)),

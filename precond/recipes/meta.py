@@ -8,11 +8,12 @@ import optax
 
 from precond.arguments import check_number, check_whole
 from precond.blocks import tensors
+from precond.engine import blocked, every, scale_by_kronecker
 from precond.mesh import Sharded
 from precond.recipes.meta_roots import meta_eigh
 from precond.roots import Method, Power, Root, eigenbasis, eigh
 from precond.statistics import kl, outer_products, scale_by_trace
-from precond.transforms import blocked, every, filtered, graft, scale_by_kronecker
+from precond.transforms import filtered, graft
 
 __all__ = ["meta_shampoo", "meta_soap"]
 

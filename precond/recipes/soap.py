@@ -10,10 +10,11 @@ import optax
 from jax.typing import ArrayLike
 
 from precond.blocks import View, Views, tensors
+from precond.engine import blocked, every, scale_by_kronecker
 from precond.mesh import Sharded
 from precond.roots import eigenbasis, qr
 from precond.statistics import outer_products
-from precond.transforms import blocked, every, normalize, scale_by_diagonal, scale_by_kronecker
+from precond.transforms import normalize, scale_by_diagonal
 
 __all__ = ["official_soap"]
 

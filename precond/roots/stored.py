@@ -41,8 +41,9 @@ def stored(root: Root, dtype: DTypeLike = jnp.bfloat16) -> Root:
 
     def narrow(tree: Any) -> Any:
         def one(x: Any) -> Any:
-            kept = isinstance(x, Health) or x.ndim == 1 or not jnp.issubdtype(x.dtype, jnp.floating)
-            return x if kept else x.astype(dtype)
+            if isinstance(x, Health):
+                return x
+            return x.astype(dtype) if x.ndim > 1 and jnp.issubdtype(x.dtype, jnp.floating) else x
 
         return jax.tree.map(one, tree, is_leaf=lambda x: isinstance(x, Health))
 

@@ -1,7 +1,6 @@
-"""Optax transformations: the engine and what runs in and around it. Floor 3 of the library."""
+"""Optax transformations that run in and around the engine, and know nothing of it. Floor 3 of the library."""
 
 from precond.transforms.block_top_k import block_top_k
-from precond.transforms.blocked import BlockedState, blocked
 from precond.transforms.clip import clip_by_rms
 from precond.transforms.clip_by_kl import clip_by_kl
 from precond.transforms.diagonal import scale_by_diagonal
@@ -10,60 +9,37 @@ from precond.transforms.exponentiated import cosine, exponentiated, inner_produc
 from precond.transforms.filtered import filtered
 from precond.transforms.finite_steps import FiniteStepsState, finite_steps
 from precond.transforms.graft import graft
-from precond.transforms.in_band import in_band
-from precond.transforms.kfac import scale_by_kfac
-from precond.transforms.kronecker import KroneckerState, scale_by_kronecker
-from precond.transforms.layered import layered
 from precond.transforms.levenberg_marquardt import levenberg_marquardt
-from precond.transforms.measured import measured
 from precond.transforms.mfac import scale_by_mfac
 from precond.transforms.nlcg import fletcher_reeves, polak_ribiere, scale_by_nlcg
 from precond.transforms.normalize import normalize
-from precond.transforms.outside import Engine, OutsideState, describing
-from precond.transforms.per_block import per_block
 from precond.transforms.project_radial import project_radial
 from precond.transforms.quadratic_model import quadratic_model
 from precond.transforms.rows import Rows, sparse_rows
-from precond.transforms.schedule import Refresh, every, on_host
 from precond.transforms.stochastic_rounding import stochastic_rounding
 from precond.transforms.switch import switch
 from precond.transforms.with_momentum import with_momentum
 
 __all__ = [
-    "BlockedState",
-    "Engine",
     "FiniteStepsState",
-    "KroneckerState",
-    "OutsideState",
-    "Refresh",
     "Rows",
     "block_top_k",
-    "blocked",
     "clip_by_kl",
     "clip_by_rms",
     "cosine",
-    "describing",
     "error_feedback",
-    "every",
     "exponentiated",
     "filtered",
     "finite_steps",
     "fletcher_reeves",
     "graft",
-    "in_band",
     "inner_product",
-    "layered",
     "levenberg_marquardt",
-    "measured",
     "normalize",
-    "on_host",
-    "per_block",
     "polak_ribiere",
     "project_radial",
     "quadratic_model",
     "scale_by_diagonal",
-    "scale_by_kfac",
-    "scale_by_kronecker",
     "scale_by_mfac",
     "scale_by_nlcg",
     "sparse_rows",

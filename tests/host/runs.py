@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 import precond
-from precond.transforms import KroneckerState
+from precond.engine import KroneckerState
 from tests import problem
 
 N, STEPS = 3, 14

@@ -7,9 +7,9 @@ import optax
 import pytest
 
 import precond
+from precond.engine import KroneckerState
 from precond.linalg import dense
 from precond.roots import Axis
-from precond.transforms import KroneckerState
 from tests import reference
 from tests.host import runs
 from tests.host.runs import STEPS, N

@@ -263,7 +263,7 @@ def test_probes_are_no_part_of_the_gain(groups):
     def gains(params, each):
         mean, replicas = precond.replicas.stacked(each)
         tx = optax.chain(optax.sgd(1.0), precond.scale_by_adascale(0.1, scale=4, groups=groups))
-        updates, state = tx.update(mean, tx.init(params), params, replicas=replicas)
+        _, state = tx.update(mean, tx.init(params), params, replicas=replicas)
         again, state = tx.update(mean, state, params, replicas=replicas)
         return state[1].gain, again
 

@@ -8,14 +8,14 @@ import optax
 
 from precond.arguments import check_part, check_transformation, check_whole
 from precond.blocks import keep_finite, path_name
+from precond.engine.outside import outside_state, take
+from precond.engine.per_block import per_block
+from precond.engine.refresh import refresh_roots
+from precond.engine.schedule import Refresh, every
 from precond.linalg import Precision, computing_in
 from precond.mesh import WHOLE, Share
 from precond.roots import Root, RootState, powers_of
 from precond.scopes import named
-from precond.transforms.outside import outside_state, take
-from precond.transforms.per_block import per_block
-from precond.transforms.refresh import refresh_roots
-from precond.transforms.schedule import Refresh, every
 
 __all__ = ["KroneckerState", "scale_by_kronecker"]
 

@@ -22,6 +22,9 @@ from precond.blocks import (
     keep_finite,
     layout_of,
 )
+from precond.engine.gathering import choose
+from precond.engine.kronecker import KroneckerState
+from precond.engine.route import Route, divided_route, whole_route
 from precond.mesh import (
     WHOLE,
     Extent,
@@ -39,9 +42,6 @@ from precond.mesh import (
     share_of,
     typed_sharding,
 )
-from precond.transforms.gathering import choose
-from precond.transforms.kronecker import KroneckerState
-from precond.transforms.route import Route, divided_route, whole_route
 
 __all__ = ["BlockedState", "blocked"]
 

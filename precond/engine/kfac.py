@@ -7,12 +7,12 @@ import optax
 from jax.typing import ArrayLike
 
 from precond.blocks import Layer
+from precond.engine.kronecker import scale_by_kronecker
+from precond.engine.layered import layered
+from precond.engine.schedule import Refresh, every
 from precond.mesh import Sharded
 from precond.roots import Root, inverse
 from precond.statistics import activations, balance
-from precond.transforms.kronecker import scale_by_kronecker
-from precond.transforms.layered import layered
-from precond.transforms.schedule import Refresh, every
 
 __all__ = ["scale_by_kfac"]
 

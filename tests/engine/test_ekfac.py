@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-
-import precond
 from tests.transforms.test_kfac import LAYERS as EVERY_LAYER
 from tests.transforms.test_kfac import averaged, factors_of, matrix, some, tree
+
+import precond
 
 pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
 

@@ -19,9 +19,9 @@ from precond.blocks import (
     present_layers,
     view_of_layer,
 )
+from precond.engine.blocked import BlockedState, blocked
+from precond.engine.in_band import has_probes, in_band
 from precond.mesh import Sharded, Stacked, as_sharded, local_arrays, with_local_arrays
-from precond.transforms.blocked import BlockedState, blocked
-from precond.transforms.in_band import has_probes, in_band
 
 __all__ = ["layered"]
 

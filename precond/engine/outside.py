@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from precond.engine.schedule import Refresh
 from precond.roots import Root
-from precond.transforms.schedule import Refresh
 
 __all__ = ["Engine", "OutsideState", "describing", "outside_state", "take"]
 

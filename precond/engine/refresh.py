@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from precond.engine.schedule import Refresh
 from precond.linalg import Packed, dense
 from precond.mesh import WHOLE, Share
 from precond.roots import Power, Root
 from precond.scopes import named
-from precond.transforms.schedule import Refresh
 
 __all__ = ["refresh_roots"]
 

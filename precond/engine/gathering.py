@@ -6,10 +6,10 @@ from typing import Any
 import jax
 import optax
 
+from precond.engine.kronecker import KroneckerState
+from precond.engine.outside import describing
 from precond.mesh import ByCost, Place, Sharded
 from precond.roots import RootState
-from precond.transforms.kronecker import KroneckerState
-from precond.transforms.outside import describing
 
 __all__ = ["choose"]
 

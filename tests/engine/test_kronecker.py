@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 import precond
 from precond import every
+from precond.engine.refresh import refresh_roots
 from precond.roots import Root, RootState
-from precond.transforms.refresh import refresh_roots
 
 
 def counting_root(powered=True):

@@ -1,0 +1,29 @@
+"""From parameters to stacks, statistics, roots, and back: what every method runs in. Floor 3 of the library."""
+
+from precond.engine.blocked import BlockedState, blocked
+from precond.engine.in_band import in_band
+from precond.engine.kfac import scale_by_kfac
+from precond.engine.kronecker import KroneckerState, scale_by_kronecker
+from precond.engine.layered import layered
+from precond.engine.measured import measured
+from precond.engine.outside import Engine, OutsideState, describing
+from precond.engine.per_block import per_block
+from precond.engine.schedule import Refresh, every, on_host
+
+__all__ = [
+    "BlockedState",
+    "Engine",
+    "KroneckerState",
+    "OutsideState",
+    "Refresh",
+    "blocked",
+    "describing",
+    "every",
+    "in_band",
+    "layered",
+    "measured",
+    "on_host",
+    "per_block",
+    "scale_by_kfac",
+    "scale_by_kronecker",
+]
