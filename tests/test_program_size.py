@@ -67,6 +67,6 @@ def kernels(tx, layers):
 
 
 @pytest.mark.usefixtures("quick_compilation")
-def test_what_is_compiled_to_machine_code_does_not_grow_with_depth():
+def test_what_is_compiled_to_machine_code_hardly_grows_with_depth():
     tx = precond.shampoo(1e-3, refresh=precond.every(3, stagger=True))
-    assert kernels(tx, 5) - kernels(tx, 3) <= 2
+    assert kernels(tx, 5) - kernels(tx, 3) <= 4  # and there are 12 matrices more, each a slice of a stack
