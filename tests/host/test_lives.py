@@ -141,6 +141,7 @@ def test_the_engine_is_found_in_wrappers(name):
     grads = runs.gradients()
     wrapped, state = runs.whole(WRAPPERS[name](runs.shampoo()), grads)
     assert runs.engines(state)[0].outside.used > 0
+    assert metric(state, "failed") == 0
     bare, _ = runs.whole(runs.shampoo(), grads)
     for a, b in zip(wrapped, bare, strict=True):
         np.testing.assert_allclose(a["long"], b["long"], rtol=0, atol=1e-12)
