@@ -78,7 +78,10 @@ def layered(
         if has_probes(params):
             raise ValueError("The parameters carry probes: leave layers= out, or give them without (capture.detach).")
         leaves, rest = _split(layers, params)
-        join = functools.partial(_join, layers)
+
+        def join(leaves: Any) -> dict[str, jax.Array]:
+            return _join(layers, local_arrays(leaves))
+
         matrices = jax.eval_shape(join, leaves)
         if not matrices and jax.tree.leaves(rest):
             raise ValueError(
@@ -89,7 +92,7 @@ def layered(
         if how.axis is None or not all(isinstance(x, jax.Array) for x in leaves.values()):
             first = stacked.init(matrices)
         else:  # the mesh is known from arrays; nothing else of them is looked at, so that jit makes no matrix
-            first = jax.jit(lambda leaves: stacked.init(join(local_arrays(leaves))))(leaves)
+            first = jax.jit(lambda leaves: stacked.init(join(leaves)))(leaves)
         # Without stacks, and without the empty array in their place, which Orbax does not save.
         second: Any = others.init(rest)
         return BlockedState(first, second._replace(stacks=()), zero, jnp.zeros_like(zero))
