@@ -85,6 +85,9 @@ RECIPES = {
 def test_nor_with_a_recipe(make):
     actual = loops.LOOPS["auto"](lambda axis, mesh: make(0.01, axis=axis, mesh=mesh))
     assert_same(actual, loops.one_device(make(0.01, axis=STACKED)), 1e-11)
+    state = make(0.01, axis="data").init(loops.put(loops.parameters(), loops.mesh_of()))
+    eighths = [x for x in jax.tree.leaves(state) if x.ndim > 1 and len(x.addressable_shards[0].data) * 8 == len(x)]
+    assert len(eighths) > 5
 
 
 INITIALISED = [
