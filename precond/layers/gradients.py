@@ -70,6 +70,7 @@ def value_grad_factors(
       >>> factors[""].inputs.tolist(), factors[""].outputs.tolist()
       ([[[0.5, 0.0], [0.0, 2.0]]], [[[1.0]]])
     """
+
     def function(params: Any, *args: Any, key: jax.Array | None = None, state: Any = None) -> tuple[Any, Any, Any]:
         outputs, back, aux, mine = _pullback(forward, capture, params, args, has_aux, state)
         value, slope = jax.value_and_grad(lambda o: loss(o, *args))(outputs)

@@ -11,9 +11,7 @@ from precond.linalg import dot_precision
 __all__ = ["second_moments"]
 
 
-def second_moments(
-    kind: Kind, rows: Signals, weights: jax.Array, bases: Mapping[str, jax.Array]
-) -> jax.Array:
+def second_moments(kind: Kind, rows: Signals, weights: jax.Array, bases: Mapping[str, jax.Array]) -> jax.Array:
     r"""The sum over rows of the squares of their gradients, each in the basis, `[r, i, o]`.
 
     $$S = \sum_{n,t} (Q_A^\top a_{nt})^2 \otimes (Q_G^\top g_{nt})^2 = \sum_{n,t} (Q_A^\top a_{nt} g_{nt}^\top Q_G)^2$$
