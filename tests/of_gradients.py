@@ -1,4 +1,4 @@
-"""K-FAC and EK-FAC whose layers are the matrices of any tree, with factors made of the gradients themselves."""
+"""K-FAC and EK-FAC with the matrices of any tree for layers, and factors that are made of the gradients."""
 
 from typing import Any
 

@@ -36,20 +36,21 @@ def ekfac(
 ) -> optax.GradientTransformationExtraArgs:
     r"""EK-FAC: the momentum of each layer divided by second moments in the eigenbasis of its Kronecker factors.
 
-    $$S \leftarrow \beta_2 S + (1 - \beta_2) \, E\big[(Q_A^\top a)^2 \otimes (Q_G^\top g)^2\big], \quad
-      V = Q_A \frac{Q_A^\top \hat M \, Q_G}{\hat S + \lambda} Q_G^\top, \quad
+    $$S \leftarrow \max\big(\beta_2 S, E[(Q_A^\top a)^2 \otimes (Q_G^\top g)^2]\big), \quad
+      V = Q_A \frac{Q_A^\top \hat M \, Q_G}{S + \lambda} Q_G^\top, \quad
       W \leftarrow W - \min\Big(\eta, \sqrt{\tfrac{c}{\langle V, \hat M \rangle}}\Big) V - \eta \gamma W$$
 
     with $\hat{}$ for bias correction, $Q_A, Q_G$ the eigenvectors of the averages of the factors that were captured
-    with the gradients (`precond.layers`), refreshed by one QR decomposition each, and S the mean over the squares of
+    with the gradients (`precond.layers`), refreshed by one QR decomposition each, and E the mean over the squares of
     single examples' gradients in this basis, which is captured with the factors, where the bases are given:
-    `value_grad_factors(.., fisher=..)(params, x, y, key=key, state=state)`. The first update only feeds the statistics.
+    `value_grad_factors(.., fisher=..)(params, x, y, key=key, state=state)`. S follows it at once where it grows
+    (`precond.corrected_inverse`). The first update only feeds the statistics.
 
     Args:
       learning_rate: $\eta$, the largest step; a number or an Optax schedule.
       layers: of a capture of the model: `capture.layers`.
       b1: decay of the momentum.
-      b2: $\beta_2$. Means over a batch need little averaging, and what is old in them is of other parameters.
+      b2: $\beta_2$, by which second moments fall where less is seen; where more is, they follow at once.
       decay: of the factors.
       damping: $\lambda$, in the units of the Fisher matrix.
       bound: c, as in `precond.kfac`.
@@ -69,8 +70,8 @@ def ekfac(
 
     Raises:
       ValueError, TypeError: for numbers out of range or of a wrong type; for layers that are doubly factored; for a
-        refresh that changes bases before the second moments that were measured in them are used, or moves in the
-        first step; as `precond.layered`.
+        refresh that changes bases before what was measured in them is used, or that moves in the first step; as
+        `precond.layered`.
 
     Reference:
       George et al., Fast Approximate Natural Gradient Descent in a Kronecker-factored Eigenbasis, 2018.

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from precond.arguments import check_number
 from precond.blocks import finite_blocks, keep_finite
-from precond.linalg import average, multiply
+from precond.linalg import multiply
 from precond.roots.eigenbasis import SecondMoment, eigenbasis
 from precond.roots.guard import unchecked
 from precond.roots.method import Method
@@ -19,14 +19,18 @@ from precond.roots.root import Power, Root, RootState
 __all__ = ["corrected_inverse"]
 
 
-def corrected_inverse(damping: ArrayLike = 1e-3, *, decay: ArrayLike = 0.95, method: Method | None = None) -> Root:
+def corrected_inverse(damping: ArrayLike = 1e-3, *, decay: ArrayLike = 0.8, method: Method | None = None) -> Root:
     r"""Divide by the Fisher matrix's diagonal in the eigenbasis of the factors, as it was measured, damped (EK-FAC).
 
     With the eigenvectors $Q_i$ of each factor, X' the mean over examples of their squared gradients in this basis, and
     $M' = M \times_1 Q_1^\top \cdots \times_k Q_k^\top$ what is to be preconditioned:
 
-    $$S \leftarrow \beta S + (1 - \beta) \, X', \qquad
-      P = \frac{M'}{S / (1 - \beta^t) + \lambda} \times_1 Q_1 \cdots \times_k Q_k$$
+    $$S \leftarrow \max(\beta S, X'), \qquad
+      P = \frac{M'}{S + \lambda} \times_1 Q_1 \cdots \times_k Q_k$$
+
+    Curvature that grows is believed at once, and forgotten slowly where it shrinks: a step that is divided by what was
+    seen some steps ago is too long where it has grown since, by orders of magnitude at the start of training. (George
+    et al. average, $\beta S + (1 - \beta) X'$.)
 
     `precond.eigen_inverse` has products of the factors' eigenvalues in place of S, which are the diagonal of the Fisher
     matrix in this basis only if it is a Kronecker product. X' comes in place of the raw gradients, by
@@ -69,7 +73,7 @@ def corrected_inverse(damping: ArrayLike = 1e-3, *, decay: ArrayLike = 0.95, met
         count, nu = state.moments
         given = keep_finite(seen, gradient, jnp.zeros_like(gradient)).astype(nu.dtype)
         count = jnp.asarray(optax.safe_increment(count))
-        nu = average(nu, given, decay, count=count.reshape(-1, *[1] * (nu.ndim - 1)))
+        nu = jnp.maximum(jnp.asarray(decay, nu.dtype) * nu, given)
         moments = keep_finite(seen, SecondMoment(count, nu), state.moments)
         return _divide(direction, bases, moments.nu + damping), RootState(state.derived, moments)
 

@@ -24,8 +24,7 @@ def corrected(moments, directions, factors, damping, decay):
     (a, g, *_), out = factors, []
     for i, block in enumerate(directions):
         basis = np.kron(basis_of(np.asarray(a)[i]), np.eye(1) if g is None else basis_of(np.asarray(g)[i]))
-        seen = [decay ** (len(moments) - 1 - t) * x[i].ravel() for t, x in enumerate(moments)]
-        diagonal = np.sum(seen, axis=0) * (1 - decay) / (1 - decay ** len(moments))
+        diagonal = np.max([decay ** (len(moments) - 1 - t) * x[i].ravel() for t, x in enumerate(moments)], axis=0)
         full = basis @ np.diag(diagonal + damping) @ basis.T
         out.append(np.linalg.solve(full, block.ravel()).reshape(block.shape))
     return np.stack(out)

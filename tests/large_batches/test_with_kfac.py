@@ -264,8 +264,8 @@ def test_probes_are_no_part_of_the_gain(groups):
         mean, replicas = precond.replicas.stacked(each)
         tx = optax.chain(optax.sgd(1.0), precond.scale_by_adascale(0.1, scale=4, groups=groups))
         _, state = tx.update(mean, tx.init(params), params, replicas=replicas)
-        again, state = tx.update(mean, state, params, replicas=replicas)
-        return state[1].gain, again
+        updates, state = tx.update(mean, state, params, replicas=replicas)
+        return state[1].gain, updates
 
     probed = capture.attach(params)
     grads = lambda params: jax.vmap(lambda x: jax.grad(loss)(params, x))(x)  # noqa: E731

@@ -67,16 +67,10 @@ def captured():
     tx = precond.ekfac(0.1, capture.layers, axis=precond.sharded(None, multiple=4))
     # Bases of many examples: those of six are not determined by their factors.
     first = f(params, jnp.arange(1000) % 5, key=jax.random.key(0))[2]
-    unmeasured = {
-        name: x._replace(moments=jnp.zeros((*x.inputs.shape[:1], *layer_size(capture, name))))
-        for name, x in first.items()
-    }
+    shape = lambda name, x: (len(x.inputs), *capture.layers[name].size[1:])  # noqa: E731
+    unmeasured = {name: x._replace(moments=jnp.zeros(shape(name, x))) for name, x in first.items()}
     state = jax.jit(lambda factors: tx.update(params, tx.init(params), params, factors=factors)[1])(unmeasured)
     return params, jnp.asarray([0, 1, 2, 3, 4, 0]), capture, forward, f, state, first
-
-
-def layer_size(capture, name):
-    return capture.layers[name].size[1:]
 
 
 def test_they_are_the_mean_over_squared_gradients_of_single_examples_in_the_bases():
@@ -137,7 +131,7 @@ def test_shared_positions_count_as_the_sharing_rule_has_them(rule, masked):
 
 
 def test_errors_say_what_to_do():
-    params, x, capture, _, f, _, _ = captured()
+    params, x, capture, _, f, *_ = captured()
     few = {name: capture.layers[name] for name in ("wide", "last")}
     with pytest.raises(ValueError, match="state= has no eigenbases"):
         f(params, x, key=jax.random.key(0), state=precond.kfac(0.1, capture.layers).init(params))
