@@ -39,7 +39,7 @@ GRID = ((1e-3, 0.1), (3e-3, 0.1), (1e-2, 0.1), (3e-2, 0.1), (1e-2, 0.3))
 TRIALS = {  # five each; EK-FAC's damping is that of the whole matrix, K-FAC's is split over its factors
     "Adam": [{"rate": rate} for rate in (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)],
     "K-FAC": [{"damping": damping, "bound": bound} for damping, bound in GRID],
-    "EK-FAC": [{"damping": damping / 10, "bound": bound} for damping, bound in GRID],
+    "EK-FAC": [{"damping": damping / 100, "bound": bound} for damping, bound in GRID],
 }
 
 # Sigmoids need wider weights than Flax's default, or the network starts on a plateau that no method leaves soon.

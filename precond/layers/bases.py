@@ -51,7 +51,8 @@ def bases_of(state: Any, layers: Mapping[str, Layer], params: Any) -> dict[str, 
       ([[1.0, 0.0], [0.0, 1.0]], (3, 3))
     """
     check_matrices(layers)
-    leaves = leaves_of(params)
+    # Shapes alone: what is sharded explicitly cannot be reshaped.
+    leaves = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in leaves_of(params).items()}
     matrices = jax.eval_shape(lambda leaves: join_layers(layers, leaves), leaves)
     layout, there = layout_of_layers(layers, matrices), present_layers(layers, leaves)
     roots = _roots(state, layout)

@@ -138,6 +138,14 @@ def test_damping_follows_the_rule_and_a_step_that_goes_up_is_none(x64, interval,
     assert state.rejected > 0
 
 
+@pytest.mark.parametrize(("ratio", "factor"), [(0.24, 2.0), (0.26, 1.0), (0.74, 1.0), (0.76, 0.5)])
+def test_damping_changes_where_the_model_foretells_less_than_a_quarter_or_more_than_three(x64, ratio, factor):
+    tx, x = precond.levenberg_marquardt(lambda damping: optax.scale(-0.5), 1.0, interval=1, decay=0.5), jnp.ones(())
+    down = jnp.asarray(-0.25 * ratio)  # -1/4 is foretold
+    more = {"value": jnp.zeros(()), "value_fn": lambda p: down, "curvature": lambda v: v}
+    assert tx.update(x, tx.init(x), x, **more)[1].damping == factor
+
+
 def test_a_rejected_step_leaves_the_inner_state_and_one_that_is_no_number_is_rejected(x64):
     tx = precond.levenberg_marquardt(lambda damping: optax.chain(optax.trace(0.9), optax.scale(-damping)), 1.0)
     x = jnp.asarray([1.0, -2.0])
