@@ -90,7 +90,9 @@ def layered(
             raise ValueError("The parameters carry probes: leave layers= out, or give them without (capture.detach).")
         leaves, rest = _split(layers, params)
         join = functools.partial(join_layers, layers)
-        matrices = jax.eval_shape(join, leaves)
+        # Shapes alone: what is sharded explicitly cannot be reshaped.
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), jax.eval_shape(lambda x: x, leaves))
+        matrices = jax.eval_shape(join, shapes)
         if not matrices and jax.tree.leaves(rest):
             raise ValueError(
                 "None of the layers= is among the parameters. Give init what the capture was made of: the parameters "
