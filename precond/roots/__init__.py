@@ -1,6 +1,6 @@
 """What is derived from the factors, and how it acts on a gradient. Floor 2 of the library."""
 
-from precond.roots.corrected_inverse import corrected_inverse
+from precond.roots.corrected_inverse import Follow, averaged, corrected_inverse, rising
 from precond.roots.damping import Damping, absolute, relative, trace
 from precond.roots.eigen_inverse import eigen_inverse
 from precond.roots.eigenbasis import eigenbasis
@@ -16,6 +16,7 @@ __all__ = [
     "Axis",
     "Checked",
     "Damping",
+    "Follow",
     "Health",
     "Method",
     "Power",
@@ -23,6 +24,7 @@ __all__ = [
     "RootState",
     "absolute",
     "accept",
+    "averaged",
     "by_platform",
     "cholesky",
     "cholesky_qr",
@@ -38,6 +40,7 @@ __all__ = [
     "powers_of",
     "qr",
     "relative",
+    "rising",
     "rotations",
     "stored",
     "trace",

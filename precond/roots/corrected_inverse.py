@@ -1,6 +1,6 @@
 """EK-FAC's root: the inverse of the Fisher matrix's own diagonal in the factors' eigenbasis."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -10,27 +10,62 @@ from jax.typing import ArrayLike
 
 from precond.arguments import check_number
 from precond.blocks import finite_blocks, keep_finite
-from precond.linalg import multiply
+from precond.linalg import average, multiply
 from precond.roots.eigenbasis import SecondMoment, eigenbasis
 from precond.roots.guard import unchecked
 from precond.roots.method import Method
 from precond.roots.root import Power, Root, RootState
 
-__all__ = ["corrected_inverse"]
+__all__ = ["Follow", "averaged", "corrected_inverse", "rising"]
+
+Follow = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+"""From what is kept of second moments, what was measured, and the number of times that something was (from 1)."""
 
 
-def corrected_inverse(damping: ArrayLike = 1e-3, *, decay: ArrayLike = 0.8, method: Method | None = None) -> Root:
+def rising(decay: ArrayLike = 0.8) -> Follow:
+    r"""$S \leftarrow \max(\beta S, X)$: growth is believed at once, and forgotten slowly.
+
+    A step that is divided by what was seen some steps ago is too long where curvature has grown since: at the start
+    of training, by orders of magnitude.
+
+    Args:
+      decay: $\beta$.
+
+    Examples:
+      >>> follow = rising(0.5)
+      >>> [follow(jnp.asarray(4.0), jnp.asarray(x), jnp.asarray(2)).item() for x in (1.0, 5.0)]
+      [2.0, 5.0]
+    """
+    return lambda old, new, count: jnp.maximum(jnp.asarray(decay, old.dtype) * old, new)
+
+
+def averaged(decay: ArrayLike = 0.95) -> Follow:
+    r"""$S \leftarrow \beta S + (1 - \beta) X$, free of the bias of its start, as George et al. have it.
+
+    Args:
+      decay: $\beta$.
+
+    Examples:
+      >>> follow = averaged(0.5)
+      >>> [round(follow(jnp.asarray(4.0), jnp.asarray(1.0), jnp.asarray(t)).item(), 4) for t in (1, 2)]
+      [1.0, 2.0]
+    """
+
+    def follow(old: jax.Array, new: jax.Array, count: jax.Array) -> jax.Array:
+        return average(old, new, decay, count=count.reshape(*count.shape, *[1] * (old.ndim - count.ndim)))
+
+    return follow
+
+
+def corrected_inverse(damping: ArrayLike = 1e-3, *, follow: Follow | None = None, method: Method | None = None) -> Root:
     r"""Divide by the Fisher matrix's diagonal in the eigenbasis of the factors, as it was measured, damped (EK-FAC).
 
     With the eigenvectors $Q_i$ of each factor, X' the mean over examples of their squared gradients in this basis, and
     $M' = M \times_1 Q_1^\top \cdots \times_k Q_k^\top$ what is to be preconditioned:
 
-    $$S \leftarrow \max(\beta S, X'), \qquad
-      P = \frac{M'}{S + \lambda} \times_1 Q_1 \cdots \times_k Q_k$$
+    $$P = \frac{M'}{S + \lambda} \times_1 Q_1 \cdots \times_k Q_k$$
 
-    Curvature that grows is believed at once, and forgotten slowly where it shrinks: a step that is divided by what was
-    seen some steps ago is too long where it has grown since, by orders of magnitude at the start of training. (George
-    et al. average, $\beta S + (1 - \beta) X'$.)
+    where S follows X'.
 
     `precond.eigen_inverse` has products of the factors' eigenvalues in place of S, which are the diagonal of the Fisher
     matrix in this basis only if it is a Kronecker product. X' comes in place of the raw gradients, by
@@ -38,7 +73,7 @@ def corrected_inverse(damping: ArrayLike = 1e-3, *, decay: ArrayLike = 0.8, meth
 
     Args:
       damping: $\lambda$, in the units of the Fisher matrix.
-      decay: $\beta$ of S.
+      follow: how S follows X': `precond.rising` (the default), or `precond.averaged`, as George et al. have it.
       method: as in `precond.eigenbasis`, whose columns must continue those of the basis before (not `precond.eigh`).
 
     Returns:
@@ -58,7 +93,8 @@ def corrected_inverse(damping: ArrayLike = 1e-3, *, decay: ArrayLike = 0.8, meth
       0.75
     """
     check_number("damping", damping, 0)
-    base = eigenbasis(decay, eps=damping, power=1.0, method=method)
+    base = eigenbasis(eps=damping, power=1.0, method=method)
+    follow = rising() if follow is None else follow
 
     def init(stack: Any, factors: Sequence[Any]) -> RootState:
         moments = base.init(stack, ()).moments
@@ -73,8 +109,7 @@ def corrected_inverse(damping: ArrayLike = 1e-3, *, decay: ArrayLike = 0.8, meth
         count, nu = state.moments
         given = keep_finite(seen, gradient, jnp.zeros_like(gradient)).astype(nu.dtype)
         count = jnp.asarray(optax.safe_increment(count))
-        nu = jnp.maximum(jnp.asarray(decay, nu.dtype) * nu, given)
-        moments = keep_finite(seen, SecondMoment(count, nu), state.moments)
+        moments = keep_finite(seen, SecondMoment(count, follow(nu, given, count)), state.moments)
         return _divide(direction, bases, moments.nu + damping), RootState(state.derived, moments)
 
     return Root(init, refresh, apply, base.whiten, base.power)

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tests.transforms.test_kfac import LAYERS as EVERY_LAYER
-from tests.transforms.test_kfac import averaged, factors_of, matrix, some, tree
 
 import precond
+from tests.engine.test_kfac import LAYERS as EVERY_LAYER
+from tests.engine.test_kfac import averaged, factors_of, matrix, some, tree
 
 pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
 
@@ -19,12 +19,20 @@ def basis_of(factor):
     return np.eye(len(factor)) if factor.ndim == 1 else np.linalg.eigh(factor)[1]
 
 
-def corrected(moments, directions, factors, damping, decay):
+def largest(moments, decay):
+    return np.max([decay ** (len(moments) - 1 - t) * x for t, x in enumerate(moments)], axis=0)
+
+
+def mean(moments, decay):
+    return np.average(moments, axis=0, weights=[decay ** (len(moments) - 1 - t) for t in range(len(moments))])
+
+
+def corrected(moments, directions, factors, damping, decay, kept=largest):
     """A layer's directions over the dense diagonal, in the eigenbasis of factors that stay as they are."""
     (a, g, *_), out = factors, []
     for i, block in enumerate(directions):
         basis = np.kron(basis_of(np.asarray(a)[i]), np.eye(1) if g is None else basis_of(np.asarray(g)[i]))
-        diagonal = np.max([decay ** (len(moments) - 1 - t) * x[i].ravel() for t, x in enumerate(moments)], axis=0)
+        diagonal = kept([x[i].ravel() for x in moments], decay)
         full = basis @ np.diag(diagonal + damping) @ basis.T
         out.append(np.linalg.solve(full, block.ravel()).reshape(block.shape))
     return np.stack(out)
@@ -36,10 +44,11 @@ def with_moments(factors, seed):
     return {name: f._replace(moments=jnp.asarray(moments[name])) for name, f in factors.items()}, moments
 
 
-def test_the_direction_is_that_of_the_dense_diagonal_in_the_eigenbasis():
+@pytest.mark.parametrize(("follow", "kept"), [(precond.rising, largest), (precond.averaged, mean)])
+def test_the_direction_is_that_of_the_dense_diagonal_in_the_eigenbasis(follow, kept):
     damping, decay = 0.3, 0.7
     refresh = precond.every(5, delay=1, warmup=1)
-    root = precond.corrected_inverse(damping, decay=decay)
+    root = precond.corrected_inverse(damping, follow=follow(decay))
     tx = precond.scale_by_kfac(LAYERS, root=root, refresh=refresh, around=precond.measured)
     factors, moments = {name: factors_of(0)[name] for name in LAYERS}, []
     grads = {name: tree(0)[name] for name in LAYERS}
@@ -54,7 +63,7 @@ def test_the_direction_is_that_of_the_dense_diagonal_in_the_eigenbasis():
             updates, state = update(grads, state, factors=given)
         for name in LAYERS:
             seen = [moment[name] for moment in moments]
-            expected = corrected(seen, matrix(name, grads), factors[name], damping, decay) if seen else 0
+            expected = corrected(seen, matrix(name, grads), factors[name], damping, decay, kept) if seen else 0
             np.testing.assert_allclose(matrix(name, updates), expected, rtol=1e-8, atol=1e-10)
 
 
