@@ -10,7 +10,9 @@ PYTHONS     ?= python3.11 python3.12 python3.13
 
 BIN     := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-PYTEST  := OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest
+# What was compiled once is not compiled again: not by the other worker, and not the next time.
+PYTEST  := OPENBLAS_NUM_THREADS=1 JAX_COMPILATION_CACHE_DIR=$(abspath $(VENV))/compiled \
+           JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 $(BIN)/python -m pytest
 PINS    := pyproject.toml constraints.txt
 
 .PHONY: help venv demo test test-slow test-all lint docs bench clean
