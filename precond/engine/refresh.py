@@ -100,7 +100,7 @@ def _turn_by_turn(
     rows = sum(group.rows)
     new = lax.map(lambda turn: due(turn, True, factors, derived), jnp.arange(min(period, rows)))
     # Root i of the group had the slot i // period in the turn i % period.
-    new = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])[:rows], new)
+    new = jax.tree.map(lambda x: lax.collapse(jnp.swapaxes(x, 0, 1), 0, 2)[:rows], new)
     return _split(group, new)
 
 
@@ -120,7 +120,7 @@ def _by_section(function: Callable[..., Any], sections: int) -> Callable[..., An
     def each(*trees: Any) -> Any:
         # No -1: what is kept of a diagonal factor may be empty.
         cut = jax.tree.map(lambda x: x.reshape(sections, x.shape[0] // sections, *x.shape[1:]), trees)
-        return jax.tree.map(lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), jax.vmap(function)(*cut))
+        return jax.tree.map(lambda x: lax.collapse(x, 0, 2), jax.vmap(function)(*cut))
 
     return each
 
