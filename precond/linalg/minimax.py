@@ -103,7 +103,7 @@ def minimax_steps(p: int, low: float, tolerance: float) -> tuple[Step, ...]:
 
     Examples:
       >>> [len(minimax_steps(4, low, 1e-6)) for low in (1e-2, 1e-4, 1e-6, 1e-8)]
-      [4, 6, 7, 9]
+      [4, 5, 7, 9]
     """
     if tolerance < 1e-13 or low < LEAST / 2:
         raise ValueError(f"low={low}, tolerance={tolerance}: beyond float64, in which the polynomials are made.")

@@ -197,7 +197,7 @@ def test_any_transformation_has_a_plan(case):
     found = precond.plan(tx, params)
     state = jax.tree.leaves(jax.eval_shape(tx.init, params))
     assert sum(found.bytes.values()) == sum(math.prod(x.shape) * x.dtype.itemsize for x in state)
-    assert found.loops == 0
+    assert (found.loops > 0) == (case.name == "google_shampoo")  # whose power iteration stops when it may
     assert sum(sum(work) for work in found.work.values()) > 0
 
 
