@@ -114,7 +114,7 @@ def composite() -> Method:
     The number of steps follows from what the damping is at least: 28 products for `A^(-1/4)` with `relative(1e-6)`.
     With a damping that is not known beforehand (`absolute`, or one that is injected) it is that of half the precision
     of the dtype more. In float32 above a condition number of 1e3 it is more accurate than LAPACK's `eigh`, which is
-    three times as fast on CPU; on devices that multiply much faster than they decompose it is the one to use.
+    up to three times as fast on CPU; on devices that multiply much faster than they decompose it is the one to use.
 
     Reference:
       See `precond.linalg.composite_root`.
@@ -189,7 +189,7 @@ def by_platform(*, cpu: Method | None = None, others: Method | None = None) -> M
     """One method on CPU and another on everything else, chosen where the program is lowered.
 
     Args:
-      cpu: None is `precond.eigh()`, which LAPACK makes the fastest there at all sizes that were measured (64 to 1024).
+      cpu: None is `precond.eigh()`, which at the default damping is the fastest there at sizes from 128 to 1024.
       others: None is `precond.composite()`, which has nothing but matrix products.
 
     Raises:
