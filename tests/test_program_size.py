@@ -69,4 +69,5 @@ def kernels(tx, layers):
 @pytest.mark.usefixtures("quick_compilation")
 def test_what_is_compiled_to_machine_code_hardly_grows_with_depth():
     tx = precond.shampoo(1e-3, refresh=precond.every(3, stagger=True))
-    assert kernels(tx, 5) - kernels(tx, 3) <= 4  # and there are 12 matrices more, each a slice of a stack
+    # There are 12 matrices more, each of them a slice of a stack: if places were constants, a kernel of its own.
+    assert kernels(tx, 5) - kernels(tx, 3) < 12
