@@ -163,6 +163,42 @@ def test_the_alias_is_its_equation(bound):
         params = optax.apply_updates(params, updates)
 
 
+def test_the_papers_own_order_burn_in_bound_and_average():
+    """Ba et al.: statistics alone at first, momentum behind, c_k = c_0 zeta^k, evaluation at Polyak's average."""
+    lr, mu, damping, decay, burn, half = 0.5, 0.9, 0.01, 0.8, 2, 2
+    bound = lambda count: 1e-3 * 0.5 ** (count // half).astype(jnp.float64)  # noqa: E731  (Optax's rounds to float32)
+    tx = optax.chain(
+        precond.scale_by_kfac(
+            some(LAYERS),
+            damping=damping,
+            decay=decay,
+            refresh=precond.every(2, start=burn + 1, warmup=burn),
+            around=lambda d: optax.chain(precond.clip_by_kl(d, lr, bound), precond.per_block(optax.trace(mu))),
+        ),
+        optax.scale(-lr),
+    )
+    params, update = some(tree(50)), jax.jit(tx.update)
+    state, average = tx.init(params), params
+    u = {name: np.zeros_like(matrix(name, params)) for name in params}
+    iterates = [params]
+    for step in range(6):
+        grads = some(tree(step))
+        updates, state = update(grads, state, params, factors=factors_of(step))
+        if step >= burn:
+            v = direction(grads, averaged(range(step - (step - burn) % 2 + 1), decay), damping)
+            product = sum(np.vdot(v[name], matrix(name, grads)) for name in v)
+            c = 1e-3 * 0.5 ** (step // half)
+            assert c < lr**2 * product
+            u = {name: mu * u[name] + np.sqrt(c / product) / lr * v[name] for name in v}
+        assert_matrices(updates, {name: -lr * x for name, x in u.items()})
+        params = optax.apply_updates(params, updates)
+        average = optax.incremental_update(params, average, step_size=0.1)
+        iterates.append(params)
+    weights = [0.9**6] + [0.1 * 0.9 ** (5 - t) for t in range(6)]
+    expected = jax.tree.map(lambda *x: sum(w * y for w, y in zip(weights, x, strict=True)), *iterates)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), average, expected)
+
+
 def test_balanced_factors_with_one_ridge_are_tikhonovs_for_three_factors_too():
     rng, orders = np.random.default_rng(0), 3
     sizes, scales, damping = (2, 3, 4)[:orders], (1e-3, 5.0, 40.0), 0.3
