@@ -125,6 +125,7 @@ def layered(
         if extra["factors"] is not None:
             present = present_layers(blocks, leaves)
             layout, names = layout_of_layers(blocks, matrices, how.multiple), sorted(matrices)
+            _check_bases(extra["factors"], present)
             given = _of_blocks(layers, extra["factors"])
             extra["factors"] = Stacked(_stacks(layout, names, present, given))
             moments = _moments(layout, names, present, given)
@@ -165,6 +166,26 @@ def _merge(layers: Mapping[str, Layer], updates: Any, leaves: Mapping[str, Any],
     paths, treedef = jax.tree_util.tree_flatten_with_path(updates)
     names = [path_name(path) for path, _ in paths]
     return treedef.unflatten([done[name] if name in done else next(others) for name in names])
+
+
+def _check_bases(factors: Mapping[str, Any], trained: Mapping[str, Layer]) -> None:
+    """A capture finds the bases of a layer by its place among equals, so that none of these may be of other layers."""
+
+    def measured(own: bool) -> dict[str, Any]:
+        found = {name: Factors(*x) for name, x in factors.items() if (name in trained) == own}
+        return {
+            name: (x.moments.shape[1:], x.inputs.ndim, x.outputs is None)
+            for name, x in found.items()
+            if x.moments is not None
+        }
+
+    mine = set(measured(True).values())
+    if more := sorted(name for name, kind in measured(False).items() if kind in mine):
+        raise ValueError(
+            f"factors= have second moments of {more}, which are not trained here, though equal layers are. The bases "
+            f"they were measured in are mistaken for one another: capture with those trained, capture._replace("
+            f"layers=..)."
+        )
 
 
 def _of_blocks(layers: Mapping[str, Layer], factors: Mapping[str, Any]) -> dict[str, Factors]:

@@ -180,6 +180,15 @@ def test_pmap(setting):
     assert_same(jax.tree.map(lambda x: x[0], found), expected)
 
 
+def test_factors_are_made_beside_the_training_on_another_device(setting):
+    params, capture, _ = setting
+    f = jax.jit(layers.factors_alone(forward(capture), capture, fisher=FISHERS["exact"]))
+    here, there = jax.devices()[0], jax.devices()[3]
+    made = f(*jax.device_put((params, X, Y), there))
+    assert {x.device for x in jax.tree.leaves(made)} == {there}
+    assert_same(jax.device_put(made, here), f(params, X, Y))
+
+
 class Layer(nn.Module):
     @nn.compact
     def __call__(self, x, _=None):

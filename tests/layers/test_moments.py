@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import precond
@@ -139,3 +140,53 @@ def test_errors_say_what_to_do():
         f(params, x, key=jax.random.key(0), state=precond.ekfac(0.1, few).init(params))
     frozen = bases_of(precond.ekfac(0.1, few).init(params), few, params)
     assert frozen["wide"]["inputs"].shape == (5, 5)
+
+
+def two_of_three():
+    """A model of three equal layers, of which the optimizer trains two; one of them with another input."""
+    kinds = {name: layers.dense(bias=False) for name in ("a", "b", "c")}
+    params = {name: {"kernel": jnp.eye(4) + 0.1 * jnp.arange(16.0).reshape(4, 4)} for name in kinds}
+    capture = layers.explicit(kinds, params)
+
+    def forward(params, x):
+        for name in kinds:
+            x = jnp.tanh(capture.apply(name, params[name], x @ params[name]["kernel"], x))
+        return x
+
+    groups = {"a": "rest", "b": "here", "c": "here"}
+    labels = {name: {"kernel": group} for name, group in groups.items()}
+    trained = {name: capture.layers[name] for name in ("b", "c")}
+    ekfac = precond.ekfac(0.1, trained, axis=precond.sharded(None, multiple=4))  # the stack is longer than its layers
+    tx = optax.partition({"rest": optax.sgd(0.1), "here": ekfac}, labels)
+
+    def make(capture):
+        fisher = layers.sampled(layers.gaussian())
+        return layers.value_grad_factors(forward, lambda y, x: jnp.mean(jnp.sum(y**2, -1)), capture, fisher=fisher)
+
+    return params, capture, trained, tx, make, forward
+
+
+def test_where_a_part_of_the_layers_is_trained_the_capture_is_of_these():
+    params, capture, trained, tx, make, forward = two_of_three()
+    x, key = jax.random.normal(jax.random.key(1), (N, 4)), jax.random.key(2)
+    f, state = make(capture._replace(layers=trained)), tx.init(params)
+    for _ in range(2):
+        _, grads, factors = f(params, x, key=key, state=state)
+        _, state = tx.update(grads, state, params, factors=factors)
+    bases = bases_of(state, trained, params)
+    slopes = layers.gaussian().sample(key, forward(params, x))
+    each = jax.vmap(lambda x, g: jax.vjp(lambda p: forward(p, x[None]), params)[1](g[None])[0])(x, slopes)
+    moments = f(params, x, key=key, state=state)[2]
+    for name in trained:
+        left, right = (np.asarray(bases[name][part]) for part in ("inputs", "outputs"))
+        assert not np.allclose(left, np.eye(4))
+        expected = np.mean((left.T @ np.asarray(each[name]["kernel"]) @ right) ** 2, axis=0)
+        np.testing.assert_allclose(moments[name].moments[0], expected, rtol=0, atol=1e-12 * expected.max())
+
+
+def test_and_where_it_is_of_more_its_moments_are_refused():
+    params, capture, _, tx, make, _ = two_of_three()
+    state, x = tx.init(params), jnp.ones((N, 4))
+    _, grads, factors = make(capture)(params, x, key=jax.random.key(2), state=state)  # 3 layers of a stack of 4: fits
+    with pytest.raises(ValueError, match=r"second moments of \['a'\].*capture\._replace"):
+        tx.update(grads, state, params, factors=factors)

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
@@ -325,8 +326,8 @@ def test_a_scanned_model_with_probes_of_its_own_has_the_same_factors():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-13), found, expected)
 
 
-@pytest.mark.slow
-def test_an_nnx_optimizer_trains_with_the_factors():
+def training():
+    """A model, its capture, and what makes value, gradients and factors."""
     model = Chain(Linear(6, 5, rngs=nnx.Rngs(0)), nnx.tanh, Linear(5, 3, rngs=nnx.Rngs(1)))
     x, y = normal(32, 6), jnp.arange(32) % 3
     capture = front.capture(model, x)
@@ -337,18 +338,52 @@ def test_an_nnx_optimizer_trains_with_the_factors():
         fisher=layers.sampled(layers.categorical()),
         has_aux=True,
     )
+    return model, capture, lambda params, rest, **more: f(params, rest, x, y, **more)
+
+
+@pytest.mark.slow
+def test_an_nnx_optimizer_trains_with_the_factors():
+    model, capture, f = training()
     optimizer = nnx.Optimizer(model, precond.kfac(0.3, capture.layers, bound=1e-2, refresh=1), wrt=nnx.Param)
 
     @nnx.jit
     def step(model, optimizer, key):
         _, params, rest = nnx.split(model, nnx.Param, ...)
-        (value, rest), grads, factors = f(params, rest, x, y, key=key)
+        (value, rest), grads, factors = f(params, rest, key=key)
         nnx.update(model, rest)
         optimizer.update(model, grads, factors=factors)
         return value
 
     losses = [step(model, optimizer, jax.random.key(i)) for i in range(15)]
     assert losses[-1] < 0.6 * losses[0]
+
+
+def test_and_its_state_has_the_bases_that_ekfac_measures_in():
+    """In the optimizer's state every array stands in a variable of nnx."""
+    model, capture, f = training()
+    tx = precond.ekfac(0.3, capture.layers, bound=1e-2, refresh=1)
+    _, params, rest = nnx.split(model, nnx.Param, ...)
+    optimizer, state = nnx.Optimizer(model, tx, wrt=nnx.Param), tx.init(params)
+
+    @nnx.jit
+    def step(model, optimizer, key):
+        _, params, rest = nnx.split(model, nnx.Param, ...)
+        _, grads, factors = f(params, rest, key=key, state=optimizer.opt_state)
+        optimizer.update(model, grads, factors=factors)
+
+    @jax.jit
+    def plain(params, state, key):
+        _, grads, factors = f(params, rest, key=key, state=state)
+        updates, state = tx.update(grads, state, params, factors=factors)
+        return optax.apply_updates(params, updates), state
+
+    start = jax.tree.map(np.asarray, params)
+    for key in jax.random.split(jax.random.key(0), 4):
+        step(model, optimizer, key)
+        params, state = plain(params, state, key)
+    actual = nnx.state(model, nnx.Param)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-13), actual, params)
+    assert min(jax.tree.leaves(jax.tree.map(lambda a, b: np.abs(a - b).max(), actual, start))) > 1e-3
 
 
 class Token(nnx.Module):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import precond
-from tests.mesh import loops, test_kfac
+from tests.mesh import loops, test_ekfac, test_kfac
 from tests.mesh.test_devices import COLLECTIVE, SCHEDULES, run, stacks_of
 
 pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
@@ -45,6 +45,8 @@ CASES = {
     "kl_shampoo": (KL, ROOTS, loops.LOOPS["auto"], SLOW),
     "kfac": (test_kfac.make, ROOTS, loops.LOOPS["auto"], SLOW),
     "kfac over one axis of two": (test_kfac.make, HYBRID, AUTO, SLOW),
+    "ekfac": (test_ekfac.make, ROOTS, loops.LOOPS["auto"], SLOW),
+    "ekfac over one axis of two": (test_ekfac.make, HYBRID, AUTO, SLOW),
 }
 
 
