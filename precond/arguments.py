@@ -1,10 +1,19 @@
 """Checks of what a user typed, with messages that say what, why and what to do. Floor 0 of the library."""
 
+import math
 from typing import Any
 
 import jax
 
-__all__ = ["STATIC_ARGS", "check_decay", "check_number", "check_part", "check_transformation", "check_whole"]
+__all__ = [
+    "STATIC_ARGS",
+    "check_decay",
+    "check_number",
+    "check_part",
+    "check_rate",
+    "check_transformation",
+    "check_whole",
+]
 
 STATIC_ARGS = ("block_size", "refresh", "views", "mask")
 """Arguments of every alias that cannot be injected: `optax.inject_hyperparams(alias, precond.STATIC_ARGS)`."""
@@ -69,6 +78,25 @@ def check_decay(name: str, value: Any) -> None:
     check_number(name, value, 0, 1)
     if not isinstance(value, jax.Array) and value == 1:
         raise ValueError(f"{name}={value}: must be below 1, or the average never leaves its start.")
+
+
+def check_rate(name: str, value: Any) -> None:
+    """Raise unless `value` is a schedule, or a number that can be a learning rate: at least 0, and finite.
+
+    Raises:
+      TypeError: for what is neither.
+      ValueError: for a number out of range.
+
+    Examples:
+      >>> check_rate("learning_rate", -1.0)
+      Traceback (most recent call last):
+      ValueError: learning_rate=-1.0: must be at least 0.
+    """
+    if callable(value):
+        return
+    check_number(name, value, 0)
+    if not isinstance(value, jax.Array) and value == math.inf:
+        raise ValueError(f"{name}={value}: must be finite.")
 
 
 def check_part(name: str, value: Any, kind: type, example: str) -> None:

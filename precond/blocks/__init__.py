@@ -5,6 +5,7 @@ from precond.blocks.joint import Layer
 from precond.blocks.layout import Layout, layout_of
 from precond.blocks.leaves import check_leaves, check_shapes
 from precond.blocks.matrices import (
+    check_layers,
     check_matrices,
     join_layers,
     layers_in_stacks,
@@ -29,6 +30,7 @@ __all__ = [
     "active_axes",
     "any_finite",
     "as_views",
+    "check_layers",
     "check_leaves",
     "check_matrices",
     "check_shapes",

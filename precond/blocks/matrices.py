@@ -10,7 +10,32 @@ from precond.blocks.joint import Layer
 from precond.blocks.layout import Layout, layout_of
 from precond.blocks.view import View
 
-__all__ = ["check_matrices", "join_layers", "layers_in_stacks", "layout_of_layers", "present_layers", "view_of_layer"]
+__all__ = [
+    "check_layers",
+    "check_matrices",
+    "join_layers",
+    "layers_in_stacks",
+    "layout_of_layers",
+    "present_layers",
+    "view_of_layer",
+]
+
+
+def check_layers(layers: Any) -> None:
+    """Raise unless these are layers by name.
+
+    Raises:
+      TypeError: saying where they come from.
+
+    Examples:
+      >>> check_layers({"kernel": jnp.ones((2, 3))})
+      Traceback (most recent call last):
+      TypeError: layers= must be those of a capture, capture.layers, not a dict of ArrayImpl.
+    """
+    found = layers.values() if isinstance(layers, Mapping) else [layers]
+    if wrong := [type(x).__name__ for x in found if not isinstance(x, Layer)]:
+        which = f"a dict of {wrong[0]}" if isinstance(layers, Mapping) else f"of type {wrong[0]}"
+        raise TypeError(f"layers= must be those of a capture, capture.layers, not {which}.")
 
 
 def check_matrices(layers: Mapping[str, Layer]) -> None:
@@ -21,10 +46,12 @@ def check_matrices(layers: Mapping[str, Layer]) -> None:
 
     Raises:
       ValueError: naming them.
+      TypeError: as `check_layers`.
 
     Examples:
       >>> check_matrices({"": Layer("kernel", None, 0, (2, 3), (), (0,), (1,))})
     """
+    check_layers(layers)
     maps = sorted(name for name, layer in layers.items() if layer.positions is not None)
     if maps:
         raise ValueError(

@@ -12,6 +12,7 @@ from precond.blocks import (
     Factors,
     Layer,
     Layout,
+    check_layers,
     join_layers,
     layers_in_stacks,
     layout_of_layers,
@@ -58,9 +59,9 @@ def layered(
       nothing was.
 
     Raises:
+      TypeError: for layers that are none; in `update` without `factors`.
       ValueError: in `init` where the parameters have leaves but none of these layers, or the bias of one without its
         weights, or probes beside layers that are given; in `update` for factors of other layers.
-      TypeError: in `update` without `factors`.
 
     Examples:
       >>> layers = {"dense": Layer("kernel", "bias", 0, (2, 3), (), (0,), (1,))}
@@ -73,6 +74,7 @@ def layered(
     if layers is None:
         return in_band(functools.partial(layered, inner, otherwise=otherwise, skipped=skipped, axis=axis, mesh=mesh))
 
+    check_layers(layers)
     # What has factors of its own: the layers, and the bias of one that is doubly factored.
     blocks = {part: layer for name, whole in layers.items() for part, layer in whole.blocks(name).items()}
     how = as_sharded(axis)

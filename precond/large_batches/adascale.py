@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from precond.arguments import check_number
+from precond.arguments import check_number, check_part, check_rate
 from precond.blocks import with_zero_probes, without_probes
 from precond.large_batches.gain import GainEstimator, gain, paper_gain
 from precond.replicas import Replicas
@@ -109,8 +109,9 @@ def scale_by_adascale(
     """
     check_number("scale", scale, 1, advice="It counts base batches.")
     check_number("power", power, 0, 1)
-    if not callable(schedule):
-        check_number("schedule", schedule, 0)
+    check_rate("schedule", schedule)
+    if estimator is not None:
+        check_part("estimator", estimator, GainEstimator, "precond.paper_gain()")
     rule = paper_gain() if estimator is None else estimator
     lr = schedule if callable(schedule) else optax.constant_schedule(schedule)
 

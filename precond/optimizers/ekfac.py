@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import optax
 
-from precond.arguments import check_whole
+from precond.arguments import check_decay, check_number, check_whole
 from precond.blocks import Layer, check_matrices
 from precond.engine import Refresh, every, measured, per_block, scale_by_kfac
 from precond.mesh import Sharded
@@ -59,8 +59,8 @@ def ekfac(
       mask: which parameters decay, as in `optax.adamw`.
       refresh: `precond.every`, or a number of steps n for `every(n, delay=1, warmup=1)`: all bases at once. By default
         each every 10 steps, in turns.
-      method: how bases are refreshed: `precond.qr()` (the default), `precond.rotations()`, `precond.cholesky_qr()` or
-        `precond.eigh()`.
+      method: how bases are refreshed: `precond.qr()` (the default), `precond.rotations()` or `precond.cholesky_qr()`,
+        by which a column continues the one before, as its second moments do.
       otherwise: for parameters that belong to no layer; None is Adam, with the same learning rate.
       axis: mesh axes over whose devices factors, bases, second moments and momentum are divided, as in
         `precond.layered`. A capture gathers the bases, unless `precond.sharded(axis, roots=axis)` keeps them gathered.
@@ -91,6 +91,8 @@ def ekfac(
       -0.25
     """
     check_matrices(layers)
+    check_decay("b1", b1)
+    check_number("b2", b2, 0, 1)
     if not isinstance(refresh, Refresh):
         check_whole("refresh", refresh, least=1)
         refresh = every(refresh, delay=1, warmup=1)

@@ -1,13 +1,12 @@
 """How every alias ends: weight decay, then the learning rate."""
 
-import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from precond.arguments import check_number
+from precond.arguments import check_number, check_rate
 
 __all__ = ["finish"]
 
@@ -38,10 +37,7 @@ def finish(
       >>> tx.update(g, tx.init(g))[0].tolist(), tx.update(g / 0, tx.init(g))[0].tolist()
       ([-1.0], [0.0])
     """
-    if not callable(learning_rate):
-        check_number("learning_rate", learning_rate, 0)
-        if not isinstance(learning_rate, jax.Array) and learning_rate == math.inf:
-            raise ValueError("learning_rate=inf: must be finite.")
+    check_rate("learning_rate", learning_rate)
     decay = optax.identity()
     if weight_decay is not None:
         check_number("weight_decay", weight_decay, 0)

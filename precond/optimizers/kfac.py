@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import optax
 
+from precond.arguments import check_decay
 from precond.blocks import Layer
 from precond.engine import Refresh, every, per_block, scale_by_kfac
 from precond.mesh import Sharded
@@ -87,6 +88,7 @@ def kfac(
       >>> updates, state = tx.update(grads, tx.init(params), params, factors=factors)
       >>> params = optax.apply_updates(params, updates)
     """
+    check_decay("b1", b1)
 
     def around(direction: optax.GradientTransformation) -> optax.GradientTransformation:
         return with_momentum(per_block(optax.ema(b1)), clip_by_kl(direction, learning_rate, bound))

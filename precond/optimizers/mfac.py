@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import optax
 
-from precond.arguments import check_number
+from precond.arguments import check_decay, check_number, check_rate
 from precond.transforms import block_top_k, error_feedback, filtered, finite_steps, scale_by_mfac, sparse_rows
 
 __all__ = ["mfac"]
@@ -61,9 +61,8 @@ def mfac(
       >>> updates, state = tx.update(params, tx.init(params), params)
       >>> params = optax.apply_updates(params, updates)
     """
-    if not callable(learning_rate):
-        check_number("learning_rate", learning_rate, 0)
-    check_number("b1", b1, 0, 1)
+    check_rate("learning_rate", learning_rate)
+    check_decay("b1", b1)
     decay = optax.identity()
     if weight_decay is not None:
         check_number("weight_decay", weight_decay, 0)

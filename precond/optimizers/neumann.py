@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import optax
 
-from precond.arguments import check_number
+from precond.arguments import check_number, check_rate
 from precond.large_batches import convexify, growing_momentum, scale_by_neumann
 from precond.transforms import finite_steps
 
@@ -72,8 +72,7 @@ def neumann(
       >>> params = optax.apply_updates(params, updates)
       >>> final = precond.eval_params(state, params)
     """
-    if not callable(learning_rate):
-        check_number("learning_rate", learning_rate, 0)
+    check_rate("learning_rate", learning_rate)
     step: optax.GradientTransformation = scale_by_neumann(
         learning_rate,
         momentum=growing_momentum(epoch=epoch) if momentum is None else momentum,

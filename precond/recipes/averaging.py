@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from precond.arguments import check_number
+from precond.arguments import check_number, check_rate
 
 __all__ = ["AveragingState", "averaged_params", "primal_averaging"]
 
@@ -60,8 +60,7 @@ def primal_averaging(
         raise ValueError("train=0: must be above 0; without averaging, leave primal_averaging() out.")
     if evaluation is not None:
         check_number("evaluation", evaluation, 0, 1)
-    if not callable(learning_rate):
-        check_number("learning_rate", learning_rate, 0)
+    check_rate("learning_rate", learning_rate)
     check_number("power", power, 0)
 
     def init(params: Any) -> AveragingState:

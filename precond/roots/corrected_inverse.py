@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from precond.arguments import check_number
+from precond.arguments import check_decay, check_number
 from precond.blocks import finite_blocks, keep_finite
 from precond.linalg import average, multiply
 from precond.roots.eigenbasis import SecondMoment, eigenbasis
@@ -29,13 +29,17 @@ def rising(decay: ArrayLike = 0.8) -> Follow:
     of training, by orders of magnitude.
 
     Args:
-      decay: $\beta$.
+      decay: $\beta$; 1 forgets nothing.
+
+    Raises:
+      ValueError, TypeError: for a number out of range.
 
     Examples:
       >>> follow = rising(0.5)
       >>> [follow(jnp.asarray(4.0), jnp.asarray(x), jnp.asarray(2)).item() for x in (1.0, 5.0)]
       [2.0, 5.0]
     """
+    check_number("decay", decay, 0, 1)
     return lambda old, new, count: jnp.maximum(jnp.asarray(decay, old.dtype) * old, new)
 
 
@@ -43,13 +47,17 @@ def averaged(decay: ArrayLike = 0.95) -> Follow:
     r"""$S \leftarrow \beta S + (1 - \beta) X$, free of the bias of its start, as George et al. have it.
 
     Args:
-      decay: $\beta$.
+      decay: $\beta$, below 1.
+
+    Raises:
+      ValueError, TypeError: for a number out of range.
 
     Examples:
       >>> follow = averaged(0.5)
       >>> [round(follow(jnp.asarray(4.0), jnp.asarray(1.0), jnp.asarray(t)).item(), 4) for t in (1, 2)]
       [1.0, 2.0]
     """
+    check_decay("decay", decay)
 
     def follow(old: jax.Array, new: jax.Array, count: jax.Array) -> jax.Array:
         return average(old, new, decay, count=count.reshape(*count.shape, *[1] * (old.ndim - count.ndim)))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from precond.arguments import check_number
+from precond.arguments import check_number, check_rate
 
 __all__ = ["ClipByKlState", "clip_by_kl"]
 
@@ -61,9 +61,9 @@ def clip_by_kl(
       >>> round(tx.update(g, tx.init(g))[0].item(), 4)  # v = 0.2, v g = 0.16
       0.1
     """
-    for name, value in (("learning_rate", learning_rate), ("bound", bound)):
-        if not callable(value):
-            check_number(name, value, 0)
+    check_rate("learning_rate", learning_rate)
+    if not callable(bound):
+        check_number("bound", bound, 0)
     inner = optax.with_extra_args_support(inner)
 
     def at(value: Any, count: jax.Array) -> Any:

@@ -119,7 +119,8 @@ def scale_by_mfac(
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, MFACState]:
         del params, extra
-        leaves, treedef = jax.tree.flatten(jax.tree.map(lambda x: jnp.asarray(x, _wide(x)), updates))
+        updates = jax.tree.map(jnp.asarray, updates)
+        leaves, treedef = jax.tree.flatten(jax.tree.map(lambda x: x.astype(_wide(x)), updates))
         if not leaves:
             return updates, state._replace(count=jnp.asarray(optax.safe_increment(state.count)))
         windows = treedef.flatten_up_to(state.window)

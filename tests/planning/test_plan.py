@@ -103,9 +103,7 @@ def test_the_operations_planned_are_those_that_xla_counts(name, devices):
     assert sum(parts) == pytest.approx(counted["flops"], rel=0.1)
 
 
-@pytest.mark.parametrize(
-    ("count", "part", "repeated"), [pytest.param(0, "first", 4, marks=HEAVY), (5, "in turns", 1)]
-)
+@pytest.mark.parametrize(("count", "part", "repeated"), [pytest.param(0, "first", 4, marks=HEAVY), (5, "in turns", 1)])
 def test_and_so_are_those_of_a_step_in_turns(count, part, repeated):
     # What the count is, XLA knows: it compiles the branch that is run, and no other. But it counts the body of a loop
     # once, and the first refresh is one over all turns.
