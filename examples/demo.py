@@ -98,7 +98,7 @@ def describe(text: Text, steps: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0, help="of the start and the batches; tuning used 1")
     parser.add_argument("--output", type=pathlib.Path, default=RESULTS, help="a folder for demo.png and demo.json")
     options = parser.parse_args()
