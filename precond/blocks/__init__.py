@@ -16,11 +16,13 @@ from precond.blocks.matrices import (
 from precond.blocks.names import active_axes, stack_name
 from precond.blocks.probe import Factors, Probe, with_zero_probes, without_probes
 from precond.blocks.rules import as_views, default_views, path_name, rules, small_side, tensors
-from precond.blocks.slices import Slices, fan, slices_of, unfan
-from precond.blocks.view import View, Views
+from precond.blocks.slices import Door, Slices, door_of, fan, slices_of, unfan
+from precond.blocks.view import Geometry, View, Views
 
 __all__ = [
+    "Door",
     "Factors",
+    "Geometry",
     "Layer",
     "Layout",
     "Probe",
@@ -35,6 +37,7 @@ __all__ = [
     "check_matrices",
     "check_shapes",
     "default_views",
+    "door_of",
     "fan",
     "finite_blocks",
     "join_layers",

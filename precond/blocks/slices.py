@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from precond.blocks.layout import Layout, Part, Sheet
 from precond.blocks.view import Geometry
 
-__all__ = ["Door", "Slices", "fan", "slices_of", "unfan"]
+__all__ = ["Door", "Slices", "door_of", "fan", "slices_of", "unfan"]
 
 
 def fan(x: jax.Array, axis: int, count: int, parts: Sequence[Part] | None = None) -> jax.Array:
@@ -65,14 +65,14 @@ def unfan(x: jax.Array, axis: int, parts: Sequence[Part] | None = None) -> jax.A
 
 
 class Door(NamedTuple):
-    """How one leaf comes in and goes out.
+    """How one leaf comes in and goes out: by an exchange, unless a device's part is its slice already.
 
     Attributes:
       dim: the leaf's axis along which it is divided.
       read: the axes of the device's part, as its view reads them.
       order: in which they are then.
       dims: these axes, those of the tensor's axis that is sliced merged.
-      at: which of them is divided.
+      at: which of them is divided; None where the part is the slice.
       axis: which is sliced.
       parts: the blocks along it.
       narrow: what comes of it, `[B, D1, .., Dk]`.
@@ -82,28 +82,45 @@ class Door(NamedTuple):
     read: tuple[int, ...]
     order: tuple[int, ...]
     dims: tuple[int, ...]
-    at: int
+    at: int | None
     axis: int
     parts: tuple[Part, ...]
     narrow: tuple[int, ...]
 
+    def part(self, shape: Sequence[int], count: int) -> tuple[int, ...]:
+        """The shape of the device's part of a leaf."""
+        return tuple(d // count if i == self.dim else d for i, d in enumerate(shape))
+
+    @property
+    def open(self) -> bool:
+        """Whether there is nothing to exchange."""
+        return self.at is None
+
     def enter(self, leaf: jax.Array, count: int) -> jax.Array:
         """From a device's part of the leaf to what it sends to each, `[count, ..]`."""
-        return fan(leaf.reshape(self.read).transpose(self.order).reshape(self.dims), self.axis, count, self.parts)
+        return fan(self._seen(leaf).reshape(self.dims), self.axis, count, self.parts)
 
     def settle(self, came: jax.Array) -> jax.Array:
-        """From what came from each to the device's slice of all blocks of the leaf, `[B, D1, .., Dk]`."""
-        return jnp.moveaxis(came, 0, self.at).reshape(self.narrow)
+        """From what came from each to the device's slice of all blocks of the leaf, `[B, D1, .., Dk]`.
+
+        Through an open door comes the device's own part.
+        """
+        came = self._seen(came) if self.at is None else jnp.moveaxis(came, 0, self.at)
+        return came.reshape(self.narrow)
 
     def leave(self, slices: jax.Array, count: int) -> jax.Array:
         """The inverse of `settle`."""
-        dims = [d // count if i == self.axis else d for i, d in enumerate(self.dims)]
-        return jnp.moveaxis(slices.reshape(*dims[: self.at], count, *dims[self.at :]), self.at, 0)
+        at, dims = self.at or 0, [d // count if i == self.axis else d for i, d in enumerate(self.dims)]
+        return jnp.moveaxis(slices.reshape(*dims[:at], count, *dims[at:]), at, 0)
 
     def exit(self, came: jax.Array, shape: Sequence[int]) -> jax.Array:
-        """The inverse of `enter`, given the shape of the device's part."""
-        leaf = unfan(came, self.axis, self.parts).reshape([self.read[a] for a in self.order])
+        """The inverse of `enter`, given the shape of the device's part; of an open door that of `settle`."""
+        leaf = came if self.open else unfan(came, self.axis, self.parts)
+        leaf = leaf.reshape([self.read[a] for a in self.order])
         return leaf.transpose(sorted(range(len(self.order)), key=self.order.__getitem__)).reshape(shape)
+
+    def _seen(self, leaf: jax.Array) -> jax.Array:
+        return leaf.reshape(self.read).transpose(self.order)
 
 
 class Slices(NamedTuple):
@@ -145,15 +162,39 @@ def _door(shape: tuple[int, ...], g: Geometry, along: int, parts: tuple[Part, ..
     before = math.prod(shape[:dim])
     fitting = [a for a, d in enumerate(g.shape) if math.prod(g.shape[:a]) == before and d % count == 0]
     first, last = _spans(g)[along]
-    if shape[dim] % count or not fitting or first <= (place := g.order.index(fitting[0])) < last:
+    if shape[dim] % count or not fitting:
+        return None
+    place = g.order.index(fitting[0])
+    own = place == first and sum(part.count for part in parts) == 1  # a part of one block's axis is a slice of it
+    if first <= place < last and not own:
         return None
     read = [d // count if a == fitting[0] else d for a, d in enumerate(g.shape)]
     dims = [read[a] for a in g.order]
     dims = [*dims[:first], math.prod(dims[first:last]), *dims[last:]]
-    at = place if place < first else place - (last - first) + 1
+    at = None if own else place if place < first else place - (last - first) + 1
     tensor = [d // count if k == along else d for k, d in enumerate(g.tensor)]
     batch = math.prod(g.shape) // math.prod(g.tensor)
     return Door(dim, tuple(read), g.order, tuple(dims), at, first, parts, (batch, *tensor))
+
+
+def door_of(shape: tuple[int, ...], g: Geometry, count: int, dims: Sequence[int]) -> Door | None:
+    """The door of a leaf by itself, whose tensors are sliced along their last axis; None where there can be none.
+
+    Args:
+      shape: of the leaf.
+      g: how it is read.
+      count: of devices.
+      dims: the axes along which it may come divided, the best first.
+
+    Examples:
+      >>> door_of((4, 8), Geometry((4, 8), (0, 1), (4, 8), ()), 2, [1]).open
+      True
+    """
+    size = g.tensor[-1]
+    if size % count:
+        return None
+    doors = (_door(shape, g, len(g.tensor) - 1, (Part(0, 1, size),), count, dim) for dim in dims)
+    return next((door for door in doors if door is not None), None)
 
 
 def _narrow(sheet: Sheet, along: int, count: int, doors: Mapping[int, Door]) -> Sheet:

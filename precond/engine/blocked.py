@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import PartitionSpec
 
 from precond.arguments import check_part, check_transformation, check_whole
 from precond.blocks import (
@@ -24,7 +24,7 @@ from precond.blocks import (
 )
 from precond.engine.gathering import choose
 from precond.engine.kronecker import KroneckerState
-from precond.engine.route import Route, divided_route, whole_route
+from precond.engine.route import Route, come_divided, divided_axes, divided_route, whole_route
 from precond.mesh import (
     WHOLE,
     Extent,
@@ -40,7 +40,6 @@ from precond.mesh import (
     local_arrays,
     on_shards,
     share_of,
-    typed_sharding,
 )
 
 __all__ = ["BlockedState", "blocked"]
@@ -230,12 +229,10 @@ def blocked(
 
 def _route(layout: Layout, leaves: Sequence[jax.Array], place: Place | None, share: Share, how: Sharded) -> Route:
     """Whole gradients come to every device, and divided ones to the owners of their blocks."""
-    specs = [typed.spec if (typed := typed_sharding(x)) is not None else PartitionSpec() for x in leaves]
-    here = [[d for d, names in enumerate(spec) if names is not None] for spec in specs]
-    told = [dims for dims, viewed in zip(here, layout.viewed, strict=True) if viewed and dims]
-    if place is None or place.kind == AxisType.Manual or share.count == 1 or not (how.gradients or told):
+    viewed = [x for x, v in zip(leaves, layout.viewed, strict=True) if v]
+    if place is None or not come_divided(place, how, viewed):
         return whole_route(layout, leaves, share)
-    dims = [[*first, *(d for d in range(x.ndim) if d not in first)] for first, x in zip(here, leaves, strict=True)]
+    dims = [[*(first := divided_axes(x)), *(d for d in range(x.ndim) if d not in first)] for x in leaves]
     return divided_route(layout, leaves, share, place.levels[0], dims)
 
 

@@ -22,7 +22,9 @@ from precond.blocks import (
 )
 from precond.engine.blocked import BlockedState, blocked
 from precond.engine.in_band import has_probes, in_band
-from precond.mesh import Sharded, Stacked, as_sharded, local_arrays, with_local_arrays
+from precond.engine.joining import Joining, joining
+from precond.engine.route import come_divided
+from precond.mesh import Sharded, Stacked, as_sharded, as_typed, find_place, local_arrays
 
 __all__ = ["layered"]
 
@@ -51,7 +53,7 @@ def layered(
       otherwise: for all other parameters. None is `optax.scale_by_adam()`.
       skipped: as in `precond.blocked`.
       axis: mesh axes over whose devices layers are divided, with their factors and inverses, as in `precond.blocked`.
-        Factors come as gradients do: whole, and those of the whole batch.
+        Factors come whole, and are those of the whole batch; gradients may come divided.
       mesh: likewise.
 
     Returns:
@@ -89,6 +91,12 @@ def layered(
     )
     others = blocked(inner, block_size=None, views=lambda path, leaf: None, otherwise=otherwise, skipped=skipped)
 
+    def joining_of(leaves: Any) -> Joining:
+        place = find_place(how, mesh, leaves)
+        if place is None or not come_divided(place, how, list(leaves.values())):
+            return joining(blocks, leaves, None)
+        return joining(blocks, leaves, place.over(place.levels[0]))
+
     def init(params: Any) -> BlockedState:
         if has_probes(params):
             raise ValueError("The parameters carry probes: leave layers= out, or give them without (capture.detach).")
@@ -112,18 +120,19 @@ def layered(
         second: Any = others.init(rest)
         return BlockedState(first, second._replace(stacks=()), zero, jnp.zeros_like(zero))
 
-    @with_local_arrays
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
         if "factors" not in extra:
             raise TypeError(
                 "K-FAC's update needs factors=: what precond.layers.value_grad_factors returns, or None in a step in "
                 "which no factors were captured."
             )
+        extra = local_arrays(extra)
         leaves, rest = _split(blocks, updates)
-        matrices, mine, now = join_layers(blocks, leaves), None, None
+        joined, mine, now = joining_of(leaves), None, None
+        matrices = joined.matrices(leaves)
         if params is not None:
             kept, now = _split(blocks, params)
-            mine = join_layers(blocks, kept)
+            mine = joined.matrices({path: x for path, x in kept.items() if path in leaves})
         if extra["factors"] is not None:
             present = present_layers(blocks, leaves)
             layout, names = layout_of_layers(blocks, matrices, how.multiple), sorted(matrices)
@@ -132,6 +141,7 @@ def layered(
             extra["factors"] = Stacked(_stacks(layout, names, present, given))
             moments = _moments(layout, names, present, given)
             extra["moments"] = None if moments is None else Stacked(moments)
+        moved: Any
         first: Any
         second: Any
         moved, first = stacked.update(matrices, state.stacks, mine, **extra)
@@ -139,7 +149,7 @@ def layered(
         lost = [new.idle > old.idle for new, old, there in _pairs(state, first, second, matrices, rest) if there]
         idle = state.idle + (jnp.all(jnp.stack(lost)) if lost else 0)
         after = BlockedState(first, second, first.skipped + second.skipped, idle)
-        return _merge(blocks, updates, leaves, moved, out), after
+        return _merge(updates, joined.parameters(moved), out), after
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -157,17 +167,13 @@ def _split(layers: Mapping[str, Layer], tree: Any) -> tuple[dict[str, Any], Any]
     return {name: leaf for name, leaf in named if name in owned}, rest
 
 
-def _merge(layers: Mapping[str, Layer], updates: Any, leaves: Mapping[str, Any], moved: Any, rest: Any) -> Any:
-    """The inverse of `_split` and `join_layers`."""
-    done = {}
-    for name, layer in present_layers(layers, leaves).items():
-        bias = None if layer.bias is None else leaves[layer.bias]
-        paths = [layer.kernel] if layer.bias is None else [layer.kernel, layer.bias]
-        done |= zip(paths, layer.parameters(moved[name], leaves[layer.kernel], bias), strict=True)
+def _merge(updates: Any, done: Mapping[str, Any], rest: Any) -> Any:
+    """The inverse of `_split`, each leaf sharded as its gradient is."""
     others = iter(jax.tree.leaves(rest))
     paths, treedef = jax.tree_util.tree_flatten_with_path(updates)
     names = [path_name(path) for path, _ in paths]
-    return treedef.unflatten([done[name] if name in done else next(others) for name in names])
+    merged = treedef.unflatten([done[name] if name in done else next(others) for name in names])
+    return jax.tree.map(as_typed, merged, updates)
 
 
 def _check_bases(factors: Mapping[str, Any], trained: Mapping[str, Layer]) -> None:

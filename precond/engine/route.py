@@ -5,13 +5,13 @@ from typing import Any, NamedTuple
 
 import jax
 from jax import lax
-from jax.sharding import PartitionSpec
+from jax.sharding import AxisType, PartitionSpec
 
 from precond.blocks import Layout, Slices, fan, finite_blocks, slices_of, unfan
-from precond.mesh import Share
+from precond.mesh import Place, Sharded, Share, typed_sharding
 from precond.scopes import named
 
-__all__ = ["Route", "divided_route", "whole_route"]
+__all__ = ["Route", "come_divided", "divided_axes", "divided_route", "whole_route"]
 
 Leaves = Sequence[Any]
 Stacks = dict[str, jax.Array]
@@ -32,6 +32,25 @@ class Route(NamedTuple):
     own: Callable[[Leaves], Stacks]
     arrive: Callable[[Leaves], tuple[Stacks, Stacks, Stacks]]
     back: Callable[[Stacks, Leaves], list[Any]]
+
+
+def come_divided(place: Place | None, how: Sharded, leaves: Leaves) -> bool:
+    """Whether leaves come divided over devices: their types tell it, or the user does.
+
+    Args:
+      place: of the stacks.
+      how: what the user said.
+      leaves: of which it is asked.
+    """
+    if place is None or place.kind == AxisType.Manual or place.over(place.levels[0]).count == 1:
+        return False
+    return bool(how.gradients) or any(divided_axes(x) for x in leaves)
+
+
+def divided_axes(leaf: Any) -> list[int]:
+    """The axes along which an array is divided, where its type tells."""
+    typed = typed_sharding(leaf)
+    return [] if typed is None else [d for d, names in enumerate(typed.spec) if names is not None]
 
 
 def _counted(layout: Layout) -> str:
@@ -89,8 +108,8 @@ def divided_route(
 
     def own(leaves: Leaves) -> Stacks:
         wires = layout.dtypes(leaves)
-        came = share.exchange({i: door.enter(leaves[i], n) for i, door in doors.items()})
-        narrow = [doors[i].settle(came[i]) if i in doors else x for i, x in enumerate(leaves)]
+        came = share.exchange({i: door.enter(leaves[i], n) for i, door in doors.items() if not door.open})
+        narrow = [doors[i].settle(came.get(i, x)) if i in doors else x for i, x in enumerate(leaves)]
         stacks = slices.layout.stacked(_slices_of_whole(slices, share, slices.layout.cut(narrow)))
         sent = {k: x.reshape(n, -1, *x.shape[1:]).astype(wires[k]) for k, x in stacks.items() if k in along}
         came = share.exchange(sent)
@@ -109,8 +128,8 @@ def divided_route(
         cut = _whole_of_slices(slices, share, slices.layout.unstacked(came))
         like = [jax.ShapeDtypeStruct(doors[i].narrow, x.dtype) if i in doors else x for i, x in enumerate(leaves)]
         out = slices.layout.pasted(cut, like)
-        came = share.exchange({i: door.leave(out[i], n) for i, door in doors.items()})
-        return [doors[i].exit(came[i], leaves[i].shape) if i in doors else x for i, x in enumerate(out)]
+        came = share.exchange({i: door.leave(out[i], n) for i, door in doors.items() if not door.open})
+        return [doors[i].exit(came.get(i, x), leaves[i].shape) if i in doors else x for i, x in enumerate(out)]
 
     specs = [PartitionSpec(*[None] * doors[i].dim, axes) if i in doors else PartitionSpec() for i in range(len(leaves))]
     return Route(specs, own, arrive, back)

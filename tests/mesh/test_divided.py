@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import precond
-from precond.blocks import View, layout_of
+from precond.blocks import Layer, View, layout_of
 from tests.mesh import loops
 
 EXPLICIT, AUTO = loops.EXPLICIT, loops.AUTO
@@ -153,6 +153,56 @@ def test_no_gradient_is_gathered(kind):
     sent = [n for what, n in found if what == "all-to-all"]
     padded = sum(math.prod(s.shape) for s in layout(MODEL).stacks.values())
     assert sorted(sent) == sorted(2 * [total // 8] + 2 * [padded // 8])
+
+
+LAYERS = {
+    "up": Layer("up/kernel", "up/bias", 0, (16, 8, 4), (), (0,), (1, 2)),
+    "scanned": Layer("scanned/kernel", "scanned/bias", 1, (32, 32), (), (0,), (1,)),
+    "wide": Layer("wide/kernel", None, 0, (32, 24), (), (0,), (1,), positions=4),
+    "odd": Layer("odd/kernel", "odd/bias", 0, (24, 10), (), (0,), (1,)),  # its outputs do not divide
+}
+LAYER_SHAPES = {
+    "up": {"kernel": (16, 32), "bias": (32,)},
+    "scanned": {"kernel": (3, 32, 32), "bias": (3, 32)},
+    "wide": {"kernel": (32, 24)},
+    "odd": {"kernel": (24, 10), "bias": (10,)},
+}
+LAYER_ROWS = {
+    "up": {"kernel": P("data"), "bias": P("data")},
+    "scanned": {"kernel": P(None, "data"), "bias": P(None, "data")},
+    "wide": {"kernel": P("data")},
+    "odd": {"kernel": P("data"), "bias": P()},
+}
+
+
+def layers_moved(kind, axis, specs):
+    """What K-FAC makes of whole numbers, and the program that does."""
+    mesh, rng = loops.mesh_of(kind), np.random.default_rng(0)
+    tx = precond.layered(marked(), LAYERS, axis=axis)
+    is_shape = lambda s: isinstance(s, tuple)  # noqa: E731
+    grads = jax.tree.map(lambda s: jnp.asarray(rng.integers(-8, 8, s), "float32"), LAYER_SHAPES, is_leaf=is_shape)
+    grads = loops.put(grads, mesh, specs)
+    shardings = jax.tree.map(lambda x: x.sharding, grads)
+    update = jax.jit(functools.partial(tx.update, factors=None), out_shardings=(shardings, None))
+    compiled = update.lower(grads, tx.init(grads), grads).compile()
+    return compiled(grads, tx.init(grads), grads)[0], compiled
+
+
+@pytest.mark.usefixtures("quick_compilation")
+@pytest.mark.parametrize("kind", [EXPLICIT, AUTO], ids=["explicit", "auto"])
+def test_layers_are_joined_where_they_are(kind):
+    found, compiled = layers_moved(kind, precond.sharded("data", gradients="data"), LAYER_ROWS)
+    expected, _ = layers_moved(kind, precond.sharded(None, multiple=8), P())
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    sent = collectives(compiled)
+    # Gathered are which blocks are finite, and of the layer that does not divide gradient, parameter and direction.
+    assert sorted(n for what, n in sent if what != "all-to-all") == [4 * 8, 240, 240, 8 * 250]
+    # Weights come to where they are joined, and matrices to their owners: both of gradients and parameters, and back.
+    weights, stacks = 16 * 32 + 3 * 32 * 32 + 32 * 24, 8 * (17 * 32 + 33 * 32 + 32 * 24)
+    exchanges = [n for what, n in sent if what == "all-to-all"]
+    expected = 3 * [weights // 8] + 3 * [stacks // 8]
+    # Where types tell nothing, matrices may enter the second along another axis than they left the first.
+    assert sorted(exchanges) == expected if kind == EXPLICIT else set(exchanges) >= set(expected)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 import precond
 from precond.blocks import Layer
 from precond.layers import Factors
-from precond.mesh import with_local_arrays
+from precond.mesh import local_arrays
 from tests.mesh import loops
 from tests.mesh.test_devices import collectives, stacks_of
 
@@ -42,9 +42,8 @@ def make(axis="data", mesh=None, **arguments):
     given = {"refresh": precond.every(2, stagger=True), "bound": 1e-2, "damping": 1e-2} | arguments
     tx = precond.kfac(0.1, LAYERS, axis=axis, mesh=mesh, **given)
 
-    @with_local_arrays
     def update(grads, state, params=None):
-        return tx.update(grads, state, params, factors=factors_of(grads))
+        return tx.update(grads, state, params, factors=factors_of(local_arrays(grads)))
 
     return optax.GradientTransformation(tx.init, update)
 
