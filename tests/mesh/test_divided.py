@@ -13,6 +13,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import precond
+from precond import layers
 from precond.blocks import Layer, View, layout_of
 from tests.mesh import loops
 
@@ -160,18 +161,27 @@ LAYERS = {
     "scanned": Layer("scanned/kernel", "scanned/bias", 1, (32, 32), (), (0,), (1,)),
     "wide": Layer("wide/kernel", None, 0, (32, 24), (), (0,), (1,), positions=4),
     "odd": Layer("odd/kernel", "odd/bias", 0, (24, 10), (), (0,), (1,)),  # its outputs do not divide
+    "grouped": layers.Conv(True, (2,), (1,), "SAME", (1,), (1,), 8).layer("grouped/kernel", "grouped/bias", (2, 3, 64)),
+    "table": layers.Embed(16).layer("table/embedding", None, (16, 8)),
+    "norm": layers.Scale(True).layer("norm/scale", "norm/bias", (16,)),
 }
 LAYER_SHAPES = {
     "up": {"kernel": (16, 32), "bias": (32,)},
     "scanned": {"kernel": (3, 32, 32), "bias": (3, 32)},
     "wide": {"kernel": (32, 24)},
     "odd": {"kernel": (24, 10), "bias": (10,)},
+    "grouped": {"kernel": (2, 3, 64), "bias": (64,)},
+    "table": {"embedding": (16, 8)},
+    "norm": {"scale": (16,), "bias": (16,)},
 }
 LAYER_ROWS = {
     "up": {"kernel": P("data"), "bias": P("data")},
     "scanned": {"kernel": P(None, "data"), "bias": P(None, "data")},
     "wide": {"kernel": P("data")},
     "odd": {"kernel": P("data"), "bias": P()},
+    "grouped": {"kernel": P(None, None, "data"), "bias": P("data")},
+    "table": {"embedding": P("data")},
+    "norm": {"scale": P("data"), "bias": P("data")},
 }
 
 
@@ -195,10 +205,13 @@ def test_layers_are_joined_where_they_are(kind):
     expected, _ = layers_moved(kind, precond.sharded(None, multiple=8), P())
     jax.tree.map(np.testing.assert_array_equal, found, expected)
     sent = collectives(compiled)
-    # Gathered are which blocks are finite, and of the layer that does not divide gradient, parameter and direction.
-    assert sorted(n for what, n in sent if what != "all-to-all") == [4 * 8, 240, 240, 8 * 250]
+    # Gathered are which blocks are finite, and of what does not divide gradients, parameters and directions.
+    gathered = sorted(n for what, n in sent if what != "all-to-all")
+    assert gathered == [*4 * [16], 6 * 8 + 16, 240, 240, 8 * 250 + 16 * 2]
     # Weights come to where they are joined, and matrices to their owners: both of gradients and parameters, and back.
-    weights, stacks = 16 * 32 + 3 * 32 * 32 + 32 * 24, 8 * (17 * 32 + 33 * 32 + 32 * 24)
+    # No bias does, but that of groups, which is divided by these.
+    weights = 16 * 32 + 3 * 32 * 32 + 32 * 24 + 2 * 3 * 64 + 64 + 16 * 8
+    stacks = 8 * (17 * 32 + 33 * 32 + 32 * 24 + 7 * 8 + 16 * 8)
     exchanges = [n for what, n in sent if what == "all-to-all"]
     expected = 3 * [weights // 8] + 3 * [stacks // 8]
     # Where types tell nothing, matrices may enter the second along another axis than they left the first.
