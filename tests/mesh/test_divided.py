@@ -185,12 +185,15 @@ LAYER_ROWS = {
 }
 
 
+def of_layers(make):
+    return {name: {key: make(shape) for key, shape in shapes.items()} for name, shapes in LAYER_SHAPES.items()}
+
+
 def layers_moved(kind, axis, specs):
     """What K-FAC makes of whole numbers, and the program that does."""
     mesh, rng = loops.mesh_of(kind), np.random.default_rng(0)
     tx = precond.layered(marked(), LAYERS, axis=axis)
-    is_shape = lambda s: isinstance(s, tuple)  # noqa: E731
-    grads = jax.tree.map(lambda s: jnp.asarray(rng.integers(-8, 8, s), "float32"), LAYER_SHAPES, is_leaf=is_shape)
+    grads = of_layers(lambda shape: jnp.asarray(rng.integers(-8, 8, shape), "float32"))
     grads = loops.put(grads, mesh, specs)
     shardings = jax.tree.map(lambda x: x.sharding, grads)
     update = jax.jit(functools.partial(tx.update, factors=None), out_shardings=(shardings, None))
@@ -216,6 +219,20 @@ def test_layers_are_joined_where_they_are(kind):
     expected = 3 * [weights // 8] + 3 * [stacks // 8]
     # Where types tell nothing, matrices may enter the second along another axis than they left the first.
     assert sorted(exchanges) == expected if kind == EXPLICIT else set(exchanges) >= set(expected)
+
+
+def test_and_what_is_planned_of_them_is_that():
+    mesh = loops.mesh_of(EXPLICIT)
+    compiled = layers_moved(EXPLICIT, "data", LAYER_ROWS)[1]
+    shapes = of_layers(lambda shape: jax.ShapeDtypeStruct(shape, "float32"))
+    shapes = jax.tree.map(
+        lambda x, spec: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec)), shapes, LAYER_ROWS
+    )
+    tx = precond.layered(marked(), LAYERS, axis="data")
+    planned = precond.plan(tx, shapes, mesh=mesh.shape, extra={"factors": None})
+    assert planned.wire["all-to-all"] == sum(
+        n * 4 * 7 // 8 for what, n in collectives(compiled) if what == "all-to-all"
+    )
 
 
 @pytest.mark.parametrize(
