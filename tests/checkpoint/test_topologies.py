@@ -19,7 +19,7 @@ OPTIMIZERS = {
     "roots gathered": lambda: loops.make(axis=precond.sharded("data", roots="data"), refresh=TURNS),
 }
 
-ALIKE = {"kfac", "roots gathered"}  # the same mechanism as the others
+ALIKE = {"kfac", "roots gathered", "soap"}  # the same mechanism as the others
 
 
 def batches(mesh, start, stop, put=loops.put):

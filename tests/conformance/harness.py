@@ -24,11 +24,15 @@ SHAPES = {
 }
 
 
-def each(cases):
-    """Run a test once for each case; only `shampoo` and `soap`, of which the others differ in a part, are not slow."""
+ONE = ("shampoo",)
+"""The quick case of what no part of an alias has a say in: trees, dtypes, meshes and hyperparameters."""
+
+
+def each(cases, quick=("shampoo", "soap")):
+    """Run a test once for each case; all but the quick ones, of which the others differ in a part, are slow."""
 
     def marked(case):
-        late = case.name not in ("shampoo", "soap") and case not in catalog.WHOLE
+        late = case.name not in quick and case not in catalog.WHOLE
         return pytest.param(case, marks=pytest.mark.slow) if late else case
 
     # The scope puts the tests of a module that share a case, and its compiled functions, behind one another.

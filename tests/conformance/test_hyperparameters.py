@@ -31,7 +31,7 @@ def injected(case, **kwargs):
     return optax.inject_hyperparams(case.factory, static)(**kwargs)
 
 
-@harness.each(catalog.DEFAULTS)
+@harness.each(catalog.DEFAULTS, harness.ONE)
 def test_injecting_the_learning_rate_alone_needs_no_static_arguments(case):
     params, grads = harness.normal(), harness.gradients(steps=3)
     expected, _, inner = harness.run(harness.jitted(case.name), params, grads)
@@ -41,7 +41,7 @@ def test_injecting_the_learning_rate_alone_needs_no_static_arguments(case):
     harness.assert_close(state.inner_state, inner)
 
 
-@harness.each(catalog.DEFAULTS)
+@harness.each(catalog.DEFAULTS, harness.ONE)
 def test_injecting_with_everything_static_changes_nothing(case):
     params, grads = harness.normal(), harness.gradients(steps=3)
     expected, _, _ = harness.run_jitted(case.make(**EVERYTHING_STATIC), params, grads)
@@ -49,7 +49,7 @@ def test_injecting_with_everything_static_changes_nothing(case):
     harness.assert_close(actual, expected)
 
 
-@harness.each(catalog.ALIASES)
+@harness.each(catalog.ALIASES, harness.ONE)
 def test_every_choice_of_parts_can_be_injected(case):
     tx, params = injected(case), harness.normal()
     before = jax.eval_shape(tx.init, params)
@@ -57,14 +57,14 @@ def test_every_choice_of_parts_can_be_injected(case):
     assert harness.types((updates, after)) == harness.types((params, before))
 
 
-@harness.each(catalog.DEFAULTS)
+@harness.each(catalog.DEFAULTS, harness.ONE)
 def test_static_args_name_arguments_of_every_alias(case):
     """`optax.inject_hyperparams` refuses a name that the factory does not have."""
     assert set(precond.STATIC_ARGS) <= set(inspect.signature(case.factory).parameters)
 
 
 @pytest.mark.parametrize("name", ["block_size", "refresh"])
-@harness.each(catalog.DEFAULTS)
+@harness.each(catalog.DEFAULTS, harness.ONE)
 def test_an_injected_integer_says_how_to_make_it_static(case, name):
     tx = optax.inject_hyperparams(case.factory)(**case.kwargs, **{name: 4})
     with pytest.raises(TypeError, match=rf"{name}.*static_args=precond\.STATIC_ARGS"):
@@ -77,7 +77,7 @@ def test_an_injected_power_says_how_to_make_it_static():
         jax.eval_shape(tx.init, harness.normal())
 
 
-@harness.each(catalog.DEFAULTS)
+@harness.each(catalog.DEFAULTS, harness.ONE)
 def test_the_state_holds_every_number(case):
     state = jax.eval_shape(optax.inject_hyperparams(case.factory)(**case.kwargs, weight_decay=0.1).init, {})
     signature = inspect.signature(case.factory).parameters.values()
@@ -85,7 +85,7 @@ def test_the_state_holds_every_number(case):
     assert set(state.hyperparams) == numbers
 
 
-@harness.each(catalog.DEFAULTS)
+@harness.each(catalog.DEFAULTS, harness.ONE)
 def test_a_number_changed_in_the_state_takes_effect(case):
     params, grads = harness.normal(), harness.gradients(steps=3)
     tx = optax.inject_hyperparams(case.factory)(**case.kwargs)
@@ -97,7 +97,7 @@ def test_a_number_changed_in_the_state_takes_effect(case):
     harness.assert_close(jax.tree.map(lambda u: 2 * u, half), whole)
 
 
-@harness.each(catalog.DEFAULTS)
+@harness.each(catalog.DEFAULTS, harness.ONE)
 def test_every_number_may_be_traced_and_takes_effect(case):
     tx = optax.inject_hyperparams(case.factory)(**case.kwargs)
     tx = harness.Jitted(tx.init, jax.jit(tx.update))
@@ -114,7 +114,7 @@ def test_every_number_may_be_traced_and_takes_effect(case):
         assert any(np.any(a != b) for a, b in zip(base, moved, strict=True)), name
 
 
-@harness.each(catalog.DEFAULTS)
+@harness.each(catalog.DEFAULTS, harness.ONE)
 def test_an_injected_schedule_is_followed(case):
     params, grads = harness.normal(), harness.gradients(steps=3)
     schedule = optax.linear_schedule(1e-2, 0.0, 2)
@@ -125,7 +125,7 @@ def test_an_injected_schedule_is_followed(case):
     assert state.hyperparams["learning_rate"] == 0
 
 
-@harness.each(catalog.DEFAULTS)
+@harness.each(catalog.DEFAULTS, harness.ONE)
 def test_injection_keeps_bfloat16_parameters_and_float32_statistics(case):
     params = harness.normal(dtype=jnp.bfloat16)
     tx = optax.inject_hyperparams(case.factory)(**case.kwargs)
@@ -136,7 +136,7 @@ def test_injection_keeps_bfloat16_parameters_and_float32_statistics(case):
     assert harness.types(after.inner_state) == harness.types(jax.eval_shape(case.make().init, params))
 
 
-@harness.each(catalog.DEFAULTS)
+@harness.each(catalog.DEFAULTS, harness.ONE)
 def test_the_second_step_of_an_injected_optimizer_compiles_nothing(case):
     params, (first, second) = harness.normal(), harness.gradients(steps=2)
     tx = optax.inject_hyperparams(case.factory)(**case.kwargs)
@@ -151,7 +151,7 @@ JSON = """{"learning_rate": 0.01, "b1": 0.9, "b2": 0.95, "eps": 1e-8, "weight_de
            "block_size": 2, "views": [["head", null], ["twin/kernel", {"axes": [[0, 1]]}]]}"""
 
 
-@harness.each(catalog.DEFAULTS)
+@harness.each(catalog.DEFAULTS, harness.ONE)
 def test_arguments_may_be_read_from_json(case):
     kwargs = json.loads(JSON)
     views = precond.rules(("head", None), ("twin/kernel", precond.View(((0, 1),))))
@@ -161,7 +161,7 @@ def test_arguments_may_be_read_from_json(case):
     harness.assert_equal(actual, expected)
 
 
-@harness.each(catalog.DEFAULTS)
+@harness.each(catalog.DEFAULTS, harness.ONE)
 def test_injected_arguments_may_be_read_from_json(case):
     kwargs, params, grads = json.loads(JSON), harness.normal(), harness.gradients(steps=3)
     expected, _, _ = harness.run_jitted(case.factory(**kwargs), params, grads)

@@ -32,7 +32,7 @@ def shardings(tree):
     return jax.tree.map(lambda x: jax.typeof(x).sharding, tree)
 
 
-@harness.each(catalog.DEFAULTS)
+@harness.each(catalog.DEFAULTS, harness.ONE)
 def test_types_in_an_explicit_mesh_are_the_same_after_init_and_update_eager_and_jitted(case):
     mesh, tx = make_mesh(AxisType.Explicit), case.make()
     with jax.set_mesh(mesh):
@@ -67,7 +67,7 @@ def assert_changes_no_update(case, mesh, layout, context, jit=jax.jit):
 
 
 @pytest.mark.parametrize("kind", [AxisType.Explicit, AxisType.Auto], ids=["explicit", "auto"])
-@harness.each(catalog.DEFAULTS)
+@harness.each(catalog.DEFAULTS, harness.ONE)
 def test_a_mesh_changes_no_update(case, kind):
     mesh = make_mesh(kind)
     assert_changes_no_update(case, mesh, ROWS, jax.set_mesh(mesh))

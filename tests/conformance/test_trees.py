@@ -29,7 +29,7 @@ def two_steps(case, params):
     return updates, state
 
 
-@harness.each(catalog.EVERY)
+@harness.each(catalog.EVERY, harness.ONE)
 def test_one_tree_may_hold_leaves_of_every_shape(case):
     params = harness.normal(SHAPES)
     updates, state = two_steps(case, params)
@@ -38,7 +38,7 @@ def test_one_tree_may_hold_leaves_of_every_shape(case):
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-@harness.each(catalog.DEFAULTS)
+@harness.each(catalog.DEFAULTS, harness.ONE)
 def test_a_leaf_of_any_shape_may_stand_alone(case, shape):
     params = harness.normal({"kernel": shape})
     updates, state = two_steps(case, params)
@@ -47,14 +47,14 @@ def test_a_leaf_of_any_shape_may_stand_alone(case, shape):
     assert not params["kernel"].size or np.any(updates[1]["kernel"])
 
 
-@harness.each(catalog.DEFAULTS)
+@harness.each(catalog.DEFAULTS, harness.ONE)
 def test_the_tree_may_be_one_bare_array(case):
     params = harness.normal((4, 3))
     updates, _ = two_steps(case, params)
     assert updates[1].shape == (4, 3)
 
 
-@harness.each(catalog.DEFAULTS)
+@harness.each(catalog.DEFAULTS, harness.ONE)
 def test_numpy_arrays_and_python_numbers_may_be_leaves(case):
     params = {"kernel": np.arange(1.0, 7.0).reshape(3, 2), "scale": 1.0}
     arrays = {name: jnp.asarray(leaf, jnp.float32) for name, leaf in params.items()}
@@ -69,7 +69,7 @@ def trees_without_leaves():
 
 
 @pytest.mark.parametrize("tree", trees_without_leaves().values(), ids=trees_without_leaves())
-@harness.each(catalog.EVERY)
+@harness.each(catalog.EVERY, harness.ONE)
 def test_a_tree_may_have_no_leaves(case, tree):
     tx = case.make()
     state = tx.init(tree)
@@ -78,7 +78,7 @@ def test_a_tree_may_have_no_leaves(case, tree):
     assert harness.types(after) == harness.types(state)
 
 
-@harness.each(catalog.DEFAULTS)
+@harness.each(catalog.DEFAULTS, harness.ONE)
 def test_holes_in_the_tree_change_nothing_for_the_others(case):
     def with_holes(tree):
         return tree | {"hole": None, "twin": {"kernel": tree["twin"]["kernel"], "bias": optax.MaskedNode()}}
@@ -89,7 +89,7 @@ def test_holes_in_the_tree_change_nothing_for_the_others(case):
     harness.assert_close(actual, [with_holes(u) for u in expected])
 
 
-@harness.each(catalog.DEFAULTS)
+@harness.each(catalog.DEFAULTS, harness.ONE)
 def test_containers_change_nothing(case):
     params, grads = harness.normal(), harness.gradients(steps=2)
 
@@ -101,14 +101,14 @@ def test_containers_change_nothing(case):
     harness.assert_close(actual, [listed(u) for u in expected])
 
 
-@harness.each(catalog.DEFAULTS)
+@harness.each(catalog.DEFAULTS, harness.ONE)
 def test_leaves_without_a_view_go_to_otherwise(case):
     params, (grads,) = harness.normal(), harness.gradients()
     (updates,), _, _ = harness.run_jitted(case.make(otherwise=optax.scale(3.0)), params, [grads])
     harness.assert_close(updates["dense"]["bias"], -3e-2 * grads["dense"]["bias"])
 
 
-@harness.each(catalog.DEFAULTS)
+@harness.each(catalog.DEFAULTS, harness.ONE)
 def test_complex_leaves_go_to_otherwise(case):
     real, (g,) = harness.normal(), harness.gradients()
     params, grads = ({"real": t, "complex": t["head"]["kernel"] * (1 + 2j)} for t in (real, g))
@@ -119,7 +119,7 @@ def test_complex_leaves_go_to_otherwise(case):
     assert not any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(stacks))
 
 
-@harness.each(catalog.DEFAULTS)
+@harness.each(catalog.DEFAULTS, harness.ONE)
 def test_complex_leaves_alone_are_trained(case):
     params = {"kernel": harness.normal((4, 3)) * (1 + 2j)}
     updates, _, state = harness.run_jitted(case.make(), params, [params] * 3)

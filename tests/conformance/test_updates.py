@@ -12,7 +12,7 @@ from tests.conformance import harness
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
-@harness.each(catalog.EVERY)
+@harness.each(catalog.EVERY, harness.ONE)
 def test_unknown_extra_arguments_are_ignored(case):
     tx = case.factory(**case.kwargs)  # on purpose without optax.with_extra_args_support
     params = harness.normal()
@@ -21,7 +21,7 @@ def test_unknown_extra_arguments_are_ignored(case):
     assert jax.eval_shape(lambda *args: tx.update(*args, nobody_knows_this=1), params, state, params) == plain
 
 
-@harness.each(catalog.EVERY)
+@harness.each(catalog.EVERY, harness.ONE)
 def test_the_second_jitted_step_compiles_nothing(case):
     tx, params, (first, second) = harness.jitted(case.name), harness.normal(), harness.gradients(steps=2)
     _, state = tx.update(first, tx.init(params), params)
@@ -37,14 +37,14 @@ def test_compilations_are_seen_where_there_are_any():
 
 
 @pytest.mark.parametrize("dtype", harness.DTYPES)
-@harness.each(catalog.EVERY)
+@harness.each(catalog.EVERY, harness.ONE)
 def test_updates_have_the_dtype_of_the_gradients(case, dtype):
     traced = harness.traced(case.name, dtype)
     assert traced.updates == traced.params
 
 
 @pytest.mark.parametrize("dtype", harness.DTYPES)
-@harness.each(catalog.DEFAULTS)
+@harness.each(catalog.DEFAULTS, harness.ONE)
 def test_every_dtype_compiles(case, dtype):
     """Traced is not enough: LAPACK has no half precision, which shows when it is lowered."""
     with jax.enable_x64(dtype == "float64"):
@@ -60,7 +60,7 @@ def test_what_is_kept_of_the_stacks_is_float32_or_wider(case, dtype):
     assert floating == {jnp.dtype("float64" if dtype == "float64" else "float32")}
 
 
-@harness.each(catalog.DEFAULTS)
+@harness.each(catalog.DEFAULTS, harness.ONE)
 def test_leaves_of_several_dtypes_each_keep_their_own(case):
     dtypes = {"a": jnp.bfloat16, "b": jnp.float32, "c": jnp.float16}
     params = {name: jnp.ones((4, 3), dtype) for name, dtype in dtypes.items()}
@@ -68,7 +68,7 @@ def test_leaves_of_several_dtypes_each_keep_their_own(case):
     assert {name: u.dtype for name, u in updates.items()} == dtypes
 
 
-@harness.each(catalog.DEFAULTS)
+@harness.each(catalog.DEFAULTS, harness.ONE)
 def test_gradients_of_another_dtype_than_the_parameters_give_theirs_to_the_updates(case):
     tx, params = case.make(), harness.normal()
     grads = harness.abstract(harness.normal(dtype=jnp.bfloat16))
@@ -77,7 +77,7 @@ def test_gradients_of_another_dtype_than_the_parameters_give_theirs_to_the_updat
     assert harness.abstract(state) == harness.abstract(jax.eval_shape(tx.init, params))
 
 
-@harness.each(catalog.DEFAULTS)
+@harness.each(catalog.DEFAULTS, harness.ONE)
 def test_bfloat16_parameters_are_trained(case):
     target = harness.normal(dtype=jnp.bfloat16)
     tx, params = case.make(learning_rate=0.05), optax.tree.zeros_like(target)
@@ -96,7 +96,7 @@ def test_without_weight_decay_no_parameters_are_needed(case):
     assert jax.eval_shape(tx.update, params, state) == jax.eval_shape(tx.update, params, state, params)
 
 
-@harness.each(catalog.DEFAULTS)
+@harness.each(catalog.DEFAULTS, harness.ONE)
 def test_without_weight_decay_parameters_change_nothing(case):
     tx, params, (grads,) = harness.jitted(case.name), harness.normal(), harness.gradients()
     state = tx.init(params)
@@ -110,7 +110,7 @@ def test_weight_decay_without_parameters_is_an_error(case):
         jax.eval_shape(tx.update, params, jax.eval_shape(tx.init, params))
 
 
-@harness.each(catalog.EVERY)
+@harness.each(catalog.EVERY, harness.ONE)
 def test_zero_gradients_keep_everything_finite(case):
     tx, params = harness.jitted(case.name), harness.normal()
     zero = optax.tree.zeros_like(params)
@@ -127,7 +127,7 @@ def test_zero_gradients_from_the_start_move_nothing(case):
     harness.assert_equal(updates, [zero] * 2)
 
 
-@harness.each(catalog.EVERY)
+@harness.each(catalog.EVERY, harness.ONE)
 def test_a_run_over_several_refreshes_stays_finite_and_moves_every_leaf(case):
     start = harness.normal()
     updates, end, state = harness.run(harness.jitted(case.name), start, harness.gradients(steps=25))
@@ -145,7 +145,7 @@ def test_updates_are_no_rounding_errors(case):
     harness.assert_close(actual, expected, rtol=1e-2, atol=1e-2 * case.kwargs["learning_rate"])
 
 
-@harness.each(catalog.DEFAULTS)
+@harness.each(catalog.DEFAULTS, harness.ONE)
 def test_a_constant_schedule_is_the_number(case):
     params, grads = harness.normal(), harness.gradients(steps=3)
     scheduled = case.make(learning_rate=optax.constant_schedule(case.kwargs["learning_rate"]))
@@ -154,7 +154,7 @@ def test_a_constant_schedule_is_the_number(case):
     harness.assert_close(actual, expected)
 
 
-@harness.each(catalog.DEFAULTS)
+@harness.each(catalog.DEFAULTS, harness.ONE)
 def test_schedules_count_from_zero(case):
     def lr(count):
         return jnp.where(count == 1, 0.1, 0.0)
