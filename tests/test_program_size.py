@@ -70,4 +70,5 @@ def kernels(tx, layers):
 def test_what_is_compiled_to_machine_code_hardly_grows_with_depth():
     tx = precond.shampoo(1e-3, refresh=precond.every(3, stagger=True))
     # There are 12 matrices more, each of them a slice of a stack: if places were constants, a kernel of its own.
-    assert kernels(tx, 5) - kernels(tx, 3) < 12
+    newer = tuple(map(int, jax.__version__.split(".")[:2])) >= (0, 11)
+    assert kernels(tx, 5) - kernels(tx, 3) <= (8 if newer else 4)

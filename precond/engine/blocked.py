@@ -24,7 +24,7 @@ from precond.blocks import (
 )
 from precond.engine.gathering import choose
 from precond.engine.kronecker import KroneckerState
-from precond.engine.route import Route, come_divided, divided_axes, divided_route, whole_route
+from precond.engine.route import Route, best_axes, come_divided, divided_route, whole_route
 from precond.mesh import (
     WHOLE,
     Extent,
@@ -232,8 +232,7 @@ def _route(layout: Layout, leaves: Sequence[jax.Array], place: Place | None, sha
     viewed = [x for x, v in zip(leaves, layout.viewed, strict=True) if v]
     if place is None or not come_divided(place, how, viewed):
         return whole_route(layout, leaves, share)
-    dims = [[*(first := divided_axes(x)), *(d for d in range(x.ndim) if d not in first)] for x in leaves]
-    return divided_route(layout, leaves, share, place.levels[0], dims)
+    return divided_route(layout, leaves, share, place.levels[0], [best_axes(x) for x in leaves])
 
 
 def _extents(inner: optax.GradientTransformation, stacks: dict[str, jax.ShapeDtypeStruct], place: Place) -> Any:

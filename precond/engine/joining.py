@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from precond.blocks import Door, Geometry, Layer, door_of, join_layers, present_layers
-from precond.engine.route import divided_axes
+from precond.engine.route import best_axes
 from precond.mesh import Place, Share, entering, local_arrays, on_shards, share_of
 
 __all__ = ["Joining", "joining"]
@@ -78,9 +78,7 @@ def _doors(layers: Mapping[str, Layer], leaves: Arrays, count: int) -> dict[str,
     found: dict[str, Door] = {}
 
     def door(path: str, read: tuple[int, ...], order: tuple[int, ...], tensor: tuple[int, ...]) -> Door | None:
-        first = divided_axes(leaves[path])
-        dims = [*first, *(d for d in range(leaves[path].ndim) if d not in first)]
-        return door_of(leaves[path].shape, Geometry(read, order, tensor, ()), count, dims)
+        return door_of(leaves[path].shape, Geometry(read, order, tensor, ()), count, best_axes(leaves[path]))
 
     for layer in layers.values():
         if not layer.outputs:  # a scale

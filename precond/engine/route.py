@@ -11,7 +11,7 @@ from precond.blocks import Layout, Slices, fan, finite_blocks, slices_of, unfan
 from precond.mesh import Place, Sharded, Share, typed_sharding
 from precond.scopes import named
 
-__all__ = ["Route", "come_divided", "divided_axes", "divided_route", "whole_route"]
+__all__ = ["Route", "best_axes", "come_divided", "divided_route", "whole_route"]
 
 Leaves = Sequence[Any]
 Stacks = dict[str, jax.Array]
@@ -44,13 +44,23 @@ def come_divided(place: Place | None, how: Sharded, leaves: Leaves) -> bool:
     """
     if place is None or place.kind == AxisType.Manual or place.over(place.levels[0]).count == 1:
         return False
-    return bool(how.gradients) or any(divided_axes(x) for x in leaves)
+    return bool(how.gradients) or any(_divided_axes(x) for x in leaves)
 
 
-def divided_axes(leaf: Any) -> list[int]:
+def _divided_axes(leaf: Any) -> list[int]:
     """The axes along which an array is divided, where its type tells."""
     typed = typed_sharding(leaf)
     return [] if typed is None else [d for d, names in enumerate(typed.spec) if names is not None]
+
+
+def best_axes(leaf: Any) -> list[int]:
+    """The axes of an array, those along which it comes divided first.
+
+    Args:
+      leaf: an array, or its shape and dtype.
+    """
+    first = _divided_axes(leaf)
+    return [*first, *(d for d in range(leaf.ndim) if d not in first)]
 
 
 def _counted(layout: Layout) -> str:

@@ -1,7 +1,7 @@
 """One mechanism on every mesh: a function of stacks runs on the shard that this device owns. Floor 1 of the library."""
 
 from precond.mesh.born import born
-from precond.mesh.local import as_typed, entering, local_arrays, typed_sharding, with_local_arrays
+from precond.mesh.local import as_typed, entering, local_arrays, typed_sharding
 from precond.mesh.place import Extent, Place, find_place
 from precond.mesh.sharded import ByCost, Sharded, as_sharded, by_cost, sharded
 from precond.mesh.shards import on_shards
@@ -26,5 +26,4 @@ __all__ = [
     "sharded",
     "share_of",
     "typed_sharding",
-    "with_local_arrays",
 ]

@@ -1,8 +1,6 @@
 """Whole arrays for what reshapes, under meshes with explicit sharding."""
 
-import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,7 +8,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from precond.mesh.place import Place
 
-__all__ = ["as_typed", "entering", "local_arrays", "typed_sharding", "with_local_arrays"]
+__all__ = ["as_typed", "entering", "local_arrays", "typed_sharding"]
 
 
 def typed_sharding(x: Any) -> NamedSharding | None:
@@ -95,29 +93,3 @@ def local_arrays(tree: Any) -> Any:
         return x if typed is None else jax.sharding.reshard(x, NamedSharding(typed.mesh, PartitionSpec()))
 
     return jax.tree.map(replicated, tree)
-
-
-def with_local_arrays(update: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[Any, Any]]:
-    """Let an `update` that reshapes run under meshes with explicit sharding, where arrays carry their sharding.
-
-    There it is an error to merge a sharded axis with another. So updates, parameters and other arrays are gathered
-    before, and what comes out gets the sharding that went in. Under any other mesh, and without one, nothing is done.
-
-    Args:
-      update: an Optax update function.
-
-    Returns:
-      An update function of the same signature.
-    """
-
-    @functools.wraps(update)
-    def wrapped(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
-        leaves = jax.tree.leaves(updates)
-        if not leaves or typed_sharding(leaves[0]) is None:
-            return update(updates, state, params, **extra)
-        given = updates
-        updates, params, extra = local_arrays((updates, params, extra))
-        out, state = update(updates, state, params, **extra)
-        return jax.tree.map(as_typed, out, given), state
-
-    return wrapped

@@ -114,7 +114,7 @@ def composite() -> Method:
     The number of steps follows from what the damping is at least: 28 products for `A^(-1/4)` with `relative(1e-6)`.
     With a damping that is not known beforehand (`absolute`, or one that is injected) it is that of half the precision
     of the dtype more. In float32 above a condition number of 1e3 it is more accurate than LAPACK's `eigh`, which is
-    up to three times as fast on CPU; on devices that multiply much faster than they decompose it is the one to use.
+    up to 4.3 times as fast on CPU; on devices that multiply much faster than they decompose it is the one to use.
 
     Reference:
       See `precond.linalg.composite_root`.

@@ -127,13 +127,14 @@ def test_parameters_and_state_may_be_donated(case):
         updates, state = tx.update(g, state, params)
         return optax.apply_updates(params, updates), state
 
-    # What is only reported, as K-FAC's divergence, is not read; arguments that jit drops are not deleted.
-    donating = jax.jit(step, donate_argnums=(0, 1), keep_unused=True)
+    donating = jax.jit(step, donate_argnums=(0, 1))
     _, expected, _ = harness.run(harness.jitted(case.name), params, grads)
     state = tx.init(params)  # eager: no two leaves may share a buffer
     for g in grads:
         old, (params, state) = state, donating(params, state, g)
-        assert all(leaf.is_deleted() for leaf in jax.tree.leaves(old))
+        kept = {path[-1].name for path, x in jax.tree_util.tree_leaves_with_path(old) if not x.is_deleted()}
+        # What is only reported is not read, and what is not read jit leaves to the caller.
+        assert kept <= ({"kl", "skipped"} if case in catalog.LAYERED else set())
     harness.assert_close(params, expected)
 
 

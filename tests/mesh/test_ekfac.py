@@ -11,7 +11,7 @@ import pytest
 import precond
 from precond.layers import Factors
 from precond.layers.bases import bases_of
-from precond.mesh import with_local_arrays
+from precond.mesh import local_arrays
 from tests.mesh import loops
 from tests.mesh.test_devices import stacks_of
 from tests.mesh.test_kfac import LAYERS, STACKED, factors_of
@@ -29,8 +29,8 @@ def make(axis="data", mesh=None):
     refresh = precond.every(2, stagger=True, delay=1, warmup=1)
     tx = precond.ekfac(0.1, LAYERS, axis=axis, mesh=mesh, refresh=refresh, bound=1e-2, damping=1e-2)
 
-    @with_local_arrays
-    def update(grads, state, params=None):
+    def update(given, state, params=None):
+        grads = local_arrays(given)
         leaves = {"first/kernel": grads["first"]["kernel"], "first/bias": grads["first"]["bias"]}
         leaves |= {"middle": grads["middle"], "last/kernel": grads["last"]["kernel"]}
         factors, bases = factors_of(grads), bases_of(state, LAYERS, grads)
@@ -38,7 +38,7 @@ def make(axis="data", mesh=None):
             whole = layer.matrix(leaves[layer.kernel], leaves.get(layer.bias))
             moments = jnp.square(bases[name]["inputs"].mT @ whole @ bases[name]["outputs"])
             factors[name] = Factors(*map(spread, factors[name][:2]), moments)
-        return tx.update(grads, state, params, factors=factors)
+        return tx.update(given, state, params, factors=factors)
 
     return optax.GradientTransformation(tx.init, update)
 

@@ -8,7 +8,7 @@ from tests.problem import distance, gradients, trajectory
 pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
 
 # Chosen so that together they have every option in both of its positions.
-QUICK = {"google": [0, 1], "meta_shampoo": [0, 1], "meta_soap": [0, 1], "soap": [0, 1]}
+QUICK = {"google": [0, 1, 2], "meta_shampoo": [0, 1, 2, 3], "meta_soap": [0, 1], "soap": [0, 1]}
 SLOW = 40
 CASES = [
     pytest.param(family, seed, marks=[pytest.mark.slow] * (seed not in QUICK[family]))
