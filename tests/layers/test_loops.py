@@ -182,7 +182,8 @@ def test_pmap(setting):
 
 def test_factors_are_made_beside_the_training_on_another_device(setting):
     params, capture, _ = setting
-    f = jax.jit(layers.factors_alone(forward(capture), capture, fisher=FISHERS["exact"]))
+    # Not jitted, so that every array says where it was made.
+    f = layers.factors_alone(forward(capture), capture, fisher=FISHERS["exact"])
     here, there = jax.devices()[0], jax.devices()[3]
     made = f(*jax.device_put((params, X, Y), there))
     assert {x.device for x in jax.tree.leaves(made)} == {there}
