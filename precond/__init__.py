@@ -2,7 +2,7 @@
 
 from precond import layers, planning, recipes, replicas
 from precond.arguments import STATIC_ARGS
-from precond.blocks import BlockInfo, View, default_views, rules, small_side, tensors
+from precond.blocks import BlockInfo, View, default_views, ragged, rules, small_side, tensors
 from precond.engine import (
     Refresh,
     blocked,
@@ -90,8 +90,8 @@ from precond.transforms import (
 )
 
 __all__ = [
-    "BlockInfo",
     "STATIC_ARGS",
+    "BlockInfo",
     "GainEstimator",
     "HostRefresh",
     "Method",
@@ -168,6 +168,7 @@ __all__ = [
     "project_radial",
     "qr",
     "quadratic_model",
+    "ragged",
     "recipes",
     "relative",
     "replicas",

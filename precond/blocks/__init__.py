@@ -3,7 +3,7 @@
 from precond.blocks.finite import finite_blocks, keep_finite
 from precond.blocks.info import BlockInfo, info_of, without_info
 from precond.blocks.joint import Layer
-from precond.blocks.layout import Layout, layout_of
+from precond.blocks.layout import BlockSize, Layout, Ragged, layout_of, ragged
 from precond.blocks.leaves import check_leaves, check_shapes
 from precond.blocks.matrices import (
     check_layers,
@@ -22,12 +22,14 @@ from precond.blocks.view import Geometry, View, Views
 
 __all__ = [
     "BlockInfo",
+    "BlockSize",
     "Door",
     "Factors",
     "Geometry",
     "Layer",
     "Layout",
     "Probe",
+    "Ragged",
     "Slices",
     "View",
     "Views",
@@ -49,6 +51,7 @@ __all__ = [
     "layout_of_layers",
     "path_name",
     "present_layers",
+    "ragged",
     "rules",
     "slices_of",
     "small_side",
