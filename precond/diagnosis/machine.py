@@ -52,6 +52,11 @@ class Machine(NamedTuple):
         """How many threads OpenBLAS starts, as the environment says; None where it says nothing."""
         return self.environment["OPENBLAS_NUM_THREADS"] or self.environment["OMP_NUM_THREADS"]
 
+    @property
+    def crowded(self) -> bool:
+        """Whether LAPACK calls on the CPU, of which JAX makes several at once, start threads of their own."""
+        return self.platform == "cpu" and self.cores > 1 and self.threads != "1"
+
 
 def inspect_machine() -> Machine:
     """Look at packages, devices, settings and the environment.

@@ -110,7 +110,7 @@ def _float64(evidence: Evidence) -> Iterator[Trap]:
 
 def _threads(evidence: Evidence) -> Iterator[Trap]:
     machine = evidence.machine
-    if machine.platform == "cpu" and machine.cores > 1 and machine.threads != "1":
+    if machine.crowded:
         said = "is not set" if machine.threads is None else f"is {machine.threads}"
         yield Trap(
             f"OPENBLAS_NUM_THREADS {said}, and there are {machine.cores} cores.",

@@ -16,6 +16,8 @@ __all__ = ["Trial", "Trials", "run_trials"]
 _COUNT, _SIZE, _CONDITION = 4, 256, 1e4
 _POWER = Fraction(1, 4)  # that of Shampoo for matrices
 _DAMPING = 1e-6  # the default of `inverse_root`
+_TURN = 0.1  # radians between a basis and the one before
+_ITERATIONS = 30  # of the power iteration, for a norm to a few percent
 _LONG = 0.3  # seconds of repetition after which a time is known well enough
 _METHODS = {"eigh": eigh, "composite": composite}
 
@@ -61,21 +63,28 @@ def run_trials() -> Trials:
       >>> run_trials().chosen
       'eigh'
     """
-    basis, matrices = _matrices()
-    taken = _root(by_platform(), matrices)[0]
+    vectors, matrices = _matrices()
     computed = {name: _root(method(), matrices) for name, method in _METHODS.items()}
-    distance = {name: np.abs(root - taken).max() for name, (root, _) in computed.items()}
+    taken = _root(by_platform(), matrices[:1])[0]
+    distance = {name: np.abs(root[:1] - taken).max() for name, (root, _) in computed.items()}
     return Trials(
         chosen=min(distance, key=lambda name: distance[name]),
         roots=tuple(Trial(name, ms, _root_residual(x, matrices)) for name, (x, ms) in computed.items()),
-        basis=_basis(basis, matrices),
+        basis=_basis(vectors, matrices),
     )
 
 
 def _matrices() -> tuple[np.ndarray, np.ndarray]:
-    """Orthonormal eigenvectors, and symmetric matrices that have them, in float64."""
+    """Orthonormal eigenvectors, and symmetric matrices that have them, in float64.
+
+    The eigenvectors are products of reflections. No decomposition is called for: it may be what takes for ever here.
+    """
     random = np.random.default_rng(0)
-    vectors = np.stack([np.linalg.qr(random.standard_normal((_SIZE, _SIZE)))[0] for _ in range(_COUNT)])
+    vectors = np.broadcast_to(np.eye(_SIZE), (_COUNT, _SIZE, _SIZE))
+    for _ in range(8):
+        normal = random.standard_normal((_COUNT, _SIZE, 1))
+        normal /= np.linalg.norm(normal, axis=1, keepdims=True)
+        vectors = vectors - 2 * normal * (normal.transpose(0, 2, 1) @ vectors)
     spectrum = np.geomspace(1 / _CONDITION, 1, _SIZE)
     return vectors, (vectors * spectrum) @ vectors.transpose(0, 2, 1)
 
@@ -83,22 +92,23 @@ def _matrices() -> tuple[np.ndarray, np.ndarray]:
 def _refreshed(root: Root, matrices: np.ndarray, power: Any, old: np.ndarray | None) -> tuple[np.ndarray, float]:
     """What a root derives from factors, and the milliseconds for each."""
     factors = jnp.asarray(matrices, jnp.float32)
-    (derived, _) = root.init(jnp.zeros((_COUNT, _SIZE, 1)), (factors, None)).derived
+    (derived, _) = root.init(jnp.zeros((*factors.shape[:2], 1)), (factors, None)).derived
     if old is not None:
         derived = derived._replace(matrix=jnp.asarray(old, jnp.float32))
     refresh = jax.jit(lambda factors, derived: root.refresh(factors, derived, power, jnp.asarray(False)))
-    return _timed(refresh.lower(factors, derived).compile(), factors, derived)
+    found, seconds = _timed(refresh.lower(factors, derived).compile(), factors, derived)
+    return np.asarray(found.matrix, np.float64), 1000 * seconds / len(matrices)
 
 
-def _timed(f: Callable[..., Any], *args: Any) -> tuple[np.ndarray, float]:
-    """The matrices that a compiled function finds, and the least time of some calls: one, if a call takes long."""
+def _timed(f: Callable[..., Any], *args: Any) -> tuple[Any, float]:
+    """What a compiled function returns, and the least time of some calls: one, if a call takes long."""
     found: Any = None
     times: list[float] = []
     while not times or (sum(times) < _LONG and len(times) < 20):
         start = time.perf_counter()
         found = jax.block_until_ready(f(*args))
         times.append(time.perf_counter() - start)
-    return np.asarray(found.matrix, np.float64), 1000 * min(times) / _COUNT
+    return found, min(times)
 
 
 def _root(method: Method, matrices: np.ndarray) -> tuple[np.ndarray, float]:
@@ -106,18 +116,26 @@ def _root(method: Method, matrices: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def _root_residual(root: np.ndarray, matrices: np.ndarray) -> float:
-    damped = matrices + _DAMPING * np.eye(_SIZE)
-    return _distance_from_identity(np.linalg.matrix_power(root, _POWER.denominator) @ damped)
+    product = matrices + _DAMPING * np.eye(_SIZE)
+    for _ in range(_POWER.denominator):
+        product = root @ product
+    return _distance_from_identity(product)
 
 
 def _basis(vectors: np.ndarray, matrices: np.ndarray) -> Trial:
-    """One step of `precond.qr` from a basis that is not quite that of the eigenvectors."""
-    random = np.random.default_rng(1)
-    nearby = np.linalg.qr(vectors + 1e-3 * random.standard_normal(vectors.shape))[0]
+    """One step of `precond.qr` from eigenvectors that are turned a little, two by two."""
+    even, odd = vectors[..., ::2], vectors[..., 1::2]
+    nearby, cosine, sine = np.empty_like(vectors), np.cos(_TURN), np.sin(_TURN)
+    nearby[..., ::2], nearby[..., 1::2] = cosine * even + sine * odd, cosine * odd - sine * even
     found, milliseconds = _refreshed(eigenbasis(method=qr()), matrices, 1.0, nearby)
     return Trial("qr", milliseconds, _distance_from_identity(found.transpose(0, 2, 1) @ found))
 
 
 def _distance_from_identity(x: np.ndarray) -> float:
-    """In the spectral norm, of the worst matrix."""
-    return float(np.linalg.norm(x - np.eye(x.shape[-1]), 2, axis=(1, 2)).max())
+    """In the spectral norm, of the worst matrix, by power iterations."""
+    error = x - np.eye(x.shape[-1])
+    v = np.random.default_rng(1).standard_normal((*x.shape[:2], 1))
+    for _ in range(_ITERATIONS):
+        v /= np.maximum(np.linalg.norm(v, axis=1, keepdims=True), np.finfo(float).tiny)
+        v = error.transpose(0, 2, 1) @ (error @ v)
+    return float(np.sqrt(np.linalg.norm(v, axis=1)).max())

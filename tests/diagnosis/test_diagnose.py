@@ -13,6 +13,7 @@ from precond.diagnosis.machine import inspect_machine
 from precond.diagnosis.notes import find_notes
 from precond.diagnosis.problems import find_problems
 from precond.diagnosis.trap import Evidence
+from precond.diagnosis.trials import _distance_from_identity, _matrices
 
 SETTINGS = {
     "jax_enable_x64": False,
@@ -102,6 +103,11 @@ def test_each_note_is_found_alone_and_is_no_problem(change, seen):
     assert find_problems(evidence(**change)) == ()
 
 
+def test_where_threads_wait_for_each_other_no_method_is_called_slow():
+    slow = GOOD._replace(roots=(Trial("eigh", 1400.0, 4e-3), Trial("composite", 10.0, 3e-2)))
+    assert find_notes(evidence(trials=slow, environment={"OPENBLAS_NUM_THREADS": None})) == ()
+
+
 def test_what_is_meant_so_is_no_problem(tmp_path):
     fine = [
         {"settings": {"jax_enable_x64": True}, "dtype": "float64"},
@@ -159,6 +165,20 @@ def test_on_this_machine_roots_and_bases_are_right():
     assert found.trials.chosen == "eigh"
     assert all(0 < trial.milliseconds < 10_000 and trial.residual < 0.1 for trial in found.trials.roots)
     assert found.trials.basis.residual < 1e-4
+
+
+def test_a_distance_is_the_spectral_norm():
+    x = np.eye(64) + np.random.default_rng(0).standard_normal((3, 64, 64)) / 100
+    exact = np.linalg.norm(x - np.eye(64), 2, axis=(1, 2)).max()
+    assert _distance_from_identity(x) == pytest.approx(exact, rel=0.05)
+    assert _distance_from_identity(np.full((1, 4, 4), np.nan)) != 0
+
+
+def test_the_matrices_have_the_spectrum_that_is_said():
+    vectors, matrices = _matrices()
+    assert np.allclose(vectors.transpose(0, 2, 1) @ vectors, np.eye(256))
+    values = np.linalg.eigvalsh(matrices)
+    assert np.allclose(values, np.geomspace(1e-4, 1, 256))
 
 
 def test_the_text_has_all_that_was_found():
