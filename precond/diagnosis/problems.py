@@ -30,11 +30,14 @@ def find_problems(evidence: Evidence) -> tuple[Trap, ...]:
 
 
 def _device(evidence: Evidence) -> Iterator[Trap]:
-    if evidence.machine.failure:
+    machine = evidence.machine
+    if machine.failure:
+        platforms = machine.environment["JAX_PLATFORMS"]
+        asked = f" JAX_PLATFORMS is {platforms}." if platforms else ""
         yield Trap(
-            f"JAX finds no device: {evidence.machine.failure}",
+            f"JAX finds no device.{asked} It says: {machine.failure}",
             "Nothing can be computed.",
-            "Install the jaxlib of your accelerator, or unset JAX_PLATFORMS to compute on the CPU.",
+            "Install JAX for your accelerator, or unset JAX_PLATFORMS to compute on the CPU.",
         )
 
 

@@ -50,6 +50,13 @@ def test_a_trap_has_status_1_and_says_what_to_do(capsys, monkeypatch):
     assert "What to do: Set OPENBLAS_NUM_THREADS=1" in out
 
 
+@pytest.mark.parametrize("platform", ["cuda", "banana"])
+def test_a_platform_that_is_not_there_has_status_1(platform):
+    done = doctor(JAX_PLATFORMS=platform)
+    assert done.returncode == 1, done.stderr
+    assert f"Problem: JAX finds no device. JAX_PLATFORMS is {platform}." in done.stdout
+
+
 def test_json_has_the_same(capsys):
     assert main(["doctor", "--json", "--dtype", "float64"]) == 1
     found = json.loads(capsys.readouterr().out)
