@@ -7,7 +7,7 @@ PYTHON      ?= python3
 VENV        ?= .venv
 PYTEST_ARGS ?= -n 2
 PYTHONS     ?= python3.11 python3.12 python3.13
-DIST_TESTS  ?= tests/test_package.py tests/test_architecture.py tests/test_documents.py tests/linalg
+DIST_TESTS  ?= tests/test_package.py tests/test_architecture.py tests/test_documents.py
 
 BIN     := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
