@@ -1,6 +1,6 @@
 """Second-order and large-batch optimizers for JAX and Optax, whose parts chain."""
 
-from precond import layers, planning, recipes, replicas
+from precond import diagnosis, layers, planning, recipes, replicas
 from precond.arguments import STATIC_ARGS
 from precond.blocks import BlockInfo, View, default_views, ragged, rules, small_side, tensors
 from precond.engine import (
@@ -88,6 +88,7 @@ from precond.transforms import (
     switch,
     with_momentum,
 )
+from precond.version import __version__
 
 __all__ = [
     "STATIC_ARGS",
@@ -103,6 +104,7 @@ __all__ = [
     "Rows",
     "Sharded",
     "View",
+    "__version__",
     "absolute",
     "accumulate",
     "activations",
@@ -123,6 +125,7 @@ __all__ = [
     "corrected_inverse",
     "cosine",
     "default_views",
+    "diagnosis",
     "differenced",
     "done",
     "eigen_inverse",

@@ -1,7 +1,9 @@
 """What a run will cost, said before it begins."""
 
+from precond.planning.dense_layers import DenseLayers, dense_layers
+from precond.planning.divided import divided
 from precond.planning.plan import plan
-from precond.planning.presets import gpt
+from precond.planning.presets import gpt, llama, moe, vit
 from precond.planning.report import Plan, Stack, Work
 
-__all__ = ["Plan", "Stack", "Work", "gpt", "plan"]
+__all__ = ["DenseLayers", "Plan", "Stack", "Work", "dense_layers", "divided", "gpt", "llama", "moe", "plan", "vit"]
