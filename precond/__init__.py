@@ -2,7 +2,7 @@
 
 from precond import layers, planning, recipes, replicas
 from precond.arguments import STATIC_ARGS
-from precond.blocks import View, default_views, rules, small_side, tensors
+from precond.blocks import View, default_views, rules, small_side, tensors, views
 from precond.engine import (
     Refresh,
     blocked,
@@ -192,5 +192,6 @@ __all__ = [
     "switch",
     "tensors",
     "trace",
+    "views",
     "with_momentum",
 ]

@@ -14,10 +14,12 @@ from precond.blocks.matrices import (
     view_of_layer,
 )
 from precond.blocks.names import active_axes, stack_name
+from precond.blocks.parameter import Parameter
+from precond.blocks.paths import path_name
 from precond.blocks.probe import Factors, Probe, with_zero_probes, without_probes
-from precond.blocks.rules import as_views, default_views, path_name, rules, small_side, tensors
 from precond.blocks.slices import Door, Slices, door_of, fan, slices_of, unfan
 from precond.blocks.view import Geometry, View, Views
+from precond.blocks.views import as_views, default_views, rules, small_side, tensors
 
 __all__ = [
     "Door",
@@ -25,6 +27,7 @@ __all__ = [
     "Geometry",
     "Layer",
     "Layout",
+    "Parameter",
     "Probe",
     "Slices",
     "View",

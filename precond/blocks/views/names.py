@@ -1,0 +1,161 @@
+"""What the names of parameters say: which are no matrices, and what the kernel of a module maps to what."""
+
+import re
+
+__all__ = [
+    "fused",
+    "is_adapter",
+    "is_convolution",
+    "is_depthwise",
+    "is_elementwise",
+    "is_linear",
+    "is_vocabulary",
+    "module_of",
+]
+
+
+def _named(*names: str) -> re.Pattern[str]:
+    """Any of these, whole or as the last words of a longer name: `pos_embedding` is an `embedding`."""
+    return re.compile(rf"(.*_)?({'|'.join(names)})", re.I)
+
+
+_VECTORS = _named("bias", "bias_.*", "scale", "offset", "gamma", "beta", "sinks?", "alpha", "decay", "cls", "tokens?")
+_TABLES = _named("embed", "embeddings?", "emb", "embeds", "(pos_?|position_)?emb(edding)?_?(table|weights?)?", "table")
+_TABLES_OF_WEIGHTS = re.compile(
+    r"(?!.*(patch|time))((.*_)?(embed|embeddings?|emb)(_.*)?|wte|wpe|shared|(.*_)?relative_.*bias|(.*_)?table)", re.I
+)
+# State space models and RWKV: one number a channel and state, or a head and channel.
+_STATES = re.compile(
+    r"A|D|A_.*|log_.*|.*_log|dt|dt_bias|inv_dt|Lambda.*|time_(mix.*|decay|first|faaaa|maa(_.)?)|r_k|wte|wpe"
+)
+_OUTPUTS = _named("lm_?head", "logits?(_?(dense|proj|head))?", "unembed(ding)?", "output_embeddings?", "embed_out")
+_NORM = re.compile(r"norm|(^|_)[lbg]n(_|\d|$)", re.I)
+_DEPTHWISE = _named("depthwise.*", "dw_?conv.*", "dw", "conv1d")
+_LINEAR = _named(
+    *("dense", "linear", "lin", "mlp", "ffn?", "fc", "c_fc", "c_proj", "proj", "wi", "wo", "w", "up", "down", "gate"),
+    *("intermediate", "head", "router", "experts?", "w?q_a", "w?kv_a", "in", "h[irnfgoz]", "i[irnfgoz]"),
+)
+
+# Several matrices side by side, by their number.
+_FUSED = {
+    3: _named("w?qkv", "to_qkv", "qkv_(proj|attn|dense)", "c_attn", "in_proj", "in_proj_weight", "query_key_value"),
+    2: _named("(to_)?kv", "(to_)?kv_proj", "key_value", "gate_up", "gate_up_proj"),
+}
+_LORA = re.compile(r"(.*_)?lora_?[ab]", re.I)
+
+
+def module_of(parts: tuple[str, ...]) -> str:
+    """Return the name of the module that holds a parameter, without numbers: `Dense_0` is a `Dense`.
+
+    Args:
+      parts: of the parameter's path.
+
+    Examples:
+      >>> module_of(("mlp", "Dense_0", "kernel")), module_of(("mlp", "layers", "0", "weight"))
+      ('Dense', 'layers')
+    """
+    names = [re.sub(r"_?\d+$", "", part) for part in parts[:-1]]
+    return next((name for name in reversed(names) if name), "")
+
+
+def is_elementwise(parts: tuple[str, ...]) -> bool:
+    """Return whether a parameter multiplies or is added number by number: biases, norms, decays, tables of positions.
+
+    Args:
+      parts: of the parameter's path.
+
+    Examples:
+      >>> [is_elementwise(("mlp", name)) for name in ("wi_0_bias", "pos_embedding", "A_log", "wi_0")]
+      [True, True, True, False]
+    """
+    name = parts[-1]
+    if name in ("weight", "w"):
+        return _NORM.search(module_of(parts)) is not None
+    whole = name == "b" or name.startswith(("bias_", "b_"))
+    return whole or any(pattern.fullmatch(name) for pattern in (_VECTORS, _TABLES, _STATES))
+
+
+def is_vocabulary(parts: tuple[str, ...]) -> bool:
+    """Return whether a matrix has an axis of tokens: an embedding, or the outputs of a language model.
+
+    Args:
+      parts: of the parameter's path.
+
+    Examples:
+      >>> is_vocabulary(("wte", "weight")), is_vocabulary(("lm_head", "kernel")), is_vocabulary(("embedding", "kernel"))
+      (True, True, False)
+    """
+    name, module = parts[-1], module_of(parts)
+    if name in ("weight", "w") and _TABLES_OF_WEIGHTS.fullmatch(module):
+        return True
+    # An `embedding/kernel` of Flax is a convolution of patches, or a dense layer: its tables are called `embedding`.
+    return _OUTPUTS.fullmatch(module if name in ("kernel", "weight", "w") else name) is not None
+
+
+def is_convolution(parts: tuple[str, ...]) -> bool:
+    """Return whether the name of the module says that it is a convolution.
+
+    Args:
+      parts: of the parameter's path.
+
+    Examples:
+      >>> is_convolution(("Conv_0", "kernel"))
+      True
+    """
+    return "conv" in module_of(parts).lower()
+
+
+def is_depthwise(parts: tuple[str, ...], outputs: int) -> bool:
+    """Return whether a convolution with one input channel filters every channel by itself.
+
+    The first convolution on grey images has one input channel, too. The name decides; without one, 64 channels do.
+
+    Args:
+      parts: of the parameter's path.
+      outputs: channels that come out.
+
+    Examples:
+      >>> is_depthwise(("dwconv", "kernel"), 32), is_depthwise(("Conv_0", "kernel"), 32)
+      (True, False)
+    """
+    return outputs >= 64 or any(_DEPTHWISE.fullmatch(name) for name in (module_of(parts), parts[-1]))
+
+
+def is_linear(parts: tuple[str, ...]) -> bool:
+    """Return whether the name of the module says that its kernel is one matrix a layer.
+
+    Args:
+      parts: of the parameter's path.
+
+    Examples:
+      >>> is_linear(("mlp", "up_proj", "kernel")), is_linear(("conv_proj", "kernel"))
+      (True, False)
+    """
+    return not is_convolution(parts) and _LINEAR.fullmatch(module_of(parts)) is not None
+
+
+def is_adapter(parts: tuple[str, ...]) -> bool:
+    """Return whether a parameter is one of a pair of LoRA.
+
+    Args:
+      parts: of the parameter's path.
+
+    Examples:
+      >>> is_adapter(("query", "lora_a")), is_adapter(("query", "lora_B", "weight"))
+      (True, True)
+    """
+    return any(_LORA.fullmatch(name) for name in (parts[-1], module_of(parts)))
+
+
+def fused(parts: tuple[str, ...]) -> int | None:
+    """Return how many matrices the name says lie side by side in a kernel, or None.
+
+    Args:
+      parts: of the parameter's path.
+
+    Examples:
+      >>> fused(("attention", "qkv", "kernel")), fused(("attention", "query", "kernel"))
+      (3, None)
+    """
+    names = (parts[-1], module_of(parts))
+    return next((n for n, pattern in _FUSED.items() if any(pattern.fullmatch(name) for name in names)), None)
