@@ -17,6 +17,7 @@ from precond.blocks.names import active_axes, stack_name
 from precond.blocks.parameter import Parameter
 from precond.blocks.paths import path_name
 from precond.blocks.probe import Factors, Probe, with_zero_probes, without_probes
+from precond.blocks.readings import Reading, asking, readings_of, tell_layers, tell_readings
 from precond.blocks.slices import Door, Slices, door_of, fan, slices_of, unfan
 from precond.blocks.view import Geometry, View, Views
 from precond.blocks.views import as_views, default_views, rules, small_side, tensors
@@ -29,12 +30,14 @@ __all__ = [
     "Layout",
     "Parameter",
     "Probe",
+    "Reading",
     "Slices",
     "View",
     "Views",
     "active_axes",
     "any_finite",
     "as_views",
+    "asking",
     "check_layers",
     "check_leaves",
     "check_matrices",
@@ -50,10 +53,13 @@ __all__ = [
     "layout_of_layers",
     "path_name",
     "present_layers",
+    "readings_of",
     "rules",
     "slices_of",
     "small_side",
     "stack_name",
+    "tell_layers",
+    "tell_readings",
     "tensors",
     "unfan",
     "view_of_layer",

@@ -3,12 +3,13 @@
 import re
 from collections.abc import Iterator, Mapping
 
+from precond.blocks.kinds import is_norm
+
 __all__ = ["stacked_axes"]
 
 Parts = tuple[str, ...]
 Shapes = Mapping[Parts, tuple[int, ...]]
 
-_NORM = re.compile(r"norm|(^|_)[lbg]n(_|\d|$)", re.I)
 _BIAS_OF = {"kernel": "bias", "weight": "bias", "w": "b"}
 
 
@@ -79,12 +80,8 @@ def _is_stack(shapes: Shapes, module: Parts, axis: int) -> bool:
     """Whether all parameters of a module have this axis, of one length, and kernels are still matrices without it."""
     inside = {parts: shape for parts, shape in shapes.items() if _within(parts, module)}
     lengths = {shape[axis] if axis < len(shape) else None for shape in inside.values()}
-    least = {parts: 3 if parts[-1] in _BIAS_OF and not _is_norm(parts) else 1 for parts in inside}
+    least = {parts: 3 if parts[-1] in _BIAS_OF and not is_norm(parts) else 1 for parts in inside}
     return len(lengths) == 1 and None not in lengths and all(len(inside[p]) >= n for p, n in least.items())
-
-
-def _is_norm(parts: Parts) -> bool:
-    return parts[-1] == "scale" or (len(parts) > 1 and _NORM.search(parts[-2]) is not None)
 
 
 def _witnesses(shapes: Shapes) -> Iterator[tuple[Parts, list[int]]]:
@@ -92,7 +89,7 @@ def _witnesses(shapes: Shapes) -> Iterator[tuple[Parts, list[int]]]:
     for parts, shape in shapes.items():
         module, name = parts[:-1], parts[-1]
         tried: list[int] = []
-        if _is_norm(parts) and name in ("scale", "weight"):
+        if name == "scale" or (is_norm(parts) and name in ("weight", "kernel")):
             tried = [0, 1] if len(shape) > 1 else []
         elif name in _BIAS_OF:
             bias = shapes.get((*module, _BIAS_OF[name]), ())

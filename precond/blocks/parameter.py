@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections import ChainMap
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,7 +24,8 @@ class Parameter:
     Attributes:
       shape: of the parameter.
       dtype: of the parameter.
-      siblings: shapes by name of what the same module holds, this parameter included.
+      neighbours: shapes of what its module holds ("bias"), this parameter included, and of what the modules beside
+        it hold ("../dense/kernel").
       stacked: the axes along which its neighbours say that layers are stacked.
 
     Examples:
@@ -34,7 +36,7 @@ class Parameter:
 
     shape: tuple[int, ...]
     dtype: Any
-    siblings: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+    neighbours: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     stacked: tuple[int, ...] = ()
 
     @property
@@ -48,14 +50,14 @@ class Parameter:
         return math.prod(self.shape)
 
     def without(self, axes: tuple[int, ...]) -> "Parameter":
-        """Return one layer of the stack: the parameter, and its siblings, without these axes.
+        """Return one layer of the stack: the parameter, and its neighbours, without these axes.
 
         Args:
           axes: distinct and not negative.
 
         Examples:
           >>> Parameter((6, 4, 8), "float32", {"bias": (6, 8)}, (0,)).without((0,))
-          Parameter(shape=(4, 8), dtype='float32', siblings={'bias': (8,)}, stacked=())
+          Parameter(shape=(4, 8), dtype='float32', neighbours={'bias': (8,)}, stacked=())
         """
         kept = [axis for axis in range(self.ndim) if axis not in axes]
 
@@ -67,7 +69,7 @@ class Parameter:
             self.dtype,
             {
                 name: tuple(d for axis, d in enumerate(shape) if axis not in axes)
-                for name, shape in self.siblings.items()
+                for name, shape in self.neighbours.items()
                 if belongs(shape)
             },
             tuple(kept.index(axis) for axis in self.stacked if axis not in axes),
@@ -104,15 +106,17 @@ def parameters_of(tree: Any) -> list[tuple[str, Parameter]]:
     leaves = jax.tree_util.tree_flatten_with_path(jax.eval_shape(lambda t: t, tree))[0]
     named = [(path_name(path), leaf) for path, leaf in leaves]
     shapes = {parts_of(name): leaf.shape for name, leaf in named}
-    modules: dict[tuple[str, ...], dict[str, tuple[int, ...]]] = {}
+    own: dict[tuple[str, ...], dict[str, tuple[int, ...]]] = {}
+    beside: dict[tuple[str, ...], dict[str, tuple[int, ...]]] = {}
     for parts, shape in shapes.items():
-        modules.setdefault(parts[:-1], {})[parts[-1]] = shape
+        own.setdefault(parts[:-1], {})[parts[-1]] = shape
+        beside.setdefault(parts[:-2], {})["/".join(("..", *parts[-2:]))] = shape
     stacked = stacked_axes(shapes)
 
     def one(name: str, leaf: Any) -> Parameter:
         parts = parts_of(name)
         # Two paths that are one as text (a dot in a key) can know nothing of their neighbours.
         known = stacked[parts] if len(shapes) == len(named) else ()
-        return Parameter(tuple(leaf.shape), leaf.dtype, modules[parts[:-1]], known)
+        return Parameter(tuple(leaf.shape), leaf.dtype, ChainMap(own[parts[:-1]], beside[parts[:-2]]), known)
 
     return [(name, one(name, leaf)) for name, leaf in named]

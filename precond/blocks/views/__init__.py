@@ -5,7 +5,7 @@ from precond.blocks.views.default import default_views as default
 from precond.blocks.views.flax import flax
 from precond.blocks.views.haiku import haiku
 from precond.blocks.views.maxtext import maxtext
-from precond.blocks.views.named import named, names_of
+from precond.blocks.views.named import batch_axes, named, names_of
 from precond.blocks.views.rules import as_views, rules
 from precond.blocks.views.stacked import stacked
 from precond.blocks.views.tensors import small_side, tensors
@@ -14,6 +14,7 @@ from precond.blocks.views.torch import torch as equinox  # its layers have PyTor
 
 __all__ = [
     "as_views",
+    "batch_axes",
     "default",
     "default_views",
     "equinox",

@@ -3,11 +3,11 @@
 import re
 from typing import Any
 
+from precond.blocks.kinds import is_convolution
 from precond.blocks.paths import parts_of
 from precond.blocks.view import View
 from precond.blocks.views.flax import flax
 from precond.blocks.views.haiku import haiku
-from precond.blocks.views.names import is_convolution
 from precond.blocks.views.torch import torch
 
 __all__ = ["default_views"]

@@ -1,13 +1,9 @@
 """Flax's layouts: kernels `[inputs, outputs]`, which a module's name tells how to divide."""
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
-from precond.blocks.parameter import Parameter, as_parameter
-from precond.blocks.paths import parts_of
-from precond.blocks.view import View
-from precond.blocks.views.names import (
+from precond.blocks.kinds import (
     fused,
     is_adapter,
     is_convolution,
@@ -15,8 +11,12 @@ from precond.blocks.views.names import (
     is_elementwise,
     is_linear,
     is_vocabulary,
+    is_window,
     module_of,
 )
+from precond.blocks.parameter import Parameter, as_parameter
+from precond.blocks.paths import parts_of
+from precond.blocks.view import View
 from precond.blocks.views.reading import adapter, is_real, last_two, over, spelled, split
 
 __all__ = ["flax", "read_kernel"]
@@ -69,7 +69,7 @@ def read_kernel(path: str, leaf: Parameter, scan_axis: int) -> View | None:
       View(axes=((0,), (2,)), passive=(), shape=None)
     """
     parts, shape = parts_of(path), leaf.shape
-    if len(shape) < 2 or is_vocabulary(parts) or leaf.siblings.get("bias") == shape:
+    if len(shape) < 2 or is_vocabulary(parts) or leaf.neighbours.get("bias") == shape:
         return None
     if is_adapter(parts):
         return adapter(shape)
@@ -82,47 +82,57 @@ def read_kernel(path: str, leaf: Parameter, scan_axis: int) -> View | None:
     return last_two(shape)
 
 
-def _spellings(parts: tuple[str, ...], leaf: Parameter) -> Iterator[str]:
+def _spellings(parts: tuple[str, ...], leaf: Parameter) -> tuple[str, ...]:
     """What the axes of one layer may be, the likeliest first; `f` is the axis of fused matrices."""
-    of_module = parts[-1] in ("kernel", "w")
-    name, rank, convolution = module_of(parts) if of_module else parts[-1], leaf.ndim, "r" * (leaf.ndim - 1) + "c"
-    bias = leaf.siblings.get("bias", ()) if of_module else ()
-    if rank == 2 or (fused(parts) and leaf.shape[-1] == 3 * leaf.shape[-2]):
-        yield "rc"
-    elif fused(parts):
-        yield from ("rfcc", "rfc", "rcc")
-    elif 1 < len(bias) < rank and leaf.shape[-len(bias) :] == bias:
-        yield "r" * (rank - len(bias)) + "c" * len(bias)
-    elif is_convolution(parts) or _is_window(parts, leaf.shape):
-        yield convolution
-    elif "einsum" in name or not of_module:
-        # [inputs, heads, width], or [heads, inputs, width], which is a batch: there are fewer heads than inputs.
-        if _FROM_HEADS.fullmatch(name) and of_module:
-            yield "rrc"
-        elif rank == 3 and leaf.shape[0] > leaf.shape[1] and ("einsum" in name or _TO_HEADS.fullmatch(name)):
-            yield "rcc"
-    elif _TO_HEADS.fullmatch(name):
-        yield "rcc"
-    elif _FROM_HEADS.fullmatch(name) or _FROM_HEADS.fullmatch("/".join(parts[:-1])):
-        yield "rrc"
-    elif is_linear(parts):
-        yield "rc"
-    elif parts[-1] == "kernel":
-        yield convolution
+    shape, rank, held = leaf.shape, leaf.ndim, parts[-1] in ("kernel", "w")
+    name, convolution = module_of(parts) if held else parts[-1], "r" * (rank - 1) + "c"
+    bias = leaf.neighbours.get("bias", ()) if held and "einsum" not in name else ()
+    # A stack of matrices [layers, inputs, outputs] has its longest axes last: there are fewer layers than channels, and
+    # the inputs are no narrower than a head. The same tells [inputs, heads, width] from a batch [heads, inputs, width].
+    to_heads = rank > 3 or shape[0] > shape[1]
+    from_heads = rank > 3 or shape[-2] < shape[-1]
+    if rank == 2:
+        return ("rc",)
+    if fused(parts):
+        return ("rc",) if shape[-1] == 3 * shape[-2] else ("rfcc", "rfc", "rcc" if to_heads else "rc")
+    if bias and shape[-len(bias) :] == bias:
+        return ("r" * (rank - len(bias)) + "c" * len(bias),)
+    if is_window(shape[::-1]) and min(shape[:2]) > shape[-1]:
+        return ("rccc",)  # [outputs, inputs, h, w], whoever called it so
+    if is_convolution(parts) or is_window(shape) or (_is_patch(shape) and "att" not in "/".join(parts).lower()):
+        return (convolution,)
+    if held and (_FROM_HEADS.fullmatch(name) or _FROM_HEADS.fullmatch("/".join(parts[:-1]))):
+        return ("rrc" if from_heads else "rc",)
+    if _TO_HEADS.fullmatch(name) or "einsum" in name:
+        return ("rcc",) if to_heads and (rank == 3 or "einsum" not in name) else ("rc",) if held else ()
+    if held and is_linear(parts):
+        return ("rc",)
+    return (convolution,) if parts[-1] == "kernel" else ()
 
 
-def _is_window(parts: tuple[str, ...], shape: tuple[int, ...]) -> bool:
-    """Whether the first of four axes are the sides of a square window, outside of attention."""
-    return parts[-1] == "kernel" and len(shape) == 4 and shape[0] == shape[1] and "att" not in "/".join(parts).lower()
+def _is_patch(shape: tuple[int, ...]) -> bool:
+    return len(shape) == 4 and shape[0] == shape[1]
 
 
 def _matrices(parts: tuple[str, ...], leaf: Parameter, axes: str) -> View | None:
     """One layer's kernel, with its axes spelled."""
-    shape, gates, parallel = leaf.shape, leaf.siblings.get("recurrent_kernel"), fused(parts)
-    if axes == "rc" and gates and gates[1] % gates[0] == 0 and gates[1] > gates[0]:
-        return split(shape, 1, gates[1] // gates[0])  # Keras: the gates of a recurrent cell, side by side
-    if axes == "rc" and parallel and shape[1] % parallel == 0 and (parallel == 2 or shape[1] == 3 * shape[0]):
+    shape, parallel = leaf.shape, fused(parts)
+    if axes == "rc" and (gates := _gates(parts, leaf)) > 1:
+        return split(shape, 1, gates)
+    if axes == "rc" and parallel == 3 and shape[0] == 3 * shape[1]:
+        return split(shape, 0, 3)  # GPT-2 of transformers in Flax, whose kernels are [outputs, inputs]
+    if axes == "rc" and (shape[1] == 3 * shape[0] if parallel == 3 else parallel and shape[1] % parallel == 0):
         return split(shape, 1, parallel)
-    if axes == "r" * (len(axes) - 1) + "c" and len(axes) > 2 and shape[-2] == 1 and is_depthwise(parts, shape[-1]):
+    one_input = axes == "r" * (len(axes) - 1) + "c" and len(axes) > 2 and shape[-2] == 1
+    if one_input and is_depthwise(parts, shape[-1]):
         return None
     return spelled(axes.replace("f", "b"), shape)
+
+
+def _gates(parts: tuple[str, ...], leaf: Parameter) -> int:
+    """How many gates of a recurrent cell lie side by side in a matrix, as that of its hidden state tells; else 1."""
+    hidden = leaf.neighbours.get("recurrent_kernel", ())  # Keras
+    if re.fullmatch("dense_[ih]", "/".join(parts[-2:-1])):  # nnx
+        hidden = leaf.neighbours.get("../dense_h/kernel", ())
+    count, rest = divmod(hidden[1], hidden[0]) if len(hidden) == 2 else (1, 0)
+    return 1 if rest or leaf.shape[1] % count or count > 4 else count

@@ -3,11 +3,11 @@
 import re
 from typing import Any
 
+from precond.blocks.kinds import is_depthwise, is_elementwise, is_vocabulary
 from precond.blocks.parameter import Parameter, as_parameter
 from precond.blocks.paths import parts_of
 from precond.blocks.view import View
 from precond.blocks.views.flax import flax
-from precond.blocks.views.names import is_depthwise, is_elementwise, is_vocabulary
 from precond.blocks.views.reading import is_real, over, spelled, split
 
 __all__ = ["haiku"]
@@ -57,6 +57,6 @@ def _one_layer(path: str, leaf: Parameter) -> View | None:
 def _gates(parts: tuple[str, ...], leaf: Parameter) -> int | None:
     """How many gates of a recurrent cell lie side by side, if there are any."""
     if _GATES.fullmatch(parts[-1]):
-        hidden = leaf.siblings.get("w_h", ())
+        hidden = leaf.neighbours.get("w_h", ())
         return hidden[1] // hidden[0] if len(hidden) == 2 and hidden[1] in (3 * hidden[0], 4 * hidden[0]) else None
     return 4 if "lstm" in "/".join(parts[:-2]) and parts[-2] == "linear" and leaf.shape[1] % 4 == 0 else None

@@ -3,12 +3,12 @@
 from typing import Any
 
 from precond.arguments import check_whole
+from precond.blocks.kinds import is_elementwise
 from precond.blocks.parameter import as_parameter
 from precond.blocks.paths import parts_of
 from precond.blocks.view import View, Views
 from precond.blocks.views.flax import read_kernel
-from precond.blocks.views.names import is_elementwise
-from precond.blocks.views.reading import is_real, last_two
+from precond.blocks.views.reading import is_real, last_two, over
 
 __all__ = ["maxtext"]
 
@@ -42,6 +42,10 @@ def maxtext(scan_axis: int = 1) -> Views:
             return None
         if parts[-1] in ("wi_0", "wi_1", "wi", "wo"):
             return last_two(shape)
-        return read_kernel(path, as_parameter(leaf), scan_axis)
+        whole = as_parameter(leaf)
+        return over(whole.stacked, one_layer)(path, whole)
+
+    def one_layer(path: str, leaf: Any) -> View | None:
+        return read_kernel(path, leaf, scan_axis)
 
     return views

@@ -10,7 +10,7 @@ from precond.blocks.view import View, Views
 from precond.blocks.views.default import default_views
 from precond.blocks.views.reading import is_real, over, spelled
 
-__all__ = ["named", "names_of"]
+__all__ = ["batch_axes", "named", "names_of"]
 
 _BATCH = re.compile(r"(.*_)?(layers?|stages?|exp|experts?|circular_repeats|num_activations)(_.*)?", re.I)
 _TOKENS = re.compile(r"vocab(_.*)?", re.I)
@@ -53,7 +53,7 @@ def named(params: Any, otherwise: Views = default_views) -> Views:
             return otherwise(path, leaf)
         if any(_TOKENS.fullmatch(name) for name in names):
             return None
-        batch = [axis for axis, name in enumerate(names) if _BATCH.fullmatch(name)]
+        batch = batch_axes(names)
         return over(batch, by_sides(names, batch))(path, leaf)
 
     def by_sides(names: tuple[str, ...], batch: list[int]) -> Views:
@@ -63,6 +63,19 @@ def named(params: Any, otherwise: Views = default_views) -> Views:
         return otherwise if axes is None else lambda path, one: spelled(axes, one.shape) if is_real(one) else None
 
     return views
+
+
+def batch_axes(names: tuple[str, ...]) -> list[int]:
+    """Return the axes that are called as layers, stages or experts are.
+
+    Args:
+      names: of all axes of a parameter.
+
+    Examples:
+      >>> batch_axes(("exp", "layers", "embed", "mlp"))
+      [0, 1]
+    """
+    return [axis for axis, name in enumerate(names) if _BATCH.fullmatch(name)]
 
 
 def names_of(tree: Any) -> dict[str, tuple[str, ...]]:

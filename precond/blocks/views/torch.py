@@ -3,11 +3,7 @@
 import re
 from typing import Any
 
-from precond.blocks.parameter import Parameter, as_parameter
-from precond.blocks.paths import parts_of
-from precond.blocks.view import View
-from precond.blocks.views.flax import flax
-from precond.blocks.views.names import (
+from precond.blocks.kinds import (
     fused,
     is_adapter,
     is_convolution,
@@ -16,6 +12,10 @@ from precond.blocks.views.names import (
     is_linear,
     is_vocabulary,
 )
+from precond.blocks.parameter import Parameter, as_parameter
+from precond.blocks.paths import parts_of
+from precond.blocks.view import View
+from precond.blocks.views.flax import flax
 from precond.blocks.views.reading import adapter, is_real, over, spelled, split
 
 __all__ = ["torch"]
@@ -53,7 +53,7 @@ def torch(path: str, leaf: Any) -> View | None:
 
 def _one_layer(path: str, leaf: Parameter) -> View | None:
     parts, shape = parts_of(path), leaf.shape
-    is_norm = leaf.siblings.get("bias") == shape
+    is_norm = leaf.neighbours.get("bias") == shape
     if len(shape) < 2 or is_norm or is_vocabulary(parts):
         return None
     if is_adapter(parts):
@@ -71,12 +71,12 @@ def _one_layer(path: str, leaf: Parameter) -> View | None:
 
 def _gates(parts: tuple[str, ...], leaf: Parameter) -> View | None:
     """The gates of a recurrent cell, as many as `weight_hh` has rows for each of its columns."""
-    hidden = leaf.siblings.get(parts[-1].replace("weight_ih", "weight_hh"), leaf.shape)
+    hidden = leaf.neighbours.get(parts[-1].replace("weight_ih", "weight_hh"), leaf.shape)
     count, rest = divmod(hidden[0], hidden[1]) if len(hidden) == 2 else (0, 0)
     if rest or not 1 < count <= 4:  # a projected LSTM; no neighbours are known
         names = "/".join(parts).lower()
         count = 4 if "lstm" in names else 3 if "gru" in names else 1
-    return spelled("rc", leaf.shape) if leaf.shape[0] % count else split(leaf.shape, 0, count)
+    return spelled("rc", leaf.shape) if count == 1 or leaf.shape[0] % count else split(leaf.shape, 0, count)
 
 
 def _linear(parts: tuple[str, ...], shape: tuple[int, ...]) -> View | None:
@@ -90,5 +90,5 @@ def _linear(parts: tuple[str, ...], shape: tuple[int, ...]) -> View | None:
 
 
 def _is_stack(parts: tuple[str, ...], shape: tuple[int, ...]) -> bool:
-    """Whether three axes are a stack of `[out, in]`: a window is shorter than the channels, or its name says so."""
-    return len(shape) == 3 and not is_convolution(parts) and (is_linear(parts) or shape[2] >= min(shape[:2]))
+    """Whether three axes are a stack of `[out, in]`: there are fewer layers than channels, and not so in a window."""
+    return len(shape) == 3 and not is_convolution(parts) and (is_linear(parts) or shape[0] <= min(shape[1:]))

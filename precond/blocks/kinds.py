@@ -9,7 +9,9 @@ __all__ = [
     "is_depthwise",
     "is_elementwise",
     "is_linear",
+    "is_norm",
     "is_vocabulary",
+    "is_window",
     "module_of",
 ]
 
@@ -19,22 +21,44 @@ def _named(*names: str) -> re.Pattern[str]:
     return re.compile(rf"(.*_)?({'|'.join(names)})", re.I)
 
 
-_VECTORS = _named("bias", "bias_.*", "scale", "offset", "gamma", "beta", "sinks?", "alpha", "decay", "cls", "tokens?")
-_TABLES = _named("embed", "embeddings?", "emb", "embeds", "(pos_?|position_)?emb(edding)?_?(table|weights?)?", "table")
+_VECTORS = _named(
+    *("bias", "bias_.*", "scale", "offset", "gamma", "beta", "sinks?", "alpha", "decay", "cls", "tokens?", "probe"),
+    *("latents?", "codebook", "freqs"),
+)
+_TABLES = _named(
+    *(
+        "embed",
+        "embeddings?",
+        "emb",
+        "embeds",
+        "embedding_(table|weights?)",
+        "table",
+        "w_e",
+        "w_pos",
+        "wte",
+        "wpe",
+        "pe",
+    ),
+    *("pos", "pos(ition|itional)?_?(emb|embed|embeddings?|enc|encodings?)", "rel(ative)?_pos.*"),
+)
 _TABLES_OF_WEIGHTS = re.compile(
-    r"(?!.*(patch|time))((.*_)?(embed|embeddings?|emb)(_.*)?|wte|wpe|shared|(.*_)?relative_.*bias|(.*_)?table)", re.I
+    r"(?!.*(patch|time|proj|linear))((.*_)?(embed|embeddings?|embedder|emb)(_.*)?|wte|wpe|shared|lookup|vocab|tokens?|"
+    r"(.*_)?rel(ative)?_.*bias|(.*_)?table)",
+    re.I,
 )
 # State space models and RWKV: one number a channel and state, or a head and channel.
-_STATES = re.compile(
-    r"A|D|A_.*|log_.*|.*_log|dt|dt_bias|inv_dt|Lambda.*|time_(mix.*|decay|first|faaaa|maa(_.)?)|r_k|wte|wpe"
+_STATES = re.compile(r"A|D|A_.*|log_.*|.*_log|dt|dt_bias|inv_dt|Lambda.*|time_(mix.*|decay|first|faaaa|maa(_.)?)|r_k")
+_OUTPUTS = _named(
+    "lm_?head", "logits?(_?(dense|proj|head))?", "unembed(ding)?", "output_embeddings?", "embed_out", "w_u"
 )
-_OUTPUTS = _named("lm_?head", "logits?(_?(dense|proj|head))?", "unembed(ding)?", "output_embeddings?", "embed_out")
-_NORM = re.compile(r"norm|(^|_)[lbg]n(_|\d|$)", re.I)
+_NORM = re.compile(r"(?!.*(proj|linear|dense|conv)).*(norm|(^|_)[lbg]n(_|\d|$))", re.I)
 _DEPTHWISE = _named("depthwise.*", "dw_?conv.*", "dw", "conv1d")
 _LINEAR = _named(
-    *("dense", "linear", "lin", "mlp", "ffn?", "fc", "c_fc", "c_proj", "proj", "wi", "wo", "w", "up", "down", "gate"),
-    *("intermediate", "head", "router", "experts?", "w?q_a", "w?kv_a", "in", "h[irnfgoz]", "i[irnfgoz]"),
+    *(".*dense", ".*linear", "lin", "mlp", "ffn?", "fc", "c_fc", "c_proj", "proj", "wi", "wo", "w", "up", "down"),
+    *("gate", "intermediate", "head", "router", "experts?", "w?q_a", "w?kv_a", "in", "h[irnfgoz]", "i[irnfgoz]"),
+    *("(up|down|gate|in|x|dt|k|q|v|o)_proj",),
 )
+_STACKS = {"layers", "blocks", "stack", "stacked"}
 
 # Several matrices side by side, by their number.
 _FUSED = {
@@ -69,10 +93,23 @@ def is_elementwise(parts: tuple[str, ...]) -> bool:
       [True, True, True, False]
     """
     name = parts[-1]
-    if name in ("weight", "w"):
-        return _NORM.search(module_of(parts)) is not None
+    if name in ("kernel", "weight", "w"):
+        return is_norm(parts)
     whole = name == "b" or name.startswith(("bias_", "b_"))
     return whole or any(pattern.fullmatch(name) for pattern in (_VECTORS, _TABLES, _STATES))
+
+
+def is_norm(parts: tuple[str, ...]) -> bool:
+    """Return whether the name of the module says that it normalizes.
+
+    Args:
+      parts: of the parameter's path.
+
+    Examples:
+      >>> is_norm(("ln_1", "weight")), is_norm(("norm_proj", "kernel"))
+      (True, False)
+    """
+    return len(parts) > 1 and _NORM.match(module_of(parts)) is not None
 
 
 def is_vocabulary(parts: tuple[str, ...]) -> bool:
@@ -105,6 +142,19 @@ def is_convolution(parts: tuple[str, ...]) -> bool:
     return "conv" in module_of(parts).lower()
 
 
+def is_window(shape: tuple[int, ...]) -> bool:
+    """Return whether the first axes of four are the sides of a square window, such as 3 by 3.
+
+    Args:
+      shape: of a parameter.
+
+    Examples:
+      >>> is_window((3, 3, 64, 128)), is_window((12, 12, 64, 768))
+      (True, False)
+    """
+    return len(shape) == 4 and shape[0] == shape[1] and shape[0] in (1, 3, 5, 7, 9, 11)
+
+
 def is_depthwise(parts: tuple[str, ...], outputs: int) -> bool:
     """Return whether a convolution with one input channel filters every channel by itself.
 
@@ -131,7 +181,8 @@ def is_linear(parts: tuple[str, ...]) -> bool:
       >>> is_linear(("mlp", "up_proj", "kernel")), is_linear(("conv_proj", "kernel"))
       (True, False)
     """
-    return not is_convolution(parts) and _LINEAR.fullmatch(module_of(parts)) is not None
+    is_stack = len(parts) > 1 and parts[-2] in _STACKS  # a list of layers has a number there
+    return not is_convolution(parts) and (is_stack or _LINEAR.fullmatch(module_of(parts)) is not None)
 
 
 def is_adapter(parts: tuple[str, ...]) -> bool:
@@ -144,7 +195,7 @@ def is_adapter(parts: tuple[str, ...]) -> bool:
       >>> is_adapter(("query", "lora_a")), is_adapter(("query", "lora_B", "weight"))
       (True, True)
     """
-    return any(_LORA.fullmatch(name) for name in (parts[-1], module_of(parts)))
+    return any(_LORA.fullmatch(name) for name in parts[-3:])
 
 
 def fused(parts: tuple[str, ...]) -> int | None:
