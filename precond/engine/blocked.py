@@ -21,6 +21,7 @@ from precond.blocks import (
     finite_blocks,
     keep_finite,
     layout_of,
+    tell_readings,
 )
 from precond.engine.gathering import choose
 from precond.engine.kronecker import KroneckerState
@@ -145,6 +146,7 @@ def blocked(
 
     def init(params: Any) -> BlockedState:
         check_leaves(params)
+        tell_readings(params, view_of, block_size)
         # One array that stands for everything: on a tree without leaves optax.tree.map_params takes this for the
         # prefix of whatever the stacks' state is, and leaves it alone.
         state, layout = jnp.zeros((0,)), layout_of_(params)

@@ -18,6 +18,7 @@ from precond.blocks import (
     layout_of_layers,
     path_name,
     present_layers,
+    tell_layers,
     view_of_layer,
 )
 from precond.engine.blocked import BlockedState, blocked
@@ -112,10 +113,11 @@ def layered(
                 "alone, not {'params': ..}, and without probes."
             )
         zero = jnp.zeros([], jnp.int32)
-        if how.axis is None or not all(isinstance(x, jax.Array) for x in leaves.values()):
-            first = stacked.init(matrices)
-        else:  # the mesh is known from arrays; nothing else of them is looked at, so that jit makes no matrix
-            first = jax.jit(lambda leaves: stacked.init(join(leaves)))(leaves)
+        with tell_layers(present_layers(blocks, leaves), leaves):
+            if how.axis is None or not all(isinstance(x, jax.Array) for x in leaves.values()):
+                first = stacked.init(matrices)
+            else:  # the mesh is known from arrays; nothing else of them is looked at, so that jit makes no matrix
+                first = jax.jit(lambda leaves: stacked.init(join(leaves)))(leaves)
         # Without stacks, and without the empty array in their place, which Orbax does not save.
         second: Any = others.init(rest)
         return BlockedState(first, second._replace(stacks=()), zero, jnp.zeros_like(zero))
