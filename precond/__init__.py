@@ -36,7 +36,7 @@ from precond.linalg import Precision, precision
 from precond.mesh import Sharded, by_cost, sharded
 from precond.metrics import metrics
 from precond.optimizers import adascale, ekfac, kfac, kl_shampoo, mfac, neumann, shampoo, soap
-from precond.planning import Plan, plan
+from precond.planning import Plan, Readings, plan, views_of
 from precond.roots import (
     Method,
     Root,
@@ -96,6 +96,7 @@ __all__ = [
     "Method",
     "Plan",
     "Precision",
+    "Readings",
     "Refresh",
     "Root",
     "RootState",
@@ -193,5 +194,6 @@ __all__ = [
     "tensors",
     "trace",
     "views",
+    "views_of",
     "with_momentum",
 ]

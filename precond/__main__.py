@@ -45,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     time.add_argument("--decomposition-flops-per-s", type=float)
     time.add_argument("--wire-bytes-per-s", type=float, help="received by one device")
     time.add_argument("--memory-bytes-per-s", type=float)
+    plan.add_argument("--views", action="store_true", help="print how each parameter is read, too")
     plan.add_argument("--json", action="store_true", help="print JSON, not tables")
     return parser
 
@@ -120,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.json:
         text = json.dumps(json.loads(found.json()) | ({"seconds": seconds, "overhead": overhead} if seconds else {}))
     else:
-        text = found.table()
+        text = found.table() + (f"\n\n{found.views}" if arguments.views else "")
         if seconds:
             rows = [f"{name:<26}{1000 * s:>12.3g}" for name, s in seconds.items()]
             text = "\n".join([text, "", "milliseconds of a step", *rows, f"{'overhead':<26}{overhead:>12.1%}"])

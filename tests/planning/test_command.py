@@ -1,6 +1,7 @@
 """`python -m precond plan`: what it prints, and what it says of arguments that do not fit."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -52,6 +53,12 @@ def test_the_table_has_the_same_numbers(capsys):
     assert rows["flops of a step, a device"][-2:] == ["products", "decomposed"]
     assert rows["statistics"][1] == f"{found.work['statistics'].products / 1e6:.3g}"
     assert f"{found.bytes['roots'] / 1e6:.3g} MB" in text
+
+
+def test_the_views_are_those_of_the_parameters(capsys):
+    rows = [re.split(" {2,}", line) for line in printed(capsys, *GPT, "--views").splitlines()]
+    assert ["layer_0/qkv/kernel", "128 x 384", "3 matrices 128 x 128", "3 of 128x128"] in rows
+    assert ["tokens/embedding", "512 x 128", "not preconditioned"] in rows
 
 
 def test_the_overhead_is_that_of_the_rates(capsys):
