@@ -563,4 +563,19 @@ rel_pos_h                                               27,16        -
 positional_encoding                                     128,64       -
 time_embed/0/weight                                     256,64       rc
 vq/codebook                                             512,64       -
+
+# MaxText scanned, whose norms are hidden by a mask, where axis 0 is the longer one: default flax maxtext
+decoder/layers/self_attention/query/kernel              64,6,4,16    rbcc
+decoder/layers/self_attention/wkv_b/kernel              16,6,4,12    rbcc
+decoder/layers/mlp/wi_0/kernel                          64,6,172     rbc
+decoder/layers/mlp/wo/kernel                            172,6,64     rbc
+decoder/layers/MoeBlock_0/gate/kernel                   64,6,16      rbc
+
+# LoRA by other names, and projections to heads: default flax
+adapter/a                                               4096,8       Rc
+adapter/b                                               8,4096       rC
+plain/w                                                 64,32        rc
+plain/b                                                 32           -
+anything/kernel                                         64,4,16      rcc
+attention/wq_b/kernel                                   512,16,256   rcc
 """

@@ -34,10 +34,10 @@ def default_views(path: str, leaf: Any) -> View | None:
     | LoRA's `[d, r]` and `[r, d]` | the short side alone |
     | any of these in a stack of layers | one of it a layer |
 
-    That layers are stacked is seen where a norm's scale has an axis more than it should, or a bias an axis that the
-    kernel has, too; and a `kernel` whose module's name allows fewer axes is a stack along axis 0. Neighbours that
-    `optax.masked` or `optax.partition` hide are not seen: `precond.views.stacked`, `precond.views.maxtext` or
-    `precond.views.named` say it then.
+    Stacked layers are seen by their neighbours: a norm's scale has one axis more than it should, or a bias has an axis
+    that belongs to no output of its kernel. A `kernel` with more axes than its module's name allows is a stack, too,
+    along the shorter of its first two axes. Neighbours that `optax.masked` or `optax.partition` hide are not seen;
+    `precond.views.stacked`, `precond.views.maxtext` and `precond.views.named` need none.
 
     Args:
       path: of the parameter, `"block/mlp/kernel"`.

@@ -31,7 +31,8 @@ def flax(path: str, leaf: Any) -> View | None:
     """Read a parameter by the conventions of Flax, of Linen and nnx, and of models that are written in them.
 
     The module's name says how many axes are inputs and how many are outputs. A kernel that has more axes than its
-    module's name allows is a stack of layers along axis 0, as is every parameter whose neighbours say so.
+    module's name allows is a stack of layers, along the shorter of its first two axes. So is every parameter whose
+    neighbours say so.
 
     Args:
       path: of the parameter, `"block/mlp/kernel"`.
@@ -45,14 +46,23 @@ def flax(path: str, leaf: Any) -> View | None:
       View(axes=((1,), (2, 3)), passive=(), shape=None)
     """
     parts = parts_of(path)
-    if not is_real(leaf) or is_elementwise(parts):
+    if not is_real(leaf):
         return None
     whole = as_parameter(leaf)
+    if _is_pair(parts[-1], whole):
+        return adapter(whole.shape)
+    if is_elementwise(parts):
+        return None
     return over(whole.stacked, _one_layer)(path, whole)
 
 
 def _one_layer(path: str, leaf: Any) -> View | None:
-    return read_kernel(path, leaf, 0)
+    inputs_first = leaf.ndim > 2 and leaf.shape[0] > leaf.shape[1] and not _comes_from_heads(parts_of(path))
+    return read_kernel(path, leaf, 1 if inputs_first else 0)
+
+
+def _comes_from_heads(parts: tuple[str, ...]) -> bool:
+    return any(_FROM_HEADS.fullmatch(name) for name in (module_of(parts), "/".join(parts[:-1])))
 
 
 def read_kernel(path: str, leaf: Parameter, scan_axis: int) -> View | None:
@@ -89,7 +99,7 @@ def _spellings(parts: tuple[str, ...], leaf: Parameter) -> tuple[str, ...]:
     bias = leaf.neighbours.get("bias", ()) if held and "einsum" not in name else ()
     # A stack of matrices [layers, inputs, outputs] has its longest axes last: there are fewer layers than channels, and
     # the inputs are no narrower than a head. The same tells [inputs, heads, width] from a batch [heads, inputs, width].
-    to_heads = rank > 3 or shape[0] > shape[1]
+    to_heads = rank > 3 or shape[0] >= shape[1] > 1
     from_heads = rank > 3 or shape[-2] < shape[-1]
     if rank == 2:
         return ("rc",)
@@ -101,13 +111,25 @@ def _spellings(parts: tuple[str, ...], leaf: Parameter) -> tuple[str, ...]:
         return ("rccc",)  # [outputs, inputs, h, w], whoever called it so
     if is_convolution(parts) or is_window(shape) or (_is_patch(shape) and "att" not in "/".join(parts).lower()):
         return (convolution,)
-    if held and (_FROM_HEADS.fullmatch(name) or _FROM_HEADS.fullmatch("/".join(parts[:-1]))):
+    if held and _comes_from_heads(parts):
         return ("rrc" if from_heads else "rc",)
-    if _TO_HEADS.fullmatch(name) or "einsum" in name:
-        return ("rcc",) if to_heads and (rank == 3 or "einsum" not in name) else ("rc",) if held else ()
+    if "einsum" in name:
+        return ("rcc",) if to_heads and rank == 3 else ()
+    if _TO_HEADS.fullmatch(name):
+        return ("rcc",) if to_heads else ("rc",) if held else ()
     if held and is_linear(parts):
         return ("rc",)
-    return (convolution,) if parts[-1] == "kernel" else ()
+    # A window is no longer than the number of its input channels.
+    return () if parts[-1] != "kernel" else ("rcc",) if rank == 3 and to_heads else (convolution,)
+
+
+def _is_pair(name: str, leaf: Parameter) -> bool:
+    """Whether this is one of two matrices `a` and `b`, whose product is a larger one."""
+    for first, second in ("ab", "AB"):
+        a, b = leaf.neighbours.get(first, ()), leaf.neighbours.get(second, ())
+        if name in (first, second) and len(a) == len(b) == 2:
+            return a[1] == b[0] < min(a[0], b[1])
+    return False
 
 
 def _is_patch(shape: tuple[int, ...]) -> bool:
