@@ -1,5 +1,6 @@
 """What the names of parameters say: which are no matrices, and what the kernel of a module maps to what."""
 
+import functools
 import re
 
 __all__ = [
@@ -47,7 +48,7 @@ _TABLES_OF_WEIGHTS = re.compile(
     re.I,
 )
 # State space models and RWKV: one number a channel and state, or a head and channel.
-_STATES = re.compile(r"A|D|A_.*|log_.*|.*_log|dt|dt_bias|inv_dt|Lambda.*|time_(mix.*|decay|first|faaaa|maa(_.)?)|r_k")
+_STATES = re.compile(r"A_.*|log_.*|.*_log|dt|dt_bias|inv_dt|Lambda.*|time_(mix.*|decay|first|faaaa|maa(_.)?)|r_k")
 _OUTPUTS = _named(
     "lm_?head", "logits?(_?(dense|proj|head))?", "unembed(ding)?", "output_embeddings?", "embed_out", "w_u"
 )
@@ -82,6 +83,7 @@ def module_of(parts: tuple[str, ...]) -> str:
     return next((name for name in reversed(names) if name), "")
 
 
+@functools.cache
 def is_elementwise(parts: tuple[str, ...]) -> bool:
     """Return whether a parameter multiplies or is added number by number: biases, norms, decays, tables of positions.
 
@@ -95,10 +97,10 @@ def is_elementwise(parts: tuple[str, ...]) -> bool:
     name = parts[-1]
     if name in ("kernel", "weight", "w"):
         return is_norm(parts)
-    whole = name == "b" or name.startswith(("bias_", "b_"))
-    return whole or any(pattern.fullmatch(name) for pattern in (_VECTORS, _TABLES, _STATES))
+    return name.startswith("bias_") or any(pattern.fullmatch(name) for pattern in (_VECTORS, _TABLES, _STATES))
 
 
+@functools.cache
 def is_norm(parts: tuple[str, ...]) -> bool:
     """Return whether the name of the module says that it normalizes.
 
@@ -112,6 +114,7 @@ def is_norm(parts: tuple[str, ...]) -> bool:
     return len(parts) > 1 and _NORM.match(module_of(parts)) is not None
 
 
+@functools.cache
 def is_vocabulary(parts: tuple[str, ...]) -> bool:
     """Return whether a matrix has an axis of tokens: an embedding, or the outputs of a language model.
 
@@ -185,6 +188,7 @@ def is_linear(parts: tuple[str, ...]) -> bool:
     return not is_convolution(parts) and (is_stack or _LINEAR.fullmatch(module_of(parts)) is not None)
 
 
+@functools.cache
 def is_adapter(parts: tuple[str, ...]) -> bool:
     """Return whether a parameter is one of a pair of LoRA.
 
@@ -198,6 +202,7 @@ def is_adapter(parts: tuple[str, ...]) -> bool:
     return any(_LORA.fullmatch(name) for name in parts[-3:])
 
 
+@functools.cache
 def fused(parts: tuple[str, ...]) -> int | None:
     """Return how many matrices the name says lie side by side in a kernel, or None.
 

@@ -54,10 +54,14 @@ def _within(parts: Parts, module: Parts) -> bool:
 def _stacks(shapes: Shapes) -> dict[Parts, int]:
     """The outermost modules that are stacks, none within another, and the axis along which each is one."""
     stacks: dict[Parts, int] = {}
+    modules: dict[Parts, dict[Parts, tuple[int, ...]]] = {}
+    for parts, shape in shapes.items():
+        for length in range(len(parts)):
+            modules.setdefault(parts[:length], {})[parts] = shape
     for parts, axes in _witnesses(shapes):
         if any(_within(parts, stack) for stack in stacks):
             continue
-        found = [(_outermost(shapes, parts[:-1], axis), shapes[parts][axis], axis) for axis in axes]
+        found = [(_outermost(modules, parts[:-1], axis), shapes[parts][axis], axis) for axis in axes]
         if reached := [(length, size, axis) for length, size, axis in found if length is not None]:
             # The axis that more of the tree shares. Where both reach as far, there are fewer layers than channels.
             length, _, axis = min(reached)
@@ -66,19 +70,18 @@ def _stacks(shapes: Shapes) -> dict[Parts, int]:
     return stacks
 
 
-def _outermost(shapes: Shapes, module: Parts, axis: int) -> int | None:
+def _outermost(modules: Mapping[Parts, Shapes], module: Parts, axis: int) -> int | None:
     """The length of the path of the outermost module around this one that is a stack along an axis."""
-    if not _is_stack(shapes, module, axis):
+    if not _is_stack(modules[module], axis):
         return None
     length = len(module)
-    while length and _is_stack(shapes, module[: length - 1], axis):
+    while length and _is_stack(modules[module[: length - 1]], axis):
         length -= 1
     return length
 
 
-def _is_stack(shapes: Shapes, module: Parts, axis: int) -> bool:
+def _is_stack(inside: Shapes, axis: int) -> bool:
     """Whether all parameters of a module have this axis, of one length, and kernels are still matrices without it."""
-    inside = {parts: shape for parts, shape in shapes.items() if _within(parts, module)}
     lengths = {shape[axis] if axis < len(shape) else None for shape in inside.values()}
     least = {parts: 3 if parts[-1] in _BIAS_OF and not is_norm(parts) else 1 for parts in inside}
     return len(lengths) == 1 and None not in lengths and all(len(inside[p]) >= n for p, n in least.items())

@@ -575,7 +575,10 @@ decoder/layers/MoeBlock_0/gate/kernel                   64,6,16      rbc
 adapter/a                                               4096,8       Rc
 adapter/b                                               8,4096       rC
 plain/w                                                 64,32        rc
-plain/b                                                 32           -
+plain/b                                                 2,32         -
+toy/a                                                   9,4          rc
+toy/b                                                   4,9          rc
+toy/A                                                   9,4          rc
 anything/kernel                                         64,4,16      rcc
 attention/wq_b/kernel                                   512,16,256   rcc
 """

@@ -51,7 +51,8 @@ def flax(path: str, leaf: Any) -> View | None:
     whole = as_parameter(leaf)
     if _is_pair(parts[-1], whole):
         return adapter(whole.shape)
-    if is_elementwise(parts):
+    is_bias = parts[-1] == "b" and not {"w", "w_h"}.isdisjoint(whole.neighbours)  # Haiku's; any matrix may be called b
+    if is_elementwise(parts) or is_bias:
         return None
     return over(whole.stacked, _one_layer)(path, whole)
 
@@ -128,7 +129,7 @@ def _is_pair(name: str, leaf: Parameter) -> bool:
     for first, second in ("ab", "AB"):
         a, b = leaf.neighbours.get(first, ()), leaf.neighbours.get(second, ())
         if name in (first, second) and len(a) == len(b) == 2:
-            return a[1] == b[0] < min(a[0], b[1])
+            return a[1] == b[0] <= min(a[0], b[1]) // 8
     return False
 
 

@@ -34,7 +34,7 @@ def haiku(path: str, leaf: Any) -> View | None:
       View(axes=((0,), (2,)), passive=(), shape=(96, 4, 32))
     """
     parts = parts_of(path)
-    if not is_real(leaf) or is_elementwise(parts) or is_vocabulary(parts):
+    if not is_real(leaf) or parts[-1] == "b" or is_elementwise(parts) or is_vocabulary(parts):
         return None
     if parts[-1] != "w" and not _GATES.fullmatch(parts[-1]):
         return flax(path, leaf)
