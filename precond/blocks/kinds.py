@@ -18,29 +18,16 @@ __all__ = [
 
 
 def _named(*names: str) -> re.Pattern[str]:
-    """Any of these, whole or as the last words of a longer name: `pos_embedding` is an `embedding`."""
-    return re.compile(rf"(.*_)?({'|'.join(names)})", re.I)
+    """Any of these words, whole or at the end of a longer name: `pos_embedding` is an `embedding`."""
+    return re.compile(rf"(.*_)?({'|'.join(' '.join(names).split())})", re.I)
 
 
 _VECTORS = _named(
-    *("bias", "bias_.*", "scale", "offset", "gamma", "beta", "sinks?", "alpha", "decay", "cls", "tokens?", "probe"),
-    *("latents?", "codebook", "freqs"),
+    "bias bias_.* scale offset gamma beta sinks? alpha decay cls tokens? probe latents? codebook freqs",
 )
 _TABLES = _named(
-    *(
-        "embed",
-        "embeddings?",
-        "emb",
-        "embeds",
-        "embedding_(table|weights?)",
-        "table",
-        "w_e",
-        "w_pos",
-        "wte",
-        "wpe",
-        "pe",
-    ),
-    *("pos", "pos(ition|itional)?_?(emb|embed|embeddings?|enc|encodings?)", "rel(ative)?_pos.*"),
+    "embed embeddings? emb embeds embedding_(table|weights?) table w_e w_pos wte wpe pe pos rel(ative)?_pos.*",
+    "pos(ition|itional)?_?(emb|embed|embeddings?|enc|encodings?)",
 )
 _TABLES_OF_WEIGHTS = re.compile(
     r"(?!.*(patch|time|proj|linear))((.*_)?(embed|embeddings?|embedder|emb)(_.*)?|wte|wpe|shared|lookup|vocab|tokens?|"
@@ -49,22 +36,19 @@ _TABLES_OF_WEIGHTS = re.compile(
 )
 # State space models and RWKV: one number a channel and state, or a head and channel.
 _STATES = re.compile(r"A_.*|log_.*|.*_log|dt|dt_bias|inv_dt|Lambda.*|time_(mix.*|decay|first|faaaa|maa(_.)?)|r_k")
-_OUTPUTS = _named(
-    "lm_?head", "logits?(_?(dense|proj|head))?", "unembed(ding)?", "output_embeddings?", "embed_out", "w_u"
-)
+_OUTPUTS = _named("lm_?head logits?(_?(dense|proj|head))? unembed(ding)? output_embeddings? embed_out w_u")
 _NORM = re.compile(r"(?!.*(proj|linear|dense|conv)).*(norm|(^|_)[lbg]n(_|\d|$))", re.I)
-_DEPTHWISE = _named("depthwise.*", "dw_?conv.*", "dw", "conv1d")
+_DEPTHWISE = _named("depthwise.* dw_?conv.* dw conv1d")
 _LINEAR = _named(
-    *(".*dense", ".*linear", "lin", "mlp", "ffn?", "fc", "c_fc", "c_proj", "proj", "wi", "wo", "w", "up", "down"),
-    *("gate", "intermediate", "head", "router", "experts?", "w?q_a", "w?kv_a", "in", "h[irnfgoz]", "i[irnfgoz]"),
-    *("(up|down|gate|in|x|dt|k|q|v|o)_proj",),
+    ".*dense .*linear lin mlp ffn? fc c_fc c_proj proj (up|down|gate|in|x|dt|k|q|v|o)_proj wi wo w up down gate",
+    "intermediate head router experts? w?q_a w?kv_a in h[irnfgoz] i[irnfgoz]",
 )
 _STACKS = {"layers", "blocks", "stack", "stacked"}
 
 # Several matrices side by side, by their number.
 _FUSED = {
-    3: _named("w?qkv", "to_qkv", "qkv_(proj|attn|dense)", "c_attn", "in_proj", "in_proj_weight", "query_key_value"),
-    2: _named("(to_)?kv", "(to_)?kv_proj", "key_value", "gate_up", "gate_up_proj"),
+    3: _named("w?qkv to_qkv qkv_(proj|attn|dense) c_attn in_proj in_proj_weight query_key_value"),
+    2: _named("(to_)?kv (to_)?kv_proj key_value gate_up gate_up_proj"),
 }
 _LORA = re.compile(r"(.*_)?lora_?[ab]", re.I)
 

@@ -12,7 +12,7 @@ from precond.blocks.views.reading import is_real, over, spelled
 
 __all__ = ["batch_axes", "named", "names_of"]
 
-_BATCH = re.compile(r"(.*_)?(layers?|stages?|exp|experts?|circular_repeats|num_activations)(_.*)?", re.I)
+_BATCH = re.compile(r"(.*_)?(layers?|stages?|exp|experts?)|layers_.*|circular_repeats|num_activations", re.I)
 _TOKENS = re.compile(r"vocab(_.*)?", re.I)
 _HEADS = re.compile(r"(.*_)?heads?|kv|head_dim|.*_head_dim|qk|v_dim", re.I)
 
