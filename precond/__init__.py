@@ -2,7 +2,7 @@
 
 from precond import layers, planning, recipes, replicas
 from precond.arguments import STATIC_ARGS
-from precond.blocks import View, default_views, rules, small_side, tensors, views
+from precond.blocks import BlockInfo, View, default_views, rules, small_side, tensors, views
 from precond.engine import (
     Refresh,
     blocked,
@@ -90,6 +90,7 @@ from precond.transforms import (
 )
 
 __all__ = [
+    "BlockInfo",
     "STATIC_ARGS",
     "GainEstimator",
     "HostRefresh",

@@ -62,7 +62,7 @@ def metrics(state: Any) -> dict[str, jax.Array]:
     if records:
         out |= _of_roots(records)
     if blocks:
-        out["blocks/skipped"] = functools.reduce(jnp.add, [jnp.sum(b.skipped) for b in blocks])
+        out["blocks/skipped"] = functools.reduce(jnp.add, [jnp.sum(b.blocks_skipped) for b in blocks])
     if whole:
         out["steps/skipped"] = functools.reduce(jnp.maximum, [x.skipped for x in whole])
     engines = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, KroneckerState))

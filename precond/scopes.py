@@ -8,6 +8,7 @@ import jax
 
 __all__ = ["named", "part_of"]
 
+_DETAIL = re.compile(r"\[.*\]")
 _PART = re.compile(r"precond\.(\w+(?:\[[^\]]*\])?)")
 
 
@@ -28,12 +29,21 @@ def named(part: str, detail: str = "") -> AbstractContextManager[Any]:
     return jax.named_scope(f"precond.{part}[{detail}]" if detail else f"precond.{part}")
 
 
-def part_of(stack: str) -> str | None:
-    """The innermost part in the names under which something was traced, with its detail; None if there is none.
+def part_of(stack: str, outer: str = "") -> str:
+    """Find the innermost part in the names under which something was traced; "" if there is none.
+
+    It comes with its detail, or else with that of the part around it.
+
+    Args:
+      stack: of names, from the outside in.
+      outer: the part in which all of it stands.
 
     Examples:
       >>> part_of("jit(f)/precond.statistics/vmap(precond.refresh[of 3])/mul"), part_of("jit(f)")
-      ('refresh[of 3]', None)
+      ('refresh[of 3]', '')
+      >>> part_of("precond.first/mul", "refresh[of 3]"), part_of("mul", "refresh[of 3]")
+      ('first[of 3]', 'refresh[of 3]')
     """
-    found = _PART.findall(stack)
-    return found[-1] if found else None
+    for part in _PART.findall(stack):
+        outer = part if "[" in part else part + "".join(_DETAIL.findall(outer))
+    return outer

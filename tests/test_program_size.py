@@ -69,6 +69,7 @@ def kernels(tx, layers):
 @pytest.mark.usefixtures("quick_compilation")
 def test_what_is_compiled_to_machine_code_hardly_grows_with_depth():
     tx = precond.shampoo(1e-3, refresh=precond.every(3, stagger=True))
-    # There are 12 matrices more, each of them a slice of a stack: if places were constants, a kernel of its own.
+    # There are 18 matrices more, each of them a slice of a stack: if places were constants, a kernel of its own.
+    # (Three layers more are as many rows more in each of the three turns, and so no other slots in any.)
     newer = tuple(map(int, jax.__version__.split(".")[:2])) >= (0, 11)
-    assert kernels(tx, 5) - kernels(tx, 3) <= (8 if newer else 4)
+    assert kernels(tx, 6) - kernels(tx, 3) <= (12 if newer else 6)

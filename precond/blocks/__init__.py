@@ -1,6 +1,7 @@
 """A pytree as stacks of equal blocks, and back. Floor 1 of the library."""
 
-from precond.blocks.finite import any_finite, finite_blocks, keep_finite
+from precond.blocks.finite import finite_blocks, keep_finite
+from precond.blocks.info import BlockInfo, info_of, without_info
 from precond.blocks.joint import Layer
 from precond.blocks.layout import Layout, layout_of
 from precond.blocks.leaves import check_leaves, check_shapes
@@ -23,6 +24,7 @@ from precond.blocks.view import Geometry, View, Views
 from precond.blocks.views import as_views, default_views, rules, small_side, tensors
 
 __all__ = [
+    "BlockInfo",
     "Door",
     "Factors",
     "Geometry",
@@ -35,7 +37,6 @@ __all__ = [
     "View",
     "Views",
     "active_axes",
-    "any_finite",
     "as_views",
     "asking",
     "check_layers",
@@ -46,6 +47,7 @@ __all__ = [
     "door_of",
     "fan",
     "finite_blocks",
+    "info_of",
     "join_layers",
     "keep_finite",
     "layers_in_stacks",
@@ -64,5 +66,6 @@ __all__ = [
     "unfan",
     "view_of_layer",
     "with_zero_probes",
+    "without_info",
     "without_probes",
 ]

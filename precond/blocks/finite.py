@@ -1,12 +1,11 @@
 """Which blocks have a gradient that can be used, and what becomes of the state of the others: nothing."""
 
-import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-__all__ = ["any_finite", "finite_blocks", "keep_finite"]
+__all__ = ["finite_blocks", "keep_finite"]
 
 
 def finite_blocks(stack: jax.Array) -> jax.Array:
@@ -41,16 +40,3 @@ def keep_finite(finite: jax.Array | None, new: Any, old: Any) -> Any:
     if finite is None:
         return new
     return jax.tree.map(lambda n, o: jnp.where(finite.reshape(-1, *[1] * (n.ndim - 1)), n, o), new, old)
-
-
-def any_finite(finite: Any) -> jax.Array:
-    """Whether there is a finite block in any stack.
-
-    Args:
-      finite: a tree of `[N]`.
-
-    Examples:
-      >>> any_finite({"a": jnp.asarray([False, True]), "b": jnp.asarray([False])}).item()
-      True
-    """
-    return functools.reduce(jnp.logical_or, [jnp.any(x) for x in jax.tree.leaves(finite)], jnp.asarray(False))

@@ -9,6 +9,8 @@ from precond.engine.measured import measured
 from precond.engine.outside import Engine, OutsideState, describing
 from precond.engine.per_block import per_block
 from precond.engine.schedule import Refresh, every, on_host
+from precond.engine.skip_nonfinite import SkipNonfiniteState, skip_nonfinite
+from precond.engine.stacked import StackedState, stacked
 
 __all__ = [
     "BlockedState",
@@ -16,6 +18,8 @@ __all__ = [
     "KroneckerState",
     "OutsideState",
     "Refresh",
+    "SkipNonfiniteState",
+    "StackedState",
     "blocked",
     "describing",
     "every",
@@ -26,4 +30,6 @@ __all__ = [
     "per_block",
     "scale_by_kfac",
     "scale_by_kronecker",
+    "skip_nonfinite",
+    "stacked",
 ]

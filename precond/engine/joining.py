@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from precond.blocks import Door, Geometry, Layer, door_of, join_layers, present_layers
+from precond.collectives import Collectives
 from precond.engine.route import best_axes
-from precond.mesh import Place, Share, entering, local_arrays, on_shards, share_of
+from precond.mesh import Place, collectives_over, entering, local_arrays, on_shards
 
 __all__ = ["Joining", "joining"]
 
@@ -53,7 +54,7 @@ def joining(layers: Mapping[str, Layer], leaves: Arrays, place: Place | None) ->
             lambda leaves: join_layers(here, local_arrays(leaves)),
             lambda matrices: _parameters(here, local_arrays(matrices), leaves),
         )
-    doors, share, spec = _doors(here, leaves, place.count), share_of(place), PartitionSpec()
+    doors, share, spec = _doors(here, leaves, place.count), collectives_over(place), PartitionSpec()
     divided = {name: layer for name, layer in here.items() if layer.kernel in doors}
     whole = {name: layer for name, layer in here.items() if name not in divided}
     going = {name: PartitionSpec(*[None] * len(x.tensor), place.axes) for name, x in divided.items()}
@@ -95,9 +96,11 @@ def _doors(layers: Mapping[str, Layer], leaves: Arrays, count: int) -> dict[str,
     return found
 
 
-def _joined(layers: Mapping[str, Layer], doors: Mapping[str, Door], share: Share, leaves: Arrays) -> dict[str, Any]:
+def _joined(
+    layers: Mapping[str, Layer], doors: Mapping[str, Door], share: Collectives, leaves: Arrays
+) -> dict[str, Any]:
     """Of each layer the device's part, from its parts of weights and biases."""
-    came = share.exchange({k: door.enter(leaves[k], share.count) for k, door in doors.items() if not door.open})
+    came = share.all_to_all({k: door.enter(leaves[k], share.count) for k, door in doors.items() if not door.open})
     parts = {path: door.settle(came.get(path, leaves[path])) for path, door in doors.items()}
     out = {}
     for name, layer in layers.items():
@@ -109,7 +112,7 @@ def _joined(layers: Mapping[str, Layer], doors: Mapping[str, Door], share: Share
 
 
 def _parted(
-    layers: Mapping[str, Layer], doors: Mapping[str, Door], share: Share, matrices: Arrays, leaves: Arrays
+    layers: Mapping[str, Layer], doors: Mapping[str, Door], share: Collectives, matrices: Arrays, leaves: Arrays
 ) -> dict[str, Any]:
     """The inverse."""
     parts = {}
@@ -120,7 +123,7 @@ def _parted(
         parts[layer.kernel] = rows
     parts = {path: x.astype(leaves[path].dtype) for path, x in parts.items()}
     sent = {path: door.leave(parts[path], share.count) for path, door in doors.items() if not door.open}
-    came = parts | share.exchange(sent)
+    came = parts | share.all_to_all(sent)
     return {path: door.exit(came[path], door.part(leaves[path].shape, share.count)) for path, door in doors.items()}
 
 

@@ -7,20 +7,16 @@ import jax.numpy as jnp
 import optax
 
 from precond.arguments import check_part, check_transformation, check_whole
-from precond.blocks import keep_finite, path_name
+from precond.blocks import BlockInfo, info_of, keep_finite, path_name
 from precond.engine.outside import outside_state, take
 from precond.engine.per_block import per_block
 from precond.engine.refresh import refresh_roots
 from precond.engine.schedule import Refresh, every
 from precond.linalg import Precision, computing_in
-from precond.mesh import WHOLE, Share
 from precond.roots import Root, RootState, powers_of
 from precond.scopes import named
 
 __all__ = ["KroneckerState", "scale_by_kronecker"]
-
-ROWS = ("finite", "factors", "index")
-"""Extra arguments with an entry for every block."""
 
 
 class KroneckerState(NamedTuple):
@@ -45,24 +41,19 @@ def _is_root(x: Any) -> bool:
     return isinstance(x, RootState)
 
 
-def _refresh(
-    root: Root, schedule: Refresh, sections: int, share: Share, step: jax.Array, going: Any, factors: Any, roots: Any
-) -> Any:
+def _refresh(root: Root, schedule: Refresh, step: jax.Array, factors: Any, roots: Any, blocks: BlockInfo) -> Any:
     """`refresh_roots` on trees of stacks."""
     states, treedef = jax.tree.flatten(roots, is_leaf=_is_root)
     tuples = treedef.flatten_up_to(factors)
     places = [(i, axis) for i, t in enumerate(tuples) for axis, f in enumerate(t) if f is not None]
-    powers = [power for t in tuples for power in powers_of(root, t)]
     new = refresh_roots(
         root,
         schedule,
         step,
         [tuples[i][axis] for i, axis in places],
         [states[i].derived[axis] for i, axis in places],
-        powers,
-        going,
-        sections,
-        share,
+        [power for t in tuples for power in powers_of(root, t)],
+        blocks,
     )
     derived = [list(state.derived) for state in states]
     for (i, axis), x in zip(places, new, strict=True):
@@ -98,9 +89,8 @@ def scale_by_kronecker(
 
     Args:
       statistics: from stacks to factors: `precond.outer_products`, `precond.kl`, or a chain of Optax's
-        transformations around one. It sees the raw gradients (the extra argument `gradients`, where it is given:
-        see `precond.with_momentum`), and is asked with the extra argument `packed=True` for factors in half the
-        memory (`precond.linalg.Packed`), if it can give them.
+        transformations around one. It sees the raw gradients (`precond.BlockInfo.gradients`),
+        and gives factors `[N, d, d]`, dense or in half the memory (`precond.linalg.Packed`).
       root: `precond.inverse_root` or `precond.eigenbasis`.
       momentum: an Optax transformation of the stacks, the result of which is preconditioned (`optax.ema(0.9)`);
         None preconditions the gradient itself. Every block has its own (`precond.per_block`).
@@ -109,9 +99,8 @@ def scale_by_kronecker(
       precision: in which matrices are multiplied: `precond.precision`; None is the highest of their dtype.
 
     Returns:
-      A transformation of stacks. With the extra argument `finite`,
-      which `precond.blocked` gives, a block whose gradient is not finite leaves all that is kept of it as it was; and
-      where there is no finite block, so is everything.
+      A transformation of stacks. The state of a block whose gradient is not finite (`precond.BlockInfo.finite`) stays
+      as it was; and if no block is finite, so does everything.
 
     Raises:
       TypeError: where `refresh` is neither a schedule nor an integer, and for parts of another kind.
@@ -136,58 +125,54 @@ def scale_by_kronecker(
     schedule = refresh
     dots = Precision() if precision is None else precision
 
-    def factors_of(stacks: Any, state: Any, roots: Any, params: Any, extra: Any, *, packed: bool = True) -> Any:
-        share = extra.get("share", WHOLE)
-        given = (stacks, params, {name: extra[name] for name in ROWS if name in extra})
-        stacks, params, rows = share.own(given)
+    def factors_of(stacks: Any, state: Any, roots: Any, params: Any, blocks: BlockInfo, extra: Any) -> Any:
+        local = blocks.root_collectives.local
         states = jax.tree_util.tree_flatten_with_path(roots, is_leaf=_is_root)[0]
         derived = {path_name(path): state.derived for path, state in states}
 
         def whiten(name: str, axis: int, factor: jax.Array) -> jax.Array:
-            return root.whiten(share.own(derived[name][axis]), factor) if derived else factor
+            return root.whiten(local(derived[name][axis]), factor) if derived else factor
 
-        # Packed factors take half the memory, and only those that are due are ever unpacked.
+        given = extra | {"blocks": blocks.local(), "whiten": whiten}
         with computing_in(dots.statistics), named("statistics"):
-            return statistics.update(stacks, state, params, **(extra | rows | {"whiten": whiten, "packed": packed}))
+            return statistics.update(local(stacks), state, local(params), **given)
 
-    def refreshed(*args: Any) -> Any:
+    def refreshed(count: jax.Array, factors: Any, roots: Any, blocks: BlockInfo) -> Any:
         if schedule.outside:
-            return args[-1]
+            return roots
         with computing_in(dots.roots):
-            return _refresh(root, schedule, *args)
+            return _refresh(root, schedule, count, factors, roots, blocks)
 
     def init(params: Any) -> KroneckerState:
         state = statistics.init(params)
-
-        def shapes(packed: bool) -> Any:
-            return jax.eval_shape(lambda p, s: factors_of(p, s, {}, None, {}, packed=packed)[0], params, state)
-
-        roots = jax.tree.map(root.init, params, shapes(packed=False))
-        outside = outside_state(root, schedule, params, shapes(packed=True))
+        factors = jax.eval_shape(lambda p, s: factors_of(p, s, {}, None, BlockInfo(), {})[0], params, state)
+        roots = jax.tree.map(root.init, params, factors)
+        outside = outside_state(root, schedule, params, factors)
         return KroneckerState(jnp.zeros([], jnp.int32), state, roots, momentum.init(params), outside)
 
     def update(
-        updates: Any, state: Any, params: Any = None, *, gradients: Any = None, finite: Any = None, **extra: Any
-    ) -> Any:
-        extra["finite"], going = finite, extra.get("going")
-        where = (extra.get("sections", 1), extra.get("share", WHOLE))
-        count, roots = jnp.asarray(optax.safe_increment(state.count)), state.roots
-        gradients = updates if gradients is None else gradients
-        factors, collected = factors_of(gradients, state.statistics, roots, params, extra)
+        updates: Any, state: Any, params: Any = None, *, blocks: Any = None, **extra: Any
+    ) -> tuple[Any, KroneckerState]:
+        info = info_of(blocks)
+        # The step that this will be if it counts: a schedule must not depend on gradients, so that it stays one
+        # condition for all members of a vmap.
+        step, roots, gradients = jnp.asarray(optax.safe_increment(state.count)), state.roots, info.raw(updates)
+        # Factors, from the gradients.
+        factors, collected = factors_of(gradients, state.statistics, roots, params, info, extra)
+        # Roots, from the factors that are due.
         if not schedule.delay:
-            roots = refreshed(*where, count, going, factors, roots)
-        directions, velocity = momentum.update(updates, state.momentum, params, **extra)
+            roots = refreshed(step, factors, roots, info)
+        # The direction: what the momentum makes of the gradients, multiplied by the roots.
+        directions, velocity = momentum.update(updates, state.momentum, params, **extra, blocks=info)
         with computing_in(dots.projections), named("application"):
-            out, moved = _apply(root, directions, gradients, roots, finite)
+            out, moved = _apply(root, directions, gradients, roots, info.finite)
         if schedule.warmup:
             warm = state.count >= schedule.warmup
             out = jax.tree.map(lambda x: jnp.where(warm, x, 0), out)
             moved, velocity = optax.tree.where(warm, (moved, velocity), (roots, state.momentum))
         if schedule.delay:
-            moved = refreshed(*where, count, going, factors, moved)
-        outside = take(schedule, count, going, factors, state.outside) if schedule.outside else ()
-        if going is not None:
-            count = jnp.where(going, count, state.count)
-        return out, KroneckerState(count, collected, moved, velocity, outside)
+            moved = refreshed(step, factors, moved, info)
+        outside = take(schedule, step, info.any_finite, factors, state.outside) if schedule.outside else ()
+        return out, KroneckerState(info.advance(state.count), collected, moved, velocity, outside)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from precond.blocks import (
+    BlockInfo,
     Factors,
     Layer,
     Layout,
@@ -20,12 +21,16 @@ from precond.blocks import (
     present_layers,
     tell_layers,
     view_of_layer,
+    without_info,
 )
-from precond.engine.blocked import BlockedState, blocked
+from precond.eager import compiled_if_eager
+from precond.engine.blocked import BlockedState, all_skipped
 from precond.engine.in_band import has_probes, in_band
 from precond.engine.joining import Joining, joining
 from precond.engine.route import come_divided
-from precond.mesh import Sharded, Stacked, as_sharded, as_typed, find_place, local_arrays
+from precond.engine.skip_nonfinite import skip_nonfinite
+from precond.engine.stacked import stacked
+from precond.mesh import Sharded, as_sharded, as_typed, find_place, local_arrays
 
 __all__ = ["layered"]
 
@@ -81,16 +86,25 @@ def layered(
     # What has factors of its own: the layers, and the bias of one that is doubly factored.
     blocks = {part: layer for name, whole in layers.items() for part, layer in whole.blocks(name).items()}
     how = as_sharded(axis)
-    stacked = blocked(
+    owned = {path for layer in blocks.values() for path in (layer.kernel, layer.bias)}
+    otherwise = optax.scale_by_adam() if otherwise is None else otherwise
+    first = stacked(
         inner,
         block_size=None,
         views=lambda name, leaf: view_of_layer(blocks[name]),
-        otherwise=optax.identity(),
         skipped=skipped,
         axis=how,
         mesh=mesh,
     )
-    others = blocked(inner, block_size=None, views=lambda path, leaf: None, otherwise=otherwise, skipped=skipped)
+    second = optax.masked(
+        skip_nonfinite(otherwise, skipped=skipped),
+        lambda tree: jax.tree_util.tree_map_with_path(lambda path, _: path_name(path) not in owned, tree),
+    )
+
+    def leaves_of(tree: Any) -> dict[str, Any]:
+        """The leaves of layers by path."""
+        named = [(path_name(path), leaf) for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]]
+        return {name: leaf for name, leaf in named if name in owned}
 
     def joining_of(leaves: Any) -> Joining:
         place = find_place(how, mesh, leaves)
@@ -101,26 +115,23 @@ def layered(
     def init(params: Any) -> BlockedState:
         if has_probes(params):
             raise ValueError("The parameters carry probes: leave layers= out, or give them without (capture.detach).")
-        leaves, rest = _split(blocks, params)
+        leaves = leaves_of(params)
 
         def join(leaves: Any) -> dict[str, jax.Array]:
             return join_layers(blocks, local_arrays(leaves))
 
         matrices = jax.eval_shape(join, leaves)
-        if not matrices and jax.tree.leaves(rest):
+        if not matrices and jax.tree.leaves(params):
             raise ValueError(
                 "None of the layers= is among the parameters. Give init what the capture was made of: the parameters "
                 "alone, not {'params': ..}, and without probes."
             )
-        zero = jnp.zeros([], jnp.int32)
         with tell_layers(present_layers(blocks, leaves), leaves):
             if how.axis is None or not all(isinstance(x, jax.Array) for x in leaves.values()):
-                first = stacked.init(matrices)
+                stacks = first.init(matrices)
             else:  # the mesh is known from arrays; nothing else of them is looked at, so that jit makes no matrix
-                first = jax.jit(lambda leaves: stacked.init(join(leaves)))(leaves)
-        # Without stacks, and without the empty array in their place, which Orbax does not save.
-        second: Any = others.init(rest)
-        return BlockedState(first, second._replace(stacks=()), zero, jnp.zeros_like(zero))
+                stacks = jax.jit(lambda leaves: first.init(join(leaves)))(leaves)
+        return BlockedState(stacks, second.init(params), jnp.zeros([], jnp.int32))
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
         if "factors" not in extra:
@@ -128,54 +139,34 @@ def layered(
                 "K-FAC's update needs factors=: what precond.layers.value_grad_factors returns, or None in a step in "
                 "which no factors were captured."
             )
-        extra = local_arrays(extra)
-        leaves, rest = _split(blocks, updates)
-        joined, mine, now = joining_of(leaves), None, None
-        matrices = joined.matrices(leaves)
+        extra = without_info(extra)
+        leaves, factors = leaves_of(updates), local_arrays(extra["factors"])
+        joined, mine = joining_of(leaves), None
+        matrices, info = joined.matrices(leaves), BlockInfo()
         if params is not None:
-            kept, now = _split(blocks, params)
-            mine = joined.matrices({path: x for path, x in kept.items() if path in leaves})
-        if extra["factors"] is not None:
+            mine = joined.matrices({path: x for path, x in leaves_of(params).items() if path in leaves})
+        if factors is not None:
             present = present_layers(blocks, leaves)
             layout, names = layout_of_layers(blocks, matrices, how.multiple), sorted(matrices)
-            _check_bases(extra["factors"], present)
-            given = _of_blocks(layers, extra["factors"])
-            extra["factors"] = Stacked(_stacks(layout, names, present, given))
-            moments = _moments(layout, names, present, given)
-            extra["moments"] = None if moments is None else Stacked(moments)
-        moved: Any
-        first: Any
-        second: Any
-        moved, first = stacked.update(matrices, state.stacks, mine, **extra)
-        out, second = others.update(rest, state.otherwise, now, **(extra | {"factors": None, "moments": None}))
-        lost = [new.idle > old.idle for new, old, there in _pairs(state, first, second, matrices, rest) if there]
-        idle = state.idle + (jnp.all(jnp.stack(lost)) if lost else 0)
-        after = BlockedState(first, second, first.skipped + second.skipped, idle)
-        return _merge(updates, joined.parameters(moved), out), after
+            _check_bases(factors, present)
+            given = _of_blocks(layers, factors)
+            stacks, moments = (of(layout, names, present, given) for of in (_stacks, _moments))
+            info = info._replace(factors=stacks, moments=moments)
+        moved, stacks = first.update(matrices, state.stacks, mine, **(extra | {"blocks": info}))
+        out, rest = second.update(updates, state.otherwise, params, **extra)
+        skipped = all_skipped(state, stacks, rest, bool(matrices), len(leaves) < len(jax.tree.leaves(updates)))
+        return _merge(out, updates, joined.parameters(moved)), BlockedState(stacks, rest, state.steps_skipped + skipped)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return compiled_if_eager(optax.GradientTransformationExtraArgs(init, update))
 
 
-def _pairs(state: Any, first: Any, second: Any, matrices: Any, rest: Any) -> list[tuple[Any, Any, bool]]:
-    return [(first, state.stacks, bool(matrices)), (second, state.otherwise, bool(jax.tree.leaves(rest)))]
+def _merge(out: Any, updates: Any, done: Mapping[str, Any]) -> Any:
+    """A tree with the leaves of layers in their places, each leaf sharded as its gradient is."""
 
+    def one(path: Any, x: Any, like: Any) -> Any:
+        return as_typed(done.get(path_name(path), x), like)
 
-def _split(layers: Mapping[str, Layer], tree: Any) -> tuple[dict[str, Any], Any]:
-    """The leaves of layers by path, and the tree without them."""
-    owned = {path for layer in layers.values() for path in (layer.kernel, layer.bias)}
-    leaves, treedef = jax.tree_util.tree_flatten_with_path(tree)
-    named = [(path_name(path), leaf) for path, leaf in leaves]
-    rest = treedef.unflatten([None if name in owned else leaf for name, leaf in named])
-    return {name: leaf for name, leaf in named if name in owned}, rest
-
-
-def _merge(updates: Any, done: Mapping[str, Any], rest: Any) -> Any:
-    """The inverse of `_split`, each leaf sharded as its gradient is."""
-    others = iter(jax.tree.leaves(rest))
-    paths, treedef = jax.tree_util.tree_flatten_with_path(updates)
-    names = [path_name(path) for path, _ in paths]
-    merged = treedef.unflatten([done[name] if name in done else next(others) for name in names])
-    return jax.tree.map(as_typed, merged, updates)
+    return jax.tree_util.tree_map_with_path(one, out, updates)
 
 
 def _check_bases(factors: Mapping[str, Any], trained: Mapping[str, Layer]) -> None:

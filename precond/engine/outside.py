@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
+from precond.control_flow import run_if
 from precond.engine.schedule import Refresh
 from precond.roots import Root
 
@@ -87,16 +87,16 @@ def outside_state(root: Root, schedule: Refresh, stacks: Any, factors: Any) -> A
     return OutsideState(jnp.zeros([], jnp.int32), jnp.zeros([], jnp.int32), failed, empty)
 
 
-def take(schedule: Refresh, count: jax.Array, going: Any, factors: Any, state: Any) -> Any:
+def take(schedule: Refresh, count: jax.Array, any_finite: Any, factors: Any, state: Any) -> Any:
     """The state with the newest factors, where it is time to take them.
 
     Args:
       schedule: the engine's.
       count: of the update, from 1.
-      going: whether anything is to be done at all; None is yes.
+      any_finite: whether the update counts; None is yes.
       factors: as the statistics gave them.
       state: an `OutsideState`.
     """
     due = count % schedule.period == 0
-    due = due if going is None else due & going
-    return lax.cond(due, lambda: state._replace(taken=count, factors=factors), lambda: state)
+    due = due if any_finite is None else due & any_finite
+    return run_if(due, lambda: state._replace(taken=count, factors=factors), lambda: state)

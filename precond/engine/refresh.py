@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import jax
@@ -10,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from precond.blocks import BlockInfo
+from precond.control_flow import loop_between, run_if
 from precond.engine.schedule import Refresh
 from precond.linalg import Packed, dense
-from precond.mesh import WHOLE, Share
 from precond.roots import Power, Root
 from precond.scopes import named
 
@@ -22,107 +22,139 @@ Factor = jax.Array | Packed
 
 
 class Group(NamedTuple):
-    """Factors of one size, that one call refreshes.
+    """Factors of one size, which one call refreshes.
+
+    In every turn of a period as many roots are due as in any other, or one less at the end, so that no step is much
+    longer than another. A stack of n rows has `n // turns` rows in each turn, which stand together, the first of them
+    in turn 0. The rows that are left over at the ends of the stacks are numbered through; row i of them is due in turn
+    `i % turns`, and fills slot `i // turns`.
 
     Attributes:
       members: their indices in the list of all factors.
-      rows: the length of each one's stack.
+      rows: the length of each one's stack in a row group.
       power: what their root needs (see `Root`).
+      turns: the number of turns in a period.
     """
 
     members: tuple[int, ...]
     rows: tuple[int, ...]
     power: Any
+    turns: int
+
+    @property
+    def roots(self) -> int:
+        """How many roots a row group has."""
+        return sum(self.rows)
+
+    @property
+    def due(self) -> int:
+        """How many roots are due in a turn, at most."""
+        return -(-self.roots // self.turns)
+
+    @property
+    def whole(self) -> list[int]:
+        """How many rows of each stack are due in every turn."""
+        return [n // self.turns for n in self.rows]
+
+    @property
+    def slots(self) -> list[list[tuple[int, int, int]]]:
+        """For each slot, where the rows are that fill it in some turn.
+
+        Each entry is a member, the number of its first row that is left over, and how many of its rows are.
+        """
+        left = [n % self.turns for n in self.rows]
+        starts = (np.cumsum(left) - left).tolist()
+        found = []
+        for slot in range(-(-sum(left) // self.turns)):
+            first, last = slot * self.turns, (slot + 1) * self.turns
+            spans = zip(starts, left, strict=True)
+            found.append([(k, start, n) for k, (start, n) in enumerate(spans) if start < last and first < start + n])
+        return found
+
+    def of(self, everything: Sequence[Any]) -> list[Any]:
+        """The entries of its members."""
+        return [everything[i] for i in self.members]
 
 
-def _groups(factors: Sequence[Factor], powers: Sequence[Power], sections: int) -> list[Group]:
-    """Factors of equal size, dtype and power, and how many of them a section has."""
+def _groups(factors: Sequence[Factor], powers: Sequence[Power], row_groups: int, turns: int) -> list[Group]:
+    """Factors of equal size, dtype and power."""
     found: dict[Any, list[int]] = {}
     for i, (factor, power) in enumerate(zip(factors, powers, strict=True)):
-        kind = (factor.shape[1:], factor.dtype, power)
-        found.setdefault(kind, []).append(i)
-    rows = [factor.shape[0] // sections for factor in factors]
-    return [Group(tuple(m), tuple(rows[i] for i in m), power) for (*_, power), m in found.items()]
+        found.setdefault((factor.shape[1:], factor.dtype, power), []).append(i)
+    rows = [factor.shape[0] // row_groups for factor in factors]
+    return [Group(tuple(m), tuple(rows[i] for i in m), power, turns) for (*_, power), m in found.items()]
 
 
-def _named(part: str, schedule: Refresh, group: Group, due: int) -> AbstractContextManager[Any]:
-    """The scope of a group's refresh, which tells how many of its roots have their turn, and when."""
-    return named(part, f"{due} of {sum(group.rows)}, every {schedule.period}")
+def _places(group: Group, slot: int, turn: Any) -> list[tuple[int, Any, Any]]:
+    """For each stack that a slot may be filled from: its member, the row, and whether it is filled from there now."""
+    out = []
+    for k, start, n in group.slots[slot]:
+        i = slot * group.turns + turn - start
+        out.append((k, group.whole[k] * group.turns + jnp.clip(i, 0, n - 1), (i >= 0) & (i < n)))
+    return out
 
 
-def _concatenate(trees: Sequence[Any]) -> Any:
-    return jax.tree.map(lambda *x: x[0] if len(x) == 1 else jnp.concatenate(x), *trees)
+def _pick(group: Group, turn: Any, trees: Sequence[Any]) -> Any:
+    """The rows that are due in a turn, `[due, ..]`, from a tree of stacks for each member; zeros in empty slots."""
+
+    def one(*stacks: jax.Array) -> jax.Array:
+        rows = [lax.dynamic_slice_in_dim(x, turn * n, n) for x, n in zip(stacks, group.whole, strict=True) if n]
+        for slot in range(len(group.slots)):
+            row = jnp.zeros((1, *stacks[0].shape[1:]), stacks[0].dtype)
+            for k, place, here in _places(group, slot, turn):
+                row = jnp.where(here, lax.dynamic_slice_in_dim(stacks[k], place, 1), row)
+            rows.append(row)
+        return rows[0] if len(rows) == 1 else jnp.concatenate(rows)
+
+    return jax.tree.map(one, *trees)
 
 
-def _split(group: Group, new: Any) -> list[Any]:
-    ends = np.cumsum(group.rows)
-    return [
-        jax.tree.map(lambda x, end=end, n=n: x[end - n : end], new) for end, n in zip(ends, group.rows, strict=True)
-    ]
+def _put(group: Group, turn: Any, trees: Sequence[Any], rows: Any) -> list[Any]:
+    """The inverse of `_pick`: the stacks with these rows in their places."""
+
+    def one(rows: jax.Array, *stacks: jax.Array) -> list[jax.Array]:
+        out, start = list(stacks), 0
+        for k, n in enumerate(group.whole):
+            if n:
+                out[k] = lax.dynamic_update_slice_in_dim(out[k], rows[start : start + n], turn * n, 0)
+            start += n
+        for slot in range(len(group.slots)):
+            for k, place, here in _places(group, slot, turn):
+                old = lax.dynamic_slice_in_dim(out[k], place, 1)
+                row = jnp.where(here, rows[start + slot : start + slot + 1], old)
+                out[k] = lax.dynamic_update_slice_in_dim(out[k], row, place, 0)
+        return out
+
+    leaves, treedef = jax.tree.flatten(rows)
+    done = [one(*x) for x in zip(leaves, *map(treedef.flatten_up_to, trees), strict=True)]
+    return [treedef.unflatten(column) for column in zip(*done, strict=True)]
 
 
-def _refresh_all(root: Root, group: Group, first: Any, factors: list[Factor], derived: list[Any]) -> list[Any]:
-    new = root.refresh(dense(_concatenate(factors)), _concatenate(derived), group.power, first)
-    return _split(group, new)
-
-
-def _places(group: Group, slots: jax.Array) -> list[jax.Array]:
-    """Where each slot's root stands in each stack; beyond its end if it is of another one, or there is none."""
-    starts = np.cumsum(group.rows) - group.rows
-    return [jnp.where(slots >= a, slots - a, n) for a, n in zip(starts, group.rows, strict=True)]
-
-
-def _refresh_due(
-    root: Root, group: Group, turns: np.ndarray, turn: Any, first: Any, factors: list[Factor], derived: list[Any]
-) -> Any:
-    """Pick the roots that are due in a turn (numbered through the group) from their stacks, and refresh them."""
-    slots = jnp.asarray(turns)[turn]
-    places = _places(group, slots)
-
-    def pick(*stacks: jax.Array) -> jax.Array:
-        picked = [x.at[p].get(mode="fill", fill_value=0) for x, p in zip(stacks, places, strict=True)]
-        return functools.reduce(jnp.add, picked)
-
-    old = jax.tree.map(pick, *derived)
-
-    def work() -> Any:
-        return root.refresh(dense(jax.tree.map(pick, *factors)), old, group.power, first)
-
-    # Fewer roots than steps in a period: in some steps none has its turn.
-    always = np.all(np.min(turns, axis=1) < sum(group.rows))
-    return work() if always else lax.cond(slots[0] < sum(group.rows), work, lambda: old)
-
-
-def _turn_by_turn(
-    due: Callable[..., Any], group: Group, period: int, factors: list[Factor], derived: list[Any]
-) -> list[Any]:
-    """All turns at once: what is compiled for one is all there is to compile."""
-    rows = sum(group.rows)
-    new = lax.map(lambda turn: due(turn, True, factors, derived), jnp.arange(min(period, rows)))
-    # Root i of the group had the slot i // period in the turn i % period.
-    new = jax.tree.map(lambda x: lax.collapse(jnp.swapaxes(x, 0, 1), 0, 2)[:rows], new)
-    return _split(group, new)
-
-
-def _put(group: Group, slots: jax.Array, derived: list[Any], new: Any) -> list[Any]:
-    """The refreshed roots back into their stacks."""
-    return [
-        jax.tree.map(lambda x, n, p=p: x.at[p].set(n, mode="drop"), stack, new)
-        for stack, p in zip(derived, _places(group, slots), strict=True)
-    ]
-
-
-def _by_section(function: Callable[..., Any], sections: int) -> Callable[..., Any]:
-    """Call a function of stacks on each of so many sections by itself."""
-    if sections == 1:
+def _by_row_group(function: Callable[..., Any], row_groups: int) -> Callable[..., Any]:
+    """Call a function of stacks on each row group by itself."""
+    if row_groups == 1:
         return function
 
     def each(*trees: Any) -> Any:
         # No -1: what is kept of a diagonal factor may be empty.
-        cut = jax.tree.map(lambda x: x.reshape(sections, x.shape[0] // sections, *x.shape[1:]), trees)
+        cut = jax.tree.map(lambda x: x.reshape(row_groups, x.shape[0] // row_groups, *x.shape[1:]), trees)
         return jax.tree.map(lambda x: lax.collapse(x, 0, 2), jax.vmap(function)(*cut))
 
     return each
+
+
+def _refreshed(
+    root: Root, group: Group, turn: Any, first: Any, keep: Any, factors: Sequence[Any], derived: Sequence[Any]
+) -> Any:
+    """What is derived now from the factors that are due in a turn, `[due, ..]`; as it was, unless `keep`."""
+    old = _pick(group, turn, derived)
+
+    def work() -> Any:
+        return root.refresh(dense(_pick(group, turn, factors)), old, group.power, first)
+
+    # Fewer roots than turns: in some turns none is due.
+    new = work() if group.turns <= group.roots else run_if(turn < group.roots, work, lambda: old)
+    return jax.tree.map(lambda x, y: jnp.where(keep, x, y), new, old)
 
 
 def refresh_roots(
@@ -132,11 +164,14 @@ def refresh_roots(
     factors: Sequence[Factor],
     derived: Sequence[Any],
     powers: Sequence[Power],
-    going: jax.Array | None = None,
-    sections: int = 1,
-    share: Share = WHOLE,
+    blocks: BlockInfo,
 ) -> list[Any]:
-    """What is derived from the factors, refreshed where it is due.
+    """Refresh what is derived from the factors, where it is due.
+
+    One loop over turns does it: all turns at the first step, one turn at a later step, none if nothing is due. Each
+    turn picks its rows, refreshes them and puts them back in place, so that the program of a method is compiled once
+    for each size. How many turns there are depends on the step alone; if no gradient is finite, what is refreshed is
+    not put back.
 
     Args:
       root: whose `refresh` to call.
@@ -145,67 +180,32 @@ def refresh_roots(
       factors: `[N, d, d]` each, N and d their own; dense or packed.
       derived: what `root.init` or an earlier refresh made of each.
       powers: what the root needs for each.
-      going: whether anything is to be done at all; None is yes.
-      sections: each stack consists of so many of equal length, which stand on as many devices or on fewer. Turns, and
-        whatever a root does for the matrices of a call together, belong to a section, so that no mesh changes them.
-      share: `factors` are this device's part of what `derived` is all of: only what is refreshed is gathered.
+      blocks: `row_groups`: turns, and whatever a root does for the matrices of a call together, belong to one of these,
+        so that no mesh changes them. `root_collectives`: `factors` are this device's part of what `derived` is all of,
+        and only what is refreshed is gathered.
 
     Returns:
       What is derived now; entries that are not due, as they were.
     """
-    derived, mine = list(derived), share.own(list(derived))
-    groups, everywhere = _groups(factors, powers, sections), sections
-    if derived:
-        everywhere *= jax.tree.leaves(derived)[0].shape[0] // jax.tree.leaves(mine)[0].shape[0]
-
-    def of(group: Group, *lists: Sequence[Any]) -> list[list[Any]]:
-        return [[x[i] for i in group.members] for x in lists]
-
-    def filled(news: Sequence[list[Any]]) -> list[Any]:
-        out = list(derived)
-        for group, new in zip(groups, news, strict=True):
-            for i, x in zip(group.members, new, strict=True):
-                out[i] = x
-        return out
-
-    def nothing() -> list[Any]:
-        return derived
-
-    turns = [schedule.turns(sum(group.rows)) for group in groups]
-    # Traced once, for the first step and for the others.
-    dues = [jax.jit(functools.partial(_refresh_due, root, g, t)) for g, t in zip(groups, turns, strict=True)]
-
-    def everything() -> list[Any]:
-        part = "first" if schedule.stagger else "refresh"
-
-        def one(group: Group, due: Callable[..., Any]) -> list[Any]:
-            work = functools.partial(_refresh_all, root, group, step == schedule.start)
-            if schedule.stagger:
-                work = functools.partial(_turn_by_turn, due, group, schedule.period)
-            with _named(part, schedule, group, due=sum(group.rows)):
-                return _by_section(work, sections)(*of(group, factors, mine))
-
-        with named(part):
-            return filled(share.gather([one(group, due) for group, due in zip(groups, dues, strict=True)]))
-
-    def turn() -> list[Any]:
-        now = (step - schedule.start) % schedule.period
-
-        def one(group: Group, due: Callable[..., Any], slots: int) -> Any:
-            with _named("refresh", schedule, group, due=slots):
-                return _by_section(functools.partial(due, now, False), sections)(*of(group, factors, mine))
-
-        new = [one(group, due, t.shape[1]) for group, due, t in zip(groups, dues, turns, strict=True)]
-        puts = [functools.partial(_put, group, jnp.asarray(t)[now]) for group, t in zip(groups, turns, strict=True)]
-        arrived = zip(groups, puts, share.gather(new), strict=True)
-        return filled([_by_section(put, everywhere)(*of(g, derived), x) for g, put, x in arrived])
-
+    derived, devices = list(derived), blocks.root_collectives
     if not derived:
         return derived
-    if schedule.stagger:
-        stage = (step >= schedule.start).astype(jnp.int32) + (step > schedule.start)
-        return lax.switch(stage if going is None else jnp.where(going, stage, 0), [nothing, everything, turn])
-    due = schedule.everything(step)
-    if going is not None:
-        return lax.cond(due & going, everything, nothing)
-    return everything() if schedule.period == 1 and schedule.start == 1 else lax.cond(due, everything, nothing)
+    turns = schedule.period if schedule.stagger else 1  # as many as there are, or one in which all roots are due
+    groups = _groups(factors, powers, blocks.row_groups, turns)
+    keep = True if blocks.any_finite is None else blocks.any_finite
+
+    def turn(now: Any, derived: list[Any], factors: Sequence[Factor]) -> list[Any]:
+        mine, out = devices.local(derived), list(derived)
+        for group in groups:
+            with named("refresh", f"{group.due} of {group.roots}, every {schedule.period}"):
+                work = functools.partial(_refreshed, root, group, now, step == schedule.start, keep)
+                new = devices.all_gather(_by_row_group(work, blocks.row_groups)(group.of(factors), group.of(mine)))
+                put = _by_row_group(functools.partial(_put, group, now), blocks.row_groups * devices.count)
+                for i, x in zip(group.members, put(group.of(derived), new), strict=True):
+                    out[i] = x
+        return out
+
+    if schedule.period == 1 and schedule.start == 1:
+        return turn(0, derived, factors)
+    with named("turns"):
+        return loop_between(*schedule.turns_due(step), turn, derived, list(factors), most=turns)

@@ -7,31 +7,44 @@ import jax
 from jax import lax
 from jax.sharding import AxisType, PartitionSpec
 
-from precond.blocks import Layout, Slices, fan, finite_blocks, slices_of, unfan
-from precond.mesh import Place, Sharded, Share, typed_sharding
-from precond.scopes import named
+from precond.blocks import Layout, Slices, fan, slices_of, unfan
+from precond.collectives import Collectives
+from precond.mesh import Place, Sharded, typed_sharding
 
-__all__ = ["Route", "best_axes", "come_divided", "divided_route", "whole_route"]
+__all__ = ["Route", "best_axes", "come_divided", "route_of"]
 
 Leaves = Sequence[Any]
 Stacks = dict[str, jax.Array]
 
 
 class Route(NamedTuple):
-    """A way from leaves to the stacks of one device and back; all but `specs` is called on every device.
+    """A way from leaves to the stacks of one device and back; both functions are called on every device.
 
     Attributes:
       specs: for each leaf, how it is divided over devices when it comes and when it goes.
-      own: from leaves to the device's blocks.
-      arrive: the same for gradients, with whether each of these blocks is finite, and whether each of all is, those
-        that pad a stack left out.
-      back: from the device's blocks, and leaves as they came (their shapes and dtypes are enough), to leaves.
+      pack: from leaves to the device's blocks.
+      unpack: from the device's blocks, and leaves as they came (their shapes and dtypes are enough), to leaves.
     """
 
     specs: list[PartitionSpec]
-    own: Callable[[Leaves], Stacks]
-    arrive: Callable[[Leaves], tuple[Stacks, Stacks, Stacks]]
-    back: Callable[[Stacks, Leaves], list[Any]]
+    pack: Callable[[Leaves], Stacks]
+    unpack: Callable[[Stacks, Leaves], list[Any]]
+
+
+def route_of(layout: Layout, leaves: Leaves, place: Place | None, collectives: Collectives, sharding: Sharded) -> Route:
+    """Bring whole gradients to every device, and divided ones to the owners of their blocks.
+
+    Args:
+      layout: of the leaves.
+      leaves: gradients.
+      place: of the stacks.
+      collectives: over the devices that have different blocks.
+      sharding: what the user said.
+    """
+    viewed = [x for x, v in zip(leaves, layout.viewed, strict=True) if v]
+    if place is None or not come_divided(place, sharding, viewed):
+        return replicated_route(layout, leaves, collectives)
+    return sharded_route(layout, leaves, collectives, place.levels[0], [best_axes(x) for x in leaves])
 
 
 def come_divided(place: Place | None, how: Sharded, leaves: Leaves) -> bool:
@@ -63,86 +76,64 @@ def best_axes(leaf: Any) -> list[int]:
     return [*first, *(d for d in range(leaf.ndim) if d not in first)]
 
 
-def _counted(layout: Layout) -> str:
-    return ", ".join(f"{layout.blocks[name]} of {x.shape[0]} {name}" for name, x in layout.stacks.items())
-
-
-def _finite(layout: Layout, stacks: Stacks) -> Stacks:
-    with named("stacks", _counted(layout)):
-        return {name: finite_blocks(x) for name, x in stacks.items()}
-
-
-def _blocks(layout: Layout, finite: Stacks) -> Stacks:
-    return {name: x[: layout.blocks[name]] for name, x in finite.items()}
-
-
-def whole_route(layout: Layout, leaves: Leaves, share: Share) -> Route:
-    """Every device has all leaves whole: what it owns it cuts out, and all directions are gathered once.
+def replicated_route(layout: Layout, leaves: Leaves, collectives: Collectives) -> Route:
+    """Every device has all leaves whole: it cuts out its own blocks, and all directions are gathered.
 
     Args:
       layout: of the leaves.
       leaves: as many as there are.
-      share: of the device.
+      collectives: over the devices that have different blocks.
     """
 
-    def arrive(leaves: Leaves) -> tuple[Stacks, Stacks, Stacks]:
-        stacks = layout.pack(leaves)
-        finite = _finite(layout, stacks)
-        return *share.own((stacks, finite)), _blocks(layout, finite)
+    def pack(leaves: Leaves) -> Stacks:
+        return collectives.local(layout.pack(leaves))
 
-    return Route(
-        [PartitionSpec()] * len(leaves),
-        own=lambda leaves: share.own(layout.pack(leaves)),
-        arrive=arrive,
-        back=lambda stacks, leaves: layout.unpack(share.gather(stacks), leaves),
-    )
+    def unpack(stacks: Stacks, leaves: Leaves) -> list[Any]:
+        return layout.unpack(collectives.all_gather(stacks), leaves)
+
+    return Route([PartitionSpec()] * len(leaves), pack, unpack)
 
 
-def divided_route(
-    layout: Layout, leaves: Leaves, share: Share, axes: tuple[str, ...], dims: Sequence[Sequence[int]]
+def sharded_route(
+    layout: Layout, leaves: Leaves, collectives: Collectives, axes: tuple[str, ...], dims: Sequence[Sequence[int]]
 ) -> Route:
-    """Every device has a part of each leaf, and sends of it to the others what they own; likewise back.
+    """Every device has a shard of each leaf, and sends each block's rows to the block's owner.
 
-    Two exchanges each way (see `precond.blocks.Slices`), in which a device receives 1/n of the gradients each. Leaves
-    whose sizes do not divide come whole, and go so.
+    Directions return the same way. There are two exchanges each way (see `precond.blocks.Slices`), in each of which a
+    device receives 1/n of the gradients. Leaves whose sizes do not divide come whole, and go so.
 
     Args:
       layout: of the leaves.
       leaves: with shapes and dtypes.
-      share: of the device.
+      collectives: over the devices that have different blocks.
       axes: of the mesh, over which leaves are divided.
       dims: for each leaf the axes along which it may come divided, the best first.
     """
-    slices, n = slices_of(layout, leaves, share.count, dims), share.count
+    slices, n = slices_of(layout, leaves, collectives.count, dims), collectives.count
     along, doors = slices.along, slices.doors
 
-    def own(leaves: Leaves) -> Stacks:
+    def pack(leaves: Leaves) -> Stacks:
         wires = layout.dtypes(leaves)
-        came = share.exchange({i: door.enter(leaves[i], n) for i, door in doors.items() if not door.open})
+        came = collectives.all_to_all({i: door.enter(leaves[i], n) for i, door in doors.items() if not door.open})
         narrow = [doors[i].settle(came.get(i, x)) if i in doors else x for i, x in enumerate(leaves)]
-        stacks = slices.layout.stacked(_slices_of_whole(slices, share, slices.layout.cut(narrow)))
+        stacks = slices.layout.stacked(_slices_of_whole(slices, collectives, slices.layout.cut(narrow)))
         sent = {k: x.reshape(n, -1, *x.shape[1:]).astype(wires[k]) for k, x in stacks.items() if k in along}
-        came = share.exchange(sent)
-        mine = share.own({k: x for k, x in stacks.items() if k not in along})
+        came = collectives.all_to_all(sent)
+        mine = collectives.local({k: x for k, x in stacks.items() if k not in along})
         return mine | {k: unfan(x, along[k] + 1).astype(stacks[k].dtype) for k, x in came.items()}
 
-    def arrive(leaves: Leaves) -> tuple[Stacks, Stacks, Stacks]:
-        stacks = own(leaves)
-        good = _finite(layout, stacks)
-        return stacks, good, _blocks(layout, share.gather(good))
-
-    def back(stacks: Stacks, leaves: Leaves) -> list[Any]:
+    def unpack(stacks: Stacks, leaves: Leaves) -> list[Any]:
         sent = {k: fan(x, along[k] + 1, n) for k, x in stacks.items() if k in along}
-        came = {k: x.reshape(-1, *x.shape[2:]) for k, x in share.exchange(sent).items()}
-        came |= share.gather({k: x for k, x in stacks.items() if k not in along})
-        cut = _whole_of_slices(slices, share, slices.layout.unstacked(came))
+        came = {k: x.reshape(-1, *x.shape[2:]) for k, x in collectives.all_to_all(sent).items()}
+        came |= collectives.all_gather({k: x for k, x in stacks.items() if k not in along})
+        cut = _whole_of_slices(slices, collectives, slices.layout.unstacked(came))
         like = [jax.ShapeDtypeStruct(doors[i].narrow, x.dtype) if i in doors else x for i, x in enumerate(leaves)]
         out = slices.layout.pasted(cut, like)
-        came = share.exchange({i: door.leave(out[i], n) for i, door in doors.items() if not door.open})
+        came = collectives.all_to_all({i: door.leave(out[i], n) for i, door in doors.items() if not door.open})
         return [doors[i].exit(came.get(i, x), leaves[i].shape) if i in doors else x for i, x in enumerate(out)]
 
     specs = [PartitionSpec(*[None] * doors[i].dim, axes) if i in doors else PartitionSpec() for i in range(len(leaves))]
-    return Route(specs, own, arrive, back)
+    return Route(specs, pack, unpack)
 
 
 Cut = list[list[jax.Array]]
@@ -162,21 +153,21 @@ def _of_whole_sheets(slices: Slices, cut: Cut, change: Callable[[list[tuple[jax.
     return out
 
 
-def _slices_of_whole(slices: Slices, share: Share, cut: Cut) -> Cut:
+def _slices_of_whole(slices: Slices, collectives: Collectives, cut: Cut) -> Cut:
     """Of blocks that are there whole, the device's slice."""
 
     def change(given: list[tuple[jax.Array, int]]) -> list[jax.Array]:
-        index = share.index()
+        index = collectives.index()
         return [lax.dynamic_index_in_dim(fan(x, axis, slices.count), index, keepdims=False) for x, axis in given]
 
     return _of_whole_sheets(slices, cut, change)
 
 
-def _whole_of_slices(slices: Slices, share: Share, cut: Cut) -> Cut:
+def _whole_of_slices(slices: Slices, collectives: Collectives, cut: Cut) -> Cut:
     """The inverse."""
 
     def change(given: list[tuple[jax.Array, int]]) -> list[jax.Array]:
-        came = share.gather([x for x, _ in given])
+        came = collectives.all_gather([x for x, _ in given])
         return [
             unfan(x.reshape(slices.count, -1, *x.shape[1:]), axis) for x, (_, axis) in zip(came, given, strict=True)
         ]

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 
 from precond.arguments import check_whole
 
@@ -24,20 +24,18 @@ class Refresh(NamedTuple):
     warmup: int
     outside: bool = False
 
-    def everything(self, step: jax.Array) -> jax.Array:
-        """Whether all roots are due at a step (counted from 1)."""
-        if self.stagger:
-            return step == self.start
-        return (step == self.start) | ((step > self.start) & ((step - self.phase) % self.period == 0))
+    def turns_due(self, step: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Return the first turn that is due at a step (counted from 1), and the one behind the last.
 
-    def turns(self, rows: int) -> np.ndarray:
-        """Which of `rows` roots are due in each step of a period, `[period, slots]`; empty slots read `rows`.
-
-        Root i has its turn in the steps with `(step - start) % period == i % period`.
+        A period has as many turns as steps with `stagger`, in each of which as many roots of one size are
+        due, or one less; otherwise it has one turn, in which all roots are due.
         """
-        slots = -(-rows // self.period)
-        table = np.arange(slots)[None] * self.period + np.arange(self.period)[:, None]
-        return np.minimum(table, rows)
+        first = step == self.start
+        if not self.stagger:
+            due = first | ((step > self.start) & ((step - self.phase) % self.period == 0))
+            return jnp.zeros_like(step), due.astype(jnp.int32)
+        now = jnp.where(step > self.start, (step - self.start) % self.period, 0)
+        return now, jnp.where(step > self.start, now + 1, jnp.where(first, self.period, 0))
 
 
 def every(
@@ -56,8 +54,8 @@ def every(
       start: the step of the first refresh, in which all roots have their turn. Before it they are the identity.
       phase: later refreshes are due where `(step - phase) % period == 0`; None counts from `start`. Meta's
         implementation has phase 0 whatever the start.
-      stagger: after the first, refresh in each step only the roots whose turn it is: of those of one size, root i
-        where `(step - start) % period == i % period`. Every step then costs about the same.
+      stagger: after the first refresh, every root has one turn in `period` steps, and the turns of roots of one size
+        are spread evenly over the steps. Every step then costs about the same.
       delay: 1 preconditions with the roots as they were before this step, and only then lets statistics and
         roots see the gradient, as SOAP does: no gradient meets a basis made from itself, and the refresh can
         run beside the next step. 0 uses what is newest.
@@ -71,10 +69,11 @@ def every(
       ValueError, TypeError: for a number out of range, or a phase with `stagger`.
 
     Examples:
-      >>> every(20, stagger=True).turns(3)[:4].tolist()
-      [[0], [1], [2], [3]]
-      >>> [bool(every(4, start=5, phase=0).everything(np.int32(step))) for step in (4, 5, 8, 9)]
-      [False, True, True, False]
+      >>> due = lambda schedule, step: tuple(int(turn) for turn in schedule.turns_due(jnp.asarray(step)))
+      >>> [due(every(20, stagger=True), step) for step in (1, 2, 3, 22)]  # all turns, then one a step
+      [(0, 20), (1, 2), (2, 3), (1, 2)]
+      >>> [due(every(4, start=5, phase=0), step) for step in (4, 5, 8, 9)]  # all roots have one turn
+      [(0, 0), (0, 1), (0, 1), (0, 0)]
     """
     check_whole("period", period, least=1)
     check_whole("start", start, least=1)

@@ -10,6 +10,7 @@ import optax
 
 from precond.arguments import check_whole
 from precond.blocks import Layer
+from precond.eager import compiled_if_eager
 from precond.large_batches.factors import average_factors, zero_factors
 from precond.replicas import Metric, Replicas, Squares, merge, whole_squares, wide_zeros
 
@@ -138,7 +139,7 @@ def accumulate(
         turn = last * (1 + (state.captured > 0)) if len(steps) > 1 else last
         return jax.lax.switch(turn, [hold, *steps], state)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return compiled_if_eager(optax.GradientTransformationExtraArgs(init, update))
 
 
 def _given(extra: dict[str, Any], replicas: Replicas | None) -> dict[str, Any]:

@@ -7,8 +7,8 @@ import jax
 from jax.sharding import AxisType, PartitionSpec
 
 from precond.mesh.born import constrained
+from precond.mesh.collectives import collectives_over
 from precond.mesh.place import Extent, Place
-from precond.mesh.share import share_of
 
 __all__ = ["on_shards"]
 
@@ -28,13 +28,13 @@ def _with_whole_state(body: Callable[..., Any], place: Place, given: Any, state:
 
     leaves, treedef = jax.tree.flatten(state)
     over = [divided(x, e) for x, e in zip(leaves, treedef.flatten_up_to(extents), strict=True)]
-    shares = {axes: share_of(place.over(axes)) for axes in over}
-    mine = [shares[axes].own(x) for x, axes in zip(leaves, over, strict=True)]
+    shares = {axes: collectives_over(place.over(axes)) for axes in over}
+    mine = [shares[axes].local(x) for x, axes in zip(leaves, over, strict=True)]
     out, new = body(given, treedef.unflatten(mine))
     made = treedef.flatten_up_to(new)
     for axes, share in shares.items():
         which = [i for i, a in enumerate(over) if a == axes]
-        for i, x in zip(which, share.gather([made[i] for i in which]), strict=True):
+        for i, x in zip(which, share.all_gather([made[i] for i in which]), strict=True):
             made[i] = x
     return out, treedef.unflatten(made)
 
@@ -53,7 +53,7 @@ def on_shards(
 
     Args:
       body: from the tree `given` and the device's share of the state, to a tree of arrays, and its share of the new
-        state (see `share_of`).
+        state (see `collectives_over`).
       place: None runs it once, where a share is everything.
       given: a tree of arrays.
       state: a tree of arrays. In the user's own `shard_map` each device has its share of it, or all (then new state is

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from precond.arguments import check_number, check_rate
+from precond.eager import compiled_if_eager
 
 __all__ = ["finish"]
 
@@ -54,6 +55,6 @@ def finish(
         inner: Any = after
         moved, last = tail.update(marked, state[1], params)
         moved = jax.tree.map(lambda m, u: jnp.where(jnp.isnan(m), 0, u).astype(u.dtype), marked, moved)
-        return moved, (inner, optax.tree.where(inner.idle > before.idle, state[1], last))
+        return moved, (inner, optax.tree.where(inner.steps_skipped > before.steps_skipped, state[1], last))
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return compiled_if_eager(optax.GradientTransformationExtraArgs(init, update))

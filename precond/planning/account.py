@@ -6,13 +6,13 @@ from typing import Any
 
 import jax
 
-from precond.engine import BlockedState, KroneckerState
+from precond.engine import KroneckerState, StackedState
 from precond.planning.count import shard_shape
 from precond.roots import RootState
 
 __all__ = ["account"]
 
-_TOLD = (BlockedState, KroneckerState, RootState)
+_TOLD = (StackedState, KroneckerState, RootState)
 
 
 def account(state: Any, role: str = "rest") -> Counter[str]:
@@ -34,8 +34,8 @@ def account(state: Any, role: str = "rest") -> Counter[str]:
     """
     total: Counter[str] = Counter()
     for x in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, _TOLD)):
-        if isinstance(x, BlockedState):
-            total += account(x.stacks, "momentum") + account((x.otherwise, x.skipped, x.idle), "rest")
+        if isinstance(x, StackedState):
+            total += account(x.stacks, "momentum") + account((x.blocks_skipped, x.steps_skipped), role)
         elif isinstance(x, KroneckerState):
             total += account(x.statistics, "statistics") + account((x.count, x.roots, x.momentum), "momentum")
         elif isinstance(x, RootState):

@@ -87,7 +87,7 @@ def count_program(program: ClosedJaxpr, axes: dict[str, int], platform: str) -> 
         total: Count = Counter()
         known: dict[Any, int] = {}
         for eqn in _live(jaxpr)[0]:
-            part = part_of(str(eqn.source_info.name_stack)) or outer
+            part = part_of(str(eqn.source_info.name_stack), outer)
             total += one(eqn, part, known)
         return total
 

@@ -20,7 +20,8 @@ from precond.planning.views_of import views_of
 __all__ = ["plan"]
 
 _STACK = re.compile(r"(\d+) of (\d+) ([\dx()]+)")
-_REFRESH = re.compile(r"refresh\[(\d+) of (\d+), every (\d+)\]")
+_REFRESH = re.compile(r"(?:refresh|first)\[(\d+) of (\d+), every (\d+)\]")
+_KNOWN = ("turns", "first")  # loops of the refresh: of a turn in a step; and what is not done in every step
 _ROLES = ("statistics", "roots", "momentum", "rest")
 
 
@@ -61,7 +62,7 @@ def plan(
       >>> found.stacks
       (Stack(shape='1024x1024', blocks=8, padding=0),)
       >>> found.bytes["roots"] // 1024**2, found.wire  # two roots of 4 MiB; seven blocks that others have
-      (8, {'all-gather': 29360128})
+      (8, {'all-gather': 29360128, 'all-reduce': 7})
       >>> found.work["application"].products == 2 * 2 * 1024**3
       True
     """
@@ -91,7 +92,7 @@ def plan(
         periods=tuple(sorted({period for _, _, period in _refreshes(found).values()})),
         staggered=any(due < rows for due, rows, _ in _refreshes(found).values()),
         wire={kind: _sum(found, kind) for kind in sorted({k.kind for k in found}) if "-" in kind},
-        loops=_sum(found, "loops"),
+        loops=sum(n for key, n in found.items() if key.kind == "loops" and not key.part.startswith(_KNOWN)),
         views=views,
     )
 
@@ -118,24 +119,25 @@ def _stacks(found: Count) -> tuple[Stack, ...]:
     return tuple(Stack(shape, int(blocks), int(rows) - int(blocks)) for blocks, rows, shape in counted)
 
 
-def _refreshes(found: Count) -> dict[str, tuple[int, ...]]:
+def _refreshes(found: Count, name: str = "refresh") -> dict[str, tuple[int, ...]]:
     """For each part of the refresh: the roots that are due in a step, of how many, and the period."""
-    matches = {key.part: _REFRESH.fullmatch(key.part) for key in found}
+    matches = {key.part: _REFRESH.fullmatch(key.part) for key in found if key.part.startswith(name)}
     return {part: tuple(int(n) for n in m.groups()) for part, m in matches.items() if m}
 
 
 def _work(found: Count) -> dict[str, Work]:
-    refreshes = _refreshes(found)
+    refreshes, first = _refreshes(found), _refreshes(found, "first")
+    known = refreshes | first
 
     def of(parts: Iterable[str], times: Any = lambda due, rows, period: 1) -> Work:
         sums = {kind: Fraction(0) for kind in Work._fields}
         for part in parts:
             for kind in sums:
-                sums[kind] += found[Key(part, kind)] * times(*refreshes.get(part, (1, 1, 1)))
+                sums[kind] += found[Key(part, kind)] * times(*known.get(part, (1, 1, 1)))
         return Work(**{kind: math.ceil(x) for kind, x in sums.items()})
 
     parts = {key.part for key in found}
-    first = {part for part in parts if part.startswith("first")}
+    staggered = {part: turns for part, turns in refreshes.items() if turns[0] < turns[1]}
     return {
         "statistics": of(["statistics"]),
         "application": of(["application"]),
@@ -144,5 +146,6 @@ def _work(found: Count) -> dict[str, Work]:
         "at once": of(refreshes, lambda due, rows, period: Fraction(rows, due)),
         "mean": of(refreshes, lambda due, rows, period: Fraction(rows, due * period)),
         "in turns": of(refreshes, lambda due, rows, period: Fraction(-(-rows // period), due)),
-        "first": of(first),
+        # What is done the first time alone; and if roots have turns, all of these.
+        "first": of(first or staggered, lambda due, rows, period: min(rows, period) if due < rows else 1),
     }

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from precond.arguments import check_number, check_whole
+from precond.control_flow import run_if
 from precond.linalg import (
     cholesky_inverse,
     cholesky_qr_basis,
@@ -222,7 +223,7 @@ def _following(step: Callable[[jax.Array, jax.Array], jax.Array]) -> Basis:
             with named("first"):
                 return eigen_basis(a)
 
-        return jnp.ones_like(a) if a.shape[-1] == 1 else jax.lax.cond(first, begin, lambda: step(a, old))
+        return jnp.ones_like(a) if a.shape[-1] == 1 else run_if(first, begin, lambda: step(a, old))
 
     return basis
 

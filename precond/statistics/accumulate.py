@@ -1,7 +1,7 @@
 """What the statistics share: Gram matrices accumulated per stack and axis, as an Optax transformation."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -9,17 +9,35 @@ import optax
 from jax.typing import ArrayLike
 
 from precond.arguments import check_number, check_whole
-from precond.blocks import active_axes, keep_finite, path_name
-from precond.linalg import Packed, average, dense, eye_like
+from precond.blocks import active_axes, info_of, keep_finite, path_name
+from precond.control_flow import run_if
+from precond.linalg import Packed, average, eye_like
 
-__all__ = ["Axes", "Gram", "StatisticsState", "accumulate_grams"]
+__all__ = ["Axes", "Gram", "StatisticsState", "Whiten", "accumulate_grams"]
 
 Axes = Sequence[int] | Callable[[int], Sequence[int]] | None
 """Which axes of a block get a factor: positions, or a function from the number of axes to positions; None: all."""
 
-Gram = Callable[..., Packed]
-"""From the name of a stack, its gradients, an axis, the stack's factors so far (and the extra arguments of `update` by
-name) to the term to accumulate."""
+Whiten = Callable[[str, int, jax.Array], jax.Array]
+"""From the name of a stack, an axis and its factor `[N, d, d]` to the matrices that whiten the axis, `[N, d, d]`."""
+
+
+class Gram(Protocol):
+    """How a statistic turns gradients into the term that it accumulates."""
+
+    def __call__(
+        self, name: str, stack: jax.Array, axis: int, factors: tuple[Packed | None, ...], whiten: Whiten | None
+    ) -> Packed:
+        """Return the term of one axis of one stack.
+
+        Args:
+          name: of the stack.
+          stack: its gradients, `[N, d1, .., dk]`.
+          axis: from 0.
+          factors: the stack's factors so far, by axis.
+          whiten: from `precond.scale_by_kronecker`.
+        """
+        ...
 
 
 class StatisticsState(NamedTuple):
@@ -72,15 +90,23 @@ def accumulate_grams(
         return StatisticsState(jnp.zeros([], jnp.int32), terms, factors)
 
     def update(
-        updates: Any, state: Any, params: Any = None, *, packed: bool = False, finite: Any = None, **extra: Any
-    ) -> Any:
-        del params
+        updates: Any,
+        state: Any,
+        params: Any = None,
+        *,
+        blocks: Any = None,
+        whiten: Whiten | None = None,
+        **extra: Any,
+    ) -> tuple[Any, StatisticsState]:
+        del params, extra
+        info = info_of(blocks)
+        finite = info.finite
         if finite is None:
             finite = jax.tree.map(lambda stack: jnp.ones(stack.shape[:1], bool), updates)
 
         def add(path: Any, stack: jax.Array, good: jax.Array, terms: jax.Array, factors: Any) -> Any:
             def one(axis: int, factor: Packed) -> Packed:
-                new = gram(path_name(path), stack, axis, factors, **extra).rectangle
+                new = gram(path_name(path), stack, axis, factors, whiten).rectangle
                 count = jnp.maximum(terms, 1)[:, None, None] if debiased else None
                 new = average(factor.rectangle, new, decay, weight, count=count)
                 return keep_finite(good, Packed(new), factor)
@@ -95,9 +121,7 @@ def accumulate_grams(
             terms, factors = accumulate(state.terms, state.factors)
         else:
             due = state.count % every == 0
-            terms, factors = jax.lax.cond(due, accumulate, lambda *old: old, state.terms, state.factors)
-        out = factors if packed else jax.tree.map(dense, factors, is_leaf=lambda x: isinstance(x, Packed))
-        count = jnp.where(extra.get("going", True), optax.safe_increment(state.count), state.count)
-        return out, StatisticsState(count, terms, factors)
+            terms, factors = run_if(due, accumulate, lambda *old: old, state.terms, state.factors)
+        return factors, StatisticsState(info.advance(state.count), terms, factors)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -8,15 +8,15 @@ import optax
 from jax.typing import ArrayLike
 
 from precond.arguments import check_number
-from precond.blocks import active_axes, path_name
-from precond.linalg import Packed, average, dense, packed
+from precond.blocks import active_axes, info_of, path_name
+from precond.linalg import Packed, average, packed
 from precond.statistics.accumulate import StatisticsState
 
 __all__ = ["activations"]
 
 
 def activations(decay: ArrayLike = 0.95) -> optax.GradientTransformationExtraArgs:
-    r"""Moving averages of the factors that come as the extra argument `factors`, free of the bias of their start.
+    r"""Average the factors that layers captured, free of the bias of their start.
 
     $$A \leftarrow \beta A + (1 - \beta) E[a a^\top], \qquad G \leftarrow \beta G + (1 - \beta) E[g g^\top]$$
 
@@ -27,9 +27,10 @@ def activations(decay: ArrayLike = 0.95) -> optax.GradientTransformationExtraArg
       decay: $\beta$; 1 sums.
 
     Returns:
-      A transformation from stacks `[N, d1, .., dk]` to a tuple of factors in place of each. Its `update` takes
-      `factors`, of the form of its result; None leaves everything as it is, for steps in which none were captured. A
-      block with a factor that is not finite, or whose gradient is not (`finite`), keeps its factors.
+      A transformation from stacks `[N, d1, .., dk]` to a tuple of factors in place of each, full ones packed
+      (`precond.linalg.Packed`). It averages `precond.BlockInfo.factors`, dense and of the form of its result; if that
+      is None, as in a step in which nothing was captured, everything stays as it is. A block keeps its factors if a new
+      one is not finite, or its gradient is not.
 
     Raises:
       ValueError, TypeError: for a decay out of range.
@@ -38,12 +39,14 @@ def activations(decay: ArrayLike = 0.95) -> optax.GradientTransformationExtraArg
       Martens and Grosse, 2015, section 5; Ba, Grosse and Martens, 2017.
 
     Examples:
+      >>> from precond import BlockInfo
+      >>> from precond.linalg import dense
       >>> statistics, stacks = activations(0.5), {"1x1": jnp.ones((1, 1, 1))}
       >>> state = statistics.init(stacks)
       >>> for value in (1.0, 4.0):
       ...     seen = {"1x1": (jnp.full((1, 1, 1), value), jnp.ones((1, 1, 1)))}
-      ...     factors, state = statistics.update(stacks, state, factors=seen)
-      >>> factors["1x1"][0].item()  # (1 + 2 * 4) / 3
+      ...     factors, state = statistics.update(stacks, state, blocks=BlockInfo(factors=seen))
+      >>> dense(factors["1x1"][0]).item()  # (1 + 2 * 4) / 3
       3.0
     """
     check_number("decay", decay, 0, 1, advice="1 sums, less than 1 averages.")
@@ -80,16 +83,11 @@ def activations(decay: ArrayLike = 0.95) -> optax.GradientTransformationExtraArg
         return terms, tuple(None if f is None else next(moved) for f in old)
 
     def update(
-        updates: Any,
-        state: Any,
-        params: Any = None,
-        *,
-        factors: Any = None,
-        packed: bool = False,
-        finite: Any = None,
-        **extra: Any,
-    ) -> Any:
-        del params
+        updates: Any, state: Any, params: Any = None, *, blocks: Any = None, **extra: Any
+    ) -> tuple[Any, StatisticsState]:
+        del params, extra
+        info = info_of(blocks)
+        finite, factors = info.finite, info.factors
         if finite is None:
             finite = jax.tree.map(lambda stack: jnp.ones(stack.shape[:1], bool), updates)
         count, terms, kept = state
@@ -98,8 +96,7 @@ def activations(decay: ArrayLike = 0.95) -> optax.GradientTransformationExtraArg
             columns = [treedef.flatten_up_to(x) for x in (kept, factors, terms, finite)]
             out = [add(*row) for row in zip(*columns, strict=True)]
             terms, kept = treedef.unflatten([t for t, _ in out]), treedef.unflatten([f for _, f in out])
-            count = jnp.where(extra.get("going", True), optax.safe_increment(count), count)
-        given = kept if packed else jax.tree.map(dense, kept, is_leaf=lambda x: isinstance(x, Packed))
-        return given, StatisticsState(count, terms, kept)
+            count = info.advance(count)
+        return kept, StatisticsState(count, terms, kept)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -1,15 +1,13 @@
 """KL-Shampoo's statistics: each factor sees the gradient whitened by all the others."""
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import jax
 import optax
 from jax.typing import ArrayLike
 
 from precond.linalg import Packed, dense, multiply_axis, packed_gram
-from precond.statistics.accumulate import Axes, accumulate_grams
+from precond.statistics.accumulate import Axes, Whiten, accumulate_grams
 
 __all__ = ["kl"]
 
@@ -56,11 +54,12 @@ def kl(
 
     Examples:
       >>> import jax.numpy as jnp
+      >>> from precond.linalg import dense
       >>> statistics = kl(decay=1.0)
       >>> stacks = {"2x1": jnp.asarray([[[1.0], [2.0]]])}
       >>> halve = lambda name, axis, factor: jnp.full_like(factor, 0.5)
       >>> factors, state = statistics.update(stacks, statistics.init(stacks), whiten=halve)
-      >>> factors["2x1"][0].tolist()
+      >>> dense(factors["2x1"][0]).tolist()
       [[[0.25, 0.5], [0.5, 1.0]]]
     """
 
@@ -69,11 +68,13 @@ def kl(
         stack: jax.Array,
         axis: int,
         factors: tuple[Packed | None, ...],
-        *,
-        whiten: Callable[[str, int, jax.Array], jax.Array],
-        **extra: Any,
+        whiten: Whiten | None,
     ) -> Packed:
-        del extra
+        if whiten is None:
+            raise TypeError(
+                "precond.kl() needs the extra argument whiten=, which precond.scale_by_kronecker gives: put it there, "
+                "scale_by_kronecker(precond.kl(), precond.inverse_root())."
+            )
         others = math.prod(stack.shape[1:]) / stack.shape[axis + 1] if mean else 1
         for other, factor in enumerate(factors):
             if factor is not None and other != axis:

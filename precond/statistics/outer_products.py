@@ -42,7 +42,7 @@ def outer_products(
     Returns:
       A transformation from a tree of stacks `[N, d1, .., dk]` to the tree with a tuple of factors `[N, d, d]` in
       place of each stack, None for an axis without a factor; float32 or wider. They are kept as triangles, in half
-      the memory, and given on in this form (`precond.linalg.Packed`) for the extra argument `packed=True`.
+      the memory, and passed on in this form (`precond.linalg.Packed`); `precond.linalg.dense` makes matrices of them.
 
     Raises:
       ValueError, TypeError: for a number out of range.
@@ -52,15 +52,16 @@ def outer_products(
 
     Examples:
       >>> import jax.numpy as jnp
+      >>> from precond.linalg import dense
       >>> statistics = outer_products(decay=1.0)
       >>> stacks = {"2x1": jnp.asarray([[[1.0], [2.0]]])}
       >>> factors, state = statistics.update(stacks, statistics.init(stacks))
-      >>> [f.tolist() for f in factors["2x1"]]
+      >>> [dense(f).tolist() for f in factors["2x1"]]
       [[[[1.0, 2.0], [2.0, 4.0]]], [[[5.0]]]]
     """
 
-    def term(name: str, stack: jax.Array, axis: int, factors: Any, **extra: Any) -> Packed:
-        del name, factors, extra
+    def term(name: str, stack: jax.Array, axis: int, factors: Any, whiten: Any) -> Packed:
+        del name, factors, whiten
         return packed_gram(stack, axis)
 
     return accumulate_grams(

@@ -26,9 +26,10 @@ def scale_by_trace(gamma: float = 0.5, *, eps: float = 1e-12) -> optax.GradientT
 
     Examples:
       >>> from precond import outer_products
+      >>> from precond.linalg import dense
       >>> statistics = optax.chain(outer_products(1.0), scale_by_trace(1.0))
       >>> stacks = {"1x1": jnp.full((1, 1, 1), 3.0)}
-      >>> statistics.update(stacks, statistics.init(stacks))[0]["1x1"][0].item()
+      >>> dense(statistics.update(stacks, statistics.init(stacks))[0]["1x1"][0]).item()
       1.0
     """
 

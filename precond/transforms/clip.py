@@ -9,6 +9,7 @@ import optax
 from jax.typing import ArrayLike
 
 from precond.arguments import check_number
+from precond.blocks import info_of
 from precond.linalg import batch_norm
 
 __all__ = ["clip_by_rms"]
@@ -41,8 +42,9 @@ def clip_by_rms(threshold: ArrayLike = 1.0) -> optax.GradientTransformationExtra
         del params
         return optax.EmptyState()
 
-    def update(updates: Any, state: Any, params: Any = None, *, batch_axes: int = 0, **extra: Any) -> tuple[Any, Any]:
+    def update(updates: Any, state: Any, params: Any = None, *, blocks: Any = None, **extra: Any) -> tuple[Any, Any]:
         del params, extra
+        batch_axes = info_of(blocks).batch_axes
 
         def one(g: jax.Array) -> jax.Array:
             wide = g.astype(jnp.promote_types(jnp.float32, g.dtype))

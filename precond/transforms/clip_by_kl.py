@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from precond.arguments import check_number, check_rate
+from precond.blocks import info_of
 
 __all__ = ["ClipByKlState", "clip_by_kl"]
 
@@ -72,8 +73,11 @@ def clip_by_kl(
     def init(params: Any) -> ClipByKlState:
         return ClipByKlState(jnp.zeros([], jnp.int32), inner.init(params), jnp.zeros([]))
 
-    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, ClipByKlState]:
-        moved, after = inner.update(updates, state.inner, params, **extra)
+    def update(
+        updates: Any, state: Any, params: Any = None, *, blocks: Any = None, **extra: Any
+    ) -> tuple[Any, ClipByKlState]:
+        info = info_of(blocks)
+        moved, after = inner.update(updates, state.inner, params, **extra, blocks=info)
 
         def product(v: jax.Array, m: jax.Array) -> jax.Array:
             wide = jnp.promote_types(jnp.float32, v.dtype)
@@ -81,14 +85,12 @@ def clip_by_kl(
 
         leaves = [product(v, m) for v, m in zip(jax.tree.leaves(moved), jax.tree.leaves(updates), strict=True)]
         # Inside `blocked` with an axis these are the blocks of one device.
-        whole = extra.get("total", lambda x: x)(sum(leaves, jnp.zeros([])))
+        whole = info.collectives.psum(sum(leaves, jnp.zeros([])))
         divergence = whole * jnp.square(at(learning_rate, state.count))
         limit = at(bound, state.count)
         ratio = jnp.where(divergence > limit, jnp.sqrt(limit / jnp.where(divergence > limit, divergence, 1)), 1)
         out = jax.tree.map(lambda v: v * ratio.astype(v.dtype), moved)
         kl = (divergence * ratio**2 / 2).astype(state.kl.dtype)
-        # A step in which every block is skipped is none.
-        count = jnp.where(extra.get("going", True), optax.safe_increment(state.count), state.count)
-        return out, ClipByKlState(count, after, kl)
+        return out, ClipByKlState(info.advance(state.count), after, kl)
 
     return optax.GradientTransformationExtraArgs(init, update)

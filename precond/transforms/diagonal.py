@@ -8,6 +8,7 @@ import optax
 from jax.typing import ArrayLike
 
 from precond.arguments import check_number
+from precond.blocks import info_of
 from precond.linalg import average
 
 __all__ = ["DiagonalState", "scale_by_diagonal"]
@@ -49,7 +50,7 @@ def scale_by_diagonal(
 
     Returns:
       A transformation; updates have the dtype of the gradients. Where the denominator is 0, so is the update. Squares
-      are those of the extra argument `gradients` where it is given (see `precond.with_momentum`).
+      are those of the raw gradients where a momentum stands in front (see `precond.with_momentum`).
 
     Raises:
       ValueError, TypeError: for a number out of range.
@@ -72,10 +73,11 @@ def scale_by_diagonal(
         return DiagonalState(jnp.zeros([], jnp.int32), nu, momentum.init(params))
 
     def update(
-        updates: Any, state: Any, params: Any = None, *, gradients: Any = None, **extra: Any
+        updates: Any, state: Any, params: Any = None, *, blocks: Any = None, **extra: Any
     ) -> tuple[Any, DiagonalState]:
+        info = info_of(blocks)
         count = jnp.asarray(optax.safe_increment(state.count))
-        numerators, velocity = momentum.update(updates, state.momentum, params, **extra)
+        numerators, velocity = momentum.update(updates, state.momentum, params, **extra, blocks=info)
 
         def accumulate(v: jax.Array, g: jax.Array) -> jax.Array:
             debiased = count if bias_correction and weight is None else None
@@ -86,7 +88,7 @@ def scale_by_diagonal(
             safe = jnp.where(denominator > 0, denominator, 1)
             return jnp.where(denominator > 0, m / safe, 0).astype(jnp.result_type(g))
 
-        nu = jax.tree.map(accumulate, state.nu, updates if gradients is None else gradients)
+        nu = jax.tree.map(accumulate, state.nu, info.raw(updates))
         out = jax.tree.map(divide, updates, numerators, nu)
         return out, DiagonalState(count, nu, velocity)
 

@@ -8,6 +8,7 @@ import optax
 from jax.typing import ArrayLike
 
 from precond.arguments import check_number, check_transformation, check_whole
+from precond.blocks import info_of
 from precond.linalg import batch_norm
 
 __all__ = ["GraftState", "graft"]
@@ -73,18 +74,18 @@ def graft(
         return GraftState(jnp.zeros([], jnp.int32), direction.init(params), magnitude.init(params))
 
     def update(
-        updates: Any, state: Any, params: Any = None, *, batch_axes: int = 0, **extra: Any
+        updates: Any, state: Any, params: Any = None, *, blocks: Any = None, **extra: Any
     ) -> tuple[Any, GraftState]:
-        extra["batch_axes"] = batch_axes
-        way, first = direction.update(updates, state.direction, params, **extra)
-        size, second = magnitude.update(updates, state.magnitude, params, **extra)
-        count = jnp.where(extra.get("going", True), optax.safe_increment(state.count), state.count)
+        info = info_of(blocks)
+        way, first = direction.update(updates, state.direction, params, **extra, blocks=info)
+        size, second = magnitude.update(updates, state.magnitude, params, **extra, blocks=info)
+        count = info.advance(state.count)
 
         def one(gradient: jax.Array, d: jax.Array, u: jax.Array) -> jax.Array:
             wide = jnp.promote_types(jnp.float32, gradient.dtype)
             d, u = d.astype(wide), u.astype(wide)
-            norm = batch_norm(d, batch_axes) + eps
-            ratio = jnp.where(norm > 0, batch_norm(u, batch_axes) / jnp.where(norm > 0, norm, 1), 0)
+            norm = batch_norm(d, info.batch_axes) + eps
+            ratio = jnp.where(norm > 0, batch_norm(u, info.batch_axes) / jnp.where(norm > 0, norm, 1), 0)
             grafted = d * ratio
             if start > 1:
                 grafted = jnp.where(count < start, u, grafted)

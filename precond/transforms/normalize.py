@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from precond.arguments import check_number
+from precond.blocks import info_of
 from precond.linalg import batch_norm
 
 __all__ = ["normalize"]
@@ -35,8 +36,9 @@ def normalize(eps: float = 1e-25) -> optax.GradientTransformationExtraArgs:
         del params
         return optax.EmptyState()
 
-    def update(updates: Any, state: Any, params: Any = None, *, batch_axes: int = 0, **extra: Any) -> tuple[Any, Any]:
+    def update(updates: Any, state: Any, params: Any = None, *, blocks: Any = None, **extra: Any) -> tuple[Any, Any]:
         del params, extra
+        batch_axes = info_of(blocks).batch_axes
 
         def one(g: jax.Array) -> jax.Array:
             wide = g.astype(jnp.promote_types(jnp.float32, g.dtype))

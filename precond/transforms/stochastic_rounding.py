@@ -8,6 +8,7 @@ import optax
 from jax import lax
 
 from precond.arguments import check_whole
+from precond.blocks import info_of
 
 __all__ = ["StochasticRoundingState", "stochastic_rounding"]
 
@@ -37,9 +38,9 @@ def stochastic_rounding(seed: int = 0) -> optax.GradientTransformationExtraArgs:
       seed: two runs with the same seed round alike.
 
     Returns:
-      A transformation of stacks `[N, d1, .., dk]`. Its update is in bfloat16. The extra argument `index`, which
-      `precond.blocked` gives, tells by stack which of its blocks these are; without it they are the first N. Wider
-      types than float32 are rounded to it first.
+      A transformation of stacks `[N, d1, .., dk]`. Its update is in bfloat16. `precond.BlockInfo.index` tells by stack which
+      of its blocks these are; outside of `precond.blocked` they are the first N. Wider types than float32 are rounded
+      to it first.
 
     Raises:
       ValueError, TypeError: for a seed that is no integer of at least 0.
@@ -61,15 +62,15 @@ def stochastic_rounding(seed: int = 0) -> optax.GradientTransformationExtraArgs:
         del params
         return StochasticRoundingState(jnp.zeros([], jnp.int32))
 
-    def update(updates: Any, state: Any, params: Any = None, *, index: Any = None, **extra: Any) -> Any:
-        del params
+    def update(updates: Any, state: Any, params: Any = None, *, blocks: Any = None, **extra: Any) -> Any:
+        del params, extra
+        info = info_of(blocks)
         leaves, treedef = jax.tree.flatten(updates)
-        rows = [jnp.arange(x.shape[0]) for x in leaves] if index is None else treedef.flatten_up_to(index)
+        rows = [jnp.arange(x.shape[0]) for x in leaves] if info.index is None else treedef.flatten_up_to(info.index)
         # Not the default generator, which may give a block other bits on another mesh.
         key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), state.count)
         out = [_rounded(jax.random.fold_in(key, i), *pair) for i, pair in enumerate(zip(leaves, rows, strict=True))]
-        count = jnp.where(extra.get("going", True), optax.safe_increment(state.count), state.count)
-        return treedef.unflatten(out), StochasticRoundingState(count)
+        return treedef.unflatten(out), StochasticRoundingState(info.advance(state.count))
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -4,6 +4,8 @@ from typing import Any, NamedTuple
 
 import optax
 
+from precond.blocks import info_of
+
 __all__ = ["MomentumState", "with_momentum"]
 
 
@@ -22,10 +24,10 @@ class MomentumState(NamedTuple):
 def with_momentum(
     momentum: optax.GradientTransformation, inner: optax.GradientTransformation
 ) -> optax.GradientTransformationExtraArgs:
-    """Give `inner` what the momentum makes of the gradients as updates, and the gradients as the argument `gradients`.
+    """Pass the momentum of the gradients to `inner` as updates, and the gradients themselves as `blocks.gradients`.
 
     Statistics and second moments are then those of the raw gradients: `precond.scale_by_kronecker` and
-    `precond.scale_by_diagonal` take them from `gradients` where it is given. A graft of the one onto the other inside
+    `precond.scale_by_diagonal` take them from there (`precond.BlockInfo`). A graft of the one onto the other inside
     `with_momentum` keeps one momentum where each would keep its own.
 
     Args:
@@ -47,10 +49,13 @@ def with_momentum(
     def init(params: Any) -> MomentumState:
         return MomentumState(momentum.init(params), inner.init(params))
 
-    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, MomentumState]:
-        directions, velocity = momentum.update(updates, state.momentum, params, **extra)
-        extra["gradients"] = updates
-        out, inside = inner.update(directions, state.inner, params, **extra)
+    def update(
+        updates: Any, state: Any, params: Any = None, *, blocks: Any = None, **extra: Any
+    ) -> tuple[Any, MomentumState]:
+        info = info_of(blocks)
+        directions, velocity = momentum.update(updates, state.momentum, params, **extra, blocks=info)
+        raw = info._replace(gradients=updates)
+        out, inside = inner.update(directions, state.inner, params, **extra, blocks=raw)
         return out, MomentumState(velocity, inside)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import precond
-from precond import every
+from precond import BlockInfo, every
 from precond.engine.refresh import refresh_roots
 from precond.roots import Root, RootState
 
@@ -33,7 +33,9 @@ def turns(schedule, rows, steps):
 
     @jax.jit
     def step_(step, derived):
-        return refresh_roots(counting_root(powered=False), schedule, step, factors, derived, [0] * len(rows))
+        return refresh_roots(
+            counting_root(powered=False), schedule, step, factors, derived, [0] * len(rows), BlockInfo()
+        )
 
     for step in range(1, steps + 1):
         new = step_(step, derived)
@@ -64,17 +66,26 @@ def test_unstaggered_roots_are_all_refreshed_when_due(schedule, due):
     start=st.integers(1, 3),
 )
 def test_staggered_roots_are_all_refreshed_at_the_start_and_then_in_turns(rows, period, start):
-    steps, total = start + 2 * period + 1, sum(rows)
-    step, root = np.mgrid[1 : steps + 1, 0:total]
-    expected = (step == start) | ((step > start) & ((step - start) % period == root % period))
-    np.testing.assert_array_equal(turns(every(period, start=start, stagger=True), rows, steps), expected)
+    due = turns(every(period, start=start, stagger=True), rows, start + 2 * period)
+    assert not due[: start - 1].any()
+    assert due[start - 1].all()
+    first, second = due[start : start + period], due[start + period :]
+    np.testing.assert_array_equal(first.sum(axis=0), 1)  # each root once
+    np.testing.assert_array_equal(second, first)  # and always in the same turn
+    assert first.sum(axis=1).max() == -(-sum(rows) // period)  # spread as evenly as can be
 
 
 def test_every_root_is_given_its_own_power():
     factors = [jnp.ones((n, 2, 2)) for n in (2, 1, 3)]
     for schedule, step in [(every(1), 1), (every(2, stagger=True), 1), (every(2, stagger=True), 3)]:
         new = refresh_roots(
-            counting_root(), schedule, jnp.asarray(step), factors, [f[:, 0, 0] * 0 for f in factors], [100, 200, 300]
+            counting_root(),
+            schedule,
+            jnp.asarray(step),
+            factors,
+            [f[:, 0, 0] * 0 for f in factors],
+            [100, 200, 300],
+            BlockInfo(),
         )
         for order, stack in enumerate(new, start=1):
             refreshed = np.asarray(stack) > 0
@@ -194,7 +205,9 @@ def test_one_call_serves_all_factors_of_one_size():
     tx = precond.scale_by_kronecker(precond.outer_products(0.9), root, refresh=every(5, stagger=True))
     stacks = {f"{m}x{n}": jnp.ones((2, m, n)) for m, n in [(4, 4), (4, 6), (6, 4), (6, 6)]}
     text = jax.jit(tx.update).trace(stacks, tx.init(stacks)).lower(lowering_platforms=("cuda",)).as_text()
-    assert text.count("custom_call @cusolver_syevd") == 2  # two sizes; at the start and in turns by one function
+    assert (
+        text.count("custom_call @cusolver_syevd") == 2
+    )  # two sizes; all turns of the start and the later ones by one program
 
 
 def test_schedules_are_checked_at_construction():

@@ -78,7 +78,9 @@ def assert_same(a, b):
 def blocks_state(state):
     """All but the counters of what was skipped."""
     blocked, tail = state
-    return blocked._replace(skipped=0, idle=0), tail
+    skipped = blocked.stacks._replace(blocks_skipped=0, steps_skipped=0)
+    rest = blocked.otherwise.inner_state._replace(steps_skipped=0)
+    return blocked._replace(stacks=skipped, otherwise=rest, steps_skipped=0), tail
 
 
 @every_optimizer
@@ -92,7 +94,7 @@ def test_training_goes_on_exactly_as_if_the_step_had_not_been(name, value, param
         for (p, s), (q, t) in zip(run[at + 1 :], clean[at:], strict=True):
             assert_same(p, q)
             assert_same(blocks_state(s), blocks_state(t))
-        assert run[-1][1][0].skipped == 12  # 2 matrices, 9 of the convolution, and all that has no view as one
+        assert run[-1][1][0].blocks_skipped == 12  # 2 matrices, 9 of the convolution, and all that has no view as one
 
 
 @every_optimizer
@@ -102,7 +104,7 @@ def test_one_entry_is_enough_to_skip_its_block_and_no_other(name, params, gradie
     faulty[at] = spoil(gradients[at], np.nan, {"second"}, first_only=True)
     clean, run = trajectory(name, params, gradients), trajectory(name, params, faulty)
     assert_same(run[at][0]["second"], run[at - 1][0]["second"])
-    assert run[-1][1][0].skipped == 1
+    assert run[-1][1][0].blocks_skipped == 1
     for (p, _), (q, _) in zip(run, clean, strict=True):
         for other in ("first", "conv", "bias"):
             assert_same(p[other], q[other])
@@ -128,7 +130,7 @@ def test_parameters_without_a_view_are_skipped_together(name, params, gradients)
     for other in ("bias", "scale"):
         assert_same(run[2][0][other], run[1][0][other])
     assert not np.array_equal(run[2][0]["first"], run[1][0]["first"])
-    assert run[-1][1][0].skipped == 1
+    assert run[-1][1][0].blocks_skipped == 1
 
 
 def test_bare_blocked_gives_zeros_and_a_mark_where_it_is_asked_for(params, gradients):
@@ -139,5 +141,5 @@ def test_bare_blocked_gives_zeros_and_a_mark_where_it_is_asked_for(params, gradi
         assert_same(updates["conv"], np.full_like(bad["conv"], skipped))
         assert_same(updates["bias"], np.full_like(bad["bias"], skipped))
         assert_same(updates["first"], bad["first"])
-        assert state.skipped == 10
-        assert state.idle == 0
+        assert state.blocks_skipped == 10
+        assert state.steps_skipped == 0

@@ -21,7 +21,7 @@ def run(statistics, gradients, **extra):
     state, out = statistics.init({name: jnp.asarray(gradients[0])}), []
     for g in gradients:
         factors, state = statistics.update({name: jnp.asarray(g)}, state, **extra)
-        out.append(factors[name])
+        out.append(tuple(f if f is None else dense(f) for f in factors[name]))
     return out
 
 
@@ -105,10 +105,18 @@ def test_packed_factors_are_the_same_in_half_the_memory():
     stacks = {"4x5": jnp.asarray(draws((4, 5), steps=1)[0])}
     statistics = outer_products()
     state = statistics.init(stacks)
-    plain, packed = (statistics.update(stacks, state, packed=p)[0]["4x5"] for p in (False, True))
-    for d, a, b in zip((4, 5), plain, packed, strict=True):
-        assert sum(x[0].size for x in jax.tree.leaves(b)) == d * (d + 1) // 2
-        np.testing.assert_array_equal(dense(b), a)
+    factors = statistics.update(stacks, state)[0]["4x5"]
+    for axis, (d, factor) in enumerate(zip((4, 5), factors, strict=True)):
+        assert sum(x[0].size for x in jax.tree.leaves(factor)) == d * (d + 1) // 2
+        for n in range(3):
+            expected = 0.01 * reference.gram(np.asarray(stacks["4x5"][n]), axis) / (1 - 0.99)
+            np.testing.assert_allclose(dense(factor)[n], expected, rtol=1e-12)
+
+
+def test_kl_alone_says_where_it_belongs():
+    stacks = {"2x2": jnp.ones((1, 2, 2))}
+    with pytest.raises(TypeError, match="put it there, scale_by_kronecker"):
+        kl().update(stacks, kl().init(stacks))
 
 
 @pytest.mark.parametrize(

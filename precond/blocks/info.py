@@ -1,0 +1,105 @@
+"""What the engine tells the transformations that run on its stacks: the one extra argument of ours, `blocks`."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from precond.collectives import SINGLE, Collectives
+
+__all__ = ["BlockInfo", "info_of", "without_info"]
+
+
+class BlockInfo(NamedTuple):
+    """Tell a transformation of stacks about its blocks.
+
+    `precond.blocked` passes it as the extra argument `blocks` to whatever runs inside. A field that is None was not
+    given, and has the meaning that stands in its line.
+
+    Attributes:
+      finite: by stack, whether each block's gradient is finite, `[N]`. None: all are.
+      any_finite: whether a block of any stack, on any device, is finite. If none is, nothing may advance. None: yes.
+      gradients: the raw gradients, where `updates` are something else, such as their momentum. None: `updates` are.
+      factors: by stack, the factors that a model's layers captured in this step, a tuple with an entry for each axis.
+        None: nothing was captured.
+      moments: by stack, the second moments of single examples' gradients that were captured with them.
+      index: by stack, the place of each block in the whole stack, `[N]`. None: 0 to N - 1.
+      batch_axes: the number of leading axes that count blocks: 1 for stacks, 0 where every array is one block.
+      row_groups: every stack consists of this many groups of equal length, which stand on as many devices or fewer.
+      collectives: over the devices that have different blocks.
+      root_collectives: over the devices that have the same blocks, and share the work of refreshing their roots.
+    """
+
+    finite: Any = None
+    any_finite: jax.Array | None = None
+    gradients: Any = None
+    factors: Any = None
+    moments: Any = None
+    index: Any = None
+    batch_axes: int = 0
+    row_groups: int = 1
+    collectives: Collectives = SINGLE
+    root_collectives: Collectives = SINGLE
+
+    def advance(self, count: jax.Array) -> jax.Array:
+        """Return the count of the next step, or the same count if no block is finite.
+
+        Examples:
+          >>> BlockInfo().advance(jnp.asarray(3)).item(), BlockInfo(any_finite=False).advance(jnp.asarray(3)).item()
+          (4, 3)
+        """
+        following = jnp.asarray(optax.safe_increment(count))
+        return following if self.any_finite is None else jnp.where(self.any_finite, following, count)
+
+    def local(self) -> "BlockInfo":
+        """Keep of every entry by block those whose roots this device refreshes.
+
+        Examples:
+          >>> BlockInfo(finite={"2": jnp.asarray([True])}).local().finite["2"].tolist()
+          [True]
+        """
+        cut = self.root_collectives.local
+        rows = {name: cut(getattr(self, name)) for name in ("finite", "gradients", "factors", "moments", "index")}
+        return self._replace(**rows)
+
+    def raw(self, updates: Any) -> Any:
+        """Return the raw gradients.
+
+        Args:
+          updates: what is returned if there are no others.
+
+        Examples:
+          >>> BlockInfo().raw({"2": 1.0}), BlockInfo(gradients={"2": 5.0}).raw({"2": 1.0})
+          ({'2': 1.0}, {'2': 5.0})
+        """
+        return updates if self.gradients is None else self.gradients
+
+
+def info_of(blocks: Any) -> BlockInfo:
+    """Return the `BlockInfo` that came as the extra argument `blocks`, or one that says nothing.
+
+    The name is free for everyone outside of `precond.blocked`: whatever else a caller passes under it is ignored.
+
+    Args:
+      blocks: the extra argument, or None.
+
+    Examples:
+      >>> info_of(None).batch_axes, info_of("mine").batch_axes, info_of(BlockInfo(batch_axes=1)).batch_axes
+      (0, 0, 1)
+    """
+    return blocks if isinstance(blocks, BlockInfo) else BlockInfo()
+
+
+def without_info(extra: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out the `BlockInfo` of a transformation around, which speaks of other arrays than what is inside has.
+
+    Args:
+      extra: the extra arguments of an update.
+
+    Examples:
+      >>> without_info({"blocks": BlockInfo(), "value": 1.0}), without_info({"blocks": "mine"})
+      ({'value': 1.0}, {'blocks': 'mine'})
+    """
+    return {name: x for name, x in extra.items() if not isinstance(x, BlockInfo)}

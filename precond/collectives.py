@@ -1,0 +1,36 @@
+"""What a function on one device does together with the other devices. Floor 0 of the library."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+__all__ = ["SINGLE", "Collectives"]
+
+
+class Collectives(NamedTuple):
+    """Move stacks between the devices that share them; `precond.mesh.collectives_over` makes one for a mesh.
+
+    Attributes:
+      count: the number of devices.
+      index: return the number of this device, from 0.
+      local: cut this device's blocks out of a tree of whole stacks.
+      all_gather: make whole stacks of every device's blocks, the inverse of `local`.
+      all_to_all: send entry i of every array `[count, ..]` of a tree to device i; entry j of the result is from device j.
+      psum: add up a number over the devices.
+    """
+
+    count: int
+    index: Callable[[], Any]
+    local: Callable[[Any], Any]
+    all_gather: Callable[[Any], Any]
+    all_to_all: Callable[[Any], Any]
+    psum: Callable[[jax.Array], jax.Array]
+
+
+def _same(tree: Any) -> Any:
+    return tree
+
+
+SINGLE = Collectives(1, lambda: 0, _same, _same, _same, _same)
+"""One device, which has everything."""

@@ -1,0 +1,163 @@
+"""Conditions and loops that leave work undone under `jax.vmap`, too. Floor 0 of the library."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.custom_batching import custom_vmap
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+
+__all__ = ["loop_between", "run_if"]
+
+
+def run_if(predicate: jax.Array, on_true: Callable[..., Any], on_false: Callable[..., Any], *operands: Any) -> Any:
+    """Run one of two functions, as `jax.lax.cond` does.
+
+    Under `jax.vmap` with a predicate for every member, `cond` runs both functions for all members. Here a function runs
+    only if some member asks for it.
+
+    Args:
+      predicate: a boolean scalar.
+      on_true: from the operands to a tree of arrays.
+      on_false: from the operands to a tree of the same shapes.
+      *operands: trees of arrays.
+
+    Examples:
+      >>> double = lambda p, x: run_if(p, lambda x: 2 * x, lambda x: x, x)
+      >>> jax.vmap(double)(jnp.asarray([True, False]), jnp.asarray([1.0, 1.0])).tolist()
+      [2.0, 1.0]
+    """
+    yes, on_true = _hoisted(on_true, *operands)
+    no, on_false = _hoisted(on_false, *operands)
+
+    def computing_both(predicate: Any, yes: Any, no: Any, operands: Any) -> Any:
+        first = on_true(*_open_if(predicate, (yes, *operands)))
+        second = on_false(*_open_if(~predicate, (no, *operands)))
+        return jax.tree.map(lambda x, y: jnp.where(predicate, x, y), first, second)
+
+    def conditional(predicate: Any, yes: Any, no: Any, operands: Any) -> Any:
+        return lax.cond(predicate, lambda: on_true(yes, *operands), lambda: on_false(no, *operands))
+
+    run = custom_vmap(conditional)
+
+    @run.def_vmap
+    def rule(size: int, batched: Any, predicate: Any, yes: Any, no: Any, operands: Any) -> Any:
+        axes = jax.tree.map(lambda b: 0 if b else None, tuple(batched))
+        if not batched[0]:
+            out = jax.vmap(conditional, axes, axis_size=size)(predicate, yes, no, operands)
+            return out, jax.tree.map(lambda _: True, out)
+
+        def every(function: Callable[..., Any], hidden: Any, of: Any) -> Callable[[], Any]:
+            return lambda: jax.vmap(function, (of, *axes[3]), axis_size=size)(hidden, *operands)
+
+        shapes = jax.eval_shape(every(on_true, yes, axes[1]))
+
+        def nothing() -> Any:
+            return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+        first = run_if(jnp.any(predicate), every(on_true, yes, axes[1]), nothing)
+        second = run_if(jnp.any(~predicate), every(on_false, no, axes[2]), nothing)
+        out = jax.vmap(lambda p, a, b: jax.tree.map(lambda x, y: jnp.where(p, x, y), a, b))(predicate, first, second)
+        return out, jax.tree.map(lambda _: True, out)
+
+    return _with_derivative_of(computing_both, run, jnp.asarray(predicate), yes, no, operands)
+
+
+def loop_between(first: Any, last: Any, body: Callable[..., Any], carry: Any, given: Any, *, most: int) -> Any:
+    """Carry a tree through the turns `first <= turn < last`; nothing runs if there are none.
+
+    `jax.lax.fori_loop` does as much, but has no derivative in reverse. And under `jax.vmap` it runs from the least
+    turn to the greatest only if all members agree on both; here it always does, so that members in step cost no turn
+    more than one of them alone.
+
+    Args:
+      first: a whole number of at least 0.
+      last: another.
+      body: from the number of a turn, what is carried and `given`, to what is carried on.
+      carry: a tree of arrays.
+      given: a tree of arrays.
+      most: a bound of `last`. A derivative looks at every turn below it.
+
+    Examples:
+      >>> multiply = lambda turn, total, factor: total * factor
+      >>> power = lambda x, first: loop_between(first, 3, multiply, jnp.ones(()), x, most=3)
+      >>> power(2.0, 0).item(), jax.vmap(power, (None, 0))(2.0, jnp.arange(3)).tolist()
+      (8.0, [8.0, 4.0, 2.0])
+      >>> jax.grad(power)(2.0, 0).item()
+      12.0
+    """
+    first, last = (jnp.asarray(x, jnp.int32) for x in (first, last))
+    hidden, body = _hoisted(body, first, carry, given)
+
+    def every_turn(first: Any, last: Any, hidden: Any, carry: Any, given: Any) -> Any:
+        def turn(carry: Any, i: jax.Array) -> tuple[Any, None]:
+            due = (first <= i) & (i < last)
+            seen, old, read = _open_if(due, (hidden, carry, given))
+            return jax.tree.map(lambda x, y: jnp.where(due, x, y), body(seen, i, old, read), carry), None
+
+        return lax.scan(turn, carry, jnp.arange(most))[0]
+
+    @custom_vmap
+    def run(first: Any, last: Any, hidden: Any, carry: Any, given: Any) -> Any:
+        return lax.fori_loop(first, last, lambda i, carry: body(hidden, i, carry, given), carry)
+
+    @run.def_vmap
+    def rule(size: int, batched: Any, first: Any, last: Any, hidden: Any, carry: Any, given: Any) -> Any:
+        axes = jax.tree.map(lambda b: 0 if b else None, tuple(batched))
+        # From the first turn on, every member has a state of its own.
+        carry = jax.tree.map(lambda x, b: x if b else jnp.broadcast_to(x, (size, *x.shape)), carry, batched[3])
+        none = first >= last
+        begin, end = jnp.min(jnp.where(none, most, first)), jnp.max(jnp.where(none, 0, last))
+
+        def every(i: jax.Array, carry: Any, rest: Any) -> Any:
+            def one(first: Any, last: Any, hidden: Any, carry: Any, given: Any) -> Any:
+                new = body(hidden, i, carry, given)
+                due = (first <= i) & (i < last)
+                return jax.tree.map(lambda x, y: jnp.where(due, x, y), new, carry)
+
+            first, last, hidden, given = rest
+            return jax.vmap(one, (*axes[:3], 0, axes[4]), axis_size=size)(first, last, hidden, carry, given)
+
+        out = loop_between(begin, end, every, carry, (first, last, hidden, given), most=most)
+        return out, jax.tree.map(lambda _: True, out)
+
+    return _with_derivative_of(every_turn, run, first, last, hidden, carry, given)
+
+
+def _hoisted(function: Callable[..., Any], *operands: Any) -> tuple[Any, Callable[..., Any]]:
+    """Find the arrays that a function closes over, which a rule for `vmap` would not see.
+
+    Returns:
+      These arrays, and the function with them as its first argument.
+    """
+    closed, shapes = jax.make_jaxpr(function, return_shape=True)(*operands)
+    treedef = jax.tree.structure(shapes)
+
+    def run(hidden: Any, *operands: Any) -> Any:
+        return treedef.unflatten(jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, hidden))(*jax.tree.leaves(operands)))
+
+    return list(closed.consts), run
+
+
+def _open_if(predicate: Any, tree: Any) -> Any:
+    """Let derivatives through only if the predicate holds, so that no NaN comes from what is computed and not used."""
+    return jax.tree.map(lambda x: jnp.where(predicate, x, lax.stop_gradient(x)), tree)
+
+
+def _with_derivative_of(definition: Callable[..., Any], run: Callable[..., Any], *given: Any) -> Any:
+    """Call `run`, and take its derivatives from `definition`, which leaves nothing undone.
+
+    A function with a rule for `vmap` has no derivative in reverse, and neither has a `cond` whose derivative is mapped.
+    """
+
+    @jax.custom_jvp
+    def function(*given: Any) -> Any:
+        return run(*given)
+
+    @function.defjvp
+    def rule(primals: Any, tangents: Any) -> Any:
+        return jax.jvp(definition, primals, tangents)
+
+    return function(*given)

@@ -1,0 +1,79 @@
+"""A transformation in float32 or wider that sits out the steps in which a gradient is not finite."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from precond.arguments import check_transformation
+from precond.blocks import finite_blocks
+from precond.mesh import as_typed
+
+__all__ = ["SkipNonfiniteState", "skip_nonfinite"]
+
+
+class SkipNonfiniteState(NamedTuple):
+    """What `skip_nonfinite` keeps.
+
+    Attributes:
+      steps_skipped: updates so far in which a gradient was not finite.
+      inner: the state of the inner transformation.
+    """
+
+    steps_skipped: jax.Array
+    inner: Any
+
+
+def skip_nonfinite(
+    inner: optax.GradientTransformation, *, skipped: float = 0.0
+) -> optax.GradientTransformationExtraArgs:
+    """Skip the whole step if the sum of squares of some gradient is not finite.
+
+    The inner transformation then keeps its state. It computes in float32 or wider, whatever the gradients are, and
+    is initialised with parameters of such a type; updates have the dtype of the gradients. It is the second half of
+    `precond.blocked`, for the parameters without a view.
+
+    Args:
+      inner: any transformation.
+      skipped: the update of a step that is skipped.
+
+    Raises:
+      TypeError: for what is no transformation.
+
+    Examples:
+      >>> tx, g = skip_nonfinite(optax.trace(0.5)), jnp.ones((), jnp.float16)
+      >>> _, state = tx.update(g, tx.init(g))
+      >>> updates, state = tx.update(g * jnp.nan, state)
+      >>> updates, state = tx.update(g, state)
+      >>> updates.item(), updates.dtype.name, state.steps_skipped.item()
+      (1.5, 'float16', 1)
+    """
+    check_transformation("inner", inner)
+    inner = optax.with_extra_args_support(inner)
+
+    def init(params: Any) -> SkipNonfiniteState:
+        return SkipNonfiniteState(jnp.zeros([], jnp.int32), inner.init(_wide(params)))
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, SkipNonfiniteState]:
+        moved, new = inner.update(_wide(updates), state.inner, _wide(params), **extra)
+        leaves = jax.tree.leaves(updates)
+        if not leaves:
+            return moved, state._replace(inner=new)
+        finite = jnp.all(jnp.stack([finite_blocks(jnp.asarray(x)[None])[0] for x in leaves]))
+        out = jax.tree.map(lambda m, x: jnp.where(finite, m, skipped).astype(x.dtype), moved, updates)
+        kept = optax.tree.where(finite, jax.tree.map(as_typed, new, state.inner), state.inner)
+        return out, SkipNonfiniteState(state.steps_skipped + ~finite, kept)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _wide(tree: Any) -> Any:
+    """Arrays in float32 or wider; what is not of floating point stays as it is."""
+
+    def wide(x: Any) -> Any:
+        dtype = jnp.result_type(x)
+        narrow = jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32
+        return jnp.astype(jnp.asarray(x), jnp.float32) if narrow else x
+
+    return jax.tree.map(wide, tree)

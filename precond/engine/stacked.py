@@ -1,0 +1,288 @@
+"""A transformation of stacks as one of parameters, for those that have a view: pack, run on every shard, unpack."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import PartitionSpec
+
+from precond.arguments import check_part, check_transformation, check_whole
+from precond.blocks import (
+    BlockInfo,
+    Layout,
+    Views,
+    as_views,
+    check_leaves,
+    check_shapes,
+    finite_blocks,
+    info_of,
+    keep_finite,
+    layout_of,
+    tell_readings,
+)
+from precond.engine.gathering import choose
+from precond.engine.kronecker import KroneckerState
+from precond.engine.route import Route, route_of
+from precond.mesh import (
+    Extent,
+    Place,
+    Sharded,
+    as_sharded,
+    as_typed,
+    born,
+    collectives_over,
+    entering,
+    find_place,
+    local_arrays,
+    on_shards,
+)
+from precond.scopes import named
+
+__all__ = ["StackedState", "stacked", "viewed_by"]
+
+
+class StackedState(NamedTuple):
+    """What `stacked` keeps.
+
+    Attributes:
+      stacks: the state of the inner transformation; an empty array where no parameter has a view.
+      blocks_skipped: blocks so far whose gradient was not finite.
+      steps_skipped: updates so far in which no block's gradient was finite.
+    """
+
+    stacks: Any
+    blocks_skipped: jax.Array
+    steps_skipped: jax.Array
+
+
+class Stacking(NamedTuple):
+    """The checked arguments of `stacked`."""
+
+    inner: optax.GradientTransformationExtraArgs
+    views: Views
+    block_size: int | None
+    skipped: float
+    sharding: Sharded
+    mesh: jax.sharding.Mesh | None
+
+    def layout(self, tree: Any) -> Layout:
+        """The layout of a tree of parameters, or of gradients."""
+        return layout_of(tree, self.views, self.block_size, self.sharding.multiple)
+
+    @property
+    def rounds(self) -> bool:
+        """Whether directions are rounded by a transformation before they are gathered."""
+        return isinstance(self.sharding.wire, optax.GradientTransformation)
+
+    def wires(self, layout: Layout, leaves: Sequence[Any]) -> dict[str, Any]:
+        """By stack, the dtype in which directions are gathered."""
+        if self.rounds:
+            return {name: stack.dtype for name, stack in layout.stacks.items()}
+        wire = self.sharding.wire
+        return layout.dtypes(leaves) if wire is None else dict.fromkeys(layout.stacks, wire)
+
+    def place(self, layout: Layout, tree: Any) -> Place | None:
+        """Where the stacks are sharded."""
+        wires = self.wires(layout, jax.tree.leaves(jax.eval_shape(lambda t: t, tree)))
+        return choose(find_place(self.sharding, self.mesh, tree), self.sharding, self.inner, layout.stacks, wires)
+
+
+def viewed_by(views: Views | Sequence[Any] | None, tree: Any) -> Any:
+    """Return for every parameter whether `stacked` takes it: a tree of booleans.
+
+    Args:
+      views: as in `precond.blocked`.
+      tree: of parameters, or of gradients.
+
+    Examples:
+      >>> viewed_by(None, {"kernel": jnp.ones((4, 6)), "bias": jnp.ones(6)})
+      {'bias': False, 'kernel': True}
+    """
+    viewed = layout_of(tree, as_views(views), None).viewed
+    return jax.tree.unflatten(jax.tree.structure(tree), list(viewed))
+
+
+def stacked(
+    inner: optax.GradientTransformation,
+    *,
+    block_size: int | None = 1024,
+    views: Views | Sequence[Any] | None = None,
+    skipped: float = 0.0,
+    axis: str | Sequence[str] | Sharded | None = None,
+    mesh: jax.sharding.Mesh | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Run a transformation on stacks of equal blocks, and leave the parameters without a view as they are.
+
+    It is the first half of `precond.blocked`, whose arguments these are.
+
+    Args:
+      inner: as in `precond.blocked`.
+      block_size: as in `precond.blocked`.
+      views: as in `precond.blocked`.
+      skipped: as in `precond.blocked`.
+      axis: as in `precond.blocked`.
+      mesh: as in `precond.blocked`.
+
+    Examples:
+      >>> tx, params = stacked(optax.scale(2.0)), {"kernel": jnp.ones((4, 6)), "bias": jnp.ones(6)}
+      >>> updates, state = tx.update(params, tx.init(params))
+      >>> updates["kernel"].mean().item(), updates["bias"].mean().item()
+      (2.0, 1.0)
+    """
+    if block_size is not None:
+        check_whole("block_size", block_size, least=1)
+    check_transformation("inner", inner)
+    if mesh is not None:
+        check_part("mesh", mesh, jax.sharding.Mesh, "jax.make_mesh((8,), ('data',))")
+    sharding = as_sharded(axis)
+    rounding = isinstance(sharding.wire, optax.GradientTransformation)
+    inner = optax.with_extra_args_support(optax.chain(inner, sharding.wire) if rounding else inner)
+    options = Stacking(inner, as_views(views), block_size, skipped, sharding, mesh)
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, StackedState]:
+        return _update(options, updates, state, params, extra)
+
+    return optax.GradientTransformationExtraArgs(lambda params: _init(options, params), update)
+
+
+def _init(options: Stacking, params: Any) -> StackedState:
+    check_leaves(params)
+    tell_readings(params, options.views, options.block_size)
+    # One array that stands for everything: on a tree without leaves optax.tree.map_params takes this for the
+    # prefix of whatever the stacks' state is, and leaves it alone.
+    state, layout = jnp.zeros((0,)), options.layout(params)
+    place, stacks = options.place(layout, params), layout.stacks
+
+    def make() -> Any:
+        return options.inner.init({name: jnp.zeros(s.shape, s.dtype) for name, s in stacks.items()})
+
+    if stacks:
+        state = born(place, make, _extents(options, stacks, place), params)
+    return StackedState(state, jnp.zeros([], jnp.int32), jnp.zeros([], jnp.int32))
+
+
+def _update(options: Stacking, updates: Any, state: Any, params: Any, extra: dict[str, Any]) -> tuple[Any, Any]:
+    check_shapes(updates, params)
+    updates = jax.tree.map(jnp.asarray, updates)
+    layout = options.layout(updates)
+    if not layout.stacks:
+        return updates, state
+    leaves, treedef = jax.tree.flatten(updates)
+    place = options.place(layout, leaves)
+    moved, inner, lost = _run(options, layout, leaves, state.stacks, params, local_arrays(extra), place)
+    out = [as_typed(m, x) if v else x for v, m, x in zip(layout.viewed, moved, leaves, strict=True)]
+    after = StackedState(
+        inner, state.blocks_skipped + lost, state.steps_skipped + (lost == sum(layout.blocks.values()))
+    )
+    return treedef.unflatten(out), after
+
+
+def _run(
+    options: Stacking, layout: Layout, leaves: Any, state: Any, params: Any, extra: Any, place: Place | None
+) -> tuple[Any, Any, jax.Array]:
+    """Run the inner transformation on every shard.
+
+    Returns:
+      What it makes of the leaves, its new state, and the number of blocks that were skipped.
+    """
+    arrays, rebuild = _arrays(extra)
+    directions, roots = (collectives_over(None if place is None else place.over(a)) for a in _levels(place))
+    route = route_of(layout, leaves, place, directions, options.sharding)
+    wires = options.wires(layout, leaves)
+    total = sum(layout.blocks.values())
+    groups = options.sharding.multiple // (1 if place is None else place.count)
+
+    def entered(tree: Any) -> list[Any]:
+        pairs = zip(jax.tree.leaves(tree), route.specs, layout.viewed, strict=True)
+        return [entering(place, jnp.asarray(x), spec) if v else None for x, spec, v in pairs]
+
+    def body(given: Any, state: Any) -> tuple[Any, Any]:
+        leaves, params, extra = given[0], given[1], rebuild(given[2])
+        params = None if params is None else route.pack(params)
+        with named("stacks", _counted(layout)):
+            stacks = route.pack(leaves)
+            finite = {name: finite_blocks(x) for name, x in stacks.items()}
+        # What pads a stack is zero, and so finite.
+        lost = directions.psum(sum(jnp.sum(~x, dtype=jnp.int32) for x in finite.values()))
+        told = info_of(extra.pop("blocks", None))
+        info = BlockInfo(
+            finite=finite,
+            any_finite=lost < total,
+            factors=directions.local(told.factors),
+            moments=directions.local(told.moments),
+            index=directions.local({name: jnp.arange(x.shape[0]) for name, x in layout.stacks.items()}),
+            batch_axes=1,
+            row_groups=groups,
+            collectives=directions,
+            root_collectives=roots,
+        )
+        stacks = {name: keep_finite(finite[name], x, jnp.zeros_like(x)) for name, x in stacks.items()}
+        moved: Any
+        moved, new = options.inner.update(stacks, state, params, **extra, blocks=info)
+        out = {n: keep_finite(finite[n], x, jnp.full_like(x, options.skipped)) for n, x in moved.items()}
+        out = out if options.rounds else {name: x.astype(wires[name]) for name, x in out.items()}
+        return (route.unpack(out, leaves), lost), new
+
+    (out, lost), new = on_shards(
+        body,
+        place,
+        (entered(leaves), None if params is None else entered(params), arrays),
+        state,
+        _extents(options, layout.stacks, place),
+        coming=(route.specs, None if params is None else route.specs, PartitionSpec()),
+        going=(route.specs, PartitionSpec()),
+    )
+    return out, new, lost
+
+
+def _counted(layout: Layout) -> str:
+    """How many blocks each stack has, for `precond.plan`."""
+    return ", ".join(f"{layout.blocks[name]} of {x.shape[0]} {name}" for name, x in layout.stacks.items())
+
+
+def _levels(place: Place | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    return ((), ()) if place is None else place.levels
+
+
+def _extents(options: Stacking, stacks: dict[str, jax.ShapeDtypeStruct], place: Place | None) -> Any:
+    """Find which arrays of the state have the length of a stack, and over which axes each is divided."""
+    if place is None:
+        return None
+
+    def state(times: int) -> Any:
+        longer = {n: jax.ShapeDtypeStruct((times * s.shape[0], *s.shape[1:]), s.dtype) for n, s in stacks.items()}
+        return jax.eval_shape(lambda stacks: options.inner.init(stacks), longer)  # not from a cache: see `describing`
+
+    # What has the length of a stack by chance does not grow with it.
+    once = state(1)
+    lengths = jax.tree.map(lambda one, two: one.shape[0] if one.shape != two.shape else 0, once, state(2))
+
+    def over(axes: tuple[str, ...], lengths: Any) -> Any:
+        return jax.tree.map(lambda n: Extent(n, axes) if n else Extent(), lengths)
+
+    def engine(x: Any) -> bool:
+        return isinstance(x, KroneckerState)
+
+    def one(x: Any) -> Any:
+        if not engine(x):
+            return over(place.levels[0], x)
+        return over(place.levels[0], x)._replace(statistics=over(place.axes, x.statistics))
+
+    return jax.tree.map(one, lengths, is_leaf=engine)
+
+
+def _arrays(extra: dict[str, Any]) -> tuple[list[Any], Callable[[list[Any]], dict[str, Any]]]:
+    """The arrays among extra arguments, which a program for shards must be given, and a way to put others there."""
+    leaves, treedef = jax.tree.flatten(extra)
+    which = [i for i, x in enumerate(leaves) if isinstance(x, jax.Array | np.ndarray)]
+
+    def rebuild(arrays: list[Any]) -> dict[str, Any]:
+        filled = list(leaves)
+        for i, x in zip(which, arrays, strict=True):
+            filled[i] = x
+        return treedef.unflatten(filled)
+
+    return [leaves[i] for i in which], rebuild
