@@ -4,8 +4,8 @@ import functools
 import re
 
 __all__ = [
+    "adapter_of",
     "fused",
-    "is_adapter",
     "is_convolution",
     "is_depthwise",
     "is_elementwise",
@@ -173,17 +173,17 @@ def is_linear(parts: tuple[str, ...]) -> bool:
 
 
 @functools.cache
-def is_adapter(parts: tuple[str, ...]) -> bool:
-    """Return whether a parameter is one of a pair of LoRA.
+def adapter_of(parts: tuple[str, ...]) -> str | None:
+    """Return the name of one of a pair of LoRA, or None for another parameter.
 
     Args:
       parts: of the parameter's path.
 
     Examples:
-      >>> is_adapter(("query", "lora_a")), is_adapter(("query", "lora_B", "weight"))
-      (True, True)
+      >>> adapter_of(("query", "lora_a")), adapter_of(("query", "lora_B", "weight")), adapter_of(("query", "kernel"))
+      ('lora_a', 'lora_B', None)
     """
-    return any(_LORA.fullmatch(name) for name in parts[-3:])
+    return next((name for name in parts[-3:] if _LORA.fullmatch(name)), None)
 
 
 @functools.cache

@@ -428,6 +428,8 @@ layers/0/q_proj/lora_b                                  8,64         rC
 layers/0/q_proj/kernel                                  64,64        rc
 query/lora_a/kernel                                     64,8         Rc
 query/lora_b/kernel                                     8,4,16       rCC
+out/lora_a/kernel                                       4,16,8       RRc
+out/lora_b/kernel                                       8,64         rC
 scanned/dense/lora_a                                    6,64,8       bRc
 scanned/dense/lora_b                                    6,8,128      brC
 
@@ -525,6 +527,10 @@ decoder/layers/self_attention/out/kernel                4,6,16,64    rbrc
 decoder/layers/mlp/wi/kernel                            64,6,2,172   rbbc
 decoder/layers/mlp/wo/kernel                            172,6,64     rbc
 decoder/layers/MoeBlock_0/wi_0                          8,6,64,172   bbrc
+decoder/layers/delta_net/in_proj_qkvz/kernel            64,6,512     rbc
+decoder/layers/delta_net/conv1d/kernel                  4,6,1,512    -
+decoder/layers/delta_net/A_log                          16,6         -
+vision_encoder/conv/kernel                              14,14,3,64   rrrc
 
 # cells of nnx, with their gates side by side: default flax
 gru/dense_i/kernel                                      20,96        rbc    20,3,32

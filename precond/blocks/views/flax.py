@@ -4,8 +4,8 @@ import re
 from typing import Any
 
 from precond.blocks.kinds import (
+    adapter_of,
     fused,
-    is_adapter,
     is_convolution,
     is_depthwise,
     is_elementwise,
@@ -50,7 +50,7 @@ def flax(path: str, leaf: Any) -> View | None:
         return None
     whole = as_parameter(leaf)
     if _is_pair(parts[-1], whole):
-        return adapter(whole.shape)
+        return adapter(whole.shape, parts[-1])
     is_bias = parts[-1] == "b" and not {"w", "w_h"}.isdisjoint(whole.neighbours)  # Haiku's; any matrix may be called b
     if is_elementwise(parts) or is_bias:
         return None
@@ -66,13 +66,14 @@ def _comes_from_heads(parts: tuple[str, ...]) -> bool:
     return any(_FROM_HEADS.fullmatch(name) for name in (module_of(parts), "/".join(parts[:-1])))
 
 
-def read_kernel(path: str, leaf: Parameter, scan_axis: int) -> View | None:
+def read_kernel(path: str, leaf: Parameter, scan_axis: int, unknown: str | None = None) -> View | None:
     """Read a kernel, of which axes that its module's name does not account for are batch axes from `scan_axis` on.
 
     Args:
       path: of the parameter.
       leaf: the parameter.
       scan_axis: where the axes of layers stand.
+      unknown: the axes of a kernel of which no name tells anything, as `spelled` has them. None goes by the shape.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -82,9 +83,9 @@ def read_kernel(path: str, leaf: Parameter, scan_axis: int) -> View | None:
     parts, shape = parts_of(path), leaf.shape
     if len(shape) < 2 or is_vocabulary(parts) or leaf.neighbours.get("bias") == shape:
         return None
-    if is_adapter(parts):
-        return adapter(shape)
-    for axes in _spellings(parts, leaf):
+    if name := adapter_of(parts):
+        return adapter(shape, name)
+    for axes in _spellings(parts, leaf, unknown):
         more = len(shape) - len(axes)
         layers = tuple(range(start := min(scan_axis, len(axes)), start + more))
         one = leaf.without(layers)
@@ -93,7 +94,7 @@ def read_kernel(path: str, leaf: Parameter, scan_axis: int) -> View | None:
     return last_two(shape)
 
 
-def _spellings(parts: tuple[str, ...], leaf: Parameter) -> tuple[str, ...]:
+def _spellings(parts: tuple[str, ...], leaf: Parameter, unknown: str | None) -> tuple[str, ...]:
     """What the axes of one layer may be, the likeliest first; `f` is the axis of fused matrices."""
     shape, rank, held = leaf.shape, leaf.ndim, parts[-1] in ("kernel", "w")
     name, convolution = module_of(parts) if held else parts[-1], "r" * (rank - 1) + "c"
@@ -120,8 +121,10 @@ def _spellings(parts: tuple[str, ...], leaf: Parameter) -> tuple[str, ...]:
         return ("rcc",) if to_heads else ("rc",) if held else ()
     if held and is_linear(parts):
         return ("rc",)
+    if parts[-1] != "kernel":
+        return ()
     # A window is no longer than the number of its input channels.
-    return () if parts[-1] != "kernel" else ("rcc",) if rank == 3 and to_heads else (convolution,)
+    return (unknown or ("rcc" if rank == 3 and to_heads else convolution),)
 
 
 def _is_pair(name: str, leaf: Parameter) -> bool:

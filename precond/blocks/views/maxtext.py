@@ -46,6 +46,6 @@ def maxtext(scan_axis: int = 1) -> Views:
         return over(whole.stacked, one_layer)(path, whole)
 
     def one_layer(path: str, leaf: Any) -> View | None:
-        return read_kernel(path, leaf, scan_axis)
+        return read_kernel(path, leaf, scan_axis, unknown="rc")
 
     return views

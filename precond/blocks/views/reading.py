@@ -82,17 +82,19 @@ def split(shape: Sequence[int], axis: int, parts: int) -> View | None:
     return None if view is None else view._replace(shape=read)
 
 
-def adapter(shape: Sequence[int]) -> View | None:
+def adapter(shape: Sequence[int], name: str) -> View | None:
     """Return one of a pair of LoRA: its short side alone gets a factor, and all other axes belong to the long side.
 
     Args:
-      shape: of the parameter; the short side is its first axis, or its last.
+      shape: of the parameter. The short side of a matrix is the shorter one.
+      name: of the parameter. With more axes, the last is the short side of `lora_a`, and the first that of `lora_b`.
 
     Examples:
-      >>> adapter((4096, 8)), adapter((8, 32, 128)).axes
+      >>> adapter((4096, 8), "lora_a"), adapter((8, 32, 128), "lora_b").axes
       (View(axes=((0,), (1,)), passive=(0,), shape=None), ((0,), (1, 2)))
     """
-    short_first, more = shape[0] < shape[-1], len(shape) - 1
+    more = len(shape) - 1
+    short_first = shape[0] < shape[1] if more == 1 else name.lower().endswith("b")
     view = spelled("r" + "c" * more if short_first else "r" * more + "c", shape)
     return None if view is None else view._replace(passive=(1,) if short_first else (0,))
 

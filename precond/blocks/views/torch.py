@@ -4,8 +4,8 @@ import re
 from typing import Any
 
 from precond.blocks.kinds import (
+    adapter_of,
     fused,
-    is_adapter,
     is_convolution,
     is_depthwise,
     is_elementwise,
@@ -56,8 +56,8 @@ def _one_layer(path: str, leaf: Parameter) -> View | None:
     is_norm = leaf.neighbours.get("bias") == shape
     if len(shape) < 2 or is_norm or is_vocabulary(parts):
         return None
-    if is_adapter(parts):
-        return adapter(shape)
+    if name := adapter_of(parts):
+        return adapter(shape, name)
     if _GATES.fullmatch(parts[-1]) and len(shape) == 2:
         return _gates(parts, leaf)
     if len(shape) == 2:
