@@ -2,7 +2,7 @@
 
 from precond import diagnosis, layers, planning, recipes, replicas
 from precond.arguments import STATIC_ARGS
-from precond.blocks import BlockInfo, View, default_views, ragged, rules, small_side, tensors
+from precond.blocks import BlockInfo, View, default_views, ragged, rules, small_side, tensors, views
 from precond.engine import (
     Refresh,
     blocked,
@@ -36,7 +36,7 @@ from precond.linalg import Precision, precision
 from precond.mesh import Sharded, by_cost, sharded
 from precond.metrics import metrics
 from precond.optimizers import adascale, ekfac, kfac, kl_shampoo, mfac, neumann, shampoo, soap
-from precond.planning import Plan, plan
+from precond.planning import Plan, Readings, plan, views_of
 from precond.roots import (
     Method,
     Root,
@@ -98,6 +98,7 @@ __all__ = [
     "Method",
     "Plan",
     "Precision",
+    "Readings",
     "Refresh",
     "Root",
     "RootState",
@@ -197,5 +198,7 @@ __all__ = [
     "switch",
     "tensors",
     "trace",
+    "views",
+    "views_of",
     "with_momentum",
 ]

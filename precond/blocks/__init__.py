@@ -15,10 +15,13 @@ from precond.blocks.matrices import (
     view_of_layer,
 )
 from precond.blocks.names import active_axes, stack_name
+from precond.blocks.parameter import Parameter
+from precond.blocks.paths import path_name
 from precond.blocks.probe import Factors, Probe, with_zero_probes, without_probes
-from precond.blocks.rules import as_views, default_views, path_name, rules, small_side, tensors
+from precond.blocks.readings import Reading, asking, readings_of, tell_layers, tell_readings
 from precond.blocks.slices import Door, Slices, door_of, fan, slices_of, unfan
 from precond.blocks.view import Geometry, View, Views
+from precond.blocks.views import as_views, default_views, rules, small_side, tensors
 
 __all__ = [
     "BlockInfo",
@@ -28,13 +31,16 @@ __all__ = [
     "Geometry",
     "Layer",
     "Layout",
+    "Parameter",
     "Probe",
     "Ragged",
+    "Reading",
     "Slices",
     "View",
     "Views",
     "active_axes",
     "as_views",
+    "asking",
     "check_layers",
     "check_leaves",
     "check_matrices",
@@ -52,10 +58,13 @@ __all__ = [
     "path_name",
     "present_layers",
     "ragged",
+    "readings_of",
     "rules",
     "slices_of",
     "small_side",
     "stack_name",
+    "tell_layers",
+    "tell_readings",
     "tensors",
     "unfan",
     "view_of_layer",

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from precond.arguments import check_whole
 from precond.blocks.names import stack_name
-from precond.blocks.rules import path_name
+from precond.blocks.parameter import parameters_of
 from precond.blocks.view import Geometry, Views, geometry
 from precond.linalg.opaque import opaque
 
@@ -262,7 +262,7 @@ def layout_of(tree: Any, views: Views, block_size: BlockSize, multiple: int = 1)
 
     Args:
       tree: of arrays, or of anything with `shape` and `dtype`.
-      views: from path and leaf to a view or None. A leaf of size 0 has none.
+      views: from path and `Parameter` to a view or None. A parameter of size 0 has none.
       block_size: active axes longer than this are cut; None cuts nothing.
       multiple: stacks are padded to a multiple of it.
 
@@ -270,18 +270,15 @@ def layout_of(tree: Any, views: Views, block_size: BlockSize, multiple: int = 1)
       ValueError: for a view that does not fit.
 
     Examples:
-      >>> from precond.blocks.rules import default_views
+      >>> from precond.blocks.views import default_views
       >>> tree = {"kernel": jnp.zeros((20, 8)), "bias": jnp.zeros(8)}
       >>> {n: s.shape for n, s in layout_of(tree, default_views, block_size=8).stacks.items()}
       {'4x8': (1, 4, 8), '8x8': (2, 8, 8)}
     """
-    # Shapes and dtypes as JAX sees them: a leaf may be a NumPy array of float64, or a Python number.
-    paths = jax.tree_util.tree_flatten_with_path(jax.eval_shape(lambda t: t, tree))[0]
     found: dict[tuple[Any, ...], list[tuple[int, Geometry]]] = {}
-    viewed = []
-    for i, (path, leaf) in enumerate(paths):
-        name = path_name(path)
-        view = views(name, leaf) if math.prod(leaf.shape) else None
+    viewed, parameters = [], parameters_of(tree)
+    for i, (name, leaf) in enumerate(parameters):
+        view = views(name, leaf) if leaf.size else None
         viewed.append(view is not None)
         if view is not None:
             g = geometry(view, leaf.shape, f"'{name}'")
@@ -289,7 +286,7 @@ def layout_of(tree: Any, views: Views, block_size: BlockSize, multiple: int = 1)
     sheets = tuple(_sheet(members, members[0][1], block_size) for members in found.values())
     counts: dict[str, tuple[int, tuple[int, ...], Any]] = {}
     for sheet in sheets:
-        dtype = jnp.result_type(jnp.float32, *(paths[i][1].dtype for i, _ in sheet.members))
+        dtype = jnp.result_type(jnp.float32, *(parameters[i][1].dtype for i, _ in sheet.members))
         for name, region in sheet.regions:
             blocks = sum(sheet.batches()) * math.prod(part.count for part in region)
             before, _, other = counts.get(name, (0, (), dtype))

@@ -42,6 +42,7 @@ def add_plan(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     time.add_argument("--decomposition-flops-per-s", type=rate, help="of eigh, QR and Cholesky, on one device")
     time.add_argument("--wire-bytes-per-s", type=rate, help="received by one device")
     time.add_argument("--memory-bytes-per-s", type=rate, help="read and written by one device")
+    parser.add_argument("--views", action="store_true", help="print how each parameter is read, too")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.set_defaults(run=_run)
 
@@ -55,11 +56,12 @@ def _run(arguments: argparse.Namespace) -> tuple[str, int]:
     if arguments.json:
         more = {"seconds": seconds, "overhead": overhead} if seconds else {}
         return json.dumps(json.loads(found.json()) | more), 0
+    tables = [found.table(), str(found.views)] if arguments.views else [found.table()]
     if not seconds:
-        return found.table(), 0
+        return "\n\n".join(tables), 0
     rows = [f"{name:<38}{1000 * s:>12.3g}" for name, s in seconds.items()]
     last = f"{'all, as a share of the step':<38}{overhead:>12.1%}"
-    return "\n".join([found.table(), "", "Milliseconds that a step takes longer", *rows, last]), 0
+    return "\n".join([*tables, "", "Milliseconds that a step takes longer", *rows, last]), 0
 
 
 def _seconds(arguments: argparse.Namespace, found: Plan) -> dict[str, float]:

@@ -19,6 +19,7 @@ from precond.blocks import (
     layout_of_layers,
     path_name,
     present_layers,
+    tell_layers,
     view_of_layer,
     without_info,
 )
@@ -125,10 +126,11 @@ def layered(
                 "None of the layers= is among the parameters. Give init what the capture was made of: the parameters "
                 "alone, not {'params': ..}, and without probes."
             )
-        if how.axis is None or not all(isinstance(x, jax.Array) for x in leaves.values()):
-            stacks = first.init(matrices)
-        else:  # the mesh is known from arrays; nothing else of them is looked at, so that jit makes no matrix
-            stacks = jax.jit(lambda leaves: first.init(join(leaves)))(leaves)
+        with tell_layers(present_layers(blocks, leaves), leaves):
+            if how.axis is None or not all(isinstance(x, jax.Array) for x in leaves.values()):
+                stacks = first.init(matrices)
+            else:  # the mesh is known from arrays; nothing else of them is looked at, so that jit makes no matrix
+                stacks = jax.jit(lambda leaves: first.init(join(leaves)))(leaves)
         return BlockedState(stacks, second.init(params), jnp.zeros([], jnp.int32))
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:

@@ -23,6 +23,7 @@ from precond.blocks import (
     info_of,
     keep_finite,
     layout_of,
+    tell_readings,
 )
 from precond.engine.gathering import choose
 from precond.engine.kronecker import KroneckerState
@@ -151,6 +152,7 @@ def stacked(
 
 def _init(options: Stacking, params: Any) -> StackedState:
     check_leaves(params)
+    tell_readings(params, options.views, options.block_size)
     # One array that stands for everything: on a tree without leaves optax.tree.map_params takes this for the
     # prefix of whatever the stacks' state is, and leaves it alone.
     state, layout = jnp.zeros((0,)), options.layout(params)

@@ -55,7 +55,8 @@ def _by_squaring(a: jax.Array, squarings: int) -> jax.Array:
     def square(_: jax.Array, power: jax.Array) -> jax.Array:
         norm = jnp.linalg.norm(power, axis=(1, 2), keepdims=True)
         power = power / jnp.where(norm > 0, norm, 1)
-        return product(power, power)
+        # One pass: what it rounds is of second order in the quotient, and a quotient is never above.
+        return jnp.matmul(power, power, precision=lax.Precision.DEFAULT)
 
     return _quotient(a, lax.fori_loop(0, squarings, square, a))
 

@@ -5,5 +5,20 @@ from precond.planning.divided import divided
 from precond.planning.plan import plan
 from precond.planning.presets import gpt, llama, moe, vit
 from precond.planning.report import Plan, Stack, Work
+from precond.planning.views_of import Readings, views_of
 
-__all__ = ["DenseLayers", "Plan", "Stack", "Work", "dense_layers", "divided", "gpt", "llama", "moe", "plan", "vit"]
+__all__ = [
+    "DenseLayers",
+    "Plan",
+    "Readings",
+    "Stack",
+    "Work",
+    "dense_layers",
+    "divided",
+    "gpt",
+    "llama",
+    "moe",
+    "plan",
+    "views_of",
+    "vit",
+]

@@ -15,6 +15,7 @@ from precond.arguments import check_whole
 from precond.planning.account import account
 from precond.planning.count import Count, Key, count_program, shard_shape
 from precond.planning.report import Plan, Stack, Work
+from precond.planning.views_of import views_of
 
 __all__ = ["plan"]
 
@@ -81,7 +82,7 @@ def plan(
     devices = AbstractMesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Explicit,) * len(sizes))
     params, given = jax.tree.map(lambda x: _placed(x, devices), (params, dict(extra or {})))
     with jax.sharding.use_abstract_mesh(devices):
-        state = jax.eval_shape(tx.init, params)
+        views, state = views_of(tx, params), jax.eval_shape(tx.init, params)
         program = jax.make_jaxpr(lambda g, s, p, e: tx.update(g, s, p, **e))(params, state, params, given)
     found, kept = count_program(program, sizes, platform), account(state)
     gradients = sum(_bytes(x) for x in jax.tree.leaves(params))
@@ -96,6 +97,7 @@ def plan(
         staggered=any(due < rows for due, rows, _ in _refreshes(found).values()),
         wire={kind: _sum(found, kind) for kind in sorted({k.kind for k in found}) if "-" in kind},
         loops=sum(n for key, n in found.items() if key.kind == "loops" and not key.part.startswith(_KNOWN)),
+        views=views,
     )
 
 

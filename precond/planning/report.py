@@ -4,6 +4,8 @@ import json
 import math
 from typing import NamedTuple
 
+from precond.planning.views_of import Readings
+
 __all__ = ["Plan", "Stack", "Work"]
 
 
@@ -51,6 +53,7 @@ class Plan(NamedTuple):
       staggered: whether it is refreshed in turns.
       wire: bytes received in a step, by collective; without the gradients' own.
       loops: how many loops have a length that is not known; they count as one turn.
+      views: how each parameter is read, as `precond.views_of` says.
     """
 
     devices: int
@@ -63,6 +66,7 @@ class Plan(NamedTuple):
     staggered: bool
     wire: dict[str, int]
     loops: int
+    views: Readings = Readings()
 
     def seconds(
         self,
@@ -123,7 +127,8 @@ class Plan(NamedTuple):
         """
         stacks = [stack._asdict() | {"waste": stack.waste} for stack in self.stacks]
         work = {name: w._asdict() for name, w in self.work.items()}
-        return json.dumps(self._asdict() | {"stacks": stacks, "work": work})
+        views = [row._asdict() | {"view": None if row.view is None else row.view._asdict()} for row in self.views]
+        return json.dumps(self._asdict() | {"stacks": stacks, "work": work, "views": views})
 
     def table(self) -> str:
         """Say it in words and tables, without the operations that are done number by number.

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
 
@@ -219,3 +220,9 @@ def test_help_shows_examples_that_run(capsys):
             {"2048": "128", "4096": "256", "768": "64", "20": "1", "32": "1", "12": "1"}.get(w, w) for w in words
         ]
         assert main(smaller) == 0
+
+
+def test_the_views_are_those_of_the_parameters(capsys):
+    rows = [re.split(" {2,}", line) for line in printed(capsys, *GPT, "--views").splitlines()]
+    assert ["layer_0/qkv/kernel", "128 x 384", "3 matrices 128 x 128", "3 of 128x128"] in rows
+    assert ["tokens/embedding", "512 x 128", "not preconditioned"] in rows

@@ -1,0 +1,201 @@
+"""What the names of parameters say: which are no matrices, and what the kernel of a module maps to what."""
+
+import functools
+import re
+
+__all__ = [
+    "adapter_of",
+    "fused",
+    "is_convolution",
+    "is_depthwise",
+    "is_elementwise",
+    "is_linear",
+    "is_norm",
+    "is_vocabulary",
+    "is_window",
+    "module_of",
+]
+
+
+def _named(*names: str) -> re.Pattern[str]:
+    """Any of these words, whole or at the end of a longer name: `pos_embedding` is an `embedding`."""
+    return re.compile(rf"(.*_)?({'|'.join(' '.join(names).split())})", re.I)
+
+
+_VECTORS = _named(
+    "bias bias_.* scale offset gamma beta sinks? alpha decay cls tokens? probe latents? codebook freqs",
+)
+_TABLES = _named(
+    "embed embeddings? emb embeds embedding_(table|weights?) table w_e w_pos wte wpe pe pos rel(ative)?_pos.*",
+    "pos(ition|itional)?_?(emb|embed|embeddings?|enc|encodings?)",
+)
+_TABLES_OF_WEIGHTS = re.compile(
+    r"(?!.*(patch|time|proj|linear))((.*_)?(embed|embeddings?|embedder|emb)(_.*)?|wte|wpe|shared|lookup|vocab|tokens?|"
+    r"(.*_)?rel(ative)?_.*bias|(.*_)?table)",
+    re.I,
+)
+# State space models and RWKV: one number a channel and state, or a head and channel.
+_STATES = re.compile(r"A_.*|log_.*|.*_log|dt|dt_bias|inv_dt|Lambda.*|time_(mix.*|decay|first|faaaa|maa(_.)?)|r_k")
+_OUTPUTS = _named("lm_?head logits?(_?(dense|proj|head))? unembed(ding)? output_embeddings? embed_out w_u")
+_NORM = re.compile(r"(?!.*(proj|linear|dense|conv)).*(norm|(^|_)[lbg]n(_|\d|$))", re.I)
+_DEPTHWISE = _named("depthwise.* dw_?conv.* dw conv1d")
+_LINEAR = _named(
+    ".*dense .*linear lin mlp ffn? fc c_fc c_proj proj (up|down|gate|in|x|dt|k|q|v|o)_proj wi wo w up down gate",
+    "intermediate head router experts? w?q_a w?kv_a in h[irnfgoz] i[irnfgoz]",
+)
+_STACKS = {"layers", "blocks", "stack", "stacked"}
+
+# Several matrices side by side, by their number.
+_FUSED = {
+    3: _named("w?qkv to_qkv qkv_(proj|attn|dense) c_attn in_proj in_proj_weight query_key_value"),
+    2: _named("(to_)?kv (to_)?kv_proj key_value gate_up gate_up_proj"),
+}
+_LORA = re.compile(r"(.*_)?lora_?[ab]", re.I)
+
+
+def module_of(parts: tuple[str, ...]) -> str:
+    """Return the name of the module that holds a parameter, without numbers: `Dense_0` is a `Dense`.
+
+    Args:
+      parts: of the parameter's path.
+
+    Examples:
+      >>> module_of(("mlp", "Dense_0", "kernel")), module_of(("mlp", "layers", "0", "weight"))
+      ('Dense', 'layers')
+    """
+    names = [re.sub(r"_?\d+$", "", part) for part in parts[:-1]]
+    return next((name for name in reversed(names) if name), "")
+
+
+@functools.cache
+def is_elementwise(parts: tuple[str, ...]) -> bool:
+    """Return whether a parameter multiplies or is added number by number: biases, norms, decays, tables of positions.
+
+    Args:
+      parts: of the parameter's path.
+
+    Examples:
+      >>> [is_elementwise(("mlp", name)) for name in ("wi_0_bias", "pos_embedding", "A_log", "wi_0")]
+      [True, True, True, False]
+    """
+    name = parts[-1]
+    if name in ("kernel", "weight", "w"):
+        return is_norm(parts)
+    return name.startswith("bias_") or any(pattern.fullmatch(name) for pattern in (_VECTORS, _TABLES, _STATES))
+
+
+@functools.cache
+def is_norm(parts: tuple[str, ...]) -> bool:
+    """Return whether the name of the module says that it normalizes.
+
+    Args:
+      parts: of the parameter's path.
+
+    Examples:
+      >>> is_norm(("ln_1", "weight")), is_norm(("norm_proj", "kernel"))
+      (True, False)
+    """
+    return len(parts) > 1 and _NORM.match(module_of(parts)) is not None
+
+
+@functools.cache
+def is_vocabulary(parts: tuple[str, ...]) -> bool:
+    """Return whether a matrix has an axis of tokens: an embedding, or the outputs of a language model.
+
+    Args:
+      parts: of the parameter's path.
+
+    Examples:
+      >>> is_vocabulary(("wte", "weight")), is_vocabulary(("lm_head", "kernel")), is_vocabulary(("embedding", "kernel"))
+      (True, True, False)
+    """
+    name, module = parts[-1], module_of(parts)
+    if name in ("weight", "w") and _TABLES_OF_WEIGHTS.fullmatch(module):
+        return True
+    # An `embedding/kernel` of Flax is a convolution of patches, or a dense layer: its tables are called `embedding`.
+    return _OUTPUTS.fullmatch(module if name in ("kernel", "weight", "w") else name) is not None
+
+
+def is_convolution(parts: tuple[str, ...]) -> bool:
+    """Return whether the name of the module says that it is a convolution.
+
+    Args:
+      parts: of the parameter's path.
+
+    Examples:
+      >>> is_convolution(("Conv_0", "kernel"))
+      True
+    """
+    return "conv" in module_of(parts).lower()
+
+
+def is_window(shape: tuple[int, ...]) -> bool:
+    """Return whether the first axes of four are the sides of a square window, such as 3 by 3.
+
+    Args:
+      shape: of a parameter.
+
+    Examples:
+      >>> is_window((3, 3, 64, 128)), is_window((12, 12, 64, 768))
+      (True, False)
+    """
+    return len(shape) == 4 and shape[0] == shape[1] and shape[0] in (1, 3, 5, 7, 9, 11)
+
+
+def is_depthwise(parts: tuple[str, ...], outputs: int) -> bool:
+    """Return whether a convolution with one input channel filters every channel by itself.
+
+    The first convolution on grey images has one input channel, too. The name decides; without one, 64 channels do.
+
+    Args:
+      parts: of the parameter's path.
+      outputs: channels that come out.
+
+    Examples:
+      >>> is_depthwise(("dwconv", "kernel"), 32), is_depthwise(("Conv_0", "kernel"), 32)
+      (True, False)
+    """
+    return outputs >= 64 or any(_DEPTHWISE.fullmatch(name) for name in (module_of(parts), parts[-1]))
+
+
+def is_linear(parts: tuple[str, ...]) -> bool:
+    """Return whether the name of the module says that its kernel is one matrix a layer.
+
+    Args:
+      parts: of the parameter's path.
+
+    Examples:
+      >>> is_linear(("mlp", "up_proj", "kernel")), is_linear(("conv_proj", "kernel"))
+      (True, False)
+    """
+    is_stack = len(parts) > 1 and parts[-2] in _STACKS  # a list of layers has a number there
+    return not is_convolution(parts) and (is_stack or _LINEAR.fullmatch(module_of(parts)) is not None)
+
+
+@functools.cache
+def adapter_of(parts: tuple[str, ...]) -> str | None:
+    """Return the name of one of a pair of LoRA, or None for another parameter.
+
+    Args:
+      parts: of the parameter's path.
+
+    Examples:
+      >>> adapter_of(("query", "lora_a")), adapter_of(("query", "lora_B", "weight")), adapter_of(("query", "kernel"))
+      ('lora_a', 'lora_B', None)
+    """
+    return next((name for name in parts[-3:] if _LORA.fullmatch(name)), None)
+
+
+@functools.cache
+def fused(parts: tuple[str, ...]) -> int | None:
+    """Return how many matrices the name says lie side by side in a kernel, or None.
+
+    Args:
+      parts: of the parameter's path.
+
+    Examples:
+      >>> fused(("attention", "qkv", "kernel")), fused(("attention", "query", "kernel"))
+      (3, None)
+    """
+    names = (parts[-1], module_of(parts))
+    return next((n for n, pattern in _FUSED.items() if any(pattern.fullmatch(name) for name in names)), None)

@@ -1,0 +1,119 @@
+"""Along which axes layers are stacked, as the parameters of one module tell of one another."""
+
+import re
+from collections.abc import Iterator, Mapping
+
+from precond.blocks.kinds import is_norm
+
+__all__ = ["stacked_axes"]
+
+Parts = tuple[str, ...]
+Shapes = Mapping[Parts, tuple[int, ...]]
+
+_BIAS_OF = {"kernel": "bias", "weight": "bias", "w": "b"}
+
+
+def stacked_axes(shapes: Shapes) -> dict[Parts, tuple[int, ...]]:
+    """Return for every parameter the axes along which its neighbours say that layers are stacked.
+
+    Two things show that a module is a stack of layers, as `nn.scan`, `nnx.vmap` and MaxText make it. One is a norm
+    whose scale has two axes. The other is a bias that shares an axis with its kernel, which is no axis of the kernel's
+    outputs. The stack is then the outermost module in which every parameter has this axis. Axes 0 and 1 are tried, and
+    a stack of stacks is found one axis after the other.
+
+    Args:
+      shapes: of the parameters, by the parts of their paths.
+
+    Returns:
+      The axes by the same paths; an empty tuple for what is not stacked.
+
+    Examples:
+      >>> found = stacked_axes(
+      ...     {
+      ...         ("layers", "mlp", "kernel"): (64, 6, 128),
+      ...         ("layers", "norm", "scale"): (64, 6),
+      ...         ("head", "kernel"): (64, 10),
+      ...     }
+      ... )
+      >>> found["layers", "mlp", "kernel"], found["head", "kernel"]
+      ((1,), ())
+    """
+    left = {parts: list(range(len(shape))) for parts, shape in shapes.items()}
+    found: dict[Parts, list[int]] = {parts: [] for parts in shapes}
+    while stacks := _stacks({parts: tuple(shapes[parts][a] for a in axes) for parts, axes in left.items()}):
+        for parts, axes in left.items():
+            for axis in [axis for module, axis in stacks.items() if _within(parts, module)][:1]:
+                found[parts].append(axes.pop(axis))
+    return {parts: tuple(sorted(axes)) for parts, axes in found.items()}
+
+
+def _within(parts: Parts, module: Parts) -> bool:
+    return parts[: len(module)] == module
+
+
+def _stacks(shapes: Shapes) -> dict[Parts, int]:
+    """The outermost modules that are stacks, none within another, and the axis along which each is one."""
+    stacks: dict[Parts, int] = {}
+    modules: dict[Parts, dict[Parts, tuple[int, ...]]] = {}
+    for parts, shape in shapes.items():
+        for length in range(len(parts)):
+            modules.setdefault(parts[:length], {})[parts] = shape
+    for parts, axes in _witnesses(shapes):
+        if any(_within(parts, stack) for stack in stacks):
+            continue
+        found = [(_outermost(modules, parts[:-1], axis), shapes[parts][axis], axis) for axis in axes]
+        if reached := [(length, size, axis) for length, size, axis in found if length is not None]:
+            # The axis that more of the tree shares. Where both reach as far, there are fewer layers than channels.
+            length, _, axis = min(reached)
+            stacks = {other: a for other, a in stacks.items() if not _within(other, parts[:length])}
+            stacks[parts[:length]] = axis
+    return stacks
+
+
+def _outermost(modules: Mapping[Parts, Shapes], module: Parts, axis: int) -> int | None:
+    """The length of the path of the outermost module around this one that is a stack along an axis."""
+    if not _is_stack(modules[module], axis):
+        return None
+    length = len(module)
+    while length and _is_stack(modules[module[: length - 1]], axis):
+        length -= 1
+    return length
+
+
+def _is_stack(inside: Shapes, axis: int) -> bool:
+    """Whether all parameters of a module have this axis, of one length, and kernels are still matrices without it."""
+    lengths = {shape[axis] if axis < len(shape) else None for shape in inside.values()}
+    least = {parts: 3 if parts[-1] in _BIAS_OF and not is_norm(parts) else 1 for parts in inside}
+    return len(lengths) == 1 and None not in lengths and all(len(inside[p]) >= n for p, n in least.items())
+
+
+def _witnesses(shapes: Shapes) -> Iterator[tuple[Parts, list[int]]]:
+    """The parameters that show that their module is stacked, and along which axes that may be."""
+    for parts, shape in shapes.items():
+        module, name = parts[:-1], parts[-1]
+        tried: list[int] = []
+        if name == "scale" or (is_norm(parts) and name in ("weight", "kernel")):
+            tried = [0, 1] if len(shape) > 1 else []
+        elif name in _BIAS_OF:
+            bias = shapes.get((*module, _BIAS_OF[name]), ())
+            tried = [axis for axis in (0, 1) if _shares(name, shape, bias, axis)]
+        elif re.fullmatch(r"(.*_)?lora_?a", name, re.I):
+            other = shapes.get((*module, name[:-1] + ("b" if name[-1] == "a" else "B")), ())
+            both = len(shape) > 2 and len(other) > 2
+            tried = [0] if both and shape[0] == other[0] and shape[-1] == other[1] else []
+        tried = [axis for axis in tried if shape[axis] > 1]
+        if tried:
+            yield parts, tried
+
+
+def _shares(name: str, kernel: tuple[int, ...], bias: tuple[int, ...], axis: int) -> bool:
+    """Whether a bias has one axis more than the outputs of its kernel, and the kernel has this axis, too."""
+    while name == "weight" and bias and bias[-1] == 1:
+        bias = bias[:-1]  # Equinox: of a convolution, [out, 1, 1]
+    if len(bias) < 2 or len(bias) > len(kernel) or kernel[axis] != bias[axis]:
+        return False
+
+    def is_of(bias: tuple[int, ...], kernel: tuple[int, ...]) -> bool:
+        return kernel[:1] == bias if name == "weight" else kernel[-len(bias) :] == bias
+
+    return not is_of(bias, kernel) and is_of(bias[:axis] + bias[axis + 1 :], kernel[:axis] + kernel[axis + 1 :])

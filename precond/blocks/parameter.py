@@ -1,0 +1,122 @@
+"""What views are told of one parameter: its shape and dtype, and what the tree around it says."""
+
+import dataclasses
+import math
+from collections import ChainMap
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from precond.blocks.neighbours import stacked_axes
+from precond.blocks.paths import parts_of, path_name
+
+__all__ = ["Parameter", "as_parameter", "parameters_of"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameter:
+    """A parameter as a function of views sees it.
+
+    Names of axes (Flax's boxes) are not among it: a training loop often has them at `init` and not at `update`, and
+    both must read a parameter in the same way. `precond.views.named` takes them beforehand.
+
+    Attributes:
+      shape: of the parameter.
+      dtype: of the parameter.
+      neighbours: shapes of what its module holds ("bias"), this parameter included, and of what the modules beside
+        it hold ("../dense/kernel").
+      stacked: the axes along which its neighbours say that layers are stacked.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> Parameter((4, 8), jnp.dtype("float32")).size
+      32
+    """
+
+    shape: tuple[int, ...]
+    dtype: Any
+    neighbours: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+    stacked: tuple[int, ...] = ()
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """The number of entries."""
+        return math.prod(self.shape)
+
+    def without(self, axes: tuple[int, ...]) -> "Parameter":
+        """Return one layer of the stack: the parameter, and its neighbours, without these axes.
+
+        Args:
+          axes: distinct and not negative.
+
+        Examples:
+          >>> Parameter((6, 4, 8), "float32", {"bias": (6, 8)}, (0,)).without((0,))
+          Parameter(shape=(4, 8), dtype='float32', neighbours={'bias': (8,)}, stacked=())
+        """
+        kept = [axis for axis in range(self.ndim) if axis not in axes]
+
+        def belongs(shape: tuple[int, ...]) -> bool:
+            return all(axis < len(shape) and shape[axis] == self.shape[axis] for axis in axes)
+
+        return Parameter(
+            tuple(self.shape[axis] for axis in kept),
+            self.dtype,
+            {
+                name: tuple(d for axis, d in enumerate(shape) if axis not in axes)
+                for name, shape in self.neighbours.items()
+                if belongs(shape)
+            },
+            tuple(kept.index(axis) for axis in self.stacked if axis not in axes),
+        )
+
+
+def as_parameter(leaf: Any) -> Parameter:
+    """Return the parameter that views were given, where it may be an array of which no neighbours are known.
+
+    Args:
+      leaf: anything with shape and dtype.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> as_parameter(jnp.ones((2, 3))).shape
+      (2, 3)
+    """
+    return leaf if isinstance(leaf, Parameter) else Parameter(tuple(leaf.shape), leaf.dtype)
+
+
+def parameters_of(tree: Any) -> list[tuple[str, Parameter]]:
+    """Return the parameters of a tree with their paths, in its order, with what each can know of its neighbours.
+
+    Args:
+      tree: of arrays, or of anything with `shape` and `dtype`.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> tree = {"dense": {"kernel": jnp.ones((6, 64, 128)), "bias": jnp.ones((6, 128))}}
+      >>> dict(parameters_of(tree))["dense/kernel"].stacked
+      (0,)
+    """
+    # Shapes and dtypes as JAX sees them: a leaf may be a NumPy array of float64, or a Python number.
+    leaves = jax.tree_util.tree_flatten_with_path(jax.eval_shape(lambda t: t, tree))[0]
+    named = [(path_name(path), leaf) for path, leaf in leaves]
+    shapes = {parts_of(name): leaf.shape for name, leaf in named}
+    own: dict[tuple[str, ...], dict[str, tuple[int, ...]]] = {}
+    beside: dict[tuple[str, ...], dict[str, tuple[int, ...]]] = {}
+    for parts, shape in shapes.items():
+        own.setdefault(parts[:-1], {})[parts[-1]] = shape
+        beside.setdefault(parts[:-2], {})["/".join(("..", *parts[-2:]))] = shape
+    stacked = stacked_axes(shapes)
+
+    def one(name: str, leaf: Any) -> Parameter:
+        parts = parts_of(name)
+        # Two paths that are one as text (a dot in a key) can know nothing of their neighbours.
+        known = stacked[parts] if len(shapes) == len(named) else ()
+        return Parameter(tuple(leaf.shape), leaf.dtype, ChainMap(own[parts[:-1]], beside[parts[:-2]]), known)
+
+    return [(name, one(name, leaf)) for name, leaf in named]

@@ -1,0 +1,34 @@
+"""The names of parameters: a key path as text, and its parts."""
+
+import re
+from typing import Any
+
+from jax import tree_util
+
+__all__ = ["parts_of", "path_name"]
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """Return a key path as `"layers/0/kernel"`, the same for nnx's state at `init` and at `update`, and for boxes.
+
+    Examples:
+      >>> path_name((tree_util.DictKey("layers"), tree_util.SequenceKey(0), tree_util.DictKey("kernel")))
+      'layers/0/kernel'
+    """
+    # Flax's Variables and boxes are one level of the tree when they are there: an attribute called value.
+    if path and isinstance(path[-1], tree_util.GetAttrKey) and path[-1].name == "value":
+        path = path[:-1]
+    return tree_util.keystr(path, simple=True, separator="/")
+
+
+def parts_of(path: str) -> tuple[str, ...]:
+    """Return the parts of a path, of which PyTorch's state dictionaries join some by dots.
+
+    Args:
+      path: from `path_name`.
+
+    Examples:
+      >>> parts_of("model/h.0.attn.weight")
+      ('model', 'h', '0', 'attn', 'weight')
+    """
+    return tuple(re.split(r"[/.]", path))

@@ -1,0 +1,164 @@
+"""Flax's layouts: kernels `[inputs, outputs]`, which a module's name tells how to divide."""
+
+import re
+from typing import Any
+
+from precond.blocks.kinds import (
+    adapter_of,
+    fused,
+    is_convolution,
+    is_depthwise,
+    is_elementwise,
+    is_linear,
+    is_vocabulary,
+    is_window,
+    module_of,
+)
+from precond.blocks.parameter import Parameter, as_parameter
+from precond.blocks.paths import parts_of
+from precond.blocks.view import View
+from precond.blocks.views.reading import adapter, is_real, last_two, over, spelled, split
+
+__all__ = ["flax", "read_kernel"]
+
+_TO_HEADS = re.compile(
+    r"(.*_)?(query|key|value|[qkv]|[qkv]_proj|to_[qkv]|w_?[qkv]|w?q_b|w?kv_b|kv_b_proj|q_b_proj)", re.I
+)
+_FROM_HEADS = re.compile(r"(.*_)?(out|o|o_proj|out_proj|to_out|attn_vec_einsum)|.*att.*/wo", re.I)
+
+
+def flax(path: str, leaf: Any) -> View | None:
+    """Read a parameter by the conventions of Flax, of Linen and nnx, and of models that are written in them.
+
+    The module's name says how many axes are inputs and how many are outputs. A kernel that has more axes than its
+    module's name allows is a stack of layers, along the shorter of its first two axes. So is every parameter whose
+    neighbours say so.
+
+    Args:
+      path: of the parameter, `"block/mlp/kernel"`.
+      leaf: the parameter, or anything with its shape and dtype.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> flax("attention/query/kernel", jnp.zeros((64, 4, 16)))
+      View(axes=((0,), (1, 2)), passive=(), shape=None)
+      >>> flax("layers/attention/query/kernel", jnp.zeros((6, 64, 4, 16)))
+      View(axes=((1,), (2, 3)), passive=(), shape=None)
+    """
+    parts = parts_of(path)
+    if not is_real(leaf):
+        return None
+    whole = as_parameter(leaf)
+    if _is_pair(parts[-1], whole):
+        return adapter(whole.shape, parts[-1])
+    is_bias = parts[-1] == "b" and not {"w", "w_h"}.isdisjoint(whole.neighbours)  # Haiku's; any matrix may be called b
+    if is_elementwise(parts) or is_bias:
+        return None
+    return over(whole.stacked, _one_layer)(path, whole)
+
+
+def _one_layer(path: str, leaf: Any) -> View | None:
+    inputs_first = leaf.ndim > 2 and leaf.shape[0] > leaf.shape[1] and not _comes_from_heads(parts_of(path))
+    return read_kernel(path, leaf, 1 if inputs_first else 0)
+
+
+def _comes_from_heads(parts: tuple[str, ...]) -> bool:
+    return any(_FROM_HEADS.fullmatch(name) for name in (module_of(parts), "/".join(parts[:-1])))
+
+
+def read_kernel(path: str, leaf: Parameter, scan_axis: int, unknown: str | None = None) -> View | None:
+    """Read a kernel, of which axes that its module's name does not account for are batch axes from `scan_axis` on.
+
+    Args:
+      path: of the parameter.
+      leaf: the parameter.
+      scan_axis: where the axes of layers stand.
+      unknown: the axes of a kernel of which no name tells anything, as `spelled` has them. None goes by the shape.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> read_kernel("mlp/wi_0/kernel", Parameter((64, 6, 128), jnp.dtype("float32")), 1)
+      View(axes=((0,), (2,)), passive=(), shape=None)
+    """
+    parts, shape = parts_of(path), leaf.shape
+    if len(shape) < 2 or is_vocabulary(parts) or leaf.neighbours.get("bias") == shape:
+        return None
+    if name := adapter_of(parts):
+        return adapter(shape, name)
+    for axes in _spellings(parts, leaf, unknown):
+        more = len(shape) - len(axes)
+        layers = tuple(range(start := min(scan_axis, len(axes)), start + more))
+        one = leaf.without(layers)
+        if more >= 0 and ("f" not in axes or one.shape[axes.index("f")] == fused(parts)):
+            return over(layers, lambda path, one, axes=axes: _matrices(parts, one, axes))(path, leaf)
+    return last_two(shape)
+
+
+def _spellings(parts: tuple[str, ...], leaf: Parameter, unknown: str | None) -> tuple[str, ...]:
+    """What the axes of one layer may be, the likeliest first; `f` is the axis of fused matrices."""
+    shape, rank, held = leaf.shape, leaf.ndim, parts[-1] in ("kernel", "w")
+    name, convolution = module_of(parts) if held else parts[-1], "r" * (rank - 1) + "c"
+    bias = leaf.neighbours.get("bias", ()) if held and "einsum" not in name else ()
+    # A stack of matrices [layers, inputs, outputs] has its longest axes last: there are fewer layers than channels, and
+    # the inputs are no narrower than a head. The same tells [inputs, heads, width] from a batch [heads, inputs, width].
+    to_heads = rank > 3 or shape[0] >= shape[1] > 1
+    from_heads = rank > 3 or shape[-2] < shape[-1]
+    if rank == 2:
+        return ("rc",)
+    if fused(parts):
+        return ("rc",) if shape[-1] == 3 * shape[-2] else ("rfcc", "rfc", "rcc" if to_heads else "rc")
+    if bias and shape[-len(bias) :] == bias:
+        return ("r" * (rank - len(bias)) + "c" * len(bias),)
+    if is_window(shape[::-1]) and min(shape[:2]) > shape[-1]:
+        return ("rccc",)  # [outputs, inputs, h, w], whoever called it so
+    if is_convolution(parts) or is_window(shape) or (_is_patch(shape) and "att" not in "/".join(parts).lower()):
+        return (convolution,)
+    if held and _comes_from_heads(parts):
+        return ("rrc" if from_heads else "rc",)
+    if "einsum" in name:
+        return ("rcc",) if to_heads and rank == 3 else ()
+    if _TO_HEADS.fullmatch(name):
+        return ("rcc",) if to_heads else ("rc",) if held else ()
+    if held and is_linear(parts):
+        return ("rc",)
+    if parts[-1] != "kernel":
+        return ()
+    # A window is no longer than the number of its input channels.
+    return (unknown or ("rcc" if rank == 3 and to_heads else convolution),)
+
+
+def _is_pair(name: str, leaf: Parameter) -> bool:
+    """Whether this is one of two matrices `a` and `b`, whose product is a larger one."""
+    for first, second in ("ab", "AB"):
+        a, b = leaf.neighbours.get(first, ()), leaf.neighbours.get(second, ())
+        if name in (first, second) and len(a) == len(b) == 2:
+            return a[1] == b[0] <= min(a[0], b[1]) // 8
+    return False
+
+
+def _is_patch(shape: tuple[int, ...]) -> bool:
+    return len(shape) == 4 and shape[0] == shape[1]
+
+
+def _matrices(parts: tuple[str, ...], leaf: Parameter, axes: str) -> View | None:
+    """One layer's kernel, with its axes spelled."""
+    shape, parallel = leaf.shape, fused(parts)
+    if axes == "rc" and (gates := _gates(parts, leaf)) > 1:
+        return split(shape, 1, gates)
+    if axes == "rc" and parallel == 3 and shape[0] == 3 * shape[1]:
+        return split(shape, 0, 3)  # GPT-2 of transformers in Flax, whose kernels are [outputs, inputs]
+    if axes == "rc" and (shape[1] == 3 * shape[0] if parallel == 3 else parallel and shape[1] % parallel == 0):
+        return split(shape, 1, parallel)
+    one_input = axes == "r" * (len(axes) - 1) + "c" and len(axes) > 2 and shape[-2] == 1
+    if one_input and is_depthwise(parts, shape[-1]):
+        return None
+    return spelled(axes.replace("f", "b"), shape)
+
+
+def _gates(parts: tuple[str, ...], leaf: Parameter) -> int:
+    """How many gates of a recurrent cell lie side by side in a matrix, as that of its hidden state tells; else 1."""
+    hidden = leaf.neighbours.get("recurrent_kernel", ())  # Keras
+    if re.fullmatch("dense_[ih]", "/".join(parts[-2:-1])):  # nnx
+        hidden = leaf.neighbours.get("../dense_h/kernel", ())
+    count, rest = divmod(hidden[1], hidden[0]) if len(hidden) == 2 else (1, 0)
+    return 1 if rest or leaf.shape[1] % count or count > 4 else count

@@ -1,0 +1,62 @@
+"""Haiku's layouts: weights `w`, `[window, inputs, outputs]`."""
+
+import re
+from typing import Any
+
+from precond.blocks.kinds import is_depthwise, is_elementwise, is_vocabulary
+from precond.blocks.parameter import Parameter, as_parameter
+from precond.blocks.paths import parts_of
+from precond.blocks.view import View
+from precond.blocks.views.flax import flax
+from precond.blocks.views.reading import is_real, over, spelled, split
+
+__all__ = ["haiku"]
+
+_GATES = re.compile(r"w_[ih]")
+
+
+def haiku(path: str, leaf: Any) -> View | None:
+    """Read a parameter by the conventions of Haiku.
+
+    A weight `w` of more than two axes is a convolution `[h, w, in, out]`, read as the matrix `[h w in, out]`. The gates
+    of a GRU, `[in, 3 h]`, and of an LSTM, `[in, 4 h]`, are several matrices. The parameters of a `layer_stack` have a
+    batch axis 0. What is no weight is read as `flax` reads it.
+
+    Args:
+      path: of the parameter, `"mlp/~/linear_0/w"`.
+      leaf: the parameter, or anything with its shape and dtype.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> haiku("conv2_d/w", jnp.zeros((3, 3, 64, 128)))
+      View(axes=((0, 1, 2), (3,)), passive=(), shape=None)
+      >>> haiku("lstm/linear/w", jnp.zeros((96, 128)))
+      View(axes=((0,), (2,)), passive=(), shape=(96, 4, 32))
+    """
+    parts = parts_of(path)
+    if not is_real(leaf) or parts[-1] == "b" or is_elementwise(parts) or is_vocabulary(parts):
+        return None
+    if parts[-1] != "w" and not _GATES.fullmatch(parts[-1]):
+        return flax(path, leaf)
+    whole = as_parameter(leaf)
+    stacked = whole.stacked or ((0,) if "layer_stack" in path else ())
+    return over(stacked, _one_layer)(path, whole)
+
+
+def _one_layer(path: str, leaf: Parameter) -> View | None:
+    parts, shape = parts_of(path), leaf.shape
+    if len(shape) < 2:
+        return None
+    if len(shape) == 2 and (gates := _gates(parts, leaf)):
+        return split(shape, 1, gates)
+    if len(shape) > 2 and shape[-2] == 1 and is_depthwise(parts, shape[-1]):
+        return None
+    return spelled("r" * (len(shape) - 1) + "c", shape)
+
+
+def _gates(parts: tuple[str, ...], leaf: Parameter) -> int | None:
+    """How many gates of a recurrent cell lie side by side, if there are any."""
+    if _GATES.fullmatch(parts[-1]):
+        hidden = leaf.neighbours.get("w_h", ())
+        return hidden[1] // hidden[0] if len(hidden) == 2 and hidden[1] in (3 * hidden[0], 4 * hidden[0]) else None
+    return 4 if "lstm" in "/".join(parts[:-2]) and parts[-2] == "linear" and leaf.shape[1] % 4 == 0 else None

@@ -1,0 +1,158 @@
+"""Views as they are spelled, split and lifted: what all sets of views are made of."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+
+from precond.blocks.parameter import Parameter, as_parameter
+from precond.blocks.view import View, Views, geometry
+
+__all__ = ["adapter", "is_real", "last_two", "lifted", "over", "spelled", "split"]
+
+
+def is_real(leaf: Any) -> bool:
+    """Return whether a parameter is of real numbers and has two axes at least.
+
+    Args:
+      leaf: anything with shape and dtype.
+
+    Examples:
+      >>> is_real(jnp.zeros((2, 3))), is_real(jnp.zeros((2, 3), "complex64")), is_real(jnp.zeros(3))
+      (True, False, False)
+    """
+    return len(leaf.shape) >= 2 and jnp.issubdtype(leaf.dtype, jnp.floating)
+
+
+def spelled(axes: str, shape: Sequence[int]) -> View | None:
+    """Return the matrices of a parameter of which every axis has a letter, or None where they are vectors.
+
+    Args:
+      axes: of each axis `r` for one of the rows, `c` for one of the columns, `b` for one of the batch.
+      shape: of the parameter.
+
+    Examples:
+      >>> spelled("brcc", (6, 64, 4, 16))  # scanned layers, inputs, heads, width
+      View(axes=((1,), (2, 3)), passive=(), shape=None)
+      >>> spelled("rc", (64, 1)) is None
+      True
+    """
+    rows, columns = (tuple(k for k, letter in enumerate(axes) if letter == side) for side in "rc")
+    if min(math.prod(shape[k] for k in side) for side in (rows, columns)) <= 1:
+        return None
+    return View((rows, columns))
+
+
+def last_two(shape: Sequence[int]) -> View | None:
+    """Return a batch of matrices, whose rows and columns are the last two axes.
+
+    Two kinds of arrays are no batch of matrices. A last axis of two numbers holds the parts of a complex number. And
+    if there were more than 1000 matrices with a side below 8, the short axis is the window of a filter, or the like.
+
+    Args:
+      shape: of the parameter.
+
+    Examples:
+      >>> last_two((8, 64, 128))
+      View(axes=((1,), (2,)), passive=(), shape=None)
+      >>> last_two((128, 64, 3, 3)) is None
+      True
+    """
+    batch = math.prod(shape[:-2])
+    if (len(shape) > 2 and shape[-1] == 2) or (batch > 1000 and min(shape[-2:]) < 8):
+        return None
+    return spelled("b" * (len(shape) - 2) + "rc", shape)
+
+
+def split(shape: Sequence[int], axis: int, parts: int) -> View | None:
+    """Return a matrix with several outputs side by side as that many matrices.
+
+    Args:
+      shape: of the matrix.
+      axis: along which they lie.
+      parts: their number, which divides the axis.
+
+    Examples:
+      >>> split((64, 192), 1, 3)
+      View(axes=((0,), (2,)), passive=(), shape=(64, 3, 64))
+    """
+    read = (*shape[:axis], parts, shape[axis] // parts, *shape[axis + 1 :])
+    view = spelled("brc" if axis == 0 else "rbc", read)
+    return None if view is None else view._replace(shape=read)
+
+
+def adapter(shape: Sequence[int], name: str) -> View | None:
+    """Return one of a pair of LoRA: its short side alone gets a factor, and all other axes belong to the long side.
+
+    Args:
+      shape: of the parameter. The short side of a matrix is the shorter one.
+      name: of the parameter. With more axes, the last is the short side of `lora_a`, and the first that of `lora_b`.
+
+    Examples:
+      >>> adapter((4096, 8), "lora_a"), adapter((8, 32, 128), "lora_b").axes
+      (View(axes=((0,), (1,)), passive=(0,), shape=None), ((0,), (1, 2)))
+    """
+    more = len(shape) - 1
+    short_first = shape[0] < shape[1] if more == 1 else name.lower().endswith("b")
+    view = spelled("r" + "c" * more if short_first else "r" * more + "c", shape)
+    return None if view is None else view._replace(passive=(1,) if short_first else (0,))
+
+
+def lifted(view: View, shape: Sequence[int], axes: Sequence[int], where: str) -> View:
+    """Return the view of a stack of layers from that of one layer.
+
+    Args:
+      view: of one layer.
+      shape: of the stack.
+      axes: of the layers, sorted and not negative.
+      where: how to name the parameter in an error.
+
+    Raises:
+      ValueError: where the view reads axes on both sides of a layer's axis as one.
+
+    Examples:
+      >>> lifted(View((0, 2), shape=(64, 3, 64)), (64, 6, 192), (1,), "qkv")
+      View(axes=(0, 3), passive=(), shape=(64, 6, 3, 64))
+    """
+    one = tuple(d for axis, d in enumerate(shape) if axis not in axes)
+    read = None if view.shape is None else list(geometry(view, one, where).shape)
+    kept = list(range(len(one) if read is None else len(read)))
+    for axis in axes:
+        place = axis
+        if read is not None:
+            before = math.prod(shape[:axis])
+            place = next((k for k in range(len(read) + 1) if math.prod(read[:k]) == before), -1)
+            if place < 0:
+                raise ValueError(
+                    f"View.shape={view.shape} of one layer of {where} cannot be read in the stack {tuple(shape)}: "
+                    f"axis {axis} lies within one of its axes. Give the view of the whole parameter."
+                )
+            read.insert(place, shape[axis])
+        kept = [k + (k >= place) for k in kept]
+
+    def moved(entry: Any) -> Any:
+        return tuple(kept[k] for k in entry) if isinstance(entry, (tuple, list)) else kept[entry]
+
+    return View(tuple(map(moved, view.axes)), tuple(view.passive), None if read is None else tuple(read))
+
+
+def over(axes: Sequence[int], views: Views) -> Views:
+    """Return views that take some axes of a parameter for a batch, and read the rest by other views.
+
+    Args:
+      axes: of the batch; negative numbers count from the end.
+      views: of one entry of the batch.
+
+    Examples:
+      >>> over((1,), lambda path, leaf: View((0, 1)))("mlp/kernel", jnp.zeros((64, 6, 128)))
+      View(axes=(0, 2), passive=(), shape=None)
+    """
+
+    def read(path: str, leaf: Any) -> View | None:
+        whole: Parameter = as_parameter(leaf)
+        batch = sorted(axis % whole.ndim for axis in axes)
+        view = views(path, whole.without(tuple(batch)))
+        return None if view is None else lifted(view, whole.shape, batch, f"'{path}'")
+
+    return read if axes else views

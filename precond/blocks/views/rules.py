@@ -1,0 +1,84 @@
+"""Rules that give parameters their views, by regular expressions on their paths."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from precond.blocks.view import View, Views
+from precond.blocks.views.default import default_views
+
+__all__ = ["as_views", "rules"]
+
+Rule = View | Mapping[str, Any] | Views | None
+
+
+def _is_rule(rule: Any) -> bool:
+    return rule is None or callable(rule) or isinstance(rule, (View, Mapping))
+
+
+def _compiled(pair: Any) -> tuple[re.Pattern[str], Rule]:
+    """A pattern and its rule, checked as far as they can be without a parameter."""
+    if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
+        raise TypeError(f"views: {pair!r} must be a (pattern, view) pair.")
+    pattern, rule = pair
+    try:
+        compiled = re.compile(pattern)
+    except (re.error, TypeError) as error:
+        raise ValueError(f"views: {pattern!r} is no regular expression: {error}.") from error
+    if isinstance(rule, Mapping) and not {"axes"} <= set(rule) <= set(View._fields):
+        raise TypeError(f"views: {rule!r} for {pattern!r} must have `axes`, and may have `passive` and `shape`.")
+    if not _is_rule(rule):
+        raise TypeError(f"views: {rule!r} for {pattern!r} must be a precond.View, its arguments, a function, or None.")
+    return compiled, rule
+
+
+def rules(*pairs: tuple[str, Rule], otherwise: Views = default_views) -> Views:
+    """Views by path: the first pattern found in the path decides.
+
+    Args:
+      *pairs: of a regular expression, searched in the path, and what it gives: a `View`, its arguments as a
+        mapping, a function of path and parameter, or None.
+      otherwise: for paths in which no pattern is found.
+
+    Raises:
+      ValueError, TypeError: for a pattern that is no regular expression, or a rule of another kind.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> views = rules(("layers/.*kernel", View((1, 2))), ("head", None), ("embedding", View((0, 1), passive=(0,))))
+      >>> views("layers/mlp/kernel", jnp.zeros((12, 4, 8)))
+      View(axes=(1, 2), passive=(), shape=None)
+      >>> views("embedding", jnp.zeros((100, 4))).passive
+      (0,)
+    """
+    compiled = [_compiled(pair) for pair in pairs]
+
+    def views(path: str, leaf: Any) -> View | None:
+        for pattern, rule in compiled:
+            if pattern.search(path):
+                if callable(rule):
+                    return rule(path, leaf)
+                return View(**rule) if isinstance(rule, Mapping) else rule
+        return otherwise(path, leaf)
+
+    return views
+
+
+def as_views(views: Views | Sequence[tuple[str, Rule]] | None) -> Views:
+    """What a user may give for `views`: a function, a list of pairs for `rules` (as read from JSON), or None.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> as_views([["qkv", {"axes": [0, 2], "shape": [4, 3, 4]}]])("qkv/kernel", jnp.zeros((4, 12)))
+      View(axes=[0, 2], passive=(), shape=[4, 3, 4])
+    """
+    if views is None:
+        return default_views
+    if callable(views):
+        return views
+    if isinstance(views, str) or not isinstance(views, Sequence):
+        raise TypeError(
+            f"views={views!r}: expected a function of path and parameter, a list of (pattern, view) pairs, or None "
+            f"for precond.default_views."
+        )
+    return rules(*views)

@@ -1,0 +1,94 @@
+"""PyTorch's layouts, which Equinox shares: weights `[outputs, inputs, window]`."""
+
+import re
+from typing import Any
+
+from precond.blocks.kinds import (
+    adapter_of,
+    fused,
+    is_convolution,
+    is_depthwise,
+    is_elementwise,
+    is_linear,
+    is_vocabulary,
+)
+from precond.blocks.parameter import Parameter, as_parameter
+from precond.blocks.paths import parts_of
+from precond.blocks.view import View
+from precond.blocks.views.flax import flax
+from precond.blocks.views.reading import adapter, is_real, over, spelled, split
+
+__all__ = ["torch"]
+
+_WEIGHT = re.compile(r"(.*_)?weight(_.*)?")
+_GATES = re.compile(r"weight_[ih]h(_.*)?")
+
+
+def torch(path: str, leaf: Any) -> View | None:
+    """Read a parameter by the conventions of PyTorch and Equinox.
+
+    A weight `[out, in]` is a matrix, and a convolution `[out, in, h, w]` is the matrix `[out, in h w]`. The gates of a
+    recurrent cell, `[4 h, in]`, and fused queries, keys and values, `[3 d, d]`, are several matrices. Embeddings and
+    norms are not preconditioned. What is no weight is read as `flax` reads it.
+
+    Args:
+      path: of the parameter, `"layers/0/weight"` or `"layers.0.weight"`.
+      leaf: the parameter, or anything with its shape and dtype.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> torch("conv/weight", jnp.zeros((64, 32, 3, 3)))
+      View(axes=((0,), (1, 2, 3)), passive=(), shape=None)
+      >>> torch("lstm/weight_hh_l0", jnp.zeros((256, 64)))
+      View(axes=((1,), (2,)), passive=(), shape=(4, 64, 64))
+    """
+    parts = parts_of(path)
+    if not is_real(leaf) or is_elementwise(parts):
+        return None
+    if not _WEIGHT.fullmatch(parts[-1]):
+        return flax(path, leaf)
+    whole = as_parameter(leaf)
+    return over(whole.stacked, _one_layer)(path, whole)
+
+
+def _one_layer(path: str, leaf: Parameter) -> View | None:
+    parts, shape = parts_of(path), leaf.shape
+    is_norm = leaf.neighbours.get("bias") == shape
+    if len(shape) < 2 or is_norm or is_vocabulary(parts):
+        return None
+    if name := adapter_of(parts):
+        return adapter(shape, name)
+    if _GATES.fullmatch(parts[-1]) and len(shape) == 2:
+        return _gates(parts, leaf)
+    if len(shape) == 2:
+        return _linear(parts, shape)
+    if _is_stack(parts, shape):
+        return over((0,), _one_layer)(path, leaf)
+    if shape[1] == 1 and is_depthwise(parts, shape[0]):
+        return None
+    return spelled("r" + "c" * (len(shape) - 1), shape)
+
+
+def _gates(parts: tuple[str, ...], leaf: Parameter) -> View | None:
+    """The gates of a recurrent cell, as many as `weight_hh` has rows for each of its columns."""
+    hidden = leaf.neighbours.get(parts[-1].replace("weight_ih", "weight_hh"), leaf.shape)
+    count, rest = divmod(hidden[0], hidden[1]) if len(hidden) == 2 else (0, 0)
+    if rest or not 1 < count <= 4:  # a projected LSTM; no neighbours are known
+        names = "/".join(parts).lower()
+        count = 4 if "lstm" in names else 3 if "gru" in names else 1
+    return spelled("rc", leaf.shape) if count == 1 or leaf.shape[0] % count else split(leaf.shape, 0, count)
+
+
+def _linear(parts: tuple[str, ...], shape: tuple[int, ...]) -> View | None:
+    """A matrix, or several one above the other; side by side in GPT-2's `Conv1D`, whose weights are `[in, out]`."""
+    parallel, (rows, columns) = fused(parts), shape
+    if parallel and (rows == 3 * columns if parallel == 3 else rows % 2 == 0):
+        return split(shape, 0, parallel)
+    if parallel == 3 and columns == 3 * rows:
+        return split(shape, 1, parallel)
+    return spelled("rc", shape)
+
+
+def _is_stack(parts: tuple[str, ...], shape: tuple[int, ...]) -> bool:
+    """Whether three axes are a stack of `[out, in]`: there are fewer layers than channels, and not so in a window."""
+    return len(shape) == 3 and not is_convolution(parts) and (is_linear(parts) or shape[0] <= min(shape[1:]))

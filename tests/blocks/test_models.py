@@ -1,0 +1,88 @@
+"""Every parameter of many real models is read as an expert reads it."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from precond import views
+from precond.blocks.parameter import parameters_of
+from precond.blocks.paths import parts_of
+from precond.blocks.view import geometry
+from precond.blocks.views.reading import lifted
+from tests.blocks.models import MODELS
+
+SETS = {
+    "default": views.default,
+    "flax": views.flax,
+    "torch": views.torch,
+    "equinox": views.equinox,
+    "haiku": views.haiku,
+    "maxtext": views.maxtext(),
+}
+
+
+def sizes(text):
+    return tuple(int(n) for n in text.split(","))
+
+
+def models():
+    """Of each model: its name, the sets that must read it, and its lines."""
+    for text in MODELS.strip().split("\n\n"):
+        heading, *lines = text.split("\n")
+        name, sets = heading.removeprefix("# ").split(": ")
+        for which in sets.split():
+            yield pytest.param(which, [line.split() for line in lines], id=f"{name} by {which}")
+
+
+def expected(shape, letters, read):
+    """What the letters say: the shape it is read in, its two sides as sets of axes, and which of them is passive."""
+    if letters == "-":
+        return None
+    sides = {
+        frozenset(k for k, x in enumerate(letters) if x.lower() == side): any(x == side.upper() for x in letters)
+        for side in "rc"
+    }
+    return read or shape, sides
+
+
+def seen(view, shape):
+    if view is None:
+        return None
+    g = geometry(view, shape, "it")
+    named = [axis for entry in view.axes for axis in (entry if isinstance(entry, tuple) else (entry,))]
+    assert g.order[len(g.order) - len(named) :] == tuple(named)  # each side in its own order
+    groups = [frozenset(entry if isinstance(entry, tuple) else (entry,)) for entry in view.axes]
+    return g.shape, {group: i in g.passive for i, group in enumerate(groups)}
+
+
+@pytest.mark.parametrize(("which", "lines"), list(models()))
+def test_a_model_is_read_as_an_expert_reads_it(which, lines):
+    tree = {path: jax.ShapeDtypeStruct(sizes(shape), jnp.float32) for path, shape, *_ in lines}
+    wrong = []
+    for (path, parameter), (_, shape, letters, *read) in zip(parameters_of(tree), sorted(lines), strict=True):
+        view = SETS[which](path, parameter)
+        want = expected(sizes(shape), letters, sizes(read[0]) if read else None)
+        if seen(view, sizes(shape)) != want:
+            wrong.append((path, shape, letters, view))
+    assert not wrong, "\n".join(map(str, wrong))
+
+
+def stackable():
+    """The models that have norms, of which one shows that all is stacked."""
+    for text in MODELS.strip().split("\n\n"):
+        heading, *lines = text.split("\n")
+        lines = [line.split() for line in lines]
+        if any(parts_of(path)[-1] == "scale" for path, shape, *_ in lines if "," not in shape):
+            yield pytest.param(lines, id=heading)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("lines", list(stackable()))
+def test_layers_of_a_stack_are_read_as_the_model(lines, axis):
+    one = {path: jax.ShapeDtypeStruct(sizes(shape), jnp.float32) for path, shape, *_ in lines}
+    many = {path: jax.ShapeDtypeStruct((*x.shape[:axis], 6, *x.shape[axis:]), x.dtype) for path, x in one.items()}
+    found = {path: views.default(path, x) for path, x in parameters_of(one)}
+    for path, x in parameters_of(many):
+        assert 6 in [x.shape[a] for a in x.stacked]
+        expected = None if found[path] is None else lifted(found[path], x.shape, (axis,), path)
+        assert views.default(path, x) == expected, path
