@@ -7,6 +7,7 @@ PYTHON      ?= python3
 VENV        ?= .venv
 PYTEST_ARGS ?= -n 2
 PYTHONS     ?= python3.11 python3.12 python3.13
+DIST_TESTS  ?= tests/test_package.py tests/test_architecture.py tests/test_documents.py
 
 BIN     := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
@@ -15,7 +16,7 @@ PYTEST  := OPENBLAS_NUM_THREADS=1 JAX_COMPILATION_CACHE_DIR=$(abspath $(VENV))/c
            JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 $(BIN)/python -m pytest
 PINS    := pyproject.toml constraints.txt
 
-.PHONY: help venv demo test test-slow test-all lint docs bench clean
+.PHONY: help venv demo test test-slow test-all lint docs bench dist clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -59,6 +60,13 @@ bench:  ## run every benchmark
 	  echo "== $$script"; OPENBLAS_NUM_THREADS=1 .venv-bench/bin/python "$$script" || exit 1; \
 	done
 
+# The sdist's own tests run where it is unpacked, away from this checkout.
+dist: $(VENV)/.dist  ## build the sdist and the wheel into dist/, and run some of the sdist's tests
+	rm -rf dist build
+	$(BIN)/python -m build --no-isolation
+	mkdir -p build/sdist && tar -xzf dist/*.tar.gz -C build/sdist --strip-components=1
+	cd build/sdist && OPENBLAS_NUM_THREADS=1 $(abspath $(BIN))/python -m pytest $(DIST_TESTS)
+
 clean:  ## remove the venvs, the caches and what was built
 	rm -rf .venv .venv-* build dist site .hypothesis .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -75,6 +83,6 @@ $(VENV)/.base: $(PINS)
 	$(INSTALL) -e '.[tests,examples]'
 	@touch $@
 
-$(VENV)/.lint $(VENV)/.docs $(VENV)/.benchmarks: $(VENV)/.%: $(VENV)/.base
+$(VENV)/.lint $(VENV)/.docs $(VENV)/.benchmarks $(VENV)/.dist: $(VENV)/.%: $(VENV)/.base
 	$(INSTALL) -e '.[$*]'
 	@touch $@

@@ -1,8 +1,8 @@
 """Second-order and large-batch optimizers for JAX and Optax, whose parts chain."""
 
-from precond import layers, planning, recipes, replicas
+from precond import diagnosis, layers, planning, recipes, replicas
 from precond.arguments import STATIC_ARGS
-from precond.blocks import BlockInfo, View, default_views, rules, small_side, tensors, views
+from precond.blocks import BlockInfo, View, default_views, ragged, rules, small_side, tensors, views
 from precond.engine import (
     Refresh,
     blocked,
@@ -88,10 +88,11 @@ from precond.transforms import (
     switch,
     with_momentum,
 )
+from precond.version import __version__
 
 __all__ = [
-    "BlockInfo",
     "STATIC_ARGS",
+    "BlockInfo",
     "GainEstimator",
     "HostRefresh",
     "Method",
@@ -104,6 +105,7 @@ __all__ = [
     "Rows",
     "Sharded",
     "View",
+    "__version__",
     "absolute",
     "accumulate",
     "activations",
@@ -124,6 +126,7 @@ __all__ = [
     "corrected_inverse",
     "cosine",
     "default_views",
+    "diagnosis",
     "differenced",
     "done",
     "eigen_inverse",
@@ -169,6 +172,7 @@ __all__ = [
     "project_radial",
     "qr",
     "quadratic_model",
+    "ragged",
     "recipes",
     "relative",
     "replicas",

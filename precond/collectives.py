@@ -16,7 +16,8 @@ class Collectives(NamedTuple):
       index: return the number of this device, from 0.
       local: cut this device's blocks out of a tree of whole stacks.
       all_gather: make whole stacks of every device's blocks, the inverse of `local`.
-      all_to_all: send entry i of every array `[count, ..]` of a tree to device i; entry j of the result is from device j.
+      all_to_all: send entry i of every array `[count, ..]` of a tree to device i. Entry j of the result is from device
+        j.
       psum: add up a number over the devices.
     """
 

@@ -1,6 +1,5 @@
 """Updates outside of `jax.jit`: compiled at the first call, and never again. Floor 0 of the library."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -55,7 +54,7 @@ def compiled_if_eager(tx: optax.GradientTransformationExtraArgs) -> optax.Gradie
 def _is_array(x: Any) -> bool:
     if isinstance(x, jax.Array):
         return True
-    return isinstance(x, _NUMBERS) and not isinstance(x, bool) and np.result_type(x) != object
+    return isinstance(x, _NUMBERS) and not isinstance(x, bool) and np.result_type(x).kind != "O"
 
 
 def _hashable(*given: Any) -> bool:

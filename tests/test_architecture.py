@@ -21,6 +21,7 @@ FLOORS = {
     "eager": 0,
     "linalg": 0,
     "scopes": 0,
+    "version": 0,
     "blocks": 1,
     "mesh": 1,
     "replicas": 1,
@@ -30,12 +31,14 @@ FLOORS = {
     "transforms": 3,
     "large_batches": 3,
     "layers": 3,
+    "diagnosis": 4,
     "host": 4,
     "metrics": 4,
     "optimizers": 4,
     "planning": 4,
     "recipes": 4,
-    "__main__": 5,
+    "command": 5,
+    "__main__": 6,
 }
 RUNTIME = {"jax", "numpy", "optax", "precond", *sys.stdlib_module_names}
 # The front ends for Flax, which the user imports; nothing of the library does.

@@ -3,7 +3,7 @@
 from precond.blocks.finite import finite_blocks, keep_finite
 from precond.blocks.info import BlockInfo, info_of, without_info
 from precond.blocks.joint import Layer
-from precond.blocks.layout import Layout, layout_of
+from precond.blocks.layout import BlockSize, Layout, Ragged, layout_of, ragged
 from precond.blocks.leaves import check_leaves, check_shapes
 from precond.blocks.matrices import (
     check_layers,
@@ -25,6 +25,7 @@ from precond.blocks.views import as_views, default_views, rules, small_side, ten
 
 __all__ = [
     "BlockInfo",
+    "BlockSize",
     "Door",
     "Factors",
     "Geometry",
@@ -32,6 +33,7 @@ __all__ = [
     "Layout",
     "Parameter",
     "Probe",
+    "Ragged",
     "Reading",
     "Slices",
     "View",
@@ -55,6 +57,7 @@ __all__ = [
     "layout_of_layers",
     "path_name",
     "present_layers",
+    "ragged",
     "readings_of",
     "rules",
     "slices_of",

@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from precond.arguments import check_whole
 from precond.blocks.names import stack_name
 from precond.blocks.parameter import parameters_of
 from precond.blocks.view import Geometry, Views, geometry
 from precond.linalg.opaque import opaque
 
-__all__ = ["Layout", "layout_of"]
+__all__ = ["BlockSize", "Layout", "Ragged", "layout_of", "ragged"]
 
 
 class Part(NamedTuple):
@@ -28,11 +29,50 @@ Region = tuple[Part, ...]
 """One part an axis: a grid of equal blocks."""
 
 
-def _parts(length: int, block_size: int | None) -> tuple[Part, ...]:
-    if block_size is None or length <= block_size:
+class Ragged(NamedTuple):
+    """A block size with a rest; made by `precond.ragged`, whose argument this is."""
+
+    size: int
+
+
+BlockSize = int | Ragged | None
+"""How axes are cut into blocks: the longest side of a block, a `Ragged`, or None for no cut at all."""
+
+
+def ragged(size: int) -> Ragged:
+    """Cut axes into blocks of one size and a shorter rest, as the reference implementations of Shampoo do.
+
+    Args:
+      size: of the blocks: 2304 at 1024 is 1024, 1024 and 256.
+
+    Returns:
+      A value for `block_size=`, where a plain number cuts into equal pieces: 2304 at 1024 is three times 768.
+
+    Raises:
+      ValueError, TypeError: for what is no positive integer.
+
+    Examples:
+      >>> [part.size for part in _parts(2304, ragged(1024))], [part.size for part in _parts(2304, 1024)]
+      ([1024, 256], [768])
+    """
+    check_whole("size", size, least=1)
+    return Ragged(size)
+
+
+_TILE = 8  # pieces of unequal size are multiples of it, but for the last
+
+
+def _parts(length: int, block_size: BlockSize) -> tuple[Part, ...]:
+    longest = block_size.size if isinstance(block_size, Ragged) else block_size
+    if longest is None or length <= longest:
         return (Part(0, 1, length),)
-    whole, rest = divmod(length, block_size)
-    parts = (Part(0, whole, block_size), Part(whole * block_size, 1, rest))
+    size = longest
+    if not isinstance(block_size, Ragged):
+        pieces = -(-length // longest)
+        even = -(-length // pieces)
+        size = even if length % pieces == 0 else min(longest, -(-even // _TILE) * _TILE)
+    whole, rest = divmod(length, size)
+    parts = (Part(0, whole, size), Part(whole * size, 1, rest))
     return parts if rest else parts[:1]
 
 
@@ -208,7 +248,7 @@ class Layout(NamedTuple):
         return out
 
 
-def _sheet(members: list[tuple[int, Geometry]], g: Geometry, block_size: int | None) -> Sheet:
+def _sheet(members: list[tuple[int, Geometry]], g: Geometry, block_size: BlockSize) -> Sheet:
     cuts = [None if i in g.passive else block_size for i in range(len(g.tensor))]
     parts = tuple(_parts(d, cut) for d, cut in zip(g.tensor, cuts, strict=True))
     regions = tuple(
@@ -217,7 +257,7 @@ def _sheet(members: list[tuple[int, Geometry]], g: Geometry, block_size: int | N
     return Sheet(tuple(members), regions, parts)
 
 
-def layout_of(tree: Any, views: Views, block_size: int | None, multiple: int = 1) -> Layout:
+def layout_of(tree: Any, views: Views, block_size: BlockSize, multiple: int = 1) -> Layout:
     """Work out the layout of a tree from its shapes, dtypes and paths.
 
     Args:

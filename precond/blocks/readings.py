@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from precond.blocks.joint import Layer
-from precond.blocks.layout import layout_of
+from precond.blocks.layout import BlockSize, layout_of
 from precond.blocks.parameter import parameters_of
 from precond.blocks.suspicion import in_words, warn_of_views
 from precond.blocks.view import View, Views, geometry
@@ -32,7 +32,7 @@ class Reading(NamedTuple):
     blocks: dict[str, int]
 
 
-def readings_of(tree: Any, views: Views, block_size: int | None) -> list[Reading]:
+def readings_of(tree: Any, views: Views, block_size: BlockSize) -> list[Reading]:
     """Return how every parameter of a tree is read, in its order.
 
     Args:
@@ -45,7 +45,7 @@ def readings_of(tree: Any, views: Views, block_size: int | None) -> list[Reading
       >>> from precond.blocks.views import default_views
       >>> (row,) = readings_of({"kernel": jnp.zeros((100, 64))}, default_views, 64)
       >>> row.words, row.blocks
-      ('matrix 100 x 64', {'36x64': 1, '64x64': 1})
+      ('matrix 100 x 64', {'50x64': 2})
     """
     rows = []
     for path, leaf in parameters_of(tree):
@@ -81,7 +81,7 @@ def asking() -> Iterator[list[Reading]]:
         _ASKED.reset(token)
 
 
-def tell_readings(tree: Any, views: Views, block_size: int | None) -> None:
+def tell_readings(tree: Any, views: Views, block_size: BlockSize) -> None:
     """Tell who asks how parameters are read, and warn of readings that nobody means.
 
     Args:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from precond.arguments import check_transformation
-from precond.blocks import Views, without_info
+from precond.blocks import BlockSize, Views, without_info
 from precond.eager import compiled_if_eager
 from precond.engine.skip_nonfinite import SkipNonfiniteState, skip_nonfinite
 from precond.engine.stacked import StackedState, stacked, viewed_by
@@ -40,7 +40,7 @@ class BlockedState(NamedTuple):
 def blocked(
     inner: optax.GradientTransformation,
     *,
-    block_size: int | None = 1024,
+    block_size: BlockSize = 1024,
     views: Views | Sequence[Any] | None = None,
     otherwise: optax.GradientTransformation | None = None,
     skipped: float = 0.0,
@@ -62,7 +62,8 @@ def blocked(
 
     Args:
       inner: any transformation of stacks. Its state is shaped like the stacks, not like the parameters.
-      block_size: the longest side of a block; None cuts nothing. The last block of an axis may be shorter.
+      block_size: the longest side of a block. A longer axis is cut into the fewest pieces, which are equal if it
+        divides; else the last one is shorter. None cuts nothing, and `precond.ragged` cuts as the references do.
       views: from path and parameter to a `precond.View` or None; a list of (pattern, view) pairs; or None for
         `precond.default_views`.
       otherwise: for parameters without a view (biases, norms, embeddings, anything of size 0). It computes in float32

@@ -131,6 +131,8 @@ def scale_by_kronecker(
         derived = {path_name(path): state.derived for path, state in states}
 
         def whiten(name: str, axis: int, factor: jax.Array) -> jax.Array:
+            if root.whiten is None:
+                raise ValueError("This root whitens no axis, which precond.kl() needs: use it with inverse_root().")
             return root.whiten(local(derived[name][axis]), factor) if derived else factor
 
         given = extra | {"blocks": blocks.local(), "whiten": whiten}

@@ -12,7 +12,9 @@ from jax.sharding import PartitionSpec
 from precond.arguments import check_part, check_transformation, check_whole
 from precond.blocks import (
     BlockInfo,
+    BlockSize,
     Layout,
+    Ragged,
     Views,
     as_views,
     check_leaves,
@@ -25,7 +27,7 @@ from precond.blocks import (
 )
 from precond.engine.gathering import choose
 from precond.engine.kronecker import KroneckerState
-from precond.engine.route import Route, route_of
+from precond.engine.route import route_of
 from precond.mesh import (
     Extent,
     Place,
@@ -63,7 +65,7 @@ class Stacking(NamedTuple):
 
     inner: optax.GradientTransformationExtraArgs
     views: Views
-    block_size: int | None
+    block_size: BlockSize
     skipped: float
     sharding: Sharded
     mesh: jax.sharding.Mesh | None
@@ -108,7 +110,7 @@ def viewed_by(views: Views | Sequence[Any] | None, tree: Any) -> Any:
 def stacked(
     inner: optax.GradientTransformation,
     *,
-    block_size: int | None = 1024,
+    block_size: BlockSize = 1024,
     views: Views | Sequence[Any] | None = None,
     skipped: float = 0.0,
     axis: str | Sequence[str] | Sharded | None = None,
@@ -132,7 +134,7 @@ def stacked(
       >>> updates["kernel"].mean().item(), updates["bias"].mean().item()
       (2.0, 1.0)
     """
-    if block_size is not None:
+    if block_size is not None and not isinstance(block_size, Ragged):
         check_whole("block_size", block_size, least=1)
     check_transformation("inner", inner)
     if mesh is not None:

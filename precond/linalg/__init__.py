@@ -5,7 +5,7 @@ from precond.linalg.cholesky_inverse import cholesky_inverse
 from precond.linalg.cholesky_qr import cholesky_qr_basis
 from precond.linalg.composite import composite_root
 from precond.linalg.eigh import eigen_basis, eigh_root
-from precond.linalg.lanczos import largest_eigenvalue
+from precond.linalg.largest_eigenvalue import largest_eigenvalue
 from precond.linalg.leading import leading_pair
 from precond.linalg.modes import gram, multiply, multiply_axis
 from precond.linalg.newton import coupled_newton

@@ -6,7 +6,7 @@ from fractions import Fraction
 import jax
 import jax.numpy as jnp
 
-from precond.linalg.lanczos import largest_eigenvalue
+from precond.linalg.largest_eigenvalue import largest_eigenvalue
 from precond.linalg.minimax import LEAST, Step, minimax_steps
 from precond.linalg.products import matrix_power, product, symmetric
 

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import optax
 
 from precond.arguments import check_decay, check_number
-from precond.blocks import Views
+from precond.blocks import BlockSize, Views
 from precond.engine import Refresh, blocked, every, scale_by_kronecker
 from precond.mesh import Sharded
 from precond.optimizers.finish import finish
-from precond.roots import Method, inverse_root, relative
+from precond.roots import Method, inverse_root, relative, waiting
 from precond.statistics import kl
 from precond.transforms import clip_by_rms
 
@@ -24,13 +24,13 @@ def kl_shampoo(
     *,
     b1: jax.typing.ArrayLike = 0.95,
     b2: jax.typing.ArrayLike = 0.95,
-    eps: jax.typing.ArrayLike = 1e-8,
+    eps: jax.typing.ArrayLike = 1e-15,
     damping: jax.typing.ArrayLike = 1e-4,
     weight_decay: float | jax.Array | None = None,
     mask: Any = None,
     refresh: Refresh | int = every(10, stagger=True),
     method: Method | None = None,
-    block_size: int | None = None,
+    block_size: BlockSize = None,
     views: Views | Sequence[Any] | None = None,
     otherwise: optax.GradientTransformation | None = None,
     axis: str | Sequence[str] | Sharded | None = None,
@@ -85,7 +85,7 @@ def kl_shampoo(
     check_number("damping", damping, 0)
     direction = scale_by_kronecker(
         kl(b2),
-        inverse_root(power=0.5, method=method, damping=relative(damping)),
+        waiting(inverse_root(power=0.5, method=method, damping=relative(damping))),
         momentum=optax.ema(b1),
         refresh=refresh,
     )

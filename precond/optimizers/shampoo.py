@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from precond.arguments import check_decay, check_number, check_transformation
-from precond.blocks import Views
+from precond.blocks import BlockSize, Views
 from precond.engine import Refresh, blocked, every, per_block, scale_by_kronecker
 from precond.mesh import Sharded
 from precond.optimizers.finish import finish
@@ -24,7 +24,7 @@ def shampoo(
     *,
     b1: jax.typing.ArrayLike = 0.9,
     b2: jax.typing.ArrayLike = 0.99,
-    eps: jax.typing.ArrayLike = 1e-8,
+    eps: jax.typing.ArrayLike = 1e-15,
     damping: jax.typing.ArrayLike = 1e-6,
     power: float | None = None,
     weight_decay: float | jax.Array | None = None,
@@ -32,7 +32,7 @@ def shampoo(
     refresh: Refresh | int = every(20, stagger=True),
     magnitude: optax.GradientTransformation | None = None,
     method: Method | None = None,
-    block_size: int | None = None,
+    block_size: BlockSize = None,
     views: Views | Sequence[Any] | None = None,
     otherwise: optax.GradientTransformation | None = None,
     axis: str | Sequence[str] | Sharded | None = None,

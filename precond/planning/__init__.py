@@ -1,8 +1,24 @@
 """What a run will cost, said before it begins."""
 
+from precond.planning.dense_layers import DenseLayers, dense_layers
+from precond.planning.divided import divided
 from precond.planning.plan import plan
-from precond.planning.presets import gpt
+from precond.planning.presets import gpt, llama, moe, vit
 from precond.planning.report import Plan, Stack, Work
 from precond.planning.views_of import Readings, views_of
 
-__all__ = ["Plan", "Readings", "Stack", "Work", "gpt", "plan", "views_of"]
+__all__ = [
+    "DenseLayers",
+    "Plan",
+    "Readings",
+    "Stack",
+    "Work",
+    "dense_layers",
+    "divided",
+    "gpt",
+    "llama",
+    "moe",
+    "plan",
+    "views_of",
+    "vit",
+]

@@ -23,6 +23,7 @@ _STACK = re.compile(r"(\d+) of (\d+) ([\dx()]+)")
 _REFRESH = re.compile(r"(?:refresh|first)\[(\d+) of (\d+), every (\d+)\]")
 _KNOWN = ("turns", "first")  # loops of the refresh: of a turn in a step; and what is not done in every step
 _ROLES = ("statistics", "roots", "momentum", "rest")
+_PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
 def plan(
@@ -52,7 +53,8 @@ def plan(
       A `Plan`; see its attributes, `Plan.table`, `Plan.json` and `Plan.seconds`.
 
     Raises:
-      ValueError, TypeError: for a mesh that the optimizer cannot divide its stacks over, or parameters without shapes.
+      ValueError, TypeError: for a mesh that the optimizer cannot divide its stacks over, parameters without shapes, or
+        an unknown platform.
 
     Examples:
       >>> import precond
@@ -69,6 +71,8 @@ def plan(
     sizes = {} if mesh is None else dict(mesh)
     for name, size in sizes.items():
         check_whole(f"mesh['{name}']", size, least=1)
+    if platform not in _PLATFORMS:
+        raise ValueError(f"platform={platform!r}: must be one of {', '.join(_PLATFORMS)}.")
     bad = [x for x in jax.tree.leaves(params) if not hasattr(x, "shape") or not hasattr(x, "dtype")]
     if bad:
         raise TypeError(

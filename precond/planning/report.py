@@ -131,46 +131,75 @@ class Plan(NamedTuple):
         return json.dumps(self._asdict() | {"stacks": stacks, "work": work, "views": views})
 
     def table(self) -> str:
-        """What there is to be read, without what is done number by number.
+        """Say it in words and tables, without the operations that are done number by number.
 
         Examples:
           >>> print(Plan(1, 24, (Stack("2x2", 6, 2),), {"roots": 4096}, 0, {}, (), False, {}, 0).table())
           24 parameters, 1 device
           <BLANKLINE>
-          stack                           blocks     padding       waste
-          2x2                                  6           2       25.0%
+          Stacks of blocks, on all devices            blocks     padding padding's share
+          2x2                                              6           2           25.0%
           <BLANKLINE>
-          bytes of a device
-          roots                           4.1 kB
+          Memory of the optimizer's state, on each device
+          roots or bases                              4.1 kB
         """
         devices = f"{self.devices} device{'s' if self.devices > 1 else ''}"
-        blocks = [[_number(self.parameters, "") + f" parameters, {devices}"]]
-        if self.stacks:
-            rows = [(s.shape, str(s.blocks), str(s.padding), f"{s.waste:.1%}") for s in self.stacks]
-            blocks.append([_row("stack", "blocks", "padding", "waste"), *(_row(*row) for row in rows)])
-        blocks.append(["bytes of a device", *(_row(name, _number(n, "B")) for name, n in self.bytes.items())])
-        if self.work:
-            head = _row("flops of a step, a device", "products", "decomposed")
-            blocks.append(
-                [head, *(_row(self._label(n), *(_number(x, "") for x in w[:2])) for n, w in self.work.items())]
-            )
-        if self.wire:
-            rows = [_row(name, _number(n, "B")) for name, n in self.wire.items()]
-            blocks.append(["received in a step, by a device", *rows])
-        if self.loops:
-            blocks.append([f"{self.loops} loops of unknown length count as one turn"])
-        return "\n\n".join("\n".join(lines) for lines in blocks)
+        title = f"{_number(self.parameters, '')} parameters, {devices}"
+        sections = [self._stacks(), self._memory(), self._operations(), self._received(), self._unknown()]
+        return "\n\n".join([title, *("\n".join(lines) for lines in sections if lines)])
+
+    def _stacks(self) -> list[str]:
+        rows = [(s.shape, str(s.blocks), str(s.padding), f"{s.waste:.1%}") for s in self.stacks]
+        heads = ("Stacks of blocks, on all devices", "blocks", "padding", "padding's share")
+        return [_row(*row) for row in (heads, *rows)] if rows else []
+
+    def _memory(self) -> list[str]:
+        rows = [_row(_ROLES.get(role, role), _number(n, "B")) for role, n in self.bytes.items()]
+        return ["Memory of the optimizer's state, on each device", *rows]
+
+    def _operations(self) -> list[str]:
+        if not self.work:
+            return []
+        rows = [(self._label(name), *(_number(x, "") for x in work[:2])) for name, work in self.work.items()]
+        heads = ("Operations of a step, on each device", "products", "decompositions")
+        marked = ["* is what this optimizer does."] if self.periods else []
+        return [*(_row(*row) for row in (heads, *rows)), *marked]
+
+    def _received(self) -> list[str]:
+        rows = [_row(name, _number(n, "B")) for name, n in self.wire.items()]
+        return ["Received by each device, in a step", *rows] if rows else []
+
+    def _unknown(self) -> list[str]:
+        return [f"{self.loops} loops, whose number of turns is not known, count as one turn."] if self.loops else []
 
     def _label(self, name: str) -> str:
-        if name not in ("at once", "mean", "in turns", "first"):
-            return name
-        every = f", every {' or '.join(map(str, self.periods))}" if name == "at once" and self.periods else ""
+        """A line of the operations, in words."""
+        period = f", every {' or '.join(map(str, self.periods))} steps" if self.periods else ""
         chosen = " *" if self.periods and name == ("in turns" if self.staggered else "at once") else ""
-        return f"refresh, {name}{every}{chosen}"
+        return {
+            "statistics": "update the statistics",
+            "application": "apply the roots or bases",
+            "rest": "everything else",
+            "at once": f"refresh all at once{period}",
+            "mean": "refresh, mean of all steps",
+            "in turns": "refresh in turns, costliest step",
+            "first": "the first refresh, once",
+        }[name] + chosen
+
+
+_ROLES = {
+    "statistics": "statistics of gradients",
+    "roots": "roots or bases",
+    "momentum": "momentum and second moments",
+    "rest": "parameters without blocks",
+}
 
 
 def _row(first: str, *others: str) -> str:
-    return f"{first:<26}" + "".join(f"{x:>12}" for x in others) if others else first
+    if not others:
+        return first
+    widths = (12, 12, 16) if len(others) == 3 else (12, 16)
+    return f"{first:<38}" + "".join(f"{x:>{w}}" for x, w in zip(others, widths, strict=False))
 
 
 def _number(x: float, unit: str) -> str:

@@ -9,7 +9,7 @@ import jax
 import optax
 
 from precond.arguments import check_number, check_whole
-from precond.blocks import View, tensors
+from precond.blocks import View, ragged, tensors
 from precond.engine import blocked, every, scale_by_kronecker
 from precond.mesh import Sharded
 from precond.recipes.google_roots import google_eigh
@@ -128,7 +128,7 @@ def google_shampoo(
             root(matrix_epsilon, power=Fraction(1, exponent_override) if exponent_override else None),
             refresh=every(preconditioning_compute_steps, delay=int(stale)),
         ),
-        block_size=block_size,
+        block_size=ragged(block_size),
         views=functools.partial(
             _views,
             min_rank=skip_preconditioning_rank_lt,

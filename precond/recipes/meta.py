@@ -7,7 +7,7 @@ import jax
 import optax
 
 from precond.arguments import check_number, check_whole
-from precond.blocks import tensors
+from precond.blocks import ragged, tensors
 from precond.engine import blocked, every, scale_by_kronecker
 from precond.mesh import Sharded
 from precond.recipes.meta_roots import meta_eigh
@@ -56,11 +56,12 @@ def _meta(
         tx = graft(tx, grafting, start=start, eps=1e-16)
     decay = optax.add_decayed_weights(weight_decay)
     heavy_ball = optax.chain(optax.scale(1 - dampening), optax.trace(momentum, nesterov))
+    cut = None if max_preconditioner_dim is None else ragged(max_preconditioner_dim)
     merge = 0 if target_dimensionality is None else max_preconditioner_dim
     views = tensors(squeeze=True, merge=merge, target=target_dimensionality)
     return optax.chain(
         optax.identity() if decoupled_weight_decay else decay,
-        blocked(tx, block_size=max_preconditioner_dim, views=views, axis=axis, mesh=mesh),
+        blocked(tx, block_size=cut, views=views, axis=axis, mesh=mesh),
         decay if decoupled_weight_decay else optax.identity(),
         heavy_ball if momentum else optax.identity(),
         optax.scale_by_learning_rate(learning_rate),
@@ -124,7 +125,7 @@ def meta_shampoo(
     powers, axes = _split(power)
     weight = 1.0 if drop_weighting_factor else None
     given: dict[str, Any] = {"weight": weight, "bias_correction": bias_correction, "axes": axes}
-    statistics = kl(betas[1], mean=False, **given) if kullback_leibler else outer_products(betas[1], **given)
+    statistics = kl(betas[1], mean=False, unit=1.0, **given) if kullback_leibler else outer_products(betas[1], **given)
     if trace_scaling:
         statistics = optax.chain(statistics, scale_by_trace(trace_scaling, eps=epsilon))
     tx_root = root(epsilon, power=powers)

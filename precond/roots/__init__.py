@@ -11,6 +11,7 @@ from precond.roots.last_finite import last_finite
 from precond.roots.method import Method, by_platform, cholesky, cholesky_qr, composite, eigh, newton, qr, rotations
 from precond.roots.root import Axis, Power, Root, RootState, powers_of
 from precond.roots.stored import stored
+from precond.roots.waiting import waiting
 
 __all__ = [
     "Axis",
@@ -44,4 +45,5 @@ __all__ = [
     "rotations",
     "stored",
     "trace",
+    "waiting",
 ]

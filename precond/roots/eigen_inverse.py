@@ -99,8 +99,4 @@ def eigen_inverse(damping: ArrayLike = 1e-3, *, method: Method | None = None) ->
         scaled = jnp.where(curvature > 0, turned / jnp.where(curvature > 0, curvature, 1), 0)
         return multiply(scaled.astype(direction.dtype), bases), state
 
-    def whiten(derived: Spectrum, factor: jax.Array) -> jax.Array:
-        del derived
-        return factor
-
-    return Root(init, refresh, apply, whiten, lambda axis: 1.0)
+    return Root(init, refresh, apply, None, lambda axis: 1.0)

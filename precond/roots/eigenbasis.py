@@ -118,8 +118,8 @@ def eigenbasis(
         product = jnp.matmul(factor, basis, precision=dot_precision())
         values = jnp.sum(basis * product, axis=1, keepdims=True)
         peak = jnp.max(values, axis=2, keepdims=True)
-        # Directions that were never seen are left out; a factor that has seen nothing at all whitens nothing.
-        inverse = jnp.where(values > 1e-12 * peak, values, jnp.where(peak > 0, jnp.inf, 1)) ** -0.5
+        # Directions that were never seen are left out, of a zero factor all of them.
+        inverse = jnp.where(values > 1e-12 * peak, values, jnp.inf) ** -0.5
         return jnp.einsum("mij,mkj->mik", basis * inverse, basis, precision=dot_precision())
 
     return Root(init, refresh, apply, whiten, lambda axis: 1.0)

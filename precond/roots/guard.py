@@ -34,8 +34,13 @@ class Health(NamedTuple):
 
     @property
     def condition(self) -> jax.Array:
-        """Of the damped factor whose root is in use; 1 before the first."""
-        return self.numbers[:, 2]
+        """Of the damped factor whose root is in use; 1 where there is none."""
+        return jnp.maximum(self.numbers[:, 2], 1)
+
+    @property
+    def known(self) -> jax.Array:
+        """Whether the root in use is that of a factor. It is the identity before the first, and for a zero factor."""
+        return self.numbers[:, 2] > 0
 
     @property
     def escalated(self) -> jax.Array:
@@ -72,9 +77,7 @@ def unchecked(factor: jax.Array | jax.ShapeDtypeStruct) -> Checked:
       >>> unchecked(jnp.zeros((1, 1, 1))).health.condition.tolist()
       [1.0]
     """
-    start = jnp.asarray([0, 0, 1, 0, 0, 0], factor.dtype)
-    # Added to zeros, as the identity is: an array that is only broadcast cannot be donated.
-    return Checked(identity_like(factor), Health(jnp.zeros((factor.shape[0], 6), factor.dtype) + start))
+    return Checked(identity_like(factor), Health(jnp.zeros((factor.shape[0], 6), factor.dtype)))
 
 
 def raised(ridge: jax.Array, largest: jax.Array, old: Checked) -> jax.Array:
@@ -114,7 +117,7 @@ def accept(
       old: what was in use.
       tolerance: on the residual; with infinity all is accepted that is finite.
       damping: of the new matrices, relative to the largest eigenvalue, `[M]`.
-      condition: of the damped factors, `[M]`.
+      condition: of the damped factors, `[M]`; 0 for a zero factor.
 
     Returns:
       What is in use now.

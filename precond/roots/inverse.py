@@ -84,7 +84,7 @@ def inverse(damping: ArrayLike = 1e-3, *, method: Method | None = None, toleranc
 
     def whiten(derived: Checked, factor: jax.Array) -> jax.Array:
         del factor
-        return derived.matrix
+        return jnp.where(derived.health.known[:, None, None], derived.matrix, 0)
 
     return Root(init, refresh, apply, whiten, lambda axis: axis.order)
 
@@ -106,7 +106,7 @@ def _matrix(factors: jax.Array, old: Checked, ridge: jax.Array, solve: Solve, to
     residual = jnp.where(empty, 0, root_residual(root, damped, Fraction(1)))
     root = jnp.where(empty[:, None, None], identity_like(root), root / scale[:, None, None])
     used = jnp.where(empty, 0, added / jnp.where(empty, 1, largest))
-    return accept(root, residual, old, tolerance, damping=used, condition=jnp.where(empty, 1, condition))
+    return accept(root, residual, old, tolerance, damping=used, condition=jnp.where(empty, 0, condition))
 
 
 def _diagonal(factors: jax.Array, old: Checked, ridge: jax.Array, tolerance: float) -> Checked:
@@ -125,5 +125,5 @@ def _diagonal(factors: jax.Array, old: Checked, ridge: jax.Array, tolerance: flo
         old,
         tolerance,
         damping=jnp.where(empty, 0, added / seen),
-        condition=jnp.where(empty, 1, (largest + added) / jnp.min(damped, axis=1)),
+        condition=jnp.where(empty, 0, (largest + added) / jnp.min(damped, axis=1)),
     )

@@ -94,7 +94,7 @@ def inverse_root(
         root = root * (scale ** -float(power))[:, None, None]
         root = jnp.where(empty[:, None, None], identity_like(root), root)
         used = jnp.where(empty, 0, added / jnp.where(empty, 1, largest))
-        return accept(root, residual, derived, tolerance, damping=used, condition=jnp.where(empty, 1, condition))
+        return accept(root, residual, derived, tolerance, damping=used, condition=jnp.where(empty, 0, condition))
 
     def apply(direction: jax.Array, gradient: jax.Array, state: RootState) -> Any:
         del gradient
@@ -102,7 +102,7 @@ def inverse_root(
 
     def whiten(derived: Checked, factor: jax.Array) -> jax.Array:
         del factor
-        return derived.matrix
+        return jnp.where(derived.health.known[:, None, None], derived.matrix, 0)
 
     return Root(init, refresh, apply, whiten, power_of)
 

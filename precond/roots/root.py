@@ -52,14 +52,15 @@ class Root(NamedTuple):
         does `precond.roots.last_finite` for a root that does not).
       apply: from what is to be preconditioned and the raw gradient (stacks), and a `RootState`, to the preconditioned
         stack and the state.
-      whiten: from derived and factor to the matrices `[N, d, d]` by which this root whitens their axis.
+      whiten: from derived and factor to the matrices `[N, d, d]` by which this root whitens their axis; zeros where no
+        root is known yet. None if the root has no such matrices.
       power: from an `Axis` to a number that `refresh` needs for its factor.
     """
 
     init: Callable[[Any, tuple[Any, ...]], RootState]
     refresh: Callable[[jax.Array, Any, Power, jax.Array], Any]
     apply: Callable[[jax.Array, jax.Array, RootState], tuple[jax.Array, RootState]]
-    whiten: Callable[[Any, jax.Array], jax.Array]
+    whiten: Callable[[Any, jax.Array], jax.Array] | None
     power: Callable[[Axis], Power]
 
 

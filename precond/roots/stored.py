@@ -63,6 +63,8 @@ def stored(root: Root, dtype: DTypeLike = jnp.bfloat16) -> Root:
         return out, moved._replace(derived=state.derived)
 
     def whiten(derived: Any, factor: jax.Array) -> jax.Array:
+        assert root.whiten is not None
         return root.whiten(widen(derived, factor.dtype), factor)
 
-    return root._replace(init=init, refresh=refresh, apply=apply, whiten=whiten)
+    given = None if root.whiten is None else whiten
+    return root._replace(init=init, refresh=refresh, apply=apply, whiten=given)

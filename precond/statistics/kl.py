@@ -1,15 +1,30 @@
 """KL-Shampoo's statistics: each factor sees the gradient whitened by all the others."""
 
 import math
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from precond.linalg import Packed, dense, multiply_axis, packed_gram
-from precond.statistics.accumulate import Axes, Whiten, accumulate_grams
+from precond.blocks import path_name
+from precond.linalg import Packed, batch_norm, dense, multiply_axis, packed_gram
+from precond.statistics.accumulate import Axes, StatisticsState, Whiten, accumulate_grams
 
-__all__ = ["kl"]
+__all__ = ["KlState", "kl"]
+
+
+class KlState(NamedTuple):
+    """What `kl` keeps.
+
+    Attributes:
+      unit: by stack, the size of each block's first gradient, `[N]`; 0 before there is one.
+      accumulated: the factors.
+    """
+
+    unit: Any
+    accumulated: StatisticsState
 
 
 def kl(
@@ -21,6 +36,7 @@ def kl(
     axes: Axes = None,
     every: int = 1,
     mean: bool = True,
+    unit: float | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Factors that minimise the Kullback-Leibler divergence from the gradient's covariance to $L \otimes R$.
 
@@ -30,7 +46,9 @@ def kl(
       R \leftarrow \beta R + \frac{w}{m} (L^{-1/2} G)^\top (L^{-1/2} G)$$
 
     The whitening matrix is the root itself, whatever its power: with `inverse_root(power=0.5)` this is the paper's,
-    with any other power it is Meta's.
+    with any other power it is Meta's. An axis without a root, as before the first refresh, is whitened by
+    $I / \sqrt u$, where u is the root mean square of the block's first gradient that is not zero. So $L \otimes R$
+    is quadratic in the gradient from the first step on.
 
     Args:
       decay: as in `precond.outer_products`.
@@ -40,6 +58,7 @@ def kl(
       axes: as in `precond.outer_products`.
       every: as in `precond.outer_products`.
       mean: divide by the size of the other axes, as the paper does and Meta's implementation does not.
+      unit: u; None measures it, and Meta's implementation has 1.
 
     Returns:
       A transformation of the form of `precond.outer_products`, whose `update` needs the extra argument `whiten`
@@ -53,7 +72,6 @@ def kl(
       Lin et al., Understanding and Improving Shampoo and SOAP via Kullback-Leibler Minimization, 2025.
 
     Examples:
-      >>> import jax.numpy as jnp
       >>> from precond.linalg import dense
       >>> statistics = kl(decay=1.0)
       >>> stacks = {"2x1": jnp.asarray([[[1.0], [2.0]]])}
@@ -70,18 +88,14 @@ def kl(
         factors: tuple[Packed | None, ...],
         whiten: Whiten | None,
     ) -> Packed:
-        if whiten is None:
-            raise TypeError(
-                "precond.kl() needs the extra argument whiten=, which precond.scale_by_kronecker gives: put it there, "
-                "scale_by_kronecker(precond.kl(), precond.inverse_root())."
-            )
+        assert whiten is not None
         others = math.prod(stack.shape[1:]) / stack.shape[axis + 1] if mean else 1
         for other, factor in enumerate(factors):
             if factor is not None and other != axis:
                 stack = multiply_axis(stack, whiten(name, other, dense(factor)), other)
         return Packed(packed_gram(stack, axis).rectangle / others)
 
-    return accumulate_grams(
+    inner = accumulate_grams(
         term,
         decay=decay,
         weight=weight,
@@ -90,3 +104,35 @@ def kl(
         axes=axes,
         every=every,
     )
+
+    def init(params: Any) -> KlState:
+        def start(stack: Any) -> jax.Array:
+            return jnp.zeros(stack.shape[:1], jnp.result_type(jnp.float32, stack.dtype))
+
+        return KlState(jax.tree.map(start, params), inner.init(params))
+
+    def update(
+        updates: Any, state: Any, params: Any = None, *, whiten: Whiten | None = None, **extra: Any
+    ) -> tuple[Any, KlState]:
+        if whiten is None:
+            raise TypeError(
+                "precond.kl() needs the extra argument whiten=, which precond.scale_by_kronecker gives: put it there, "
+                "scale_by_kronecker(precond.kl(), precond.inverse_root())."
+            )
+
+        def measured(old: jax.Array, stack: jax.Array) -> jax.Array:
+            norm = batch_norm(stack.astype(old.dtype), 1).reshape(-1)
+            return jnp.where(old > 0, old, norm / math.sqrt(math.prod(stack.shape[1:])))
+
+        units = jax.tree.map(measured if unit is None else lambda old, _: jnp.full_like(old, unit), state.unit, updates)
+        by_name = {path_name(path): x for path, x in jax.tree_util.tree_flatten_with_path(units)[0]}
+
+        def scaled(name: str, axis: int, factor: jax.Array) -> jax.Array:
+            found, size = whiten(name, axis, factor), by_name[name]
+            least = jnp.where(size > 0, size, 1)[:, None, None] ** -0.5 * jnp.eye(found.shape[-1], dtype=found.dtype)
+            return jnp.where(found[:, :1, :1] == 0, least, found)
+
+        factors, accumulated = inner.update(updates, state.accumulated, params, whiten=scaled, **extra)
+        return factors, KlState(units, accumulated)
+
+    return optax.GradientTransformationExtraArgs(init, update)

@@ -38,9 +38,9 @@ def stochastic_rounding(seed: int = 0) -> optax.GradientTransformationExtraArgs:
       seed: two runs with the same seed round alike.
 
     Returns:
-      A transformation of stacks `[N, d1, .., dk]`. Its update is in bfloat16. `precond.BlockInfo.index` tells by stack which
-      of its blocks these are; outside of `precond.blocked` they are the first N. Wider types than float32 are rounded
-      to it first.
+      A transformation of stacks `[N, d1, .., dk]`. Its update is in bfloat16. `precond.BlockInfo.index` tells by
+      stack which of its blocks these are; outside of `precond.blocked` they are the first N. Wider types than float32
+      are rounded to it first.
 
     Raises:
       ValueError, TypeError: for a seed that is no integer of at least 0.

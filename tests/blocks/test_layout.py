@@ -2,13 +2,14 @@
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from precond.blocks import View, layout_of
+from precond.blocks import View, layout_of, ragged
 from tests import reference
 
 
@@ -72,7 +73,7 @@ def test_batch_axes_merged_axes_and_split_axes_read_as_documented():
 
 
 def test_passive_axes_are_not_cut_and_are_named():
-    layout = layout_of({"e": jnp.zeros((100, 6))}, lambda *_: View((0, 1), passive=(0,)), 4)
+    layout = layout_of({"e": jnp.zeros((100, 6))}, lambda *_: View((0, 1), passive=(0,)), ragged(4))
     assert {n: s.shape for n, s in layout.stacks.items()} == {"(100)x2": (1, 100, 2), "(100)x4": (1, 100, 4)}
 
 
@@ -107,3 +108,22 @@ def test_a_view_of_another_kind_says_whose_it_is(view):
 def test_a_view_that_does_not_fit_says_which_and_why(view, message):
     with pytest.raises(ValueError, match=message):
         layout_of({"w": jnp.zeros((4, 6))}, lambda *_: view, 4)
+
+
+@pytest.mark.parametrize(
+    ("length", "size", "pieces"),
+    [
+        (2304, 1024, [768, 768, 768]),
+        (1500, 1024, [750, 750]),
+        (1024, 1024, [1024]),
+        (2050, 1024, [688, 688, 674]),
+        (50304, 1024, 49 * [1008] + [912]),
+        (11, 4, [4, 4, 3]),
+        (2304, ragged(1024), [1024, 1024, 256]),
+        (7, None, [7]),
+    ],
+)
+def test_a_longer_axis_is_cut_into_the_fewest_pieces_and_equal_ones_where_it_divides(length, size, pieces):
+    layout = layout_of({"w": jax.ShapeDtypeStruct((length,), "float32")}, lambda *_: View((0,)), size)
+    found = [int(name) for name, stack in layout.stacks.items() for _ in range(stack.shape[0])]
+    assert sorted(found) == sorted(pieces)

@@ -236,6 +236,8 @@ def test_what_cannot_be_planned_says_why():
         precond.plan(precond.shampoo(1e-3, axis="data"), shapes(), mesh={"data": 256})
     with pytest.raises(ValueError, match=r"mesh\['data'\]=0"):
         precond.plan(optax.sgd(1.0), shapes(), mesh={"data": 0})
+    with pytest.raises(ValueError, match="platform='banana': must be one of cpu, cuda, rocm, tpu"):
+        precond.plan(optax.sgd(1.0), shapes(), platform="banana")
 
 
 def test_further_arguments_of_an_update_are_shapes_too():

@@ -1,0 +1,5 @@
+"""The command line: it reads words, calls the library, and prints. Floor 5 of the library."""
+
+from precond.command.main import main
+
+__all__ = ["main"]

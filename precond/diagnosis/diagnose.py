@@ -1,0 +1,30 @@
+"""A look at a machine before anything is trained on it."""
+
+from precond.diagnosis.machine import inspect_machine
+from precond.diagnosis.notes import find_notes
+from precond.diagnosis.problems import find_problems
+from precond.diagnosis.report import Diagnosis
+from precond.diagnosis.trap import Evidence
+from precond.diagnosis.trials import run_trials
+
+__all__ = ["diagnose"]
+
+
+def diagnose(dtype: str = "float32") -> Diagnosis:
+    """Say what this machine is, how it computes roots and bases, and which known traps it has.
+
+    Args:
+      dtype: of the parameters that are to be trained.
+
+    Returns:
+      A `Diagnosis`; see its attributes, `Diagnosis.text` and `Diagnosis.json`.
+
+    Examples:
+      >>> found = diagnose()
+      >>> found.trials.chosen, found.trials.basis.residual < 1e-3
+      ('eigh', True)
+    """
+    machine = inspect_machine()
+    trials = None if machine.failure else run_trials()
+    evidence = Evidence(machine, trials, dtype)
+    return Diagnosis(machine, trials, find_problems(evidence), find_notes(evidence))

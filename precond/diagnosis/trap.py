@@ -1,0 +1,36 @@
+"""A trap, and the evidence in which traps are looked for."""
+
+from typing import NamedTuple
+
+from precond.diagnosis.machine import Machine
+from precond.diagnosis.trials import Trials
+
+__all__ = ["Evidence", "Trap"]
+
+
+class Evidence(NamedTuple):
+    """What is known when traps are looked for.
+
+    Attributes:
+      machine: as it was found.
+      trials: None where JAX finds no device to compute on.
+      dtype: of the parameters that the user means to train.
+    """
+
+    machine: Machine
+    trials: Trials | None
+    dtype: str
+
+
+class Trap(NamedTuple):
+    """One thing that makes training fail, crawl or lose precision.
+
+    Attributes:
+      seen: what was found on this machine.
+      why: it matters.
+      advice: what to do.
+    """
+
+    seen: str
+    why: str
+    advice: str

@@ -1,0 +1,99 @@
+"""The largest eigenvalue, from products alone."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from precond.linalg.products import product
+
+__all__ = ["largest_eigenvalue"]
+
+_SQUARINGS = 24  # the power 2^24 of a small matrix leaves nothing but its largest eigenvalue
+_AT_ONCE = 3  # before it is brought back to norm 1, which may have become 1e-5 by then
+
+
+def _unit(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    norm = jnp.linalg.norm(x, axis=-1, keepdims=True)
+    return x / jnp.where(norm > 0, norm, 1), norm
+
+
+def _tridiagonal(a: jax.Array, steps: int) -> jax.Array:
+    """The projection of `a` on the Krylov space of a fixed random vector, `[M, steps, steps]`."""
+    start = np.random.default_rng(0).standard_normal(a.shape[-1])
+    v, _ = _unit(jnp.broadcast_to(jnp.asarray(start, a.dtype), a.shape[:-1]))
+    old, beta, diagonal, beside = jnp.zeros_like(v), jnp.zeros_like(v[:, :1]), [], []
+    for _ in range(steps):
+        w = product(a, v[:, :, None])[:, :, 0] - beta * old
+        alpha = jnp.sum(w * v, axis=-1, keepdims=True)
+        old, (v, beta) = v, _unit(w - alpha * v)
+        diagonal.append(alpha)
+        beside.append(beta)
+    place = np.arange(steps)
+    t = jnp.zeros((a.shape[0], steps, steps), a.dtype).at[:, place, place].set(jnp.concatenate(diagonal, 1))
+    if steps == 1:
+        return t
+    off = jnp.concatenate(beside[:-1], 1)
+    return t.at[:, place[1:], place[:-1]].set(off).at[:, place[:-1], place[1:]].set(off)
+
+
+def _by_lanczos(a: jax.Array, steps: int) -> jax.Array:
+    """The largest eigenvalue of the projection on a Krylov space, found by squaring it again and again."""
+    t = _tridiagonal(a, min(steps, a.shape[-1]))
+    power = t
+    for i in range(_SQUARINGS):
+        if i % _AT_ONCE == 0:
+            norm = jnp.linalg.norm(power, axis=(1, 2), keepdims=True)
+            power = power / jnp.where(norm > 0, norm, 1)
+        power = product(power, power)
+    return _quotient(t, power)
+
+
+def _by_squaring(a: jax.Array, squarings: int) -> jax.Array:
+    """The Rayleigh quotient of a high power of the matrix."""
+
+    def square(_: jax.Array, power: jax.Array) -> jax.Array:
+        norm = jnp.linalg.norm(power, axis=(1, 2), keepdims=True)
+        power = power / jnp.where(norm > 0, norm, 1)
+        return product(power, power)
+
+    return _quotient(a, lax.fori_loop(0, squarings, square, a))
+
+
+def _quotient(a: jax.Array, power: jax.Array) -> jax.Array:
+    norm = jnp.linalg.norm(power, axis=(1, 2), keepdims=True)
+    power = power / jnp.where(norm > 0, norm, 1)
+    weight = jnp.sum(jnp.square(power), axis=(1, 2))
+    return jnp.sum(power * product(a, power), axis=(1, 2)) / jnp.where(weight > 0, weight, 1)
+
+
+def largest_eigenvalue(a: jax.Array, steps: int = 24) -> jax.Array:
+    r"""Estimate the largest eigenvalue of symmetric positive semi-definite matrices from below.
+
+    On CPU it takes Lanczos steps, which are products with a vector. From a random start the estimate is more than a
+    tenth too small with probability below `3 sqrt(n) 1e-7`, whatever the matrix; where the two largest eigenvalues
+    differ by a hundredth, its error is about 1e-5.
+
+    Steps one after the other are slow on devices that multiply whole matrices in no more time. Elsewhere it squares
+    the matrix, eight times at most: $A^{256}$ gives a weight of $\lambda^{512}$ to each eigenvalue. The estimate is
+    then too small by 0.2 % where eigenvalues are spread evenly up to the largest, and exact where there is a gap.
+
+    Args:
+      a: `[M, n, n]`, of magnitude about 1.
+      steps: of Lanczos; there are half as many squarings, but no more than eight.
+
+    Returns:
+      `[M]`; 0 for a zero matrix.
+
+    Reference:
+      Kuczynski and Wozniakowski, Estimating the largest eigenvalue by the power and Lanczos algorithms with a random
+      start, 1992, Theorem 4.2.
+
+    Examples:
+      >>> round(largest_eigenvalue(jnp.diag(jnp.asarray([1.0, 3.0]))[None])[0].item(), 5)
+      3.0
+    """
+    squarings = min(steps // 2, 8)
+    if a.shape[-1] == 1:
+        return a[:, 0, 0]
+    return lax.platform_dependent(a, cpu=lambda x: _by_lanczos(x, steps), default=lambda x: _by_squaring(x, squarings))

@@ -1,0 +1,51 @@
+"""A root for methods whose step has no length before their roots are known."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from precond.arguments import check_part
+from precond.roots.guard import Checked
+from precond.roots.root import Root, RootState
+
+__all__ = ["waiting"]
+
+
+def waiting(root: Root) -> Root:
+    """Leave a block where it is until every axis of it has a root.
+
+    A root is the identity before its first refresh, and as long as its factor is zero. The step of a block is then the
+    gradient itself, whose length has nothing to do with that of later steps. It matters for methods without a graft,
+    such as `precond.kl_shampoo`, for a block whose first gradients are zero.
+
+    Args:
+      root: one that multiplies every axis by a matrix: `precond.inverse_root`, `precond.inverse`.
+
+    Returns:
+      A `Root`.
+
+    Raises:
+      TypeError: for what is no root.
+
+    Examples:
+      >>> from precond import inverse_root
+      >>> root, factor, g = waiting(inverse_root()), jnp.full((1, 1, 1), 16.0), jnp.ones((1, 1))
+      >>> state = root.init(g, (factor,))
+      >>> known = state._replace(derived=(root.refresh(factor, state.derived[0], 0.5, jnp.asarray(True)),))
+      >>> root.apply(g, g, state)[0].item(), round(root.apply(g, g, known)[0].item(), 4)
+      (0.0, 0.25)
+    """
+    check_part("root", root, Root, "precond.inverse_root()")
+
+    def apply(direction: jax.Array, gradient: jax.Array, state: RootState) -> tuple[jax.Array, RootState]:
+        out, moved = root.apply(direction, gradient, state)
+        nodes = jax.tree.leaves(state.derived, is_leaf=lambda x: isinstance(x, Checked))
+        known: list[Any] = [x.health.known for x in nodes if isinstance(x, Checked)]
+        if not known:
+            return out, moved
+        there = functools.reduce(jnp.logical_and, known).reshape(-1, *[1] * (out.ndim - 1))
+        return jnp.where(there, out, 0), moved
+
+    return root._replace(apply=apply)

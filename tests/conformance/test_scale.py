@@ -1,0 +1,43 @@
+"""The scale of the loss changes no update, from the first step on."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests import catalog
+from tests.conformance import harness
+
+SHAPES = {"kernel": (6, 4), "deep": {"kernel": (3, 4, 6)}, "bias": (5,)}
+FREE = [case for case in catalog.ALIASES if case.name not in ("shampoo_sgd_magnitude", "shampoo_sum")]
+
+
+def gradients(step, scale, zero):
+    rng = np.random.default_rng(step)
+    leaves, treedef = jax.tree.flatten(SHAPES, is_leaf=lambda x: isinstance(x, tuple))
+    size = 0.0 if zero and step == 0 else scale
+    return treedef.unflatten([jnp.asarray(size * rng.standard_normal(s)) for s in leaves])
+
+
+def updates(tx, scale, zero):
+    params = jax.tree.map(jnp.zeros_like, gradients(0, 1.0, zero=False))
+    state, update, out = tx.init(params), jax.jit(tx.update), []
+    for step in range(14):
+        u, state = update(gradients(step, scale, zero), state, params)
+        out.append(u)
+    return out
+
+
+@pytest.mark.usefixtures("x64")
+@harness.each(FREE)
+@pytest.mark.parametrize("zero", [False, True], ids=["", "after a gradient of zeros"])
+def test_gradients_of_any_size_give_the_same_updates(case, zero):
+    # By powers of four, with which rounding commutes, and their roots too: where a factor has no full rank, rounding
+    # decides what the eigenvectors of the rest are. The denominators' eps alone is left, which is seen at the smallest.
+    tx = case.make()
+    expected = updates(tx, 1.0, zero)
+    for scale in (2.0**-20, 2.0**-10, 2.0**10, 2.0**20):
+        for a, b in zip(updates(tx, scale, zero), expected, strict=True):
+            for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+                np.testing.assert_allclose(x, y, rtol=0, atol=1e-4 * (np.abs(y).max() + 1e-30))
+    assert all(np.abs(x).max() > 0 for x in jax.tree.leaves(expected[-1]))

@@ -1,0 +1,86 @@
+"""What is installed and what is released: the version, the command, and the files of the sdist."""
+
+import importlib
+import runpy
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import precond
+from precond.diagnosis.problems import OLDEST
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+SDIST = PROJECT["tool"]["hatch"]["build"]["targets"]["sdist"]
+# Hatch adds these by itself.
+BY_ITSELF = {"pyproject.toml", "README.md", "LICENSE", ".gitignore"}
+# Continuous integration has a checkout.
+LEFT_OUT = {".ci"}
+
+
+def test_there_is_one_version():
+    assert PROJECT["project"]["dynamic"] == ["version"]
+    file = ROOT / PROJECT["tool"]["hatch"]["version"]["path"]
+    assert runpy.run_path(str(file))["__version__"] == precond.__version__
+
+
+def test_a_plain_checkout_has_a_version_and_a_command(tmp_path):
+    # Without any installed distribution of the library: only its dependencies are on the path.
+    code = "import sys; sys.path.insert(0, sys.argv.pop(1)); import precond.command as c; sys.exit(c.main())"
+    run = [sys.executable, "-c", code, str(ROOT), "--version"]
+    done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"precond {precond.__version__}\n"
+
+
+def test_the_command_is_that_of_the_module():
+    from precond.__main__ import main
+
+    module, _, name = PROJECT["project"]["scripts"]["precond"].partition(":")
+    assert getattr(importlib.import_module(module), name) is main
+
+
+def test_the_doctor_knows_the_oldest_versions():
+    extras = PROJECT["project"]["optional-dependencies"]
+    given = dict(x.split(">=") for x in [*PROJECT["project"]["dependencies"], *extras["flax"]])
+    python = PROJECT["project"]["requires-python"].removeprefix(">=")
+    assert given | {"Python": python} == OLDEST
+
+
+def included(name):
+    return any(f"/{name}/".startswith(f"{entry}/") for entry in SDIST["include"])
+
+
+def test_the_sdist_has_all_that_its_tests_and_its_makefile_need():
+    needed = [
+        *(
+            "benchmarks/results/kfac.json",
+            "docs/plan.md",
+            "examples/multi_process.py",
+            "tests/parity",
+            "tests/conftest.py",
+        ),
+        *("Makefile", "constraints.txt", "mkdocs.yml", "CHANGELOG.md", "precond/py.typed"),
+    ]
+    for name in needed:
+        assert (ROOT / name).exists(), name
+        assert included(name), name
+    for entry in SDIST["include"]:
+        assert (ROOT / entry.lstrip("/")).exists(), f"the sdist includes {entry}, which is not there"
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a checkout")
+def test_the_sdist_leaves_out_no_tracked_file():
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    files = [name for name in listed.stdout.splitlines() if name.split("/")[0] not in LEFT_OUT | BY_ITSELF]
+    assert len(files) > 200
+    assert [name for name in files if not included(name)] == []
+
+
+def test_the_sdist_is_built_as_said():
+    sdist = pytest.importorskip("hatchling.builders.sdist", reason="make dist installs it")
+    files = {file.distribution_path for file in sdist.SdistBuilder(str(ROOT)).recurse_included_files()}
+    assert {"docs/plan.md", "examples/demo.py", "tests/test_package.py", "constraints.txt", "Makefile"} <= files
