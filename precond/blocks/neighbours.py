@@ -99,11 +99,15 @@ def _witnesses(shapes: Shapes) -> Iterator[tuple[Parts, list[int]]]:
             tried = [axis for axis in (0, 1) if _shares(name, shape, bias, axis)]
         elif re.fullmatch(r"(.*_)?lora_?a", name, re.I):
             other = shapes.get((*module, name[:-1] + ("b" if name[-1] == "a" else "B")), ())
-            both = len(shape) > 2 and len(other) > 2
-            tried = [0] if both and shape[0] == other[0] and shape[-1] == other[1] else []
+            tried = [0] if _are_adapters(shape, other) else []
         tried = [axis for axis in tried if shape[axis] > 1]
         if tried:
             yield parts, tried
+
+
+def _are_adapters(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
+    """Whether these are stacks of LoRA's pairs, [layers, .., r] and [layers, r, ..]."""
+    return min(len(a), len(b)) > 2 and a[0] == b[0] and a[-1] == b[1]
 
 
 def _shares(name: str, kernel: tuple[int, ...], bias: tuple[int, ...], axis: int) -> bool:

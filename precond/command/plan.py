@@ -56,12 +56,12 @@ def _run(arguments: argparse.Namespace) -> tuple[str, int]:
     if arguments.json:
         more = {"seconds": seconds, "overhead": overhead} if seconds else {}
         return json.dumps(json.loads(found.json()) | more), 0
-    tables = [found.table(), str(found.views)] if arguments.views else [found.table()]
+    table = found.table() + (f"\n\n{found.views}" if arguments.views else "")
     if not seconds:
-        return "\n\n".join(tables), 0
+        return table, 0
     rows = [f"{name:<38}{1000 * s:>12.3g}" for name, s in seconds.items()]
     last = f"{'all, as a share of the step':<38}{overhead:>12.1%}"
-    return "\n".join([*tables, "", "Milliseconds that a step takes longer", *rows, last]), 0
+    return "\n".join([table, "", "Milliseconds that a step takes longer", *rows, last]), 0
 
 
 def _seconds(arguments: argparse.Namespace, found: Plan) -> dict[str, float]:

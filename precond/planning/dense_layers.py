@@ -62,6 +62,8 @@ def dense_layers(params: Any, *, longest: int = _LONGEST) -> DenseLayers:
         if view is None:
             continue
         rows, columns = ((axis,) if isinstance(axis, int) else axis for axis in view.axes)
+        if view.shape is not None:  # several matrices side by side are one layer: their inputs are the same
+            rows, columns = (leaf.ndim - 2,), (leaf.ndim - 1,)
         if max(math.prod(leaf.shape[d] for d in side) for side in (rows, columns)) > longest:
             left.append(path)
             continue

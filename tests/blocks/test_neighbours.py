@@ -119,6 +119,7 @@ def test_names_in_nnx():
         kernel=((8, 3, 4, 5), ("embed", "layers", "heads", "kv")),
         experts=((3, 4, 8, 9), ("exp", "layers", "embed", "mlp")),
         out=((4, 5, 8), ("heads", "kv", "embed")),
+        gate=((8, 3, 6), ("embed", "layers", "exp")),
         table=((16, 8), ("vocab", "embed")),
         mesh=((8, 9), (None, "model")),
     )
@@ -126,6 +127,7 @@ def test_names_in_nnx():
         "kernel": View(((0,), (2, 3))),
         "experts": View(((2,), (3,))),
         "out": View(((0, 1), (2,))),
+        "gate": View(((0,), (2,))),
         "table": None,
         "mesh": View(((0,), (1,))),
     }

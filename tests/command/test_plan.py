@@ -48,6 +48,12 @@ def test_json_is_what_the_function_finds(said, capsys):
     assert json.loads(printed(capsys, *GPT, "--devices", "8", *said.split(), "--json")) == json.loads(found.json())
 
 
+def test_the_views_are_those_of_the_parameters(capsys):
+    rows = [re.split(" {2,}", line) for line in printed(capsys, *GPT, "--views").splitlines()]
+    assert ["layer_0/qkv/kernel", "128 x 384", "3 matrices 128 x 128", "3 of 128x128"] in rows
+    assert ["tokens/embedding", "512 x 128", "not preconditioned"] in rows
+
+
 def test_the_table_has_the_same_numbers(capsys):
     found = precond.plan(precond.shampoo(1e-3, block_size=128), precond.planning.gpt(128, 2, vocabulary=512))
     text = printed(capsys, *GPT)
@@ -116,7 +122,8 @@ def test_a_mesh_has_axes_that_divide_stacks_and_others(capsys):
 
 def test_gradients_that_come_divided_are_gathered_nowhere(capsys):
     whole, parts = (json.loads(printed(capsys, *GPT, "--devices", "8", "--json", *more)) for more in ([], FSDP))
-    assert parts["wire"]["all-gather"] < whole["wire"]["all-gather"] / 100
+    assert "all-gather" in whole["wire"]
+    assert "all-gather" not in parts["wire"]
     assert parts["wire"]["all-to-all"] > 0
     # Adam's moments lie as the parameters do; counts and a few small arrays stay whole.
     assert parts["bytes"]["rest"] == pytest.approx(whole["bytes"]["rest"] / 8, rel=0.01)
@@ -220,9 +227,3 @@ def test_help_shows_examples_that_run(capsys):
             {"2048": "128", "4096": "256", "768": "64", "20": "1", "32": "1", "12": "1"}.get(w, w) for w in words
         ]
         assert main(smaller) == 0
-
-
-def test_the_views_are_those_of_the_parameters(capsys):
-    rows = [re.split(" {2,}", line) for line in printed(capsys, *GPT, "--views").splitlines()]
-    assert ["layer_0/qkv/kernel", "128 x 384", "3 matrices 128 x 128", "3 of 128x128"] in rows
-    assert ["tokens/embedding", "512 x 128", "not preconditioned"] in rows

@@ -160,5 +160,5 @@ def _gates(parts: tuple[str, ...], leaf: Parameter) -> int:
     hidden = leaf.neighbours.get("recurrent_kernel", ())  # Keras
     if re.fullmatch("dense_[ih]", "/".join(parts[-2:-1])):  # nnx
         hidden = leaf.neighbours.get("../dense_h/kernel", ())
-    count, rest = divmod(hidden[1], hidden[0]) if len(hidden) == 2 else (1, 0)
+    count, rest = divmod(hidden[1], hidden[0]) if len(hidden) == 2 and hidden[0] else (1, 0)
     return 1 if rest or leaf.shape[1] % count or count > 4 else count

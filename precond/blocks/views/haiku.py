@@ -58,5 +58,5 @@ def _gates(parts: tuple[str, ...], leaf: Parameter) -> int | None:
     """How many gates of a recurrent cell lie side by side, if there are any."""
     if _GATES.fullmatch(parts[-1]):
         hidden = leaf.neighbours.get("w_h", ())
-        return hidden[1] // hidden[0] if len(hidden) == 2 and hidden[1] in (3 * hidden[0], 4 * hidden[0]) else None
+        return hidden[1] // hidden[0] if len(hidden) == 2 and 0 < hidden[1] in (3 * hidden[0], 4 * hidden[0]) else None
     return 4 if "lstm" in "/".join(parts[:-2]) and parts[-2] == "linear" and leaf.shape[1] % 4 == 0 else None

@@ -12,7 +12,8 @@ from precond.blocks.views.reading import is_real, over, spelled
 
 __all__ = ["batch_axes", "named", "names_of"]
 
-_BATCH = re.compile(r"(.*_)?(layers?|stages?|exp|experts?)|layers_.*|circular_repeats|num_activations", re.I)
+_LAYERS = re.compile(r"(.*_)?(layers?|stages?)|layers_.*|circular_repeats|num_activations", re.I)
+_EXPERTS = re.compile(r"(.*_)?(exp|experts?)", re.I)
 _TOKENS = re.compile(r"vocab(_.*)?", re.I)
 _HEADS = re.compile(r"(.*_)?heads?|kv|head_dim|.*_head_dim|qk|v_dim", re.I)
 
@@ -68,14 +69,19 @@ def named(params: Any, otherwise: Views = default_views) -> Views:
 def batch_axes(names: tuple[str, ...]) -> list[int]:
     """Return the axes that are called as layers, stages or experts are.
 
+    The experts are no batch but the outputs of a router, where there is no other axis for the outputs.
+
     Args:
       names: of all axes of a parameter.
 
     Examples:
-      >>> batch_axes(("exp", "layers", "embed", "mlp"))
-      [0, 1]
+      >>> batch_axes(("exp", "layers", "embed", "mlp")), batch_axes(("embed", "layers", "exp"))
+      ([0, 1], [1])
     """
-    return [axis for axis, name in enumerate(names) if _BATCH.fullmatch(name)]
+    layers = [axis for axis, name in enumerate(names) if _LAYERS.fullmatch(name)]
+    experts = [axis for axis, name in enumerate(names) if _EXPERTS.fullmatch(name)]
+    both = sorted({*layers, *experts})
+    return both if len(names) - len(both) >= 2 else layers
 
 
 def names_of(tree: Any) -> dict[str, tuple[str, ...]]:

@@ -72,7 +72,7 @@ def _one_layer(path: str, leaf: Parameter) -> View | None:
 def _gates(parts: tuple[str, ...], leaf: Parameter) -> View | None:
     """The gates of a recurrent cell, as many as `weight_hh` has rows for each of its columns."""
     hidden = leaf.neighbours.get(parts[-1].replace("weight_ih", "weight_hh"), leaf.shape)
-    count, rest = divmod(hidden[0], hidden[1]) if len(hidden) == 2 else (0, 0)
+    count, rest = divmod(hidden[0], hidden[1]) if len(hidden) == 2 and hidden[1] else (0, 0)
     if rest or not 1 < count <= 4:  # a projected LSTM; no neighbours are known
         names = "/".join(parts).lower()
         count = 4 if "lstm" in names else 3 if "gru" in names else 1
