@@ -23,8 +23,10 @@ SHAPES = {
 WHOLE = tuple(SHAPES)
 FIRST, SECOND = ("one", "gain"), ("two", "table")
 """The two groups of a partition: each has a layer, and a parameter that no system has a view of."""
+LABELS = dict.fromkeys(FIRST, "a") | dict.fromkeys(SECOND, "b")
 
-STEPS = 3
+ORDER = (0, 1, 2)
+BAD = -1
 SCALE = 4
 
 
@@ -71,16 +73,16 @@ def factors(step, moments=True):
     return {name: one(SHAPES[name]["kernel"]) for name in ("one", "two")}
 
 
-def replicas(step, names=WHOLE):
-    """Statistics of as many gradients as there are base batches in a step."""
-    square = jax.tree.map(lambda g: jnp.sum(g**2), part(gradients(step), names))
-    return Replicas(SCALE, SCALE, jax.tree.map(lambda s: 3.0 * s, square), square)
+def replicas(step, names=WHOLE, times=1):
+    """Statistics of as many gradients as there are base batches in a step, or of several such sets."""
+    square, count = jax.tree.map(lambda g: jnp.sum(g**2), part(gradients(step), names)), times * SCALE
+    return Replicas(count, count, jax.tree.map(lambda s: 3.0 * times * s, square), square)
 
 
-def arguments(step):
+def arguments(step, **changes):
     """Everything that some system reads from `update`, and what Optax's line searches read."""
-    grads = gradients(step)
-    return {"factors": factors(step), "replicas": replicas(step), "value": jnp.asarray(1.0 + step), "grad": grads}
+    usual = {"factors": factors(step), "replicas": replicas(step), "value": jnp.asarray(1.0 + step)}
+    return usual | {"grad": gradients(step)} | changes
 
 
 NAMES = (
@@ -196,7 +198,7 @@ def make(name, rate=1.0, **more):
     return optax.with_extra_args_support(SYSTEMS[name](rate, **more))
 
 
-def run(tx, names=WHOLE, given=arguments, extra=None, grads=gradients, cut=None, steps=STEPS, place=lambda tree: tree):
+def run(tx, names=WHOLE, *, given=arguments, extra=None, grads=gradients, cut=None, order=ORDER, place=lambda x: x):
     """Return the updates of some steps, and the last state.
 
     The arguments that systems read are traced. Those of callers are not, as strings are no arrays.
@@ -208,15 +210,16 @@ def run(tx, names=WHOLE, given=arguments, extra=None, grads=gradients, cut=None,
       extra: arguments of callers, the same in each step.
       grads: from a step to gradients of all parameters.
       cut: from a tree to that part of it which the transformation is given, in place of `names`.
-      steps: how many.
+      order: the steps. A step may come twice, and `BAD` is one whose gradient is not finite.
       place: puts arrays onto devices.
     """
     tx, extra = optax.with_extra_args_support(tx), {} if extra is None else extra
     cut = functools.partial(part, names=names) if cut is None else cut
     update = jax.jit(lambda g, s, p, more: tx.update(g, s, p, **more, **extra))
     state, out = jax.jit(tx.init)(place(cut(parameters(0)))), []
-    for step in range(steps):
-        updates, state = update(place(cut(grads(step))), state, place(cut(parameters(step))), given(step))
+    for step in order:
+        g = jax.tree.map(lambda x: x * jnp.nan, grads(0)) if step == BAD else grads(step)
+        updates, state = update(place(cut(g)), state, place(cut(parameters(max(step, 0)))), given(max(step, 0)))
         out.append(updates)
     return out, state
 

@@ -15,11 +15,9 @@ import pytest
 import precond
 from precond.blocks import path_name
 from tests.conformance import mixing
-from tests.conformance.mixing import FIRST, SECOND, SYSTEMS, WHOLE
+from tests.conformance.mixing import FIRST, LABELS, SECOND, SYSTEMS
 
 pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
-
-LABELS = {name: "a" if name in FIRST else "b" for name in WHOLE}
 
 
 @pytest.mark.parametrize(("one", "other"), mixing.pairs(tuple(SYSTEMS), tuple(SYSTEMS)))
@@ -143,4 +141,4 @@ PLACES = {
 def test_arguments_of_callers_reach_every_part_as_they_are(place):
     extra = {"axis": "mine", "total": jnp.asarray(2.0), "moments": {"deep": [None, np.asarray(1.0)]}}
     actual, _ = mixing.run(PLACES[place](), extra=extra)
-    mixing.assert_same(actual, [jax.tree.map(lambda g: g + 3.0, mixing.gradients(i)) for i in range(mixing.STEPS)])
+    mixing.assert_same(actual, [jax.tree.map(lambda g: g + 3.0, mixing.gradients(i)) for i in mixing.ORDER])
