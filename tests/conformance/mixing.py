@@ -198,6 +198,22 @@ def make(name, rate=1.0, **more):
     return optax.with_extra_args_support(SYSTEMS[name](rate, **more))
 
 
+def first_layer(path, leaf):
+    """The views of an engine that leaves all but one matrix to `otherwise`."""
+    return precond.default_views(path, leaf) if path == "one/kernel" else None
+
+
+def outer(name, **more):
+    """An engine that has the first layer alone, at a learning rate of a half."""
+    own = {"layers": only("one")} if name in LAYERED else {"views": first_layer}
+    return make(name, 0.5, **own, **more)
+
+
+def inner(name, **more):
+    """A system for the rest, where one that takes layers has the second."""
+    return make(name, 1.0, **({"layers": only("two")} if name in LAYERED else {}), **more)
+
+
 def run(tx, names=WHOLE, *, given=arguments, extra=None, grads=gradients, cut=None, order=ORDER, place=lambda x: x):
     """Return the updates of some steps, and the last state.
 
@@ -236,11 +252,17 @@ def assert_same(actual, expected):
     harness.assert_close(actual, expected, rtol=1e-9, atol=1e-11)
 
 
-def pairs(rows, columns):
-    """All pairs, as test parameters. Those in which each row meets one column are quick, and the others slow."""
-    quick = {(row, columns[(i + 1) % len(columns)]) for i, row in enumerate(rows)}
+def pairs(rows, columns, quick=None):
+    """All pairs, as test parameters: the quick ones, and the others as slow ones.
+
+    Args:
+      rows: names.
+      columns: names.
+      quick: how many of the rows have a quick pair, each with another column; None is all.
+    """
+    fast = {(row, columns[(i + 1) % len(columns)]) for i, row in enumerate(rows[:quick])}
     every = [(row, column) for row in rows for column in columns]
-    return [pytest.param(*pair, marks=[] if pair in quick else pytest.mark.slow) for pair in every]
+    return [pytest.param(*pair, marks=[] if pair in fast else pytest.mark.slow) for pair in every]
 
 
 def systems(*quick, but=()):

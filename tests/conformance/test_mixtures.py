@@ -28,22 +28,6 @@ def test_beside_another_each_system_does_what_it_does_alone(one, other):
     mixing.assert_same(actual, [a | b for a, b in both])
 
 
-def first_layer(path, leaf):
-    """The views of an engine that leaves all but one matrix to `otherwise`."""
-    return precond.default_views(path, leaf) if path == "one/kernel" else None
-
-
-def outer(name, **more):
-    """An engine that has the first layer alone, at a learning rate of a half."""
-    own = {"layers": mixing.only("one")} if name in mixing.LAYERED else {"views": first_layer}
-    return mixing.make(name, 0.5, **own, **more)
-
-
-def inner(name):
-    """A system for the rest; a layer that lacks its kernel would be an error."""
-    return mixing.make(name, 1.0, **({"layers": mixing.only("two")} if name in mixing.LAYERED else {}))
-
-
 def is_taken(name, path):
     """Whether the engine takes this parameter: K-FAC takes the bias of its layer, too."""
     return path == "one/kernel" or (name in mixing.LAYERED and path == "one/bias")
@@ -70,17 +54,17 @@ def joined(name, taken, rest):
 
 @pytest.mark.parametrize(("engine", "otherwise"), mixing.pairs(mixing.ENGINES, tuple(SYSTEMS)))
 def test_inside_an_engine_a_system_moves_the_parameters_without_a_view_as_it_does_alone(engine, otherwise):
-    mixture = outer(engine, otherwise=inner(otherwise))
+    mixture = mixing.outer(engine, otherwise=mixing.inner(otherwise))
     actual, _ = mixing.run(mixture, extra=mixing.callers(engine, otherwise))
-    taken, _ = mixing.run(outer(engine, otherwise=optax.identity()))
-    rest, _ = mixing.run(inner(otherwise), cut=functools.partial(without_taken, engine))
+    taken, _ = mixing.run(mixing.outer(engine, otherwise=optax.identity()))
+    rest, _ = mixing.run(mixing.inner(otherwise), cut=functools.partial(without_taken, engine))
     rest = [jax.tree.map(lambda x: -0.5 * x, updates) for updates in rest]
     mixing.assert_same(actual, [joined(engine, a, b) for a, b in zip(taken, rest, strict=True)])
 
 
 @pytest.mark.parametrize("engine", mixing.LAYERED)
 def test_k_fac_as_otherwise_says_so_where_it_is_given_a_bias_without_its_kernel(engine):
-    tx = mixing.make("shampoo", views=first_layer, otherwise=mixing.make(engine))
+    tx = mixing.make("shampoo", views=mixing.first_layer, otherwise=mixing.make(engine))
     with pytest.raises(ValueError, match="one/bias"):
         tx.init(mixing.parameters(0))
 
