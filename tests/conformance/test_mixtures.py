@@ -14,6 +14,7 @@ import pytest
 
 import precond
 from precond.blocks import path_name
+from precond.layers.bases import bases_of
 from tests.conformance import mixing
 from tests.conformance.mixing import FIRST, LABELS, SECOND, SYSTEMS
 
@@ -67,6 +68,24 @@ def test_k_fac_as_otherwise_says_so_where_it_is_given_a_bias_without_its_kernel(
     tx = mixing.make("shampoo", views=mixing.first_layer, otherwise=mixing.make(engine))
     with pytest.raises(ValueError, match="one/bias"):
         tx.init(mixing.parameters(0))
+
+
+MIXED = {
+    "beside": lambda other: optax.partition({"a": mixing.outer("ekfac"), "b": mixing.make(other)}, LABELS),
+    "inside": lambda other: mixing.outer("ekfac", otherwise=mixing.inner(other)),
+}
+
+
+@pytest.mark.parametrize("mix", MIXED)
+@pytest.mark.parametrize("other", mixing.systems("soap", but=("ekfac",)))
+def test_a_capture_finds_the_bases_of_ek_fac_among_the_roots_of_others(mix, other):
+    params, layers = mixing.parameters(0), mixing.only("one")
+    found, expected = (
+        bases_of(mixing.run(tx, order=(0, 1))[1], layers, params)
+        for tx in (MIXED[mix](other), mixing.outer("ekfac", otherwise=optax.identity()))
+    )
+    assert not np.allclose(expected["one"]["inputs"], np.eye(9))
+    mixing.assert_same(found, expected)
 
 
 @pytest.mark.parametrize("turn", [0, pytest.param(3, marks=pytest.mark.slow)])
