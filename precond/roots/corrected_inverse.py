@@ -23,7 +23,7 @@ Follow = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 class MeasuredMoment(SecondMoment):
-    """The second moment of `corrected_inverse`, by whose type a capture tells the bases of EK-FAC from those of SOAP."""
+    """What `corrected_inverse` keeps of second moments. By its type a capture tells the bases of EK-FAC from SOAP's."""
 
 
 def rising(decay: ArrayLike = 0.8) -> Follow:
