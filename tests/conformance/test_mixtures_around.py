@@ -55,7 +55,7 @@ def without_replicas(step):
 
 
 # AdaScale itself reads the replicas that are left out here.
-@pytest.mark.parametrize("name", mixing.systems("kfac", "google", but=("adascale",)))
+@pytest.mark.parametrize("name", mixing.systems("kfac", but=("adascale",)))
 def test_differenced_makes_the_statistics_of_adascale_from_gradients(name):
     actual = around(name, precond.differenced(adascale(name)), given=without_replicas)
     expected = times_gain(mixing.alone(name, FIRST), precond.differenced, given=without_replicas)
@@ -110,7 +110,7 @@ def averaged(step):
     return jax.tree.map(lambda *g: sum(w * x for w, x in zip(weights, g, strict=True)) / sum(weights), *grads)
 
 
-@pytest.mark.parametrize("name", mixing.systems("ekfac", "kl_shampoo"))
+@pytest.mark.parametrize("name", mixing.systems("kl_shampoo"))
 def test_with_momentum_a_system_sees_the_average_of_the_gradients(name):
     actual = around(name, precond.with_momentum(optax.ema(0.5), mixing.make(name)))
     mixing.assert_same(actual, mixing.run(mixing.make(name), FIRST, grads=averaged)[0])
@@ -154,4 +154,4 @@ def test_what_cannot_be_accumulated_says_what_to_do():
 def test_adascale_without_statistics_says_how_to_get_some():
     tx, params = mixing.make("adascale"), mixing.parameters(0)
     with pytest.raises(ValueError, match="extra argument replicas"):
-        tx.update(params, tx.init(params), params, **without_replicas(0))
+        jax.eval_shape(lambda p: tx.update(p, tx.init(p), p, **without_replicas(0)), params)
