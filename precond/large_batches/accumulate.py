@@ -178,7 +178,8 @@ def _of_micro_step(replicas: Replicas | None, like: jax.Array, treedef: Any) -> 
     if jax.tree.structure(replicas.deviation) != treedef:
         raise ValueError(
             "accumulate() needs replicas with one number for each leaf of the gradient: take them from a function in "
-            "precond.replicas, or give replicas.summed() a tree of squares."
+            "precond.replicas, or give replicas.summed() a tree of squares. If they are those of all parameters, put "
+            "accumulate() around optax.partition() or optax.masked(), not inside."
         )
     deviation = [jnp.asarray(x, like.dtype) for x in jax.tree.leaves(replicas.deviation)]
     return deviation, jnp.asarray(replicas.count, jnp.int32), jnp.asarray(replicas.parts, jnp.int32)

@@ -22,7 +22,7 @@ from precond.layers.capture import leaves_of
 from precond.layers.tap import varying
 from precond.mesh import local_arrays
 from precond.roots import Checked, RootState
-from precond.roots.eigenbasis import SecondMoment
+from precond.roots.corrected_inverse import MeasuredMoment
 
 __all__ = ["bases_of"]
 
@@ -71,11 +71,13 @@ def bases_of(state: Any, layers: Mapping[str, Layer], params: Any) -> dict[str, 
 
 
 def _found(tree: Any) -> Iterator[tuple[str, RootState]]:
+    """The roots of EK-FAC by stack, and none of other systems that stand in the same state."""
+
     def is_root(x: Any) -> bool:
         return isinstance(x, RootState)
 
     for path, x in jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_root)[0]:
-        if is_root(x):
+        if is_root(x) and isinstance(x.moments, MeasuredMoment):
             yield path_name(path[-1:]), x
 
 
@@ -83,8 +85,7 @@ def _roots(state: Any, layout: Layout) -> dict[str, RootState]:
     """By stack."""
     found = list(_found(state))
     out = dict(found)
-    bases = len(found) == len(out) and all(isinstance(root.moments, SecondMoment) for root in out.values())
-    if not (bases and out.keys() == layout.stacks.keys()):
+    if len(found) > len(out) or out.keys() != layout.stacks.keys():
         raise ValueError(
             "state= has no eigenbases of these layers. Give the state of precond.ekfac, made with the layers of this "
             "capture and the parameters that it is now given; where it trains some of them alone (optax.partition), "

@@ -16,10 +16,14 @@ from precond.roots.guard import unchecked
 from precond.roots.method import Method
 from precond.roots.root import Power, Root, RootState
 
-__all__ = ["Follow", "averaged", "corrected_inverse", "rising"]
+__all__ = ["Follow", "MeasuredMoment", "averaged", "corrected_inverse", "rising"]
 
 Follow = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 """From what is kept of second moments, what was measured, and the number of times that something was (from 1)."""
+
+
+class MeasuredMoment(SecondMoment):
+    """What `corrected_inverse` keeps of second moments. By its type a capture tells the bases of EK-FAC from SOAP's."""
 
 
 def rising(decay: ArrayLike = 0.8) -> Follow:
@@ -105,7 +109,7 @@ def corrected_inverse(damping: ArrayLike = 1e-3, *, follow: Follow | None = None
     follow = rising() if follow is None else follow
 
     def init(stack: Any, factors: Sequence[Any]) -> RootState:
-        moments = base.init(stack, ()).moments
+        moments = MeasuredMoment(*base.init(stack, ()).moments)
         return RootState(tuple(None if f is None else _start(f) for f in factors), moments)
 
     def refresh(factors: jax.Array, derived: Any, power: Power, first: jax.Array) -> Any:
@@ -117,7 +121,7 @@ def corrected_inverse(damping: ArrayLike = 1e-3, *, follow: Follow | None = None
         count, nu = state.moments
         given = keep_finite(seen, gradient, jnp.zeros_like(gradient)).astype(nu.dtype)
         count = jnp.asarray(optax.safe_increment(count))
-        moments = keep_finite(seen, SecondMoment(count, follow(nu, given, count)), state.moments)
+        moments = keep_finite(seen, MeasuredMoment(count, follow(nu, given, count)), state.moments)
         return _divide(direction, bases, moments.nu + damping), RootState(state.derived, moments)
 
     return Root(init, refresh, apply, base.whiten, base.power)
