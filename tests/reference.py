@@ -1,6 +1,7 @@
 """Definitions: dense, float64, slow, obviously right. Nothing here uses the library, or JAX."""
 
 import itertools
+import math
 
 import numpy as np
 
@@ -31,9 +32,20 @@ def matrix_of_spectrum(values, rng):
     return (vectors * values) @ vectors.T
 
 
-def cut(x, size):
-    """The slices of all blocks of a tensor, the last of an axis ragged."""
-    edges = [[slice(i, min(i + size, d)) for i in range(0, d, size)] for d in x.shape]
+def cut(x, size, ragged=False):
+    """The slices of all blocks of a tensor.
+
+    An axis has the fewest pieces: equal ones if it divides, else all but the last of a multiple of 8, and `ragged` of
+    the size itself.
+    """
+
+    def side(d):
+        pieces = math.ceil(d / size)
+        if ragged or d <= size:
+            return size
+        return d // pieces if d % pieces == 0 else min(size, 8 * math.ceil(math.ceil(d / pieces) / 8))
+
+    edges = [[slice(i, min(i + side(d), d)) for i in range(0, d, side(d))] for d in x.shape]
     return list(itertools.product(*edges))
 
 
@@ -45,6 +57,9 @@ def shampoo_trajectory(w, gradients, *, lr, b1, b2, damping, block, period=1, kl
     roots = [[np.eye(d) for d in w[b].shape] for b in blocks]
     path, k = [], w.ndim
     q = 1 / (2 * k) if exponent is None else exponent
+    if kl:  # an axis without a root is whitened by the size of the first gradient
+        units = [np.sqrt(np.mean(gradients[0][b] ** 2)) for b in blocks]
+        roots = [[matrix / np.sqrt(u) for matrix in root] for root, u in zip(roots, units, strict=True)]
     for t, g in enumerate(gradients, 1):
         m = b1 * m + (1 - b1) * g
         step = np.zeros_like(w)

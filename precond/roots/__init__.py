@@ -9,7 +9,7 @@ from precond.roots.inverse import inverse
 from precond.roots.inverse_root import inverse_root
 from precond.roots.last_finite import last_finite
 from precond.roots.method import Method, by_platform, cholesky, cholesky_qr, composite, eigh, newton, qr, rotations
-from precond.roots.root import Axis, Power, Root, RootState, powers_of
+from precond.roots.root import Axis, Padding, Power, Root, RootState, powers_of
 from precond.roots.stored import stored
 from precond.roots.waiting import waiting
 
@@ -20,6 +20,7 @@ __all__ = [
     "Follow",
     "Health",
     "Method",
+    "Padding",
     "Power",
     "Root",
     "RootState",

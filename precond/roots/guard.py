@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from precond.blocks import keep_finite
-from precond.roots.root import identity_like
+from precond.roots.root import Padding, identity_like
 
-__all__ = ["Checked", "Health", "accept", "raised", "unchecked"]
+__all__ = ["PADDING", "Checked", "Health", "accept", "raised", "unchecked"]
 
 _TOP = 8  # powers of ten by which damping is raised at most
 
@@ -143,3 +143,33 @@ def accept(
     ]
     health = Health(jnp.nan_to_num(jnp.stack(numbers, axis=1), nan=top, posinf=top, neginf=top))
     return Checked(keep_finite(good, matrix, old.matrix), health)
+
+
+def _larger(matrices: jax.Array, size: int, diagonal: jax.Array) -> jax.Array:
+    """Matrices with as many rows and columns more as are missing, and so much on the diagonal there."""
+    d = matrices.shape[-1]
+    if d == size or matrices.ndim < 3:
+        return matrices
+    there = jnp.arange(size) >= d
+    out = jnp.pad(matrices, ((0, 0), (0, size - d), (0, size - d)))
+    return out + jnp.where(there, diagonal[:, None], 0)[:, :, None] * jnp.eye(size, dtype=matrices.dtype)
+
+
+def _larger_factor(factors: jax.Array, size: int) -> jax.Array:
+    # By the mean eigenvalue: neither the trace over the size nor any extreme eigenvalue changes.
+    if factors.ndim < 3:
+        return factors
+    return _larger(factors, size, jnp.trace(factors, axis1=1, axis2=2) / factors.shape[-1])
+
+
+def _larger_derived(derived: Checked, size: int) -> Checked:
+    return derived._replace(matrix=_larger(derived.matrix, size, jnp.ones_like(derived.health.numbers[:, 0])))
+
+
+def _cropped(derived: Checked, like: Checked) -> Checked:
+    sides = [slice(0, d) for d in like.matrix.shape[1:]]
+    return derived._replace(matrix=derived.matrix[:, *sides])
+
+
+PADDING = Padding(_larger_factor, _larger_derived, _cropped)
+"""Of roots that are functions of a matrix: those of a matrix in two blocks are those of the blocks."""

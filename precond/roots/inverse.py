@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from precond.arguments import check_number
 from precond.linalg import multiply, root_residual
-from precond.roots.guard import Checked, accept, raised, unchecked
+from precond.roots.guard import PADDING, Checked, accept, raised, unchecked
 from precond.roots.method import Method, Solve, cholesky
 from precond.roots.root import Power, Root, RootState, identity_like
 
@@ -86,7 +86,7 @@ def inverse(damping: ArrayLike = 1e-3, *, method: Method | None = None, toleranc
         del factor
         return jnp.where(derived.health.known[:, None, None], derived.matrix, 0)
 
-    return Root(init, refresh, apply, whiten, lambda axis: axis.order)
+    return Root(init, refresh, apply, whiten, lambda axis: axis.order, PADDING)
 
 
 def _start(factor: Any) -> Checked:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from precond.arguments import check_number, check_part
 from precond.linalg import multiply, root_residual
 from precond.roots.damping import Damping, relative
-from precond.roots.guard import Checked, accept, raised, unchecked
+from precond.roots.guard import PADDING, Checked, accept, raised, unchecked
 from precond.roots.method import Method, Solved, by_platform
 from precond.roots.powers import Powers, powers
 from precond.roots.root import Power, Root, RootState, identity_like
@@ -104,7 +104,7 @@ def inverse_root(
         del factor
         return jnp.where(derived.health.known[:, None, None], derived.matrix, 0)
 
-    return Root(init, refresh, apply, whiten, power_of)
+    return Root(init, refresh, apply, whiten, power_of, PADDING)
 
 
 def _exact(a: jax.Array, power: Power, ridge: Callable[[jax.Array], jax.Array], least: float) -> Solved:

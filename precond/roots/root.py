@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-__all__ = ["Axis", "Power", "Root", "RootState", "identity_like", "powers_of"]
+__all__ = ["Axis", "Padding", "Power", "Root", "RootState", "identity_like", "powers_of"]
 
 Power = float | Fraction
 
@@ -39,6 +39,20 @@ class RootState(NamedTuple):
     moments: Any
 
 
+class Padding(NamedTuple):
+    """How a root is refreshed among larger matrices, so that fewer sizes are compiled.
+
+    Attributes:
+      factor: from factors `[M, d, d]` and a size D of at least d, to factors `[M, D, D]`.
+      derived: the same for what is derived.
+      crop: from what is derived `[M, D, D]`, and what it is to have the size of, back.
+    """
+
+    factor: Callable[[jax.Array, int], jax.Array]
+    derived: Callable[[Any, int], Any]
+    crop: Callable[[Any, Any], Any]
+
+
 class Root(NamedTuple):
     """Pure functions; `refresh` is the only costly one and `apply` runs every step.
 
@@ -55,6 +69,7 @@ class Root(NamedTuple):
       whiten: from derived and factor to the matrices `[N, d, d]` by which this root whitens their axis; zeros where no
         root is known yet. None if the root has no such matrices.
       power: from an `Axis` to a number that `refresh` needs for its factor.
+      padding: None if a root depends on the size of its matrix.
     """
 
     init: Callable[[Any, tuple[Any, ...]], RootState]
@@ -62,6 +77,7 @@ class Root(NamedTuple):
     apply: Callable[[jax.Array, jax.Array, RootState], tuple[jax.Array, RootState]]
     whiten: Callable[[Any, jax.Array], jax.Array] | None
     power: Callable[[Axis], Power]
+    padding: Padding | None = None
 
 
 def powers_of(root: Root, factors: Sequence[Any]) -> list[Power]:

@@ -221,3 +221,33 @@ def test_schedules_are_checked_at_construction():
             every(**arguments)
     with pytest.raises(TypeError, match="refresh='often'"):
         engine(refresh="often")
+
+
+SIZES = [2, 4, 7]
+
+
+@pytest.mark.usefixtures("x64", "quick_compilation")
+@pytest.mark.parametrize("schedule", [every(2), every(3, stagger=True)], ids=["at once", "in turns"])
+@pytest.mark.parametrize("method", [precond.eigh, precond.composite], ids=["eigh", "composite"])
+def test_many_sizes_are_padded_to_few_and_no_root_is_another_for_it(schedule, method, monkeypatch):
+    rng = np.random.default_rng(0)
+    grads = [{f"{d}x{d + 1}": rng.standard_normal((2, d, d + 1)) for d in SIZES} for _ in range(4)]
+
+    def updates():
+        root = precond.inverse_root(method=method(), damping=precond.trace(1e-3))
+        tx = precond.scale_by_kronecker(precond.outer_products(0.9), root, refresh=schedule)
+        state, update, out = tx.init(grads[0]), jax.jit(tx.update), []
+        for g in grads:
+            u, state = update(jax.tree.map(jnp.asarray, g), state)
+            out.append(u)
+        return out, state, str(jax.make_jaxpr(tx.update)(grads[0], state)).count(" eigh[")
+
+    exact, _, many = updates()
+    monkeypatch.setattr("precond.engine.groups.SIZES", 2)
+    few, state, calls = updates()
+    # Which of the smaller roots has its turn when depends on the group that it is in.
+    steps = 1 if schedule.stagger else 4
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9), few[:steps], exact[:steps])
+    shapes = {name: [x.matrix.shape for x in root.derived] for name, root in state.roots.items()}
+    assert shapes == {f"{d}x{d + 1}": [(2, d, d), (2, d + 1, d + 1)] for d in SIZES}
+    assert method is precond.composite or 0 < calls < many

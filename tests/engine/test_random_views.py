@@ -58,6 +58,7 @@ class Block:
         self.factors = {i: np.zeros((shape[i],) * 2) for i in active}
         self.matrices = [np.eye(d) if i in active else None for i, d in enumerate(shape)]
         self.v = np.zeros(shape)
+        self.unit = 0.0
 
     def seen(self, g, axis):
         if self.statistic != "whitened":
@@ -66,21 +67,23 @@ class Block:
         return gram(kron_multiply(g, others), axis) / (g.size / g.shape[axis])
 
     def white(self):
-        if self.root == "inverse_root":
-            return self.matrices
         out = []
         for i, q in enumerate(self.matrices):
-            if q is None:
-                out.append(None)
+            if q is None or (self.root == "inverse_root" and self.factors[i].any()):
+                out.append(q)
+                continue
+            if not self.factors[i].any():  # no root is known yet
+                out.append(np.eye(len(q)) / np.sqrt(self.unit))
                 continue
             values = np.diag(q.T @ self.factors[i] @ q)
             kept = values > 1e-12 * values.max()
-            inverse = np.where(kept, np.where(kept, values, 1) ** -0.5, 0) if values.max() > 0 else np.ones(len(q))
+            inverse = np.where(kept, np.where(kept, values, 1) ** -0.5, 0)
             out.append((q * inverse) @ q.T)
         return out
 
     def step(self, g):
         self.t += 1
+        self.unit = self.unit or np.sqrt(np.mean(g**2))
         seen = {i: self.seen(g, i) for i in self.active}
         weight = STATISTICS[self.statistic][1](self.t)
         keep = DECAY if self.statistic == "biased" else 1 - weight

@@ -72,7 +72,7 @@ def meta(
     powers = [0.5] * k if corrected else _meta_powers(exponent, k)
     used, weight = [i for i in range(k) if powers[i] != 0], 1.0 if b2 == 1 or drop else 1 - b2
     keep = []
-    for b in cut(w, block):
+    for b in cut(w, block, ragged=True):
         s = {"L": [np.zeros((d, d)) for d in w[b].shape], "X": [np.eye(d) for d in w[b].shape], "E": 0.0}
         keep.append((b, s, _Graft(*graft) if graft else None))
     for t, g in enumerate(grads, 1):
@@ -167,7 +167,7 @@ def google(
     w = w.reshape(google_shape(shape, merge)).copy()
     k = w.ndim
     used = {"all": range(k), "input": range(k - 1), "output": range(k - 1, k)}[kind if k > 1 else "all"]
-    blocks = [] if skip or k == 0 else cut(w, block)
+    blocks = [] if skip or k == 0 else cut(w, block, ragged=True)
     skip = skip or k == 0
     factors = [{i: e_m * np.eye(w[b].shape[i]) for i in used} for b in blocks]
     roots = [[np.eye(d) if i in used else None for i, d in enumerate(w[b].shape)] for b in blocks]

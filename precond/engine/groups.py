@@ -1,0 +1,199 @@
+"""Which factors one call refreshes, and which of their rows are due in a turn."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from precond.linalg import Packed
+from precond.roots import Power, Root
+
+__all__ = ["Group", "groups_of", "pick", "put"]
+
+Factor = jax.Array | Packed
+Fit = Callable[[Any], Any]
+"""From rows of one stack to rows of the group: what pads matrices to the group's size."""
+
+SIZES = 8
+"""As many sizes are compiled, at most. Each takes a CPU about a second, and an accelerator several."""
+
+
+class Group(NamedTuple):
+    """Factors that one call refreshes.
+
+    In every turn of a period as many roots are due as in any other, or one less at the end, so that no step is much
+    longer than another. A stack of n rows has `n // turns` rows in each turn, which stand together, the first of them
+    in turn 0. The rows that are left over at the ends of the stacks are numbered through; row i of them is due in turn
+    `i % turns`, and fills slot `i // turns`.
+
+    Attributes:
+      members: their indices in the list of all factors.
+      rows: the length of each one's stack in a row group.
+      size: of the matrices; those of some members are smaller, and padded.
+      power: what their root needs (see `Root`).
+      turns: the number of turns in a period.
+    """
+
+    members: tuple[int, ...]
+    rows: tuple[int, ...]
+    size: int
+    power: Any
+    turns: int
+
+    @property
+    def roots(self) -> int:
+        """How many roots a row group has."""
+        return sum(self.rows)
+
+    @property
+    def due(self) -> int:
+        """How many roots are due in a turn, at most."""
+        return -(-self.roots // self.turns)
+
+    @property
+    def whole(self) -> list[int]:
+        """How many rows of each stack are due in every turn."""
+        return [n // self.turns for n in self.rows]
+
+    @property
+    def slots(self) -> list[list[tuple[int, int, int]]]:
+        """For each slot, where the rows are that fill it in some turn.
+
+        Each entry is a member, the number of its first row that is left over, and how many of its rows are.
+        """
+        left = [n % self.turns for n in self.rows]
+        starts = (np.cumsum(left) - left).tolist()
+        found = []
+        for slot in range(-(-sum(left) // self.turns)):
+            first, last = slot * self.turns, (slot + 1) * self.turns
+            spans = zip(starts, left, strict=True)
+            found.append([(k, start, n) for k, (start, n) in enumerate(spans) if start < last and first < start + n])
+        return found
+
+    def of(self, everything: Sequence[Any]) -> list[Any]:
+        """The entries of its members."""
+        return [everything[i] for i in self.members]
+
+
+def groups_of(
+    root: Root, factors: Sequence[Factor], powers: Sequence[Power], row_groups: int, turns: int
+) -> list[Group]:
+    """Group factors by size, dtype and power.
+
+    If a root can be padded and there are many sizes, smaller factors join a larger size, so that few are compiled.
+
+    Args:
+      root: whose `refresh` they are for.
+      factors: `[N, d, d]` each, or `[N, d]`.
+      powers: what the root needs for each.
+      row_groups: of which every stack consists.
+      turns: in a period.
+
+    Examples:
+      >>> from precond import inverse_root
+      >>> factors = [jnp.zeros((3, d, d)) for d in range(2, 32)]
+      >>> len(groups_of(inverse_root(), factors, [0.25] * 30, 1, 1))
+      8
+    """
+    rows = [factor.shape[0] // row_groups for factor in factors]
+    kinds: dict[Any, dict[int, list[int]]] = {}
+    for i, (factor, power) in enumerate(zip(factors, powers, strict=True)):
+        by_size = kinds.setdefault((len(factor.shape), factor.dtype, power), {})
+        by_size.setdefault(factor.shape[1], []).append(i)
+    groups = []
+    for (rank, _, power), by_size in kinds.items():
+        # A diagonal costs nothing, and a matrix of size 1 is no matrix.
+        join = root.padding is not None and rank == 3
+        costs = {d: sum(rows[i] for i in members) for d, members in by_size.items() if d > 1}
+        targets = _few(costs, SIZES) if join else {}
+        joined: dict[int, list[int]] = {}
+        for d, members in by_size.items():
+            joined.setdefault(targets.get(d, d), []).extend(members)
+        groups += [Group(tuple(m), tuple(rows[i] for i in m), d, power, turns) for d, m in joined.items()]
+    return groups
+
+
+def _few(counts: dict[int, int], most: int) -> dict[int, int]:
+    """For each size the one that it is padded to: of the choices of so many sizes that of the fewest operations."""
+    sizes = sorted(counts)
+    if len(sizes) <= most:
+        return {d: d for d in sizes}
+    total = np.cumsum([0, *(counts[d] for d in sizes)])
+    # cost[j]: of the first j sizes, in so many groups; start[k][j]: where the last of k + 1 groups begins.
+    cost, starts = np.array([0.0, *[np.inf] * len(sizes)]), []
+    for _ in range(most):
+        ends = np.array([[c + (total[j] - total[i]) * float(sizes[j - 1]) ** 3 for i, c in enumerate(cost[:j])]
+                         + [np.inf] * (len(sizes) - j) for j in range(1, len(sizes) + 1)])  # fmt: skip
+        starts.append(np.argmin(ends, axis=1))
+        cost = np.array([np.inf, *np.min(ends, axis=1)])
+    out, j = {}, len(sizes)
+    for start in reversed(starts):
+        i = int(start[j - 1])
+        out |= dict.fromkeys(sizes[i:j], sizes[j - 1])
+        j = i
+    return out
+
+
+def _places(group: Group, slot: int, turn: Any) -> list[tuple[int, Any, Any]]:
+    """For each stack that a slot may be filled from: its member, the row, and whether it is filled from there now."""
+    out = []
+    for k, start, n in group.slots[slot]:
+        i = slot * group.turns + turn - start
+        out.append((k, group.whole[k] * group.turns + jnp.clip(i, 0, n - 1), (i >= 0) & (i < n)))
+    return out
+
+
+def _rows(tree: Any, start: Any, count: int) -> Any:
+    return jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, start, count), tree)
+
+
+def pick(group: Group, turn: Any, trees: Sequence[Any], fit: Fit) -> Any:
+    """Return the rows that are due in a turn, `[due, ..]`; zeros in empty slots.
+
+    Args:
+      group: whose rows.
+      turn: its number.
+      trees: a tree of stacks for each member.
+      fit: what becomes of the rows of a member.
+    """
+    rows = [fit(_rows(tree, turn * n, n)) for tree, n in zip(trees, group.whole, strict=True) if n]
+    for slot in range(len(group.slots)):
+        row: Any = None
+        for k, place, here in _places(group, slot, turn):
+            found = fit(_rows(trees[k], place, 1))
+            row = jax.tree.map(jnp.zeros_like, found) if row is None else row
+            row = jax.tree.map(lambda x, y, here=here: jnp.where(here, x, y), found, row)
+        rows.append(row)
+    return jax.tree.map(lambda *x: x[0] if len(x) == 1 else jnp.concatenate(x), *rows)
+
+
+def put(group: Group, turn: Any, trees: Sequence[Any], rows: Any, crop: Callable[[Any, Any], Any]) -> list[Any]:
+    """Return the stacks with the rows that were due in their places, the inverse of `pick`.
+
+    Args:
+      group: whose rows.
+      turn: its number.
+      trees: a tree of stacks for each member.
+      rows: `[due, ..]`.
+      crop: from rows of the group, and the stacks of a member, to rows of that member.
+    """
+    out, start = list(trees), 0
+
+    def place_at(tree: Any, rows: Any, place: Any) -> Any:
+        return jax.tree.map(lambda x, new: lax.dynamic_update_slice_in_dim(x, new, place, 0), tree, rows)
+
+    for k, n in enumerate(group.whole):
+        if n:
+            mine = crop(jax.tree.map(lambda x, a=start, n=n: x[a : a + n], rows), trees[k])
+            out[k] = place_at(out[k], mine, turn * n)
+        start += n
+    for slot in range(len(group.slots)):
+        row = jax.tree.map(lambda x, i=start + slot: x[i : i + 1], rows)
+        for k, place, here in _places(group, slot, turn):
+            old, new = _rows(out[k], place, 1), crop(row, trees[k])
+            kept = jax.tree.map(lambda x, y, here=here: jnp.where(here, x, y), new, old)
+            out[k] = place_at(out[k], kept, place)
+    return out
