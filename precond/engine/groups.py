@@ -183,7 +183,10 @@ def put(group: Group, turn: Any, trees: Sequence[Any], rows: Any, crop: Callable
     out, start = list(trees), 0
 
     def place_at(tree: Any, rows: Any, place: Any) -> Any:
-        return jax.tree.map(lambda x, new: lax.dynamic_update_slice_in_dim(x, new, place, 0), tree, rows)
+        def one(x: jax.Array, new: jax.Array) -> jax.Array:
+            return new if x.shape == new.shape else lax.dynamic_update_slice_in_dim(x, new, place, 0)
+
+        return jax.tree.map(one, tree, rows)
 
     for k, n in enumerate(group.whole):
         if n:

@@ -23,7 +23,7 @@ def soap(
     *,
     b1: jax.typing.ArrayLike = 0.95,
     b2: jax.typing.ArrayLike = 0.95,
-    eps: jax.typing.ArrayLike = 1e-15,
+    eps: jax.typing.ArrayLike | None = None,
     weight_decay: float | jax.Array | None = None,
     mask: Any = None,
     refresh: Refresh | int = every(10, stagger=True, delay=1, warmup=1),
@@ -50,7 +50,8 @@ def soap(
       learning_rate: $\eta$, of Adam's size; a number or an Optax schedule.
       b1: decay of the momentum, $\beta_1$.
       b2: decay of the factors and of the second moment, $\beta_2$.
-      eps: $\epsilon$.
+      eps: $\epsilon$, in the units of the gradient; None takes 1e-7 of the root mean square of the block's denominator, so
+        that no scale of the gradients matters.
       weight_decay: $\lambda$, decoupled; None leaves it out, and `params` need not be given to `update`.
       mask: which parameters decay, as in `optax.adamw`.
       refresh: `precond.every`, or a number of steps n for `every(n, delay=1, warmup=1)`: all bases at once, as the
@@ -94,7 +95,7 @@ def soap(
         direction,
         block_size=1024 if block_size is None else block_size,
         views=views,
-        otherwise=optax.scale_by_adam(b1, b2, eps) if otherwise is None else otherwise,
+        otherwise=optax.scale_by_adam(b1, b2, 1e-15 if eps is None else eps) if otherwise is None else otherwise,
         skipped=jnp.nan,
         axis=axis,
         mesh=mesh,

@@ -17,6 +17,7 @@ from precond.roots.root import Power, Root, RootState
 __all__ = ["SecondMoment", "eigenbasis"]
 
 
+_LEAST = 1e-7  # about what rounding makes of a zero beside entries of size 1
 _ORTHOGONAL = 0.01  # a basis that is further from being one is refused
 
 
@@ -35,7 +36,7 @@ class SecondMoment(NamedTuple):
 def eigenbasis(
     decay: ArrayLike = 0.99,
     *,
-    eps: ArrayLike = 1e-8,
+    eps: ArrayLike | None = 1e-8,
     weight: ArrayLike | None = None,
     bias_correction: bool = True,
     power: ArrayLike = 0.5,
@@ -55,7 +56,8 @@ def eigenbasis(
 
     Args:
       decay: $\beta$; 1 sums for ever, less than 1 averages.
-      eps: $\epsilon$, added to the denominator, in the units of the gradient (for q = 1/2).
+      eps: $\epsilon$, added to the denominator, in the units of the gradient (for q = 1/2). None takes 1e-7 of what the
+        denominator is for the mean of V over the block, so that no scale of the gradients matters.
       weight: w; None takes $1 - \beta$, or 1 for a sum.
       bias_correction: divide V by $1 - \beta^t$, t the number of steps.
       power: q.
@@ -83,7 +85,8 @@ def eigenbasis(
     if basis_of is None:
         raise ValueError(f"method={method.name} computes no eigenbasis: use precond.qr() or precond.eigh().")
     check_number("decay", decay, 0, 1, advice="1 sums, less than 1 averages.")
-    check_number("eps", eps, 0)
+    if eps is not None:
+        check_number("eps", eps, 0)
     check_number("power", power, 0)
 
     debiased = bias_correction and weight is None
@@ -107,7 +110,8 @@ def eigenbasis(
         count = jnp.asarray(optax.safe_increment(count))
         steps = count.reshape(-1, *[1] * (nu.ndim - 1))
         nu = average(nu, jnp.square(turned), decay, weight, count=steps if debiased else None)
-        denominator = nu**power + eps
+        least = _LEAST * jnp.mean(nu, axis=tuple(range(1, nu.ndim)), keepdims=True) ** power if eps is None else eps
+        denominator = nu**power + least
         turned = multiply(direction, bases, transpose=True)
         # Where nothing was ever seen, 0 / 0 stands for no movement.
         scaled = jnp.where(denominator > 0, turned / jnp.where(denominator > 0, denominator, 1), 0)

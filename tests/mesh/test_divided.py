@@ -114,7 +114,7 @@ def test_parameters_keep_their_own_precision():
     np.testing.assert_array_equal(found.astype("float32"), kernel)
 
 
-MODEL = {"embedding": (64, 16), "layers": (3, 64, 32), "up": (32, 64), "down": (64, 24), "bias": (64,)}
+MODEL = {"embedding": (64, 16), "layers": (3, 64, 32), "up": (32, 64), "down": (64, 32), "bias": (64,)}
 ROWS = {name: P(None, "data") if name == "layers" else P("data") for name in MODEL}
 SENT = re.compile(r"= (\(?\w+\[.*) (all-gather|all-reduce|all-to-all|reduce-scatter|collective-permute)(?:-start)?\(")
 

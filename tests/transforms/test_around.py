@@ -18,7 +18,7 @@ def params():
 
 
 def test_blocked_runs_the_inner_on_blocks_and_the_other_on_the_rest():
-    tx = precond.blocked(precond.normalize(), block_size=3, otherwise=optax.scale(5.0))
+    tx = precond.blocked(precond.normalize(), block_size=precond.ragged(3), otherwise=optax.scale(5.0))
     g = jax.tree.map(jnp.asarray, params())
     updates, _ = tx.update(g, tx.init(g))
     np.testing.assert_allclose(updates["b"], 5 * g["b"])
