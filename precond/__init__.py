@@ -36,7 +36,7 @@ from precond.linalg import Precision, precision
 from precond.mesh import Sharded, by_cost, sharded
 from precond.metrics import metrics
 from precond.optimizers import adascale, ekfac, kfac, kl_shampoo, mfac, neumann, shampoo, soap
-from precond.planning import Plan, Readings, plan, views_of
+from precond.planning import Plan, Readings, plan, state_shardings, views_of
 from precond.roots import (
     Method,
     Root,
@@ -193,6 +193,7 @@ __all__ = [
     "small_side",
     "soap",
     "sparse_rows",
+    "state_shardings",
     "stochastic_rounding",
     "stored",
     "switch",

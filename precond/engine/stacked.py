@@ -40,6 +40,7 @@ from precond.mesh import (
     find_place,
     local_arrays,
     on_shards,
+    warn_if_whole,
 )
 from precond.scopes import named
 
@@ -228,12 +229,14 @@ def _run(
         out = out if options.rounds else {name: x.astype(wires[name]) for name, x in out.items()}
         return (route.unpack(out, leaves), lost), new
 
+    extents = _extents(options, layout.stacks, place)
+    warn_if_whole(place, state, extents)
     (out, lost), new = on_shards(
         body,
         place,
         (entered(leaves), None if params is None else entered(params), arrays),
         state,
-        _extents(options, layout.stacks, place),
+        extents,
         coming=(route.specs, None if params is None else route.specs, PartitionSpec()),
         going=(route.specs, PartitionSpec()),
     )

@@ -1,6 +1,6 @@
 """One mechanism on every mesh: a function of stacks runs on the shard that this device owns. Floor 1 of the library."""
 
-from precond.mesh.born import born
+from precond.mesh.born import born, warn_if_whole
 from precond.mesh.collectives import collectives_over
 from precond.mesh.local import as_typed, entering, local_arrays, typed_sharding
 from precond.mesh.place import Extent, Place, find_place
@@ -23,4 +23,5 @@ __all__ = [
     "on_shards",
     "sharded",
     "typed_sharding",
+    "warn_if_whole",
 ]

@@ -5,6 +5,7 @@ from precond.planning.divided import divided
 from precond.planning.plan import plan
 from precond.planning.presets import gpt, llama, moe, vit
 from precond.planning.report import Plan, Stack, Work
+from precond.planning.state_shardings import state_shardings
 from precond.planning.views_of import Readings, views_of
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "llama",
     "moe",
     "plan",
+    "state_shardings",
     "views_of",
     "vit",
 ]

@@ -49,7 +49,9 @@ def test_a_blocks_chance_is_its_own_wherever_it_stands():
     given = {name: jnp.full_like(x, 1 + 2.0**-8) for name, x in stacks().items()}
     whole = updates_of(given)
     rows = jnp.asarray([3, 1])
-    some = updates_of({n: x[rows] for n, x in given.items()}, blocks=precond.BlockInfo(index=dict.fromkeys(given, rows)))
+    some = updates_of(
+        {n: x[rows] for n, x in given.items()}, blocks=precond.BlockInfo(index=dict.fromkeys(given, rows))
+    )
     for name, x in whole.items():
         np.testing.assert_array_equal(some[name][0], x[0][rows])
         assert len(np.unique(np.asarray(x[0], np.float32).reshape(len(rows) * 3, -1), axis=0)) == SHAPE[0]
