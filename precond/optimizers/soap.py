@@ -50,8 +50,8 @@ def soap(
       learning_rate: $\eta$, of Adam's size; a number or an Optax schedule.
       b1: decay of the momentum, $\beta_1$.
       b2: decay of the factors and of the second moment, $\beta_2$.
-      eps: $\epsilon$, in the units of the gradient; None takes 1e-7 of the root mean square of the block's denominator, so
-        that no scale of the gradients matters.
+      eps: $\epsilon$, in the units of the gradient; None takes 1e-7 of the root mean square of the block's denominator,
+        so that no scale of the gradients matters.
       weight_decay: $\lambda$, decoupled; None leaves it out, and `params` need not be given to `update`.
       mask: which parameters decay, as in `optax.adamw`.
       refresh: `precond.every`, or a number of steps n for `every(n, delay=1, warmup=1)`: all bases at once, as the

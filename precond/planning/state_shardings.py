@@ -20,8 +20,8 @@ def state_shardings(tx: optax.GradientTransformation, params: Any, mesh: Mesh | 
 
     Args:
       tx: any optimizer, from this library or around it.
-      params: a tree of arrays, or of anything with shape and dtype. The `sharding` of a leaf, where it has one, says how
-        it lies on the mesh; any other leaf counts as replicated.
+      params: a tree of arrays, or of anything with shape and dtype. The `sharding` of a leaf, where it has one, says
+        how it lies on the mesh; any other leaf counts as replicated.
       mesh: None takes that of the context (`jax.set_mesh`), or of the parameters.
 
     Returns:

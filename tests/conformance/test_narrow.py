@@ -1,0 +1,49 @@
+"""Gradients in narrow types are computed with in float32: only updates are rounded."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import precond
+from tests import catalog
+from tests.conformance import harness
+
+SHAPES = {"kernel": (6, 4), "bias": (4,), "scale": ()}
+
+
+def gradients(dtype, size):
+    rng = np.random.default_rng(0)
+    return [{k: jnp.asarray(size * rng.standard_normal(s), dtype) for k, s in SHAPES.items()} for _ in range(6)]
+
+
+def updates(tx, grads):
+    state, update, out = tx.init(grads[0]), jax.jit(tx.update), []
+    for g in grads:
+        u, state = update(g, state, grads[0])
+        out.append(u)
+    return out
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16], ids=["float16", "bfloat16"])
+@harness.each(catalog.DEFAULTS)
+def test_updates_are_those_of_float32_but_for_rounding(case, dtype):
+    # Squares of 1e-4 are zero in float16, and so is 1e-8. Rounded are the direction, and its product with the rate.
+    tx, grads = case.make(), gradients(dtype, 1e-4)
+    wide = jax.tree.map(lambda x: x.astype(jnp.float32), grads)
+    for ours, exact in zip(updates(tx, grads), updates(tx, wide), strict=True):
+        assert {x.dtype for x in jax.tree.leaves(ours)} == {jnp.dtype(dtype)}
+        for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(exact), strict=True):
+            a, b = np.asarray(a, np.float32), np.asarray(b)
+            np.testing.assert_allclose(a, b, rtol=1.01 * float(jnp.finfo(dtype).eps), atol=1.2e-7)  # the least float16
+
+
+def test_a_gradient_of_zeros_moves_nothing_without_an_alias_around():
+    tx = precond.blocked(optax.scale_by_adam(), block_size=4)
+    zero = {k: jnp.zeros(s, jnp.float16) for k, s in SHAPES.items()}
+    for u in updates(tx, [zero, zero]):
+        assert not any(x.any() for x in jax.tree.leaves(u))
+    small = jax.tree.map(lambda x: x + jnp.float16(1e-4), zero)
+    (first, *_) = updates(tx, [small])
+    np.testing.assert_allclose(np.asarray(first["bias"], np.float32), 1, rtol=2e-3)
