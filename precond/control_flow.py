@@ -97,7 +97,7 @@ def loop_between(first: Any, last: Any, body: Callable[..., Any], carry: Any, gi
             seen, old, read = _open_if(due, (hidden, carry, given))
             return jax.tree.map(lambda x, y: jnp.where(due, x, y), body(seen, i, old, read), carry), None
 
-        return lax.scan(turn, carry, jnp.arange(most))[0]
+        return lax.scan(turn, carry, jnp.arange(most, dtype=jnp.int32))[0]
 
     @custom_vmap
     def run(first: Any, last: Any, hidden: Any, carry: Any, given: Any) -> Any:
