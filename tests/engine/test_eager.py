@@ -1,0 +1,54 @@
+"""Updates outside of `jax.jit` are compiled at the first call, and never again."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import precond
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+def traced_optimizer(around=lambda tx: tx):
+    """An optimizer, and a list that grows whenever its refresh is traced."""
+    seen, root = [], precond.inverse_root()
+
+    def refresh(*given):
+        seen.append(given)
+        return root.refresh(*given)
+
+    engine = precond.scale_by_kronecker(
+        precond.outer_products(), root._replace(refresh=refresh), refresh=precond.every(3, stagger=True)
+    )
+    return around(precond.blocked(engine, block_size=4)), seen
+
+
+@pytest.mark.parametrize("around", [lambda tx: tx, lambda tx: precond.accumulate(tx, 2)], ids=["alone", "accumulated"])
+def test_the_second_update_traces_nothing_and_is_that_of_jit(around):
+    tx, seen = traced_optimizer(around)
+    rng = np.random.default_rng(0)
+    params = {"kernel": jnp.ones((6, 4)), "bias": jnp.ones(4)}
+    state = other = tx.init(params)
+    step, traces = jax.jit(tx.update), []
+    for i in range(4):
+        grads = jax.tree.map(lambda p: jnp.asarray(rng.standard_normal(p.shape), p.dtype), params)
+        # Numbers and arrays change from call to call; a word does not.
+        updates, state = tx.update(grads, state, params, value=0.5 * i, name="run", weights=np.full(3, i))
+        traces.append(len(seen))
+        expected, other = step(grads, other, params)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), updates, expected)
+        if i == 0:
+            first = len(seen)
+    assert traces[1:] == [first] * 3
+
+
+def test_what_cannot_be_hashed_is_run_as_it_is():
+    class Unhashable:
+        __hash__ = None
+
+    tx = precond.blocked(optax.scale(2.0), otherwise=optax.scale(2.0))
+    params = {"kernel": jnp.ones((6, 4))}
+    updates, _ = tx.update(params, tx.init(params), mine=Unhashable())
+    assert updates["kernel"].mean() == 2

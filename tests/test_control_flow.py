@@ -1,0 +1,62 @@
+"""Conditions and loops under `jax.vmap`: what no member asks for is not run."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from precond.control_flow import loop_between, run_if
+
+
+def counted(function, *given):
+    """The result, and the marks that were passed on the way."""
+    marks = []
+
+    def mark(value):
+        jax.debug.callback(lambda x: marks.append(int(x)), value)
+
+    out = jax.block_until_ready(jax.jit(lambda *x: function(mark, *x))(*given))
+    jax.effects_barrier()
+    return out, sorted(marks)
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "turns"),
+    [
+        ([0, 0, 0], [2, 2, 2], [0, 1]),
+        ([3, 1, 2], [4, 2, 3], [1, 2, 3]),
+        ([0, 5, 0], [0, 6, 0], [5]),
+        ([0, 0], [0, 0], []),
+    ],
+)
+def test_a_mapped_loop_runs_the_turns_that_some_member_needs(first, last, turns):
+    def run(mark, first, last):
+        def body(turn, total, given):
+            mark(turn)
+            return total + given * (1 + turn)
+
+        return jax.vmap(lambda a, b: loop_between(a, b, body, jnp.zeros(()), 2.0, most=8))(first, last)
+
+    out, marks = counted(run, jnp.asarray(first), jnp.asarray(last))
+    expected = [2.0 * sum(1 + t for t in range(a, b)) for a, b in zip(first, last, strict=True)]
+    np.testing.assert_array_equal(out, expected)
+    assert marks == turns
+
+
+@pytest.mark.parametrize(
+    ("predicate", "branches"), [([True, True], [1]), ([False, False], [0]), ([True, False], [0, 1])], ids=str
+)
+def test_a_mapped_condition_runs_the_branches_that_some_member_needs(predicate, branches):
+    def run(mark, predicate, x):
+        def branch(number):
+            def function(x):
+                mark(number)
+                return x + number
+
+            return function
+
+        return jax.vmap(lambda p, x: run_if(p, branch(1), branch(0), x))(predicate, x)
+
+    out, marks = counted(run, jnp.asarray(predicate), jnp.zeros(2))
+    np.testing.assert_array_equal(out, np.asarray(predicate, float))
+    assert sorted(set(marks)) == branches
