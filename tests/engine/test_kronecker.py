@@ -228,7 +228,9 @@ SIZES = [2, 4, 7]
 
 @pytest.mark.usefixtures("x64", "quick_compilation")
 @pytest.mark.parametrize("schedule", [every(2), every(3, stagger=True)], ids=["at once", "in turns"])
-@pytest.mark.parametrize("method", [precond.eigh, precond.composite], ids=["eigh", "composite"])
+@pytest.mark.parametrize(
+    "method", [precond.eigh, pytest.param(precond.composite, marks=pytest.mark.slow)], ids=["eigh", "composite"]
+)
 def test_many_sizes_are_padded_to_few_and_no_root_is_another_for_it(schedule, method, monkeypatch):
     rng = np.random.default_rng(0)
     grads = [{f"{d}x{d + 1}": rng.standard_normal((2, d, d + 1)) for d in SIZES} for _ in range(4)]
