@@ -33,7 +33,8 @@ class Group(NamedTuple):
     Attributes:
       members: their indices in the list of all factors.
       rows: the length of each one's stack in a row group.
-      size: of the matrices; those of some members are smaller, and padded.
+      size: of the matrices.
+      padded: whether those of some members are smaller, and are padded to it.
       power: what their root needs (see `Root`).
       turns: the number of turns in a period.
     """
@@ -41,6 +42,7 @@ class Group(NamedTuple):
     members: tuple[int, ...]
     rows: tuple[int, ...]
     size: int
+    padded: bool
     power: Any
     turns: int
 
@@ -113,7 +115,9 @@ def groups_of(
         joined: dict[int, list[int]] = {}
         for d, members in by_size.items():
             joined.setdefault(targets.get(d, d), []).extend(members)
-        groups += [Group(tuple(m), tuple(rows[i] for i in m), d, power, turns) for d, m in joined.items()]
+        for d, members in joined.items():
+            padded = any(factors[i].shape[1] != d for i in members)
+            groups.append(Group(tuple(members), tuple(rows[i] for i in members), d, padded, power, turns))
     return groups
 
 

@@ -50,13 +50,13 @@ def _refreshed(
 
 
 def _padded(root: Root, group: Group, rows: Any, kind: str) -> Any:
-    """Rows in the size of the group; of most groups they have it."""
-    return rows if root.padding is None else getattr(root.padding, kind)(rows, group.size)
+    """Rows in the size of the group."""
+    return getattr(root.padding, kind)(rows, group.size) if group.padded else rows
 
 
-def _cropped(root: Root, rows: Any, like: Any) -> Any:
+def _cropped(root: Root, group: Group, rows: Any, like: Any) -> Any:
     """Rows in the size of a stack."""
-    return rows if root.padding is None else root.padding.crop(rows, like)
+    return root.padding.crop(rows, like) if group.padded and root.padding is not None else rows
 
 
 def refresh_roots(
@@ -102,7 +102,7 @@ def refresh_roots(
             with named("refresh", f"{group.due} of {group.roots}, every {schedule.period}"):
                 work = functools.partial(_refreshed, root, group, now, step == schedule.start, keep)
                 new = devices.all_gather(_by_row_group(work, blocks.row_groups)(group.of(factors), group.of(mine)))
-                back = functools.partial(put, group, now, crop=functools.partial(_cropped, root))
+                back = functools.partial(put, group, now, crop=functools.partial(_cropped, root, group))
                 everywhere = _by_row_group(back, blocks.row_groups * devices.count)
                 for i, x in zip(group.members, everywhere(group.of(derived), new), strict=True):
                     out[i] = x

@@ -58,7 +58,7 @@ def plain_root(solve: Solve, *, power: Powers = None, tolerance: float = math.in
         condition = jnp.where(largest > 0, 1 + largest / jnp.where(ridge > 0, ridge, positive), 1)
         return accept(root, error, derived, tolerance, damping=ridge / positive, condition=condition)
 
-    return inverse_root(power=power, method=eigh())._replace(refresh=refresh)
+    return inverse_root(power=power, method=eigh())._replace(refresh=refresh, padding=None)
 
 
 def shifted(a: jax.Array, ridge: Any) -> jax.Array:

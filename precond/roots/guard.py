@@ -34,7 +34,7 @@ class Health(NamedTuple):
 
     @property
     def condition(self) -> jax.Array:
-        """Of the damped factor whose root is in use; 1 where there is none."""
+        """Of the damped factor whose root is in use; 1 before there is a root."""
         return jnp.maximum(self.numbers[:, 2], 1)
 
     @property
@@ -152,7 +152,8 @@ def _larger(matrices: jax.Array, size: int, diagonal: jax.Array) -> jax.Array:
         return matrices
     there = jnp.arange(size) >= d
     out = jnp.pad(matrices, ((0, 0), (0, size - d), (0, size - d)))
-    return out + jnp.where(there, diagonal[:, None], 0)[:, :, None] * jnp.eye(size, dtype=matrices.dtype)
+    more = jnp.where(there, diagonal[:, None], 0)[:, :, None] * jnp.eye(size, dtype=matrices.dtype)
+    return out + more.astype(matrices.dtype)
 
 
 def _larger_factor(factors: jax.Array, size: int) -> jax.Array:

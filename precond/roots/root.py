@@ -69,7 +69,8 @@ class Root(NamedTuple):
       whiten: from derived and factor to the matrices `[N, d, d]` by which this root whitens their axis; zeros where no
         root is known yet. None if the root has no such matrices.
       power: from an `Axis` to a number that `refresh` needs for its factor.
-      padding: None if a root depends on the size of its matrix.
+      padding: None if a root depends on the size of its matrix. If you replace `refresh`, and what it derives has
+        another form, replace this by None, too.
     """
 
     init: Callable[[Any, tuple[Any, ...]], RootState]

@@ -253,3 +253,25 @@ def test_many_sizes_are_padded_to_few_and_no_root_is_another_for_it(schedule, me
     shapes = {name: [x.matrix.shape for x in root.derived] for name, root in state.roots.items()}
     assert shapes == {f"{d}x{d + 1}": [(2, d, d), (2, d + 1, d + 1)] for d in SIZES}
     assert method is precond.composite or 0 < calls < many
+
+
+@pytest.mark.usefixtures("quick_compilation")
+def test_narrow_roots_of_many_sizes_stay_narrow(monkeypatch):
+    monkeypatch.setattr("precond.engine.groups.SIZES", 1)
+    root = precond.stored(precond.inverse_root())
+    tx = precond.scale_by_kronecker(precond.outer_products(0.9), root, refresh=every(2, stagger=True))
+    stacks = {f"{d}x{d}": jnp.ones((2, d, d)) for d in (2, 3, 5)}
+    state = tx.init(stacks)
+    _, after = jax.jit(tx.update)(stacks, state)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
+
+
+def test_roots_of_reference_implementations_are_not_padded():
+    # Their iterations start from a vector, and stop at a norm, of the whole matrix.
+    seen = []
+    tx = precond.recipes.meta_shampoo(0.1)
+    with precond.engine.describing():
+        state = jax.eval_shape(lambda p: tx.init(p), {"kernel": jnp.ones((4, 3))})
+    for x in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, precond.engine.Engine)):
+        seen += [x.root.padding] if isinstance(x, precond.engine.Engine) else []
+    assert seen == [None]
