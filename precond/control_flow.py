@@ -66,7 +66,7 @@ def run_if(predicate: jax.Array, on_true: Callable[..., Any], on_false: Callable
 
 
 def loop_between(first: Any, last: Any, body: Callable[..., Any], carry: Any, given: Any, *, most: int) -> Any:
-    """Carry a tree through the turns `first <= turn < last`; nothing runs if there are none.
+    """Carry a tree through the turns `first <= turn < last`, which may be no turn at all.
 
     `jax.lax.fori_loop` does as much, but has no derivative in reverse. And under `jax.vmap` it runs from the least
     turn to the greatest only if all members agree on both; here it always does, so that members in step cost no turn

@@ -30,7 +30,7 @@ def named(part: str, detail: str = "") -> AbstractContextManager[Any]:
 
 
 def part_of(stack: str, outer: str = "") -> str:
-    """Find the innermost part in the names under which something was traced; "" if there is none.
+    """Find the innermost part in the names under which something was traced, or "" outside of all parts.
 
     It comes with its detail, or else with that of the part around it.
 

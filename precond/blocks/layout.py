@@ -49,7 +49,7 @@ def ragged(size: int) -> Ragged:
       A value for `block_size=`, where a plain number cuts into equal pieces: 2304 at 1024 is three times 768.
 
     Raises:
-      ValueError, TypeError: for what is no positive integer.
+      ValueError, TypeError: for anything but a positive integer.
 
     Examples:
       >>> [part.size for part in _parts(2304, ragged(1024))], [part.size for part in _parts(2304, 1024)]

@@ -19,7 +19,7 @@ Fit = Callable[[Any], Any]
 """From rows of one stack to rows of the group: what pads matrices to the group's size."""
 
 SIZES = 8
-"""As many sizes are compiled, at most. Each takes a CPU about a second, and an accelerator several."""
+"""At most so many sizes are compiled, since every size takes the compiler time."""
 
 
 class Group(NamedTuple):
@@ -159,7 +159,7 @@ def _row_major(x: jax.Array) -> jax.Array:
     """The same array, in the layout that it has by default.
 
     Otherwise a compiler may prefer the layout that products of these rows happen to have, and give it to the whole
-    stack: on a TPU each step then copies all roots twice, 10 of 90 Mcycles for GPT-2 small.
+    stack: on a TPU each step then copies all roots there and back.
     """
     if x.ndim < 3:
         return x

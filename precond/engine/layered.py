@@ -1,7 +1,7 @@
 """From the parameters of layers to stacks of matrices and back: `blocked` for K-FAC."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -46,11 +46,10 @@ def layered(
 ) -> optax.GradientTransformationExtraArgs:
     """Run a transformation on stacks of layers: weights and bias of each as one matrix `[inputs, outputs]`.
 
-    As `precond.blocked`, which does the stacking, but for the bias, which is the last row of its layer's matrix, and
-    for the factors of the layers, which come as the extra argument `factors` by layer and go to `inner` by stack (their
-    second moments, where all have some, as `moments`).
-    Layers of which the tree has no parameters (those of another group of `optax.partition`) are left out, and a bias
-    may be alone in having none.
+    It does what `precond.blocked` does, with two differences. A bias is the last row of its layer's matrix. And the
+    factors of the layers, which the caller passes by layer as the extra argument `factors`, reach `inner` by stack, as
+    `precond.BlockInfo.factors`; if all of them have second moments, these follow as `moments`. A layer is left out if
+    the tree has no parameters of it, as in another group of `optax.partition`; a bias may be missing alone.
 
     Args:
       inner: any transformation of stacks; `precond.scale_by_kronecker` with K-FAC's statistics.
@@ -60,7 +59,7 @@ def layered(
       skipped: as in `precond.blocked`.
       axis: mesh axes over whose devices layers are divided, with their factors and inverses, as in `precond.blocked`.
         Factors come whole, and are those of the whole batch; gradients may come divided.
-      mesh: likewise.
+      mesh: as in `precond.blocked`.
 
     Returns:
       A transformation of parameters. Its `update` needs `factors=`: what was captured, or None for a step in which
@@ -101,10 +100,7 @@ def layered(
         lambda tree: jax.tree_util.tree_map_with_path(lambda path, _: path_name(path) not in owned, tree),
     )
 
-    def leaves_of(tree: Any) -> dict[str, Any]:
-        """The leaves of layers by path."""
-        named = [(path_name(path), leaf) for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]]
-        return {name: leaf for name, leaf in named if name in owned}
+    leaves_of = functools.partial(_leaves_of, owned)
 
     def joining_of(leaves: Any) -> Joining:
         place = find_place(how, mesh, leaves)
@@ -147,17 +143,29 @@ def layered(
             mine = joined.matrices({path: x for path, x in leaves_of(params).items() if path in leaves})
         if factors is not None:
             present = present_layers(blocks, leaves)
-            layout, names = layout_of_layers(blocks, matrices, how.multiple), sorted(matrices)
             _check_bases(factors, present)
-            given = _of_blocks(layers, factors)
-            stacks, moments = (of(layout, names, present, given) for of in (_stacks, _moments))
-            info = info._replace(factors=stacks, moments=moments)
+            layout = layout_of_layers(blocks, matrices, how.multiple)
+            info = _captured(layout, sorted(matrices), present, _of_blocks(layers, factors))
         moved, stacks = first.update(matrices, state.stacks, mine, **(extra | {"blocks": info}))
         out, rest = second.update(updates, state.otherwise, params, **extra)
         skipped = all_skipped(state, stacks, rest, bool(matrices), len(leaves) < len(jax.tree.leaves(updates)))
         return _merge(out, updates, joined.parameters(moved)), BlockedState(stacks, rest, state.steps_skipped + skipped)
 
     return compiled_if_eager(optax.GradientTransformationExtraArgs(init, update))
+
+
+def _leaves_of(owned: Collection[str | None], tree: Any) -> dict[str, Any]:
+    """The leaves of a tree that belong to layers, by path."""
+    named = [(path_name(path), leaf) for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]]
+    return {name: leaf for name, leaf in named if name in owned}
+
+
+def _captured(
+    layout: Layout, names: Sequence[str], layers: Mapping[str, Layer], factors: Mapping[str, Factors]
+) -> BlockInfo:
+    """What the inner transformation is told of factors that come by layer."""
+    stacks, moments = (of(layout, names, layers, factors) for of in (_stacks, _moments))
+    return BlockInfo(factors=stacks, moments=moments)
 
 
 def _merge(out: Any, updates: Any, done: Mapping[str, Any]) -> Any:

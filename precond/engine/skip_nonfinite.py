@@ -39,7 +39,7 @@ def skip_nonfinite(
       skipped: the update of a step that is skipped.
 
     Raises:
-      TypeError: for what is no transformation.
+      TypeError: if `inner` is not a transformation.
 
     Examples:
       >>> tx, g = skip_nonfinite(optax.trace(0.5)), jnp.ones((), jnp.float16)

@@ -56,8 +56,8 @@ def shampoo(
       weight_decay: $\lambda$, decoupled; None leaves it out, and `params` need not be given to `update`.
       mask: which parameters decay, as in `optax.adamw`.
       refresh: `precond.every`, or a number of steps (all roots at once). By default each root every 20 steps, in turns.
-      magnitude: in place of Adam; sees blocks of the momentum, and of the gradients as an extra argument
-        (`precond.with_momentum`). `optax.identity()` is SGD's.
+      magnitude: in place of Adam; sees blocks of the momentum, and of the gradients as
+        `precond.BlockInfo.gradients`. `optax.identity()` is SGD's.
       method: how roots are computed: `precond.eigh()` (the default) or `precond.newton()`.
       block_size: the longest side of a block; None is 1024.
       views: as in `precond.blocked`.

@@ -29,7 +29,7 @@ def state_shardings(tx: optax.GradientTransformation, params: Any, mesh: Mesh | 
 
     Raises:
       ValueError: if there is no mesh, or if the optimizer cannot divide its stacks over it.
-      TypeError: for what is no mesh, or a leaf without shape and dtype.
+      TypeError: if `mesh` is not a mesh, or a leaf has no shape and dtype.
 
     Examples:
       >>> import jax.numpy as jnp, precond

@@ -27,7 +27,7 @@ def waiting(root: Root) -> Root:
       A `Root`.
 
     Raises:
-      TypeError: for what is no root.
+      TypeError: if `root` is not a root.
 
     Examples:
       >>> from precond import inverse_root
