@@ -6,13 +6,12 @@ from precond.blocks import BlockInfo, View, default_views, ragged, rules, small_
 from precond.engine import (
     Refresh,
     blocked,
+    by_layer,
     every,
     in_band,
-    layered,
     measured,
     on_host,
     per_block,
-    scale_by_kfac,
     scale_by_kronecker,
 )
 from precond.host import HostRefresh, host_refresh
@@ -35,7 +34,7 @@ from precond.large_batches import (
 from precond.linalg import Precision, precision
 from precond.mesh import Sharded, by_cost, sharded
 from precond.metrics import metrics
-from precond.optimizers import adascale, ekfac, kfac, kl_shampoo, mfac, neumann, shampoo, soap
+from precond.optimizers import adascale, ekfac, kfac, kl_shampoo, mfac, neumann, scale_by_kfac, shampoo, soap
 from precond.planning import Plan, Readings, plan, state_shardings, views_of
 from precond.roots import (
     Method,
@@ -116,6 +115,7 @@ __all__ = [
     "block_top_k",
     "blocked",
     "by_cost",
+    "by_layer",
     "by_platform",
     "cholesky",
     "cholesky_qr",
@@ -152,7 +152,6 @@ __all__ = [
     "kfac",
     "kl",
     "kl_shampoo",
-    "layered",
     "layers",
     "levenberg_marquardt",
     "measured",

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from precond.blocks.layout import Origin
 from precond.collectives import SINGLE, Collectives
 
 __all__ = ["BlockInfo", "info_of", "without_info"]
@@ -26,6 +27,7 @@ class BlockInfo(NamedTuple):
         None: nothing was captured.
       moments: by stack, the second moments of single examples' gradients that were captured with them.
       index: by stack, the place of each block in the whole stack, `[N]`. None: 0 to N - 1.
+      origins: by stack, which parameters the blocks of the whole stack come from, in their order. None: not known.
       batch_axes: the number of leading axes that count blocks: 1 for stacks, 0 where every array is one block.
       row_groups: every stack consists of this many groups of equal length, which stand on as many devices or fewer.
       collectives: over the devices that have different blocks.
@@ -38,6 +40,7 @@ class BlockInfo(NamedTuple):
     factors: Any = None
     moments: Any = None
     index: Any = None
+    origins: Mapping[str, tuple[Origin, ...]] | None = None
     batch_axes: int = 0
     row_groups: int = 1
     collectives: Collectives = SINGLE

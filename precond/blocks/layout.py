@@ -1,6 +1,5 @@
-"""Where every block of every parameter stands: worked out from shapes at trace time, never stored."""
+"""Where every block of every parameter stands. It is worked out from shapes at trace time, and never stored."""
 
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -8,157 +7,54 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from precond.arguments import check_whole
-from precond.blocks.names import stack_name
-from precond.blocks.parameter import parameters_of
-from precond.blocks.view import Geometry, Views, geometry
-from precond.linalg.opaque import opaque
+from precond.blocks.cuts import BlockSize, cut_blocks, paste_blocks
+from precond.blocks.parameter import Parameter, parameters_of
+from precond.blocks.tensor_group import Member, TensorGroup, group_members
+from precond.blocks.view import View, Views, geometry
 
-__all__ = ["BlockSize", "Layout", "Ragged", "layout_of", "ragged"]
+__all__ = ["Layout", "Origin", "layout_of"]
 
-
-class Part(NamedTuple):
-    """A stretch of one axis cut into `count` pieces of `size`: an axis is its whole pieces, then a ragged rest."""
-
-    start: int
-    count: int
-    size: int
+Leaves = Sequence[Any]
+Stacks = dict[str, jax.Array]
+CutGroups = list[list[jax.Array]]
+"""The blocks of every region of every group, in this order."""
 
 
-Region = tuple[Part, ...]
-"""One part an axis: a grid of equal blocks."""
+class Origin(NamedTuple):
+    """Say which parameter some consecutive blocks of a stack come from.
 
-
-class Ragged(NamedTuple):
-    """A block size with a rest; made by `precond.ragged`, whose argument this is."""
-
-    size: int
-
-
-BlockSize = int | Ragged | None
-"""How axes are cut into blocks: the longest side of a block, a `Ragged`, or None for no cut at all."""
-
-
-def ragged(size: int) -> Ragged:
-    """Cut axes into blocks of one size and a shorter rest, as the reference implementations of Shampoo do.
-
-    Args:
-      size: of the blocks: 2304 at 1024 is 1024, 1024 and 256.
-
-    Returns:
-      A value for `block_size=`, where a plain number cuts into equal pieces: 2304 at 1024 is three times 768.
-
-    Raises:
-      ValueError, TypeError: for anything but a positive integer.
-
-    Examples:
-      >>> [part.size for part in _parts(2304, ragged(1024))], [part.size for part in _parts(2304, 1024)]
-      ([1024, 256], [768])
-    """
-    check_whole("size", size, least=1)
-    return Ragged(size)
-
-
-_TILE = 8  # pieces of unequal size are multiples of it, but for the last
-
-
-def _parts(length: int, block_size: BlockSize) -> tuple[Part, ...]:
-    longest = block_size.size if isinstance(block_size, Ragged) else block_size
-    if longest is None or length <= longest:
-        return (Part(0, 1, length),)
-    size = longest
-    if not isinstance(block_size, Ragged):
-        pieces = -(-length // longest)
-        even = -(-length // pieces)
-        size = even if length % pieces == 0 else min(longest, -(-even // _TILE) * _TILE)
-    whole, rest = divmod(length, size)
-    parts = (Part(0, whole, size), Part(whole * size, 1, rest))
-    return parts if rest else parts[:1]
-
-
-def _cut(sheet: jax.Array, region: Region) -> jax.Array:
-    """The blocks of a region, `[B, D1, .., Dk] -> [B count1 .. countk, size1, .., sizek]`."""
-    for axis, part in enumerate(region, start=1):
-        stop = part.start + part.count * part.size
-        if (part.start, stop) != (0, sheet.shape[axis]):
-            sheet = jax.lax.slice_in_dim(sheet, part.start, stop, axis=axis)
-    grid = [d for part in region for d in (part.count, part.size)]
-    k = len(region)
-    order = [0, *range(1, 2 * k, 2), *range(2, 2 * k + 1, 2)]
-    blocks = sheet.reshape(sheet.shape[0], *grid).transpose(order)
-    return blocks.reshape(-1, *(part.size for part in region))
-
-
-def _paste(blocks: jax.Array, region: Region) -> jax.Array:
-    """The inverse of `_cut`, without the other regions."""
-    k = len(region)
-    blocks = blocks.reshape(-1, *(part.count for part in region), *(part.size for part in region))
-    order = [0, *itertools.chain(*((i, k + i) for i in range(1, k + 1)))]
-    return blocks.transpose(order).reshape(-1, *(part.count * part.size for part in region))
-
-
-class Sheet(NamedTuple):
-    """All parameters that are read as tensors of one shape, laid behind one another: `[B, D1, .., Dk]`.
-
-    Cutting a sheet instead of each parameter keeps the program's length from growing with the network's depth.
+    Attributes:
+      path: of the parameter.
+      row: the path of the parameter that is the last row of its matrices, or None.
+      blocks: how many blocks there are.
+      whole: whether each block is a whole tensor of the parameter.
     """
 
-    members: tuple[tuple[int, Geometry], ...]  # index of the parameter among the leaves, how it is read
-    regions: tuple[tuple[str, Region], ...]  # the stack to which the blocks of a region go
-    parts: tuple[tuple[Part, ...], ...]  # by axis; the regions are their product
-
-    def batches(self) -> list[int]:
-        """The number of tensors in each member."""
-        return [math.prod(g.shape) // math.prod(g.tensor) for _, g in self.members]
-
-    def gather(self, leaves: Sequence[jax.Array], dtype: Any) -> jax.Array:
-        """Lay the members behind one another."""
-        rows = [
-            leaves[i].astype(dtype).reshape(g.shape).transpose(g.order).reshape(-1, *g.tensor) for i, g in self.members
-        ]
-        return rows[0] if len(rows) == 1 else jnp.concatenate(rows)
-
-    def assemble(self, blocks: list[jax.Array], axis: int = 0) -> jax.Array:
-        """Join the pasted regions, in the order of the product of the parts, along one axis after the other."""
-        if axis == len(self.parts):
-            return blocks[0]
-        step = len(blocks) // len(self.parts[axis])
-        joined = [self.assemble(blocks[i : i + step], axis + 1) for i in range(0, len(blocks), step)]
-        return joined[0] if len(joined) == 1 else jnp.concatenate(joined, axis=axis + 1)
-
-    def scatter(self, sheet: jax.Array) -> dict[int, jax.Array]:
-        """The members again, each in its own shape before it was read otherwise."""
-        batches, out = self.batches(), {}
-        pieces = [sheet]
-        if len(batches) > 1:
-            # At places that are arguments: members of one shape are then sliced by one kernel.
-            starts = opaque(list(itertools.accumulate([0, *batches[:-1]])))
-            places = [[start, *[jnp.zeros_like(start)] * (sheet.ndim - 1)] for start in starts]
-            sizes = [(n, *sheet.shape[1:]) for n in batches]
-            pieces = [jax.lax.dynamic_slice(sheet, place, size) for place, size in zip(places, sizes, strict=True)]
-        for (i, g), rows in zip(self.members, pieces, strict=True):
-            back = sorted(range(len(g.order)), key=g.order.__getitem__)
-            out[i] = rows.reshape([g.shape[a] for a in g.order]).transpose(back)
-        return out
+    path: str
+    row: str | None
+    blocks: int
+    whole: bool
 
 
 class Layout(NamedTuple):
     """How the leaves of a tree become stacks and come back.
 
     Attributes:
-      viewed: for each leaf whether it has a view (the others stay outside).
-      sheets: the leaves that have one.
+      paths: of the leaves.
+      viewed: for each leaf whether it goes to a stack (the others stay outside).
+      groups: of the leaves that do.
       stacks: the shape and dtype of every stack by name, `[N, d1, .., dk]`.
       blocks: how many of the N are blocks; the rest are zeros that make N a multiple.
     """
 
+    paths: tuple[str, ...]
     viewed: tuple[bool, ...]
-    sheets: tuple[Sheet, ...]
+    groups: tuple[TensorGroup, ...]
     stacks: dict[str, jax.ShapeDtypeStruct]
     blocks: dict[str, int]
 
-    def pack(self, leaves: Sequence[Any]) -> dict[str, jax.Array]:
-        """Cut every viewed leaf into blocks and stack equal ones; float32 or wider.
+    def pack(self, leaves: Leaves) -> Stacks:
+        """Cut every viewed leaf into blocks and stack equal ones, in float32 or wider.
 
         Args:
           leaves: in the order of the tree the layout was made from; those without a view are not touched.
@@ -168,93 +64,97 @@ class Layout(NamedTuple):
         """
         return self.stacked(self.cut(leaves))
 
-    def cut(self, leaves: Sequence[Any]) -> list[list[jax.Array]]:
-        """The blocks of every region of every sheet, in this order.
+    def cut(self, leaves: Leaves) -> CutGroups:
+        """Cut every group into the blocks of its regions.
 
         Args:
           leaves: as given to `pack`.
         """
 
-        def one(sheet: Sheet) -> list[jax.Array]:
-            tensor = sheet.gather(leaves, self.stacks[sheet.regions[0][0]].dtype)
-            return [_cut(tensor, region).astype(self.stacks[name].dtype) for name, region in sheet.regions]
+        def one(group: TensorGroup) -> list[jax.Array]:
+            tensors = group.gather(leaves, self.stacks[group.regions[0][0]].dtype)
+            return [cut_blocks(tensors, region).astype(self.stacks[name].dtype) for name, region in group.regions]
 
-        return [one(sheet) for sheet in self.sheets]
+        return [one(group) for group in self.groups]
 
-    def stacked(self, cut: list[list[jax.Array]]) -> dict[str, jax.Array]:
-        """Equal blocks behind one another, and the zeros behind them.
+    def stacked(self, cut: CutGroups) -> Stacks:
+        """Lay equal blocks one behind another, and zeros behind them.
 
         Args:
-          cut: what `cut` gave.
+          cut: the result of `cut`.
         """
         rows: dict[str, list[jax.Array]] = {name: [] for name in self.stacks}
-        for sheet, blocks in zip(self.sheets, cut, strict=True):
-            for (name, _), block in zip(sheet.regions, blocks, strict=True):
+        for group, blocks in zip(self.groups, cut, strict=True):
+            for (name, _), block in zip(group.regions, blocks, strict=True):
                 rows[name].append(block)
         for name, stack in self.stacks.items():
             if more := stack.shape[0] - self.blocks[name]:
                 rows[name].append(jnp.zeros((more, *rows[name][0].shape[1:]), stack.dtype))
         return {n: r[0] if len(r) == 1 else jnp.concatenate(r) for n, r in rows.items()}
 
-    def dtypes(self, leaves: Sequence[Any]) -> dict[str, Any]:
-        """The widest dtype among the leaves of every stack."""
+    def dtypes(self, leaves: Leaves) -> dict[str, Any]:
+        """Return the widest dtype among the leaves of every stack."""
         found: dict[str, Any] = {}
-        for sheet in self.sheets:
-            for name, _ in sheet.regions:
-                own = [leaves[i].dtype for i, _ in sheet.members]
+        for group in self.groups:
+            own = [leaves[i].dtype for member in group.members for i in member.leaves]
+            for name, _ in group.regions:
                 found[name] = jnp.result_type(found.get(name, own[0]), *own)
         return found
 
-    def unpack(self, stacks: Any, leaves: Sequence[Any]) -> list[Any]:
-        """The inverse of `pack`.
+    def origins(self) -> dict[str, tuple[Origin, ...]]:
+        """Return for every stack where its blocks come from, in their order."""
+        found: dict[str, list[Origin]] = {name: [] for name in self.stacks}
+        for group in self.groups:
+            for name, region in group.regions:
+                grid = math.prod(cut.count for cut in region)
+                found[name] += [
+                    Origin(self.paths[m.leaf], None if m.row is None else self.paths[m.row], m.batch * grid, whole)
+                    for m in group.members
+                    for whole in [grid == len(group.regions) == 1]
+                ]
+        return {name: tuple(origins) for name, origins in found.items()}
+
+    def unpack(self, stacks: Any, leaves: Leaves) -> list[Any]:
+        """Return the leaves again: the inverse of `pack`.
 
         Args:
           stacks: by name.
-          leaves: as given to `pack`; they give the viewed leaves their shapes and dtypes, and stand for the others.
+          leaves: as given to `pack`. They give the viewed leaves their shapes and dtypes, and stand for the others.
 
         Returns:
-          The leaves, those with a view taken from the stacks.
+          The leaves; those with a view are taken from the stacks.
         """
         return self.pasted(self.unstacked(stacks), leaves)
 
-    def unstacked(self, stacks: Any) -> list[list[jax.Array]]:
-        """The inverse of `stacked`.
+    def unstacked(self, stacks: Any) -> CutGroups:
+        """Return the blocks of each region: the inverse of `stacked`.
 
         Args:
           stacks: by name.
         """
         out, taken = [], dict.fromkeys(stacks, 0)
-        for sheet in self.sheets:
+        for group in self.groups:
             out.append([])
-            for name, region in sheet.regions:
-                count = sum(sheet.batches()) * math.prod(part.count for part in region)
+            for name, region in group.regions:
+                count = sum(m.batch for m in group.members) * math.prod(cut.count for cut in region)
                 start, taken[name] = taken[name], taken[name] + count
                 rows = stacks[name]
                 out[-1].append(rows if count == rows.shape[0] else jax.lax.slice_in_dim(rows, start, start + count))
         return out
 
-    def pasted(self, cut: list[list[jax.Array]], leaves: Sequence[Any]) -> list[Any]:
-        """The inverse of `cut`.
+    def pasted(self, cut: CutGroups, leaves: Leaves) -> list[Any]:
+        """Join the blocks of each leaf: the inverse of `cut`.
 
         Args:
-          cut: blocks as it gave them.
+          cut: the result of `unstacked`.
           leaves: as given to `unpack`.
         """
         out = list(leaves)
-        for sheet, blocks in zip(self.sheets, cut, strict=True):
-            pasted = [_paste(rows, region) for (_, region), rows in zip(sheet.regions, blocks, strict=True)]
-            for i, leaf in sheet.scatter(sheet.assemble(pasted)).items():
+        for group, blocks in zip(self.groups, cut, strict=True):
+            pasted = [paste_blocks(rows, region) for (_, region), rows in zip(group.regions, blocks, strict=True)]
+            for i, leaf in group.scatter(group.assemble(pasted)).items():
                 out[i] = leaf.reshape(leaves[i].shape).astype(leaves[i].dtype)
         return out
-
-
-def _sheet(members: list[tuple[int, Geometry]], g: Geometry, block_size: BlockSize) -> Sheet:
-    cuts = [None if i in g.passive else block_size for i in range(len(g.tensor))]
-    parts = tuple(_parts(d, cut) for d, cut in zip(g.tensor, cuts, strict=True))
-    regions = tuple(
-        (stack_name(tuple(part.size for part in region), g.passive), region) for region in itertools.product(*parts)
-    )
-    return Sheet(tuple(members), regions, parts)
 
 
 def layout_of(tree: Any, views: Views, block_size: BlockSize, multiple: int = 1) -> Layout:
@@ -270,27 +170,66 @@ def layout_of(tree: Any, views: Views, block_size: BlockSize, multiple: int = 1)
       ValueError: for a view that does not fit.
 
     Examples:
-      >>> from precond.blocks.views import default_views
+      >>> from precond.blocks.views import as_views, default_views
+      >>> joined = View((0, 1), row="bias")
       >>> tree = {"kernel": jnp.zeros((20, 8)), "bias": jnp.zeros(8)}
       >>> {n: s.shape for n, s in layout_of(tree, default_views, block_size=8).stacks.items()}
       {'4x8': (1, 4, 8), '8x8': (2, 8, 8)}
+      >>> {n: s.shape for n, s in layout_of(tree, as_views([("kernel", joined)]), None).stacks.items()}
+      {'21x8': (1, 21, 8)}
     """
-    found: dict[tuple[Any, ...], list[tuple[int, Geometry]]] = {}
-    viewed, parameters = [], parameters_of(tree)
-    for i, (name, leaf) in enumerate(parameters):
-        view = views(name, leaf) if leaf.size else None
-        viewed.append(view is not None)
-        if view is not None:
-            g = geometry(view, leaf.shape, f"'{name}'")
-            found.setdefault((g.tensor, g.passive), []).append((i, g))
-    sheets = tuple(_sheet(members, members[0][1], block_size) for members in found.values())
+    parameters = parameters_of(tree)
+    groups = tuple(group_members(members, block_size) for members in _members(parameters, views))
     counts: dict[str, tuple[int, tuple[int, ...], Any]] = {}
-    for sheet in sheets:
-        dtype = jnp.result_type(jnp.float32, *(parameters[i][1].dtype for i, _ in sheet.members))
-        for name, region in sheet.regions:
-            blocks = sum(sheet.batches()) * math.prod(part.count for part in region)
+    for group in groups:
+        dtype = jnp.result_type(jnp.float32, *(parameters[i][1].dtype for m in group.members for i in m.leaves))
+        for name, region in group.regions:
+            blocks = sum(m.batch for m in group.members) * math.prod(cut.count for cut in region)
             before, _, other = counts.get(name, (0, (), dtype))
-            block = tuple(part.size for part in region)
-            counts[name] = before + blocks, block, jnp.promote_types(dtype, other)
+            counts[name] = before + blocks, tuple(cut.size for cut in region), jnp.promote_types(dtype, other)
     stacks = {n: jax.ShapeDtypeStruct((-(-c // multiple) * multiple, *b), d) for n, (c, b, d) in sorted(counts.items())}
-    return Layout(tuple(viewed), sheets, stacks, {n: counts[n][0] for n in stacks})
+    used = {i for group in groups for member in group.members for i in member.leaves}
+    viewed = tuple(i in used for i in range(len(parameters)))
+    return Layout(tuple(path for path, _ in parameters), viewed, groups, stacks, {n: counts[n][0] for n in stacks})
+
+
+def _members(parameters: Sequence[tuple[str, Parameter]], views: Views) -> list[list[Member]]:
+    """Return the parameters that have a view, those with equal tensors together."""
+    places = {path: i for i, (path, _) in enumerate(parameters)}
+    read = {i: views(path, leaf) for i, (path, leaf) in enumerate(parameters) if leaf.size}
+    read = {i: view for i, view in read.items() if view is not None}
+    owners: dict[int, int] = {}  # of each row, the parameter whose matrices end with it
+    for i, view in read.items():
+        row = places.get(view.row) if isinstance(view, View) and view.row else None
+        if row is None:
+            continue
+        if row in read:
+            raise ValueError(
+                f"View.row='{view.row}' of '{parameters[i][0]}' has a view of its own: give None as its view, since a "
+                f"parameter is either read by itself or as the last row of another."
+            )
+        if row in owners:
+            raise ValueError(
+                f"View.row='{view.row}' is given for '{parameters[owners[row]][0]}' and for '{parameters[i][0]}': a "
+                f"parameter can be the last row of one other alone."
+            )
+        owners[row] = i
+    rows = {i: row for row, i in owners.items()}
+    found: dict[tuple[Any, ...], list[Member]] = {}
+    for i, view in read.items():
+        (path, leaf), row = parameters[i], rows.get(i)
+        member = Member(i, geometry(view, leaf.shape, f"'{path}'"), row)
+        if row is not None:
+            _check_row(member, path, *parameters[row])
+        found.setdefault((member.tensor, member.geometry.passive), []).append(member)
+    return list(found.values())
+
+
+def _check_row(member: Member, path: str, row: str, leaf: Parameter) -> None:
+    g = member.geometry
+    if len(g.tensor) != 2 or leaf.size != member.batch * g.tensor[1]:
+        raise ValueError(
+            f"View.row='{row}' of shape {leaf.shape} is no last row of '{path}', which is read as {member.batch} "
+            f"tensors of shape {g.tensor}: the view must have two axes, and the row one entry for each column of each "
+            f"matrix."
+        )

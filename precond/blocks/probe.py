@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from precond.blocks.joint import Layer
+from precond.blocks.layer import Layer
 
 __all__ = ["Factors", "Probe", "with_zero_probes", "without_probes"]
 
@@ -27,17 +27,6 @@ class Factors(NamedTuple):
     inputs: Any
     outputs: jax.Array | None
     moments: jax.Array | None = None
-
-    def blocks(self, name: str, layer: Layer) -> dict[str, "Factors"]:
-        """The factors of `layer.blocks(name)`.
-
-        Args:
-          name: of the layer.
-          layer: whose factors these are.
-        """
-        if layer.positions is None or layer.bias is None:
-            return {name: self}
-        return {name: self, layer.bias: Factors(self.outputs, None)}
 
 
 @jax.tree_util.register_dataclass

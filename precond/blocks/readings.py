@@ -2,20 +2,20 @@
 
 import contextlib
 import contextvars
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from precond.blocks.joint import Layer
-from precond.blocks.layout import BlockSize, layout_of
-from precond.blocks.parameter import parameters_of
+from precond.blocks.cuts import BlockSize
+from precond.blocks.layout import layout_of
+from precond.blocks.parameter import Parameter, parameters_of
 from precond.blocks.suspicion import in_words, warn_of_views
 from precond.blocks.view import View, Views, geometry
 
-__all__ = ["Reading", "asking", "readings_of", "tell_layers", "tell_readings"]
+__all__ = ["Reading", "asking", "readings_of", "tell_readings"]
 
 
 class Reading(NamedTuple):
-    """How one parameter is read.
+    """Say how one parameter is read.
 
     Attributes:
       path: of the parameter.
@@ -47,16 +47,23 @@ def readings_of(tree: Any, views: Views, block_size: BlockSize) -> list[Reading]
       >>> row.words, row.blocks
       ('matrix 100 x 64', {'50x64': 2})
     """
-    rows = []
-    for path, leaf in parameters_of(tree):
-        view = views(path, leaf) if leaf.size else None
+    parameters = parameters_of(tree)
+    leaves = dict(parameters)
+    read = {path: views(path, leaf) if leaf.size else None for path, leaf in parameters}
+    owners = {view.row: path for path, view in read.items() if view is not None and view.row in leaves}
+
+    def one(path: str, leaf: Parameter) -> Reading:
+        shape, view = leaf.shape, read[path]
+        if path in owners:
+            return Reading(path, shape, read[owners[path]], f"the last row of '{owners[path]}'", {})
         if view is None:
-            rows.append(Reading(path, leaf.shape, None, "not preconditioned", {}))
-        else:
-            words = in_words(geometry(view, leaf.shape, f"'{path}'"))
-            blocks = layout_of({path: leaf}, lambda *_, view=view: view, block_size).blocks
-            rows.append(Reading(path, leaf.shape, view, words, blocks))
-    return rows
+            return Reading(path, shape, None, "not preconditioned", {})
+        row = {view.row: leaves[view.row]} if view.row in leaves else {}
+        words = in_words(geometry(view, shape, f"'{path}'"), bool(row))
+        alone = layout_of({path: leaf, **row}, lambda other, _: view if other == path else None, block_size)
+        return Reading(path, shape, view, words, alone.blocks)
+
+    return [one(path, leaf) for path, leaf in parameters]
 
 
 _ASKED: contextvars.ContextVar[list[Reading] | None] = contextvars.ContextVar("asked", default=None)
@@ -98,30 +105,3 @@ def tell_readings(tree: Any, views: Views, block_size: BlockSize) -> None:
         rows += readings_of(tree, views, block_size)
     else:
         warn_of_views(tree, views)
-
-
-@contextlib.contextmanager
-def tell_layers(layers: Mapping[str, Layer], leaves: Mapping[str, Any]) -> Iterator[None]:
-    """While it lasts, what is told of layers by name is told of their kernels and biases by path.
-
-    Args:
-      layers: that are there, by name.
-      leaves: parameters by path.
-
-    Examples:
-      >>> with tell_layers({}, {}):
-      ...     pass
-    """
-    rows = _ASKED.get()
-    with asking() as by_name:  # whether or not somebody asks: there is nothing to warn of in a layer
-        yield
-    if rows is None:
-        return
-    told = {row.path: row for row in by_name}
-    for name, layer in layers.items():
-        shape = tuple(leaves[layer.kernel].shape)
-        words = told[name].words + (", the bias as its last row" if layer.bias else "")
-        rows.append(told[name]._replace(path=layer.kernel, shape=shape, words=words))
-        if layer.bias:
-            bias = tuple(leaves[layer.bias].shape)
-            rows.append(Reading(layer.bias, bias, told[name].view, f"the last row of '{layer.kernel}'", {}))

@@ -7,18 +7,19 @@ from typing import Any
 from precond.blocks.names import stack_name
 from precond.blocks.parameter import parameters_of
 from precond.blocks.view import Geometry, View, Views, geometry
-from precond.blocks.views import batch_axes, names_of
+from precond.blocks.views import LayerViews, batch_axes, names_of
 
 __all__ = ["in_words", "warn_of_views"]
 
 _MANY, _SHORT = 1000, 8
 
 
-def in_words(g: Geometry) -> str:
+def in_words(g: Geometry, row: bool = False) -> str:
     """Say what a parameter is read as.
 
     Args:
       g: how it is read.
+      row: whether another parameter is the last row of each matrix.
 
     Examples:
       >>> in_words(geometry(View((1, 2), passive=(0,)), (6, 512, 64), "embedding"))
@@ -26,7 +27,9 @@ def in_words(g: Geometry) -> str:
     """
     count, kinds = math.prod(g.shape) // math.prod(g.tensor), {1: ("vector", "vectors"), 2: ("matrix", "matrices")}
     one, many = kinds.get(len(g.tensor), ("tensor", "tensors"))
-    return f"{one if count == 1 else f'{count} {many}'} {stack_name(g.tensor, g.passive).replace('x', ' x ')}"
+    tensor = (g.tensor[0] + row, *g.tensor[1:])
+    words = f"{one if count == 1 else f'{count} {many}'} {stack_name(tensor, g.passive).replace('x', ' x ')}"
+    return words + (", the bias as its last row" if row else "")
 
 
 def warn_of_views(tree: Any, views: Views) -> None:
@@ -40,6 +43,8 @@ def warn_of_views(tree: Any, views: Views) -> None:
       >>> import jax.numpy as jnp
       >>> warn_of_views({"kernel": jnp.zeros((4, 6))}, lambda path, leaf: View((0, 1)))
     """
+    if isinstance(views, LayerViews):  # the model itself says how a layer is read
+        return
     names = names_of(tree)
     for path, leaf in parameters_of(tree):
         view = views(path, leaf) if leaf.size else None

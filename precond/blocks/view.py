@@ -20,20 +20,30 @@ class View(NamedTuple):
         are never cut into blocks.
       shape: the parameter is first read in this shape, which splits a fused axis or merges neighbours; one entry
         may be -1. None keeps its own.
+      row: the path of another parameter, such as a bias, that is the last row of each matrix: the tensor must have two
+        axes. That parameter must have no view of its own, and may be absent.
 
     Examples:
       A matrix; a convolution `[h, w, in, out]` as the matrix `[h w in, out]`; a stack of layers `[L, m, n]`; a fused
-      QKV kernel `[d, 3 d]` as three `[d, d]`; an embedding `[vocabulary, d]` on its small side only:
+      QKV kernel `[d, 3 d]` as three `[d, d]`; an embedding `[vocabulary, d]` on its small side only; a dense layer
+      with its bias as one row more:
 
       >>> View((0, 1))
       View(axes=(0, 1), passive=(), shape=None)
       >>> convolution, layers = View(((0, 1, 2), 3)), View((1, 2))
       >>> qkv, embedding = View((0, 2), shape=(512, 3, 512)), View((0, 1), passive=(0,))
+      >>> dense = View((0, 1), row="dense/bias")
     """
 
     axes: tuple[int | tuple[int, ...], ...]
     passive: tuple[int, ...] = ()
     shape: tuple[int, ...] | None = None
+    row: str | None = None
+
+    def __repr__(self) -> str:
+        """Leave out a row that is None."""
+        row = "" if self.row is None else f", row={self.row!r}"
+        return f"View(axes={self.axes}, passive={self.passive}, shape={self.shape}{row})"
 
 
 Views = Callable[[str, Any], View | None]
@@ -48,6 +58,24 @@ class Geometry(NamedTuple):
     order: tuple[int, ...]
     tensor: tuple[int, ...]
     passive: tuple[int, ...]
+
+    def spans(self) -> list[tuple[int, int]]:
+        """Return which of the axes `order` each axis of the tensor is made of, from and to."""
+        read, end = [self.shape[a] for a in self.order], len(self.order)
+        spans = []
+        for size in reversed(self.tensor):
+            start = end
+            while math.prod(read[start:end]) < size:
+                start -= 1
+            spans.insert(0, (start, end))
+            end = start
+        return spans
+
+    def of_row(self) -> "Geometry":
+        """Return how the last row of each matrix is read: with the same axes, but for those of the rows."""
+        (first, last), _ = self.spans()
+        read = tuple(self.shape[a] for a in (*self.order[:first], *self.order[last:]))
+        return Geometry(read, tuple(range(len(read))), self.tensor[1:], ())
 
 
 def _is_whole(x: Any) -> bool:
@@ -68,6 +96,8 @@ def _check_kinds(view: Any, where: str) -> None:
         given = getattr(view, name)
         if given is not None and not (isinstance(given, (tuple, list)) and all(map(_is_whole, given))):
             raise TypeError(f"View.{name}={given!r} of {where}: must be a tuple of integers.")
+    if not isinstance(view.row, str | None):
+        raise TypeError(f"View.row={view.row!r} of {where}: must be the path of a parameter, such as 'dense/bias'.")
 
 
 def _reading(view: View, shape: tuple[int, ...], where: str) -> tuple[int, ...]:

@@ -1,10 +1,9 @@
 """From parameters to stacks, statistics, roots, and back: what every method runs in. Floor 3 of the library."""
 
 from precond.engine.blocked import BlockedState, blocked
-from precond.engine.in_band import in_band
-from precond.engine.kfac import scale_by_kfac
+from precond.engine.by_layer import by_layer
+from precond.engine.in_band import has_probes, in_band
 from precond.engine.kronecker import KroneckerState, scale_by_kronecker
-from precond.engine.layered import layered
 from precond.engine.measured import measured
 from precond.engine.outside import Engine, OutsideState, describing
 from precond.engine.per_block import per_block
@@ -21,14 +20,14 @@ __all__ = [
     "SkipNonfiniteState",
     "StackedState",
     "blocked",
+    "by_layer",
     "describing",
     "every",
+    "has_probes",
     "in_band",
-    "layered",
     "measured",
     "on_host",
     "per_block",
-    "scale_by_kfac",
     "scale_by_kronecker",
     "skip_nonfinite",
     "stacked",

@@ -14,7 +14,7 @@ from precond.engine.skip_nonfinite import SkipNonfiniteState, skip_nonfinite
 from precond.engine.stacked import StackedState, stacked, viewed_by
 from precond.mesh import Sharded
 
-__all__ = ["BlockedState", "all_skipped", "blocked"]
+__all__ = ["BlockedState", "blocked"]
 
 
 class BlockedState(NamedTuple):
@@ -108,22 +108,14 @@ def blocked(
         moved, stacks = first.update(updates, state.stacks, params, **extra)
         out, rest = second.update(moved, state.otherwise, params, **extra)
         viewed = jax.tree.leaves(viewed_by(views, updates))
-        skipped = all_skipped(state, stacks, rest, any(viewed), not all(viewed))
+        skipped = _all_skipped(state, stacks, rest, any(viewed), not all(viewed))
         return out, BlockedState(stacks, rest, state.steps_skipped + skipped)
 
     return compiled_if_eager(optax.GradientTransformationExtraArgs(init, update))
 
 
-def all_skipped(before: Any, stacks: Any, rest: Any, viewed: bool, others: bool) -> jax.Array:
-    """Return whether a step skipped every block and every parameter without a view.
-
-    Args:
-      before: the `BlockedState` before the step.
-      stacks: as in the state after the step.
-      rest: as `otherwise` in the state after the step.
-      viewed: whether there are blocks.
-      others: whether there are parameters without a view.
-    """
+def _all_skipped(before: Any, stacks: Any, rest: Any, viewed: bool, others: bool) -> jax.Array:
+    """Return whether a step skipped every block and every parameter without a view."""
     checks = []
     if viewed:
         checks.append(stacks.steps_skipped > before.stacks.steps_skipped)

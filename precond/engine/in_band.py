@@ -37,7 +37,7 @@ def in_band(
         factors that come as an argument, too.
 
     Examples:
-      >>> from precond import layers, layered, scale_by_kfac
+      >>> from precond import layers, scale_by_kfac
       >>> params, x = {"kernel": jnp.ones((1, 1))}, jnp.asarray([[1.0], [3.0]])
       >>> capture = layers.explicit({"": layers.dense(bias=False)}, params)
       >>> def loss(params):

@@ -14,7 +14,7 @@ __all__ = ["measured"]
 def measured(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
     """Pass the measured second moments to `inner` in place of the raw gradients, and NaN if nothing was measured.
 
-    `precond.layered` gives them (`precond.BlockInfo.moments`): they are those of single examples' gradients, in the
+    `precond.by_layer` gives them (`precond.BlockInfo.moments`): they are those of single examples' gradients, in the
     bases of the state. Put it around `precond.scale_by_kronecker` with `precond.corrected_inverse`, which takes a NaN
     for nothing seen.
 

@@ -7,7 +7,7 @@ import jax
 from jax import lax
 from jax.sharding import AxisType, PartitionSpec
 
-from precond.blocks import Layout, Slices, fan, slices_of, unfan
+from precond.blocks import Layout, Slices, merge_slices, slices_of, split_slices
 from precond.collectives import Collectives
 from precond.mesh import Place, Sharded, typed_sharding
 
@@ -110,41 +110,49 @@ def sharded_route(
       dims: for each leaf the axes along which it may come divided, the best first.
     """
     slices, n = slices_of(layout, leaves, collectives.count, dims), collectives.count
-    along, doors = slices.along, slices.doors
+    along, exchanges = slices.along, slices.exchanges
 
     def pack(leaves: Leaves) -> Stacks:
         wires = layout.dtypes(leaves)
-        came = collectives.all_to_all({i: door.enter(leaves[i], n) for i, door in doors.items() if not door.open})
-        narrow = [doors[i].settle(came.get(i, x)) if i in doors else x for i, x in enumerate(leaves)]
+        came = collectives.all_to_all({i: x.send(leaves[i], n) for i, x in exchanges.items() if not x.is_local})
+        narrow = [exchanges[i].receive(came.get(i, x)) if i in exchanges else x for i, x in enumerate(leaves)]
         stacks = slices.layout.stacked(_slices_of_whole(slices, collectives, slices.layout.cut(narrow)))
         sent = {k: x.reshape(n, -1, *x.shape[1:]).astype(wires[k]) for k, x in stacks.items() if k in along}
         came = collectives.all_to_all(sent)
         mine = collectives.local({k: x for k, x in stacks.items() if k not in along})
-        return mine | {k: unfan(x, along[k] + 1).astype(stacks[k].dtype) for k, x in came.items()}
+        return mine | {k: merge_slices(x, along[k] + 1).astype(stacks[k].dtype) for k, x in came.items()}
 
     def unpack(stacks: Stacks, leaves: Leaves) -> list[Any]:
-        sent = {k: fan(x, along[k] + 1, n) for k, x in stacks.items() if k in along}
+        sent = {k: split_slices(x, along[k] + 1, n) for k, x in stacks.items() if k in along}
         came = {k: x.reshape(-1, *x.shape[2:]) for k, x in collectives.all_to_all(sent).items()}
         came |= collectives.all_gather({k: x for k, x in stacks.items() if k not in along})
         cut = _whole_of_slices(slices, collectives, slices.layout.unstacked(came))
-        like = [jax.ShapeDtypeStruct(doors[i].narrow, x.dtype) if i in doors else x for i, x in enumerate(leaves)]
+        like = [
+            jax.ShapeDtypeStruct(exchanges[i].narrow, x.dtype) if i in exchanges else x for i, x in enumerate(leaves)
+        ]
         out = slices.layout.pasted(cut, like)
-        came = collectives.all_to_all({i: door.leave(out[i], n) for i, door in doors.items() if not door.open})
-        return [doors[i].exit(came.get(i, x), leaves[i].shape) if i in doors else x for i, x in enumerate(out)]
+        came = collectives.all_to_all({i: x.send_back(out[i], n) for i, x in exchanges.items() if not x.is_local})
+        return [
+            exchanges[i].receive_back(came.get(i, x), leaves[i].shape) if i in exchanges else x
+            for i, x in enumerate(out)
+        ]
 
-    specs = [PartitionSpec(*[None] * doors[i].dim, axes) if i in doors else PartitionSpec() for i in range(len(leaves))]
-    return Route(specs, pack, unpack)
+    whole = PartitionSpec()
+    divided = {i: PartitionSpec(*[None] * x.dim, axes) for i, x in exchanges.items()}
+    return Route([divided.get(i, whole) for i in range(len(leaves))], pack, unpack)
 
 
-Cut = list[list[jax.Array]]
+CutGroups = list[list[jax.Array]]
 
 
-def _of_whole_sheets(slices: Slices, cut: Cut, change: Callable[[list[tuple[jax.Array, int]]], list[jax.Array]]) -> Cut:
-    """Blocks of sheets whose members are there whole, changed where the rest of their stack is sliced along an axis."""
+def _of_whole_groups(
+    slices: Slices, cut: CutGroups, change: Callable[[list[tuple[jax.Array, int]]], list[jax.Array]]
+) -> CutGroups:
+    """Change the blocks of groups whose members are there whole, while the rest of their stack is sliced."""
     places, given = [], []
-    for s, sheet in enumerate(slices.layout.sheets):
-        for r, (name, _) in enumerate(sheet.regions):
-            if slices.whole(sheet) and name in slices.along:
+    for s, group in enumerate(slices.layout.groups):
+        for r, (name, _) in enumerate(group.regions):
+            if slices.whole(group) and name in slices.along:
                 places.append((s, r))
                 given.append((cut[s][r], slices.along[name] + 1))
     out = [list(blocks) for blocks in cut]
@@ -153,23 +161,23 @@ def _of_whole_sheets(slices: Slices, cut: Cut, change: Callable[[list[tuple[jax.
     return out
 
 
-def _slices_of_whole(slices: Slices, collectives: Collectives, cut: Cut) -> Cut:
-    """Of blocks that are there whole, the device's slice."""
+def _slices_of_whole(slices: Slices, collectives: Collectives, cut: CutGroups) -> CutGroups:
+    """Take the device's slice of blocks that are there whole."""
 
     def change(given: list[tuple[jax.Array, int]]) -> list[jax.Array]:
         index = collectives.index()
-        return [lax.dynamic_index_in_dim(fan(x, axis, slices.count), index, keepdims=False) for x, axis in given]
+        parts = [split_slices(x, axis, slices.count) for x, axis in given]
+        return [lax.dynamic_index_in_dim(x, index, keepdims=False) for x in parts]
 
-    return _of_whole_sheets(slices, cut, change)
+    return _of_whole_groups(slices, cut, change)
 
 
-def _whole_of_slices(slices: Slices, collectives: Collectives, cut: Cut) -> Cut:
-    """The inverse."""
+def _whole_of_slices(slices: Slices, collectives: Collectives, cut: CutGroups) -> CutGroups:
+    """Gather such blocks whole: the inverse of `_slices_of_whole`."""
 
     def change(given: list[tuple[jax.Array, int]]) -> list[jax.Array]:
         came = collectives.all_gather([x for x, _ in given])
-        return [
-            unfan(x.reshape(slices.count, -1, *x.shape[1:]), axis) for x, (_, axis) in zip(came, given, strict=True)
-        ]
+        parts = [x.reshape(slices.count, -1, *x.shape[1:]) for x in came]
+        return [merge_slices(x, axis) for x, (_, axis) in zip(parts, given, strict=True)]
 
-    return _of_whole_sheets(slices, cut, change)
+    return _of_whole_groups(slices, cut, change)

@@ -20,7 +20,6 @@ from precond.blocks import (
     check_leaves,
     check_shapes,
     finite_blocks,
-    info_of,
     keep_finite,
     layout_of,
     tell_readings,
@@ -210,13 +209,12 @@ def _run(
             finite = {name: finite_blocks(x) for name, x in stacks.items()}
         # What pads a stack is zero, and so finite.
         lost = directions.psum(sum(jnp.sum(~x, dtype=jnp.int32) for x in finite.values()))
-        told = info_of(extra.pop("blocks", None))
+        extra.pop("blocks", None)
         info = BlockInfo(
             finite=finite,
             any_finite=lost < total,
-            factors=directions.local(told.factors),
-            moments=directions.local(told.moments),
             index=directions.local({name: jnp.arange(x.shape[0]) for name, x in layout.stacks.items()}),
+            origins=layout.origins(),
             batch_axes=1,
             row_groups=groups,
             collectives=directions,

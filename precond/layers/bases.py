@@ -8,16 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import AxisType
 
-from precond.blocks import (
-    Layer,
-    Layout,
-    check_matrices,
-    join_layers,
-    layers_in_stacks,
-    layout_of_layers,
-    path_name,
-    present_layers,
-)
+from precond.blocks import Layer, Layout, check_matrices, layout_of, path_name, views
 from precond.layers.capture import leaves_of
 from precond.layers.tap import varying
 from precond.mesh import local_arrays
@@ -51,20 +42,17 @@ def bases_of(state: Any, layers: Mapping[str, Layer], params: Any) -> dict[str, 
       ([[1.0, 0.0], [0.0, 1.0]], (3, 3))
     """
     check_matrices(layers)
-    # Shapes alone: what is sharded explicitly cannot be reshaped.
-    leaves = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in leaves_of(params).items()}
-    matrices = jax.eval_shape(lambda leaves: join_layers(layers, leaves), leaves)
-    layout, there = layout_of_layers(layers, matrices), present_layers(layers, leaves)
-    roots = _roots(state, layout)
-    out: dict[str, dict[str, jax.Array]] = {name: {} for name in there}
-    for stack, members in layers_in_stacks(layout, sorted(matrices)):
+    leaves, layout = leaves_of(params), layout_of(params, views.layers(layers), None)
+    names, roots = {layer.kernel: name for name, layer in layers.items()}, _roots(state, layout)
+    out: dict[str, dict[str, jax.Array]] = {name: {} for name, layer in layers.items() if layer.kernel in leaves}
+    for stack, origins in layout.origins().items():
         for part, basis in zip(("inputs", "outputs"), roots[stack].derived, strict=True):
             if not isinstance(basis, Checked):
                 continue
             whole, start = _whole(basis.matrix, layout.blocks[stack]), 0
-            for name, count in members:
-                layer, lead = layers[name], leaves[layers[name].kernel].shape[: layers[name].lead]
-                one, start = whole[start : start + count], start + count
+            for origin in origins:
+                name, one, start = names[origin.path], whole[start : start + origin.blocks], start + origin.blocks
+                layer, lead = layers[name], leaves[origin.path].shape[: layers[name].lead]
                 one = _grown(one, layer.size[1]) if part == "inputs" else one
                 out[name][part] = one.reshape(*lead, *([layer.size[0]] if layer.groups else []), *one.shape[1:])
     return out

@@ -6,7 +6,8 @@ from precond.optimizers.kfac import kfac
 from precond.optimizers.kl_shampoo import kl_shampoo
 from precond.optimizers.mfac import mfac
 from precond.optimizers.neumann import neumann
+from precond.optimizers.scale_by_kfac import scale_by_kfac
 from precond.optimizers.shampoo import shampoo
 from precond.optimizers.soap import soap
 
-__all__ = ["adascale", "ekfac", "kfac", "kl_shampoo", "mfac", "neumann", "shampoo", "soap"]
+__all__ = ["adascale", "ekfac", "kfac", "kl_shampoo", "mfac", "neumann", "scale_by_kfac", "shampoo", "soap"]

@@ -8,9 +8,10 @@ import optax
 
 from precond.arguments import check_decay, check_number, check_whole
 from precond.blocks import Layer, check_matrices
-from precond.engine import Refresh, every, measured, per_block, scale_by_kfac
+from precond.engine import Refresh, every, measured, per_block
 from precond.mesh import Sharded
 from precond.optimizers.finish import finish
+from precond.optimizers.scale_by_kfac import scale_by_kfac
 from precond.roots import Method, corrected_inverse, rising
 from precond.transforms import clip_by_kl, with_momentum
 
@@ -63,8 +64,9 @@ def ekfac(
         by which a column continues the one before, as its second moments do.
       otherwise: for parameters that belong to no layer; None is Adam, with the same learning rate.
       axis: mesh axes over whose devices factors, bases, second moments and momentum are divided, as in
-        `precond.layered`. A capture gathers the bases, unless `precond.sharded(axis, roots=axis)` keeps them gathered.
-      mesh: likewise.
+        `precond.scale_by_kfac`. A capture gathers the bases, unless `precond.sharded(axis, roots=axis)` keeps them
+        gathered.
+      mesh: as in `precond.blocked`.
 
     Returns:
       An Optax optimizer. Its `update` needs `factors=`, as that of `precond.kfac`, captured with its own `state=`.
@@ -72,7 +74,7 @@ def ekfac(
     Raises:
       ValueError, TypeError: for numbers out of range or of a wrong type; for layers that are doubly factored; for a
         refresh that changes bases before what was measured in them is used, or that moves in the first step; as
-        `precond.layered`.
+        `precond.scale_by_kfac`.
 
     Reference:
       George et al., Fast Approximate Natural Gradient Descent in a Kronecker-factored Eigenbasis, 2018.

@@ -8,9 +8,10 @@ import optax
 
 from precond.arguments import check_decay
 from precond.blocks import Layer
-from precond.engine import Refresh, every, per_block, scale_by_kfac
+from precond.engine import Refresh, every, per_block
 from precond.mesh import Sharded
 from precond.optimizers.finish import finish
+from precond.optimizers.scale_by_kfac import scale_by_kfac
 from precond.roots import Root
 from precond.transforms import clip_by_kl, with_momentum
 
@@ -57,8 +58,8 @@ def kfac(
       refresh: `precond.every`, or a number of steps (all inverses at once). By default each every 10 steps, in turns.
       root: in place of `precond.inverse(damping)`, as `precond.eigen_inverse(1e-3)`; it has its own damping.
       otherwise: for parameters that belong to no layer; None is Adam, with the same learning rate.
-      axis: mesh axes over whose devices factors, inverses and momentum are divided, as in `precond.layered`.
-      mesh: likewise.
+      axis: mesh axes over whose devices factors, inverses and momentum are divided, as in `precond.scale_by_kfac`.
+      mesh: as in `precond.blocked`.
 
     Returns:
       An Optax optimizer. Where it was given layers, its `update` needs `factors=`: what
@@ -66,7 +67,7 @@ def kfac(
       captured.
 
     Raises:
-      ValueError, TypeError: for numbers out of range or of a wrong type; as `precond.layered`.
+      ValueError, TypeError: for numbers out of range or of a wrong type; as `precond.scale_by_kfac`.
 
     Reference:
       Martens and Grosse, Optimizing Neural Networks with Kronecker-factored Approximate Curvature, 2015; Ba, Grosse and

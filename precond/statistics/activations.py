@@ -85,8 +85,13 @@ def activations(decay: ArrayLike = 0.95) -> optax.GradientTransformationExtraArg
     def update(
         updates: Any, state: Any, params: Any = None, *, blocks: Any = None, **extra: Any
     ) -> tuple[Any, StatisticsState]:
-        del params, extra
+        del params
         info = info_of(blocks)
+        if info.factors is None and extra.get("factors") is not None:
+            raise ValueError(
+                "factors= came by layer, and nothing placed them by block: put precond.by_layer(.., layers) around the "
+                "transformation inside precond.blocked, or use precond.scale_by_kfac."
+            )
         finite, factors = info.finite, info.factors
         if finite is None:
             finite = jax.tree.map(lambda stack: jnp.ones(stack.shape[:1], bool), updates)

@@ -38,6 +38,12 @@ def captured():
     return layers.explicit(found, jax.eval_shape(lambda: harness.normal(SHAPES)), leave=leave).layers
 
 
+def by_layer(inner, otherwise):
+    """A transformation of stacks that gets the factors of the layers."""
+    inner = precond.by_layer(inner, captured())
+    return precond.blocked(inner, block_size=None, views=precond.views.layers(captured()), otherwise=otherwise)
+
+
 def only(name):
     """One of the two layers."""
     return {name: captured()[name]}

@@ -120,14 +120,14 @@ def reader():
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
-def layered():
-    return precond.layered(reader(), mixing.captured(), otherwise=reader())
+def by_layer():
+    return mixing.by_layer(reader(), otherwise=reader())
 
 
 PLACES = {
     "blocked": lambda: precond.blocked(reader(), otherwise=reader()),
     "per_block": lambda: precond.blocked(precond.per_block(reader()), otherwise=reader()),
-    "layered": layered,
+    "by_layer": by_layer,
     "measured": lambda: precond.measured(reader()),
     "graft": lambda: precond.graft(reader(), reader()),
     "with_momentum, the momentum": lambda: precond.with_momentum(reader(), optax.identity()),
@@ -135,8 +135,8 @@ PLACES = {
     "switch": lambda: precond.switch(2, reader(), reader()),
     "finite_steps": lambda: precond.finite_steps(reader()),
     "differenced": lambda: precond.differenced(reader()),
-    "accumulate": lambda: precond.accumulate(layered(), 1, layers=mixing.captured()),
-    "layered in a graft in finite_steps": lambda: precond.finite_steps(precond.graft(layered(), reader())),
+    "accumulate": lambda: precond.accumulate(by_layer(), 1, layers=mixing.captured()),
+    "by_layer in a graft in finite_steps": lambda: precond.finite_steps(precond.graft(by_layer(), reader())),
 }
 
 

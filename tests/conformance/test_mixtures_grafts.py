@@ -45,12 +45,12 @@ PARTS = {
     "momentum": lambda: precond.with_momentum(optax.ema(0.9), precond.scale_by_diagonal()),
     "adam": lambda: precond.per_block(optax.scale_by_adam()),
 }
-"""What runs on stacks, of each system: any of them may stand in a graft inside of `layered`."""
+"""What runs on stacks, of each system: any of them may stand in a graft inside of `by_layer`."""
 
 
 def on_layers(inner):
     """The updates of the layer, whose kernel and bias are one block."""
-    tx = precond.layered(inner, mixing.captured(), otherwise=optax.set_to_zero())
+    tx = mixing.by_layer(inner, otherwise=optax.set_to_zero())
     return [updates["one"] for updates in mixing.run(tx, FIRST, extra=mixing.callers())[0]]
 
 

@@ -4,6 +4,7 @@ from precond.blocks.views.default import default_views
 from precond.blocks.views.default import default_views as default
 from precond.blocks.views.flax import flax
 from precond.blocks.views.haiku import haiku
+from precond.blocks.views.layers import LayerViews, layers
 from precond.blocks.views.maxtext import maxtext
 from precond.blocks.views.named import batch_axes, named, names_of
 from precond.blocks.views.rules import as_views, rules
@@ -13,6 +14,7 @@ from precond.blocks.views.torch import torch
 from precond.blocks.views.torch import torch as equinox  # its layers have PyTorch's layouts
 
 __all__ = [
+    "LayerViews",
     "as_views",
     "batch_axes",
     "default",
@@ -20,6 +22,7 @@ __all__ = [
     "equinox",
     "flax",
     "haiku",
+    "layers",
     "maxtext",
     "named",
     "names_of",

@@ -26,7 +26,7 @@ def _compiled(pair: Any) -> tuple[re.Pattern[str], Rule]:
     except (re.error, TypeError) as error:
         raise ValueError(f"views: {pattern!r} is no regular expression: {error}.") from error
     if isinstance(rule, Mapping) and not {"axes"} <= set(rule) <= set(View._fields):
-        raise TypeError(f"views: {rule!r} for {pattern!r} must have `axes`, and may have `passive` and `shape`.")
+        raise TypeError(f"views: {rule!r} for {pattern!r} must have `axes`, and may have `passive`, `shape` and `row`.")
     if not _is_rule(rule):
         raise TypeError(f"views: {rule!r} for {pattern!r} must be a precond.View, its arguments, a function, or None.")
     return compiled, rule

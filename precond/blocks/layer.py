@@ -1,10 +1,12 @@
-"""The parameters of one layer as a stack of matrices: weights, and the bias as a last row."""
+"""The parameters of one layer: where they are, and how they are read as matrices."""
 
 import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from precond.blocks.view import View
 
 __all__ = ["Layer"]
 
@@ -22,10 +24,11 @@ class Layer(NamedTuple):
       shape: the kernel is first read in this shape (without the leading axes), which may split an axis.
       groups: its axes that are independent of one another (groups of a convolution, channels of a scale).
       inputs: its axes that are contracted with the layer's input, in the order of the factor.
-      outputs: its axes that are the layer's output, likewise; none for a scale, which has only the other factor.
+      outputs: its axes that are the layer's output, in the order of the factor; none for a scale, which has only the
+        other factor.
       diagonal: whether the factor of the inputs is a diagonal one (an embedding's).
       positions: where the inputs are a map, `[positions, channels]` with a factor each, the number of its positions;
-        else None. The bias is then a block of its own.
+        else None. The bias is then read by itself.
 
     Examples:
       >>> layer = Layer("dense/kernel", "dense/bias", 0, (2, 3), (), (0,), (1,))
@@ -53,23 +56,6 @@ class Layer(NamedTuple):
         )
         return groups, inputs + (self.bias is not None), outputs
 
-    def blocks(self, name: str) -> dict[str, "Layer"]:
-        """This layer by its name; where the bias is a block of its own, without it, and the bias by its path.
-
-        Args:
-          name: of the layer.
-
-        Examples:
-          >>> layer = Layer("head/kernel", "head/bias", 0, (6, 3), (), (0,), (1,), positions=2)
-          >>> [(name, part.tensor) for name, part in layer.blocks("head").items()]
-          [('head', (2, 3, 3)), ('head/bias', (3, 1))]
-        """
-        if self.positions is None or self.bias is None:
-            return {name: self}
-        groups, _, outputs = self.size
-        alone = Layer(self.bias, None, self.lead, (groups, outputs), (0,), (1,), ())
-        return {name: self._replace(bias=None), self.bias: alone}
-
     @property
     def tensor(self) -> tuple[int, ...]:
         """The shape of a block: a matrix, or, for a map, `(positions, channels, outputs)`."""
@@ -79,7 +65,7 @@ class Layer(NamedTuple):
         return self.positions, (inputs - (self.bias is not None)) // self.positions, outputs
 
     def seen_from(self, place: str) -> "Layer":
-        """The same layer, with paths from this place on.
+        """Return the same layer, with paths from this place on.
 
         Args:
           place: the path of what the parameters are in.
@@ -92,47 +78,78 @@ class Layer(NamedTuple):
         return self._replace(kernel=self.kernel[start:], bias=None if self.bias is None else self.bias[start:])
 
     def put_at(self, place: str) -> "Layer":
-        """The inverse of `seen_from`.
+        """Return the same layer, with paths that start above this place: the inverse of `seen_from`.
 
         Args:
-          place: likewise.
+          place: the path of what the parameters are in.
         """
         start = f"{place}/" if place else ""
         return self._replace(kernel=start + self.kernel, bias=None if self.bias is None else start + self.bias)
 
-    @property
-    def _order(self) -> tuple[int, ...]:
-        return self.groups + self.inputs + self.outputs
+    def view(self, shape: tuple[int, ...]) -> View:
+        """Return how the weights are read; the bias is the last row of each matrix, unless they are a map.
+
+        Axes without a full factor are passive: the rows of an embedding, and the column of a scale.
+
+        Args:
+          shape: of the weights.
+
+        Examples:
+          >>> Layer("kernel", "bias", 0, (3, 2, 4), (), (0,), (1, 2)).view((3, 8))
+          View(axes=((0,), (1, 2)), passive=(), shape=(3, 2, 4), row='bias')
+          >>> Layer("kernel", "bias", 0, (6, 3), (), (0,), (1,), positions=2).view((6, 3))
+          View(axes=((0,), (1,), (2,)), passive=(), shape=(2, 3, 3))
+        """
+        read = [*shape[: self.lead], *self.shape]
+        inputs, outputs = ([self.lead + i for i in axes] for axes in (self.inputs, self.outputs))
+        if self.positions is not None:
+            positions, channels = _split(read, inputs, self.positions)
+            outputs = [axis + (axis >= channels[0]) for axis in outputs]
+            return View((tuple(positions), tuple(channels), tuple(outputs)), shape=tuple(read))
+        for axes in (inputs, outputs):
+            if not axes:
+                axes.append(len(read))
+                read.append(1)
+        passive = (0,) if self.diagonal else () if self.outputs else (1,)
+        return View((tuple(inputs), tuple(outputs)), passive, tuple(read), self.bias)
+
+    def bias_view(self, shape: tuple[int, ...]) -> View | None:
+        """Return how the bias is read by itself: as a column if the weights are a map; else None.
+
+        Args:
+          shape: of the bias.
+
+        Examples:
+          >>> Layer("kernel", "bias", 0, (6, 3), (), (0,), (1,), positions=2).bias_view((3,))
+          View(axes=(-2, -1), passive=(1,), shape=(1, 3, 1))
+        """
+        if self.positions is None or self.bias is None:
+            return None
+        groups, _, outputs = self.size
+        return View((-2, -1), (1,), (*shape[: self.lead], groups, outputs, 1))
 
     def matrix(self, kernel: jax.Array, bias: jax.Array | None) -> jax.Array:
-        """The matrices, `[L, inputs, outputs]`.
+        """Return the matrices, `[L, inputs, outputs]`.
 
         Args:
           kernel: the weights, or their gradient.
-          bias: likewise; None for a layer whose bias is None.
+          bias: the bias, or its gradient; None for a layer whose bias is None.
         """
         _, rows, columns = self.size
-        read = kernel.reshape(-1, *self.shape).transpose(0, *(1 + i for i in self._order))
+        order = self.groups + self.inputs + self.outputs
+        read = kernel.reshape(-1, *self.shape).transpose(0, *(1 + i for i in order))
         weights = read.reshape(-1, rows - (self.bias is not None), columns)
         if bias is None:
             return weights
         return jnp.concatenate([weights, bias.reshape(-1, 1, columns)], axis=1)
 
-    def parameters(self, matrix: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> list[jax.Array]:
-        """The inverse of `matrix`.
 
-        Args:
-          matrix: `[L, inputs, outputs]`, or in the shape of `tensor`.
-          kernel: what has the weights' shape and dtype.
-          bias: likewise, or None.
-
-        Returns:
-          The weights, and the bias if there is one.
-        """
-        order = self._order
-        matrix = matrix.reshape(len(matrix), *self.size[1:])
-        weights = matrix if bias is None else matrix[:, :-1]
-        back = sorted(range(len(order)), key=order.__getitem__)
-        read = weights.reshape(-1, *(self.shape[i] for i in order)).transpose(0, *(1 + i for i in back))
-        out = [read.reshape(kernel.shape).astype(kernel.dtype)]
-        return out if bias is None else [*out, matrix[:, -1].reshape(bias.shape).astype(bias.dtype)]
+def _split(shape: list[int], inputs: list[int], positions: int) -> tuple[list[int], list[int]]:
+    """Split the inputs of a map into axes of positions and axes of channels, and one axis of `shape` in two for it."""
+    for k, axis in enumerate(inputs):
+        if positions <= shape[axis]:
+            shape[axis : axis + 1] = [positions, shape[axis] // positions]
+            later = [i + (i > axis) for i in inputs]
+            return later[: k + 1], [axis + 1, *later[k + 1 :]]
+        positions //= shape[axis]
+    raise ValueError(f"A map of {positions} positions does not fit inputs of shape {shape}.")

@@ -1,15 +1,14 @@
 """K-FAC's direction, as one transformation of parameters."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import optax
 from jax.typing import ArrayLike
 
-from precond.blocks import Layer
-from precond.engine.kronecker import scale_by_kronecker
-from precond.engine.layered import layered
-from precond.engine.schedule import Refresh, every
+from precond.blocks import Layer, check_present, views
+from precond.engine import Refresh, blocked, by_layer, every, has_probes, in_band, scale_by_kronecker
 from precond.mesh import Sharded
 from precond.roots import Root, inverse
 from precond.statistics import activations, balance
@@ -36,8 +35,9 @@ def scale_by_kfac(
 
     with A and G the moving averages of the captured factors and $\pi^2$ the ratio of their mean eigenvalues; for a
     norm, whose only factor is that of a channel's scale and shift, $(A + \lambda I)^{-1} \nabla w$. It is
-    `precond.layered` around `precond.scale_by_kronecker`, with `precond.activations`, `precond.balance` and
-    `precond.inverse`.
+    `precond.blocked` with `precond.views.layers`, around `precond.by_layer` and `precond.scale_by_kronecker`, with
+    `precond.activations`, `precond.balance` and `precond.inverse`. A layer is left out if the parameters have no
+    weights of it, as in another group of `optax.partition`; a bias may be missing alone.
 
     Args:
       layers: of a capture: `capture.layers`. None, for training loops that can pass no `factors=`: as `precond.kfac`.
@@ -49,14 +49,17 @@ def scale_by_kfac(
       around: what is put around the direction, on stacks: `lambda direction: precond.clip_by_kl(direction, 0.1)`.
       otherwise: for parameters that belong to no layer; None is Adam's.
       skipped: as in `precond.blocked`.
-      axis: mesh axes over whose devices factors and inverses are divided, as in `precond.layered`.
-      mesh: likewise.
+      axis: mesh axes over whose devices factors and inverses are divided, as in `precond.blocked`. Factors come
+        whole, and are those of the whole batch; gradients may come divided.
+      mesh: as in `precond.blocked`.
 
     Returns:
       A transformation. Its `update` needs `factors=` where it was given layers.
 
     Raises:
-      ValueError, TypeError: for numbers out of range; as `precond.layered`.
+      ValueError, TypeError: for numbers out of range, and for anything but layers by name; in `init` where the
+        parameters have leaves but none of these layers, or the bias of one without its weights, or probes beside
+        layers that are given; in `update` without `factors`, or for those of other layers.
 
     Reference:
       Martens and Grosse, 2015; Ba, Grosse and Martens, 2017, equation 3.
@@ -73,5 +76,20 @@ def scale_by_kfac(
       0.125
     """
     statistics = optax.chain(activations(decay), balance())
-    direction = scale_by_kronecker(statistics, inverse(damping) if root is None else root, refresh=refresh)
-    return layered(around(direction), layers, otherwise=otherwise, skipped=skipped, axis=axis, mesh=mesh)
+    direction = around(scale_by_kronecker(statistics, inverse(damping) if root is None else root, refresh=refresh))
+
+    def of_layers(layers: Mapping[str, Layer]) -> optax.GradientTransformationExtraArgs:
+        inner, read = by_layer(direction, layers), views.layers(layers)
+        tx = blocked(inner, block_size=None, views=read, otherwise=otherwise, skipped=skipped, axis=axis, mesh=mesh)
+
+        def init(params: Any) -> Any:
+            if has_probes(params):
+                raise ValueError(
+                    "The parameters carry probes: leave layers= out, or give them without (capture.detach)."
+                )
+            check_present(layers, params)
+            return tx.init(params)
+
+        return optax.GradientTransformationExtraArgs(init, tx.update)
+
+    return in_band(of_layers) if layers is None else of_layers(layers)

@@ -1,0 +1,80 @@
+"""Checks of layers, alone and against the parameters."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from precond.blocks.layer import Layer
+from precond.blocks.paths import path_name
+
+__all__ = ["check_layers", "check_matrices", "check_present"]
+
+
+def check_layers(layers: Any) -> None:
+    """Raise unless these are layers by name.
+
+    Raises:
+      TypeError: saying where they come from.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> check_layers({"kernel": jnp.ones((2, 3))})
+      Traceback (most recent call last):
+      TypeError: layers= must be those of a capture, capture.layers, not a dict of ArrayImpl.
+    """
+    found = layers.values() if isinstance(layers, Mapping) else [layers]
+    if wrong := [type(x).__name__ for x in found if not isinstance(x, Layer)]:
+        which = f"a dict of {wrong[0]}" if isinstance(layers, Mapping) else f"of type {wrong[0]}"
+        raise TypeError(f"layers= must be those of a capture, capture.layers, not {which}.")
+
+
+def check_matrices(layers: Mapping[str, Layer]) -> None:
+    """Raise for layers that are doubly factored: of these no second moments are captured.
+
+    Args:
+      layers: of a capture.
+
+    Raises:
+      ValueError: naming them.
+      TypeError: as `check_layers`.
+
+    Examples:
+      >>> check_matrices({"": Layer("kernel", None, 0, (2, 3), (), (0,), (1,))})
+    """
+    check_layers(layers)
+    maps = sorted(name for name, layer in layers.items() if layer.positions is not None)
+    if maps:
+        raise ValueError(
+            f"layers= has doubly factored ones, {maps}, of which no second moments in a basis are captured: let them "
+            "expand (sharing=precond.layers.expand), or use precond.kfac."
+        )
+
+
+def check_present(layers: Mapping[str, Layer], params: Any) -> None:
+    """Raise unless the parameters have some of these layers, and no bias without its weights.
+
+    Args:
+      layers: of a capture.
+      params: a tree of parameters; one without leaves has nothing to check.
+
+    Raises:
+      ValueError: naming what is missing.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> layers = {"": Layer("kernel", "bias", 0, (2, 3), (), (0,), (1,))}
+      >>> check_present(layers, {"kernel": jnp.ones((2, 3))})
+    """
+    paths = {path_name(path) for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]}
+    for name, layer in layers.items():
+        if layer.bias in paths and layer.kernel not in paths and layer.positions is None:
+            raise ValueError(
+                f"The bias of layer '{name}' is among the parameters, but its weights are not: they share one factor. "
+                f"Mask both '{layer.kernel}' and '{layer.bias}', or the bias alone."
+            )
+    if paths and not any({layer.kernel, layer.bias} & paths for layer in layers.values()):
+        raise ValueError(
+            "None of the layers= is among the parameters. Give init what the capture was made of: the parameters "
+            "alone, not {'params': ..}, and without probes."
+        )

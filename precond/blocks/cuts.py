@@ -1,0 +1,123 @@
+"""How an axis is cut into blocks, and how a tensor becomes blocks and comes back."""
+
+import itertools
+from typing import NamedTuple
+
+import jax
+
+from precond.arguments import check_whole
+
+__all__ = ["BlockSize", "Cut", "Ragged", "Region", "cut_blocks", "cuts_of", "paste_blocks", "ragged"]
+
+
+class Cut(NamedTuple):
+    """A stretch of one axis that is cut into `count` pieces of `size`.
+
+    An axis is a stretch of equal pieces, and sometimes a second stretch, which is one shorter piece.
+    """
+
+    start: int
+    count: int
+    size: int
+
+
+Region = tuple[Cut, ...]
+"""One cut for every axis of a tensor: a grid of equal blocks."""
+
+
+class Ragged(NamedTuple):
+    """A block size with a rest; made by `precond.ragged`, whose argument this is."""
+
+    size: int
+
+
+BlockSize = int | Ragged | None
+"""How axes are cut into blocks: the longest side of a block, a `Ragged`, or None, which cuts nothing."""
+
+
+def ragged(size: int) -> Ragged:
+    """Cut axes into blocks of one size and a shorter rest, as the reference implementations of Shampoo do.
+
+    Args:
+      size: of the blocks: 2304 at 1024 is 1024, 1024 and 256.
+
+    Returns:
+      A value for `block_size=`. A plain number cuts into equal pieces instead: 2304 at 1024 is three times 768.
+
+    Raises:
+      ValueError, TypeError: for anything but a positive integer.
+
+    Examples:
+      >>> [cut.size for cut in cuts_of(2304, ragged(1024))], [cut.size for cut in cuts_of(2304, 1024)]
+      ([1024, 256], [768])
+    """
+    check_whole("size", size, least=1)
+    return Ragged(size)
+
+
+_TILE = 8  # pieces of unequal size are multiples of it, except the last
+
+
+def cuts_of(length: int, block_size: BlockSize) -> tuple[Cut, ...]:
+    """Return how an axis is cut.
+
+    Args:
+      length: of the axis.
+      block_size: as in `precond.blocked`.
+
+    Examples:
+      >>> cuts_of(6, None), cuts_of(20, 8)
+      ((Cut(start=0, count=1, size=6),), (Cut(start=0, count=2, size=8), Cut(start=16, count=1, size=4)))
+    """
+    longest = block_size.size if isinstance(block_size, Ragged) else block_size
+    if longest is None or length <= longest:
+        return (Cut(0, 1, length),)
+    size = longest
+    if not isinstance(block_size, Ragged):
+        pieces = -(-length // longest)
+        even = -(-length // pieces)
+        size = even if length % pieces == 0 else min(longest, -(-even // _TILE) * _TILE)
+    whole, rest = divmod(length, size)
+    cuts = (Cut(0, whole, size), Cut(whole * size, 1, rest))
+    return cuts if rest else cuts[:1]
+
+
+def cut_blocks(tensors: jax.Array, region: Region) -> jax.Array:
+    """Cut the blocks of a region, `[B, D1, .., Dk] -> [B count1 .. countk, size1, .., sizek]`.
+
+    Args:
+      tensors: `[B, D1, .., Dk]`.
+      region: of them.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> cut_blocks(jnp.arange(4).reshape(1, 4), (Cut(0, 2, 2),)).tolist()
+      [[0, 1], [2, 3]]
+    """
+    for axis, cut in enumerate(region, start=1):
+        stop = cut.start + cut.count * cut.size
+        if (cut.start, stop) != (0, tensors.shape[axis]):
+            tensors = jax.lax.slice_in_dim(tensors, cut.start, stop, axis=axis)
+    grid = [d for cut in region for d in (cut.count, cut.size)]
+    k = len(region)
+    order = [0, *range(1, 2 * k, 2), *range(2, 2 * k + 1, 2)]
+    blocks = tensors.reshape(tensors.shape[0], *grid).transpose(order)
+    return blocks.reshape(-1, *(cut.size for cut in region))
+
+
+def paste_blocks(blocks: jax.Array, region: Region) -> jax.Array:
+    """Join the blocks of a region: the inverse of `cut_blocks`.
+
+    Args:
+      blocks: of one region.
+      region: where they were cut.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> paste_blocks(jnp.asarray([[0, 1], [2, 3]]), (Cut(0, 2, 2),)).tolist()
+      [[0, 1, 2, 3]]
+    """
+    k = len(region)
+    blocks = blocks.reshape(-1, *(cut.count for cut in region), *(cut.size for cut in region))
+    order = [0, *itertools.chain(*((i, k + i) for i in range(1, k + 1)))]
+    return blocks.transpose(order).reshape(-1, *(cut.count * cut.size for cut in region))
