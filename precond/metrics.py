@@ -66,9 +66,9 @@ def metrics(state: Any) -> dict[str, jax.Array]:
     if whole:
         out["steps/skipped"] = functools.reduce(jnp.maximum, [x.skipped for x in whole])
     engines = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, KroneckerState))
-    outside = [x for x in engines if isinstance(x, KroneckerState) and x.outside != ()]
-    if outside:
-        out |= _of_host(outside)
+    on_host = [x for x in engines if isinstance(x, KroneckerState) and x.host != ()]
+    if on_host:
+        out |= _of_host(on_host)
     if scaled:
         each = [_of_adascale(x) for x in scaled]
         out |= {key: functools.reduce(jnp.maximum, [x[key] for x in each]) for key in each[0]}
@@ -100,9 +100,9 @@ def _of_adascale(state: AdascaleState) -> dict[str, jax.Array]:
 
 
 def _of_host(engines: Sequence[KroneckerState]) -> dict[str, jax.Array]:
-    failed = [jnp.sum(x) for e in engines for x in jax.tree.leaves(e.outside.failed)]
+    failed = [jnp.sum(x) for e in engines for x in jax.tree.leaves(e.host.failed)]
     return {
-        "host/staleness": functools.reduce(jnp.maximum, [e.count - e.outside.used for e in engines]),
+        "host/staleness": functools.reduce(jnp.maximum, [e.count - e.host.in_use_from for e in engines]),
         "host/failed": functools.reduce(jnp.add, failed),
     }
 

@@ -25,6 +25,7 @@ FLOORS = {
     "blocks": 1,
     "mesh": 1,
     "replicas": 1,
+    "sharding": 2,
     "statistics": 2,
     "roots": 2,
     "engine": 3,

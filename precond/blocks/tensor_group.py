@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from precond.blocks.cuts import BlockSize, Cut, Region, cuts_of
-from precond.blocks.names import stack_name
+from precond.blocks.stack_name import stack_name
 from precond.blocks.view import Geometry
 from precond.linalg.opaque import opaque
 

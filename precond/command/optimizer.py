@@ -67,7 +67,9 @@ def add_devices(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--axis", type=axes, help="the axes over which stacks are divided: data (default: all)")
     text = "the axes over which parameters and gradients are divided, as by FSDP: data (default: none)"
     group.add_argument("--gradients", type=axes, default=(), help=text)
-    group.add_argument("--wire", type=dtype, help="the type in which directions are sent (default: that of gradients)")
+    group.add_argument(
+        "--gather-dtype", type=dtype, help="the type in which directions are gathered (default: that of gradients)"
+    )
 
 
 def read_run(arguments: argparse.Namespace, params: Any) -> Run:
@@ -90,7 +92,7 @@ def read_run(arguments: argparse.Namespace, params: Any) -> Run:
             raise ValueError(f"{option} {unknown[0]}: the mesh has no such axis, but {', '.join(sizes)}.")
     count = math.prod(sizes[name] for name in over)
     # The fewest blocks of padding with which these devices get equal shares.
-    how = precond.sharded(over, multiple=count, wire=arguments.wire, gradients=arguments.gradients)
+    how = precond.sharded(over, multiple=count, gather_dtype=arguments.gather_dtype, gradients=arguments.gradients)
     given: dict[str, Any] = {"axis": how, **_schedule(arguments)}
     if arguments.optimizer == "kfac":
         tx, extra = _kfac(arguments, params, given)

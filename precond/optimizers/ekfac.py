@@ -8,7 +8,7 @@ import optax
 
 from precond.arguments import check_decay, check_number, check_whole
 from precond.blocks import Layer, check_matrices
-from precond.engine import Refresh, every, measured, per_block
+from precond.engine import Refresh, every, per_block, use_measured_moments
 from precond.mesh import Sharded
 from precond.optimizers.finish import finish
 from precond.optimizers.scale_by_kfac import scale_by_kfac
@@ -105,7 +105,9 @@ def ekfac(
         )
 
     def around(direction: optax.GradientTransformation) -> optax.GradientTransformation:
-        return with_momentum(per_block(optax.ema(b1)), clip_by_kl(measured(direction), learning_rate, bound))
+        return with_momentum(
+            per_block(optax.ema(b1)), clip_by_kl(use_measured_moments(direction), learning_rate, bound)
+        )
 
     tx = scale_by_kfac(
         layers,

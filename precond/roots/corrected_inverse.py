@@ -81,7 +81,7 @@ def corrected_inverse(damping: ArrayLike = 1e-3, *, follow: Follow | None = None
 
     `precond.eigen_inverse` has products of the factors' eigenvalues in place of S, which are the diagonal of the Fisher
     matrix in this basis only if it is a Kronecker product. X' comes in place of the raw gradients, by
-    `precond.measured`; what is not finite leaves S as it is.
+    `precond.use_measured_moments`; what is not finite leaves S as it is.
 
     Args:
       damping: $\lambda$, in the units of the Fisher matrix.

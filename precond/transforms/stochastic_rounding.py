@@ -31,8 +31,8 @@ def stochastic_rounding(seed: int = 0) -> optax.GradientTransformationExtraArgs:
 
     with $x_\downarrow \le x \le x_\uparrow$ the neighbours of x in bfloat16. Rounding to the nearest is off by half as
     much at most, but in the same direction every time: what is small beside a parameter can be lost in every step. For
-    `wire=` of `precond.sharded`, or in a chain of transformations of stacks. The chance belongs to the seed, the number
-    of the step and the block's place in its stack alone: it is the same on every mesh, and after a restart.
+    `rounding=` of `precond.sharded`, or in a chain of transformations of stacks. The chance belongs to the seed, the
+    number of the step and the block's place in its stack alone: it is the same on every mesh, and after a restart.
 
     Args:
       seed: two runs with the same seed round alike.

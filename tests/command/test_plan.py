@@ -33,7 +33,11 @@ SAID = {
         "cuda",
     ),
     "--optimizer kl_shampoo --method newton": (precond.kl_shampoo, {"method": precond.newton()}, "cuda"),
-    "--wire bfloat16 --platform cpu": (precond.shampoo, {"axis": precond.sharded("data", wire="bfloat16")}, "cpu"),
+    "--gather-dtype bfloat16 --platform cpu": (
+        precond.shampoo,
+        {"axis": precond.sharded("data", gather_dtype="bfloat16")},
+        "cpu",
+    ),
 }
 
 
@@ -159,7 +163,10 @@ WRONG = {
     "half a layer": (["plan", "--preset", "gpt", "--layers", "1.5"], "argument --layers: 1.5 must be a whole number"),
     "an unknown preset": (["plan", "--preset", "bert"], "invalid choice: 'bert'"),
     "an unknown dtype": ([*GPT, "--dtype", "float31"], "argument --dtype: float31 must be a floating-point type"),
-    "an unknown wire": ([*GPT, "--wire", "int8"], "argument --wire: int8 must be a floating-point type"),
+    "a dtype of integers": (
+        [*GPT, "--gather-dtype", "int8"],
+        "argument --gather-dtype: int8 must be a floating-point type",
+    ),
     "an unknown platform": ([*GPT, "--platform", "banana"], "invalid choice: 'banana'"),
     "no refresh": ([*GPT, "--refresh", "0"], "argument --refresh: 0 must be a whole number of at least 1"),
     "heads that do not divide": ([*LLAMA, "--heads", "3"], "heads=3: this number of heads does not divide width=256"),

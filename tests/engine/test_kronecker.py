@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import precond
 from precond import BlockInfo, every
-from precond.engine.refresh import refresh_roots
+from precond.engine.refresh_roots import refresh_roots
 from precond.roots import Root, RootState
 
 

@@ -151,10 +151,10 @@ def test_and_a_state_with_stacks_of_another_length():
         (((),), ValueError, r"axis=\(\): pass the name of a mesh axis"),
         ((3,), TypeError, "axis=3"),
         (("data", 0), ValueError, "multiple=0"),
-        (("data", 8, "int8"), TypeError, "wire=int8: directions travel as floating numbers"),
+        (("data", 8, "int8"), TypeError, "gather_dtype=int8: directions are floating numbers"),
     ],
 )
 def test_how_stacks_are_sharded_is_checked(arguments, error, message):
-    given = dict(zip(("axis", "multiple", "wire"), arguments, strict=False))
+    given = dict(zip(("axis", "multiple", "gather_dtype"), arguments, strict=False))
     with pytest.raises(error, match=message):
         precond.sharded(**given)

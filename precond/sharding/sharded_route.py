@@ -1,110 +1,32 @@
-"""How gradients come to the devices that own their blocks, and directions back to the parameters."""
+"""Gradients that come divided over devices: each device sends rows of blocks to the blocks' owners."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from jax import lax
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import PartitionSpec
 
-from precond.blocks import Layout, Slices, merge_slices, slices_of, split_slices
+from precond.blocks import Layout
 from precond.collectives import Collectives
-from precond.mesh import Place, Sharded, typed_sharding
+from precond.sharding.leaf_exchange import merge_slices, split_slices
+from precond.sharding.route import Leaves, Route, Stacks
+from precond.sharding.slices import Slices, slices_of
 
-__all__ = ["Route", "best_axes", "come_divided", "route_of"]
-
-Leaves = Sequence[Any]
-Stacks = dict[str, jax.Array]
-
-
-class Route(NamedTuple):
-    """A way from leaves to the stacks of one device and back; both functions are called on every device.
-
-    Attributes:
-      specs: for each leaf, how it is divided over devices when it comes and when it goes.
-      pack: from leaves to the device's blocks.
-      unpack: from the device's blocks, and leaves as they came (their shapes and dtypes are enough), to leaves.
-    """
-
-    specs: list[PartitionSpec]
-    pack: Callable[[Leaves], Stacks]
-    unpack: Callable[[Stacks, Leaves], list[Any]]
-
-
-def route_of(layout: Layout, leaves: Leaves, place: Place | None, collectives: Collectives, sharding: Sharded) -> Route:
-    """Bring whole gradients to every device, and divided ones to the owners of their blocks.
-
-    Args:
-      layout: of the leaves.
-      leaves: gradients.
-      place: of the stacks.
-      collectives: over the devices that have different blocks.
-      sharding: what the user said.
-    """
-    viewed = [x for x, v in zip(leaves, layout.viewed, strict=True) if v]
-    if place is None or not come_divided(place, sharding, viewed):
-        return replicated_route(layout, leaves, collectives)
-    return sharded_route(layout, leaves, collectives, place.levels[0], [best_axes(x) for x in leaves])
-
-
-def come_divided(place: Place | None, how: Sharded, leaves: Leaves) -> bool:
-    """Whether leaves come divided over devices: their types tell it, or the user does.
-
-    Args:
-      place: of the stacks.
-      how: what the user said.
-      leaves: of which it is asked.
-    """
-    if place is None or place.kind == AxisType.Manual or place.over(place.levels[0]).count == 1:
-        return False
-    return bool(how.gradients) or any(_divided_axes(x) for x in leaves)
-
-
-def _divided_axes(leaf: Any) -> list[int]:
-    """The axes along which an array is divided, where its type tells."""
-    typed = typed_sharding(leaf)
-    return [] if typed is None else [d for d, names in enumerate(typed.spec) if names is not None]
-
-
-def best_axes(leaf: Any) -> list[int]:
-    """The axes of an array, those along which it comes divided first.
-
-    Args:
-      leaf: an array, or its shape and dtype.
-    """
-    first = _divided_axes(leaf)
-    return [*first, *(d for d in range(leaf.ndim) if d not in first)]
-
-
-def replicated_route(layout: Layout, leaves: Leaves, collectives: Collectives) -> Route:
-    """Every device has all leaves whole: it cuts out its own blocks, and all directions are gathered.
-
-    Args:
-      layout: of the leaves.
-      leaves: as many as there are.
-      collectives: over the devices that have different blocks.
-    """
-
-    def pack(leaves: Leaves) -> Stacks:
-        return collectives.local(layout.pack(leaves))
-
-    def unpack(stacks: Stacks, leaves: Leaves) -> list[Any]:
-        return layout.unpack(collectives.all_gather(stacks), leaves)
-
-    return Route([PartitionSpec()] * len(leaves), pack, unpack)
+__all__ = ["sharded_route"]
 
 
 def sharded_route(
     layout: Layout, leaves: Leaves, collectives: Collectives, axes: tuple[str, ...], dims: Sequence[Sequence[int]]
 ) -> Route:
-    """Every device has a shard of each leaf, and sends each block's rows to the block's owner.
+    """Send the rows of every block from the shards of a leaf to the owner of the block, and directions back.
 
-    Directions return the same way. There are two exchanges each way (see `precond.blocks.Slices`), in each of which a
-    device receives 1/n of the gradients. Leaves whose sizes do not divide come whole, and go so.
+    There are two exchanges each way (see `precond.sharding.slices`), and in each of them a device receives 1/n of the
+    gradients. Leaves whose sizes do not divide are gathered whole.
 
     Args:
       layout: of the leaves.
-      leaves: with shapes and dtypes.
+      leaves: gradients; shapes and dtypes are enough.
       collectives: over the devices that have different blocks.
       axes: of the mesh, over which leaves are divided.
       dims: for each leaf the axes along which it may come divided, the best first.
@@ -148,7 +70,7 @@ CutGroups = list[list[jax.Array]]
 def _of_whole_groups(
     slices: Slices, cut: CutGroups, change: Callable[[list[tuple[jax.Array, int]]], list[jax.Array]]
 ) -> CutGroups:
-    """Change the blocks of groups whose members are there whole, while the rest of their stack is sliced."""
+    """Change the blocks of groups whose members are whole, if the rest of their stack is sliced."""
     places, given = [], []
     for s, group in enumerate(slices.layout.groups):
         for r, (name, _) in enumerate(group.regions):
@@ -162,7 +84,7 @@ def _of_whole_groups(
 
 
 def _slices_of_whole(slices: Slices, collectives: Collectives, cut: CutGroups) -> CutGroups:
-    """Take the device's slice of blocks that are there whole."""
+    """Take the device's slice of such blocks."""
 
     def change(given: list[tuple[jax.Array, int]]) -> list[jax.Array]:
         index = collectives.index()

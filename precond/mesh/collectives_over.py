@@ -6,23 +6,23 @@ import jax
 from jax import lax
 
 from precond.collectives import SINGLE, Collectives
-from precond.mesh.place import Place
+from precond.mesh.placement import Placement
 
 __all__ = ["collectives_over"]
 
 
-def collectives_over(place: Place | None) -> Collectives:
-    """Make the collectives of a function that runs inside a `shard_map` over the axes of the place.
+def collectives_over(placement: Placement | None) -> Collectives:
+    """Make the collectives of a function that runs inside a `shard_map` over the axes of a placement.
 
     No array is reshaped or joined to another before it is sent. A TPU keeps arrays in tiles of 8 by 128, so that each
     of these would be a pass over memory; a compiler that can send several arrays at once does so by itself.
 
     Args:
-      place: over whose axes stacks are divided; where it has none, everything belongs to every device.
+      placement: its axes are those over which stacks are divided. Without axes, everything belongs to every device.
     """
-    if place is None or not place.axes:
+    if placement is None or not placement.axes:
         return SINGLE
-    count, axes = place.count, place.axes
+    count, axes = placement.count, placement.axes
 
     def local(tree: Any) -> Any:
         index = lax.axis_index(axes)
@@ -34,7 +34,7 @@ def collectives_over(place: Place | None) -> Collectives:
         return jax.tree.map(one, tree)
 
     def all_gather(tree: Any) -> Any:
-        # "invarying": that the result is the same on all devices is in its type, for the user's shard_map.
+        # "invarying" says in the type that the result is the same on all devices, which the user's shard_map needs.
         return jax.tree.map(lambda x: lax.all_gather(x, axes, tiled=True, to="invarying"), tree)
 
     def all_to_all(tree: Any) -> Any:

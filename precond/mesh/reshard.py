@@ -1,4 +1,4 @@
-"""Whole arrays for what reshapes, under meshes with explicit sharding."""
+"""Move arrays from one sharding to another, on meshes with explicit axes."""
 
 import math
 from typing import Any
@@ -6,13 +6,13 @@ from typing import Any
 import jax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from precond.mesh.place import Place
+from precond.mesh.placement import Placement
 
-__all__ = ["as_typed", "entering", "local_arrays", "typed_sharding"]
+__all__ = ["match_sharding", "replicate", "reshard_in", "typed_sharding"]
 
 
 def typed_sharding(x: Any) -> NamedSharding | None:
-    """How an array is sharded, where its type tells: on a mesh with explicit axes, and nowhere else.
+    """Return how an array is sharded if its type says so, as it does on a mesh with explicit axes; else None.
 
     Args:
       x: anything.
@@ -28,10 +28,10 @@ def typed_sharding(x: Any) -> NamedSharding | None:
 
 
 def _by_way_of(shape: tuple[int, ...], sharding: NamedSharding, other: NamedSharding) -> NamedSharding:
-    """Between two shardings of an array: that of the first, divided further by what only the second has.
+    """Return a sharding on the way between two: the first, divided further over the axes that only the second has.
 
-    To go there a device drops what it has, and from there on axes move one by one. Without it XLA gathers the array
-    where an axis is exchanged for another.
+    To go there, a device drops a part of its shard; from there on, axes move one by one. Without this step XLA gathers
+    the whole array if one axis is exchanged for another.
     """
 
     def named(names: Any) -> tuple[str, ...]:
@@ -46,8 +46,8 @@ def _by_way_of(shape: tuple[int, ...], sharding: NamedSharding, other: NamedShar
     return NamedSharding(sharding.mesh, PartitionSpec(*both))
 
 
-def as_typed(x: Any, like: Any) -> Any:
-    """An array, sharded as another, where the type of that tells how it is.
+def match_sharding(x: Any, like: Any) -> Any:
+    """Shard an array as another, if the type of the other says how it is sharded.
 
     Args:
       x: the array.
@@ -61,30 +61,30 @@ def as_typed(x: Any, like: Any) -> Any:
     return jax.sharding.reshard(x, wanted)
 
 
-def entering(place: Place | None, x: Any, spec: PartitionSpec) -> Any:
-    """An array as a function on every device is to be given it; done by JAX itself where types tell nothing.
+def reshard_in(placement: Placement | None, x: Any, spec: PartitionSpec) -> Any:
+    """Shard an array as a function on every device needs it; JAX does it by itself if types say nothing.
 
     Args:
-      place: of the devices.
+      placement: where the stacks are.
       x: the array.
-      spec: how it is to be divided.
+      spec: how the function needs it divided.
     """
-    if place is None or place.kind != AxisType.Explicit or spec == PartitionSpec():
-        return local_arrays(x)
-    wanted, typed = NamedSharding(place.mesh, spec), typed_sharding(x)
+    if placement is None or placement.kind != AxisType.Explicit or spec == PartitionSpec():
+        return replicate(x)
+    wanted, typed = NamedSharding(placement.mesh, spec), typed_sharding(x)
     if typed is not None:
         x = jax.sharding.reshard(x, _by_way_of(x.shape, typed, wanted))
     return jax.sharding.reshard(x, wanted)
 
 
-def local_arrays(tree: Any) -> Any:
-    """Gather what is sharded explicitly; leave all else, which need not be an array, as it is.
+def replicate(tree: Any) -> Any:
+    """Gather the arrays of a tree that are sharded explicitly, and leave everything else as it is.
 
     Args:
       tree: of anything.
 
     Examples:
-      >>> local_arrays([1.0, None])
+      >>> replicate([1.0, None])
       [1.0, None]
     """
 

@@ -13,21 +13,21 @@ from precond.control_flow import run_if
 from precond.engine.schedule import Refresh
 from precond.roots import Root
 
-__all__ = ["Engine", "OutsideState", "describing", "outside_state", "take"]
+__all__ = ["Engine", "HostState", "capture", "describing", "host_state"]
 
 
-class OutsideState(NamedTuple):
+class HostState(NamedTuple):
     """What the engine keeps with `refresh=precond.on_host(N)`; an empty tuple stands there with any other.
 
     Attributes:
-      taken: the count at which `factors` were taken, a multiple of N; 0 before the first.
-      used: the same of those that the roots in use come from.
+      captured_at: the count at which `factors` were captured_at, a multiple of N; 0 before the first.
+      in_use_from: the same of those that the roots in use come from.
       failed: of each block of each stack, refreshes that failed or never took place, `[N]`.
       factors: as the statistics gave them.
     """
 
-    taken: jax.Array
-    used: jax.Array
+    captured_at: jax.Array
+    in_use_from: jax.Array
     failed: Any
     factors: Any
 
@@ -35,7 +35,7 @@ class OutsideState(NamedTuple):
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Engine:
-    """What stands in place of an `OutsideState` while `describing`: that which no state can hold.
+    """What stands in place of an `HostState` while `describing`: that which no state can hold.
 
     Attributes:
       root: whose `refresh` to call.
@@ -59,7 +59,7 @@ def describing() -> Iterator[None]:
       >>> import precond
       >>> tx = precond.scale_by_kronecker(precond.kl(), precond.inverse_root(), refresh=precond.on_host(100))
       >>> with describing():
-      ...     tx.init({"1x1": jnp.ones((1, 1, 1))}).outside.schedule.period
+      ...     tx.init({"1x1": jnp.ones((1, 1, 1))}).host.schedule.period
       100
     """
     token = _DESCRIBING.set(True)
@@ -69,7 +69,7 @@ def describing() -> Iterator[None]:
         _DESCRIBING.reset(token)
 
 
-def outside_state(root: Root, schedule: Refresh, stacks: Any, factors: Any) -> Any:
+def host_state(root: Root, schedule: Refresh, stacks: Any, factors: Any) -> Any:
     """The state before the first update.
 
     Args:
@@ -80,14 +80,14 @@ def outside_state(root: Root, schedule: Refresh, stacks: Any, factors: Any) -> A
     """
     if _DESCRIBING.get():
         return Engine(root, schedule)
-    if not schedule.outside:
+    if not schedule.on_host:
         return ()
     failed = jax.tree.map(lambda stack: jnp.zeros(stack.shape[:1], jnp.int32), stacks)
     empty = jax.tree.map(lambda f: jnp.zeros(f.shape, f.dtype), factors)
-    return OutsideState(jnp.zeros([], jnp.int32), jnp.zeros([], jnp.int32), failed, empty)
+    return HostState(jnp.zeros([], jnp.int32), jnp.zeros([], jnp.int32), failed, empty)
 
 
-def take(schedule: Refresh, count: jax.Array, any_finite: Any, factors: Any, state: Any) -> Any:
+def capture(schedule: Refresh, count: jax.Array, any_finite: Any, factors: Any, state: Any) -> Any:
     """The state with the newest factors, where it is time to take them.
 
     Args:
@@ -95,8 +95,8 @@ def take(schedule: Refresh, count: jax.Array, any_finite: Any, factors: Any, sta
       count: of the update, from 1.
       any_finite: whether the update counts; None is yes.
       factors: as the statistics gave them.
-      state: an `OutsideState`.
+      state: an `HostState`.
     """
     due = count % schedule.period == 0
     due = due if any_finite is None else due & any_finite
-    return run_if(due, lambda: state._replace(taken=count, factors=factors), lambda: state)
+    return run_if(due, lambda: state._replace(captured_at=count, factors=factors), lambda: state)

@@ -4,8 +4,8 @@ import math
 import warnings
 from typing import Any
 
-from precond.blocks.names import stack_name
 from precond.blocks.parameter import parameters_of
+from precond.blocks.stack_name import stack_name
 from precond.blocks.view import Geometry, View, Views, geometry
 from precond.blocks.views import LayerViews, batch_axes, names_of
 

@@ -6,12 +6,12 @@ from typing import Any
 import jax
 import optax
 
-from precond.engine.kronecker import KroneckerState
-from precond.engine.outside import describing
-from precond.mesh import ByCost, Place, Sharded
+from precond.engine.host_state import describing
+from precond.engine.scale_by_kronecker import KroneckerState
+from precond.mesh import ByCost, Placement, Sharded
 from precond.roots import RootState
 
-__all__ = ["choose"]
+__all__ = ["choose_root_axes"]
 
 
 def _bytes(tree: Any) -> int:
@@ -31,45 +31,49 @@ def _application(engine: KroneckerState, stacks: Any) -> int:
     )
 
 
-def choose(
-    place: Place | None, how: Sharded, inner: optax.GradientTransformation, stacks: Any, wires: dict[str, Any]
-) -> Place | None:
-    """The place, with the axes over which roots are gathered.
+def choose_root_axes(
+    placement: Placement | None,
+    sharding: Sharded,
+    inner: optax.GradientTransformation,
+    stacks: Any,
+    dtypes: dict[str, Any],
+) -> Placement | None:
+    """The placement, with the axes over which roots are gathered.
 
     See `precond.by_cost` for the cost.
 
     Args:
-      place: of the stacks.
-      how: where `how.roots` is a `precond.by_cost`; else there is nothing to choose.
+      placement: of the stacks.
+      sharding: where `sharding.roots` is a `precond.by_cost`; else there is nothing to choose.
       inner: what runs on the stacks.
       stacks: shapes and dtypes.
-      wires: the dtypes in which directions travel.
+      dtypes: the dtypes in which directions travel.
     """
-    if place is None or not isinstance(how.roots, ByCost):
-        return place
+    if placement is None or not isinstance(sharding.roots, ByCost):
+        return placement
     with describing():
         state = jax.eval_shape(lambda s: inner.init(s), stacks)
     nodes = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, KroneckerState))
     engines = [x for x in nodes if isinstance(x, KroneckerState)]
-    if any(x.outside.schedule.outside for x in engines):
-        return place
+    if any(x.host.schedule.on_host for x in engines):
+        return placement
     kept = _bytes(state) - sum(_bytes(x.statistics) for x in engines)
-    directions = sum(math.prod(x.shape) * wires[name].itemsize for name, x in stacks.items())
+    directions = sum(math.prod(x.shape) * dtypes[name].itemsize for name, x in stacks.items())
     roots = sum(
         _bytes([root.derived for root in jax.tree.leaves(x.roots, is_leaf=lambda r: isinstance(r, RootState))])
-        / x.outside.schedule.period
+        / x.host.schedule.period
         for x in engines
     )
-    work = sum(_application(x, stacks) for x in engines) / how.roots.flops_per_byte
+    work = sum(_application(x, stacks) for x in engines) / sharding.roots.flops_per_byte
 
     def counts(over: tuple[str, ...]) -> tuple[int, int]:
-        each = place.over(over).count
-        return place.count // each, each
+        each = placement.over(over).count
+        return placement.count // each, each
 
     def cost(over: tuple[str, ...]) -> float:
         of_directions, of_roots = counts(over)
         return directions * (1 - 1 / of_directions) + (roots * (1 - 1 / of_roots) + work) / of_directions
 
-    options = [place.axes[i:] for i in range(len(place.axes), -1, -1)]
-    fitting = [o for o in options if kept / counts(o)[0] - kept / place.count <= how.roots.memory]
-    return place._replace(roots=min(fitting, key=cost))
+    options = [placement.axes[i:] for i in range(len(placement.axes), -1, -1)]
+    fitting = [o for o in options if kept / counts(o)[0] - kept / placement.count <= sharding.roots.memory]
+    return placement._replace(root_axes=min(fitting, key=cost))

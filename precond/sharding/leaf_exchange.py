@@ -7,8 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from precond.blocks.cuts import Cut
-from precond.blocks.view import Geometry
+from precond.blocks import Cut, Geometry
 
 __all__ = ["LeafExchange", "exchange_of", "merge_slices", "split_slices"]
 

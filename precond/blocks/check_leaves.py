@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from precond.blocks.paths import path_name
+from precond.blocks.path_name import path_name
 
 __all__ = ["check_leaves", "check_shapes"]
 

@@ -8,10 +8,10 @@ import optax
 
 from precond.blocks import info_of
 
-__all__ = ["measured"]
+__all__ = ["use_measured_moments"]
 
 
-def measured(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+def use_measured_moments(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
     """Pass the measured second moments to `inner` in place of the raw gradients, and NaN if nothing was measured.
 
     `precond.by_layer` gives them (`precond.BlockInfo.moments`): they are those of single examples' gradients, in the
@@ -29,7 +29,7 @@ def measured(inner: optax.GradientTransformation) -> optax.GradientTransformatio
 
     Examples:
       >>> stacks = {"1x1": jnp.full((1, 1, 1), 3.0)}
-      >>> tx = measured(optax.stateless(lambda updates, params: updates))
+      >>> tx = use_measured_moments(optax.stateless(lambda updates, params: updates))
       >>> tx.update(stacks, tx.init(stacks))[0]["1x1"].item()
       3.0
     """

@@ -10,11 +10,8 @@ Slices are cut from leaves and stacked as blocks are, by the same layout with na
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from precond.blocks.cuts import Cut, Region
-from precond.blocks.exchange import LeafExchange, exchange_of
-from precond.blocks.layout import Layout
-from precond.blocks.tensor_group import Member, TensorGroup
-from precond.blocks.view import Geometry
+from precond.blocks import Cut, Geometry, Layout, Member, Region, TensorGroup
+from precond.sharding.leaf_exchange import LeafExchange, exchange_of
 
 __all__ = ["Slices", "slices_of"]
 

@@ -9,10 +9,10 @@ import optax
 
 from precond.blocks import Factors, Layer, Probe, path_name, with_zero_probes, without_probes
 
-__all__ = ["has_probes", "in_band"]
+__all__ = ["from_probes", "has_probes"]
 
 
-def in_band(
+def from_probes(
     make: Callable[[Mapping[str, Layer]], optax.GradientTransformation],
 ) -> optax.GradientTransformationExtraArgs:
     r"""Give a transformation its layers and its factors from probes among the parameters and among their gradients.
@@ -43,7 +43,7 @@ def in_band(
       >>> def loss(params):
       ...     y = capture.apply("", params, x @ params["kernel"], x)
       ...     return jnp.mean(capture.counted(params, y))
-      >>> tx, params = in_band(lambda found: scale_by_kfac(found, damping=0.0)), capture.attach(params)
+      >>> tx, params = from_probes(lambda found: scale_by_kfac(found, damping=0.0)), capture.attach(params)
       >>> updates, state = tx.update(jax.grad(loss)(params), tx.init(params))
       >>> round(updates["kernel"].item(), 6)  # the gradient is 2, A is (1 + 9) / 2, and G is 1
       0.4

@@ -8,9 +8,9 @@ import optax
 
 from precond.arguments import check_part, check_transformation, check_whole
 from precond.blocks import BlockInfo, info_of, keep_finite, path_name
-from precond.engine.outside import outside_state, take
+from precond.engine.host_state import capture, host_state
 from precond.engine.per_block import per_block
-from precond.engine.refresh import refresh_roots
+from precond.engine.refresh_roots import refresh_roots
 from precond.engine.schedule import Refresh, every
 from precond.linalg import Precision, computing_in
 from precond.roots import Root, RootState, powers_of
@@ -27,14 +27,14 @@ class KroneckerState(NamedTuple):
       statistics: the state of the statistics.
       roots: a `RootState` in place of each stack.
       momentum: the state of the momentum.
-      outside: an `OutsideState` where roots are refreshed on the host, else empty.
+      host: an `HostState` where roots are refreshed on the host, else empty.
     """
 
     count: jax.Array
     statistics: Any
     roots: Any
     momentum: Any
-    outside: Any
+    host: Any
 
 
 def _is_root(x: Any) -> bool:
@@ -140,7 +140,7 @@ def scale_by_kronecker(
             return statistics.update(local(stacks), state, local(params), **given)
 
     def refreshed(count: jax.Array, factors: Any, roots: Any, blocks: BlockInfo) -> Any:
-        if schedule.outside:
+        if schedule.on_host:
             return roots
         with computing_in(dots.roots):
             return _refresh(root, schedule, count, factors, roots, blocks)
@@ -149,8 +149,8 @@ def scale_by_kronecker(
         state = statistics.init(params)
         factors = jax.eval_shape(lambda p, s: factors_of(p, s, {}, None, BlockInfo(), {})[0], params, state)
         roots = jax.tree.map(root.init, params, factors)
-        outside = outside_state(root, schedule, params, factors)
-        return KroneckerState(jnp.zeros([], jnp.int32), state, roots, momentum.init(params), outside)
+        host = host_state(root, schedule, params, factors)
+        return KroneckerState(jnp.zeros([], jnp.int32), state, roots, momentum.init(params), host)
 
     def update(
         updates: Any, state: Any, params: Any = None, *, blocks: Any = None, **extra: Any
@@ -174,7 +174,7 @@ def scale_by_kronecker(
             moved, velocity = optax.tree.where(warm, (moved, velocity), (roots, state.momentum))
         if schedule.delay:
             moved = refreshed(step, factors, moved, info)
-        outside = take(schedule, step, info.any_finite, factors, state.outside) if schedule.outside else ()
-        return out, KroneckerState(info.advance(state.count), collected, moved, velocity, outside)
+        host = capture(schedule, step, info.any_finite, factors, state.host) if schedule.on_host else ()
+        return out, KroneckerState(info.advance(state.count), collected, moved, velocity, host)
 
     return optax.GradientTransformationExtraArgs(init, update)
