@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from precond.roots import Checked, Power, Root, accept, eigh, inverse_root
+from precond.roots import Checked, Power, Root, accept, as_fraction, eigh, inverse_root
 from precond.roots.powers import Powers
 
 __all__ = ["Solution", "plain_root", "shifted"]
@@ -53,7 +53,7 @@ def plain_root(solve: Solve, *, power: Powers = None, tolerance: float = math.in
 
     def refresh(factors: jax.Array, derived: Checked, power: Power, first: Any) -> Checked:
         del first
-        root, error, largest, ridge = solve(factors, Fraction(power).limit_denominator(64))
+        root, error, largest, ridge = solve(factors, as_fraction(power))
         positive = jnp.where(largest > 0, largest, 1)
         condition = jnp.where(largest > 0, 1 + largest / jnp.where(ridge > 0, ridge, positive), 1)
         return accept(root, error, derived, tolerance, damping=ridge / positive, condition=condition)

@@ -8,8 +8,19 @@ from precond.roots.guard import Checked, Health, accept
 from precond.roots.inverse import inverse
 from precond.roots.inverse_root import inverse_root
 from precond.roots.last_finite import last_finite
-from precond.roots.method import Method, by_platform, cholesky, cholesky_qr, composite, eigh, newton, qr, rotations
-from precond.roots.root import Axis, Padding, Power, Root, RootState, powers_of
+from precond.roots.methods import (
+    Method,
+    Solved,
+    by_platform,
+    cholesky,
+    cholesky_qr,
+    composite,
+    eigh,
+    newton,
+    qr,
+    rotations,
+)
+from precond.roots.root import Axis, Padding, Power, Root, RootState, as_fraction, powers_of
 from precond.roots.stored import stored
 from precond.roots.waiting import waiting
 
@@ -24,8 +35,10 @@ __all__ = [
     "Power",
     "Root",
     "RootState",
+    "Solved",
     "absolute",
     "accept",
+    "as_fraction",
     "averaged",
     "by_platform",
     "cholesky",

@@ -1,7 +1,6 @@
 """EK-FAC's root: the inverse of the Fisher matrix's own diagonal in the factors' eigenbasis."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,14 +11,18 @@ from precond.arguments import check_decay, check_number
 from precond.blocks import finite_blocks, keep_finite
 from precond.linalg import average, multiply
 from precond.roots.eigenbasis import SecondMoment, eigenbasis
-from precond.roots.guard import unchecked
-from precond.roots.method import Method
-from precond.roots.root import Power, Root, RootState
+from precond.roots.guard import Checked, unchecked
+from precond.roots.methods import Method
+from precond.roots.root import Factor, Power, Root, RootState
 
 __all__ = ["Follow", "MeasuredMoment", "averaged", "corrected_inverse", "rising"]
 
 Follow = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 """From what is kept of second moments, what was measured, and the number of times that something was (from 1)."""
+
+
+Basis = Checked | jax.Array
+"""The basis of a factor; an empty array for a diagonal factor, which needs none."""
 
 
 class MeasuredMoment(SecondMoment):
@@ -108,11 +111,11 @@ def corrected_inverse(damping: ArrayLike = 1e-3, *, follow: Follow | None = None
     base = eigenbasis(eps=damping, power=1.0, method=method)
     follow = rising() if follow is None else follow
 
-    def init(stack: Any, factors: Sequence[Any]) -> RootState:
+    def init(stack: jax.Array, factors: tuple[Factor | None, ...]) -> RootState:
         moments = MeasuredMoment(*base.init(stack, ()).moments)
         return RootState(tuple(None if f is None else _start(f) for f in factors), moments)
 
-    def refresh(factors: jax.Array, derived: Any, power: Power, first: jax.Array) -> Any:
+    def refresh(factors: jax.Array, derived: Basis, power: Power, first: jax.Array) -> Basis:
         return derived if factors.ndim == 2 else base.refresh(factors, derived, power, first)
 
     def apply(direction: jax.Array, gradient: jax.Array, state: RootState) -> tuple[jax.Array, RootState]:
@@ -127,13 +130,13 @@ def corrected_inverse(damping: ArrayLike = 1e-3, *, follow: Follow | None = None
     return Root(init, refresh, apply, base.whiten, base.power)
 
 
-def _divide(direction: jax.Array, bases: Any, denominator: jax.Array) -> jax.Array:
+def _divide(direction: jax.Array, bases: Sequence[Checked | None], denominator: jax.Array) -> jax.Array:
     matrices = [None if x is None else x.matrix for x in bases]
     turned = multiply(direction, matrices, transpose=True)
     scaled = jnp.where(denominator > 0, turned / jnp.where(denominator > 0, denominator, 1), 0)
     return multiply(scaled.astype(direction.dtype), matrices)
 
 
-def _start(factor: Any) -> Any:
+def _start(factor: Factor) -> Basis:
     """A basis; of a diagonal factor, which needs none, an empty array."""
     return unchecked(factor) if len(factor.shape) == 3 else jnp.zeros((factor.shape[0], 0), factor.dtype)

@@ -1,7 +1,6 @@
 """What is added to a factor before its root is taken."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -12,21 +11,46 @@ from precond.arguments import check_number
 __all__ = ["Damping", "absolute", "relative", "trace"]
 
 
+class RidgeOf(Protocol):
+    """The type of `Damping.ridge`."""
+
+    def __call__(self, largest: jax.Array, mean: jax.Array) -> ArrayLike:
+        """Return what is added to the diagonal of each factor, `[M]`.
+
+        Args:
+          largest: the largest eigenvalue of each factor, `[M]`.
+          mean: the mean eigenvalue of each factor, `[M]`.
+        """
+        ...
+
+
+class LeastOf(Protocol):
+    """The type of `Damping.least`."""
+
+    def __call__(self, size: int) -> float:
+        """Return what the ridge is at least, relative to the largest eigenvalue; 0 if nothing is known beforehand.
+
+        Args:
+          size: the size of a factor.
+        """
+        ...
+
+
 class Damping(NamedTuple):
-    """What is added to the diagonal of factors.
+    """Add a ridge to the diagonal of factors.
 
     Attributes:
-      ridge: from the largest and the mean eigenvalue of each factor, `[M]`, to what is added, `[M]`.
-      least: from the size of a factor to what the ridge is at least, relative to the largest eigenvalue, as a Python
-        number; 0 where nothing is known beforehand. From it `precond.composite` knows how many steps it needs.
+      ridge: from the largest and the mean eigenvalues of factors to what is added (`RidgeOf`).
+      least: from the size of a factor to a bound of the ridge from below (`LeastOf`), from which `precond.composite`
+        knows how many steps it needs.
     """
 
-    ridge: Callable[[jax.Array, jax.Array], ArrayLike]
-    least: Callable[[int], float] = lambda size: 0.0
+    ridge: RidgeOf
+    least: LeastOf = lambda size: 0.0
 
 
 def _known(eps: Any) -> float:
-    """Its value, or 0 for one that is injected."""
+    """Return the value of `eps`, or 0 if it is injected."""
     return 0.0 if isinstance(eps, jax.Array) else float(eps)
 
 

@@ -1,8 +1,7 @@
 """The inverse of the damped Kronecker product itself, in the factors' eigenbasis."""
 
 import functools
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +11,8 @@ from precond.arguments import check_number
 from precond.blocks import keep_finite
 from precond.linalg import dot_precision, multiply, orthogonality_residual
 from precond.roots.guard import Checked, accept, unchecked
-from precond.roots.method import Method, eigh
-from precond.roots.root import Power, Root, RootState
+from precond.roots.methods import Method, eigh
+from precond.roots.root import Factor, Power, Root, RootState
 
 __all__ = ["Spectrum", "eigen_inverse"]
 
@@ -66,10 +65,10 @@ def eigen_inverse(damping: ArrayLike = 1e-3, *, method: Method | None = None) ->
         raise ValueError(f"method={method.name} computes no eigenbasis: use precond.eigh() or precond.qr().")
     check_number("damping", damping, 0)
 
-    def init(stack: Any, factors: Sequence[Any]) -> RootState:
+    def init(stack: jax.Array, factors: tuple[Factor | None, ...]) -> RootState:
         del stack
 
-        def start(factor: Any) -> Spectrum:
+        def start(factor: Factor) -> Spectrum:
             full = len(factor.shape) == 3
             return Spectrum(unchecked(factor) if full else None, jnp.ones(factor.shape[:2], factor.dtype))
 
@@ -88,7 +87,7 @@ def eigen_inverse(damping: ArrayLike = 1e-3, *, method: Method | None = None) ->
         kept = accept(basis, residual, derived.basis, _ORTHOGONAL, damping=nothing, condition=nothing + 1)
         return Spectrum(kept, keep_finite(kept.health.stale == 0, values, derived.values))
 
-    def apply(direction: jax.Array, gradient: jax.Array, state: RootState) -> Any:
+    def apply(direction: jax.Array, gradient: jax.Array, state: RootState) -> tuple[jax.Array, RootState]:
         del gradient
         there = [(axis, x) for axis, x in enumerate(state.derived) if x is not None]
         bases = [None if x is None or x.basis is None else x.basis.matrix for x in state.derived]

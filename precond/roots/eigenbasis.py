@@ -1,7 +1,6 @@
 """SOAP's root: an adaptive diagonal method in the eigenbasis of the factors."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +10,8 @@ from jax.typing import ArrayLike
 from precond.arguments import check_number, check_part
 from precond.linalg import average, dot_precision, multiply, orthogonality_residual
 from precond.roots.guard import Checked, accept, unchecked
-from precond.roots.method import Method, qr
-from precond.roots.root import Power, Root, RootState
+from precond.roots.methods import Method, qr
+from precond.roots.root import Factor, Power, Root, RootState
 
 __all__ = ["SecondMoment", "eigenbasis"]
 
@@ -91,7 +90,7 @@ def eigenbasis(
 
     debiased = bias_correction and weight is None
 
-    def init(stack: Any, factors: Sequence[Any]) -> RootState:
+    def init(stack: jax.Array, factors: tuple[Factor | None, ...]) -> RootState:
         nu = jnp.zeros(stack.shape, jnp.result_type(jnp.float32, stack.dtype))
         bases = tuple(None if f is None else unchecked(f) for f in factors)
         return RootState(bases, SecondMoment(jnp.zeros(stack.shape[:1], jnp.int32), nu))
@@ -103,7 +102,7 @@ def eigenbasis(
         residual = orthogonality_residual(basis)
         return accept(basis, residual, derived, _ORTHOGONAL, damping=damping, condition=condition)
 
-    def apply(direction: jax.Array, gradient: jax.Array, state: RootState) -> Any:
+    def apply(direction: jax.Array, gradient: jax.Array, state: RootState) -> tuple[jax.Array, RootState]:
         derived, (count, nu) = state
         bases = [None if x is None else x.matrix for x in derived]
         turned = multiply(gradient, bases, transpose=True)

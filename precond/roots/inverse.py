@@ -1,8 +1,6 @@
 """K-FAC's root: every axis multiplied by the damped inverse of its factor."""
 
-from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +9,8 @@ from jax.typing import ArrayLike
 from precond.arguments import check_number
 from precond.linalg import multiply, root_residual
 from precond.roots.guard import PADDING, Checked, accept, raised, unchecked
-from precond.roots.method import Method, Solve, cholesky
-from precond.roots.root import Power, Root, RootState, identity_like
+from precond.roots.methods import Method, RootOf, cholesky
+from precond.roots.root import Factor, Power, Root, RootState, identity_like
 
 __all__ = ["inverse"]
 
@@ -59,13 +57,13 @@ def inverse(damping: ArrayLike = 1e-3, *, method: Method | None = None, toleranc
     def ridge(order: Power) -> jax.Array:
         return jnp.asarray(damping) ** (1 / float(order))
 
-    def init(stack: Any, factors: Sequence[Any]) -> RootState:
+    def init(stack: jax.Array, factors: tuple[Factor | None, ...]) -> RootState:
         del stack
         return RootState(tuple(None if f is None else _start(f) for f in factors), ())
 
-    def refresh(factors: jax.Array, derived: Any, order: Power, first: jax.Array) -> Checked:
+    def refresh(factors: jax.Array, derived: Checked, power: Power, first: jax.Array) -> Checked:
         del first
-        added = ridge(order).astype(factors.dtype)
+        added = ridge(power).astype(factors.dtype)
         if factors.ndim == 2:
             return _diagonal(factors, derived, added, tolerance)
         if factors.shape[-1] == 1:
@@ -73,7 +71,7 @@ def inverse(damping: ArrayLike = 1e-3, *, method: Method | None = None, toleranc
             return one._replace(matrix=one.matrix[:, :, None])
         return _matrix(factors, derived, added, solve, tolerance)
 
-    def apply(direction: jax.Array, gradient: jax.Array, state: RootState) -> Any:
+    def apply(direction: jax.Array, gradient: jax.Array, state: RootState) -> tuple[jax.Array, RootState]:
         del gradient
         full = [None if x is None or x.matrix.ndim == 2 else x.matrix for x in state.derived]
         out = multiply(direction, full)
@@ -89,14 +87,14 @@ def inverse(damping: ArrayLike = 1e-3, *, method: Method | None = None, toleranc
     return Root(init, refresh, apply, whiten, lambda axis: axis.order, PADDING)
 
 
-def _start(factor: Any) -> Checked:
+def _start(factor: Factor) -> Checked:
     if len(factor.shape) == 3:
         return unchecked(factor)
     one = unchecked(jax.ShapeDtypeStruct((factor.shape[0], 1, 1), factor.dtype))
     return Checked(jnp.ones(factor.shape, factor.dtype), one.health)
 
 
-def _matrix(factors: jax.Array, old: Checked, ridge: jax.Array, solve: Solve, tolerance: float) -> Checked:
+def _matrix(factors: jax.Array, old: Checked, ridge: jax.Array, solve: RootOf, tolerance: float) -> Checked:
     """As `inverse_root` has it."""
     peak = jnp.max(jnp.abs(factors), axis=(1, 2))
     empty, scale = peak == 0, jnp.where(peak == 0, 1, peak)

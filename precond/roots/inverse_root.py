@@ -1,9 +1,5 @@
 """Shampoo's root: every axis multiplied by an inverse power of its factor."""
 
-from collections.abc import Callable, Sequence
-from fractions import Fraction
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
@@ -11,9 +7,9 @@ from precond.arguments import check_number, check_part
 from precond.linalg import multiply, root_residual
 from precond.roots.damping import Damping, relative
 from precond.roots.guard import PADDING, Checked, accept, raised, unchecked
-from precond.roots.method import Method, Solved, by_platform
+from precond.roots.methods import Method, Ridge, Solved, by_platform
 from precond.roots.powers import Powers, powers
-from precond.roots.root import Power, Root, RootState, identity_like
+from precond.roots.root import Factor, Power, Root, RootState, as_fraction, identity_like
 
 __all__ = ["inverse_root"]
 
@@ -74,11 +70,11 @@ def inverse_root(
         raise ValueError(f"method={method.name} computes no inverse roots: use precond.eigh() or precond.newton().")
     power_of = powers(power)
 
-    def init(stack: Any, factors: Sequence[Any]) -> RootState:
+    def init(stack: jax.Array, factors: tuple[Factor | None, ...]) -> RootState:
         del stack
         return RootState(tuple(None if f is None else unchecked(f) for f in factors), ())
 
-    def refresh(factors: jax.Array, derived: Checked, power: Power, first: Any) -> Checked:
+    def refresh(factors: jax.Array, derived: Checked, power: Power, first: jax.Array) -> Checked:
         del first
         peak = jnp.max(jnp.abs(factors), axis=(1, 2))
         empty, scale = peak == 0, jnp.where(peak == 0, 1, peak)
@@ -90,13 +86,13 @@ def inverse_root(
         solve = _exact if a.shape[-1] == 1 else root_of
         root, largest, added, condition = solve(a, power, ridge, damping.least(a.shape[-1]))
         damped = a + added[:, None, None] * identity_like(a)
-        residual = jnp.where(empty, 0, root_residual(root, damped, Fraction(power).limit_denominator(64)))
+        residual = jnp.where(empty, 0, root_residual(root, damped, as_fraction(power)))
         root = root * (scale ** -float(power))[:, None, None]
         root = jnp.where(empty[:, None, None], identity_like(root), root)
         used = jnp.where(empty, 0, added / jnp.where(empty, 1, largest))
         return accept(root, residual, derived, tolerance, damping=used, condition=jnp.where(empty, 0, condition))
 
-    def apply(direction: jax.Array, gradient: jax.Array, state: RootState) -> Any:
+    def apply(direction: jax.Array, gradient: jax.Array, state: RootState) -> tuple[jax.Array, RootState]:
         del gradient
         return multiply(direction, [None if x is None else x.matrix for x in state.derived]), state
 
@@ -107,7 +103,7 @@ def inverse_root(
     return Root(init, refresh, apply, whiten, power_of, PADDING)
 
 
-def _exact(a: jax.Array, power: Power, ridge: Callable[[jax.Array], jax.Array], least: float) -> Solved:
+def _exact(a: jax.Array, power: Power, ridge: Ridge, least: float) -> Solved:
     """The root of 1 by 1 factors."""
     del least
     value = jnp.maximum(a[:, 0, 0], 0)

@@ -1,12 +1,10 @@
 """For a root that does not look at what it derives: what is not finite is not taken."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
 from precond.blocks import keep_finite
-from precond.roots.root import Power, Root
+from precond.roots.root import Derived, Power, Root
 
 __all__ = ["last_finite"]
 
@@ -27,7 +25,7 @@ def last_finite(root: Root) -> Root:
       [1.0, 0.5]
     """
 
-    def refresh(factors: jax.Array, derived: Any, power: Power, first: jax.Array) -> Any:
+    def refresh(factors: jax.Array, derived: Derived, power: Power, first: jax.Array) -> Derived:
         new = root.refresh(factors, derived, power, first)
         flat = [jnp.all(jnp.isfinite(x), axis=tuple(range(1, x.ndim))) for x in jax.tree.leaves(new)]
         return keep_finite(jnp.all(jnp.stack(flat), axis=0), new, derived)

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from precond.arguments import check_number
-from precond.roots.root import Axis, Power
+from precond.roots.root import Axis, Power, PowerOf
 
 __all__ = ["Powers", "powers"]
 
@@ -24,7 +24,7 @@ def _check(name: str, power: Any) -> None:
     check_number(name, power, 1 / 64, advice=advice)
 
 
-def powers(power: Powers) -> Callable[[Axis], Power]:
+def powers(power: Powers) -> PowerOf:
     """From what a user gives for `power` to the power of the factor of an axis; see `precond.inverse_root`.
 
     Raises:

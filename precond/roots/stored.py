@@ -1,14 +1,11 @@
 """Roots and bases kept in a narrower type than they are computed in."""
 
-from collections.abc import Sequence
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from precond.roots.guard import Health
-from precond.roots.root import Power, Root, RootState
+from precond.roots.root import Derived, Factor, Power, Root, RootState
 
 __all__ = ["stored"]
 
@@ -39,22 +36,22 @@ def stored(root: Root, dtype: DTypeLike = jnp.bfloat16) -> Root:
     if not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"dtype={dtype}: roots are kept in a type of floating point, as jnp.bfloat16.")
 
-    def narrow(tree: Any) -> Any:
-        def one(x: Any) -> Any:
+    def narrow(tree: Derived) -> Derived:
+        def one(x: jax.Array | Health) -> jax.Array | Health:
             if isinstance(x, Health):
                 return x
             return x.astype(dtype) if x.ndim > 1 and jnp.issubdtype(x.dtype, jnp.floating) else x
 
         return jax.tree.map(one, tree, is_leaf=lambda x: isinstance(x, Health))
 
-    def widen(tree: Any, wide: jnp.dtype) -> Any:
+    def widen(tree: Derived, wide: jnp.dtype) -> Derived:
         return jax.tree.map(lambda x: x.astype(wide) if x.dtype == dtype else x, tree)
 
-    def init(stack: Any, factors: Sequence[Any]) -> RootState:
-        state = root.init(stack, tuple(factors))
+    def init(stack: jax.Array, factors: tuple[Factor | None, ...]) -> RootState:
+        state = root.init(stack, factors)
         return state._replace(derived=narrow(state.derived))
 
-    def refresh(factors: jax.Array, derived: Any, power: Power, first: jax.Array) -> Any:
+    def refresh(factors: jax.Array, derived: Derived, power: Power, first: jax.Array) -> Derived:
         return narrow(root.refresh(factors, widen(derived, factors.dtype), power, first))
 
     def apply(direction: jax.Array, gradient: jax.Array, state: RootState) -> tuple[jax.Array, RootState]:
@@ -62,7 +59,7 @@ def stored(root: Root, dtype: DTypeLike = jnp.bfloat16) -> Root:
         out, moved = root.apply(direction, gradient, wide)
         return out, moved._replace(derived=state.derived)
 
-    def whiten(derived: Any, factor: jax.Array) -> jax.Array:
+    def whiten(derived: Derived, factor: jax.Array) -> jax.Array:
         assert root.whiten is not None
         return root.whiten(widen(derived, factor.dtype), factor)
 

@@ -1,7 +1,7 @@
 """What the statistics share: Gram matrices accumulated per stack and axis, as an Optax transformation."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,32 +12,12 @@ from precond.arguments import check_number, check_whole
 from precond.blocks import active_axes, info_of, keep_finite, path_name
 from precond.control_flow import run_if
 from precond.linalg import Packed, average, eye_like
+from precond.statistics.statistic import Gram, Whiten
 
-__all__ = ["Axes", "Gram", "StatisticsState", "Whiten", "accumulate_grams"]
+__all__ = ["Axes", "StatisticsState", "accumulate_grams"]
 
 Axes = Sequence[int] | Callable[[int], Sequence[int]] | None
 """Which axes of a block get a factor: positions, or a function from the number of axes to positions; None: all."""
-
-Whiten = Callable[[str, int, jax.Array], jax.Array]
-"""From the name of a stack, an axis and its factor `[N, d, d]` to the matrices that whiten the axis, `[N, d, d]`."""
-
-
-class Gram(Protocol):
-    """How a statistic turns gradients into the term that it accumulates."""
-
-    def __call__(
-        self, name: str, stack: jax.Array, axis: int, factors: tuple[Packed | None, ...], whiten: Whiten | None
-    ) -> Packed:
-        """Return the term of one axis of one stack.
-
-        Args:
-          name: of the stack.
-          stack: its gradients, `[N, d1, .., dk]`.
-          axis: from 0.
-          factors: the stack's factors so far, by axis.
-          whiten: from `precond.scale_by_kronecker`.
-        """
-        ...
 
 
 class StatisticsState(NamedTuple):
