@@ -22,6 +22,7 @@ import precond
 from precond.roots.methods import Method, Solved
 from precond.statistics import Gram, Statistic
 from precond.linalg import Packed
+from precond.transformation import transformation
 
 
 def init(stack, factors) -> precond.RootState:
@@ -74,6 +75,39 @@ def misnamed_term(name: str, stack: jax.Array, place: int, factors: Any, whiten:
 good: Gram = term
 bad: Gram = misnamed_term  # refused
 statistic: Statistic = precond.outer_products()
+
+
+class Count(NamedTuple):
+    count: int
+    momentum: optax.OptState
+
+
+def init_count(params: optax.Params) -> Count:
+    return Count(0, ())
+
+
+def count_up(updates: optax.Updates, state: Count, params: optax.Params | None = None, **extra: Any):
+    return updates, state._replace(count=state.count + 1)
+
+
+def misspell(updates: optax.Updates, state: Count, params: optax.Params | None = None, **extra: Any):
+    return updates, Count(state.cuont + 1, state.momentum)  # refused
+
+
+def misplace(updates: optax.Updates, state: Count, params: optax.Params | None = None, **extra: Any):
+    return updates, (state.count + 1, state.momentum)
+
+
+def misname(updates: optax.Updates, old: Count, params: optax.Params | None = None, **extra: Any):
+    return updates, old
+
+
+transformation(init_count, count_up)
+optax.chain(transformation(init_count, count_up), optax.scale(0.1))
+transformation(init_count, misplace)  # refused
+transformation(init_count, misname)  # refused
+precond.mfac(0.1, mask=lambda params: params)
+precond.mfac(0.1, mask={"kernel": True})
 """
 
 
@@ -81,9 +115,13 @@ statistic: Statistic = precond.outer_products()
 def test_pyright_refuses_wrong_names_and_nothing_else(tmp_path):
     file = tmp_path / "parts.py"
     file.write_text(CODE)
-    (tmp_path / "pyrightconfig.json").write_text(
-        json.dumps({"include": ["parts.py"], "extraPaths": [str(ROOT)], "typeCheckingMode": "standard"})
-    )
+    options = {
+        "include": ["parts.py"],
+        "extraPaths": [str(ROOT)],
+        "typeCheckingMode": "standard",
+        "reportIncompatibleMethodOverride": False,  # as in pyproject.toml
+    }
+    (tmp_path / "pyrightconfig.json").write_text(json.dumps(options))
     pyright = Path(sys.executable).parent / "pyright"
     command = [pyright, "--outputjson", "--pythonpath", sys.executable, "--project", tmp_path]
     said = json.loads(subprocess.run(command, capture_output=True, text=True, check=False).stdout)

@@ -7,12 +7,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from precond.arguments import check_whole
-from precond.blocks import Layer
+from precond.blocks import Factors, Layer
 from precond.eager import compiled_if_eager
 from precond.large_batches.factors import average_factors, zero_factors
-from precond.replicas import Metric, Replicas, Squares, merge, whole_squares, wide_zeros
+from precond.replicas import Metric, Replicas, Squares, merge, whole_squares
+from precond.transformation import transformation
+from precond.trees import Tree, common_dtype, wide_zeros
 
 __all__ = ["AccumulateState", "accumulate"]
 
@@ -36,18 +39,18 @@ class AccumulateState(NamedTuple):
     micro_step: jax.Array
     seen: jax.Array
     parts: jax.Array
-    mean: Any
+    mean: Tree
     deviation: jax.Array
     captured: jax.Array
-    factors: Any
-    inner: Any
+    factors: dict[str, Factors] | jax.Array | None
+    inner: optax.OptState
 
 
 def accumulate(
     inner: optax.GradientTransformation,
     every_k: int,
     *,
-    metric: Callable[[Any], Metric] | None = None,
+    metric: Callable[[optax.OptState], Metric] | None = None,
     layers: Mapping[str, Layer] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Average the gradients of k micro-steps, and give the inner transformation their mean with its statistics.
@@ -89,15 +92,16 @@ def accumulate(
     check_whole("every_k", every_k, least=1)
     inner = optax.with_extra_args_support(inner)
 
-    def init(params: Any) -> AccumulateState:
+    def init(params: optax.Params) -> AccumulateState:
         mean = wide_zeros(params)
-        dtype = jnp.result_type(jnp.float32, *[jnp.finfo(m.dtype).dtype for m in jax.tree.leaves(mean)])
-        deviation = jnp.zeros([len(jax.tree.leaves(mean))], dtype)
+        deviation = jnp.zeros([len(jax.tree.leaves(mean))], common_dtype(mean))
         count, micro_step, seen, parts, captured = (jnp.zeros([], jnp.int32) for _ in range(5))
         factors = None if layers is None else zero_factors(layers, params)
         return AccumulateState(count, micro_step, seen, parts, mean, deviation, captured, factors, inner.init(params))
 
-    def step(updates: Any, params: Any, squares: Squares, extra: Any, state: AccumulateState) -> Any:
+    def step(
+        updates: Tree, params: Tree | None, squares: Squares, extra: dict[str, Any], state: AccumulateState
+    ) -> tuple[Tree, AccumulateState]:
         """The inner transformation's, with what was accumulated."""
         deviation = jax.tree.unflatten(jax.tree.structure(updates), list(state.deviation))
         every = Replicas(state.seen, state.parts, deviation, squares(state.mean))
@@ -118,19 +122,24 @@ def accumulate(
         return optax.tree.cast_like(out, updates), fresh
 
     def update(
-        updates: Any, state: Any, params: Any = None, *, replicas: Replicas | None = None, **extra: Any
-    ) -> tuple[Any, AccumulateState]:
+        updates: optax.Updates,
+        state: AccumulateState,
+        params: optax.Params | None = None,
+        *,
+        replicas: Replicas | None = None,
+        **extra: Any,
+    ) -> tuple[optax.Updates, AccumulateState]:
         if every_k == 1:
             out, inside = inner.update(updates, state.inner, params, **_given(extra, replicas))
             return out, state._replace(count=jnp.asarray(optax.safe_increment(state.count)), inner=inside)
 
-        def squares(tree: Any) -> Any:
+        def squares(tree: Tree) -> Tree:
             return whole_squares(tree, None if metric is None else metric(state.inner))
 
         state = _merge(state, updates, replicas, squares)
         state, sources = _capture(state, extra)
 
-        def hold(state: AccumulateState) -> tuple[Any, AccumulateState]:
+        def hold(state: AccumulateState) -> tuple[Tree, AccumulateState]:
             return jax.tree.map(jnp.zeros_like, updates), state._replace(micro_step=state.micro_step + 1)
 
         steps = [functools.partial(step, updates, params, squares, source) for source in sources]
@@ -139,14 +148,14 @@ def accumulate(
         turn = last * (1 + (state.captured > 0)) if len(steps) > 1 else last
         return jax.lax.switch(turn, [hold, *steps], state)
 
-    return compiled_if_eager(optax.GradientTransformationExtraArgs(init, update))
+    return compiled_if_eager(transformation(init, update))
 
 
 def _given(extra: dict[str, Any], replicas: Replicas | None) -> dict[str, Any]:
     return extra if replicas is None else extra | {"replicas": replicas}
 
 
-def _merge(state: Any, updates: Any, replicas: Replicas | None, squares: Squares) -> AccumulateState:
+def _merge(state: AccumulateState, updates: Tree, replicas: Replicas | None, squares: Squares) -> AccumulateState:
     """With the gradients of one more micro-step in the mean."""
     treedef = jax.tree.structure(updates)
     more, count, parts = _of_micro_step(replicas, state.deviation, treedef)
@@ -156,7 +165,7 @@ def _merge(state: Any, updates: Any, replicas: Replicas | None, squares: Squares
     return state._replace(mean=mean, deviation=flat, seen=state.seen + count, parts=state.parts + parts)
 
 
-def _capture(state: Any, extra: dict[str, Any]) -> tuple[Any, list[dict[str, Any]]]:
+def _capture(state: AccumulateState, extra: dict[str, Any]) -> tuple[AccumulateState, list[dict[str, Any]]]:
     """With the factors of one more micro-step, and the extra arguments of a step: with no factors, and with some."""
     new = extra.get("factors")
     if state.factors is None and new is not None:
@@ -171,7 +180,9 @@ def _capture(state: Any, extra: dict[str, Any]) -> tuple[Any, list[dict[str, Any
     return state._replace(factors=mean, captured=state.captured + 1), [extra | {"factors": mean}]
 
 
-def _of_micro_step(replicas: Replicas | None, like: jax.Array, treedef: Any) -> tuple[list[jax.Array], Any, Any]:
+def _of_micro_step(
+    replicas: Replicas | None, like: jax.Array, treedef: Any
+) -> tuple[list[jax.Array], ArrayLike, ArrayLike]:
     """Deviation of each leaf, number of gradients and of parts of a step's gradient."""
     if replicas is None:
         return [jnp.zeros([], like.dtype)] * treedef.num_leaves, 1, 1

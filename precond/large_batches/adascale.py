@@ -12,10 +12,12 @@ from precond.arguments import check_number, check_part, check_rate
 from precond.blocks import with_zero_probes, without_probes
 from precond.large_batches.gain import GainEstimator, gain, paper_gain
 from precond.replicas import Replicas
+from precond.transformation import transformation
+from precond.trees import Tree, common_dtype, find_nodes
 
 __all__ = ["AdascaleState", "done", "scale_by_adascale"]
 
-Groups = Callable[[Any], Any]
+Groups = Callable[[Tree], Tree]
 """From a tree of parameters to a tree of labels: the parameters of one label have a gain of their own."""
 
 
@@ -115,9 +117,9 @@ def scale_by_adascale(
     rule = paper_gain() if estimator is None else estimator
     lr = schedule if callable(schedule) else optax.constant_schedule(schedule)
 
-    def init(params: Any) -> AdascaleState:
+    def init(params: optax.Params) -> AdascaleState:
         params = without_probes(params)
-        dtype = _float_type(params)
+        dtype = common_dtype(params)
         count, step, samples = (jnp.zeros([], jnp.int32) for _ in range(3))  # one buffer each, as donation needs
         fraction, weight = (jnp.zeros([], dtype) for _ in range(2))
         variance = jnp.zeros([len(_names(params, groups))], dtype)
@@ -125,14 +127,14 @@ def scale_by_adascale(
         return AdascaleState(count, step, fraction, samples, weight, variance, square, first, size)
 
     def update(
-        updates: Any,
-        state: Any,
-        params: Any = None,
+        updates: optax.Updates,
+        state: AdascaleState,
+        params: optax.Params | None = None,
         *,
         replicas: Replicas | None = None,
         scale: ArrayLike = scale,
         **extra: Any,
-    ) -> tuple[Any, AdascaleState]:
+    ) -> tuple[optax.Updates, AdascaleState]:
         del params, extra
         _check(replicas, scale)
         whole, updates = updates, without_probes(updates)  # probes' gradients are factors, of which there is no gain
@@ -157,10 +159,10 @@ def scale_by_adascale(
         averaged = averaged._replace(count=count, step=step, fraction=ahead - full, gain=total, scale=size)
         return with_zero_probes(whole, moved), optax.tree.where(finite, averaged, state)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
-def done(state: Any, total: ArrayLike) -> jax.Array:
+def done(state: optax.OptState, total: ArrayLike) -> jax.Array:
     r"""Whether so many scale-invariant steps are done, $\tau \geq T$: when training ends, whatever the scale was.
 
     Args:
@@ -177,23 +179,17 @@ def done(state: Any, total: ArrayLike) -> jax.Array:
       >>> done(state, 1).item(), done(after, 1).item()
       (False, True)
     """
-    leaves = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, AdascaleState))
-    found = [x for x in leaves if isinstance(x, AdascaleState)]
+    found = find_nodes(state, AdascaleState)
     if not found:
         raise ValueError("done() found no AdascaleState: pass the state of an optimizer with scale_by_adascale in it.")
     return jnp.all(jnp.stack([s.step + s.fraction >= total for s in found]))
 
 
-def _float_type(params: Any) -> Any:
-    types = [jnp.finfo(jnp.result_type(x)).dtype for x in jax.tree.leaves(params)]
-    return jnp.result_type(jnp.float32, *types)
-
-
-def _names(tree: Any, groups: Groups | None) -> list[Any]:
+def _names(tree: Tree, groups: Groups | None) -> list[Any]:
     return [None] if groups is None else sorted(set(jax.tree.leaves(groups(tree))), key=str)
 
 
-def _places(labels: list[Any] | None, updates: Any) -> list[int]:
+def _places(labels: list[Any] | None, updates: Tree) -> list[int]:
     """The place of each leaf's group."""
     leaves = jax.tree.leaves(updates)
     if labels is None:
@@ -204,7 +200,7 @@ def _places(labels: list[Any] | None, updates: Any) -> list[int]:
     return [names.index(label) for label in labels]
 
 
-def _by_group(tree: Any, labels: list[Any] | None, dtype: Any) -> jax.Array:
+def _by_group(tree: Tree, labels: list[Any] | None, dtype: jnp.dtype) -> jax.Array:
     """The sum of the scalars of each group."""
     leaves = [jnp.asarray(x, dtype) for x in jax.tree.leaves(tree)]
     places = [0] * len(leaves) if labels is None else _places(labels, tree)

@@ -1,8 +1,6 @@
 """The Neumann optimizer's regularizer: a cubic pull towards a moving average of the weights, and a push away."""
 
-import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,19 +8,15 @@ import optax
 from jax.typing import ArrayLike
 
 from precond.arguments import check_number
+from precond.trees import Tree, tree_product
 
 __all__ = ["Regularizer", "convexify"]
 
-Regularizer = Callable[[Any, Any], Any]
+Regularizer = Callable[[Tree, Tree], Tree]
 """From the parameters and their moving average to a gradient to be added, both trees alike."""
 
 
-def _norm(tree: Any) -> jax.Array:
-    squares = [jnp.sum(jnp.square(jnp.abs(x))) for x in jax.tree.leaves(tree)]
-    return jnp.sqrt(functools.reduce(jnp.add, squares, jnp.zeros([])))
-
-
-def _tensors(tree: Any) -> int:
+def _tensors(tree: Tree) -> int:
     return len(jax.tree.leaves(tree))
 
 
@@ -30,7 +24,7 @@ def convexify(
     cubic: ArrayLike | None = 1e-7,
     repulsion: ArrayLike | None = 1e-5,
     *,
-    variables: Callable[[Any], int] | None = None,
+    variables: Callable[[Tree], int] | None = None,
     by_tensor: bool = False,
     eps: ArrayLike = 1e-3,
 ) -> Regularizer:
@@ -74,8 +68,8 @@ def convexify(
         raise ValueError("eps=0: must be above 0, as the push has no direction where the weights are their average.")
     count = _tensors if variables is None else variables
 
-    def pull(offset: Any) -> Any:
-        r, n = _norm(offset), count(offset)
+    def pull(offset: Tree) -> Tree:
+        r, n = jnp.sqrt(tree_product(offset, offset)), count(offset)
         factor = jnp.zeros_like(r)
         if cubic is not None:
             factor += jnp.asarray(cubic, r.dtype) * r
@@ -83,7 +77,7 @@ def convexify(
             factor -= jnp.asarray(repulsion, r.dtype) * n / jnp.maximum(r, jnp.asarray(eps, r.dtype)) ** 3
         return jax.tree.map(lambda x: (factor * x).astype(x.dtype), offset)
 
-    def gradient(params: Any, average: Any) -> Any:
+    def gradient(params: Tree, average: Tree) -> Tree:
         offset = optax.tree.sub(params, average)
         return jax.tree.map(pull, offset) if by_tensor else pull(offset)
 

@@ -1,6 +1,5 @@
 """The spread of a gradient that comes alone, from its distance to the one before it."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,7 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from precond.replicas import Metric, Replicas, stacked, wide_zeros
+from precond.replicas import Metric, Replicas, stacked
+from precond.transformation import transformation
+from precond.trees import Tree, all_finite, wide_zeros
 
 __all__ = ["DifferencedState", "differenced"]
 
@@ -23,12 +24,12 @@ class DifferencedState(NamedTuple):
     """
 
     count: jax.Array
-    previous: Any
-    inner: Any
+    previous: Tree
+    inner: optax.OptState
 
 
 def differenced(
-    inner: optax.GradientTransformation, *, metric: Callable[[Any], Metric] | None = None
+    inner: optax.GradientTransformation, *, metric: Callable[[optax.OptState], Metric] | None = None
 ) -> optax.GradientTransformationExtraArgs:
     r"""Statistics from two steps in a row, for a batch that is one device's and is not split.
 
@@ -58,29 +59,32 @@ def differenced(
     """
     inner = optax.with_extra_args_support(inner)
 
-    def init(params: Any) -> DifferencedState:
+    def init(params: optax.Params) -> DifferencedState:
         return DifferencedState(jnp.zeros([], jnp.int32), wide_zeros(params), inner.init(params))
 
     def update(
-        updates: Any, state: Any, params: Any = None, *, replicas: Replicas | None = None, **extra: Any
-    ) -> tuple[Any, DifferencedState]:
+        updates: optax.Updates,
+        state: DifferencedState,
+        params: optax.Params | None = None,
+        *,
+        replicas: Replicas | None = None,
+        **extra: Any,
+    ) -> tuple[optax.Updates, DifferencedState]:
         if replicas is None:
             both = jax.tree.map(lambda g, p: jnp.stack([jnp.asarray(g, p.dtype), p]), updates, state.previous)
             replicas = _two(both, state.count, None if metric is None else metric(state.inner))
         out, inside = inner.update(updates, state.inner, params, replicas=replicas, **extra)
-        finite = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(updates)]
-        good = functools.reduce(jnp.logical_and, finite, jnp.asarray(True))
         seen = DifferencedState(
             jnp.asarray(optax.safe_increment(state.count)),
             jax.tree.map(lambda g, p: jnp.asarray(g, p.dtype), updates, state.previous),
             inside,
         )
-        return out, optax.tree.where(good, seen, state._replace(inner=inside))
+        return out, optax.tree.where(all_finite(updates), seen, state._replace(inner=inside))
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
-def _two(both: Any, count: jax.Array, metric: Metric | None) -> Replicas:
+def _two(both: Tree, count: jax.Array, metric: Metric | None) -> Replicas:
     if not jax.tree.leaves(both):
         return Replicas(count + 1, 1, both, both)
     _, found = stacked(both, metric)

@@ -1,10 +1,13 @@
 """Parameters that run ahead of the iterate, and the way back: what is trained on is not what is evaluated."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
+
+from precond.trees import Tree, find_nodes, real_dtype
 
 __all__ = ["Displacement", "eval_params"]
 
@@ -18,10 +21,10 @@ class Displacement(NamedTuple):
     """
 
     scale: jax.Array
-    direction: Any
+    direction: Tree
 
 
-def eval_params(state: Any, params: Any) -> Any:
+def eval_params(state: optax.OptState, params: Tree) -> Tree:
     r"""The iterate itself: $w - s d$, where the optimizer has gradients taken at $w$, ahead of it.
 
     Methods that look ahead (`precond.neumann`, `precond.extrapolated`) keep the displaced parameters in the training
@@ -48,11 +51,7 @@ def eval_params(state: Any, params: Any) -> Any:
       >>> round(moved.item(), 6), round(eval_params(state, moved).item(), 6)  # the second is gradient descent's
       (0.85, 0.9)
     """
-
-    def is_displacement(x: Any) -> bool:
-        return isinstance(x, Displacement)
-
-    found = [x for x in jax.tree.leaves(state, is_leaf=is_displacement) if is_displacement(x)]
+    found = find_nodes(state, Displacement)
     if not found:
         raise ValueError(
             "eval_params() found no displacement in this state: its optimizer does not look ahead, and the parameters "
@@ -60,11 +59,11 @@ def eval_params(state: Any, params: Any) -> Any:
         )
     for scale, direction in found:
 
-        def back(d: Any, p: Any, scale: jax.Array = scale) -> Any:
+        def back(d: jax.Array | optax.MaskedNode, p: ArrayLike, scale: jax.Array = scale) -> ArrayLike:
             if isinstance(d, optax.MaskedNode):
                 return p
             p = jnp.asarray(p)
-            return (p - scale.astype(jnp.finfo(d.dtype).dtype) * d).astype(p.dtype)
+            return (p - scale.astype(real_dtype(d)) * d).astype(p.dtype)
 
         params = jax.tree.map(back, direction, params, is_leaf=lambda x: isinstance(x, optax.MaskedNode))
     return params

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import optax
 
 from precond.large_batches.displaced import Displacement, eval_params
+from precond.transformation import transformation
+from precond.trees import wide_zeros_like
 
 __all__ = ["ExtrapolatedState", "extrapolated"]
 
@@ -23,8 +25,8 @@ class ExtrapolatedState(NamedTuple):
 
     count: jax.Array
     displacement: Displacement
-    optimizer: Any
-    ahead: Any
+    optimizer: optax.OptState
+    ahead: optax.OptState
 
 
 def extrapolated(
@@ -62,15 +64,13 @@ def extrapolated(
     """
     optimizer, ahead = optax.with_extra_args_support(optimizer), optax.with_extra_args_support(ahead)
 
-    def wide(x: Any) -> Any:
-        return jnp.promote_types(jnp.float32, jnp.result_type(x))
-
-    def init(params: Any) -> ExtrapolatedState:
-        nowhere = jax.tree.map(lambda p: jnp.zeros_like(p, dtype=wide(p)), params)
-        displacement = Displacement(jnp.ones([], jnp.float32), nowhere)
+    def init(params: optax.Params) -> ExtrapolatedState:
+        displacement = Displacement(jnp.ones([], jnp.float32), wide_zeros_like(params))
         return ExtrapolatedState(jnp.zeros([], jnp.int32), displacement, optimizer.init(params), ahead.init(params))
 
-    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, ExtrapolatedState]:
+    def update(
+        updates: optax.Updates, state: ExtrapolatedState, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, ExtrapolatedState]:
         updates, before = jax.tree.map(jnp.asarray, updates), state.displacement.direction
         iterate = None if params is None else eval_params(state.displacement, params)
         step, first = optimizer.update(updates, state.optimizer, iterate, **extra)
@@ -80,4 +80,4 @@ def extrapolated(
         count = jnp.asarray(optax.safe_increment(state.count))
         return out, ExtrapolatedState(count, state.displacement._replace(direction=after), first, second)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)

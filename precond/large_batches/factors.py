@@ -1,18 +1,18 @@
 """K-FAC's factors over several micro-steps: their mean, by layer."""
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 
 from precond.blocks import Factors, Layer, path_name
+from precond.trees import Tree, wide_dtype
 
 __all__ = ["average_factors", "zero_factors"]
 
 
-def zero_factors(layers: Mapping[str, Layer], params: Any) -> Any:
+def zero_factors(layers: Mapping[str, Layer], params: Tree) -> dict[str, Factors] | jax.Array:
     """Zeros like the factors of those layers whose weights are among the parameters, float32 or wider.
 
     Args:
@@ -31,7 +31,7 @@ def zero_factors(layers: Mapping[str, Layer], params: Any) -> Any:
 
     def pair(layer: Layer) -> Factors:
         kernel, sides, columns = leaves[layer.kernel], layer.tensor[:-1], layer.tensor[-1]
-        n, dtype = math.prod(kernel.shape[: layer.lead]) * layer.size[0], jnp.promote_types(jnp.float32, kernel.dtype)
+        n, dtype = math.prod(kernel.shape[: layer.lead]) * layer.size[0], wide_dtype(kernel)
         first, *more = [jnp.zeros((n, d) if layer.diagonal else (n, d, d), dtype) for d in sides]
         outputs = jnp.zeros((n, columns, columns), dtype) if layer.outputs else None
         return Factors((first, *more) if more else first, outputs)
@@ -39,7 +39,9 @@ def zero_factors(layers: Mapping[str, Layer], params: Any) -> Any:
     return {name: pair(x) for name, x in layers.items() if x.kernel in leaves} or jnp.zeros((0,))
 
 
-def average_factors(mean: Mapping[str, Any], count: jax.Array, factors: Mapping[str, Any]) -> Any:
+def average_factors(
+    mean: Mapping[str, Factors], count: jax.Array, factors: Mapping[str, Sequence[jax.Array]]
+) -> dict[str, Factors]:
     """The mean with one more in it.
 
     Args:

@@ -11,6 +11,8 @@ from jax.typing import ArrayLike
 from precond.arguments import check_number, check_whole
 from precond.large_batches.convexify import Regularizer, convexify
 from precond.large_batches.displaced import Displacement
+from precond.transformation import transformation
+from precond.trees import Leaf, Tree, real_dtype, wide, wide_dtype, wide_zeros_like
 
 __all__ = ["NeumannState", "growing_momentum", "scale_by_neumann"]
 
@@ -28,7 +30,7 @@ class NeumannState(NamedTuple):
 
     count: jax.Array
     displacement: Displacement
-    average: Any
+    average: Tree | None
     resets: jax.Array
     age: jax.Array
 
@@ -61,33 +63,25 @@ def growing_momentum(low: float = 0.5, high: float = 0.9, *, epoch: ArrayLike = 
     check_number("high", high, 0, 1)
     check_number("epoch", epoch, 1)
 
-    def schedule(count: Any) -> jax.Array:
+    def schedule(count: ArrayLike) -> jax.Array:
         t = (count + 1) / jnp.asarray(epoch, jnp.result_type(float))
         return jnp.clip(t / (1 + t), low, high)
 
     return schedule
 
 
-def _wide_dtype(x: Any) -> Any:
-    return jnp.promote_types(jnp.float32, jnp.result_type(x))
-
-
-def _wide(tree: Any) -> Any:
-    return jax.tree.map(lambda x: jnp.asarray(x, _wide_dtype(x)), tree)
-
-
-def _at(value: Any, count: jax.Array) -> jax.Array:
+def _at(value: optax.ScalarOrSchedule, count: jax.Array) -> jax.Array:
     return jnp.asarray(value(count) if callable(value) else value, jnp.result_type(float))
 
 
 def _like(number: jax.Array, x: jax.Array) -> jax.Array:
     """In the precision of an array, which may be complex."""
-    return number.astype(jnp.finfo(x.dtype).dtype)
+    return number.astype(real_dtype(x))
 
 
-def _copy(x: Any) -> jax.Array:
+def _copy(x: Leaf) -> jax.Array:
     """Of a parameter, in a buffer of its own, so that both may be donated; a shape has zeros."""
-    dtype = _wide_dtype(x)
+    dtype = wide_dtype(x)
     return jnp.zeros_like(x, dtype=dtype) if isinstance(x, jax.ShapeDtypeStruct) else jnp.array(x, dtype, copy=True)
 
 
@@ -170,7 +164,7 @@ def scale_by_neumann(
     """
     _check(warmup, resets, momentum, {"decay": decay, "warmup_decay": warmup_decay})
 
-    def is_reset(state: Any) -> jax.Array:
+    def is_reset(state: NeumannState) -> jax.Array:
         done = jnp.maximum(state.resets - 1, 0)
         first = state.resets == 0
         if resets is None:
@@ -178,28 +172,30 @@ def scale_by_neumann(
         period = resets(done) if callable(resets) else jnp.asarray(resets).astype(jnp.int32) << done
         return first | (state.age >= period)
 
-    def init(params: Any) -> NeumannState:
-        still = jax.tree.map(lambda x: jnp.zeros_like(x, dtype=_wide_dtype(x)), params)
+    def init(params: optax.Params) -> NeumannState:
+        still = wide_zeros_like(params)
         average = None if regularizer is None else jax.tree.map(_copy, params)
         scale = jnp.zeros([], jnp.result_type(float))
         count, done, age = (jnp.zeros([], jnp.int32) for _ in range(3))
         return NeumannState(count, Displacement(scale, still), average, done, age)
 
-    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, NeumannState]:
+    def update(
+        updates: optax.Updates, state: NeumannState, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, NeumannState]:
         del extra
         updates = jax.tree.map(jnp.asarray, updates)
-        g, rate = _wide(updates), _at(learning_rate, state.count)
+        g, rate = wide(updates), _at(learning_rate, state.count)
         count = state.count - jnp.asarray(warmup).astype(jnp.int32)
         begun = count >= 0
         reset = begun & is_reset(state)
         clock = jnp.where(reset, 0, state.age) if restart_momentum else jnp.maximum(count, 0)
         mu = jnp.where(begun, _at(momentum, clock), 0)
         d = g
-        if regularizer is not None:
-            if params is None:
-                raise ValueError(_NO_PARAMS)
+        if regularizer is not None and params is None:
+            raise ValueError(_NO_PARAMS)
+        if regularizer is not None and params is not None and state.average is not None:
             on = begun & (regularized_resets | ~reset)
-            force = regularizer(_wide(params), state.average)
+            force = regularizer(wide(params), state.average)
             d = jax.tree.map(lambda x, f: x + jnp.where(on, f, 0).astype(x.dtype), g, force)
 
         def move(m: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
@@ -210,12 +206,12 @@ def scale_by_neumann(
         step = jax.tree.map(lambda x, y: _like(mu, x) * x - _like(rate, x) * y, m, d)
         out = optax.tree.cast_like(step, updates)
         average = state.average
-        if regularizer is not None:
+        if params is not None and average is not None:
             keep = jnp.where(begun, decay, warmup_decay)
-            moved = _wide(optax.apply_updates(params, out))
+            moved = wide(optax.apply_updates(params, out))
             average = jax.tree.map(lambda v, w: w + _like(keep, w) * (v - w), average, moved)
         age = jnp.where(reset, 1, state.age + begun)
         next_count = jnp.asarray(optax.safe_increment(state.count))
         return out, NeumannState(next_count, Displacement(mu, m), average, state.resets + reset, age)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)

@@ -10,6 +10,8 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from precond.arguments import check_number, check_whole
+from precond.transformation import transformation
+from precond.trees import Tree, real_dtype, wide_zeros_like
 
 __all__ = ["scale_by_neumann_series"]
 
@@ -57,30 +59,34 @@ def scale_by_neumann_series(
     check_whole("terms", terms, least=0)
     check_number("shrink", shrink, 0, 1)
 
-    def init(params: Any) -> optax.EmptyState:
+    def init(params: optax.Params) -> optax.EmptyState:
         del params
         return optax.EmptyState()
 
     def update(
-        updates: Any, state: Any, params: Any = None, *, grad_fn: Callable[[Any], Any] | None = None, **extra: Any
-    ) -> tuple[Any, Any]:
+        updates: optax.Updates,
+        state: optax.EmptyState,
+        params: optax.Params | None = None,
+        *,
+        grad_fn: Callable[[Tree], Tree] | None = None,
+        **extra: Any,
+    ) -> tuple[optax.Updates, optax.EmptyState]:
         del extra
         if params is None or grad_fn is None:
             raise ValueError(
                 "scale_by_neumann_series() takes more gradients of the batch: call update(gradients, state, params, "
                 "grad_fn=...) with a function from parameters to the gradient on the batch of `gradients`."
             )
-        params = jax.tree.map(jnp.asarray, params)
+        start = jax.tree.map(jnp.asarray, params)
 
-        def term(_: Any, m: Any) -> Any:
-            shrunk = jax.tree.map(lambda x: jnp.asarray(shrink, jnp.finfo(x.dtype).dtype) * x, m)
-            return descend(shrunk, grad_fn(optax.apply_updates(params, shrunk)))
+        def term(_: jax.Array, m: Tree) -> Tree:
+            shrunk = jax.tree.map(lambda x: jnp.asarray(shrink, real_dtype(x)) * x, m)
+            return descend(shrunk, grad_fn(optax.apply_updates(start, shrunk)))
 
-        def descend(m: Any, gradient: Any) -> Any:
+        def descend(m: Tree, gradient: Tree) -> Tree:
             return jax.tree.map(lambda x, g: (x - jnp.asarray(inner_rate, x.dtype) * g).astype(x.dtype), m, gradient)
 
-        wide = jax.tree.map(lambda g: jnp.zeros_like(g, dtype=jnp.promote_types(jnp.float32, g.dtype)), updates)
-        m = lax.fori_loop(0, terms, term, descend(wide, updates))
+        m = lax.fori_loop(0, terms, term, descend(wide_zeros_like(updates), updates))
         return jax.tree.map(lambda x, g: (-x).astype(g.dtype), m, updates), state
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)

@@ -1,7 +1,6 @@
 """EK-FAC: K-FAC's eigenbasis, with the gradients' own second moments in it."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import optax
@@ -13,6 +12,7 @@ from precond.mesh import Sharded
 from precond.optimizers.finish import finish
 from precond.roots import Method, corrected_inverse, rising
 from precond.transforms import clip_by_kl, with_momentum
+from precond.trees import Mask
 
 __all__ = ["ekfac"]
 
@@ -27,7 +27,7 @@ def ekfac(
     damping: jax.typing.ArrayLike = 1e-3,
     bound: optax.ScalarOrSchedule = 1e-3,
     weight_decay: float | jax.Array | None = None,
-    mask: Any = None,
+    mask: Mask = None,
     refresh: Refresh | int = every(10, stagger=True, delay=1, warmup=1),
     method: Method | None = None,
     otherwise: optax.GradientTransformation | None = None,

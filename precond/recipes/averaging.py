@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import optax
 
 from precond.arguments import check_number, check_rate
+from precond.transformation import transformation
+from precond.trees import Tree
 
 __all__ = ["AveragingState", "averaged_params", "primal_averaging"]
 
@@ -22,7 +24,7 @@ class AveragingState(NamedTuple):
 
     count: jax.Array
     total: jax.Array
-    ahead: Any
+    ahead: Tree
 
 
 def primal_averaging(
@@ -63,11 +65,13 @@ def primal_averaging(
     check_rate("learning_rate", learning_rate)
     check_number("power", power, 0)
 
-    def init(params: Any) -> AveragingState:
+    def init(params: optax.Params) -> AveragingState:
         return AveragingState(jnp.zeros([], jnp.int32), jnp.zeros([]), optax.tree.zeros_like(params))
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, AveragingState]:
-        del params
+    def update(
+        updates: optax.Updates, state: AveragingState, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, AveragingState]:
+        del params, extra
         rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
         weight = jnp.asarray(rate, state.total.dtype) ** power
         total = state.total + weight
@@ -83,10 +87,10 @@ def primal_averaging(
         out, ahead = (jax.tree.map(f, updates, state.ahead) for f in (move, follow))
         return out, AveragingState(jnp.asarray(optax.safe_increment(state.count)), total, ahead)
 
-    return optax.GradientTransformation(init, update)
+    return transformation(init, update)
 
 
-def averaged_params(state: Any, params: Any, train: float = 0.9) -> Any:
+def averaged_params(state: optax.OptState, params: Tree, train: float = 0.9) -> Tree:
     r"""The place to evaluate, $X = Y - (Z - Y) (1 - \mu_y) / \mu_y$.
 
     Args:

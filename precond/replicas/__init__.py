@@ -11,7 +11,6 @@ from precond.replicas.statistics import (
     stacked,
     summed,
     whole_squares,
-    wide_zeros,
 )
 
 __all__ = [
@@ -29,5 +28,4 @@ __all__ = [
     "stacked",
     "summed",
     "whole_squares",
-    "wide_zeros",
 ]

@@ -6,9 +6,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
+from jax.typing import ArrayLike
 
 from precond.replicas.gradients import Axes, GradientFunction
-from precond.replicas.statistics import Squares, sum_over_axes, varying
+from precond.replicas.statistics import Squares, sum_over_axes
+from precond.trees import Tree, vary, varying
 
 __all__ = ["over_devices"]
 
@@ -50,7 +52,7 @@ def over_devices(f: GradientFunction, axis: str | Sequence[str], *, specs: Any =
     """
     names = (axis,) if isinstance(axis, str) else tuple(axis)
 
-    def spread(params: Any, batch: Any, axes: Axes) -> tuple[Any, Any, Any]:
+    def spread(params: Tree, batch: Any, axes: Axes) -> tuple[Any, Tree, Tree]:
         if axes:
             raise ValueError("over_devices() around over_devices(): give one of them both mesh axes.")
         tracked, layout = _enter(names), _layout(params, specs, names)
@@ -65,7 +67,7 @@ def over_devices(f: GradientFunction, axis: str | Sequence[str], *, specs: Any =
         deviation = _total(deviation, layout, names, tracked)
         return jax.tree.map(lambda v: jax.lax.pmean(v, names), value), mean, deviation
 
-    def squares(tree: Any) -> Any:
+    def squares(tree: Tree) -> Tree:
         return _total(f.squares(tree), _layout(tree, specs, names), (), _enter(names))
 
     return GradientFunction(spread, squares, lambda: f.count() * jax.lax.axis_size(names))
@@ -79,7 +81,7 @@ class _Shard(NamedTuple):
     everywhere: tuple[str, ...]
 
 
-def _layout(tree: Any, specs: Any, names: tuple[str, ...]) -> Any:
+def _layout(tree: Tree, specs: Any, names: tuple[str, ...]) -> Any:
     def one(spec: PartitionSpec | None) -> _Shard:
         entries = [(e,) if isinstance(e, str) else tuple(e or ()) for e in (spec or ())]
         mine = [(i, entry) for i, entry in enumerate(entries) if set(entry) & set(names)]
@@ -108,7 +110,7 @@ def _enter(names: tuple[str, ...]) -> bool:
         ) from error
 
 
-def _check(params: Any, batch: Any, layout: Any, names: tuple[str, ...]) -> None:
+def _check(params: Tree, batch: Any, layout: Any, names: tuple[str, ...]) -> None:
     leaves = jax.tree_util.tree_leaves_with_path(params)
     shards = jax.tree.leaves(layout, is_leaf=lambda x: isinstance(x, _Shard))
     for (path, p), shard in zip(leaves, shards, strict=True):
@@ -127,13 +129,12 @@ def _check(params: Any, batch: Any, layout: Any, names: tuple[str, ...]) -> None
             )
 
 
-def _gather(p: Any, shard: _Shard, names: tuple[str, ...], tracked: bool) -> jax.Array:
+def _gather(p: ArrayLike, shard: _Shard, names: tuple[str, ...], tracked: bool) -> jax.Array:
     """The whole parameter, each device's own."""
-    p = jnp.asarray(p)
+    whole = jnp.asarray(p)
     if shard.axes:
-        p = jax.lax.all_gather(p, shard.axes, axis=shard.dimension, tiled=True)
-    missing = [name for name in names if tracked and name not in varying(p)]
-    return jax.lax.pcast(p, tuple(missing), to="varying") if missing else p
+        whole = jax.lax.all_gather(whole, shard.axes, axis=shard.dimension, tiled=True)
+    return vary(whole, frozenset(names)) if tracked else whole
 
 
 def _exchange(g: jax.Array, shard: _Shard) -> jax.Array:
@@ -150,11 +151,11 @@ def _mean(rows: jax.Array, shard: _Shard, names: tuple[str, ...]) -> jax.Array:
     return jax.lax.pmean(mean, rest) if rest else mean
 
 
-def _sum_rows(squares: Squares, apart: Any) -> Any:
+def _sum_rows(squares: Squares, apart: Tree) -> Tree:
     """Squared norms, summed over rows: of a sharded parameter one from every device, of another its own alone."""
     count = max((x.shape[0] for x in jax.tree.leaves(apart)), default=1)
 
-    def one(i: jax.Array) -> Any:
+    def one(i: jax.Array) -> Tree:
         def row(x: jax.Array) -> jax.Array:
             return x[i] if x.shape[0] == count else jnp.where(i == 0, x[0], 0)
 
@@ -163,7 +164,7 @@ def _sum_rows(squares: Squares, apart: Any) -> Any:
     return jax.tree.map(jnp.sum, jax.lax.map(one, jnp.arange(count))) if count > 1 else one(jnp.asarray(0))
 
 
-def _total(tree: Any, layout: Any, names: tuple[str, ...], tracked: bool) -> Any:
+def _total(tree: Tree, layout: Any, names: tuple[str, ...], tracked: bool) -> Tree:
     """Scalars summed over the devices that each have a part of them."""
 
     def axes(x: jax.Array, shard: _Shard) -> frozenset[str]:

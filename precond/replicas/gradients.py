@@ -2,10 +2,11 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from precond.arguments import check_whole
 from precond.replicas.statistics import (
@@ -15,14 +16,29 @@ from precond.replicas.statistics import (
     local_squares,
     merge,
     sum_over_axes,
-    varying,
-    wide,
-    wide_zeros,
 )
+from precond.trees import Tree, varying, wide, wide_zeros
 
 __all__ = ["GradientFunction", "gradients", "gradients_by", "over_groups", "over_micro_batches"]
 
 Axes = frozenset[str]
+
+
+class Spread(Protocol):
+    """The type of `GradientFunction.spread`."""
+
+    def __call__(self, params: Tree, batch: Any, axes: Axes) -> tuple[Any, Tree, Tree]:
+        """Compute a gradient, and how far apart those are that it is the mean of.
+
+        Args:
+          params: a tree of arrays.
+          batch: whatever the loss takes.
+          axes: the mesh axes that are averaged over further out, as far as types tell of them.
+
+        Returns:
+          The value, the mean gradient (float32 or wider), and the deviation of each of its leaves.
+        """
+        ...
 
 
 # No tuple: jax.jit keeps weak references to the functions it compiles, and a tuple cannot have any.
@@ -37,11 +53,11 @@ class GradientFunction:
       count: how many gradients the mean is of.
     """
 
-    spread: Callable[[Any, Any, Axes], tuple[Any, Any, Any]]
+    spread: Spread
     squares: Squares
     count: Callable[[], int]
 
-    def __call__(self, params: Any, batch: Any) -> tuple[Any, Any, Replicas]:
+    def __call__(self, params: Tree, batch: Any) -> tuple[Any, Tree, Replicas]:
         """The loss (with what else it returns), the mean gradient of the parameters' dtypes, and its statistics."""
         value, mean, deviation = self.spread(params, batch, frozenset())
         square = self.squares(mean)
@@ -106,7 +122,7 @@ def gradients_by(function: Callable[..., tuple[Any, Any]], *, metric: Metric | N
       (4.0, 2.0, 2.0, 2.0)
     """
 
-    def spread(params: Any, batch: Any, axes: Axes) -> tuple[Any, Any, Any]:
+    def spread(params: Tree, batch: Any, axes: Axes) -> tuple[Any, Tree, Tree]:
         value, gradient = function(params, batch)
         _check_axes(varying(jax.tree.leaves(value)[0]), axes)
         return value, wide(gradient), jax.tree.map(jnp.zeros_like, local_squares(gradient))
@@ -127,8 +143,8 @@ def _check_axes(found: Axes, expected: Axes) -> None:
         )
 
 
-def _split(batch: Any, parts: int, name: str) -> Any:
-    def one(x: Any) -> jax.Array:
+def _split(batch: Any, parts: int, name: str) -> Tree:
+    def one(x: ArrayLike) -> jax.Array:
         x = jnp.asarray(x)
         if x.ndim == 0 or x.shape[0] % parts:
             raise ValueError(
@@ -140,7 +156,7 @@ def _split(batch: Any, parts: int, name: str) -> Any:
     return jax.tree.map(one, batch)
 
 
-def _mean(parts: Any) -> Any:
+def _mean(parts: Tree) -> Tree:
     return jax.tree.map(lambda x: jnp.mean(x, axis=0), parts)
 
 
@@ -170,7 +186,7 @@ def over_groups(f: GradientFunction, groups: int) -> GradientFunction:
     """
     check_whole("groups", groups, least=1)
 
-    def spread(params: Any, batch: Any, axes: Axes) -> tuple[Any, Any, Any]:
+    def spread(params: Tree, batch: Any, axes: Axes) -> tuple[Any, Tree, Tree]:
         parts = _split(batch, groups, "groups")
         values, means, deviations = jax.vmap(lambda part: f.spread(params, part, axes))(parts)
         mean = _mean(means)
@@ -204,8 +220,8 @@ def over_micro_batches(f: GradientFunction, steps: int) -> GradientFunction:
     """
     check_whole("steps", steps, least=1)
 
-    def spread(params: Any, batch: Any, axes: Axes) -> tuple[Any, Any, Any]:
-        def body(carry: Any, part: Any) -> tuple[Any, Any]:
+    def spread(params: Tree, batch: Any, axes: Axes) -> tuple[Any, Tree, Tree]:
+        def body(carry: tuple[jax.Array, Tree, Tree], part: Tree) -> tuple[tuple[jax.Array, Tree, Tree], Any]:
             done, mean, deviation = carry
             value, other, more = f.spread(params, part, axes)
             # In units of the sets that f makes: each is of f.count() gradients.
@@ -220,5 +236,5 @@ def over_micro_batches(f: GradientFunction, steps: int) -> GradientFunction:
     return GradientFunction(spread, f.squares, lambda: steps * f.count())
 
 
-def _times(count: int, tree: Any) -> Any:
+def _times(count: int, tree: Tree) -> Tree:
     return jax.tree.map(lambda x: count * x, tree)

@@ -1,7 +1,5 @@
 """Metrics in which gradients are measured where the update is preconditioned."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import optax
@@ -9,11 +7,12 @@ from jax.typing import ArrayLike
 
 from precond.arguments import check_number, check_whole
 from precond.replicas.statistics import Metric
+from precond.trees import Tree, find_nodes
 
 __all__ = ["adam_metric"]
 
 
-def adam_metric(state: Any, *, b2: ArrayLike = 0.999, eps: ArrayLike = 1e-8, start: int = 5) -> Metric:
+def adam_metric(state: optax.OptState, *, b2: ArrayLike = 0.999, eps: ArrayLike = 1e-8, start: int = 5) -> Metric:
     r"""Adam's own: $P g = g / (\sqrt{\nu / (1 - \beta_2^t)} + \epsilon)$, by the second moments in a state.
 
     Args:
@@ -41,19 +40,18 @@ def adam_metric(state: Any, *, b2: ArrayLike = 0.999, eps: ArrayLike = 1e-8, sta
     check_number("b2", b2, 0, 1)
     check_number("eps", eps, 0)
     check_whole("start", start, least=0)
-    leaves = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, optax.ScaleByAdamState))
-    found = [x for x in leaves if isinstance(x, optax.ScaleByAdamState)]
+    found = find_nodes(state, optax.ScaleByAdamState)
     if len(found) != 1:
         raise ValueError(
             f"adam_metric() found {len(found)} states of Adam, but needs exactly one: pass the part of the optimizer's "
             f"state that holds the one whose metric is meant."
         )
-    adam: Any = found[0]
+    adam = found[0]
     seen = 1 - jnp.asarray(b2) ** jnp.maximum(adam.count, 1)
 
-    def metric(gradient: Any) -> Any:
+    def metric(gradient: Tree) -> Tree:
         def one(g: jax.Array, nu: jax.Array) -> jax.Array:
-            return jnp.where(adam.count < start, g, g / (jnp.sqrt(nu / seen) + eps))
+            return jnp.where(jnp.asarray(adam.count) < start, g, g / (jnp.sqrt(nu / seen) + eps))
 
         return jax.tree.map(one, gradient, adam.nu)
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from precond.arguments import check_whole
+from precond.trees import Tree, varying, wide
 
 __all__ = [
     "Metric",
@@ -18,16 +19,13 @@ __all__ = [
     "stacked",
     "sum_over_axes",
     "summed",
-    "varying",
     "whole_squares",
-    "wide",
-    "wide_zeros",
 ]
 
-Metric = Callable[[Any], Any]
+Metric = Callable[[Tree], Tree]
 """A linear map of gradients: norms are those of what it returns, a tree of the same structure."""
 
-Squares = Callable[[Any], Any]
+Squares = Callable[[Tree], Tree]
 """From a gradient to the squared norm of each of its leaves."""
 
 
@@ -45,60 +43,22 @@ class Replicas(NamedTuple):
 
     count: ArrayLike
     parts: ArrayLike
-    deviation: Any
-    square: Any
+    deviation: Tree
+    square: Tree
 
     @property
-    def sums(self) -> Any:
+    def sums(self) -> Tree:
         r"""Of each leaf $\sum_i \|g_i\|^2$."""
         return jax.tree.map(lambda d, s: d + self.count * s, self.deviation, self.square)
 
 
-def wide(tree: Any) -> Any:
-    """The leaves as arrays of float32 or wider.
-
-    Examples:
-      >>> wide(jnp.ones(2, jnp.bfloat16)).dtype
-      dtype('float32')
-    """
-    return jax.tree.map(lambda x: jnp.asarray(x, jnp.promote_types(jnp.float32, jnp.result_type(x))), tree)
-
-
-def wide_zeros(tree: Any) -> Any:
-    """Zeros of float32 or wider that vary over the devices that the leaves do, as what is carried in a loop must.
-
-    Examples:
-      >>> wide_zeros(jnp.ones(2, jnp.bfloat16)).tolist()
-      [0.0, 0.0]
-    """
-
-    def one(x: Any) -> jax.Array:
-        zeros = jnp.zeros(jnp.shape(x), jnp.promote_types(jnp.float32, jnp.result_type(x)))
-        missing = () if isinstance(x, jax.ShapeDtypeStruct) else tuple(sorted(varying(x)))
-        return jax.lax.pcast(zeros, missing, to="varying") if missing else zeros
-
-    return jax.tree.map(one, tree)
-
-
-def varying(x: Any) -> frozenset[str]:
-    """The mesh axes over whose devices a value may differ, inside a `jax.shard_map` that keeps account of them.
-
-    Examples:
-      >>> varying(jnp.ones(2))
-      frozenset()
-    """
-    kind: Any = jax.typeof(x)
-    # The name has changed with JAX 0.10.2.
-    return kind.manual_axis_type.varying if hasattr(kind, "manual_axis_type") else kind.vma
-
-
-def local_squares(tree: Any, metric: Metric | None = None) -> Any:
+def local_squares(tree: Tree, metric: Metric | None = None) -> Tree:
     """The squared norm of each leaf, of the part that lies on this device."""
     measured = wide(tree if metric is None else metric(wide(tree)))
     return jax.tree.map(lambda x: jnp.sum(jnp.square(jnp.abs(x))), measured)
 
 
-def sum_over_axes(tree: Any, axes: Any) -> Any:
+def sum_over_axes(tree: Tree, axes: Any) -> Tree:
     """Each scalar summed over its own tuple of mesh axes, by one all-reduce for each different tuple."""
     leaves, treedef = jax.tree.flatten(tree)
     names = [tuple(sorted(a)) for a in treedef.flatten_up_to(axes)]
@@ -111,7 +71,7 @@ def sum_over_axes(tree: Any, axes: Any) -> Any:
     return treedef.unflatten(leaves)
 
 
-def whole_squares(tree: Any, metric: Metric | None = None) -> Any:
+def whole_squares(tree: Tree, metric: Metric | None = None) -> Tree:
     """The squared norm of each leaf; inside a `jax.shard_map` that keeps account of shards, of all shards together.
 
     Args:
@@ -127,8 +87,8 @@ def whole_squares(tree: Any, metric: Metric | None = None) -> Any:
 
 
 def merge(
-    mean: Any, deviation: Any, count: ArrayLike, other: Any, more: Any, others: ArrayLike, squares: Squares
-) -> tuple[Any, Any]:
+    mean: Tree, deviation: Tree, count: ArrayLike, other: Tree, more: Tree, others: ArrayLike, squares: Squares
+) -> tuple[Tree, Tree]:
     r"""Mean and deviation of two sets of gradients together.
 
     $$\bar g = \bar a + \frac{k}{n + k} \Delta, \quad
@@ -159,7 +119,7 @@ def merge(
     return jax.tree.map(lambda a, d: (a + share * d).astype(a.dtype), mean, apart), deviation
 
 
-def stacked(gradients: Any, metric: Metric | None = None) -> tuple[Any, Replicas]:
+def stacked(gradients: Tree, metric: Metric | None = None) -> tuple[Tree, Replicas]:
     """The mean of gradients that lie one behind the other in every leaf, `[n, ..]`, and their statistics.
 
     Args:
@@ -190,7 +150,7 @@ def stacked(gradients: Any, metric: Metric | None = None) -> tuple[Any, Replicas
     return narrow, Replicas(n, n, deviation, local_squares(mean, metric))
 
 
-def summed(count: int, squares: Any, mean: Any) -> Replicas:
+def summed(count: int, squares: Tree, mean: Tree) -> Replicas:
     r"""Statistics from sums of squared norms that a training loop has made itself.
 
     Args:

@@ -14,6 +14,7 @@ from precond.roots.eigenbasis import SecondMoment, eigenbasis
 from precond.roots.guard import Checked, unchecked
 from precond.roots.methods import Method
 from precond.roots.root import Factor, Power, Root, RootState
+from precond.trees import Leaf
 
 __all__ = ["Follow", "MeasuredMoment", "averaged", "corrected_inverse", "rising"]
 
@@ -111,7 +112,7 @@ def corrected_inverse(damping: ArrayLike = 1e-3, *, follow: Follow | None = None
     base = eigenbasis(eps=damping, power=1.0, method=method)
     follow = rising() if follow is None else follow
 
-    def init(stack: jax.Array, factors: tuple[Factor | None, ...]) -> RootState:
+    def init(stack: Leaf, factors: tuple[Factor | None, ...]) -> RootState:
         moments = MeasuredMoment(*base.init(stack, ()).moments)
         return RootState(tuple(None if f is None else _start(f) for f in factors), moments)
 

@@ -13,6 +13,7 @@ from precond.linalg import dot_precision, multiply, orthogonality_residual
 from precond.roots.guard import Checked, accept, unchecked
 from precond.roots.methods import Method, eigh
 from precond.roots.root import Factor, Power, Root, RootState
+from precond.trees import Leaf
 
 __all__ = ["Spectrum", "eigen_inverse"]
 
@@ -65,7 +66,7 @@ def eigen_inverse(damping: ArrayLike = 1e-3, *, method: Method | None = None) ->
         raise ValueError(f"method={method.name} computes no eigenbasis: use precond.eigh() or precond.qr().")
     check_number("damping", damping, 0)
 
-    def init(stack: jax.Array, factors: tuple[Factor | None, ...]) -> RootState:
+    def init(stack: Leaf, factors: tuple[Factor | None, ...]) -> RootState:
         del stack
 
         def start(factor: Factor) -> Spectrum:

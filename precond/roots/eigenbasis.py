@@ -12,6 +12,7 @@ from precond.linalg import average, dot_precision, multiply, orthogonality_resid
 from precond.roots.guard import Checked, accept, unchecked
 from precond.roots.methods import Method, qr
 from precond.roots.root import Factor, Power, Root, RootState
+from precond.trees import Leaf, wide_dtype
 
 __all__ = ["SecondMoment", "eigenbasis"]
 
@@ -90,8 +91,8 @@ def eigenbasis(
 
     debiased = bias_correction and weight is None
 
-    def init(stack: jax.Array, factors: tuple[Factor | None, ...]) -> RootState:
-        nu = jnp.zeros(stack.shape, jnp.result_type(jnp.float32, stack.dtype))
+    def init(stack: Leaf, factors: tuple[Factor | None, ...]) -> RootState:
+        nu = jnp.zeros(stack.shape, wide_dtype(stack))
         bases = tuple(None if f is None else unchecked(f) for f in factors)
         return RootState(bases, SecondMoment(jnp.zeros(stack.shape[:1], jnp.int32), nu))
 

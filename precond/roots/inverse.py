@@ -11,6 +11,7 @@ from precond.linalg import multiply, root_residual
 from precond.roots.guard import PADDING, Checked, accept, raised, unchecked
 from precond.roots.methods import Method, RootOf, cholesky
 from precond.roots.root import Factor, Power, Root, RootState, identity_like
+from precond.trees import Leaf
 
 __all__ = ["inverse"]
 
@@ -57,7 +58,7 @@ def inverse(damping: ArrayLike = 1e-3, *, method: Method | None = None, toleranc
     def ridge(order: Power) -> jax.Array:
         return jnp.asarray(damping) ** (1 / float(order))
 
-    def init(stack: jax.Array, factors: tuple[Factor | None, ...]) -> RootState:
+    def init(stack: Leaf, factors: tuple[Factor | None, ...]) -> RootState:
         del stack
         return RootState(tuple(None if f is None else _start(f) for f in factors), ())
 

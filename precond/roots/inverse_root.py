@@ -10,6 +10,7 @@ from precond.roots.guard import PADDING, Checked, accept, raised, unchecked
 from precond.roots.methods import Method, Ridge, Solved, by_platform
 from precond.roots.powers import Powers, powers
 from precond.roots.root import Factor, Power, Root, RootState, as_fraction, identity_like
+from precond.trees import Leaf
 
 __all__ = ["inverse_root"]
 
@@ -70,7 +71,7 @@ def inverse_root(
         raise ValueError(f"method={method.name} computes no inverse roots: use precond.eigh() or precond.newton().")
     power_of = powers(power)
 
-    def init(stack: jax.Array, factors: tuple[Factor | None, ...]) -> RootState:
+    def init(stack: Leaf, factors: tuple[Factor | None, ...]) -> RootState:
         del stack
         return RootState(tuple(None if f is None else unchecked(f) for f in factors), ())
 

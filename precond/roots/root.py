@@ -7,6 +7,8 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+from precond.trees import Leaf
+
 __all__ = [
     "Apply",
     "Axis",
@@ -63,7 +65,7 @@ class RootState(NamedTuple):
 class Init(Protocol):
     """The type of `Root.init`."""
 
-    def __call__(self, stack: Any, factors: tuple[Factor | None, ...]) -> RootState:
+    def __call__(self, stack: Leaf, factors: tuple[Factor | None, ...]) -> RootState:
         """Make the state for one stack; it acts as the identity until the first refresh.
 
         Args:

@@ -6,6 +6,7 @@ from jax.typing import DTypeLike
 
 from precond.roots.guard import Health
 from precond.roots.root import Derived, Factor, Power, Root, RootState
+from precond.trees import Leaf
 
 __all__ = ["stored"]
 
@@ -47,7 +48,7 @@ def stored(root: Root, dtype: DTypeLike = jnp.bfloat16) -> Root:
     def widen(tree: Derived, wide: jnp.dtype) -> Derived:
         return jax.tree.map(lambda x: x.astype(wide) if x.dtype == dtype else x, tree)
 
-    def init(stack: jax.Array, factors: tuple[Factor | None, ...]) -> RootState:
+    def init(stack: Leaf, factors: tuple[Factor | None, ...]) -> RootState:
         state = root.init(stack, factors)
         return state._replace(derived=narrow(state.derived))
 

@@ -5,13 +5,11 @@ from precond.statistics.balance import balance
 from precond.statistics.kl import kl
 from precond.statistics.outer_products import outer_products
 from precond.statistics.scale_by_trace import scale_by_trace
-from precond.statistics.statistic import Accumulate, Factors, Gram, Stacks, Statistic, Whiten
+from precond.statistics.statistic import Accumulate, Gram, Statistic, Whiten
 
 __all__ = [
     "Accumulate",
-    "Factors",
     "Gram",
-    "Stacks",
     "Statistic",
     "Whiten",
     "activations",

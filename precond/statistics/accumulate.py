@@ -6,13 +6,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.tree_util import KeyPath
 from jax.typing import ArrayLike
 
 from precond.arguments import check_number, check_whole
-from precond.blocks import active_axes, info_of, keep_finite, path_name
+from precond.blocks import BlockInfo, active_axes, info_of, keep_finite, path_name
 from precond.control_flow import run_if
 from precond.linalg import Packed, average, eye_like
 from precond.statistics.statistic import Gram, Whiten
+from precond.transformation import Init, Update
+from precond.trees import Factors, Leaf, Stacks, wide_dtype
 
 __all__ = ["Axes", "StatisticsState", "accumulate_grams"]
 
@@ -30,8 +33,8 @@ class StatisticsState(NamedTuple):
     """
 
     count: jax.Array
-    terms: Any
-    factors: Any
+    terms: Stacks
+    factors: Factors
 
 
 def _axes_of(name: str, order: int, axes: Axes) -> tuple[int, ...]:
@@ -50,17 +53,21 @@ def accumulate_grams(
     initial: float,
     axes: Axes,
     every: int,
-) -> optax.GradientTransformationExtraArgs:
-    """Sum or average a Gram matrix per block and axis; see `precond.outer_products` for the arguments."""
+) -> tuple[Init[StatisticsState], Update[StatisticsState]]:
+    """Sum or average a Gram matrix per block and axis; see `precond.outer_products` for the arguments.
+
+    Returns:
+      The two functions of a transformation, for `precond.transformation.transformation`.
+    """
     check_number("decay", decay, 0, 1, advice="1 sums, less than 1 averages.")
     check_number("initial", initial, 0)
     check_whole("every", every, least=1)
     debiased = bias_correction and weight is None and initial == 0
 
-    def init(params: Any) -> StatisticsState:
-        def start(path: Any, stack: Any) -> tuple[Packed | None, ...]:
+    def init(params: optax.Params) -> StatisticsState:
+        def start(path: KeyPath, stack: Leaf) -> tuple[Packed | None, ...]:
             n, *shape = stack.shape
-            dtype = jnp.result_type(jnp.float32, stack.dtype)
+            dtype = wide_dtype(stack)
             used = _axes_of(path_name(path), len(shape), axes)
             eyes = [eye_like(jax.ShapeDtypeStruct((n, d, d), dtype)) for d in shape]
             return tuple(Packed(initial * e.rectangle) if i in used else None for i, e in enumerate(eyes))
@@ -70,21 +77,27 @@ def accumulate_grams(
         return StatisticsState(jnp.zeros([], jnp.int32), terms, factors)
 
     def update(
-        updates: Any,
-        state: Any,
-        params: Any = None,
+        updates: optax.Updates,
+        state: StatisticsState,
+        params: optax.Params | None = None,
         *,
-        blocks: Any = None,
+        blocks: BlockInfo | None = None,
         whiten: Whiten | None = None,
         **extra: Any,
-    ) -> tuple[Any, StatisticsState]:
+    ) -> tuple[optax.Updates, StatisticsState]:
         del params, extra
         info = info_of(blocks)
         finite = info.finite
         if finite is None:
             finite = jax.tree.map(lambda stack: jnp.ones(stack.shape[:1], bool), updates)
 
-        def add(path: Any, stack: jax.Array, good: jax.Array, terms: jax.Array, factors: Any) -> Any:
+        def add(
+            path: KeyPath,
+            stack: jax.Array,
+            good: jax.Array,
+            terms: jax.Array,
+            factors: tuple[Packed | None, ...],
+        ) -> tuple[Packed | None, ...]:
             def one(axis: int, factor: Packed) -> Packed:
                 new = gram(path_name(path), stack, axis, factors, whiten).rectangle
                 count = jnp.maximum(terms, 1)[:, None, None] if debiased else None
@@ -93,7 +106,7 @@ def accumulate_grams(
 
             return tuple(None if f is None else one(i, f) for i, f in enumerate(factors))
 
-        def accumulate(terms: Any, factors: Any) -> Any:
+        def accumulate(terms: Stacks, factors: Factors) -> tuple[Stacks, Factors]:
             terms = jax.tree.map(jnp.add, terms, finite)
             return terms, jax.tree_util.tree_map_with_path(add, updates, finite, terms, factors)
 
@@ -104,4 +117,4 @@ def accumulate_grams(
             terms, factors = run_if(due, accumulate, lambda *old: old, state.terms, state.factors)
         return factors, StatisticsState(info.advance(state.count), terms, factors)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return init, update

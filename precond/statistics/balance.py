@@ -1,14 +1,15 @@
 """Factors of equal size, with the Kronecker product that they have: what makes damping them Tikhonov's."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import optax
 
-from precond.linalg import dense
+from precond.linalg import Packed, dense
+from precond.trees import Factors
 
 __all__ = ["balance"]
+
+Factor = jax.Array | Packed
 
 
 def balance() -> optax.GradientTransformation:
@@ -34,27 +35,27 @@ def balance() -> optax.GradientTransformation:
       [4.0, 4.0]
     """
 
-    def scaled(factors: tuple[Any, ...]) -> tuple[Any, ...]:
+    def scaled(factors: tuple[Factor | None, ...]) -> tuple[Factor | None, ...]:
         there = [f for f in factors if f is not None]
         means = jnp.stack([_mean(f) for f in there])
         logs = jnp.log(jnp.where(means > 0, means, 1))
         ratios = jnp.exp(jnp.mean(logs, axis=0) - logs)
         ratios = iter(jnp.where(jnp.all(means > 0, axis=0), ratios, 1))
 
-        def one(factor: Any) -> Any:
+        def one(factor: Factor) -> Factor:
             ratio = next(ratios)
             return jax.tree.map(lambda x: x * ratio.reshape((-1,) + (1,) * (x.ndim - 1)), factor)
 
         return tuple(None if f is None else one(f) for f in factors)
 
-    def update(factors: Any, params: Any = None) -> Any:
+    def update(factors: Factors, params: optax.Params | None = None) -> Factors:
         del params
         return jax.tree.map(scaled, factors, is_leaf=lambda x: type(x) is tuple)
 
     return optax.stateless(update)
 
 
-def _mean(factor: Any) -> jax.Array:
+def _mean(factor: Factor) -> jax.Array:
     """The mean eigenvalue of factors `[N, d, d]`, dense or packed, or `[N, d]`."""
     full = dense(factor)
     return jnp.mean(full, axis=1) if full.ndim == 2 else jnp.trace(full, axis1=1, axis2=2) / full.shape[-1]

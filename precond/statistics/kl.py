@@ -12,6 +12,8 @@ from precond.blocks import path_name
 from precond.linalg import Packed, batch_norm, dense, multiply_axis, packed_gram
 from precond.statistics.accumulate import Axes, StatisticsState, accumulate_grams
 from precond.statistics.statistic import Whiten
+from precond.transformation import transformation
+from precond.trees import Stacks, wide_dtype
 
 __all__ = ["KlState", "kl"]
 
@@ -24,7 +26,7 @@ class KlState(NamedTuple):
       accumulated: the factors.
     """
 
-    unit: Any
+    unit: Stacks
     accumulated: StatisticsState
 
 
@@ -96,7 +98,7 @@ def kl(
                 stack = multiply_axis(stack, whiten(name, other, dense(factor)), other)
         return Packed(packed_gram(stack, axis).rectangle / others)
 
-    inner = accumulate_grams(
+    start, accumulate = accumulate_grams(
         term,
         decay=decay,
         weight=weight,
@@ -106,15 +108,18 @@ def kl(
         every=every,
     )
 
-    def init(params: Any) -> KlState:
-        def start(stack: Any) -> jax.Array:
-            return jnp.zeros(stack.shape[:1], jnp.result_type(jnp.float32, stack.dtype))
-
-        return KlState(jax.tree.map(start, params), inner.init(params))
+    def init(params: optax.Params) -> KlState:
+        unknown = jax.tree.map(lambda stack: jnp.zeros(stack.shape[:1], wide_dtype(stack)), params)
+        return KlState(unknown, start(params))
 
     def update(
-        updates: Any, state: Any, params: Any = None, *, whiten: Whiten | None = None, **extra: Any
-    ) -> tuple[Any, KlState]:
+        updates: optax.Updates,
+        state: KlState,
+        params: optax.Params | None = None,
+        *,
+        whiten: Whiten | None = None,
+        **extra: Any,
+    ) -> tuple[optax.Updates, KlState]:
         if whiten is None:
             raise TypeError(
                 "precond.kl() needs the extra argument whiten=, which precond.scale_by_kronecker gives: put it there, "
@@ -125,7 +130,11 @@ def kl(
             norm = batch_norm(stack.astype(old.dtype), 1).reshape(-1)
             return jnp.where(old > 0, old, norm / math.sqrt(math.prod(stack.shape[1:])))
 
-        units = jax.tree.map(measured if unit is None else lambda old, _: jnp.full_like(old, unit), state.unit, updates)
+        def given(old: jax.Array, stack: jax.Array) -> jax.Array:
+            del stack
+            return old if unit is None else jnp.full_like(old, unit)
+
+        units = jax.tree.map(measured if unit is None else given, state.unit, updates)
         by_name = {path_name(path): x for path, x in jax.tree_util.tree_flatten_with_path(units)[0]}
 
         def scaled(name: str, axis: int, factor: jax.Array) -> jax.Array:
@@ -133,7 +142,7 @@ def kl(
             least = jnp.where(size > 0, size, 1)[:, None, None] ** -0.5 * jnp.eye(found.shape[-1], dtype=found.dtype)
             return jnp.where(found[:, :1, :1] == 0, least, found)
 
-        factors, accumulated = inner.update(updates, state.accumulated, params, whiten=scaled, **extra)
+        factors, accumulated = accumulate(updates, state.accumulated, params, whiten=scaled, **extra)
         return factors, KlState(units, accumulated)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)

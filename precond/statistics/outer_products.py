@@ -1,13 +1,13 @@
 """Shampoo's statistics: outer products of the gradient with itself along every axis."""
 
-from typing import Any
-
 import jax
 import optax
 from jax.typing import ArrayLike
 
 from precond.linalg import Packed, packed_gram
 from precond.statistics.accumulate import Axes, accumulate_grams
+from precond.statistics.statistic import Whiten
+from precond.transformation import transformation
 
 __all__ = ["outer_products"]
 
@@ -60,11 +60,13 @@ def outer_products(
       [[[[1.0, 2.0], [2.0, 4.0]]], [[[5.0]]]]
     """
 
-    def term(name: str, stack: jax.Array, axis: int, factors: Any, whiten: Any) -> Packed:
+    def term(
+        name: str, stack: jax.Array, axis: int, factors: tuple[Packed | None, ...], whiten: Whiten | None
+    ) -> Packed:
         del name, factors, whiten
         return packed_gram(stack, axis)
 
-    return accumulate_grams(
+    init, update = accumulate_grams(
         term,
         decay=decay,
         weight=weight,
@@ -73,3 +75,4 @@ def outer_products(
         axes=axes,
         every=every,
     )
+    return transformation(init, update)

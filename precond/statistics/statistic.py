@@ -7,15 +7,9 @@ import optax
 
 from precond.blocks import BlockInfo
 from precond.linalg import Packed
+from precond.trees import Factors, Stacks
 
-__all__ = ["Accumulate", "Factors", "Gram", "Stacks", "Statistic", "Whiten"]
-
-Stacks = Any
-"""A tree of stacks of blocks, `[N, d1, .., dk]` each; inside `precond.blocked` a dictionary by name."""
-
-Factors = Any
-"""The tree of stacks with a tuple in place of each stack, an entry for each axis: its factor `[N, d, d]`, dense or in
-half the memory (`precond.linalg.Packed`), its diagonal `[N, d]`, or None."""
+__all__ = ["Accumulate", "Gram", "Statistic", "Whiten"]
 
 
 class Whiten(Protocol):

@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from precond.arguments import check_number, check_whole
+from precond.transformation import transformation
 
 __all__ = ["BLOCK_SIZE", "Entries", "block_top_k", "check_density", "cut", "join", "largest_entries"]
 
@@ -42,7 +44,7 @@ def check_density(density: Any) -> None:
         raise ValueError("density=0: must be above 0, or no entry ever stays.")
 
 
-def cut(x: Any, block_size: int) -> list[jax.Array]:
+def cut(x: ArrayLike, block_size: int) -> list[jax.Array]:
     """A parameter as parts `[blocks, size]`: its whole blocks, and the shorter last one, as far as there are any.
 
     Examples:
@@ -54,7 +56,7 @@ def cut(x: Any, block_size: int) -> list[jax.Array]:
     return [part for part in (flat[:whole].reshape(-1, block_size), flat[whole:][None]) if part.size]
 
 
-def join(parts: Sequence[jax.Array], like: Any) -> jax.Array:
+def join(parts: Sequence[jax.Array], like: ArrayLike) -> jax.Array:
     """The inverse of `cut`.
 
     Examples:
@@ -108,14 +110,16 @@ def block_top_k(density: float = 0.01, *, block_size: int = BLOCK_SIZE) -> optax
         kept = largest_entries(part, density)
         return jnp.put_along_axis(jnp.zeros_like(part), kept.places.astype(jnp.int32), kept.values, 1, inplace=False)
 
-    def init(params: Any) -> optax.EmptyState:
+    def init(params: optax.Params) -> optax.EmptyState:
         del params
         return optax.EmptyState()
 
-    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+    def update(
+        updates: optax.Updates, state: optax.EmptyState, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, optax.EmptyState]:
         del params, extra
         return jax.tree.map(
             lambda x: join([largest(part) for part in cut(x, block_size)], jnp.asarray(x)), updates
         ), state
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)

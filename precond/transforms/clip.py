@@ -9,8 +9,10 @@ import optax
 from jax.typing import ArrayLike
 
 from precond.arguments import check_number
-from precond.blocks import info_of
+from precond.blocks import BlockInfo, info_of
 from precond.linalg import batch_norm
+from precond.transformation import transformation
+from precond.trees import wide_dtype
 
 __all__ = ["clip_by_rms"]
 
@@ -38,20 +40,27 @@ def clip_by_rms(threshold: ArrayLike = 1.0) -> optax.GradientTransformationExtra
     """
     check_number("threshold", threshold, 0)
 
-    def init(params: Any) -> optax.EmptyState:
+    def init(params: optax.Params) -> optax.EmptyState:
         del params
         return optax.EmptyState()
 
-    def update(updates: Any, state: Any, params: Any = None, *, blocks: Any = None, **extra: Any) -> tuple[Any, Any]:
+    def update(
+        updates: optax.Updates,
+        state: optax.EmptyState,
+        params: optax.Params | None = None,
+        *,
+        blocks: BlockInfo | None = None,
+        **extra: Any,
+    ) -> tuple[optax.Updates, optax.EmptyState]:
         del params, extra
         batch_axes = info_of(blocks).batch_axes
 
         def one(g: jax.Array) -> jax.Array:
-            wide = g.astype(jnp.promote_types(jnp.float32, g.dtype))
+            wide = g.astype(wide_dtype(g))
             longest = threshold * np.sqrt(max(np.prod(g.shape[batch_axes:]), 1)).astype(wide.dtype)
             norm = batch_norm(wide, batch_axes)
             return (wide * jnp.where(norm > longest, longest / jnp.where(norm > 0, norm, 1), 1)).astype(g.dtype)
 
         return jax.tree.map(one, updates), state
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)

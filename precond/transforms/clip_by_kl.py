@@ -5,9 +5,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from precond.arguments import check_number, check_rate
-from precond.blocks import info_of
+from precond.blocks import BlockInfo, info_of
+from precond.transformation import transformation
+from precond.trees import tree_product
 
 __all__ = ["ClipByKlState", "clip_by_kl"]
 
@@ -22,7 +25,7 @@ class ClipByKlState(NamedTuple):
     """
 
     count: jax.Array
-    inner: Any
+    inner: optax.OptState
     kl: jax.Array
 
 
@@ -67,25 +70,25 @@ def clip_by_kl(
         check_number("bound", bound, 0)
     inner = optax.with_extra_args_support(inner)
 
-    def at(value: Any, count: jax.Array) -> Any:
+    def at(value: optax.ScalarOrSchedule, count: jax.Array) -> ArrayLike:
         return value(count) if callable(value) else value
 
-    def init(params: Any) -> ClipByKlState:
+    def init(params: optax.Params) -> ClipByKlState:
         return ClipByKlState(jnp.zeros([], jnp.int32), inner.init(params), jnp.zeros([]))
 
     def update(
-        updates: Any, state: Any, params: Any = None, *, blocks: Any = None, **extra: Any
-    ) -> tuple[Any, ClipByKlState]:
+        updates: optax.Updates,
+        state: ClipByKlState,
+        params: optax.Params | None = None,
+        *,
+        blocks: BlockInfo | None = None,
+        **extra: Any,
+    ) -> tuple[optax.Updates, ClipByKlState]:
         info = info_of(blocks)
         moved, after = inner.update(updates, state.inner, params, **extra, blocks=info)
 
-        def product(v: jax.Array, m: jax.Array) -> jax.Array:
-            wide = jnp.promote_types(jnp.float32, v.dtype)
-            return jnp.sum(v.astype(wide) * m.astype(wide), dtype=wide)
-
-        leaves = [product(v, m) for v, m in zip(jax.tree.leaves(moved), jax.tree.leaves(updates), strict=True)]
         # Inside `blocked` with an axis these are the blocks of one device.
-        whole = info.collectives.psum(sum(leaves, jnp.zeros([])))
+        whole = info.collectives.psum(tree_product(moved, updates))
         divergence = whole * jnp.square(at(learning_rate, state.count))
         limit = at(bound, state.count)
         ratio = jnp.where(divergence > limit, jnp.sqrt(limit / jnp.where(divergence > limit, divergence, 1)), 1)
@@ -93,4 +96,4 @@ def clip_by_kl(
         kl = (divergence * ratio**2 / 2).astype(state.kl.dtype)
         return out, ClipByKlState(info.advance(state.count), after, kl)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)

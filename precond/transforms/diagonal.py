@@ -8,8 +8,10 @@ import optax
 from jax.typing import ArrayLike
 
 from precond.arguments import check_number
-from precond.blocks import info_of
+from precond.blocks import BlockInfo, info_of
 from precond.linalg import average
+from precond.transformation import transformation
+from precond.trees import Leaf, Tree, real_dtype
 
 __all__ = ["DiagonalState", "scale_by_diagonal"]
 
@@ -24,8 +26,8 @@ class DiagonalState(NamedTuple):
     """
 
     count: jax.Array
-    nu: Any
-    momentum: Any
+    nu: Tree
+    momentum: optax.OptState
 
 
 def scale_by_diagonal(
@@ -64,17 +66,21 @@ def scale_by_diagonal(
     check_number("eps", eps, 0)
     momentum = optax.with_extra_args_support(optax.identity() if momentum is None else momentum)
 
-    def init(params: Any) -> DiagonalState:
-        def zeros(p: Any) -> jax.Array:
-            real = jnp.finfo(jnp.result_type(p)).dtype
-            return jnp.zeros_like(p, jnp.promote_types(jnp.float32, real))  # sharded as the parameter is
+    def init(params: optax.Params) -> DiagonalState:
+        def zeros(p: Leaf) -> jax.Array:
+            return jnp.zeros_like(p, jnp.promote_types(jnp.float32, real_dtype(p)))  # sharded as the parameter is
 
         nu = jax.tree.map(zeros, params)
         return DiagonalState(jnp.zeros([], jnp.int32), nu, momentum.init(params))
 
     def update(
-        updates: Any, state: Any, params: Any = None, *, blocks: Any = None, **extra: Any
-    ) -> tuple[Any, DiagonalState]:
+        updates: optax.Updates,
+        state: DiagonalState,
+        params: optax.Params | None = None,
+        *,
+        blocks: BlockInfo | None = None,
+        **extra: Any,
+    ) -> tuple[optax.Updates, DiagonalState]:
         info = info_of(blocks)
         count = jnp.asarray(optax.safe_increment(state.count))
         numerators, velocity = momentum.update(updates, state.momentum, params, **extra, blocks=info)
@@ -92,4 +98,4 @@ def scale_by_diagonal(
         out = jax.tree.map(divide, updates, numerators, nu)
         return out, DiagonalState(count, nu, velocity)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)

@@ -6,6 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from precond.transformation import transformation
+from precond.trees import Tree, wide_zeros_like
+
 __all__ = ["ErrorFeedbackState", "error_feedback"]
 
 
@@ -19,8 +22,8 @@ class ErrorFeedbackState(NamedTuple):
     """
 
     count: jax.Array
-    error: Any
-    compressor: Any
+    error: Tree
+    compressor: optax.OptState
 
 
 def error_feedback(compressor: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
@@ -50,17 +53,16 @@ def error_feedback(compressor: optax.GradientTransformation) -> optax.GradientTr
     """
     compressor = optax.with_extra_args_support(compressor)
 
-    def init(params: Any) -> ErrorFeedbackState:
-        def zeros(p: Any) -> jax.Array:
-            return jnp.zeros_like(p, dtype=jnp.promote_types(jnp.float32, jnp.result_type(p)))
+    def init(params: optax.Params) -> ErrorFeedbackState:
+        return ErrorFeedbackState(jnp.zeros([], jnp.int32), wide_zeros_like(params), compressor.init(params))
 
-        return ErrorFeedbackState(jnp.zeros([], jnp.int32), jax.tree.map(zeros, params), compressor.init(params))
-
-    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, ErrorFeedbackState]:
+    def update(
+        updates: optax.Updates, state: ErrorFeedbackState, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, ErrorFeedbackState]:
         total = jax.tree.map(lambda e, g: e + jnp.asarray(g, e.dtype), state.error, updates)
         kept, inner = compressor.update(total, state.compressor, params, **extra)
         out = jax.tree.map(lambda c, g: c.astype(jnp.result_type(g)), kept, updates)
         error = jax.tree.map(lambda e, c: e - c.astype(e.dtype), total, out)
         return out, ErrorFeedbackState(jnp.asarray(optax.safe_increment(state.count)), error, inner)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)

@@ -1,6 +1,5 @@
 """A step size, and a gain of each coordinate, learned by exponentiated gradients around any transformation."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,6 +9,8 @@ import optax
 from jax.typing import ArrayLike
 
 from precond.arguments import check_number
+from precond.transformation import transformation
+from precond.trees import Leaf, Tree, real_dtype, tree_product, wide_dtype
 
 __all__ = ["Alignment", "ExponentiatedState", "cosine", "exponentiated", "inner_product"]
 
@@ -31,10 +32,10 @@ class ExponentiatedState(NamedTuple):
 
     count: jax.Array
     scale: jax.Array
-    last: Any
-    gains: Any
-    average: Any
-    inner: Any
+    last: Tree
+    gains: Tree | None
+    average: Tree | None
+    inner: optax.OptState
 
 
 def cosine(product: jax.Array, left: jax.Array, right: jax.Array) -> jax.Array:
@@ -68,11 +69,6 @@ def inner_product(product: jax.Array, left: jax.Array, right: jax.Array) -> jax.
     """
     del left, right
     return product
-
-
-def _dot(x: Any, y: Any) -> jax.Array:
-    pairs = zip(jax.tree.leaves(x), jax.tree.leaves(y), strict=True)
-    return functools.reduce(jnp.add, [jnp.sum(_product(a, b)) for a, b in pairs], jnp.zeros([]))
 
 
 def _product(x: jax.Array, y: jax.Array) -> jax.Array:
@@ -132,10 +128,10 @@ def exponentiated(
     def factor(speed: ArrayLike, agreement: jax.Array) -> jax.Array:
         return jnp.exp(jnp.clip(jnp.asarray(speed, agreement.dtype) * agreement, -1, 1))
 
-    def init(params: Any) -> ExponentiatedState:
-        def filled(value: float) -> Any:
-            def one(p: Any) -> jax.Array:
-                dtype = jnp.promote_types(jnp.float32, jnp.result_type(p))
+    def init(params: optax.Params) -> ExponentiatedState:
+        def filled(value: float) -> Tree:
+            def one(p: Leaf) -> jax.Array:
+                dtype = wide_dtype(p)
                 return jnp.full_like(p, value, dtype=jnp.finfo(dtype).dtype if value else dtype)
 
             return jax.tree.map(one, params)
@@ -144,28 +140,30 @@ def exponentiated(
         scale = jnp.ones([], jnp.result_type(float))
         return ExponentiatedState(jnp.zeros([], jnp.int32), scale, filled(0.0), gains, average, inner.init(params))
 
-    def learned(speed: ArrayLike, g: Any, gains: Any, average: Any) -> tuple[Any, Any]:
+    def learned(speed: ArrayLike, g: Tree, gains: Tree, average: Tree) -> tuple[Tree, Tree]:
         def gain(p: jax.Array, m: jax.Array, x: jax.Array) -> jax.Array:
             return p * factor(speed, alignment(_product(m, x), _product(m, m), _product(x, x)))
 
         return jax.tree.map(gain, gains, average, g), optax.tree.update_moment(g, average, decay, 1)
 
-    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, ExponentiatedState]:
+    def update(
+        updates: optax.Updates, state: ExponentiatedState, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, ExponentiatedState]:
         g = jax.tree.map(lambda x, h: jnp.asarray(x, h.dtype), updates, state.last)
-        agreement = alignment(_dot(state.last, g), _dot(state.last, state.last), _dot(g, g))
+        agreement = alignment(tree_product(state.last, g), tree_product(state.last, state.last), tree_product(g, g))
         scale = (state.scale * factor(rate, agreement)).astype(state.scale.dtype)
         seen, gains, average = updates, state.gains, state.average
-        if gain_rate is not None:
+        if gain_rate is not None and gains is not None and average is not None:
             gains, average = learned(gain_rate, g, gains, average)
             seen = jax.tree.map(lambda x, p: (p * x).astype(jnp.result_type(x)), updates, gains)
         steps, inside = inner.update(seen, state.inner, params, **extra)
         last = jax.tree.map(lambda h, x: x.astype(h.dtype), state.last, steps)
 
-        def scaled(h: jax.Array, x: Any) -> jax.Array:
-            return (scale.astype(jnp.finfo(h.dtype).dtype) * h).astype(jnp.result_type(x))
+        def scaled(h: jax.Array, x: ArrayLike) -> jax.Array:
+            return (scale.astype(real_dtype(h)) * h).astype(jnp.result_type(x))
 
         out = jax.tree.map(scaled, last, updates)
         count = jnp.asarray(optax.safe_increment(state.count))
         return out, ExponentiatedState(count, scale, last, gains, average, inside)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)

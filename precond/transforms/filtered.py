@@ -8,6 +8,8 @@ import optax
 from jax.typing import ArrayLike
 
 from precond.arguments import check_decay, check_number
+from precond.transformation import transformation
+from precond.trees import Tree
 
 __all__ = ["FilteredState", "filtered"]
 
@@ -21,7 +23,7 @@ class FilteredState(NamedTuple):
     """
 
     count: jax.Array
-    ema: Any
+    ema: Tree
 
 
 def filtered(
@@ -55,11 +57,13 @@ def filtered(
     check_number("b1", b1, 0, 1)
     check_decay("b3" if b3 is not b1 else "b1", b3)
 
-    def init(params: Any) -> FilteredState:
+    def init(params: optax.Params) -> FilteredState:
         return FilteredState(jnp.zeros([], jnp.int32), optax.tree.zeros_like(params))
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, FilteredState]:
-        del params
+    def update(
+        updates: optax.Updates, state: FilteredState, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, FilteredState]:
+        del params, extra
 
         def blend(weight: ArrayLike, m: jax.Array, g: jax.Array) -> jax.Array:
             weight = jnp.asarray(weight, m.dtype)
@@ -74,4 +78,4 @@ def filtered(
         ema = jax.tree.map(lambda m, g: blend(b1, m, g), state.ema, updates)
         return out, FilteredState(jnp.asarray(optax.safe_increment(state.count)), ema)
 
-    return optax.GradientTransformation(init, update)
+    return transformation(init, update)

@@ -8,8 +8,10 @@ import optax
 from jax.typing import ArrayLike
 
 from precond.arguments import check_number, check_transformation, check_whole
-from precond.blocks import info_of
+from precond.blocks import BlockInfo, info_of
 from precond.linalg import batch_norm
+from precond.transformation import transformation
+from precond.trees import wide_dtype
 
 __all__ = ["GraftState", "graft"]
 
@@ -24,8 +26,8 @@ class GraftState(NamedTuple):
     """
 
     count: jax.Array
-    direction: Any
-    magnitude: Any
+    direction: optax.OptState
+    magnitude: optax.OptState
 
 
 def graft(
@@ -70,19 +72,24 @@ def graft(
     direction = optax.with_extra_args_support(direction)
     magnitude = optax.with_extra_args_support(magnitude)
 
-    def init(params: Any) -> GraftState:
+    def init(params: optax.Params) -> GraftState:
         return GraftState(jnp.zeros([], jnp.int32), direction.init(params), magnitude.init(params))
 
     def update(
-        updates: Any, state: Any, params: Any = None, *, blocks: Any = None, **extra: Any
-    ) -> tuple[Any, GraftState]:
+        updates: optax.Updates,
+        state: GraftState,
+        params: optax.Params | None = None,
+        *,
+        blocks: BlockInfo | None = None,
+        **extra: Any,
+    ) -> tuple[optax.Updates, GraftState]:
         info = info_of(blocks)
         way, first = direction.update(updates, state.direction, params, **extra, blocks=info)
         size, second = magnitude.update(updates, state.magnitude, params, **extra, blocks=info)
         count = info.advance(state.count)
 
         def one(gradient: jax.Array, d: jax.Array, u: jax.Array) -> jax.Array:
-            wide = jnp.promote_types(jnp.float32, gradient.dtype)
+            wide = wide_dtype(gradient)
             d, u = d.astype(wide), u.astype(wide)
             norm = batch_norm(d, info.batch_axes) + eps
             ratio = jnp.where(norm > 0, batch_norm(u, info.batch_axes) / jnp.where(norm > 0, norm, 1), 0)
@@ -94,4 +101,4 @@ def graft(
         out = jax.tree.map(one, updates, way, size)
         return out, GraftState(count, first, second)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)

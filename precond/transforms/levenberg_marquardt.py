@@ -6,9 +6,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from precond.arguments import check_number, check_whole
-from precond.transforms.quadratic_model import tree_product
+from precond.transformation import transformation
+from precond.transforms.quadratic_model import Product
+from precond.trees import Tree, tree_product
 
 __all__ = ["LevenbergMarquardtState", "levenberg_marquardt"]
 
@@ -25,14 +28,14 @@ class LevenbergMarquardtState(NamedTuple):
     """
 
     count: jax.Array
-    inner: Any
+    inner: optax.OptState
     damping: jax.Array
     ratio: jax.Array
     rejected: jax.Array
 
 
 def levenberg_marquardt(
-    make: Callable[[Any], optax.GradientTransformation],
+    make: Callable[[jax.Array], optax.GradientTransformation],
     damping: float = 1.0,
     *,
     decay: float = 0.95,
@@ -88,26 +91,26 @@ def levenberg_marquardt(
     check_number("low", low, 0)
     check_number("high", high, low)
 
-    def init(params: Any) -> LevenbergMarquardtState:
+    def init(params: optax.Params) -> LevenbergMarquardtState:
         start = jnp.asarray(damping, jnp.result_type(float))
         count, rejected = jnp.zeros([], jnp.int32), jnp.zeros([], jnp.int32)
         return LevenbergMarquardtState(count, make(start).init(params), start, jnp.ones_like(start), rejected)
 
     def update(
-        updates: Any,
-        state: Any,
-        params: Any = None,
+        updates: optax.Updates,
+        state: LevenbergMarquardtState,
+        params: optax.Params | None = None,
         *,
-        value: Any = None,
-        value_fn: Any = None,
-        curvature: Any = None,
+        value: ArrayLike | None = None,
+        value_fn: Callable[[Tree], jax.Array] | None = None,
+        curvature: Product | None = None,
         **extra: Any,
-    ) -> tuple[Any, LevenbergMarquardtState]:
-        for name, there in (("params", params), ("value", value), ("value_fn", value_fn), ("curvature", curvature)):
-            if there is None:
-                raise TypeError(f"levenberg_marquardt's update needs {name}=: see its docstring for all that it needs.")
-        inner = optax.with_extra_args_support(make(state.damping))
+    ) -> tuple[optax.Updates, LevenbergMarquardtState]:
         more = {"value": value, "value_fn": value_fn, "curvature": curvature}
+        if params is None or value is None or value_fn is None or curvature is None:
+            missing = next(name for name, x in {"params": params, **more}.items() if x is None)
+            raise TypeError(f"levenberg_marquardt's update needs {missing}=: see its docstring for all that it needs.")
+        inner = optax.with_extra_args_support(make(state.damping))
         moved, after = inner.update(updates, state.inner, params, **more, **extra)
         bent = jax.tree.map(lambda f, v: f + state.damping * v, curvature(moved), moved)
         foretold = tree_product(updates, moved) + tree_product(moved, bent) / 2
@@ -122,7 +125,7 @@ def levenberg_marquardt(
         rejected = state.rejected + (~good).astype(jnp.int32)
         return moved, LevenbergMarquardtState(count, kept, known, ratio.astype(state.ratio.dtype), rejected)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
 def _factor(ratio: jax.Array, good: jax.Array, due: jax.Array, less: float) -> jax.Array:

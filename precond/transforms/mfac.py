@@ -11,7 +11,9 @@ from jax.typing import ArrayLike
 
 from precond.arguments import check_number, check_whole
 from precond.linalg.lapack import solve_positive
+from precond.transformation import transformation
 from precond.transforms.rows import Rows, dense_rows
+from precond.trees import Leaf, Tree, common_dtype, wide_dtype
 
 __all__ = ["MFACState", "scale_by_mfac"]
 
@@ -27,12 +29,8 @@ class MFACState(NamedTuple):
     """
 
     count: jax.Array
-    window: Any
+    window: Tree
     gram: jax.Array
-
-
-def _wide(x: Any) -> Any:
-    return jnp.promote_types(jnp.float32, jnp.result_type(x))
 
 
 def scale_by_mfac(
@@ -94,15 +92,14 @@ def scale_by_mfac(
 
     kept_as = dense_rows() if rows is None else rows
 
-    def init(params: Any) -> MFACState:
-        def empty(p: Any) -> Any:
-            stored = kept_as.store(jnp.zeros_like(p, dtype=_wide(p)))
+    def init(params: optax.Params) -> MFACState:
+        def empty(p: Leaf) -> Tree:
+            stored = kept_as.store(jnp.zeros_like(p, dtype=wide_dtype(p)))
             return jax.tree.map(lambda x: jnp.zeros_like(jnp.broadcast_to(x, (window, *x.shape))), stored)
 
-        dtypes = [jnp.finfo(_wide(p)).dtype for p in jax.tree.leaves(params)]
-        gram = jnp.zeros((window, window), functools.reduce(jnp.promote_types, dtypes, jnp.dtype(jnp.float32)))
+        gram = jnp.zeros((window, window), common_dtype(params))
         # Without leaves one array stands for all windows, so that optax.tree.map_params takes none for a parameter.
-        kept = jax.tree.map(empty, params) if dtypes else jnp.zeros((0,))
+        kept = jax.tree.map(empty, params) if jax.tree.leaves(params) else jnp.zeros((0,))
         return MFACState(jnp.zeros([], jnp.int32), kept, gram)
 
     def solve(gram: jax.Array, slot: jax.Array) -> jax.Array:
@@ -113,14 +110,16 @@ def scale_by_mfac(
         damped = gram + ridge * jnp.eye(window, dtype=gram.dtype)
         return window * solve_positive(damped[None], unit[None, :, None])[0, :, 0]
 
-    def products(windows: list[Any], gradients: list[jax.Array], dtype: Any) -> jax.Array:
+    def products(windows: list[Tree], gradients: list[jax.Array], dtype: jnp.dtype) -> jax.Array:
         pairs = zip(windows, gradients, strict=True)
         return functools.reduce(jnp.add, [kept_as.products(*pair).astype(dtype) for pair in pairs])
 
-    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, MFACState]:
+    def update(
+        updates: optax.Updates, state: MFACState, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, MFACState]:
         del params, extra
         updates = jax.tree.map(jnp.asarray, updates)
-        leaves, treedef = jax.tree.flatten(jax.tree.map(lambda x: x.astype(_wide(x)), updates))
+        leaves, treedef = jax.tree.flatten(jax.tree.map(lambda x: x.astype(wide_dtype(x)), updates))
         if not leaves:
             return updates, state._replace(count=jnp.asarray(optax.safe_increment(state.count)))
         windows = treedef.flatten_up_to(state.window)
@@ -147,4 +146,4 @@ def scale_by_mfac(
         count = jnp.where(finite, optax.safe_increment(state.count), state.count)
         return optax.tree.cast_like(out, updates), MFACState(count, treedef.unflatten(windows), gram)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)

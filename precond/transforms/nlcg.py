@@ -7,9 +7,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from precond.transformation import transformation
+from precond.trees import Tree, real_dtype, tree_product, wide_zeros_like
+
 __all__ = ["Beta", "NLCGState", "fletcher_reeves", "polak_ribiere", "scale_by_nlcg"]
 
-Beta = Callable[[Any, Any, Any, Any], jax.Array]
+Beta = Callable[[Tree, Tree, Tree, Tree], jax.Array]
 """From gradient, preconditioned gradient, and the two of the step before (trees) to the coefficient."""
 
 
@@ -25,22 +28,17 @@ class NLCGState(NamedTuple):
     """
 
     count: jax.Array
-    gradient: Any
-    scaled: Any
-    direction: Any
-    preconditioner: Any
-
-
-def _dot(x: Any, y: Any) -> jax.Array:
-    pairs = zip(jax.tree.leaves(x), jax.tree.leaves(y), strict=True)
-    return sum((jnp.sum(jnp.real(jnp.conj(a) * b)) for a, b in pairs), start=jnp.zeros([]))
+    gradient: Tree
+    scaled: Tree | None
+    direction: Tree
+    preconditioner: optax.OptState
 
 
 def _ratio(x: jax.Array, y: jax.Array) -> jax.Array:
     return jnp.where(y != 0, x / jnp.where(y != 0, y, 1), 0)
 
 
-def polak_ribiere(gradient: Any, scaled: Any, last_gradient: Any, last_scaled: Any) -> jax.Array:
+def polak_ribiere(gradient: Tree, scaled: Tree, last_gradient: Tree, last_scaled: Tree) -> jax.Array:
     r"""$\beta = \max(0, \; z^\top (g - g_{-1}) / z_{-1}^\top g_{-1})$, PR+; it restarts by itself.
 
     Args:
@@ -54,11 +52,11 @@ def polak_ribiere(gradient: Any, scaled: Any, last_gradient: Any, last_scaled: A
       >>> polak_ribiere(g, g, last, last).item()
       4.0
     """
-    change = _dot(scaled, gradient) - _dot(scaled, last_gradient)
-    return jnp.maximum(0, _ratio(change, _dot(last_scaled, last_gradient)))
+    change = tree_product(scaled, gradient) - tree_product(scaled, last_gradient)
+    return jnp.maximum(0, _ratio(change, tree_product(last_scaled, last_gradient)))
 
 
-def fletcher_reeves(gradient: Any, scaled: Any, last_gradient: Any, last_scaled: Any) -> jax.Array:
+def fletcher_reeves(gradient: Tree, scaled: Tree, last_gradient: Tree, last_scaled: Tree) -> jax.Array:
     r"""$\beta = z^\top g / z_{-1}^\top g_{-1}$; without a line search it grows with the gradients.
 
     Args:
@@ -71,7 +69,7 @@ def fletcher_reeves(gradient: Any, scaled: Any, last_gradient: Any, last_scaled:
       >>> fletcher_reeves(jnp.asarray([3.0]), jnp.asarray([3.0]), jnp.asarray([-1.0]), jnp.asarray([-1.0])).item()
       9.0
     """
-    return _ratio(_dot(scaled, gradient), _dot(last_scaled, last_gradient))
+    return _ratio(tree_product(scaled, gradient), tree_product(last_scaled, last_gradient))
 
 
 def scale_by_nlcg(
@@ -108,30 +106,27 @@ def scale_by_nlcg(
     plain = preconditioner is None
     scale = optax.with_extra_args_support(optax.identity() if preconditioner is None else preconditioner)
 
-    def zeros(params: Any) -> Any:
-        def one(p: Any) -> jax.Array:
-            return jnp.zeros_like(p, dtype=jnp.promote_types(jnp.float32, jnp.result_type(p)))
+    def init(params: optax.Params) -> NLCGState:
+        gradient, direction = wide_zeros_like(params), wide_zeros_like(params)
+        scaled = None if plain else wide_zeros_like(params)
+        return NLCGState(jnp.zeros([], jnp.int32), gradient, scaled, direction, scale.init(params))
 
-        return jax.tree.map(one, params)
-
-    def init(params: Any) -> NLCGState:
-        scaled = None if plain else zeros(params)
-        return NLCGState(jnp.zeros([], jnp.int32), zeros(params), scaled, zeros(params), scale.init(params))
-
-    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, NLCGState]:
+    def update(
+        updates: optax.Updates, state: NLCGState, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, NLCGState]:
         g = jax.tree.map(lambda x, last: jnp.asarray(x, last.dtype), updates, state.gradient)
         scaled, inner = scale.update(updates, state.preconditioner, params, **extra)
         z = g if plain else jax.tree.map(lambda x, last: x.astype(last.dtype), scaled, state.gradient)
         # The first time all of the last are zeros, and so is the coefficient.
-        coefficient = beta(g, z, state.gradient, state.gradient if plain else state.scaled)
+        coefficient = beta(g, z, state.gradient, state.gradient if state.scaled is None else state.scaled)
         coefficient = jnp.where(state.count > 0, coefficient, 0)
 
         def step(x: jax.Array, last: jax.Array) -> jax.Array:
-            return x + coefficient.astype(jnp.finfo(x.dtype).dtype) * last
+            return x + coefficient.astype(real_dtype(x)) * last
 
         d = jax.tree.map(step, z, state.direction)
         out = jax.tree.map(lambda x, u: x.astype(jnp.result_type(u)), d, updates)
         count = jnp.asarray(optax.safe_increment(state.count))
         return out, NLCGState(count, g, None if plain else z, d, inner)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)

@@ -9,6 +9,8 @@ import optax
 from jax.typing import ArrayLike
 
 from precond.arguments import check_number, check_whole
+from precond.transformation import transformation
+from precond.trees import wide_dtype
 
 __all__ = ["project_radial"]
 
@@ -69,9 +71,9 @@ def project_radial(
         tangential = jnp.max(cosine) < delta / np.sqrt(np.prod([w.shape[a] for a in axes]))
         return u - unit * _dot(unit, u, axes), tangential
 
-    def one(w: Any, g: jax.Array, u: jax.Array) -> jax.Array:
-        dtype, wide = g.dtype, jnp.promote_types(jnp.float32, g.dtype)
-        w, g, u = (jnp.asarray(x, wide) for x in (w, g, u))
+    def one(w: ArrayLike, g: jax.Array, u: jax.Array) -> jax.Array:
+        dtype, wide = g.dtype, wide_dtype(g)
+        w, g, u = jnp.asarray(w, wide), jnp.asarray(g, wide), jnp.asarray(u, wide)
         decay = jnp.asarray(weight_decay, jnp.finfo(wide).dtype)
         if w.ndim > 1 and w.size:
             if channel_axis >= w.ndim:
@@ -83,7 +85,9 @@ def project_radial(
             decay = jnp.where(channels | layer, decay * ratio, decay).astype(decay.dtype)
         return (u + decay * w).astype(dtype)
 
-    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+    def update(
+        updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, optax.OptState]:
         if params is None:
             raise ValueError(
                 "project_radial() projects steps off the parameters: call update(gradients, state, params)."
@@ -92,7 +96,7 @@ def project_radial(
         steps, state = inner.update(updates, state, params, **extra)
         return jax.tree.map(one, params, updates, steps), state
 
-    return optax.GradientTransformationExtraArgs(inner.init, update)
+    return transformation(inner.init, update)
 
 
 def _dot(x: jax.Array, y: jax.Array, axes: tuple[int, ...]) -> jax.Array:

@@ -1,5 +1,6 @@
 """Learning rate and momentum that minimise a quadratic model of the loss: no number to tune."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -8,8 +9,13 @@ import optax
 from jax.typing import ArrayLike
 
 from precond.arguments import check_number
+from precond.transformation import transformation
+from precond.trees import Tree, all_finite, tree_product
 
-__all__ = ["QuadraticModelState", "quadratic_model", "tree_product"]
+__all__ = ["Product", "QuadraticModelState", "quadratic_model"]
+
+Product = Callable[[Tree], Tree]
+"""From a tree v like the parameters to F v, such as `precond.layers.ggn_product` gives."""
 
 
 class QuadraticModelState(NamedTuple):
@@ -24,25 +30,10 @@ class QuadraticModelState(NamedTuple):
     """
 
     count: jax.Array
-    inner: Any
-    previous: Any
+    inner: optax.OptState
+    previous: Tree
     learning_rate: jax.Array
     momentum: jax.Array
-
-
-def tree_product(x: Any, y: Any) -> jax.Array:
-    """The inner product of two trees, in float32 or wider.
-
-    Examples:
-      >>> tree_product({"a": jnp.ones(2)}, {"a": jnp.full(2, 3.0)}).item()
-      6.0
-    """
-
-    def product(a: jax.Array, b: jax.Array) -> jax.Array:
-        wide = jnp.promote_types(jnp.float32, a.dtype)
-        return jnp.sum(a.astype(wide) * b.astype(wide), dtype=wide)
-
-    return sum(jax.tree.leaves(jax.tree.map(product, x, y)), jnp.zeros([]))
 
 
 def quadratic_model(
@@ -87,14 +78,19 @@ def quadratic_model(
     check_number("damping", damping, 0)
     direction = optax.with_extra_args_support(direction)
 
-    def init(params: Any) -> QuadraticModelState:
+    def init(params: optax.Params) -> QuadraticModelState:
         zeros = jax.tree.map(jnp.zeros_like, params)
         count, rate, momentum = jnp.zeros([], jnp.int32), jnp.zeros([]), jnp.zeros([])
         return QuadraticModelState(count, direction.init(params), zeros, rate, momentum)
 
     def update(
-        updates: Any, state: Any, params: Any = None, *, curvature: Any = None, **extra: Any
-    ) -> tuple[Any, QuadraticModelState]:
+        updates: optax.Updates,
+        state: QuadraticModelState,
+        params: optax.Params | None = None,
+        *,
+        curvature: Product | None = None,
+        **extra: Any,
+    ) -> tuple[optax.Updates, QuadraticModelState]:
         if curvature is None:
             raise TypeError(
                 "quadratic_model's update needs curvature=: a function from v to F v, as precond.layers.ggn_product."
@@ -105,13 +101,13 @@ def quadratic_model(
         matrix = [[tree_product(v, f) for f in turned] for v in both]
         alpha, mu = _solve(matrix, [tree_product(updates, v) for v in both])
         moved = jax.tree.map(lambda a, b: (alpha * a + mu * b).astype(a.dtype), *both)
-        finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(moved)]))
+        finite = all_finite(moved)
         moved = jax.tree.map(lambda x: jnp.where(finite, x, 0), moved)
         rate, momentum = (jnp.where(finite, x, 0).astype(state.momentum.dtype) for x in (-alpha, mu))
         count = jnp.asarray(optax.safe_increment(state.count))
         return moved, QuadraticModelState(count, inner, moved, rate, momentum)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
 def _solve(matrix: list[list[jax.Array]], slope: list[jax.Array]) -> tuple[jax.Array, jax.Array]:

@@ -1,30 +1,65 @@
 """How the gradients in M-FAC's window are stored: as they are, or the largest entries of each block."""
 
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
 from precond.arguments import check_whole
 from precond.transforms.block_top_k import BLOCK_SIZE, Entries, check_density, cut, join, largest_entries
+from precond.trees import Tree
 
 __all__ = ["Rows", "dense_rows", "sparse_rows"]
 
 
+class Store(Protocol):
+    """The type of `Rows.store`."""
+
+    def __call__(self, g: jax.Array) -> Tree:
+        """Return what is kept of one parameter's gradient, a tree of arrays."""
+        ...
+
+
+class Products(Protocol):
+    """The type of `Rows.products`."""
+
+    def __call__(self, window: Any, g: jax.Array) -> jax.Array:
+        """Return the inner products of stored gradients and a gradient, `[m]`; complex numbers are pairs of real ones.
+
+        Args:
+          window: what `store` returned for m gradients, with a leading axis m.
+          g: a gradient.
+        """
+        ...
+
+
+class Combine(Protocol):
+    """The type of `Rows.combine`."""
+
+    def __call__(self, window: Any, weights: jax.Array, like: jax.Array) -> jax.Array:
+        """Return the weighted sum of stored gradients.
+
+        Args:
+          window: what `store` returned for m gradients, with a leading axis m.
+          weights: `[m]`.
+          like: an array of the parameter's shape and dtype.
+        """
+        ...
+
+
 class Rows(NamedTuple):
-    """The rows of a window, of one parameter: three pure functions.
+    """Store the gradients of one parameter, by three pure functions.
 
     Attributes:
-      store: from a gradient to what is kept of it, a tree of arrays; the window has these with a leading axis.
-      products: from a window and a gradient to their inner products, `[m]`; complex numbers are pairs of real ones.
-      combine: from a window, weights `[m]` and an array of the parameter's shape to the weighted sum of its gradients.
+      store: from a gradient to what is kept of it (`Store`).
+      products: from a window of stored gradients and a gradient to their inner products (`Products`).
+      combine: from a window and weights to the weighted sum of its gradients (`Combine`).
     """
 
-    store: Callable[[jax.Array], Any]
-    products: Callable[[Any, jax.Array], jax.Array]
-    combine: Callable[[Any, jax.Array, jax.Array], jax.Array]
+    store: Store
+    products: Products
+    combine: Combine
 
 
 def _weighted(rows: jax.Array, weights: jax.Array) -> jax.Array:
@@ -46,8 +81,8 @@ def dense_rows() -> Rows:
     """
     return Rows(
         store=lambda g: g,
-        products=lambda rows, g: _dot(rows, g[None]),
-        combine=lambda rows, weights, like: jnp.sum(_weighted(rows, weights), axis=0),
+        products=lambda window, g: _dot(window, g[None]),
+        combine=lambda window, weights, like: jnp.sum(_weighted(window, weights), axis=0),
     )
 
 

@@ -8,7 +8,8 @@ import optax
 from jax import lax
 
 from precond.arguments import check_whole
-from precond.blocks import info_of
+from precond.blocks import BlockInfo, info_of
+from precond.transformation import transformation
 
 __all__ = ["StochasticRoundingState", "stochastic_rounding"]
 
@@ -58,11 +59,18 @@ def stochastic_rounding(seed: int = 0) -> optax.GradientTransformationExtraArgs:
     """
     check_whole("seed", seed, least=0)
 
-    def init(params: Any) -> StochasticRoundingState:
+    def init(params: optax.Params) -> StochasticRoundingState:
         del params
         return StochasticRoundingState(jnp.zeros([], jnp.int32))
 
-    def update(updates: Any, state: Any, params: Any = None, *, blocks: Any = None, **extra: Any) -> Any:
+    def update(
+        updates: optax.Updates,
+        state: StochasticRoundingState,
+        params: optax.Params | None = None,
+        *,
+        blocks: BlockInfo | None = None,
+        **extra: Any,
+    ) -> tuple[optax.Updates, StochasticRoundingState]:
         del params, extra
         info = info_of(blocks)
         leaves, treedef = jax.tree.flatten(updates)
@@ -72,7 +80,7 @@ def stochastic_rounding(seed: int = 0) -> optax.GradientTransformationExtraArgs:
         out = [_rounded(jax.random.fold_in(key, i), *pair) for i, pair in enumerate(zip(leaves, rows, strict=True))]
         return treedef.unflatten(out), StochasticRoundingState(info.advance(state.count))
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
 def _rounded(key: jax.Array, stack: jax.Array, rows: jax.Array) -> jax.Array:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from precond.arguments import check_whole
+from precond.transformation import transformation
 
 __all__ = ["SwitchState", "switch"]
 
@@ -21,8 +22,8 @@ class SwitchState(NamedTuple):
     """
 
     count: jax.Array
-    before: Any
-    after: Any
+    before: optax.OptState
+    after: optax.OptState
 
 
 def switch(
@@ -53,13 +54,15 @@ def switch(
     check_whole("start", start, least=1)
     before, after = optax.with_extra_args_support(before), optax.with_extra_args_support(after)
 
-    def init(params: Any) -> SwitchState:
+    def init(params: optax.Params) -> SwitchState:
         return SwitchState(jnp.zeros([], jnp.int32), before.init(params), after.init(params))
 
-    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, SwitchState]:
+    def update(
+        updates: optax.Updates, state: SwitchState, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, SwitchState]:
         count = jnp.asarray(optax.safe_increment(state.count))
         early, first = before.update(updates, state.before, params, **extra)
         late, second = after.update(updates, state.after, params, **extra)
         return optax.tree.where(count < start, early, late), SwitchState(count, first, second)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)

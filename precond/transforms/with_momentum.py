@@ -4,7 +4,8 @@ from typing import Any, NamedTuple
 
 import optax
 
-from precond.blocks import info_of
+from precond.blocks import BlockInfo, info_of
+from precond.transformation import transformation
 
 __all__ = ["MomentumState", "with_momentum"]
 
@@ -17,8 +18,8 @@ class MomentumState(NamedTuple):
       inner: the state of the inner transformation.
     """
 
-    momentum: Any
-    inner: Any
+    momentum: optax.OptState
+    inner: optax.OptState
 
 
 def with_momentum(
@@ -46,16 +47,21 @@ def with_momentum(
     """
     momentum, inner = optax.with_extra_args_support(momentum), optax.with_extra_args_support(inner)
 
-    def init(params: Any) -> MomentumState:
+    def init(params: optax.Params) -> MomentumState:
         return MomentumState(momentum.init(params), inner.init(params))
 
     def update(
-        updates: Any, state: Any, params: Any = None, *, blocks: Any = None, **extra: Any
-    ) -> tuple[Any, MomentumState]:
+        updates: optax.Updates,
+        state: MomentumState,
+        params: optax.Params | None = None,
+        *,
+        blocks: BlockInfo | None = None,
+        **extra: Any,
+    ) -> tuple[optax.Updates, MomentumState]:
         info = info_of(blocks)
         directions, velocity = momentum.update(updates, state.momentum, params, **extra, blocks=info)
         raw = info._replace(gradients=updates)
         out, inside = inner.update(directions, state.inner, params, **extra, blocks=raw)
         return out, MomentumState(velocity, inside)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
