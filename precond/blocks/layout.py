@@ -12,7 +12,7 @@ from precond.arguments import check_whole
 from precond.blocks.names import stack_name
 from precond.blocks.parameter import parameters_of
 from precond.blocks.view import Geometry, Views, geometry
-from precond.linalg.opaque import opaque
+from precond.linalg.hidden_constants import hidden_constants
 
 __all__ = ["BlockSize", "Layout", "Ragged", "layout_of", "ragged"]
 
@@ -132,7 +132,7 @@ class Sheet(NamedTuple):
         pieces = [sheet]
         if len(batches) > 1:
             # At places that are arguments: members of one shape are then sliced by one kernel.
-            starts = opaque(list(itertools.accumulate([0, *batches[:-1]])))
+            starts = hidden_constants(list(itertools.accumulate([0, *batches[:-1]])))
             places = [[start, *[jnp.zeros_like(start)] * (sheet.ndim - 1)] for start in starts]
             sizes = [(n, *sheet.shape[1:]) for n in batches]
             pieces = [jax.lax.dynamic_slice(sheet, place, size) for place, size in zip(places, sizes, strict=True)]

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from precond.arguments import check_whole
 from precond.blocks import Factors, Layer
 from precond.eager import compiled_if_eager
-from precond.large_batches.factors import average_factors, zero_factors
+from precond.large_batches.average_factors import average_factors, zero_factors
 from precond.replicas import Metric, Replicas, Squares, merge, whole_squares
 from precond.transformation import transformation
 from precond.trees import Tree, common_dtype, wide_zeros

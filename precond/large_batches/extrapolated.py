@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from precond.large_batches.displaced import Displacement, eval_params
+from precond.large_batches.eval_params import Displacement, eval_params
 from precond.transformation import transformation
 from precond.trees import wide_zeros_like
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from precond.linalg.opaque import opaque
+from precond.linalg.hidden_constants import hidden_constants
 
 __all__ = ["cholesky", "eigh", "orthonormal_columns", "solve_positive", "solve_triangular"]
 
@@ -33,7 +33,7 @@ def _one_by_one(decompose: Callable[..., Any], *stacks: jax.Array) -> Any:
         out = [one(*(at(jnp.minimum(place + lane, jnp.uint32(m - 1)), x) for x in stacks)) for lane in apart]
         return jax.tree.map(lambda *x: jnp.concatenate(x), *out)
 
-    apart = opaque(range(lanes))
+    apart = hidden_constants(range(lanes))
     out = lax.map(turn, jnp.arange(0, m, lanes, dtype=jnp.uint32))
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:m], out)
 

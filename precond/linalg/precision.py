@@ -43,7 +43,7 @@ def precision(
 
     The presets of `jax.lax.DotAlgorithmPreset` that emulate float32 on a GPU's tensor cores can be named; a device that
     has not the one that is asked for says so when the program is compiled. What is kept is float32 or wider in any
-    case (`precond.stored` keeps roots in less), and residuals are measured at the highest precision. By their
+    case (`precond.store_as` keeps roots in less), and residuals are measured at the highest precision. By their
     definitions (products of 256 x 256, in units of rounding relative to $|A| |B|$; roots of 128 x 128)::
 
         algorithm            error of a product   of A^(-1/4) by composite(), condition 1e4

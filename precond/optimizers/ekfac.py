@@ -10,7 +10,7 @@ from precond.blocks import Layer, check_matrices
 from precond.engine import Refresh, every, measured, per_block, scale_by_kfac
 from precond.mesh import Sharded
 from precond.optimizers.finish import finish
-from precond.roots import Method, corrected_inverse, rising
+from precond.roots import Method, corrected_inverse, decayed_max
 from precond.transforms import clip_by_kl, with_momentum
 from precond.trees import Mask
 
@@ -44,7 +44,7 @@ def ekfac(
     with the gradients (`precond.layers`), refreshed by one QR decomposition each, and E the mean over the squares of
     single examples' gradients in this basis, which is captured with the factors, where the bases are given:
     `value_grad_factors(.., fisher=..)(params, x, y, key=key, state=state)`. S follows it at once where it grows
-    (`precond.rising`); George et al. average, as `precond.corrected_inverse(follow=precond.averaged(0.95))` does. The
+    (`precond.decayed_max`); George et al. average, as `precond.corrected_inverse(follow=precond.ema(0.95))` does. The
     first update only feeds the statistics.
 
     Args:
@@ -108,7 +108,7 @@ def ekfac(
     tx = scale_by_kfac(
         layers,
         decay=decay,
-        root=corrected_inverse(damping, follow=rising(b2), method=method),
+        root=corrected_inverse(damping, follow=decayed_max(b2), method=method),
         refresh=refresh,
         around=around,
         otherwise=optax.scale_by_adam(b1) if otherwise is None else otherwise,

@@ -4,7 +4,7 @@ import jax
 import optax
 
 from precond.arguments import check_decay, check_number, check_rate
-from precond.transforms import block_top_k, error_feedback, filtered, finite_steps, scale_by_mfac, sparse_rows
+from precond.transforms import block_top_k, error_feedback, finite_steps, lookahead_ema, scale_by_mfac, sparse_rows
 from precond.trees import Mask
 
 __all__ = ["mfac"]
@@ -75,7 +75,7 @@ def mfac(
     return optax.with_extra_args_support(
         optax.chain(
             scaled,
-            filtered(b1, bias_correction=False),
+            lookahead_ema(b1, bias_correction=False),
             decay,
             optax.scale_by_learning_rate(learning_rate),
         )

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from precond.arguments import check_whole
-from precond.replicas.statistics import (
+from precond.replicas.replicas import (
     Metric,
     Replicas,
     Squares,

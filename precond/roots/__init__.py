@@ -1,7 +1,7 @@
 """What is derived from the factors, and how it acts on a gradient. Floor 2 of the library."""
 
-from precond.roots.corrected_inverse import Follow, averaged, corrected_inverse, rising
-from precond.roots.damping import Damping, absolute, relative, trace
+from precond.roots.corrected_inverse import corrected_inverse
+from precond.roots.damping import Damping, absolute, relative, trace_damping
 from precond.roots.eigen_inverse import eigen_inverse
 from precond.roots.eigenbasis import eigenbasis
 from precond.roots.guard import Checked, Health, accept
@@ -20,17 +20,18 @@ from precond.roots.methods import (
     qr,
     rotations,
 )
+from precond.roots.moment_rule import MomentRule, decayed_max, ema
 from precond.roots.root import Axis, Padding, Power, Root, RootState, as_fraction, powers_of
-from precond.roots.stored import stored
+from precond.roots.store_as import store_as
 from precond.roots.waiting import waiting
 
 __all__ = [
     "Axis",
     "Checked",
     "Damping",
-    "Follow",
     "Health",
     "Method",
+    "MomentRule",
     "Padding",
     "Power",
     "Root",
@@ -39,15 +40,16 @@ __all__ = [
     "absolute",
     "accept",
     "as_fraction",
-    "averaged",
     "by_platform",
     "cholesky",
     "cholesky_qr",
     "composite",
     "corrected_inverse",
+    "decayed_max",
     "eigen_inverse",
     "eigenbasis",
     "eigh",
+    "ema",
     "inverse",
     "inverse_root",
     "last_finite",
@@ -55,9 +57,8 @@ __all__ = [
     "powers_of",
     "qr",
     "relative",
-    "rising",
     "rotations",
-    "stored",
-    "trace",
+    "store_as",
+    "trace_damping",
     "waiting",
 ]

@@ -1,26 +1,23 @@
 """EK-FAC's root: the inverse of the Fisher matrix's own diagonal in the factors' eigenbasis."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from precond.arguments import check_decay, check_number
+from precond.arguments import check_number
 from precond.blocks import finite_blocks, keep_finite
-from precond.linalg import average, multiply
+from precond.linalg import multiply
 from precond.roots.eigenbasis import SecondMoment, eigenbasis
 from precond.roots.guard import Checked, unchecked
 from precond.roots.methods import Method
+from precond.roots.moment_rule import MomentRule, decayed_max
 from precond.roots.root import Factor, Power, Root, RootState
 from precond.trees import Leaf
 
-__all__ = ["Follow", "MeasuredMoment", "averaged", "corrected_inverse", "rising"]
-
-Follow = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
-"""From what is kept of second moments, what was measured, and the number of times that something was (from 1)."""
-
+__all__ = ["MeasuredMoment", "corrected_inverse"]
 
 Basis = Checked | jax.Array
 """The basis of a factor; an empty array for a diagonal factor, which needs none."""
@@ -30,50 +27,9 @@ class MeasuredMoment(SecondMoment):
     """What `corrected_inverse` keeps of second moments. By its type a capture tells the bases of EK-FAC from SOAP's."""
 
 
-def rising(decay: ArrayLike = 0.8) -> Follow:
-    r"""$S \leftarrow \max(\beta S, X)$: growth is believed at once, and forgotten slowly.
-
-    A step that is divided by what was seen some steps ago is too long where curvature has grown since: at the start
-    of training, by orders of magnitude.
-
-    Args:
-      decay: $\beta$; 1 forgets nothing.
-
-    Raises:
-      ValueError, TypeError: for a number out of range.
-
-    Examples:
-      >>> follow = rising(0.5)
-      >>> [follow(jnp.asarray(4.0), jnp.asarray(x), jnp.asarray(2)).item() for x in (1.0, 5.0)]
-      [2.0, 5.0]
-    """
-    check_number("decay", decay, 0, 1)
-    return lambda old, new, count: jnp.maximum(jnp.asarray(decay, old.dtype) * old, new)
-
-
-def averaged(decay: ArrayLike = 0.95) -> Follow:
-    r"""$S \leftarrow \beta S + (1 - \beta) X$, free of the bias of its start, as George et al. have it.
-
-    Args:
-      decay: $\beta$, below 1.
-
-    Raises:
-      ValueError, TypeError: for a number out of range.
-
-    Examples:
-      >>> follow = averaged(0.5)
-      >>> [round(follow(jnp.asarray(4.0), jnp.asarray(1.0), jnp.asarray(t)).item(), 4) for t in (1, 2)]
-      [1.0, 2.0]
-    """
-    check_decay("decay", decay)
-
-    def follow(old: jax.Array, new: jax.Array, count: jax.Array) -> jax.Array:
-        return average(old, new, decay, count=count.reshape(*count.shape, *[1] * (old.ndim - count.ndim)))
-
-    return follow
-
-
-def corrected_inverse(damping: ArrayLike = 1e-3, *, follow: Follow | None = None, method: Method | None = None) -> Root:
+def corrected_inverse(
+    damping: ArrayLike = 1e-3, *, follow: MomentRule | None = None, method: Method | None = None
+) -> Root:
     r"""Divide by the Fisher matrix's diagonal in the eigenbasis of the factors, as it was measured, damped (EK-FAC).
 
     With the eigenvectors $Q_i$ of each factor, X' the mean over examples of their squared gradients in this basis, and
@@ -89,7 +45,7 @@ def corrected_inverse(damping: ArrayLike = 1e-3, *, follow: Follow | None = None
 
     Args:
       damping: $\lambda$, in the units of the Fisher matrix.
-      follow: how S follows X': `precond.rising` (the default), or `precond.averaged`, as George et al. have it.
+      follow: how S follows X': `precond.decayed_max` (the default), or `precond.ema`, as George et al. have it.
       method: as in `precond.eigenbasis`, whose columns must continue those of the basis before (not `precond.eigh`).
 
     Returns:
@@ -110,7 +66,7 @@ def corrected_inverse(damping: ArrayLike = 1e-3, *, follow: Follow | None = None
     """
     check_number("damping", damping, 0)
     base = eigenbasis(eps=damping, power=1.0, method=method)
-    follow = rising() if follow is None else follow
+    follow = decayed_max() if follow is None else follow
 
     def init(stack: Leaf, factors: tuple[Factor | None, ...]) -> RootState:
         moments = MeasuredMoment(*base.init(stack, ()).moments)

@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 
 from precond.arguments import check_number
 
-__all__ = ["Damping", "absolute", "relative", "trace"]
+__all__ = ["Damping", "absolute", "relative", "trace_damping"]
 
 
 class RidgeOf(Protocol):
@@ -91,7 +91,7 @@ def absolute(eps: ArrayLike = 1e-12) -> Damping:
     return Damping(lambda largest, mean: eps * jnp.ones_like(largest))
 
 
-def trace(eps: ArrayLike = 1e-6) -> Damping:
+def trace_damping(eps: ArrayLike = 1e-6) -> Damping:
     r"""$\epsilon \, \mathrm{tr}(A) / d$: relative to the mean eigenvalue.
 
     Args:
@@ -101,7 +101,7 @@ def trace(eps: ArrayLike = 1e-6) -> Damping:
       ValueError, TypeError: for a number below 0.
 
     Examples:
-      >>> trace(0.5).ridge(jnp.asarray([4.0]), jnp.asarray([1.0])).tolist()
+      >>> trace_damping(0.5).ridge(jnp.asarray([4.0]), jnp.asarray([1.0])).tolist()
       [0.5]
     """
     check_number("eps", eps, 0)

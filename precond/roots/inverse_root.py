@@ -28,7 +28,7 @@ def inverse_root(
       q = \frac{1}{2k}$$
 
     with k the number of axes that have a factor. A factor is divided by its largest entry before anything else and
-    the root scaled back, so that with `relative` or `trace` damping $X(cA) = c^{-q} X(A)$. The root of a zero factor
+    the root scaled back, so that with `relative` or `trace_damping` $X(cA) = c^{-q} X(A)$. The root of a zero factor
     is the identity; a 1 by 1 factor is exact.
 
     Args:
@@ -38,7 +38,7 @@ def inverse_root(
         `eigh()` (denominator at most 64). It cannot be injected by `optax.inject_hyperparams`.
       method: `precond.eigh()`, `precond.composite()` or `precond.newton()`; None takes the first on CPU and the second
         on everything else (`precond.by_platform`).
-      damping: `precond.relative` (the default, with 1e-6), `precond.absolute` or `precond.trace`.
+      damping: `precond.relative` (the default, with 1e-6), `precond.absolute` or `precond.trace_damping`.
       tolerance: on the residual of each new root, $\|X^{1/q} (L + \epsilon I) - I\|_2$ as estimated by
         `precond.linalg.root_residual`. One that is above it is refused: its block keeps the last good root, and the
         damping of the next attempt is ten times as large. With infinity all that is finite is accepted.

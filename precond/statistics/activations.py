@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from precond.arguments import check_number
 from precond.blocks import BlockInfo, active_axes, info_of, path_name
 from precond.linalg import Packed, average, packed
-from precond.statistics.accumulate import StatisticsState
+from precond.statistics.accumulate_grams import StatisticsState
 from precond.transformation import transformation
 from precond.trees import Leaf, wide_dtype
 

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from precond.blocks import path_name
 from precond.linalg import Packed, batch_norm, dense, multiply_axis, packed_gram
-from precond.statistics.accumulate import Axes, StatisticsState, accumulate_grams
+from precond.statistics.accumulate_grams import Axes, StatisticsState, accumulate_grams
 from precond.statistics.statistic import Whiten
 from precond.transformation import transformation
 from precond.trees import Stacks, wide_dtype

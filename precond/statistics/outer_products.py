@@ -5,7 +5,7 @@ import optax
 from jax.typing import ArrayLike
 
 from precond.linalg import Packed, packed_gram
-from precond.statistics.accumulate import Axes, accumulate_grams
+from precond.statistics.accumulate_grams import Axes, accumulate_grams
 from precond.statistics.statistic import Whiten
 from precond.transformation import transformation
 

@@ -3,7 +3,7 @@
 import jax
 
 from precond.arguments import check_number, check_whole
-from precond.linalg import renew_worst, rotate_basis
+from precond.linalg import redecompose_worst, rotate_basis
 from precond.roots.methods.following import following
 from precond.roots.methods.method import Method
 
@@ -43,6 +43,6 @@ def rotations(*, sweeps: int = 2, tolerance: float = 0.1, group: int | None = 8)
 
     def step(a: jax.Array, old: jax.Array) -> jax.Array:
         new = rotate_basis(a, old, sweeps)
-        return new if group is None else renew_worst(a, new, tolerance, group)
+        return new if group is None else redecompose_worst(a, new, tolerance, group)
 
     return Method("rotations()", None, following(step))

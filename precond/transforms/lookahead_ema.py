@@ -11,11 +11,11 @@ from precond.arguments import check_decay, check_number
 from precond.transformation import transformation
 from precond.trees import Tree
 
-__all__ = ["FilteredState", "filtered"]
+__all__ = ["LookaheadEmaState", "lookahead_ema"]
 
 
-class FilteredState(NamedTuple):
-    """What `filtered` keeps.
+class LookaheadEmaState(NamedTuple):
+    """What `lookahead_ema` keeps.
 
     Attributes:
       count: updates seen.
@@ -26,7 +26,7 @@ class FilteredState(NamedTuple):
     ema: Tree
 
 
-def filtered(
+def lookahead_ema(
     b1: ArrayLike = 0.9, b3: ArrayLike | None = None, *, bias_correction: bool = True
 ) -> optax.GradientTransformation:
     r"""A debiased moving average of the gradient, leaning towards the newest.
@@ -49,7 +49,7 @@ def filtered(
       ValueError, TypeError: for a number outside [0, 1], or a `b3` of 1.
 
     Examples:
-      >>> tx, g = filtered(0.9, 0.81), jnp.ones(())
+      >>> tx, g = lookahead_ema(0.9, 0.81), jnp.ones(())
       >>> tx.update(g, tx.init(g))[0].item()
       1.0
     """
@@ -57,12 +57,12 @@ def filtered(
     check_number("b1", b1, 0, 1)
     check_decay("b3" if b3 is not b1 else "b1", b3)
 
-    def init(params: optax.Params) -> FilteredState:
-        return FilteredState(jnp.zeros([], jnp.int32), optax.tree.zeros_like(params))
+    def init(params: optax.Params) -> LookaheadEmaState:
+        return LookaheadEmaState(jnp.zeros([], jnp.int32), optax.tree.zeros_like(params))
 
     def update(
-        updates: optax.Updates, state: FilteredState, params: optax.Params | None = None, **extra: Any
-    ) -> tuple[optax.Updates, FilteredState]:
+        updates: optax.Updates, state: LookaheadEmaState, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, LookaheadEmaState]:
         del params, extra
 
         def blend(weight: ArrayLike, m: jax.Array, g: jax.Array) -> jax.Array:
@@ -76,6 +76,6 @@ def filtered(
 
         out = jax.tree.map(lean, state.ema, updates)
         ema = jax.tree.map(lambda m, g: blend(b1, m, g), state.ema, updates)
-        return out, FilteredState(jnp.asarray(optax.safe_increment(state.count)), ema)
+        return out, LookaheadEmaState(jnp.asarray(optax.safe_increment(state.count)), ema)
 
     return transformation(init, update)

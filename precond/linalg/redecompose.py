@@ -5,9 +5,9 @@ import jax.numpy as jnp
 
 from precond.linalg.eigh import eigen_basis
 from precond.linalg.products import product
-from precond.linalg.rotate import scaled_off_diagonal
+from precond.linalg.rotate_basis import scaled_off_diagonal
 
-__all__ = ["continued_eigen_basis", "renew_worst"]
+__all__ = ["continued_eigen_basis", "redecompose_worst"]
 
 
 def continued_eigen_basis(a: jax.Array, basis: jax.Array) -> jax.Array:
@@ -32,7 +32,7 @@ def continued_eigen_basis(a: jax.Array, basis: jax.Array) -> jax.Array:
     return jnp.take_along_axis(eigen_basis(a), rank[:, None, :], axis=2)
 
 
-def renew_worst(a: jax.Array, basis: jax.Array, tolerance: float, group: int) -> jax.Array:
+def redecompose_worst(a: jax.Array, basis: jax.Array, tolerance: float, group: int) -> jax.Array:
     """Of every `group` matrices in a row, decompose the one whose basis is worst, if that is above the tolerance.
 
     One matrix of each group is decomposed in any case, so that the cost is always the same, and the result thrown
@@ -51,7 +51,7 @@ def renew_worst(a: jax.Array, basis: jax.Array, tolerance: float, group: int) ->
     Examples:
       >>> a = jnp.asarray([[[2.0, 0.0], [0.0, 1.0]], [[2.0, 0.5], [0.5, 1.0]]])
       >>> basis = jnp.stack([jnp.eye(2)] * 2)
-      >>> scaled_off_diagonal(a, renew_worst(a, basis, tolerance=0.1, group=2)).round(3).tolist()
+      >>> scaled_off_diagonal(a, redecompose_worst(a, basis, tolerance=0.1, group=2)).round(3).tolist()
       [0.0, 0.0]
     """
     rows = a.shape[0]

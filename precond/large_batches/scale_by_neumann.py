@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from precond.arguments import check_number, check_whole
 from precond.large_batches.convexify import Regularizer, convexify
-from precond.large_batches.displaced import Displacement
+from precond.large_batches.eval_params import Displacement
 from precond.transformation import transformation
 from precond.trees import Leaf, Tree, real_dtype, wide, wide_dtype, wide_zeros_like
 

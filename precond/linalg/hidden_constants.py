@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-__all__ = ["opaque"]
+__all__ = ["hidden_constants"]
 
 
-def opaque(numbers: Sequence[int]) -> list[jax.Array]:
+def hidden_constants(numbers: Sequence[int]) -> list[jax.Array]:
     """Whole numbers as scalars, whose values XLA's CPU compiler does not know.
 
     It makes machine code for every kernel that is not the same as one before to the last constant. Slices of an array
@@ -20,7 +20,7 @@ def opaque(numbers: Sequence[int]) -> list[jax.Array]:
       numbers: from 0 to 2^32 - 1.
 
     Examples:
-      >>> [x.item() for x in opaque([3, 5])]
+      >>> [x.item() for x in hidden_constants([3, 5])]
       [3, 5]
     """
     if not numbers:

@@ -6,7 +6,7 @@ import optax
 from jax.typing import ArrayLike
 
 from precond.arguments import check_number, check_whole
-from precond.replicas.statistics import Metric
+from precond.replicas.replicas import Metric
 from precond.trees import Tree, find_nodes
 
 __all__ = ["adam_metric"]

@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec
 from jax.typing import ArrayLike
 
 from precond.replicas.gradients import Axes, GradientFunction
-from precond.replicas.statistics import Squares, sum_over_axes
+from precond.replicas.replicas import Squares, sum_over_axes
 from precond.trees import Tree, vary, varying
 
 __all__ = ["over_devices"]

@@ -8,10 +8,10 @@ from precond.roots.guard import Health
 from precond.roots.root import Derived, Factor, Power, Root, RootState
 from precond.trees import Leaf
 
-__all__ = ["stored"]
+__all__ = ["store_as"]
 
 
-def stored(root: Root, dtype: DTypeLike = jnp.bfloat16) -> Root:
+def store_as(root: Root, dtype: DTypeLike = jnp.bfloat16) -> Root:
     r"""Keep what is derived from the factors in a narrower type: in bfloat16, half the memory of roots and bases.
 
     They are rounded after each refresh and widened wherever they are used. In bfloat16 a matrix X is off by at most
@@ -30,7 +30,7 @@ def stored(root: Root, dtype: DTypeLike = jnp.bfloat16) -> Root:
 
     Examples:
       >>> from precond import inverse_root
-      >>> state = stored(inverse_root()).init(jnp.ones((1, 2)), (jnp.ones((1, 2, 2)),))
+      >>> state = store_as(inverse_root()).init(jnp.ones((1, 2)), (jnp.ones((1, 2, 2)),))
       >>> state.derived[0].matrix.dtype
       dtype(bfloat16)
     """

@@ -6,7 +6,7 @@ import numpy as np
 
 from precond.linalg.precision import dot_precision
 
-__all__ = ["leading_pair"]
+__all__ = ["closest_rank_one"]
 
 
 def _unit(x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -14,7 +14,7 @@ def _unit(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     return x / jnp.where(norm > 0, norm, 1), norm
 
 
-def leading_pair(a: jax.Array, steps: int = 16) -> tuple[jax.Array, jax.Array]:
+def closest_rank_one(a: jax.Array, steps: int = 16) -> tuple[jax.Array, jax.Array]:
     r"""Vectors $k$ and $\psi$ of equal length whose product $k \psi^\top$ is the closest to A of rank one.
 
     $k = \sqrt{s_1} \, u_1$ and $\psi = \sqrt{s_1} \, v_1$ with the largest singular value and its vectors, by the power
@@ -36,7 +36,7 @@ def leading_pair(a: jax.Array, steps: int = 16) -> tuple[jax.Array, jax.Array]:
       start, 1992, Theorem 4.1.
 
     Examples:
-      >>> k, psi = leading_pair(jnp.asarray([[3.0, 6.0], [4.0, 8.0]]))
+      >>> k, psi = closest_rank_one(jnp.asarray([[3.0, 6.0], [4.0, 8.0]]))
       >>> jnp.outer(k, psi).round(4).tolist()
       [[3.0, 6.0], [4.0, 8.0]]
     """

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from precond.linalg import leading_pair
+from precond.linalg import closest_rank_one
 
-LEADING = jax.jit(leading_pair, static_argnums=1)
+LEADING = jax.jit(closest_rank_one, static_argnums=1)
 pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
 
 
