@@ -1,4 +1,4 @@
-"""Arrays in, arrays out: the dense kernels under every method. Floor 0 of the library; imports only JAX."""
+"""The dense kernels under every method, from arrays to arrays. Floor 0 of the library; it imports only JAX."""
 
 from precond.linalg.average import average
 from precond.linalg.batch_norm import batch_norm

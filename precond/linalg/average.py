@@ -1,4 +1,4 @@
-"""Sums and moving averages, the one accumulation rule that statistics and second moments share."""
+"""Sums and moving averages: the accumulation rule that statistics and second moments share."""
 
 import jax
 import jax.numpy as jnp
@@ -15,16 +15,16 @@ def average(
     *,
     count: jax.Array | None = None,
 ) -> jax.Array:
-    r"""$\beta x + w y$, in the dtype of `old`; given a count, as a weighted mean of what was seen.
+    r"""Accumulate $\beta x + w y$ in the dtype of `old`; given a count, as a weighted mean of all terms so far.
 
     Args:
-      old: what has been accumulated so far.
-      new: the term to add, of the same shape.
+      old: x, the sum or average so far.
+      new: y, the term to add, of the same shape.
       decay: $\beta$; 1 makes a sum, less than 1 an exponential moving average.
-      weight: $w$; None takes $1 - \beta$, or 1 where $\beta$ is 1.
-      count: the number t of this term, from 1. A moving average is then kept free of the bias of its start, as
-        $x + a (y - x)$ with $a = (1 - \beta) / (1 - \beta^t)$: what dividing by $1 - \beta^t$ gives, without another
-        pass over the memory.
+      weight: $w$; None takes $1 - \beta$, or 1 if $\beta$ is 1.
+      count: the number t of this term, from 1. If it is given, a moving average is kept free of the bias of its start,
+        as $x + a (y - x)$ with $a = (1 - \beta) / (1 - \beta^t)$. A division by $1 - \beta^t$ gives the same, but takes
+        another pass over the memory.
 
     Examples:
       >>> average(jnp.float32(2.0), jnp.float32(4.0), decay=0.75).item()
@@ -35,7 +35,7 @@ def average(
       4.0
     """
     keep = decay = jnp.asarray(decay, old.dtype)
-    # A where, not a branch: under optax.inject_hyperparams the decay is a traced array.
+    # This cannot be a branch: under optax.inject_hyperparams the decay is a traced array.
     rate = jnp.where(decay == 1, 1, 1 - decay) if weight is None else jnp.asarray(weight, old.dtype)
     if count is not None:
         seen = 1 - decay ** count.astype(old.dtype)

@@ -1,4 +1,4 @@
-"""Norms of what is in a stack."""
+"""The norm of each block of a stack."""
 
 import jax
 import jax.numpy as jnp
@@ -7,9 +7,9 @@ __all__ = ["batch_norm"]
 
 
 def batch_norm(x: jax.Array, batch_axes: int = 0) -> jax.Array:
-    """The Euclidean norm over all axes but the first `batch_axes`, which stay (the rest become 1).
+    """Compute the Euclidean norm over all axes but the first `batch_axes`; the other axes get length 1.
 
-    The largest entry is taken out first, so that no square overflows or vanishes.
+    The largest entry is divided out first, so that no square overflows or vanishes.
 
     Examples:
       >>> batch_norm(jnp.asarray([[3.0, 4.0], [0.0, 1e-30]]), batch_axes=1).tolist()

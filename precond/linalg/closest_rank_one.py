@@ -15,21 +15,22 @@ def _unit(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def closest_rank_one(a: jax.Array, steps: int = 16) -> tuple[jax.Array, jax.Array]:
-    r"""Vectors $k$ and $\psi$ of equal length whose product $k \psi^\top$ is the closest to A of rank one.
+    r"""Find vectors $k$ and $\psi$ of equal length whose product $k \psi^\top$ is the closest to A of rank one.
 
-    $k = \sqrt{s_1} \, u_1$ and $\psi = \sqrt{s_1} \, v_1$ with the largest singular value and its vectors, by the power
-    iteration from a fixed random vector: two products with A a step, no decomposition and no loop that waits for
-    anything. The tangent of the angle to $\psi$ shrinks by $(s_2 / s_1)^2$ a step: 16 steps leave about 1e-9 of it
-    where that ratio is 1/2, and 1e-2 where it is 0.8; the relative error of $s_1$ is its square. Where the ratio is
-    near one the vector may be another, whose product is about as close: whatever the matrix, $s_1^2$ is too small by at
-    most $0.871 \ln n / (\text{steps} - 1)$ of itself in the mean over starts. A single step is exact for rank one.
+    They are $k = \sqrt{s_1} \, u_1$ and $\psi = \sqrt{s_1} \, v_1$, with the largest singular value and its vectors.
+    The power iteration finds them from a fixed random vector. It takes two products with A in each step, no
+    decomposition, and no loop that waits for anything. The tangent of the angle to $\psi$ shrinks by $(s_2 / s_1)^2$ in
+    each step. If $s_2 / s_1$ is 1/2, 16 steps leave about 1e-9 of it, and 1e-2 if it is 0.8. The relative error of
+    $s_1$ is the square of the tangent. If the ratio is near one, the iteration may find other vectors, whose product is
+    about as close: for any matrix, $s_1^2$ is too small by at most $0.871 \ln n / (\text{steps} - 1)$ of itself in the
+    mean over starts. A single step is exact for rank one.
 
     Args:
       a: `[.., m, n]`, of any magnitude.
-      steps: of the iteration.
+      steps: the number of steps of the iteration.
 
     Returns:
-      `[.., m]` and `[.., n]`; zeros for a zero matrix. The sign is that of the iteration, the same in both.
+      `[.., m]` and `[.., n]`; zeros for a zero matrix. The sign of both is the one that the iteration finds.
 
     Reference:
       Kuczynski and Wozniakowski, Estimating the largest eigenvalue by the power and Lanczos algorithms with a random

@@ -1,4 +1,4 @@
-"""Inverse roots from matrix products alone, in the fewest steps: composite minimax polynomials."""
+"""Composite minimax polynomials: inverse roots from matrix products alone, in the fewest steps."""
 
 from collections.abc import Callable
 from fractions import Fraction
@@ -12,7 +12,7 @@ from precond.linalg.products import matrix_power, product, symmetric
 
 __all__ = ["composite_root"]
 
-_ABOVE = 1.1  # times the Lanczos estimate is a bound of the largest eigenvalue
+_ABOVE = 1.1  # times the estimate of the largest eigenvalue is a bound of it
 
 
 def _polynomial(m: jax.Array, step: Step) -> jax.Array:
@@ -23,10 +23,10 @@ def _polynomial(m: jax.Array, step: Step) -> jax.Array:
 
 
 def _congruence(h: jax.Array, p: int, m: jax.Array) -> jax.Array:
-    """`H^p M` for even p, with half of H on either side.
+    """Return `H^p M` for even p, with half of the factors H on either side.
 
-    They commute but for rounding, which must not be multiplied by all of `H^p` on its way from small eigenvalues to
-    large ones: with all of H on one side the final residual is twenty times as large.
+    The matrices commute but for rounding. If all factors stood on one side, `H^p` would multiply the rounding on its
+    way from small eigenvalues to large ones, and the final residual would be twenty times as large.
     """
     half = matrix_power(h, p // 2)
     return product(product(half, m), half)
@@ -39,27 +39,27 @@ def composite_root(
     *,
     least: float,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """`(A + ridge I)^(-power)` of symmetric positive semi-definite matrices, for a rational power q/p.
+    """Compute `(A + ridge I)^(-power)` of symmetric positive semi-definite matrices, for a rational power q/p.
 
     With `M_0 = (A + ridge I) / s`, s a bound of the largest eigenvalue, `X_0 = I`, and for every step the polynomial h
     that is the best for the interval where the eigenvalues of M must be by then (`minimax_steps`)::
 
         H = h(M),    X <- X H,    M <- H^p M
 
-    after which M is the identity and `s^(-1/p) X` to the power q is the root (odd p are doubled, and q with them). The
-    interval is known beforehand, for the ridge bounds the least eigenvalue: the number of steps is fixed, nothing
-    loops and nothing is decomposed. At a condition number of 1e6 and p = 4 these are 28 products, where the coupled
-    Newton iteration takes about 80.
+    After the last step M is the identity, and `s^(-1/p) X` to the power q is the root. (If p is odd, both p and q are
+    doubled.) The interval is known beforehand, since the ridge bounds the least eigenvalue. So the number of steps is
+    fixed, nothing loops and nothing is decomposed. At a condition number of 1e6 and p = 4 there are 28 products; the
+    coupled Newton iteration takes about 80.
 
-    A matrix with an eigenvalue below the interval, as rounding can give where the ridge is smaller than it, gets a
-    wrong root or one that is not finite: to be checked (`precond.linalg.root_residual`).
+    If the ridge is smaller than rounding, a matrix can have an eigenvalue below the interval. Its root is then wrong or
+    not finite, so check roots by `precond.linalg.root_residual`.
 
     Args:
       a: `[M, n, n]`, of magnitude about 1.
-      power: positive.
+      power: a positive fraction.
       ridge: from the largest eigenvalue `[M]` to what is added to the diagonal, `[M]`.
-      least: the least that the ridge can be, relative to the largest eigenvalue. Less than a sixteenth of the unit of
-        rounding, or than 1e-12, is taken as that much.
+      least: the least that the ridge can be, relative to the largest eigenvalue. It counts as at least a sixteenth of
+        the unit of rounding, and at least 1e-12.
 
     Returns:
       The roots, `[M, n, n]` and symmetric; estimates of the largest eigenvalues, and the ridges, `[M]`.
@@ -75,7 +75,7 @@ def composite_root(
       0.5
     """
     p, q, rounding = power.denominator, power.numerator, float(jnp.finfo(a.dtype).eps)
-    if p % 2:  # the root of twice the order, squared: see _congruence
+    if p % 2:  # the root is then that of twice the order, squared: see _congruence
         p, q = 2 * p, 2 * q
     a = symmetric(a)
     largest = largest_eigenvalue(a)
@@ -90,5 +90,5 @@ def composite_root(
         m = _congruence(h, p, m)
         h = _polynomial(m, step)
         x = product(x, h)
-    # Once is enough: symmetric in every step is no more accurate, and a sixth slower on CPU.
+    # Once is enough: to symmetrise in every step is no more accurate, and a sixth slower on CPU.
     return symmetric(matrix_power(x * bound ** (-1 / p), q)), largest, damping

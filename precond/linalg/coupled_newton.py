@@ -1,4 +1,4 @@
-"""Inverse roots from matrix products alone: the coupled Newton iteration."""
+"""The coupled Newton iteration: inverse roots from matrix products alone."""
 
 from fractions import Fraction
 
@@ -19,26 +19,28 @@ def coupled_newton(
     iterations: int = 32,
     tolerance: float | None = None,
 ) -> jax.Array:
-    """`(A + ridge I)^(-power)` of symmetric positive semi-definite matrices, for a rational power q/p.
+    """Compute `(A + ridge I)^(-power)` of symmetric positive semi-definite matrices, for a rational power q/p.
 
     With `M_0 = z (A + ridge I)`, `X_0 = z^(1/p) I` and `z = (1 + p) / (2 |A + ridge I|_F)`::
 
         N = (1 + 1/p) I - M / p,    M <- N^p M,    X <- X N
 
-    until `M` is the identity, and `X^q` is the root. All matrices take the same number of iterations; one whose
-    `max |M - I|` has come below the tolerance, or whose `|M - I|_F` has begun to grow by a fifth (rounding has taken
-    over: the largest entry may grow in the first steps, but not the norm), stays as it is. Both iterates are
-    symmetrised in every step, without which they drift at condition numbers above 1e6.
+    The iteration goes on until `M` is the identity, and `X^q` is the root. All matrices take the same number of
+    iterations. A matrix stays as it is as soon as its `max |M - I|` is below the tolerance. It also stays if its
+    `|M - I|_F` has begun to grow by a fifth, since rounding has then taken over. (The largest entry may grow in the
+    first steps, but the norm may not.) Both iterates are symmetrised in every step; otherwise they would drift at
+    condition numbers above 1e6.
 
-    `max |M - I|` says that the iteration has ended; it is no certificate of `X` (in float32 it reads 2e-7 at
-    condition 1e8, where the root is wrong by a half).
+    `max |M - I|` tells that the iteration has ended. It is no certificate of `X`: in float32, at condition 1e8, it is
+    2e-7 while the root is wrong by a half.
 
     Args:
       a: `[M, n, n]`.
-      power: positive.
+      power: a positive fraction.
       ridge: `[M]`, added to the diagonal; the sum must be positive definite.
-      iterations: enough for a condition number of 1e8; each is `log2(p)` to `2 log2(p)` plus 2 products.
-      tolerance: on `max |M - I|`; None is 8 units of rounding (1e-6 in float32).
+      iterations: the number of iterations; the default is enough for a condition number of 1e8. Each takes 2 products,
+        and `log2(p)` to `2 log2(p)` more.
+      tolerance: a bound of `max |M - I|`; None is 8 units of rounding (1e-6 in float32).
 
     Returns:
       `[M, n, n]`, symmetric.

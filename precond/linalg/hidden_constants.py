@@ -1,4 +1,4 @@
-"""Numbers that the compiler does not know, so that it compiles what depends on them once."""
+"""Numbers that the compiler does not know, so that it compiles one kernel for all of them."""
 
 from collections.abc import Sequence
 
@@ -10,11 +10,12 @@ __all__ = ["hidden_constants"]
 
 
 def hidden_constants(numbers: Sequence[int]) -> list[jax.Array]:
-    """Whole numbers as scalars, whose values XLA's CPU compiler does not know.
+    """Make scalars of whole numbers, whose values XLA's CPU compiler does not know.
 
-    It makes machine code for every kernel that is not the same as one before to the last constant. Slices of an array
-    at a hundred places are a hundred kernels, at 10 to 15 ms each, and one if the place is an argument. So the numbers
-    come out of a loop, which is not looked through (an `optimization_barrier` is). Elsewhere they are constants.
+    The compiler makes machine code for every kernel that differs from the others, and be it by one constant. Slices of
+    an array at a hundred places are a hundred kernels, at 10 to 15 ms each; if the place is an argument, they are one.
+    So the numbers are results of a loop, through which the compiler does not look (it looks through an
+    `optimization_barrier`). On other devices they are constants.
 
     Args:
       numbers: from 0 to 2^32 - 1.
@@ -32,5 +33,5 @@ def hidden_constants(numbers: Sequence[int]) -> list[jax.Array]:
     def turned(_: jax.Array, given: list[jax.Array]) -> list[jax.Array]:
         return [lax.shift_left(x, jnp.uint32(16)) | lax.shift_right_logical(x, jnp.uint32(16)) for x in given]
 
-    # Half a turn of the bits, twice. (Counters would be seen through.)
+    # The bits are turned by half, twice. (The compiler sees through counters.)
     return lax.platform_dependent(cpu=lambda: lax.fori_loop(0, 2, turned, known()), default=known)

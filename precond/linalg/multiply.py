@@ -12,11 +12,11 @@ __all__ = ["gram", "multiply", "multiply_axis"]
 
 
 def gram(x: jax.Array, axis: int) -> jax.Array:
-    """The Gram matrix of every tensor of a stack along one axis: contracted over all the others.
+    """Compute the Gram matrix of every tensor of a stack along one axis, contracted over all the others.
 
     Args:
       x: `[N, d1, .., dk]`.
-      axis: which of the k axes, from 0.
+      axis: one of the k axes, from 0.
 
     Returns:
       `[N, d, d]` with d the length of that axis; for matrices `x x^T` (axis 0) and `x^T x` (axis 1).
@@ -35,7 +35,7 @@ def multiply_axis(x: jax.Array, matrix: jax.Array, axis: int, *, transpose: bool
     Args:
       x: `[N, d1, .., dk]`.
       matrix: `[N, e, d]` with d the length of that axis (`[N, d, e]` if transposed).
-      axis: which of the k axes, from 0.
+      axis: one of the k axes, from 0.
       transpose: multiply by the transposed matrices.
 
     Returns:
@@ -46,7 +46,7 @@ def multiply_axis(x: jax.Array, matrix: jax.Array, axis: int, *, transpose: bool
       [[[3.0]]]
     """
     contract, batch = 1 if transpose else 2, ((0,), (0,))
-    if axis + 2 == x.ndim:  # already in place: the product leaves its new axis last
+    if axis + 2 == x.ndim:  # the axis is in place already: the product leaves its new axis last
         numbers = (((x.ndim - 1,), (contract,)), batch)
         return lax.dot_general(x, matrix, numbers, precision=dot_precision())
     numbers = (((contract,), (axis + 1,)), batch)
@@ -55,7 +55,7 @@ def multiply_axis(x: jax.Array, matrix: jax.Array, axis: int, *, transpose: bool
 
 
 def multiply(x: jax.Array, matrices: Sequence[jax.Array | None], *, transpose: bool = False) -> jax.Array:
-    """Multiply every tensor of a stack by one matrix an axis; None leaves an axis as it is.
+    """Multiply every tensor of a stack by one matrix for each axis; None leaves an axis as it is.
 
     For matrices `[N, m, n]` this is `A x B^T`, that is `(A kron B) vec(x)` with rows stacked.
 

@@ -13,10 +13,10 @@ __all__ = ["Packed", "dense", "eye_like", "packed", "packed_gram", "packed_shape
 
 
 class Packed(NamedTuple):
-    """A stack of symmetric matrices, each as a rectangle that holds every entry once.
+    """Hold a stack of symmetric matrices, each as a rectangle that has every entry once.
 
     Cut A at half its size, `[[P, B^T], [B, C]]`. P and C are two triangles, which fit into one rectangle; B goes below
-    them. Sums and multiples of packed matrices are those of the rectangles.
+    them. The sum of packed matrices is the sum of their rectangles, and so is a multiple.
 
     Attributes:
       rectangle: `[N, d + 1, d / 2]` for even d, `[N, d, (d + 1) / 2]` for odd.
@@ -29,19 +29,19 @@ class Packed(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """That of the matrices, `(N, d, d)`."""
+        """The shape of the matrices, `(N, d, d)`."""
         n, rows, columns = self.rectangle.shape
         d = rows - 1 if rows == 2 * columns + 1 else rows
         return n, d, d
 
     @property
     def dtype(self) -> jnp.dtype:
-        """That of the matrices."""
+        """The dtype of the matrices."""
         return self.rectangle.dtype
 
 
 def packed_shape(d: int) -> tuple[int, int]:
-    """The shape of the rectangle of a matrix of size d.
+    """Return the shape of the rectangle of a matrix of size d.
 
     Examples:
       >>> packed_shape(4), packed_shape(5)
@@ -51,39 +51,39 @@ def packed_shape(d: int) -> tuple[int, int]:
 
 
 def _lower(rows: int, columns: int, offset: int) -> np.ndarray:
-    """Where the first triangle stands in the upper part of the rectangle."""
+    """Return where the first triangle stands in the upper part of the rectangle."""
     return np.tri(rows, columns, -offset, dtype=bool)
 
 
 def _join(p: jax.Array, b: jax.Array, c: jax.Array) -> Packed:
-    """The rectangle of `[[P, B^T], [B, C]]`, P at least as large as C."""
+    """Return the rectangle of `[[P, B^T], [B, C]]`, P at least as large as C."""
     k, even = p.shape[-1], p.shape[-1] == c.shape[-1]
     zero = jnp.zeros((), p.dtype)
-    if even:  # P one row lower, C where it was: its upper triangle
+    if even:  # P moves one row down; C stays where it was, as its upper triangle
         p = lax.pad(p, zero, [(0, 0, 0), (1, 0, 0), (0, 0, 0)])
         c = lax.pad(c, zero, [(0, 0, 0), (0, 1, 0), (0, 0, 0)])
-    else:  # P where it was, C one column to the right
+    else:  # P stays where it was; C moves one column to the right
         c = lax.pad(c, zero, [(0, 0, 0), (0, 1, 0), (1, 0, 0)])
     top = jnp.where(_lower(k + even, k, int(even)), p, c)
     return Packed(jnp.concatenate([top, b], axis=1))
 
 
-_CUT = 512  # below this size three products of halves take longer than one of wholes: measured on CPU, 128 to 1024
+_CUT = 512  # below this size three products of halves take longer than one of wholes (measured on CPU, 128 to 1024)
 
 
 def packed_gram(x: jax.Array, axis: int) -> Packed:
-    """`precond.linalg.gram`, packed; of matrices of 512 and more at three quarters of the multiplications.
+    """Compute `precond.linalg.gram`, packed; for sizes of 512 and more with three quarters of the multiplications.
 
     Args:
       x: `[N, d1, .., dk]`.
-      axis: which of the k axes, from 0.
+      axis: one of the k axes, from 0.
 
     Examples:
       >>> dense(packed_gram(jnp.ones((1, 2, 3)), axis=0)).tolist()
       [[[3.0, 3.0], [3.0, 3.0]]]
     """
     n, d = x.shape[0], x.shape[axis + 1]
-    # Rows of the matrix whose product with its own transpose this is; XLA's CPU backend is slow at any other form.
+    # The Gram matrix is these rows times their transpose; XLA's CPU backend is slow at any other form.
     rows = jnp.moveaxis(x, axis + 1, 1).reshape(n, d, -1)
 
     def product(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -96,7 +96,7 @@ def packed_gram(x: jax.Array, axis: int) -> Packed:
 
 
 def packed(a: jax.Array) -> Packed:
-    """The inverse of `dense`: of each matrix its lower triangle.
+    """Pack the lower triangle of each matrix: the inverse of `dense`.
 
     Args:
       a: `[N, d, d]`, symmetric.
@@ -110,7 +110,7 @@ def packed(a: jax.Array) -> Packed:
 
 
 def dense(a: Packed | jax.Array) -> jax.Array:
-    """The matrices themselves, `[N, d, d]`; what is no `Packed` is returned as it is.
+    """Return the matrices themselves, `[N, d, d]`; whatever is not `Packed` is returned as it is.
 
     Examples:
       >>> dense(eye_like(jax.ShapeDtypeStruct((1, 3, 3), jnp.float32)))[0].tolist()
@@ -130,7 +130,7 @@ def dense(a: Packed | jax.Array) -> jax.Array:
 
 
 def eye_like(matrices: jax.ShapeDtypeStruct) -> Packed:
-    """Packed identity matrices for a stack `[N, d, d]`.
+    """Return packed identity matrices for a stack `[N, d, d]`.
 
     Examples:
       >>> eye_like(jax.ShapeDtypeStruct((1, 1, 1), jnp.float32)).rectangle.tolist()

@@ -1,4 +1,4 @@
-"""One step of orthogonal iteration on a known basis: the refresh that SOAP does in place of `eigh`."""
+"""One step of orthogonal iteration on a known basis, the refresh that SOAP does in place of `eigh`."""
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +12,10 @@ __all__ = ["qr_basis"]
 def qr_basis(a: jax.Array, basis: jax.Array) -> jax.Array:
     """Move an orthonormal basis towards the eigenvectors of A by a QR decomposition of `A Q`.
 
-    The columns are taken in the order of falling Rayleigh quotients, which is what makes the iteration converge
-    to eigenvectors one by one, and are **put back where they were**: whatever is stored in this basis (a second
-    moment) stays valid as it is. The official SOAP sorts the columns and permutes the second moment with them,
-    which is the same trajectory with other labels.
+    The columns are taken in the order of falling Rayleigh quotients, which makes the iteration converge to eigenvectors
+    one by one. They are **put back where they were**, so that a second moment that is stored in this basis stays valid
+    as it is. The official SOAP sorts the columns and permutes the second moment with them, which is the same trajectory
+    with other labels.
 
     Args:
       a: `[M, n, n]`, symmetric positive semi-definite.

@@ -1,4 +1,4 @@
-"""Full decompositions within a fixed budget: of every group of matrices the one that needs it most."""
+"""Full decompositions within a fixed budget: one for every group of matrices, for the matrix that needs it most."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ __all__ = ["continued_eigen_basis", "redecompose_worst"]
 
 
 def continued_eigen_basis(a: jax.Array, basis: jax.Array) -> jax.Array:
-    """Orthonormal eigenvectors, in the places of the columns of a basis that they continue.
+    """Compute orthonormal eigenvectors, each in the place of the column of a basis that it continues.
 
     The column with the k-th smallest Rayleigh quotient is replaced by the eigenvector of the k-th smallest eigenvalue.
 
@@ -33,16 +33,15 @@ def continued_eigen_basis(a: jax.Array, basis: jax.Array) -> jax.Array:
 
 
 def redecompose_worst(a: jax.Array, basis: jax.Array, tolerance: float, group: int) -> jax.Array:
-    """Of every `group` matrices in a row, decompose the one whose basis is worst, if that is above the tolerance.
+    """Decompose the matrix with the worst basis of every `group` in a row, and replace the basis if it is bad.
 
-    One matrix of each group is decomposed in any case, so that the cost is always the same, and the result thrown
-    away where the basis was good enough, or the decomposition is not finite. Nothing depends on what is outside the
-    group.
+    One matrix of each group is decomposed in any case, so that the cost is always the same. The result is thrown away
+    if the basis was good enough, or if the decomposition is not finite. Nothing depends on matrices outside the group.
 
     Args:
       a: `[M, n, n]`, symmetric positive semi-definite.
       basis: `[M, n, n]`, orthonormal columns.
-      tolerance: on `scaled_off_diagonal`.
+      tolerance: a basis is bad if its `scaled_off_diagonal` is above this.
       group: matrices 0 to `group - 1` are the first group, and so on; the last may be smaller.
 
     Returns:
@@ -57,7 +56,7 @@ def redecompose_worst(a: jax.Array, basis: jax.Array, tolerance: float, group: i
     rows = a.shape[0]
     groups = -(-rows // group)
     badness = scaled_off_diagonal(a, basis)
-    # A matrix that is not finite has no decomposition; it must not take the turn of another one.
+    # A matrix that is not finite has no decomposition, and must not take the place of another one.
     badness = jnp.where(badness < jnp.inf, badness, 0)
     badness = jnp.pad(badness, (0, groups * group - rows), constant_values=-1).reshape(groups, group)
     chosen = jnp.argmax(badness, axis=1) + group * jnp.arange(groups)

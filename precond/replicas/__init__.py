@@ -1,4 +1,4 @@
-"""Mean gradients, and how far apart those are that they are the mean of, however a batch is split. Floor 1."""
+"""Mean gradients, and how far apart the single gradients are, however a batch is split. Floor 1 of the library."""
 
 from precond.replicas.adam_metric import adam_metric
 from precond.replicas.gradients import GradientFunction, gradients, gradients_by, over_groups, over_micro_batches

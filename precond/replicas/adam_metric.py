@@ -1,4 +1,4 @@
-"""Metrics in which gradients are measured where the update is preconditioned."""
+"""The metric in which gradients are measured if Adam preconditions the update."""
 
 import jax
 import jax.numpy as jnp
@@ -13,23 +13,23 @@ __all__ = ["adam_metric"]
 
 
 def adam_metric(state: optax.OptState, *, b2: ArrayLike = 0.999, eps: ArrayLike = 1e-8, start: int = 5) -> Metric:
-    r"""Adam's own: $P g = g / (\sqrt{\nu / (1 - \beta_2^t)} + \epsilon)$, by the second moments in a state.
+    r"""Make Adam's metric $P g = g / (\sqrt{\nu / (1 - \beta_2^t)} + \epsilon)$ from the second moments in a state.
 
     Args:
       state: the optimizer's state before the step; it holds one `optax.ScaleByAdamState`.
-      b2: $\beta_2$, the decay that Adam has.
-      eps: $\epsilon$, as Adam has it.
-      start: before so many steps the metric is the identity, as the second moments are still those of a few gradients.
+      b2: $\beta_2$, Adam's decay.
+      eps: Adam's $\epsilon$.
+      start: in so many first steps the metric is the identity, since the second moments are those of a few gradients.
 
     Returns:
       A map for `metric=` of `precond.replicas.gradients`.
 
     Raises:
-      ValueError: where the state holds no state of Adam, or several.
+      ValueError: if the state holds no state of Adam, or several.
 
     Reference:
-      Qiao et al., Pollux: Co-adaptive Cluster Scheduling for Goodput-Optimized Deep Learning, 2021, section 3.1
-      (the preconditioned noise scale); `start` is that of its implementation, AdaptDL.
+      Qiao et al., Pollux: Co-adaptive Cluster Scheduling for Goodput-Optimized Deep Learning, 2021, section 3.1 (the
+      preconditioned noise scale); `start` is from its implementation, AdaptDL.
 
     Examples:
       >>> tx, g = optax.adam(1e-3), jnp.asarray([3.0, -4.0])

@@ -18,26 +18,27 @@ __all__ = ["over_devices"]
 def over_devices(f: GradientFunction, axis: str | Sequence[str], *, specs: Any = None) -> GradientFunction:
     """Average gradients over the devices of a mesh axis, each with its own part of the batch.
 
-    For the inside of `jax.shard_map` and `jax.pmap`. There, with `check_vma` on (the default), `jax.grad` of
-    parameters that all devices share is the sum over the devices: the gradient of one device, and with it the spread,
-    never exists, and a `pmean` of it is that sum again. This makes the parameters each device's own first, and
-    averages once, so no `pmean` or `psum` belongs around it. Where the types tell of a misuse, it is an error.
+    Use it inside `jax.shard_map` and `jax.pmap`. There, with `check_vma` on (the default), `jax.grad` of parameters
+    that all devices share is the sum over the devices. The gradient of one device never exists, nor does the spread,
+    and a `pmean` of the gradient is that sum again. This function first makes the parameters each device's own, and
+    averages once, so no `pmean` or `psum` belongs around it. If the types tell of a misuse, it raises an error.
 
-    Shards of a model on other mesh axes (tensor parallel) count as parts of one gradient: with `check_vma` on by their
-    types, else where `specs` says so. Parameters sharded over `axis` itself (FSDP) are gathered, and every device gets
-    the mean of its own shard: the gradients take the same all-to-all, and as many bytes, as their reduce-scatter.
+    Shards of a model on other mesh axes (tensor parallel) count as parts of one gradient: with `check_vma` on their
+    types tell so, else `specs` must. Parameters that are sharded over `axis` itself (FSDP) are gathered, and every
+    device gets the mean of its own shard. The gradients take an all-to-all with as many bytes as their reduce-scatter
+    would.
 
     Args:
       f: from `gradients`, or another `over_` function.
       axis: the mesh axis, or axes, over which the batch is split.
-      specs: how parameters are sharded: a tree of `PartitionSpec` such as `in_specs` of `jax.shard_map` takes (one
-        may stand for a subtree). None: not over `axis`.
+      specs: how parameters are sharded: a tree of `PartitionSpec` such as `in_specs` of `jax.shard_map` takes (one may
+        stand for a subtree). None if no parameter is sharded over `axis`.
 
     Returns:
-      A function `f(params, batch)` to the value, the mean gradient (of the shards that params are) and `Replicas`.
+      A function `f(params, batch)` to the value, the mean gradient (of this device's shards) and `Replicas`.
 
     Raises:
-      ValueError: in a call, outside of the axis; for parameters that vary over the axis though `specs` does not say
+      ValueError: in a call outside of the axis; for parameters that vary over the axis although `specs` does not say
         so; for a batch that is the same on all devices; for a loss that is averaged already.
 
     Examples:
@@ -74,7 +75,7 @@ def over_devices(f: GradientFunction, axis: str | Sequence[str], *, specs: Any =
 
 
 class _Shard(NamedTuple):
-    """How a parameter is sharded: over which of the batch's axes and in which dimension, and over which axes at all."""
+    """Hold how a parameter is sharded: over the batch's axes, in one dimension, and over all axes."""
 
     axes: tuple[str, ...]
     dimension: int
@@ -100,7 +101,7 @@ def _layout(tree: Tree, specs: Any, names: tuple[str, ...]) -> Any:
 
 
 def _enter(names: tuple[str, ...]) -> bool:
-    """Whether types tell over which axes values vary; an error outside of the axes."""
+    """Return whether types tell over which axes values vary; raise outside of the axes."""
     try:
         return all(varying(jax.lax.axis_index(name)) for name in names)
     except NameError as error:
@@ -130,7 +131,7 @@ def _check(params: Tree, batch: Any, layout: Any, names: tuple[str, ...]) -> Non
 
 
 def _gather(p: ArrayLike, shard: _Shard, names: tuple[str, ...], tracked: bool) -> jax.Array:
-    """The whole parameter, each device's own."""
+    """Return the whole parameter, as each device's own."""
     whole = jnp.asarray(p)
     if shard.axes:
         whole = jax.lax.all_gather(whole, shard.axes, axis=shard.dimension, tiled=True)
@@ -138,7 +139,7 @@ def _gather(p: ArrayLike, shard: _Shard, names: tuple[str, ...], tracked: bool) 
 
 
 def _exchange(g: jax.Array, shard: _Shard) -> jax.Array:
-    """Of a whole gradient the part that is this device's to know, one row from each device that makes some of it."""
+    """Send each device its part of a whole gradient: it gets one row from each device that computes some of it."""
     if not shard.axes:
         return g[None]
     pieces = jnp.stack(jnp.split(g, jax.lax.axis_size(shard.axes), axis=shard.dimension))
@@ -152,7 +153,7 @@ def _mean(rows: jax.Array, shard: _Shard, names: tuple[str, ...]) -> jax.Array:
 
 
 def _sum_rows(squares: Squares, apart: Tree) -> Tree:
-    """Squared norms, summed over rows: of a sharded parameter one from every device, of another its own alone."""
+    """Sum squared norms over rows: a sharded parameter has one from every device, another its own alone."""
     count = max((x.shape[0] for x in jax.tree.leaves(apart)), default=1)
 
     def one(i: jax.Array) -> Tree:
@@ -165,7 +166,7 @@ def _sum_rows(squares: Squares, apart: Tree) -> Tree:
 
 
 def _total(tree: Tree, layout: Any, names: tuple[str, ...], tracked: bool) -> Tree:
-    """Scalars summed over the devices that each have a part of them."""
+    """Sum scalars over the devices that each have a part of them."""
 
     def axes(x: jax.Array, shard: _Shard) -> frozenset[str]:
         return varying(x) if tracked else frozenset((*names, *shard.everywhere))

@@ -1,4 +1,4 @@
-"""What a step knows of the gradients whose mean it takes: how many they are, and how far apart."""
+"""Statistics of the gradients whose mean a step takes: how many they are, and how far apart."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -23,22 +23,23 @@ __all__ = [
 ]
 
 Metric = Callable[[Tree], Tree]
-"""A linear map of gradients: norms are those of what it returns, a tree of the same structure."""
+"""A linear map of gradients, to a tree of the same structure, whose results are measured."""
 
 Squares = Callable[[Tree], Tree]
 """From a gradient to the squared norm of each of its leaves."""
 
 
 class Replicas(NamedTuple):
-    r"""Statistics of n gradients beside their mean $\bar g$; the extra argument `replicas` of an update.
+    r"""Hold statistics of n gradients beside their mean $\bar g$; an update takes them as `replicas`.
 
-    Kept is the centred sum, as $\sum_i \|g_i\|^2 - n \|\bar g\|^2$ cancels in float32 where there is little noise.
+    The sum is centred, since $\sum_i \|g_i\|^2 - n \|\bar g\|^2$ cancels in float32 if there is little noise.
 
     Attributes:
-      count: n, of all replicas and micro-batches.
-      parts: how many of them make up the gradient of one step: n, but for statistics from more than one step.
-      deviation: of each leaf $\sum_i \|g_i - \bar g\|^2$.
-      square: of each leaf $\|\bar g\|^2$.
+      count: n, over all replicas and micro-batches.
+      parts: the number of gradients that make up one step's gradient. It is n, unless the statistics are from more than
+        one step.
+      deviation: for each leaf, $\sum_i \|g_i - \bar g\|^2$.
+      square: for each leaf, $\|\bar g\|^2$.
     """
 
     count: ArrayLike
@@ -48,18 +49,18 @@ class Replicas(NamedTuple):
 
     @property
     def sums(self) -> Tree:
-        r"""Of each leaf $\sum_i \|g_i\|^2$."""
+        r"""For each leaf, $\sum_i \|g_i\|^2$."""
         return jax.tree.map(lambda d, s: d + self.count * s, self.deviation, self.square)
 
 
 def local_squares(tree: Tree, metric: Metric | None = None) -> Tree:
-    """The squared norm of each leaf, of the part that lies on this device."""
+    """Return the squared norm of each leaf's part on this device."""
     measured = wide(tree if metric is None else metric(wide(tree)))
     return jax.tree.map(lambda x: jnp.sum(jnp.square(jnp.abs(x))), measured)
 
 
 def sum_over_axes(tree: Tree, axes: Any) -> Tree:
-    """Each scalar summed over its own tuple of mesh axes, by one all-reduce for each different tuple."""
+    """Sum each scalar over its own tuple of mesh axes, by one all-reduce for each different tuple."""
     leaves, treedef = jax.tree.flatten(tree)
     names = [tuple(sorted(a)) for a in treedef.flatten_up_to(axes)]
     for group in sorted(set(names) - {()}):
@@ -72,11 +73,11 @@ def sum_over_axes(tree: Tree, axes: Any) -> Tree:
 
 
 def whole_squares(tree: Tree, metric: Metric | None = None) -> Tree:
-    """The squared norm of each leaf; inside a `jax.shard_map` that keeps account of shards, of all shards together.
+    """Return the squared norm of each leaf; inside a `jax.shard_map` that checks types, over all its shards.
 
     Args:
       tree: a gradient, or its shards.
-      metric: norms are those of what it returns; None is the identity.
+      metric: a map of gradients whose results are measured; None is the identity.
 
     Examples:
       >>> whole_squares({"a": jnp.asarray([3.0, 4.0])})["a"].item()
@@ -89,19 +90,19 @@ def whole_squares(tree: Tree, metric: Metric | None = None) -> Tree:
 def merge(
     mean: Tree, deviation: Tree, count: ArrayLike, other: Tree, more: Tree, others: ArrayLike, squares: Squares
 ) -> tuple[Tree, Tree]:
-    r"""Mean and deviation of two sets of gradients together.
+    r"""Merge the means and the deviations of two sets of gradients.
 
     $$\bar g = \bar a + \frac{k}{n + k} \Delta, \quad
       D = D_a + D_b + \frac{n k}{n + k} \|\Delta\|^2, \quad \Delta = \bar b - \bar a$$
 
     Args:
-      mean: of the first set, float32 or wider.
-      deviation: of the first set, by leaf.
-      count: n, how many those are; may be 0.
-      other: mean of the second set.
-      more: deviation of the second set.
-      others: k, how many those are.
-      squares: the squared norms of the leaves of a gradient.
+      mean: the mean of the first set, float32 or wider.
+      deviation: the deviation of the first set, by leaf.
+      count: n, the number of gradients in the first set; it may be 0.
+      other: the mean of the second set.
+      more: the deviation of the second set.
+      others: k, the number of gradients in the second set.
+      squares: from a gradient to the squared norms of its leaves.
 
     Reference:
       Chan, Golub and LeVeque, Updating formulae and a pairwise algorithm for computing sample variances, 1979.
@@ -120,17 +121,17 @@ def merge(
 
 
 def stacked(gradients: Tree, metric: Metric | None = None) -> tuple[Tree, Replicas]:
-    """The mean of gradients that lie one behind the other in every leaf, `[n, ..]`, and their statistics.
+    """Compute the mean and the statistics of gradients that are stacked in every leaf, `[n, ..]`.
 
     Args:
       gradients: a tree of arrays with the same leading axis.
-      metric: norms are those of what it returns; None is the identity.
+      metric: a map of gradients whose results are measured; None is the identity.
 
     Returns:
-      The mean, of the gradients' dtype, and `Replicas`.
+      The mean, in the gradients' dtype, and `Replicas`.
 
     Raises:
-      ValueError: where the leading axes differ.
+      ValueError: if the leading axes differ.
 
     Examples:
       >>> mean, replicas = stacked(jnp.asarray([[1.0, 0.0], [0.0, 1.0]]))
@@ -151,15 +152,15 @@ def stacked(gradients: Tree, metric: Metric | None = None) -> tuple[Tree, Replic
 
 
 def summed(count: int, squares: Tree, mean: Tree) -> Replicas:
-    r"""Statistics from sums of squared norms that a training loop has made itself.
+    r"""Make statistics from sums of squared norms that a training loop has computed itself.
 
     Args:
-      count: how many gradients there were.
+      count: the number of gradients.
       squares: $\sum_i \|g_i\|^2$: a number, or one for each leaf of the mean.
       mean: the mean of the gradients.
 
     Returns:
-      `Replicas`; of one leaf where `squares` is one number.
+      `Replicas`, with one leaf if `squares` is one number.
 
     Raises:
       ValueError, TypeError: for a count below 1, or squares of another structure than the mean.

@@ -1,4 +1,4 @@
-"""What is derived from the factors, and how it acts on a gradient. Floor 2 of the library."""
+"""Roots derive matrices from factors and apply them to gradients. Floor 2 of the library."""
 
 from precond.roots.corrected_inverse import corrected_inverse
 from precond.roots.damping import Damping, absolute, relative, trace_damping

@@ -1,4 +1,4 @@
-"""EK-FAC's root: the inverse of the Fisher matrix's own diagonal in the factors' eigenbasis."""
+"""EK-FAC's root, which inverts the Fisher matrix's own diagonal in the factors' eigenbasis."""
 
 from collections.abc import Sequence
 
@@ -24,24 +24,24 @@ Basis = Checked | jax.Array
 
 
 class MeasuredMoment(SecondMoment):
-    """What `corrected_inverse` keeps of second moments. By its type a capture tells the bases of EK-FAC from SOAP's."""
+    """Hold the second moments of `corrected_inverse`. A capture tells the bases of EK-FAC from SOAP's by this type."""
 
 
 def corrected_inverse(
     damping: ArrayLike = 1e-3, *, follow: MomentRule | None = None, method: Method | None = None
 ) -> Root:
-    r"""Divide by the Fisher matrix's diagonal in the eigenbasis of the factors, as it was measured, damped (EK-FAC).
+    r"""Divide by the measured and damped diagonal of the Fisher matrix in the eigenbasis of the factors (EK-FAC).
 
-    With the eigenvectors $Q_i$ of each factor, X' the mean over examples of their squared gradients in this basis, and
-    $M' = M \times_1 Q_1^\top \cdots \times_k Q_k^\top$ what is to be preconditioned:
+    Let $Q_i$ be the eigenvectors of each factor, X' the mean over examples of their squared gradients in this basis,
+    and $M' = M \times_1 Q_1^\top \cdots \times_k Q_k^\top$ the direction that is preconditioned:
 
     $$P = \frac{M'}{S + \lambda} \times_1 Q_1 \cdots \times_k Q_k$$
 
     where S follows X'.
 
-    `precond.eigen_inverse` has products of the factors' eigenvalues in place of S, which are the diagonal of the Fisher
-    matrix in this basis only if it is a Kronecker product. X' comes in place of the raw gradients, by
-    `precond.measured`; what is not finite leaves S as it is.
+    `precond.eigen_inverse` has products of the factors' eigenvalues in place of S. They are the diagonal of the Fisher
+    matrix in this basis only if it is a Kronecker product. `precond.measured` passes X' in place of the raw gradients.
+    If X' is not finite, S stays as it is.
 
     Args:
       damping: $\lambda$, in the units of the Fisher matrix.
@@ -49,8 +49,8 @@ def corrected_inverse(
       method: as in `precond.eigenbasis`, whose columns must continue those of the basis before (not `precond.eigh`).
 
     Returns:
-      A `Root`, for a refresh with `precond.every(.., delay=1, warmup=1)`, so that S is of one basis from its start. A
-      diagonal factor's basis is the parameter's own. Before anything is seen, S is 0.
+      A `Root`, for a refresh with `precond.every(.., delay=1, warmup=1)`, with which S belongs to one basis from its
+      start. The basis of a diagonal factor is the parameter's own. Before the first measurement, S is 0.
 
     Raises:
       ValueError, TypeError: for numbers out of range, or a method that computes no basis.
@@ -95,5 +95,5 @@ def _divide(direction: jax.Array, bases: Sequence[Checked | None], denominator: 
 
 
 def _start(factor: Factor) -> Basis:
-    """A basis; of a diagonal factor, which needs none, an empty array."""
+    """Return identity matrices as the first bases; for a diagonal factor, which needs none, an empty array."""
     return unchecked(factor) if len(factor.shape) == 3 else jnp.zeros((factor.shape[0], 0), factor.dtype)

@@ -1,4 +1,4 @@
-"""What is added to a factor before its root is taken."""
+"""Damping: what is added to the diagonal of a factor before its root is computed."""
 
 from typing import Any, NamedTuple, Protocol
 
@@ -55,11 +55,11 @@ def _known(eps: Any) -> float:
 
 
 def relative(eps: ArrayLike = 1e-6, *, floor: float = 0.0) -> Damping:
-    r"""$\epsilon \max(\lambda_{\max}, \text{floor})$: the condition number is at most $1 + 1/\epsilon$ at any scale.
+    r"""Add $\epsilon \max(\lambda_{\max}, \text{floor})$, so that the condition number is at most $1 + 1/\epsilon$.
 
     Args:
       eps: dimensionless.
-      floor: in the units of the factor. Above 0 the result depends on the scale of the loss, as in Google's
+      floor: in the units of the factor. If it is above 0, the result depends on the scale of the loss, as in Google's
         implementation (1e-6 with its eigh, 1e-25 with its Newton iteration).
 
     Raises:
@@ -75,10 +75,10 @@ def relative(eps: ArrayLike = 1e-6, *, floor: float = 0.0) -> Damping:
 
 
 def absolute(eps: ArrayLike = 1e-12) -> Damping:
-    r"""$\epsilon$ itself, in the units of the factor (squared gradients), as Meta's implementation and the papers.
+    r"""Add $\epsilon$ itself, as Meta's implementation and the papers do.
 
     Args:
-      eps: in the units of the factor.
+      eps: in the units of the factor, which are those of squared gradients.
 
     Raises:
       ValueError, TypeError: for a number below 0.
@@ -92,7 +92,7 @@ def absolute(eps: ArrayLike = 1e-12) -> Damping:
 
 
 def trace_damping(eps: ArrayLike = 1e-6) -> Damping:
-    r"""$\epsilon \, \mathrm{tr}(A) / d$: relative to the mean eigenvalue.
+    r"""Add $\epsilon \, \mathrm{tr}(A) / d$, which is relative to the mean eigenvalue.
 
     Args:
       eps: dimensionless.

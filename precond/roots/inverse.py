@@ -1,4 +1,4 @@
-"""K-FAC's root: every axis multiplied by the damped inverse of its factor."""
+"""K-FAC's root, which multiplies every axis by the damped inverse of its factor."""
 
 from fractions import Fraction
 
@@ -29,8 +29,8 @@ def inverse(damping: ArrayLike = 1e-3, *, method: Method | None = None, toleranc
 
     Args:
       damping: $\lambda$, in the units of the Fisher matrix.
-      method: `precond.cholesky()` (the default), or another that computes roots: `precond.composite()` has nothing but
-        matrix products.
+      method: `precond.cholesky()` (the default), or another method that computes roots. `precond.composite()` needs
+        matrix products alone.
       tolerance: as in `precond.inverse_root`.
 
     Returns:
@@ -96,7 +96,7 @@ def _start(factor: Factor) -> Checked:
 
 
 def _matrix(factors: jax.Array, old: Checked, ridge: jax.Array, solve: RootOf, tolerance: float) -> Checked:
-    """As `inverse_root` has it."""
+    """Refresh full factors, as `inverse_root` does."""
     peak = jnp.max(jnp.abs(factors), axis=(1, 2))
     empty, scale = peak == 0, jnp.where(peak == 0, 1, peak)
     a = factors / scale[:, None, None]
@@ -109,7 +109,7 @@ def _matrix(factors: jax.Array, old: Checked, ridge: jax.Array, solve: RootOf, t
 
 
 def _diagonal(factors: jax.Array, old: Checked, ridge: jax.Array, tolerance: float) -> Checked:
-    """The same for diagonals: only what is not finite can be refused."""
+    """Refresh diagonal factors, of which only those that are not finite can be refused."""
     largest = jnp.max(factors, axis=1)
     added = raised(jnp.broadcast_to(ridge, largest.shape), largest, old)
     damped = jnp.maximum(factors, 0) + added[:, None]

@@ -1,4 +1,4 @@
-"""Shampoo's root: every axis multiplied by an inverse power of its factor."""
+"""Shampoo's root, which multiplies every axis by an inverse power of its factor."""
 
 import jax
 import jax.numpy as jnp
@@ -27,25 +27,26 @@ def inverse_root(
     $$P = G \times_1 (L_1 + \epsilon_1 I)^{-q} \cdots \times_k (L_k + \epsilon_k I)^{-q}, \qquad
       q = \frac{1}{2k}$$
 
-    with k the number of axes that have a factor. A factor is divided by its largest entry before anything else and
-    the root scaled back, so that with `relative` or `trace_damping` $X(cA) = c^{-q} X(A)$. The root of a zero factor
-    is the identity; a 1 by 1 factor is exact.
+    with k the number of axes that have a factor. A factor is divided by its largest entry before anything else, and its
+    root is scaled back. So $X(cA) = c^{-q} X(A)$ with `relative` or `trace_damping`. The root of a zero factor is the
+    identity; a 1 by 1 factor is exact.
 
     Args:
-      power: q, or a function from k to q; or a mapping from the number of axes of a block, whether they have factors
-        or not, to q, or to a mapping from an axis to its q (Meta's `inverse_exponent_override`). None, or what a
-        mapping does not name, is 1 / (2 k), with k all axes in a mapping. Floats are read as fractions by all but
-        `eigh()` (denominator at most 64). It cannot be injected by `optax.inject_hyperparams`.
+      power: q; or a function from k to q; or a mapping from the number of axes of a block to q, or to a mapping from an
+        axis to its q (Meta's `inverse_exponent_override`). None is 1 / (2 k). In a mapping the number of axes includes
+        those without a factor, and whatever the mapping does not name is 1 over twice this number. All methods but
+        `eigh()` read floats as fractions with a denominator of at most 64. The power cannot be injected by
+        `optax.inject_hyperparams`.
       method: `precond.eigh()`, `precond.composite()` or `precond.newton()`; None takes the first on CPU and the second
         on everything else (`precond.by_platform`).
       damping: `precond.relative` (the default, with 1e-6), `precond.absolute` or `precond.trace_damping`.
       tolerance: on the residual of each new root, $\|X^{1/q} (L + \epsilon I) - I\|_2$ as estimated by
         `precond.linalg.root_residual`. One that is above it is refused: its block keeps the last good root, and the
-        damping of the next attempt is ten times as large. With infinity all that is finite is accepted.
+        damping of the next attempt is ten times as large. Infinity accepts every finite root.
 
     Returns:
-      A `Root`; between refreshes the matrices stay as they are. What became of each is in its state
-      (`precond.roots.Health`), and in `precond.metrics`.
+      A `Root`; between refreshes the matrices stay as they are. Its state tells the health of each
+      (`precond.roots.Health`), and `precond.metrics` sums it up.
 
     Raises:
       ValueError: for a power that is not positive, or a method that computes no roots.
@@ -105,7 +106,7 @@ def inverse_root(
 
 
 def _exact(a: jax.Array, power: Power, ridge: Ridge, least: float) -> Solved:
-    """The root of 1 by 1 factors."""
+    """Compute the root of 1 by 1 factors, exactly."""
     del least
     value = jnp.maximum(a[:, 0, 0], 0)
     added = ridge(value)

@@ -1,4 +1,4 @@
-"""For a root that does not look at what it derives: what is not finite is not taken."""
+"""A wrapper that keeps the last finite matrices of a root."""
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +10,12 @@ __all__ = ["last_finite"]
 
 
 def last_finite(root: Root) -> Root:
-    """Of each matrix keep what was derived before, where not all that is derived now is finite.
+    """Wrap a root so that a result that is not finite is discarded, and the previous one kept.
 
-    The roots of this library see to it by themselves.
+    The roots of this library do so by themselves.
 
     Args:
-      root: any.
+      root: any root.
 
     Examples:
       >>> import precond

@@ -29,8 +29,8 @@ class MomentRule(Protocol):
 def decayed_max(decay: ArrayLike = 0.8) -> MomentRule:
     r"""Believe growth at once, and forget it slowly: $S \leftarrow \max(\beta S, X)$.
 
-    A step that is divided by what was seen some steps ago is too long where curvature has grown since: at the start
-    of training, by orders of magnitude.
+    If curvature has grown since it was measured, a step that is divided by the old measurement is too long. At the
+    start of training it is too long by orders of magnitude.
 
     Args:
       decay: $\beta$; 1 forgets nothing.

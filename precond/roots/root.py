@@ -1,4 +1,4 @@
-"""The interface between the engine and what it knows nothing of: how a factor becomes a preconditioner."""
+"""The interface of a root, by which the engine turns factors into preconditioners."""
 
 from collections.abc import Sequence
 from fractions import Fraction

@@ -1,4 +1,4 @@
-"""Roots and bases kept in a narrower type than they are computed in."""
+"""A wrapper that stores roots and bases in a narrower type than they are computed in."""
 
 import jax
 import jax.numpy as jnp
@@ -12,21 +12,21 @@ __all__ = ["store_as"]
 
 
 def store_as(root: Root, dtype: DTypeLike = jnp.bfloat16) -> Root:
-    r"""Keep what is derived from the factors in a narrower type: in bfloat16, half the memory of roots and bases.
+    r"""Store roots and bases in a narrower type: in bfloat16 they take half the memory.
 
     They are rounded after each refresh and widened wherever they are used. In bfloat16 a matrix X is off by at most
-    $2^{-8} \|X\|_F$ in the Frobenius norm, and a basis of size d by twice $2^{-8} \sqrt d$ from being orthonormal. The
-    health of the roots is that before rounding.
+    $2^{-8} \|X\|_F$ in the Frobenius norm, and a basis of size d is off from being orthonormal by twice
+    $2^{-8} \sqrt d$. The health of the roots is measured before rounding.
 
     Args:
       root: any root.
-      dtype: of what is kept.
+      dtype: the type in which they are stored.
 
     Returns:
       A `Root`.
 
     Raises:
-      ValueError: for a type that is not of floating point.
+      ValueError: for a type that is not a floating-point type.
 
     Examples:
       >>> from precond import inverse_root
@@ -35,7 +35,9 @@ def store_as(root: Root, dtype: DTypeLike = jnp.bfloat16) -> Root:
       dtype(bfloat16)
     """
     if not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(f"dtype={dtype}: roots are kept in a type of floating point, as jnp.bfloat16.")
+        raise ValueError(
+            f"dtype={dtype}: roots cannot be stored in it. Pass a floating-point type, such as jnp.bfloat16."
+        )
 
     def narrow(tree: Derived) -> Derived:
         def one(x: jax.Array | Health) -> jax.Array | Health:

@@ -1,4 +1,4 @@
-"""A root for methods whose step has no length before their roots are known."""
+"""A wrapper for methods whose step has no sensible length before their roots are known."""
 
 import functools
 
@@ -17,8 +17,8 @@ def waiting(root: Root) -> Root:
     """Leave a block where it is until every axis of it has a root.
 
     A root is the identity before its first refresh, and as long as its factor is zero. The step of a block is then the
-    gradient itself, whose length has nothing to do with that of later steps. It matters for methods without a graft,
-    such as `precond.kl_shampoo`, for a block whose first gradients are zero.
+    gradient itself, whose length has nothing to do with the length of later steps. This matters for methods without a
+    graft, such as `precond.kl_shampoo`, if the first gradients of a block are zero.
 
     Args:
       root: one that multiplies every axis by a matrix: `precond.inverse_root`, `precond.inverse`.

@@ -1,4 +1,4 @@
-"""How curvature is estimated: Optax transformations from stacks of gradients to factors. Floor 2 of the library."""
+"""Statistics estimate curvature: Optax transformations from stacks of gradients to factors. Floor 2 of the library."""
 
 from precond.statistics.activations import activations
 from precond.statistics.balance import balance

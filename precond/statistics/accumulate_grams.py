@@ -1,4 +1,4 @@
-"""What the statistics share: Gram matrices accumulated per stack and axis, as an Optax transformation."""
+"""The part that statistics share: they accumulate a Gram matrix for each stack and axis."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -20,16 +20,17 @@ from precond.trees import Factors, Leaf, Stacks, wide_dtype
 __all__ = ["Axes", "StatisticsState", "accumulate_grams"]
 
 Axes = Sequence[int] | Callable[[int], Sequence[int]] | None
-"""Which axes of a block get a factor: positions, or a function from the number of axes to positions; None: all."""
+"""The axes of a block that get a factor: positions, or a function from the number of axes to positions; None: all."""
 
 
 class StatisticsState(NamedTuple):
-    """What `accumulate_grams` keeps.
+    """Hold the state of `accumulate_grams`.
 
     Attributes:
       count: updates seen.
-      terms: of each block of each stack, those that were accumulated, `[N]`.
-      factors: the tree of stacks with a tuple in place of each stack, one entry an axis: its packed factor, or None.
+      terms: by stack, the number of terms that each block has accumulated, `[N]`.
+      factors: the tree of stacks with a tuple in place of each stack, with an entry for each axis: its packed factor,
+        or None.
     """
 
     count: jax.Array

@@ -1,4 +1,4 @@
-"""K-FAC's statistics: factors that layers captured, averaged over steps."""
+"""K-FAC's statistics, which average over steps the factors that layers captured."""
 
 from typing import Any
 
@@ -25,17 +25,17 @@ def activations(decay: ArrayLike = 0.95) -> optax.GradientTransformationExtraArg
 
     $$A \leftarrow \beta A + (1 - \beta) E[a a^\top], \qquad G \leftarrow \beta G + (1 - \beta) E[g g^\top]$$
 
-    each divided by $1 - \beta^t$, with t the number of terms. An axis in brackets in the name of a stack (`"(500)x16"`)
-    has a diagonal factor, `[N, 500]`; one of length 1 has none.
+    Each is divided by $1 - \beta^t$, with t the number of terms. If an axis stands in brackets in the name of a stack
+    (`"(500)x16"`), its factor is diagonal, `[N, 500]`; an axis of length 1 has none.
 
     Args:
       decay: $\beta$; 1 sums.
 
     Returns:
-      A transformation from stacks `[N, d1, .., dk]` to a tuple of factors in place of each, full ones packed
-      (`precond.linalg.Packed`). It averages `precond.BlockInfo.factors`, dense and of the form of its result; if that
-      is None, as in a step in which nothing was captured, everything stays as it is. A block keeps its factors if a new
-      one is not finite, or its gradient is not.
+      A transformation from stacks `[N, d1, .., dk]` to a tuple of factors in place of each; full factors are packed
+      (`precond.linalg.Packed`). It averages `precond.BlockInfo.factors`, which are dense and have the form of its
+      result. If they are None, because nothing was captured in a step, everything stays as it is. A block keeps its
+      factors if a new one, or its gradient, is not finite.
 
     Raises:
       ValueError, TypeError: for a decay out of range.

@@ -1,4 +1,4 @@
-"""Factors of equal size, with the Kronecker product that they have: what makes damping them Tikhonov's."""
+"""A transformation of factors that gives them equal size, after which damping each is Tikhonov's."""
 
 import jax
 import jax.numpy as jnp
@@ -15,16 +15,17 @@ Factor = jax.Array | Packed
 def balance() -> optax.GradientTransformation:
     r"""Scale the factors of each block to one mean eigenvalue, which leaves their Kronecker product as it is.
 
-    With $n_i = \mathrm{tr}(F_i) / d_i$ and $\bar n$ the geometric mean of those of a block,
+    With $n_i = \mathrm{tr}(F_i) / d_i$ and $\bar n$ the geometric mean of the $n_i$ of a block,
 
     $$F_i \leftarrow \frac{\bar n}{n_i} F_i$$
 
-    Adding $\lambda^{1/k} I$ to each of these is adding $\pi_i \lambda^{1/k} I$ to each of the factors as they were,
-    with $\pi_i = n_i / \bar n$: factored Tikhonov damping, for any number k of factors. To be chained behind a
+    To add $\lambda^{1/k} I$ to each of these is to add $\pi_i \lambda^{1/k} I$ to each of the factors as they were,
+    with $\pi_i = n_i / \bar n$. This is factored Tikhonov damping, for any number k of factors. Chain it behind a
     statistic, before `precond.inverse`.
 
     Returns:
-      A stateless transformation of factors; those of a block in which one has no positive mean stay as they are.
+      A stateless transformation of factors. If a factor of a block has no positive mean, all factors of this block stay
+      as they are.
 
     Reference:
       Martens and Grosse, 2015, section 6.3; Ba, Grosse and Martens, 2017, equations 10 to 12.
@@ -56,6 +57,6 @@ def balance() -> optax.GradientTransformation:
 
 
 def _mean(factor: Factor) -> jax.Array:
-    """The mean eigenvalue of factors `[N, d, d]`, dense or packed, or `[N, d]`."""
+    """Return the mean eigenvalue of factors `[N, d, d]`, dense or packed, or `[N, d]`."""
     full = dense(factor)
     return jnp.mean(full, axis=1) if full.ndim == 2 else jnp.trace(full, axis1=1, axis2=2) / full.shape[-1]

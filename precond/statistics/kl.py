@@ -1,4 +1,4 @@
-"""KL-Shampoo's statistics: each factor sees the gradient whitened by all the others."""
+"""KL-Shampoo's statistics, in which each factor sees the gradient whitened by all the others."""
 
 import math
 from typing import Any, NamedTuple
@@ -19,11 +19,12 @@ __all__ = ["KlState", "kl"]
 
 
 class KlState(NamedTuple):
-    """What `kl` keeps.
+    """Hold the state of `kl`.
 
     Attributes:
-      unit: by stack, the size of each block's first gradient, `[N]`; 0 before there is one.
-      accumulated: the factors.
+      unit: by stack, the root mean square of each block's first gradient that is not zero, `[N]`; 0 before there is
+        one.
+      accumulated: the state of the factors.
     """
 
     unit: Stacks
@@ -41,17 +42,17 @@ def kl(
     mean: bool = True,
     unit: float | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Factors that minimise the Kullback-Leibler divergence from the gradient's covariance to $L \otimes R$.
+    r"""Estimate factors that minimise the Kullback-Leibler divergence from the gradient's covariance to $L \otimes R$.
 
     For a matrix $G$ `[m, n]`, with the other axis whitened by the current root ($R^{-1/2}$ in the paper):
 
     $$L \leftarrow \beta L + \frac{w}{n} (G R^{-1/2}) (G R^{-1/2})^\top, \qquad
       R \leftarrow \beta R + \frac{w}{m} (L^{-1/2} G)^\top (L^{-1/2} G)$$
 
-    The whitening matrix is the root itself, whatever its power: with `inverse_root(power=0.5)` this is the paper's,
-    with any other power it is Meta's. An axis without a root, as before the first refresh, is whitened by
-    $I / \sqrt u$, where u is the root mean square of the block's first gradient that is not zero. So $L \otimes R$
-    is quadratic in the gradient from the first step on.
+    The whitening matrix is the root itself, whatever its power. With `inverse_root(power=0.5)` this is the paper's
+    rule, with any other power it is Meta's. Before the first refresh an axis has no root, and $I / \sqrt u$ whitens it,
+    where u is the root mean square of the block's first gradient that is not zero. So $L \otimes R$ is quadratic in the
+    gradient from the first step on.
 
     Args:
       decay: as in `precond.outer_products`.
@@ -61,7 +62,7 @@ def kl(
       axes: as in `precond.outer_products`.
       every: as in `precond.outer_products`.
       mean: divide by the size of the other axes, as the paper does and Meta's implementation does not.
-      unit: u; None measures it, and Meta's implementation has 1.
+      unit: u; None measures it. Meta's implementation has 1.
 
     Returns:
       A transformation of the form of `precond.outer_products`, whose `update` needs the extra argument `whiten`

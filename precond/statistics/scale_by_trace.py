@@ -1,4 +1,4 @@
-"""Factors divided by a power of their trace: to be chained behind a statistic."""
+"""A transformation of factors that divides them by a power of their trace; it is chained behind a statistic."""
 
 import jax
 import jax.numpy as jnp

@@ -56,12 +56,12 @@ class Statistic(Protocol):
 
     @property
     def init(self) -> optax.TransformInitFn:
-        """From stacks to the state. It is traced with shapes alone, so it may not read the stacks' entries."""
+        """Make the state from stacks. The engine traces it with shapes alone, so it may not read entries."""
         ...
 
     @property
     def update(self) -> "Accumulate":
-        """From gradients to factors."""
+        """Turn gradients into factors."""
         ...
 
 

@@ -73,5 +73,5 @@ def test_a_basis_in_bfloat16_goes_on_being_refreshed():
 
 
 def test_a_type_that_is_not_of_floating_point_is_refused():
-    with pytest.raises(ValueError, match="roots are kept in a type of floating point"):
+    with pytest.raises(ValueError, match="Pass a floating-point type"):
         precond.store_as(precond.inverse_root(), jnp.int8)
