@@ -1,4 +1,4 @@
-"""Learning from large batches: AdaScale, accumulation, the Neumann optimizer, extrapolation. Floor 3 of the library."""
+"""Training with large batches: AdaScale, accumulation, the Neumann optimizer, extrapolation. Floor 3 of the library."""
 
 from precond.large_batches.accumulate import AccumulateState, accumulate
 from precond.large_batches.convexify import convexify

@@ -1,4 +1,4 @@
-"""K-FAC's factors over several micro-steps: their mean, by layer."""
+"""The mean of K-FAC's factors over several micro-steps, by layer."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,14 +13,15 @@ __all__ = ["average_factors", "zero_factors"]
 
 
 def zero_factors(layers: Mapping[str, Layer], params: Tree) -> dict[str, Factors] | jax.Array:
-    """Zeros like the factors of those layers whose weights are among the parameters, float32 or wider.
+    """Return zeros like the factors of the layers whose weights are among the parameters, float32 or wider.
 
     Args:
-      layers: of a capture.
+      layers: the layers of a capture.
       params: the parameters, or their shapes.
 
     Returns:
-      `Factors` by layer; without any layer one empty array, which `optax.tree.map_params` takes for no parameter.
+      `Factors` by layer; without any layer one empty array, which `optax.tree.map_params` does not take for a
+      parameter.
 
     Examples:
       >>> layers = {"": Layer("kernel", "bias", 0, (2, 3), (), (0,), (1,))}
@@ -42,15 +43,15 @@ def zero_factors(layers: Mapping[str, Layer], params: Tree) -> dict[str, Factors
 def average_factors(
     mean: Mapping[str, Factors], count: jax.Array, factors: Mapping[str, Sequence[jax.Array]]
 ) -> dict[str, Factors]:
-    """The mean with one more in it.
+    """Add the factors of one more micro-step to a mean.
 
     Args:
-      mean: of `count` factors, from `zero_factors`.
-      count: may be 0.
-      factors: by layer, `Factors` or a pair.
+      mean: the mean of `count` factors, or `zero_factors`.
+      count: the number of factors in the mean; it may be 0.
+      factors: the new factors by layer, `Factors` or a pair.
 
     Raises:
-      ValueError: for factors of other layers, and for those with second moments, which belong to one step's bases.
+      ValueError: for factors of other layers, and for factors with second moments, which belong to one step's bases.
 
     Examples:
       >>> one, three = ({"": Factors(jnp.asarray(x), None)} for x in (1.0, 3.0))
@@ -59,7 +60,9 @@ def average_factors(
     """
     missing = set(mean) - set(factors)
     if missing:
-        raise ValueError(f"factors= has none for the layers {sorted(missing)}: layers= is of another capture.")
+        raise ValueError(
+            f"factors= has none for the layers {sorted(missing)}. Pass the factors and layers= of the same capture."
+        )
     seen = {name: Factors(*factors[name]) for name in mean}
     if any(f.moments is not None for f in seen.values()):
         raise ValueError(

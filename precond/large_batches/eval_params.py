@@ -1,4 +1,4 @@
-"""Parameters that run ahead of the iterate, and the way back: what is trained on is not what is evaluated."""
+"""Parameters that run ahead of the iterate, and the way back to the parameters to evaluate."""
 
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ __all__ = ["Displacement", "eval_params"]
 
 
 class Displacement(NamedTuple):
-    """How far the parameters are ahead of the iterate: by `scale * direction`.
+    """Hold how far the parameters are ahead of the iterate: by `scale * direction`.
 
     Attributes:
       scale: a number.
@@ -25,20 +25,20 @@ class Displacement(NamedTuple):
 
 
 def eval_params(state: optax.OptState, params: Tree) -> Tree:
-    r"""The iterate itself: $w - s d$, where the optimizer has gradients taken at $w$, ahead of it.
+    r"""Return the iterate itself, $w - s d$, if the optimizer takes gradients at $w$, ahead of it.
 
     Methods that look ahead (`precond.neumann`, `precond.extrapolated`) keep the displaced parameters in the training
-    loop, so that the loop's gradient is the one that they need. Evaluate, and export, what this gives.
+    loop, so that the loop's gradient is the one that they need. Evaluate and export the result of this function.
 
     Args:
-      state: of an optimizer that looks ahead, alone or in any of Optax's wrappers.
+      state: the state of an optimizer that looks ahead, alone or in any of Optax's wrappers.
       params: the parameters of the training loop.
 
     Returns:
-      Parameters in their own dtypes. A displacement that is masked in some leaves leaves them as they are.
+      Parameters in their own dtypes. Leaves whose displacement is masked stay as they are.
 
     Raises:
-      ValueError: where nothing in the state is a displacement.
+      ValueError: if nothing in the state is a displacement.
 
     Reference:
       Krishnan, Xiao and Saurous, Neumann Optimizer, 2018, Algorithm 2, last line.
@@ -54,8 +54,8 @@ def eval_params(state: optax.OptState, params: Tree) -> Tree:
     found = find_nodes(state, Displacement)
     if not found:
         raise ValueError(
-            "eval_params() found no displacement in this state: its optimizer does not look ahead, and the parameters "
-            "are to be evaluated as they are. The order of arguments is eval_params(state, params)."
+            "eval_params() found no displacement in this state: its optimizer does not look ahead. Evaluate "
+            "the parameters as they are. The order of arguments is eval_params(state, params)."
         )
     for scale, direction in found:
 

@@ -14,11 +14,11 @@ __all__ = ["ExtrapolatedState", "extrapolated"]
 
 
 class ExtrapolatedState(NamedTuple):
-    """What `extrapolated` keeps.
+    """Hold the state of `extrapolated`.
 
     Attributes:
-      count: updates seen.
-      displacement: of the parameters, from the iterate to where the gradient is taken.
+      count: the number of updates seen.
+      displacement: of the parameters, from the iterate to the point where the gradient is taken.
       optimizer: the state of the optimizer.
       ahead: the state of the extrapolation.
     """
@@ -32,24 +32,24 @@ class ExtrapolatedState(NamedTuple):
 def extrapolated(
     optimizer: optax.GradientTransformation, ahead: optax.GradientTransformation
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Let an optimizer see the gradient at a point ahead, which the gradient before it leads to.
+    r"""Give an optimizer the gradient at a point ahead, to which the gradient before it leads.
 
     $$y_t = w_t + A(g_{t-1}), \qquad g_t = \nabla f(y_t), \qquad w_{t+1} = w_t + U(g_t)$$
 
-    with $U$ the optimizer's step. The training loop holds y and takes its gradient there, with no second gradient in a
-    step; `precond.eval_params` gives w. With $A(g) = U(g) = -\eta g$ this is optimistic gradient descent, which
+    with $U$ the optimizer's step. The training loop holds y and takes its gradient there, without a second gradient in
+    a step. `precond.eval_params` returns w. With $A(g) = U(g) = -\eta g$ this is optimistic gradient descent, which
     converges on bilinear games where gradient descent does not.
 
-    The method is Lin et al.'s, of which we have read the abstract and summaries; there each worker extrapolates by its
-    own last gradient, or by noise. Under data parallelism the gradient here is the mean of all.
+    The method is that of Lin et al., of whom we have read the abstract and summaries. There each worker extrapolates by
+    its own last gradient, or by noise. Here, under data parallelism, the gradient is the mean over all workers.
 
     Args:
       optimizer: any optimizer, with its learning rate; it sees the iterate w as parameters.
-      ahead: from the gradient to the displacement: `optax.scale(-0.1)`, of the size of the learning rate;
-        `optax.chain(optax.set_to_zero(), optax.add_noise(..))` for noise.
+      ahead: a transformation from the gradient to the displacement: `optax.scale(-0.1)`, of the size of the learning
+        rate; `optax.chain(optax.set_to_zero(), optax.add_noise(..))` for noise.
 
     Returns:
-      An optimizer, last in its chain. Without parameters, `update` gives none to the optimizer.
+      An optimizer, which must be last in its chain. If `update` gets no parameters, neither does the inner optimizer.
 
     Reference:
       Lin et al., Extrapolation for Large-batch Training in Deep Learning, 2020 (second-hand).

@@ -1,4 +1,4 @@
-"""A learning rate that grows with the batch as far as the noise of the gradient lets it."""
+"""AdaScale, a learning rate that grows with the batch as far as the noise of the gradient lets it."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -18,20 +18,20 @@ from precond.trees import Tree, common_dtype, find_nodes
 __all__ = ["AdascaleState", "done", "scale_by_adascale"]
 
 Groups = Callable[[Tree], Tree]
-"""From a tree of parameters to a tree of labels: the parameters of one label have a gain of their own."""
+"""A function from a tree of parameters to a tree of labels; the parameters of one label have a gain of their own."""
 
 
 class AdascaleState(NamedTuple):
-    r"""What `scale_by_adascale` keeps.
+    r"""Hold the state of `scale_by_adascale`.
 
     Attributes:
-      count: steps.
-      step: the scale-invariant steps done, $\lfloor \tau \rfloor$: where the schedule is read.
-      fraction: $\tau - \lfloor \tau \rfloor$, apart so that nothing is lost in float32 after millions of steps.
-      samples: how many samples the averages are of.
+      count: the number of steps.
+      step: the number of scale-invariant steps done, $\lfloor \tau \rfloor$, at which the schedule is read.
+      fraction: $\tau - \lfloor \tau \rfloor$, kept apart so that nothing is lost in float32 after millions of steps.
+      samples: the number of samples in the averages.
       weight: what the averaging rule keeps.
-      variance: $\bar\sigma^2$ of the base batch, one a group.
-      square: $\bar\mu^2$, one a group.
+      variance: $\bar\sigma^2$ of the base batch, one for each group.
+      square: $\bar\mu^2$, one for each group.
       gain: r of the last step, of all groups together.
       scale: S of the last step.
     """
@@ -55,7 +55,7 @@ def scale_by_adascale(
     power: float = 1.0,
     groups: Groups | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""AdaScale: the learning rate of the base batch times a gain in [1, S], and so many steps of its schedule at once.
+    r"""Multiply the learning rate of the base batch by AdaScale's gain in [1, S], and advance its schedule by the gain.
 
     $$r_t = \frac{\sigma_t^2 + \mu_t^2}{\sigma_t^2 / S + \mu_t^2}, \quad u \leftarrow r_t \,
       \mathrm{lr}(\lfloor \tau_t \rfloor) \, u, \quad \tau_{t+1} = \tau_t + r_t$$
@@ -66,32 +66,32 @@ def scale_by_adascale(
     $$\hat\sigma^2 = \frac{S}{n} \frac{\sum_i \|g_i - \bar g\|^2}{n - 1}, \quad
       \hat\mu^2 = \|\bar g\|^2 - \frac{\hat\sigma^2}{S}$$
 
-    are unbiased. They come as the extra argument `replicas` of `update`, from one of the functions in
-    `precond.replicas` or from `precond.accumulate`, and are those of raw gradients whatever is chained before: the
+    are unbiased. `update` takes the statistics as the extra argument `replicas`, from one of the functions in
+    `precond.replicas` or from `precond.accumulate`. They are those of raw gradients, whatever is chained before. So the
     gain belongs after momentum and weight decay, at the place of the learning rate, and clipping may stand before
-    anything. (A penalty in the loss is part of every gradient; what K-FAC's probes among the parameters have for
-    gradients is none, and left out.) Updates keep their sign: behind an optimizer made with the learning rate 1 they
+    anything. (A penalty in the loss is part of every gradient. The gradients of K-FAC's probes among the parameters are
+    factors, and are left out.) Updates keep their sign: behind an optimizer that was made with the learning rate 1 they
     descend; behind a bare direction add `optax.scale(-1)`.
 
-    Train until `precond.done(state, total)` with the total and the schedule of the base batch, without warm-up. A step
-    whose statistics are not finite changes nothing here and has the gain of the step before.
+    Train until `precond.done(state, total)` with the total and the schedule of the base batch, without warm-up. If the
+    statistics of a step are not finite, nothing changes here, and the step has the gain of the step before.
 
     Args:
-      schedule: lr, of scale-invariant steps; a number or an Optax schedule.
-      scale: S, at least 1: how many base batches one step's batch has. It may change from step to step as the extra
-        argument `scale` of `update`; the averages are those of the base batch and stay as they are.
+      schedule: lr; a number, or an Optax schedule that counts scale-invariant steps.
+      scale: S, at least 1: the number of base batches in one step's batch. It may change from step to step as the extra
+        argument `scale` of `update`. The averages are those of the base batch and stay as they are.
       estimator: how the moments are averaged: `precond.paper_gain` (None), `precond.fairscale_gain`,
         `precond.adaptdl_gain`, or your own.
       power: the update is scaled by $r^p$: 1 for SGD, 1/2 for Adam and its kin (with `precond.replicas.adam_metric`).
         The schedule always advances by r.
-      groups: from parameters to a tree of labels (any strings or numbers), if each label is to have a gain of its own,
-        as FairScale's parameter groups have. The schedule advances by the gain of all together.
+      groups: a function from parameters to a tree of labels (strings or numbers). Each label then has a gain of its
+        own, as FairScale's parameter groups have. The schedule advances by the gain of all together.
 
     Returns:
       A transformation. With S = 1 the gain is 1, and `replicas` need not be given.
 
     Raises:
-      ValueError, TypeError: for a number out of range; in `update`, where S is not 1, for want of `replicas` or for
+      ValueError, TypeError: for a number out of range; in `update`, if S is not 1 and there are no `replicas`, or
         replicas of one gradient alone.
 
     Reference:
@@ -120,7 +120,9 @@ def scale_by_adascale(
     def init(params: optax.Params) -> AdascaleState:
         params = without_probes(params)
         dtype = common_dtype(params)
-        count, step, samples = (jnp.zeros([], jnp.int32) for _ in range(3))  # one buffer each, as donation needs
+        count, step, samples = (
+            jnp.zeros([], jnp.int32) for _ in range(3)
+        )  # each has a buffer of its own, as donation needs
         fraction, weight = (jnp.zeros([], dtype) for _ in range(2))
         variance = jnp.zeros([len(_names(params, groups))], dtype)
         square, first, size = jnp.ones_like(variance), jnp.ones([], dtype), jnp.array(scale, dtype)
@@ -137,7 +139,7 @@ def scale_by_adascale(
     ) -> tuple[optax.Updates, AdascaleState]:
         del params, extra
         _check(replicas, scale)
-        whole, updates = updates, without_probes(updates)  # probes' gradients are factors, of which there is no gain
+        whole, updates = updates, without_probes(updates)  # the gradients of probes are factors, which have no gain
         if replicas is not None:
             replicas = replicas._replace(
                 deviation=without_probes(replicas.deviation), square=without_probes(replicas.square)
@@ -163,11 +165,11 @@ def scale_by_adascale(
 
 
 def done(state: optax.OptState, total: ArrayLike) -> jax.Array:
-    r"""Whether so many scale-invariant steps are done, $\tau \geq T$: when training ends, whatever the scale was.
+    r"""Tell whether training is done, whatever the scale was: after T scale-invariant steps, $\tau \geq T$.
 
     Args:
-      state: the state of an optimizer with `scale_by_adascale` in it; of several, all must be done.
-      total: T, the steps that the base batch would take.
+      state: the state of an optimizer with `scale_by_adascale` in it; if there are several, all must be done.
+      total: T, the number of steps that the base batch would take.
 
     Raises:
       ValueError: for a state without AdaScale.
@@ -190,7 +192,7 @@ def _names(tree: Tree, groups: Groups | None) -> list[Any]:
 
 
 def _places(labels: list[Any] | None, updates: Tree) -> list[int]:
-    """The place of each leaf's group."""
+    """Return the place of each leaf's group."""
     leaves = jax.tree.leaves(updates)
     if labels is None:
         return [0] * len(leaves)
@@ -201,7 +203,7 @@ def _places(labels: list[Any] | None, updates: Tree) -> list[int]:
 
 
 def _by_group(tree: Tree, labels: list[Any] | None, dtype: jnp.dtype) -> jax.Array:
-    """The sum of the scalars of each group."""
+    """Sum the scalars of each group."""
     leaves = [jnp.asarray(x, dtype) for x in jax.tree.leaves(tree)]
     places = [0] * len(leaves) if labels is None else _places(labels, tree)
     sums = [jnp.zeros([], dtype) for _ in range(1 if labels is None else len(set(labels)))]
@@ -229,7 +231,7 @@ def _check(replicas: Replicas | None, scale: ArrayLike) -> None:
 def _observe(
     rule: GainEstimator, state: AdascaleState, replicas: Replicas | None, scale: jax.Array, labels: list[Any] | None
 ) -> tuple[jax.Array, AdascaleState]:
-    """Whether the statistics are finite, and the state with this step's sample in its averages."""
+    """Return whether the statistics are finite, and the state with this step's sample in its averages."""
     if replicas is None:
         return jnp.asarray(True), state
     dtype = scale.dtype
@@ -246,12 +248,12 @@ def _observe(
         variance=(state.variance + rate * (variance - state.variance)).astype(dtype),
         square=(state.square + rate * (square - state.square)).astype(dtype),
     )
-    # One gradient alone is a step, but no sample.
+    # A single gradient makes a step, but not a sample.
     return finite, optax.tree.where(finite & (count > 1), averaged, state)
 
 
 def _gains(rule: GainEstimator, state: AdascaleState, scale: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The gain of each group, and of all together."""
+    """Return the gain of each group, and the gain of all together."""
     variance, square = rule.after(state.variance, state.square)
     early = (state.count < rule.start) | (state.samples == 0)
     each, total = gain(variance, square, scale), gain(jnp.sum(variance), jnp.sum(square), scale)

@@ -1,4 +1,4 @@
-"""The Neumann optimizer (its Algorithm 2): Nesterov's momentum that grows, restarts, and keeps its distance."""
+"""The Neumann optimizer (Algorithm 2), Nesterov's momentum with growth, restarts and a regularizer."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -18,14 +18,14 @@ __all__ = ["NeumannState", "growing_momentum", "scale_by_neumann"]
 
 
 class NeumannState(NamedTuple):
-    """What `scale_by_neumann` keeps.
+    """Hold the state of `scale_by_neumann`.
 
     Attributes:
-      count: updates seen.
-      displacement: of the parameters: the momentum m, and μ, by which they are ahead of the iterate.
+      count: the number of updates seen.
+      displacement: the momentum m and μ; the parameters are ahead of the iterate by μ m.
       average: the moving average of the parameters, float32 or wider; None without a regularizer.
-      resets: how many there were.
-      age: updates since the last one.
+      resets: the number of resets so far.
+      age: the number of updates since the last reset.
     """
 
     count: jax.Array
@@ -36,10 +36,10 @@ class NeumannState(NamedTuple):
 
 
 def growing_momentum(low: float = 0.5, high: float = 0.9, *, epoch: ArrayLike = 1) -> optax.Schedule:
-    r"""$\mu(t) = 1 - 1 / (1 + t)$, held between `low` and `high`.
+    r"""Make a schedule of the momentum, $\mu(t) = 1 - 1 / (1 + t)$, held between `low` and `high`.
 
-    The paper gives "starts 0.5, peaks 0.9" and this formula, but no unit of t. Counted in updates it passes from the
-    one to the other in 9 updates; counted in epochs, in 9 epochs.
+    The paper gives "starts 0.5, peaks 0.9" and this formula, but no unit of t. If t counts updates, it passes from the
+    one to the other in 9 updates; if it counts epochs, in 9 epochs.
 
     Args:
       low: the first value.
@@ -75,12 +75,12 @@ def _at(value: optax.ScalarOrSchedule, count: jax.Array) -> jax.Array:
 
 
 def _like(number: jax.Array, x: jax.Array) -> jax.Array:
-    """In the precision of an array, which may be complex."""
+    """Cast a number to the precision of an array, which may be complex."""
     return number.astype(real_dtype(x))
 
 
 def _copy(x: Leaf) -> jax.Array:
-    """Of a parameter, in a buffer of its own, so that both may be donated; a shape has zeros."""
+    """Copy a parameter to a buffer of its own, so that both may be donated; a shape gives zeros."""
     dtype = wide_dtype(x)
     return jnp.zeros_like(x, dtype=dtype) if isinstance(x, jax.ShapeDtypeStruct) else jnp.array(x, dtype, copy=True)
 
@@ -114,43 +114,45 @@ def scale_by_neumann(
     regularized_resets: bool = False,
     warmup_decay: ArrayLike = 0.0,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Algorithm 2 of the Neumann optimizer, which takes the gradient at the displaced parameters $w$.
+    r"""Step as Algorithm 2 of the Neumann optimizer does, with gradients at the displaced parameters $w$.
 
     $$d = g + \nabla R(w, v), \quad m \leftarrow \mu m - \eta d, \quad w \leftarrow w + \mu m - \eta d, \quad
       v \leftarrow w + \gamma (v - w)$$
 
-    and $m = -\eta g$, $d = g$ where the momentum is reset. It is last in a chain: its updates are steps.
+    If the momentum is reset, $m = -\eta g$ and $d = g$. Put it last in a chain: its updates are steps.
 
-    **What it is.** The paper derives it from the Neumann series of the inverse Hessian, with one gradient a term and a
-    fresh batch for each. What is left after these steps is Nesterov's momentum: with constant μ and without the
-    regularizer it is `optax.sgd(learning_rate, momentum, nesterov=True)` to the last digits, and a reset sets its trace
-    to zero. So expect what Nesterov's momentum gives, fewer steps than SGD where batches are large, and not what a
-    second-order method gives; there is no preconditioning of coordinates. What it adds is the growth of μ, the resets
-    and the regularizer. The series itself is `precond.scale_by_neumann_series`.
+    **What to expect.** The paper derives the method from the Neumann series of the inverse Hessian, with one gradient
+    for each term and a fresh batch for each. The result of the derivation is Nesterov's momentum. With constant μ and
+    without the regularizer it is `optax.sgd(learning_rate, momentum, nesterov=True)` to the last digits, and a reset
+    sets its trace to zero. So expect the gain of Nesterov's momentum, fewer steps than SGD with large batches, and not
+    that of a second-order method: no coordinates are preconditioned. The method adds the growth of μ, the resets and
+    the regularizer. The series itself is `precond.scale_by_neumann_series`.
 
     Args:
       learning_rate: η; a number or a schedule, which counts all updates from 0.
       momentum: μ; a number or a schedule, which counts from 0 after the warm-up.
-      regularizer: from parameters and their average to a gradient, `precond.convexify`; None has none, keeps no
+      regularizer: a function from parameters and their average to a gradient, `precond.convexify`. None keeps no
         average and needs no parameters.
-      decay: γ, of the average of the parameters.
-      warmup: updates of plain SGD before the algorithm begins. Table 1 has 5 epochs of them.
-      resets: the first reset is the first update after the warm-up; an integer K has the next ones after K updates
-        more, after 2K more, 4K, .. (the paper's text; "mod K" of its pseudo-code has no meaning where K grows).
-        A function from the number of resets less one to the number of updates until the next
-        (`lambda i: 10 * (i + 1)` grows linearly, which the paper finds as good). None has the first alone, which
-        changes nothing but the regularizer. Table 1 has 10 epochs.
-      restart_momentum: the schedule of `momentum` counts from the last reset. The paper does not say.
-      regularized_resets: in the update of a reset d has the regularizer's gradient too. The paper leaves d undefined.
-      warmup_decay: the average's decay during the warm-up: 0 has it start at the warm-up's end, 1 stay where it
-        was before, γ run all along. The paper does not say; other than 0, w and v may be far apart at first.
+      decay: γ, the decay of the average of the parameters.
+      warmup: the number of updates of plain SGD before the algorithm begins. Table 1 has 5 epochs of them.
+      resets: when the momentum is reset. The first reset is the first update after the warm-up. An integer K has the
+        next ones after K updates more, then after 2K more, 4K, .., as the paper's text says ("mod K" of its pseudo-code
+        has no meaning if K grows). A function from the number of resets less one returns the number of updates until
+        the next (`lambda i: 10 * (i + 1)` grows linearly, which the paper finds as good). None has the first reset
+        alone, which changes nothing but the regularizer. Table 1 has 10 epochs.
+      restart_momentum: whether the schedule of `momentum` counts from the last reset. The paper does not say.
+      regularized_resets: whether d has the regularizer's gradient in the update of a reset, too. The paper leaves d
+        undefined there.
+      warmup_decay: the decay of the average during the warm-up. With 0 the average starts at the end of the warm-up,
+        with 1 it stays at the initial parameters, and with γ it runs all along. The paper does not say. Unless it is 0,
+        w and v may be far apart at first.
 
     Returns:
-      A transformation to whose parameters `precond.eval_params` must be applied for evaluation: $w - \mu m$. Its
-      norms are those of what it is given: of all parameters, unless it is masked.
+      A transformation. For evaluation, apply `precond.eval_params` to the parameters, which returns $w - \mu m$. Norms
+      are taken over all parameters that it sees, which are all unless it is masked.
 
     Raises:
-      ValueError, TypeError: for numbers out of range; and in `update` for missing parameters.
+      ValueError, TypeError: for numbers out of range; in `update` for missing parameters.
 
     Reference:
       Krishnan, Xiao and Saurous, Neumann Optimizer: A Practical Optimization Algorithm for Deep Neural Networks, 2018,

@@ -1,4 +1,4 @@
-"""The idealised Neumann optimizer (its Algorithm 1): the inverse Hessian's series, by gradients of one batch."""
+"""The idealised Neumann optimizer (Algorithm 1), the series of the inverse Hessian by gradients of one batch."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,30 +19,31 @@ __all__ = ["scale_by_neumann_series"]
 def scale_by_neumann_series(
     inner_rate: ArrayLike, terms: int, *, shrink: ArrayLike = 1.0
 ) -> optax.GradientTransformationExtraArgs:
-    r"""$H^{-1} g$, with H the Hessian of the loss on the batch of g, from `terms` more gradients of that batch.
+    r"""Approximate $H^{-1} g$, H the Hessian of the loss on the batch of g, by `terms` more gradients of this batch.
 
     $$m_0 = -\eta g, \qquad m_k = \mu m_{k-1} - \eta \nabla f(w + \mu m_{k-1}), \qquad \text{update} = -m_K$$
 
-    On a quadratic whose Hessian has its eigenvalues in $(0, 2 / \eta)$ and with μ = 1 it tends to $H^{-1} g$, the more
-    slowly the smaller the smallest of $\eta \lambda$ is: what is left of each component after K terms is its
-    $(1 - \eta \lambda)^{K+1}$-th part. It diverges where an eigenvalue is negative or above $2 / \eta$. For such a
-    Hessian μ < 1 solves $((1 - \mu) I + \mu \eta H) m = -\eta g$ in place of it, positive definite where
-    $\eta = 1 / \lambda_{max}$ and $\mu \le \lambda_{max} / (|\lambda_{min}| + \lambda_{max})$.
+    On a quadratic whose Hessian has its eigenvalues in $(0, 2 / \eta)$, and with μ = 1, it tends to $H^{-1} g$. After K
+    terms $(1 - \eta \lambda)^{K+1}$ of the error of each component is left, so that small $\eta \lambda$ are slow. It
+    diverges if an eigenvalue is negative or above $2 / \eta$. For such a Hessian, μ < 1 solves
+    $((1 - \mu) I + \mu \eta H) m = -\eta g$ in place of it, which is positive definite if $\eta = 1 / \lambda_{max}$
+    and $\mu \le \lambda_{max} / (|\lambda_{min}| + \lambda_{max})$.
 
-    The paper's outer learning rate $\eta_{out}$, of $m_K$ without the factor $\eta$, is the learning rate that is
-    chained behind this one times `inner_rate`: `optax.scale_by_learning_rate(1.0)` takes Newton steps.
+    The paper's outer learning rate $\eta_{out}$ multiplies $m_K$ without the factor $\eta$. It is `inner_rate` times
+    the learning rate that is chained behind this transformation: `optax.scale_by_learning_rate(1.0)` takes Newton
+    steps.
 
     Args:
       inner_rate: $\eta$.
-      terms: K, each a gradient.
+      terms: K; each takes a gradient.
       shrink: $\mu$ of equation 9; 1 is Algorithm 1.
 
     Returns:
-      A stateless transformation whose `update` needs the parameters and the extra argument `grad_fn`, from parameters
-      to the gradient of the loss on the batch of the gradient it is given (through `optax.chain` too).
+      A stateless transformation. Its `update` needs the parameters and the extra argument `grad_fn`, a function from
+      parameters to the gradient of the loss on the same batch. `optax.chain` passes it on.
 
     Raises:
-      ValueError, TypeError: for a number out of range; and in `update` without `params` or `grad_fn`.
+      ValueError, TypeError: for a number out of range; in `update` without `params` or `grad_fn`.
 
     Reference:
       Krishnan, Xiao and Saurous, Neumann Optimizer, 2018, Algorithm 1 and equation 9 (whose right-hand side has

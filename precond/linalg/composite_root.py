@@ -57,7 +57,7 @@ def composite_root(
     Args:
       a: `[M, n, n]`, of magnitude about 1.
       power: a positive fraction.
-      ridge: from the largest eigenvalue `[M]` to what is added to the diagonal, `[M]`.
+      ridge: from the largest eigenvalues, `[M]`, to the numbers that are added to the diagonals, `[M]`.
       least: the least that the ridge can be, relative to the largest eigenvalue. It counts as at least a sixteenth of
         the unit of rounding, and at least 1e-12.
 

@@ -21,7 +21,7 @@ def eigh_root(
     Args:
       a: `[M, n, n]`.
       power: a positive number.
-      ridge: from the largest eigenvalue `[M]` to what is added to the diagonal, `[M]`.
+      ridge: from the largest eigenvalues, `[M]`, to the numbers that are added to the diagonals, `[M]`.
 
     Returns:
       The roots, `[M, n, n]` and symmetric; the eigenvalues of A, ascending, `[M, n]`; and the ridges, `[M]`.

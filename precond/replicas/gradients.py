@@ -58,7 +58,7 @@ class GradientFunction:
     count: Callable[[], int]
 
     def __call__(self, params: Tree, batch: Any) -> tuple[Any, Tree, Replicas]:
-        """Return the loss (with its auxiliary values), the mean gradient in the dtypes of params, and its statistics."""
+        """Return the loss (with its auxiliary values), the mean gradient in the dtypes of params, and statistics."""
         value, mean, deviation = self.spread(params, batch, frozenset())
         square = self.squares(mean)
         # Nothing around has summed over the shards of a model.

@@ -1,4 +1,4 @@
-"""Damping: what is added to the diagonal of a factor before its root is computed."""
+"""Damping, a ridge that is added to the diagonal of a factor before its root is computed."""
 
 from typing import Any, NamedTuple, Protocol
 
@@ -15,7 +15,7 @@ class RidgeOf(Protocol):
     """The type of `Damping.ridge`."""
 
     def __call__(self, largest: jax.Array, mean: jax.Array) -> ArrayLike:
-        """Return what is added to the diagonal of each factor, `[M]`.
+        """Return the number that is added to the diagonal of each factor, `[M]`.
 
         Args:
           largest: the largest eigenvalue of each factor, `[M]`.
@@ -28,7 +28,7 @@ class LeastOf(Protocol):
     """The type of `Damping.least`."""
 
     def __call__(self, size: int) -> float:
-        """Return what the ridge is at least, relative to the largest eigenvalue; 0 if nothing is known beforehand.
+        """Return a lower bound of the ridge, relative to the largest eigenvalue; 0 if nothing is known beforehand.
 
         Args:
           size: the size of a factor.
@@ -40,7 +40,7 @@ class Damping(NamedTuple):
     """Add a ridge to the diagonal of factors.
 
     Attributes:
-      ridge: from the largest and the mean eigenvalues of factors to what is added (`RidgeOf`).
+      ridge: from the largest and the mean eigenvalues of factors to the ridges (`RidgeOf`).
       least: from the size of a factor to a bound of the ridge from below (`LeastOf`), from which `precond.composite`
         knows how many steps it needs.
     """

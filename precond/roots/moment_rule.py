@@ -1,4 +1,4 @@
-"""Rules by which a second moment follows what is measured of it."""
+"""Rules by which a second moment follows its measurements."""
 
 from typing import Protocol
 
@@ -19,8 +19,8 @@ class MomentRule(Protocol):
         """Return the second moments after one more measurement.
 
         Args:
-          old: what is kept so far, `[N, d1, .., dk]`.
-          new: what was measured, of the same shape.
+          old: the second moments so far, `[N, d1, .., dk]`.
+          new: the measurement, of the same shape.
           count: how many measurements each block has had with this one, `[N]`.
         """
         ...

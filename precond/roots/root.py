@@ -53,9 +53,9 @@ class RootState(NamedTuple):
     """Hold the state of a root for one stack.
 
     Attributes:
-      derived: an entry for each axis: what `refresh` made of its factor (any tree of arrays with leading axis N), or
-        None for an axis without a factor.
-      moments: what `apply` keeps from step to step; any tree of arrays with leading axis N.
+      derived: an entry for each axis: the result of `refresh` for its factor (any tree of arrays with leading axis N),
+        or None for an axis without a factor.
+      moments: the part of the state that `apply` changes; any tree of arrays with leading axis N.
     """
 
     derived: tuple[Derived, ...]
@@ -79,19 +79,19 @@ class Refresh(Protocol):
     """The type of `Root.refresh`."""
 
     def __call__(self, factors: jax.Array, derived: Derived, power: Power, first: jax.Array) -> Derived:
-        """Compute from the factors what `apply` needs. It is the only costly function of a root.
+        """Derive from factors the matrices that `apply` needs. It is the only costly function of a root.
 
         One call gets the factors of different axes, stacks and parameters, if they have the same size and power.
 
         Args:
           factors: `[M, d, d]`, symmetric; `[M, d]` if they are diagonal.
-          derived: what was made of these factors before, by `init` or by the last refresh.
-          power: what `power` returned for them, a Python number.
+          derived: the result for these factors before, from `init` or from the last refresh.
+          power: the result of `Root.power` for them, a Python number.
           first: whether this is the first refresh, a boolean scalar.
 
         Returns:
           A tree of the structure, the shapes and the dtypes of `derived`. It must be finite whatever the factors are:
-          if the root of a matrix is not, return what was there before. `precond.roots.accept` and
+          if the root of a matrix is not, return the one from before. `precond.roots.accept` and
           `precond.roots.last_finite` do so.
         """
         ...
@@ -104,7 +104,7 @@ class Apply(Protocol):
         """Precondition one stack. It runs in every step.
 
         Args:
-          direction: what is preconditioned, such as the momentum, `[N, d1, .., dk]`.
+          direction: the stack to precondition, such as the momentum, `[N, d1, .., dk]`.
           gradient: the raw gradient, of the same shape.
           state: the root's state for this stack.
 
@@ -121,7 +121,7 @@ class Whiten(Protocol):
         """Return the matrices `[N, d, d]` by which this root whitens an axis; zeros where no root is known yet.
 
         Args:
-          derived: what `refresh` made of the factor of this axis.
+          derived: the result of `refresh` for the factor of this axis.
           factor: the factor as it is now, `[N, d, d]`.
         """
         ...
@@ -151,7 +151,7 @@ class PadDerived(Protocol):
     """The type of `Padding.derived`."""
 
     def __call__(self, derived: Derived, size: int) -> Derived:
-        """Return what was derived from factors `[M, d, d]` as if it were derived from the padded ones."""
+        """Return the matrices derived from factors `[M, d, d]` as if they were derived from the padded ones."""
         ...
 
 
@@ -159,7 +159,7 @@ class Crop(Protocol):
     """The type of `Padding.crop`."""
 
     def __call__(self, derived: Derived, like: Derived) -> Derived:
-        """Return what was derived from padded factors in the sizes of `like`."""
+        """Return the matrices derived from padded factors in the sizes of `like`."""
         ...
 
 
@@ -168,8 +168,8 @@ class Padding(NamedTuple):
 
     Attributes:
       factor: enlarges factors (`PadFactor`).
-      derived: enlarges what was derived from them (`PadDerived`).
-      crop: cuts what is derived from the enlarged factors (`Crop`).
+      derived: enlarges the matrices derived from them (`PadDerived`).
+      crop: cuts the result of a refresh of enlarged factors (`Crop`).
     """
 
     factor: PadFactor
@@ -184,11 +184,11 @@ class Root(NamedTuple):
 
     Attributes:
       init: from a stack and its factors to a `RootState` (`precond.roots.root.Init`).
-      refresh: from factors and what was derived from them before, to what is derived now
+      refresh: from factors and the matrices derived from them before, to the matrices derived now
         (`precond.roots.root.Refresh`). It is the only costly function.
       apply: from a direction, a gradient and a state to the preconditioned direction and the state, in every step
         (`precond.roots.root.Apply`).
-      whiten: from what was derived and a factor to the matrices that whiten its axis (`precond.roots.root.Whiten`).
+      whiten: from the derived matrices and a factor to the matrices that whiten its axis (`precond.roots.root.Whiten`).
         None if the root has no such matrices.
       power: from an `Axis` to a number that `refresh` needs for its factor (`precond.roots.root.PowerOf`).
       padding: None if a root depends on the size of its matrix. If you replace `refresh`, and what it derives has
@@ -214,7 +214,7 @@ def as_fraction(power: Power) -> Fraction:
 
 
 def powers_of(root: Root, factors: Sequence[Factor | None]) -> list[Power]:
-    """Return what the root needs for each of the factors of one block, without those that are None.
+    """Return the powers of the factors of one block, without those that are None.
 
     Examples:
       >>> from precond import inverse_root

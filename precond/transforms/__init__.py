@@ -1,4 +1,4 @@
-"""Optax transformations that run in and around the engine, and know nothing of it. Floor 3 of the library."""
+"""Optax transformations that run in and around the engine and know nothing of it. Floor 3 of the library."""
 
 from precond.transforms.block_top_k import block_top_k
 from precond.transforms.clip_by_kl import clip_by_kl

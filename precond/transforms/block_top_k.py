@@ -1,4 +1,4 @@
-"""A compressor: of each block of a parameter the entries that are largest in magnitude."""
+"""A compressor that keeps the largest entries of each block of a parameter."""
 
 import math
 from collections.abc import Sequence
@@ -18,11 +18,11 @@ BLOCK_SIZE = 32768
 
 
 class Entries(NamedTuple):
-    """What stays of one part of a parameter.
+    """Hold the entries that stay of one part of a parameter.
 
     Attributes:
-      values: `[blocks, k]`, the largest of each block first.
-      places: of these in their block, likewise, integers as short as the blocks allow.
+      values: `[blocks, k]`, in each block the largest first.
+      places: the place of each value in its block, `[blocks, k]`; integers as short as the blocks allow.
     """
 
     values: jax.Array
@@ -30,7 +30,7 @@ class Entries(NamedTuple):
 
 
 def check_density(density: Any) -> None:
-    """Raise unless it is a Python number above 0 and at most 1.
+    """Raise unless the density is a Python number above 0 and at most 1.
 
     Examples:
       >>> check_density(0)
@@ -45,7 +45,7 @@ def check_density(density: Any) -> None:
 
 
 def cut(x: ArrayLike, block_size: int) -> list[jax.Array]:
-    """A parameter as parts `[blocks, size]`: its whole blocks, and the shorter last one, as far as there are any.
+    """Cut a parameter into parts `[blocks, size]`: its whole blocks, and the shorter last one, if there are any.
 
     Examples:
       >>> [part.shape for part in cut(jnp.ones((3, 3)), 4)]
@@ -57,7 +57,7 @@ def cut(x: ArrayLike, block_size: int) -> list[jax.Array]:
 
 
 def join(parts: Sequence[jax.Array], like: ArrayLike) -> jax.Array:
-    """The inverse of `cut`.
+    """Put the parts of a parameter together: the inverse of `cut`.
 
     Examples:
       >>> join(cut(jnp.arange(3.0), 2), jnp.zeros(3)).tolist()
@@ -68,7 +68,7 @@ def join(parts: Sequence[jax.Array], like: ArrayLike) -> jax.Array:
 
 
 def largest_entries(part: jax.Array, density: float) -> Entries:
-    """Of each row the entries of the largest magnitude; of equal ones the first.
+    """Return the entries of the largest magnitude of each row; of equal entries the first.
 
     Examples:
       >>> largest_entries(jnp.asarray([[1.0, -2.0, 4.0, 3.0]]), 0.5).places.tolist()
@@ -80,14 +80,14 @@ def largest_entries(part: jax.Array, density: float) -> Entries:
 
 
 def block_top_k(density: float = 0.01, *, block_size: int = BLOCK_SIZE) -> optax.GradientTransformationExtraArgs:
-    r"""Of each block of each parameter the entries that are largest in magnitude; zeros in place of the others.
+    r"""Keep the entries of each block of each parameter that are largest in magnitude, and zero the others.
 
-    A parameter is read in the order of its memory and cut into blocks of `block_size`, of each of which
-    $\lceil \text{density} \times \text{size} \rceil$ entries stay: how many is known when the program is compiled.
+    A parameter is read in the order of its memory and cut into blocks of `block_size`. Of each block
+    $\lceil \text{density} \times \text{size} \rceil$ entries stay, a number that is known when the program is compiled.
 
     Args:
-      density: which part of the entries stays. The paper keeps 1 %.
-      block_size: entries in a block; the last block of a parameter may be shorter. The size is ours.
+      density: the part of the entries that stays. The paper keeps 1 %.
+      block_size: the number of entries in a block; the last block of a parameter may be shorter. The default is ours.
 
     Returns:
       A stateless transformation, for `precond.error_feedback`. Of equal entries the first stays.

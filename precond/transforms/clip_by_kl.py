@@ -1,4 +1,4 @@
-"""K-FAC's step size: as long as the model's predictions do not move too far."""
+"""K-FAC's step size, which keeps the model's predictions from moving too far."""
 
 from typing import Any, NamedTuple
 
@@ -16,10 +16,10 @@ __all__ = ["ClipByKlState", "clip_by_kl"]
 
 
 class ClipByKlState(NamedTuple):
-    r"""What `clip_by_kl` keeps.
+    r"""Hold the state of `clip_by_kl`.
 
     Attributes:
-      count: updates so far, in which some block was finite.
+      count: the number of updates so far in which some block was finite.
       inner: the state of the inner transformation.
       kl: $\frac12 \eta^2 v^\top \hat F v$ of the last update, after clipping.
     """
@@ -38,15 +38,15 @@ def clip_by_kl(
 
     $$v \leftarrow v \, \min\Big(1, \sqrt{\frac{c_k}{\eta^2 \, v^\top m}}\Big)$$
 
-    Since $v^\top m = v^\top \hat F v$ with the damped matrix that was inverted, the Kullback-Leibler divergence between
-    the predictions before and after the step is about $\frac12 \eta^2 v^\top \hat F v \le c_k / 2$. With the learning
-    rate behind it this is the step $\min(\eta, \sqrt{c_k / v^\top \hat F v})$ of Ba et al. It is a wrapper, as it needs
-    both sides of the preconditioner; the norm is that of the whole tree. A momentum in front of it, around
-    (`precond.with_momentum`), is bounded with the step; one behind it moves further.
+    The product $v^\top m$ is $v^\top \hat F v$ with the damped matrix that was inverted. So the Kullback-Leibler
+    divergence between the predictions before and after the step is about $\frac12 \eta^2 v^\top \hat F v \le c_k / 2$.
+    With the learning rate behind it this is the step $\min(\eta, \sqrt{c_k / v^\top \hat F v})$ of Ba et al. It is a
+    wrapper, since it needs both sides of the preconditioner, and the product is that of the whole tree. A momentum
+    around it (`precond.with_momentum`) is bounded with the step; a momentum behind it moves further.
 
     Args:
-      inner: a transformation whose update is a positive definite matrix times what it is given.
-      learning_rate: $\eta$, the one that is applied later; a number or a schedule.
+      inner: a transformation that multiplies its updates by a positive definite matrix.
+      learning_rate: $\eta$, the learning rate that is applied later; a number or a schedule.
       bound: $c_k$, a number or a schedule; in the paper $0.01 \cdot 0.96^k$, k counted up every half epoch
         (`optax.exponential_decay(0.01, half, 0.96, staircase=True)`).
 

@@ -1,4 +1,4 @@
-"""Updates no longer than they should be, by parameter or by block."""
+"""A bound of the length of updates, by parameter or by block."""
 
 from typing import Any
 
@@ -18,14 +18,14 @@ __all__ = ["clip_by_rms"]
 
 
 def clip_by_rms(threshold: ArrayLike = 1.0) -> optax.GradientTransformationExtraArgs:
-    r"""$P \min(1, \tau / \mathrm{rms}(P))$ for each parameter; inside `precond.blocked`, for each block.
+    r"""Shorten updates to $P \min(1, \tau / \mathrm{rms}(P))$ by parameter; inside `precond.blocked` by block.
 
-    Roots are as old as their refresh period: a gradient that has grown since is answered with a step that is as much
-    too long. Where the length of a step has a natural bound (whitened gradients have entries of size 1), this holds it.
+    Roots can be as old as their refresh period. If the gradient has grown since, the step is too long by as much. Where
+    the length of a step has a natural bound (whitened gradients have entries of size 1), this enforces it.
     (`optax.clip_by_block_rms` takes one norm of the whole stack.)
 
     Args:
-      threshold: $\tau$, the largest root mean square that is let through, in the units of the update.
+      threshold: $\tau$, the largest root mean square of an update, in its units.
 
     Returns:
       A stateless transformation; updates have the dtype of the gradients.

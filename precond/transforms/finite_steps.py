@@ -1,4 +1,4 @@
-"""A step whose gradient is not finite is none, for a transformation that sees the gradient as a whole."""
+"""A wrapper that skips the whole step if any gradient entry is NaN or infinite."""
 
 from typing import Any, NamedTuple
 
@@ -13,10 +13,10 @@ __all__ = ["FiniteStepsState", "finite_steps"]
 
 
 class FiniteStepsState(NamedTuple):
-    """What `finite_steps` keeps.
+    """Hold the state of `finite_steps`.
 
     Attributes:
-      skipped: steps so far in which the gradient was not finite.
+      skipped: the number of steps so far in which the gradient was not finite.
       inner: the state of the inner transformation.
     """
 
@@ -27,10 +27,10 @@ class FiniteStepsState(NamedTuple):
 def finite_steps(
     inner: optax.GradientTransformation, *, axis: str | tuple[str, ...] | None = None
 ) -> optax.GradientTransformationExtraArgs:
-    """Where any number of the gradient is NaN or infinite, move nothing and keep the inner state as it was.
+    """Skip the step if any gradient entry is NaN or infinite: move nothing and keep the inner state.
 
-    Momentum and windows of gradients never forget a NaN. Inside `precond.blocked` this is done for each block; here
-    it is one decision for all. (`optax.apply_if_finite` does as much, but gives up after some steps in a row.)
+    Momentum and windows of gradients never forget a NaN. `precond.blocked` skips each block by itself; here there is
+    one decision for all. (`optax.apply_if_finite` does the same, but gives up after some steps in a row.)
 
     Args:
       inner: any transformation.

@@ -1,4 +1,4 @@
-"""The direction of one method with the magnitude of another."""
+"""Grafting: the direction of one method with the magnitude of another."""
 
 from typing import Any, NamedTuple
 
@@ -17,10 +17,10 @@ __all__ = ["GraftState", "graft"]
 
 
 class GraftState(NamedTuple):
-    """What `graft` keeps.
+    """Hold the state of `graft`.
 
     Attributes:
-      count: updates seen in which some block was finite.
+      count: the number of updates in which some block was finite.
       direction: the state of the direction.
       magnitude: the state of the magnitude.
     """
@@ -41,20 +41,20 @@ def graft(
 
     $$P = D \, \frac{\|U\|}{\|D\| + \epsilon}$$
 
-    Both see the same gradients. Outside `precond.blocked` the norms are those of each parameter (as in Google's
-    Shampoo); inside, those of each block (as in Meta's): the choice is where you put it.
+    Both see the same gradients. Outside `precond.blocked` the norms are those of each parameter, as in Google's
+    Shampoo. Inside they are those of each block, as in Meta's. You choose by where you put it.
 
     Args:
       direction: any transformation.
       magnitude: any transformation.
       start: in steps before this one (counted from 1) the update is $U$ itself, while the direction warms up.
-      eps: added to the norm of the direction. Where that norm is 0, so is the update.
+      eps: added to the norm of the direction. If this norm is 0, so is the update.
 
     Returns:
       A transformation; updates have the dtype of the gradients.
 
     Raises:
-      ValueError, TypeError: for a start below 1, a negative eps, or what is no transformation.
+      ValueError, TypeError: for a start below 1, a negative eps, or an argument that is not a transformation.
 
     Reference:
       Agarwal et al., Disentangling Adaptive Gradient Methods from Learning Rates, 2020.

@@ -1,4 +1,4 @@
-"""Meta's gradient filter: a debiased moving average that may lean towards the newest gradient."""
+"""Meta's gradient filter, a debiased moving average that may lean towards the newest gradient."""
 
 from typing import Any, NamedTuple
 
@@ -15,10 +15,10 @@ __all__ = ["LookaheadEmaState", "lookahead_ema"]
 
 
 class LookaheadEmaState(NamedTuple):
-    """What `lookahead_ema` keeps.
+    """Hold the state of `lookahead_ema`.
 
     Attributes:
-      count: updates seen.
+      count: the number of updates seen.
       ema: the moving average, before bias correction.
     """
 
@@ -29,7 +29,7 @@ class LookaheadEmaState(NamedTuple):
 def lookahead_ema(
     b1: ArrayLike = 0.9, b3: ArrayLike | None = None, *, bias_correction: bool = True
 ) -> optax.GradientTransformation:
-    r"""A debiased moving average of the gradient, leaning towards the newest.
+    r"""Average the gradients without the bias of the start, leaning towards the newest one.
 
     $$\tilde G = \frac{\beta_3 M + (1 - \beta_3) G}{1 - \beta_3 \beta_1^{t-1}}, \qquad
       M \leftarrow \beta_1 M + (1 - \beta_1) G$$
@@ -38,8 +38,8 @@ def lookahead_ema(
     winning AlgoPerf submission uses.
 
     Args:
-      b1: decay of the average.
-      b3: weight of the average in what is given on; None takes `b1`.
+      b1: $\beta_1$, the decay of the average.
+      b3: $\beta_3$, the weight of the average in the update; None takes `b1`.
       bias_correction: divide by $1 - \beta_3 \beta_1^{t-1}$.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Gradients of unit norm, by parameter or by block."""
+"""Normalisation of gradients, by parameter or by block."""
 
 from typing import Any
 
@@ -16,10 +16,10 @@ __all__ = ["normalize"]
 
 
 def normalize(eps: float = 1e-25) -> optax.GradientTransformationExtraArgs:
-    r"""$G / (\|G\| + \epsilon)$ for each parameter; inside `precond.blocked`, for each block.
+    r"""Scale gradients to unit norm, $G / (\|G\| + \epsilon)$, by parameter; inside `precond.blocked` by block.
 
-    Google's `*_NORMALIZED` grafting is this before a diagonal method. (`optax.normalize_by_update_norm` takes one norm
-    of the whole tree.)
+    Google's `*_NORMALIZED` grafting has it in front of a diagonal method. (`optax.normalize_by_update_norm` takes one
+    norm of the whole tree.)
 
     Args:
       eps: in the units of the gradient; a zero gradient stays zero.

@@ -1,4 +1,4 @@
-"""Learning rate and momentum that minimise a quadratic model of the loss: no number to tune."""
+"""A learning rate and a momentum that minimise a quadratic model of the loss in each step."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,14 +15,14 @@ from precond.trees import Tree, all_finite, tree_product
 __all__ = ["Product", "QuadraticModelState", "quadratic_model"]
 
 Product = Callable[[Tree], Tree]
-"""From a tree v like the parameters to F v, such as `precond.layers.ggn_product` gives."""
+"""A function from a tree v like the parameters to F v, as `precond.layers.ggn_product` computes it."""
 
 
 class QuadraticModelState(NamedTuple):
-    r"""What `quadratic_model` keeps.
+    r"""Hold the state of `quadratic_model`.
 
     Attributes:
-      count: updates so far.
+      count: the number of updates so far.
       inner: the state of the direction.
       previous: the last update.
       learning_rate: $-\alpha$ of the last update.
@@ -39,25 +39,25 @@ class QuadraticModelState(NamedTuple):
 def quadratic_model(
     direction: optax.GradientTransformation, damping: ArrayLike = 0.0
 ) -> optax.GradientTransformationExtraArgs:
-    r"""The update $\delta = \alpha \Delta + \mu \delta_0$ that minimises a quadratic model of the loss.
+    r"""Choose the update $\delta = \alpha \Delta + \mu \delta_0$ that minimises a quadratic model of the loss.
 
-    With the direction $\Delta$, the update before this one $\delta_0$, the gradient g and a curvature matrix F (the
-    Gauss-Newton or Fisher matrix of the whole network, not its approximation),
+    Let $\Delta$ be the direction, $\delta_0$ the update before this one, g the gradient and F a curvature matrix (the
+    Gauss-Newton or Fisher matrix of the whole network, not its approximation). The model is
 
     $$\min_{\alpha, \mu} \; g^\top \delta + \tfrac12 \, \delta^\top (F + \lambda I) \, \delta$$
 
-    which is a system of two equations: the learning rate and the momentum of each step. Where $\delta_0$ is 0, or the
-    two are parallel to rounding, there is one equation for $\alpha$. It is a whole step: nothing that scales comes
-    behind it, and no momentum into it.
+    This is a system of two equations for the learning rate and the momentum of each step. If $\delta_0$ is 0, or
+    parallel to $\Delta$ up to rounding, there is one equation for $\alpha$. The update is a whole step: chain no
+    scaling behind it, and no momentum in front of it.
 
     Args:
       direction: any transformation: `precond.scale_by_kfac`, `precond.scale_by_kronecker`, `optax.identity()`.
-      damping: $\lambda$ of the model, with the coefficient of a weight decay that the loss has in it.
+      damping: $\lambda$ of the model. If the loss has a weight decay in it, add its coefficient.
 
     Returns:
       A transformation. Its `update` needs the extra argument `curvature`, a function from a tree v to $F v$:
-      `precond.layers.ggn_product`. It is called twice. An update that is not finite, or a direction of no positive
-      curvature, gives no movement.
+      `precond.layers.ggn_product`. It is called twice. If the update is not finite, or the direction has no positive
+      curvature, nothing moves.
 
     Raises:
       ValueError, TypeError: for a negative damping; in `update` without `curvature`.
@@ -111,7 +111,7 @@ def quadratic_model(
 
 
 def _solve(matrix: list[list[jax.Array]], slope: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """The minimiser of the model in two dimensions, or in the first alone where they are not two."""
+    """Minimise the model in two dimensions, or in the first alone if the two are parallel."""
     (a, b), (_, d) = matrix
     determinant = a * d - b * b
     eps = float(jnp.finfo(determinant.dtype).eps)

@@ -1,4 +1,4 @@
-"""How the gradients in M-FAC's window are stored: as they are, or the largest entries of each block."""
+"""How M-FAC's window stores gradients: as they are, or the largest entries of each block."""
 
 import functools
 from typing import Any, NamedTuple, Protocol
@@ -17,7 +17,7 @@ class Store(Protocol):
     """The type of `Rows.store`."""
 
     def __call__(self, g: jax.Array) -> Tree:
-        """Return what is kept of one parameter's gradient, a tree of arrays."""
+        """Return the stored form of one parameter's gradient, a tree of arrays."""
         ...
 
 
@@ -28,7 +28,7 @@ class Products(Protocol):
         """Return the inner products of stored gradients and a gradient, `[m]`; complex numbers are pairs of real ones.
 
         Args:
-          window: what `store` returned for m gradients, with a leading axis m.
+          window: m stored gradients, in the form of `store` with a leading axis m.
           g: a gradient.
         """
         ...
@@ -41,7 +41,7 @@ class Combine(Protocol):
         """Return the weighted sum of stored gradients.
 
         Args:
-          window: what `store` returned for m gradients, with a leading axis m.
+          window: m stored gradients, in the form of `store` with a leading axis m.
           weights: `[m]`.
           like: an array of the parameter's shape and dtype.
         """
@@ -52,7 +52,7 @@ class Rows(NamedTuple):
     """Store the gradients of one parameter, by three pure functions.
 
     Attributes:
-      store: from a gradient to what is kept of it (`Store`).
+      store: from a gradient to its stored form (`Store`).
       products: from a window of stored gradients and a gradient to their inner products (`Products`).
       combine: from a window and weights to the weighted sum of its gradients (`Combine`).
     """
@@ -68,12 +68,12 @@ def _weighted(rows: jax.Array, weights: jax.Array) -> jax.Array:
 
 
 def _dot(rows: jax.Array, g: jax.Array) -> jax.Array:
-    # Not a matrix product: those have no sharded contraction under explicit meshes, and TF32 on some devices.
+    # It is no matrix product: those cannot contract sharded axes of explicit meshes, and may use TF32.
     return jnp.sum(jnp.real(rows * jnp.conj(g)), tuple(range(1, rows.ndim)))
 
 
 def dense_rows() -> Rows:
-    """Gradients as they are: m times the parameters' memory.
+    """Store gradients as they are, which takes m times the memory of the parameters.
 
     Examples:
       >>> dense_rows().products(jnp.asarray([[1.0, 0.0], [1.0, 1.0]]), jnp.asarray([2.0, 3.0])).tolist()
@@ -87,17 +87,17 @@ def dense_rows() -> Rows:
 
 
 def sparse_rows(density: float = 0.01, *, block_size: int = BLOCK_SIZE) -> Rows:
-    r"""Of each gradient the entries of `precond.block_top_k`, as values and places.
+    r"""Store the entries of each gradient that `precond.block_top_k` keeps, as values and places.
 
-    An entry takes 6 bytes in float32, with blocks of at most 65536: at 1 % the window has a 66th of the memory that
-    whole gradients take. Behind `precond.error_feedback(precond.block_top_k(density, block_size=block_size))`, with
-    the same two numbers, nothing is lost in storing; alone, what is not stored is lost. A parameter is read in the
-    order of its memory: one that is sharded is best stored inside the user's own `shard_map`, where blocks are those
-    of the shard.
+    An entry takes 6 bytes in float32, with blocks of at most 65536. At 1 % the window takes a 66th of the memory of
+    whole gradients. Put it behind `precond.error_feedback(precond.block_top_k(density, block_size=block_size))` with
+    the same two numbers, and storing loses nothing. Without it, the entries that are not stored are lost. A parameter
+    is read in the order of its memory. If it is sharded, store it inside your own `shard_map`, where the blocks are
+    those of the shard.
 
     Args:
       density: as in `precond.block_top_k`.
-      block_size: likewise.
+      block_size: as in `precond.block_top_k`.
 
     Returns:
       A value for `rows=` of `precond.scale_by_mfac`.

@@ -1,4 +1,4 @@
-"""AdaGrad, RMSProp and Adam as one rule: a gradient over the root of its accumulated square."""
+"""AdaGrad, RMSProp and Adam as one rule: a gradient divided by the root of its accumulated square."""
 
 from typing import Any, NamedTuple
 
@@ -17,10 +17,10 @@ __all__ = ["DiagonalState", "scale_by_diagonal"]
 
 
 class DiagonalState(NamedTuple):
-    """What `scale_by_diagonal` keeps.
+    """Hold the state of `scale_by_diagonal`.
 
     Attributes:
-      count: updates seen.
+      count: the number of updates seen.
       nu: the accumulated squares, float32 or wider.
       momentum: the state of the momentum.
     """
@@ -38,21 +38,23 @@ def scale_by_diagonal(
     bias_correction: bool = False,
     momentum: optax.GradientTransformation | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""$V \leftarrow \beta V + w G \odot G$, and $M / (\sqrt{V / c} + \epsilon)$ with $M$ what the momentum makes of G.
+    r"""Divide the momentum by the root of the accumulated squares of the gradient.
 
-    It exists for the reference Shampoos' grafting: AdaGrad with $\epsilon$ outside the root, and momentum inside any
-    of the three. Where Optax has the method (`optax.scale_by_adam`, `optax.scale_by_rms`), use Optax's.
+    $$V \leftarrow \beta V + w \, G \odot G, \qquad P = \frac{M}{\sqrt{V / c} + \epsilon}$$
+
+    It exists for the grafting of the reference Shampoos: AdaGrad with $\epsilon$ outside the root, and any of the three
+    with a momentum inside. If Optax has the method (`optax.scale_by_adam`, `optax.scale_by_rms`), use Optax's.
 
     Args:
       decay: $\beta$; 1 sums (AdaGrad), less than 1 averages (RMSProp, Adam).
       eps: $\epsilon$, in the units of the gradient.
       weight: w; None takes $1 - \beta$, or 1 for a sum.
       bias_correction: $c = 1 - \beta^t$ in place of 1, for the default weight.
-      momentum: of the numerator; None takes the gradient itself.
+      momentum: a transformation from G to M; None takes the gradient itself.
 
     Returns:
-      A transformation; updates have the dtype of the gradients. Where the denominator is 0, so is the update. Squares
-      are those of the raw gradients where a momentum stands in front (see `precond.with_momentum`).
+      A transformation; updates have the dtype of the gradients. If the denominator is 0, so is the update. If a
+      momentum stands in front (see `precond.with_momentum`), the squares are those of the raw gradients.
 
     Raises:
       ValueError, TypeError: for a number out of range.

@@ -1,4 +1,4 @@
-"""M-FAC: the inverse of the empirical Fisher matrix of the last gradients, without any matrix of its size."""
+"""M-FAC, which inverts the empirical Fisher matrix of the last gradients without a matrix of its size."""
 
 import functools
 from typing import Any, NamedTuple
@@ -19,12 +19,12 @@ __all__ = ["MFACState", "scale_by_mfac"]
 
 
 class MFACState(NamedTuple):
-    """What `scale_by_mfac` keeps.
+    """Hold the state of `scale_by_mfac`.
 
     Attributes:
-      count: gradients taken into the window.
-      window: the last gradients, `[m, ...]` for each parameter or what `rows` makes of it, float32 or wider; zeros at
-        first.
+      count: the number of gradients taken into the window.
+      window: the last gradients, `[m, ...]` for each parameter, or in the form of `rows`; float32 or wider, and zeros
+        at first.
       gram: their inner products, `[m, m]`.
     """
 
@@ -40,32 +40,35 @@ def scale_by_mfac(
     rows: Rows | None = None,
     axis: str | tuple[str, ...] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""$F^{-1} g$ with $F = \lambda I + \frac{1}{m} \sum_{i=1}^m g_i g_i^\top$, the sum over the last m gradients.
+    r"""Multiply the gradient by the inverse of the Fisher matrix of the last m gradients.
+
+    $$P = F^{-1} g, \qquad F = \lambda I + \frac{1}{m} \sum_{i=1}^m g_i g_i^\top$$
 
     By Woodbury's identity, with the gradients as the rows of $G \in \mathbb{R}^{m \times d}$ and $g$ as its row j,
 
     $$F^{-1} g = m \, G^\top (m \lambda I + G G^\top)^{-1} e_j$$
 
-    The textbook form $\lambda^{-1} (g - G^\top (m \lambda I + G G^\top)^{-1} G g)$, the same in exact arithmetic,
-    subtracts two vectors that agree in all digits but the last where λ is small; this one subtracts nothing. A step
-    costs two passes over the window, for the new row of $G G^\top$ and for $G^\top$, and one solution of an m×m system.
-    Memory is m times the parameters', or with `rows=precond.sparse_rows(0.01)` a 66th of that.
+    The textbook form $\lambda^{-1} (g - G^\top (m \lambda I + G G^\top)^{-1} G g)$ is the same in exact arithmetic. But
+    if λ is small, it subtracts two vectors that agree in all digits but the last; the form above subtracts nothing. A
+    step costs two passes over the window, for the new row of $G G^\top$ and for $G^\top$, and the solution of an m×m
+    system. The window takes m times the memory of the parameters, or a 66th of that with
+    `rows=precond.sparse_rows(0.01)`.
 
-    Before m gradients were seen the others count as zeros, as in the official implementation: the sum is divided by m
-    all the same, and the first steps are long (the first is $m g / \|g\|^2$ where λ is small).
+    Before there are m gradients, the missing ones count as zeros, as in the official implementation. The sum is divided
+    by m all the same, so the first steps are long (the first is $m g / \|g\|^2$ if λ is small).
 
-    **Over devices.** All work is sums over the parameters, whatever lies where. Of a parameter that is sharded, `init`
-    shards the window alike (under `jax.jit` with an automatic mesh give it `out_shardings`), and all that is sent is
-    the row, m numbers. Where parameters are replicated, shard the window itself by such an `init`: what is sent is the
-    row, and the update. Inside the user's own `shard_map` or `pmap`, where each device sees a shard
-    of every parameter, give `axis`. Inside `precond.blocked` the window is one of stacks.
+    **Over devices.** All work consists of sums over the parameters, wherever they are. If a parameter is sharded,
+    `init` shards its window in the same way (under `jax.jit` with an automatic mesh give it `out_shardings`), and
+    devices send the row alone, m numbers. If parameters are replicated, shard the window itself by such an `init`;
+    devices then send the row and the update. Inside your own `shard_map` or `pmap`, where each device sees a shard of
+    every parameter, give `axis`. Inside `precond.blocked` the window holds stacks.
 
     Args:
-      window: m. The paper has up to 1024; the default is what most memories bear.
-      damping: λ, in the units of a squared gradient. Where rounding would hide it, it is
-        $\epsilon \max_i \|g_i\|^2$, with $\epsilon$ the precision of what is computed in.
-      rows: how gradients are stored; None is as they are, `precond.sparse_rows` their largest entries alone. What is
-        stored of the newest is what is preconditioned.
+      window: m. The paper has up to 1024; most memories can hold the default.
+      damping: λ, in the units of a squared gradient. If rounding would hide it, $\epsilon \max_i \|g_i\|^2$ takes its
+        place, with $\epsilon$ the unit of rounding.
+      rows: how gradients are stored. None stores them as they are, `precond.sparse_rows` their largest entries alone.
+        The stored part of the newest gradient is preconditioned.
       axis: the mesh axes over which parameters are sharded, inside `shard_map` or `pmap`.
 
     Returns:
@@ -98,7 +101,7 @@ def scale_by_mfac(
             return jax.tree.map(lambda x: jnp.zeros_like(jnp.broadcast_to(x, (window, *x.shape))), stored)
 
         gram = jnp.zeros((window, window), common_dtype(params))
-        # Without leaves one array stands for all windows, so that optax.tree.map_params takes none for a parameter.
+        # Without leaves one array stands for all windows; optax.tree.map_params does not take it for a parameter.
         kept = jax.tree.map(empty, params) if jax.tree.leaves(params) else jnp.zeros((0,))
         return MFACState(jnp.zeros([], jnp.int32), kept, gram)
 

@@ -1,4 +1,4 @@
-"""Nonlinear conjugate gradients without a line search: a momentum whose coefficient the gradients decide."""
+"""Nonlinear conjugate gradients without a line search, a momentum whose coefficient depends on the gradients."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,14 +13,14 @@ from precond.trees import Tree, real_dtype, tree_product, wide_zeros_like
 __all__ = ["Beta", "NLCGState", "fletcher_reeves", "polak_ribiere", "scale_by_nlcg"]
 
 Beta = Callable[[Tree, Tree, Tree, Tree], jax.Array]
-"""From gradient, preconditioned gradient, and the two of the step before (trees) to the coefficient."""
+"""A function from the gradient, the preconditioned gradient, and these two of the step before, to the coefficient."""
 
 
 class NLCGState(NamedTuple):
-    """What `scale_by_nlcg` keeps.
+    """Hold the state of `scale_by_nlcg`.
 
     Attributes:
-      count: updates seen.
+      count: the number of updates seen.
       gradient: the last gradient.
       scaled: the last gradient, preconditioned; None without a preconditioner.
       direction: the last direction.
@@ -39,7 +39,7 @@ def _ratio(x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def polak_ribiere(gradient: Tree, scaled: Tree, last_gradient: Tree, last_scaled: Tree) -> jax.Array:
-    r"""$\beta = \max(0, \; z^\top (g - g_{-1}) / z_{-1}^\top g_{-1})$, PR+; it restarts by itself.
+    r"""Return $\beta = \max(0, \; z^\top (g - g_{-1}) / z_{-1}^\top g_{-1})$ (PR+), which restarts by itself.
 
     Args:
       gradient: g.
@@ -57,7 +57,7 @@ def polak_ribiere(gradient: Tree, scaled: Tree, last_gradient: Tree, last_scaled
 
 
 def fletcher_reeves(gradient: Tree, scaled: Tree, last_gradient: Tree, last_scaled: Tree) -> jax.Array:
-    r"""$\beta = z^\top g / z_{-1}^\top g_{-1}$; without a line search it grows with the gradients.
+    r"""Return $\beta = z^\top g / z_{-1}^\top g_{-1}$; without a line search it grows with the gradients.
 
     Args:
       gradient: g.
@@ -75,19 +75,20 @@ def fletcher_reeves(gradient: Tree, scaled: Tree, last_gradient: Tree, last_scal
 def scale_by_nlcg(
     beta: Beta = polak_ribiere, *, preconditioner: optax.GradientTransformation | None = None
 ) -> optax.GradientTransformationExtraArgs:
-    r"""The direction of nonlinear conjugate gradients, all inner products those of the whole tree.
+    r"""Compute the direction of nonlinear conjugate gradients, with inner products over the whole tree.
 
     $$z = P^{-1} g, \qquad d = z + \beta \, d_{-1}$$
 
     On a quadratic, with exact line searches, it finds the minimum of n parameters in n steps. With a learning rate in
     place of the line search it is momentum, whose coefficient is large while the gradient keeps changing along z.
-    Nothing bounds β: where gradients jump from step to step, clip them first.
+    Nothing bounds β: if gradients jump from step to step, clip them first.
 
-    That large batches are trained so is from Adya et al., of which we have read the abstract alone: the one-gradient
-    form, without line search, and the choice of β are ours.
+    Adya et al. train with large batches in this way; we have read their abstract alone. The form with one gradient,
+    without a line search, and the choice of β are ours.
 
     Args:
-      beta: from the gradients to the coefficient, `precond.polak_ribiere`, `precond.fletcher_reeves` or your own.
+      beta: a function from the gradients to the coefficient: `precond.polak_ribiere`, `precond.fletcher_reeves` or your
+        own.
       preconditioner: any transformation, $P^{-1}$ (`optax.scale_by_adam(b1=0)`); None is the identity.
 
     Returns:
@@ -117,7 +118,7 @@ def scale_by_nlcg(
         g = jax.tree.map(lambda x, last: jnp.asarray(x, last.dtype), updates, state.gradient)
         scaled, inner = scale.update(updates, state.preconditioner, params, **extra)
         z = g if plain else jax.tree.map(lambda x, last: x.astype(last.dtype), scaled, state.gradient)
-        # The first time all of the last are zeros, and so is the coefficient.
+        # In the first step the last gradients are zeros, and so is the coefficient.
         coefficient = beta(g, z, state.gradient, state.gradient if state.scaled is None else state.scaled)
         coefficient = jnp.where(state.count > 0, coefficient, 0)
 

@@ -1,4 +1,4 @@
-"""One transformation up to a step, another from there on, both learning all the time."""
+"""A switch from one transformation to another at a step; both are updated all the time."""
 
 from typing import Any, NamedTuple
 
@@ -13,10 +13,10 @@ __all__ = ["SwitchState", "switch"]
 
 
 class SwitchState(NamedTuple):
-    """What `switch` keeps.
+    """Hold the state of `switch`.
 
     Attributes:
-      count: updates seen.
+      count: the number of updates seen.
       before: the state of the first transformation.
       after: the state of the second.
     """
@@ -29,10 +29,10 @@ class SwitchState(NamedTuple):
 def switch(
     start: int, before: optax.GradientTransformation, after: optax.GradientTransformation
 ) -> optax.GradientTransformationExtraArgs:
-    """Use the updates of `before` in steps below `start` (counted from 1), those of `after` from then on.
+    """Use the updates of `before` in steps below `start` (counted from 1), and those of `after` from then on.
 
-    Both are updated in every step, so that statistics and momentum of the second are warm when it takes over, as in
-    Google's Shampoo, which keeps a momentum for the grafted method beside Shampoo's.
+    Both are updated in every step, so that statistics and momentum of the second are warm when it takes over. Google's
+    Shampoo does so: it keeps a momentum for the grafted method beside Shampoo's.
 
     Args:
       start: the first step of `after`.

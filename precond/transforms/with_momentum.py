@@ -11,7 +11,7 @@ __all__ = ["MomentumState", "with_momentum"]
 
 
 class MomentumState(NamedTuple):
-    """What `with_momentum` keeps.
+    """Hold the state of `with_momentum`.
 
     Attributes:
       momentum: the state of the momentum.
@@ -28,8 +28,8 @@ def with_momentum(
     """Pass the momentum of the gradients to `inner` as updates, and the gradients themselves as `blocks.gradients`.
 
     Statistics and second moments are then those of the raw gradients: `precond.scale_by_kronecker` and
-    `precond.scale_by_diagonal` take them from there (`precond.BlockInfo`). A graft of the one onto the other inside
-    `with_momentum` keeps one momentum where each would keep its own.
+    `precond.scale_by_diagonal` take them from there (`precond.BlockInfo`). A graft of one onto the other inside
+    `with_momentum` keeps one momentum, where otherwise each would keep its own.
 
     Args:
       momentum: any transformation (`optax.ema(0.9)`).

@@ -13,7 +13,7 @@ class Ridge(Protocol):
     """The type of the `ridge` that a method is given."""
 
     def __call__(self, largest: jax.Array, /) -> jax.Array:
-        """Return what is added to the diagonal of each matrix, `[M]`.
+        """Return the number that is added to the diagonal of each matrix, `[M]`.
 
         Args:
           largest: the largest eigenvalue of each matrix, `[M]`.
@@ -27,7 +27,7 @@ class Solved(NamedTuple):
     Attributes:
       root: `(A + ridge I)^(-power)`, `[M, d, d]`.
       largest: the largest eigenvalue of each A, `[M]`.
-      ridge: what was added to the diagonal, `[M]`.
+      ridge: the number that was added to each diagonal, `[M]`.
       condition: the condition number of each `A + ridge I`, `[M]`.
     """
 
@@ -46,8 +46,8 @@ class RootOf(Protocol):
         Args:
           a: symmetric positive semi-definite matrices of magnitude about 1, `[M, d, d]`.
           power: a positive Python number.
-          ridge: from the largest eigenvalues, `[M]`, to what is added to the diagonals, `[M]`.
-          least: what the ridge is at least, relative to the largest eigenvalue; 0 if nothing is known.
+          ridge: from the largest eigenvalues, `[M]`, to the numbers that are added to the diagonals, `[M]`.
+          least: a lower bound of the ridge, relative to the largest eigenvalue; 0 if nothing is known.
         """
         ...
 
