@@ -11,6 +11,7 @@ from precond.engine import BlockedState, KroneckerState
 from precond.large_batches import AdascaleState
 from precond.roots import Health
 from precond.transforms import FiniteStepsState
+from precond.trees import find_nodes
 
 __all__ = ["metrics"]
 
@@ -65,8 +66,7 @@ def metrics(state: Any) -> dict[str, jax.Array]:
         out["blocks/skipped"] = functools.reduce(jnp.add, [jnp.sum(b.blocks_skipped) for b in blocks])
     if whole:
         out["steps/skipped"] = functools.reduce(jnp.maximum, [x.skipped for x in whole])
-    engines = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, KroneckerState))
-    on_host = [x for x in engines if isinstance(x, KroneckerState) and x.host != ()]
+    on_host = [x for x in find_nodes(state, KroneckerState) if x.host != ()]
     if on_host:
         out |= _of_host(on_host)
     if scaled:

@@ -16,6 +16,7 @@ from precond.engine import Engine, KroneckerState, describing
 from precond.host.job import Job, begin, cancel, finish, kernel_of, unfinished
 from precond.host.rows import put
 from precond.roots import Axis, Root
+from precond.trees import find_nodes
 
 __all__ = ["HostRefresh", "host_refresh"]
 
@@ -184,8 +185,7 @@ def host_refresh(
         workers = ThreadPoolExecutor(workers, thread_name_prefix="precond")
     with describing():
         described = jax.eval_shape(lambda p: tx.init(p), params)
-    nodes = jax.tree.leaves(described, is_leaf=lambda x: isinstance(x, KroneckerState))
-    engines = [x.host for x in nodes if isinstance(x, KroneckerState) and x.host.schedule.on_host]
+    engines = [x.host for x in find_nodes(described, KroneckerState) if x.host.schedule.on_host]
     if not engines:
         raise ValueError("Nothing in tx is refreshed on the host: make it with refresh=precond.on_host(100).")
     for engine in engines:

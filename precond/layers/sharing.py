@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from precond.arguments import check_whole
 from precond.blocks import Layer
-from precond.linalg import leading_pair
+from precond.linalg import closest_rank_one
 
 __all__ = ["DoublyFactored", "Sharing", "doubly_factored", "expand", "reduce"]
 
@@ -110,7 +110,7 @@ class DoublyFactored(NamedTuple):
           positions: their number.
         """
         maps = inputs[..., : positions * (self.channels or 1)].reshape(*inputs.shape[:-1], positions, -1)
-        return leading_pair(maps, self.steps)
+        return closest_rank_one(maps, self.steps)
 
 
 def doubly_factored(channels: int | None = None, *, steps: int = 16) -> DoublyFactored:
@@ -132,8 +132,8 @@ def doubly_factored(channels: int | None = None, *, steps: int = 16) -> DoublyFa
     Args:
       channels: C, for inputs that were flattened to T C, channels last. None takes the last of the axes that a layer
         contracts: for `DenseGeneral` over height, width and channels.
-      steps: of the power iteration that finds $K$ and $\Psi$, as in `precond.linalg.leading_pair`: its error falls as
-        $(s_2 / s_1)^{2 \, \text{steps}}$, and a step costs 4 T C operations for each example.
+      steps: of the power iteration that finds $K$ and $\Psi$, as in `precond.linalg.closest_rank_one`: its error falls
+        as $(s_2 / s_1)^{2 \, \text{steps}}$, and a step costs 4 T C operations for each example.
 
     Raises:
       ValueError, TypeError: for numbers below 1; in the capture, for a layer whose inputs do not have such channels.
