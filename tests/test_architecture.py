@@ -26,6 +26,7 @@ FLOORS = {
     "mesh": 1,
     "replicas": 1,
     "statistics": 2,
+    "orthogonal": 2,
     "roots": 2,
     "engine": 3,
     "transforms": 3,

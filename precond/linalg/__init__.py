@@ -8,19 +8,11 @@ from precond.linalg.eigh import eigen_basis, eigh_root
 from precond.linalg.isometry import isometry_error
 from precond.linalg.largest_eigenvalue import largest_eigenvalue
 from precond.linalg.leading import leading_pair
+from precond.linalg.minimax import minimax_step
 from precond.linalg.modes import gram, multiply, multiply_axis
 from precond.linalg.newton import coupled_newton
 from precond.linalg.newton_schulz import block_newton_schulz, gram_newton_schulz, gram_pays
 from precond.linalg.norms import batch_norm
-from precond.linalg.odd_polynomials import (
-    OddPolynomial,
-    check_polynomials,
-    cubic,
-    deepseek,
-    dion,
-    jordan,
-    polar_express,
-)
 from precond.linalg.polar import polar_factor
 from precond.linalg.precision import Precision, computing_in, dot_precision, precision
 from precond.linalg.qr import qr_basis
@@ -30,23 +22,18 @@ from precond.linalg.rotate import rotate_basis, scaled_off_diagonal
 from precond.linalg.symmetric import Packed, dense, eye_like, packed, packed_gram
 
 __all__ = [
-    "OddPolynomial",
     "Packed",
     "Precision",
     "average",
     "batch_norm",
     "block_newton_schulz",
-    "check_polynomials",
     "cholesky_inverse",
     "cholesky_qr_basis",
     "composite_root",
     "computing_in",
     "continued_eigen_basis",
     "coupled_newton",
-    "cubic",
-    "deepseek",
     "dense",
-    "dion",
     "dot_precision",
     "eigen_basis",
     "eigh_root",
@@ -55,15 +42,14 @@ __all__ = [
     "gram_newton_schulz",
     "gram_pays",
     "isometry_error",
-    "jordan",
     "largest_eigenvalue",
     "leading_pair",
+    "minimax_step",
     "multiply",
     "multiply_axis",
     "orthogonality_residual",
     "packed",
     "packed_gram",
-    "polar_express",
     "polar_factor",
     "precision",
     "qr_basis",

@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from precond.linalg.norms import batch_norm
-from precond.linalg.odd_polynomials import OddPolynomial
 from precond.linalg.products import product
 
 __all__ = ["block_newton_schulz", "gram_newton_schulz", "gram_pays"]
+
+Coefficients = tuple[float, float, float]
 
 _TOGETHER = 3  # steps on one Gram matrix
 
@@ -34,13 +35,14 @@ def _times(q: jax.Array, x: jax.Array) -> jax.Array:
     return product(q, x) if x.shape[1] <= x.shape[2] else product(x, q)
 
 
-def _without_constant(p: OddPolynomial, a: jax.Array) -> jax.Array:
-    """`cubic A + quintic A^2`."""
-    return p.cubic * a if p.quintic == 0 else p.cubic * a + p.quintic * product(a, a)
+def _without_constant(p: Coefficients, a: jax.Array) -> jax.Array:
+    """`b A + c A^2`."""
+    _, b, c = p
+    return b * a if c == 0 else b * a + c * product(a, a)
 
 
 def block_newton_schulz(
-    x: jax.Array, polynomials: Sequence[OddPolynomial], dtype: jax.typing.DTypeLike | None = None
+    x: jax.Array, polynomials: Sequence[Coefficients], dtype: jax.typing.DTypeLike | None = None
 ) -> jax.Array:
     r"""Apply odd polynomials, one after the other, to the singular values of matrices.
 
@@ -53,7 +55,7 @@ def block_newton_schulz(
 
     Args:
       x: `[N, m, n]`.
-      polynomials: of `precond.linalg.odd_polynomials`.
+      polynomials: (a, b, c) of each.
       dtype: of the products; None is that of x.
 
     Returns:
@@ -63,19 +65,19 @@ def block_newton_schulz(
       Jordan et al., Muon: An optimizer for hidden layers in neural networks, 2024.
 
     Examples:
-      >>> x = block_newton_schulz(jnp.asarray([[[3.0, 0.0], [0.0, 0.5]]]), [OddPolynomial(1.5, -0.5)] * 9)
+      >>> x = block_newton_schulz(jnp.asarray([[[3.0, 0.0], [0.0, 0.5]]]), [(1.5, -0.5, 0.0)] * 9)
       >>> x.round(4).tolist()
       [[[1.0, 0.0], [0.0, 1.0]]]
     """
     given, x = x.dtype, _unit(x, x.dtype if dtype is None else dtype)
     for p in polynomials:
-        x = p.linear * x + _times(_without_constant(p, _gram(x)), x)
+        x = p[0] * x + _times(_without_constant(p, _gram(x)), x)
     return x.astype(given)
 
 
 def gram_newton_schulz(
     x: jax.Array,
-    polynomials: Sequence[OddPolynomial],
+    polynomials: Sequence[Coefficients],
     dtype: jax.typing.DTypeLike | None = None,
     *,
     together: int = _TOGETHER,
@@ -94,7 +96,7 @@ def gram_newton_schulz(
 
     Args:
       x: `[N, m, n]`.
-      polynomials: of `precond.linalg.odd_polynomials`.
+      polynomials: (a, b, c) of each.
       dtype: of the products; None is that of x.
       together: steps in a group.
 
@@ -102,7 +104,7 @@ def gram_newton_schulz(
       `[N, m, n]` in the dtype of x.
 
     Examples:
-      >>> x = gram_newton_schulz(jnp.asarray([[[3.0, 0.0], [0.0, 0.5]]]), [OddPolynomial(1.5, -0.5)] * 9)
+      >>> x = gram_newton_schulz(jnp.asarray([[[3.0, 0.0], [0.0, 0.5]]]), [(1.5, -0.5, 0.0)] * 9)
       >>> x.round(4).tolist()
       [[[1.0, 0.0], [0.0, 1.0]]]
     """
@@ -110,10 +112,10 @@ def gram_newton_schulz(
     identity = jnp.eye(min(x.shape[1:]), dtype=x.dtype)
     for start in range(0, len(polynomials), together):
         group, a = polynomials[start : start + together], _gram(x)
-        q = h = group[0].linear * identity + _without_constant(group[0], a)
+        q = h = group[0][0] * identity + _without_constant(group[0], a)
         for p in group[1:]:
             a = product(product(h, a), h)
-            h = p.linear * identity + _without_constant(p, a)
+            h = p[0] * identity + _without_constant(p, a)
             q = product(h, q)
         x = _times(q, x)
     return x.astype(given)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from precond.arguments import check_number, check_whole
-from precond.linalg.minimax import minimax_step
+from precond.linalg import minimax_step
 
 __all__ = ["OddPolynomial", "check_polynomials", "cubic", "deepseek", "dion", "jordan", "polar_express"]
 
