@@ -249,6 +249,37 @@ def test_metrics_tell_how_far_singular_values_are_from_one():
     assert error(precond.muon(1e-3, method=diverging)) > 1e30
 
 
+def test_a_block_that_is_skipped_keeps_its_error():
+    tx, stacks = orthogonalize(EXACT), {"4x6": jnp.asarray(np.random.default_rng(0).standard_normal((2, 4, 6)))}
+    finite = {"4x6": jnp.asarray([True, False])}
+    state = tx.init(stacks)._replace(error={"4x6": jnp.asarray([7.0, 7.0])})
+    _, state = tx.update(stacks, state, blocks=precond.BlockInfo(finite=finite, batch_axes=1))
+    assert state.error["4x6"][0] < 1
+    assert state.error["4x6"][1] == 7
+
+
+@pytest.mark.usefixtures("quick_compilation")
+@pytest.mark.parametrize("divided", [(), "data"], ids=["whole gradients", "divided gradients"])
+def test_on_eight_devices_it_is_still_that_of_optax_and_each_keeps_an_eighth(divided):
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    shapes = {f"layer_{i}": (16, 24) for i in range(16)}
+    grads = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), gradients(shapes, 3))
+    start = jax.tree.map(jnp.zeros_like, grads[0])  # so that no sum with a parameter is rounded
+    where = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data" if divided else None))
+    axis = precond.sharded("data", gradients=divided)
+    tx = precond.muon(0.02, method=EXACT, scale=orthogonal.width(), axis=axis, mesh=mesh)
+    expected = trajectory(optax.contrib.muon(0.02), start, grads)
+    params, grads = jax.device_put((start, grads), where)
+    state, step = jax.jit(tx.init)(params), jax.jit(tx.update)
+    for t, g in enumerate(grads):
+        updates, state = step(g, state, params)
+        params = optax.apply_updates(params, updates)
+        for k, w in start.items():
+            assert distance(np.asarray(params[k]), expected[k][t], w) < 2e-5
+    held = [x for x in jax.tree.leaves(state) if x.ndim == 3]
+    assert [x.addressable_shards[0].data.shape for x in held] == [(2, 16, 24)]
+
+
 def test_one_gradient_of_a_thousand_times_makes_no_update_longer():
     rng, params = np.random.default_rng(0), {"kernel": jnp.zeros((32, 16))}
     tx = precond.muon(1.0, method=EXACT)
