@@ -60,7 +60,7 @@ def nesterov(decay: ArrayLike = 0.95) -> optax.GradientTransformation:
         count = jnp.asarray(optax.safe_increment(state.count))
 
         def average(g: jax.Array, m: jax.Array) -> jax.Array:
-            return (decay * m + (1 - decay) * g).astype(m.dtype)
+            return jnp.asarray(decay * m + (1 - decay) * g, m.dtype)
 
         def ahead(g: jax.Array, m: jax.Array) -> jax.Array:
             b, t = jnp.asarray(decay, m.dtype), count.astype(m.dtype)

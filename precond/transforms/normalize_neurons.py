@@ -83,7 +83,7 @@ def normalize_neurons(
 
         def average(x: jax.Array, v: jax.Array) -> jax.Array:
             square = jnp.mean(jnp.square(jnp.abs(x).astype(v.dtype)), inputs(x), keepdims=True)
-            return (decay * v + (1 - decay) * square).astype(v.dtype)
+            return jnp.asarray(decay * v + (1 - decay) * square, v.dtype)
 
         def divide(x: jax.Array, v: jax.Array) -> jax.Array:
             root = jnp.sqrt(v) + eps
