@@ -1,6 +1,6 @@
 """Second-order and large-batch optimizers for JAX and Optax, whose parts chain."""
 
-from precond import diagnosis, layers, planning, recipes, replicas
+from precond import diagnosis, layers, orthogonal, planning, recipes, replicas
 from precond.arguments import STATIC_ARGS
 from precond.blocks import BlockInfo, View, default_views, ragged, rules, small_side, tensors, views
 from precond.engine import (
@@ -34,7 +34,19 @@ from precond.large_batches import (
 from precond.linalg import Precision, precision
 from precond.mesh import Sharded, by_cost, sharded
 from precond.metrics import metrics
-from precond.optimizers import adascale, ekfac, kfac, kl_shampoo, mfac, neumann, scale_by_kfac, shampoo, soap
+from precond.optimizers import (
+    adascale,
+    ekfac,
+    kfac,
+    kl_shampoo,
+    mfac,
+    muon,
+    neumann,
+    scale_by_kfac,
+    scale_by_muon,
+    shampoo,
+    soap,
+)
 from precond.planning import Plan, Readings, plan, state_shardings, views_of
 from precond.roots import (
     Method,
@@ -157,10 +169,12 @@ __all__ = [
     "lookahead_ema",
     "metrics",
     "mfac",
+    "muon",
     "neumann",
     "newton",
     "normalize",
     "on_host",
+    "orthogonal",
     "outer_products",
     "paper_gain",
     "per_block",
@@ -182,6 +196,7 @@ __all__ = [
     "scale_by_kfac",
     "scale_by_kronecker",
     "scale_by_mfac",
+    "scale_by_muon",
     "scale_by_neumann",
     "scale_by_neumann_series",
     "scale_by_nlcg",

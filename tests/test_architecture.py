@@ -29,6 +29,7 @@ FLOORS = {
     "replicas": 1,
     "sharding": 2,
     "statistics": 2,
+    "orthogonal": 2,
     "roots": 2,
     "engine": 3,
     "transforms": 3,

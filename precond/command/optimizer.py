@@ -13,11 +13,12 @@ from precond.planning import dense_layers, divided
 
 __all__ = ["Run", "add_devices", "add_optimizer", "read_run"]
 
-_BLOCKED = {"shampoo": precond.shampoo, "soap": precond.soap, "kl_shampoo": precond.kl_shampoo}
+_BLOCKED = {"shampoo": precond.shampoo, "soap": precond.soap, "kl_shampoo": precond.kl_shampoo, "muon": precond.muon}
 _ROOTS = {"eigh": precond.eigh, "composite": precond.composite, "newton": precond.newton}
 _BASES = {"qr": precond.qr, "eigh": precond.eigh, "rotations": precond.rotations, "cholesky_qr": precond.cholesky_qr}
 _INVERSES = _ROOTS | {"cholesky": precond.cholesky}
-_METHODS = dict.fromkeys(_BLOCKED, _ROOTS) | {"soap": _BASES, "kfac": _INVERSES}
+_ORTHOGONAL = {"newton_schulz": precond.orthogonal.newton_schulz, "polar": precond.orthogonal.polar}
+_METHODS = dict.fromkeys(_BLOCKED, _ROOTS) | {"soap": _BASES, "muon": _ORTHOGONAL, "kfac": _INVERSES}
 _BLOCK_SIZE = 1024
 
 
@@ -47,7 +48,7 @@ def add_optimizer(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--optimizer", choices=_METHODS, default="shampoo", help="default: %(default)s")
     methods = sorted(set().union(*_METHODS.values()))
     group.add_argument("--method", choices=methods, help="the algorithm for roots or bases (default: the optimizer's)")
-    text = f"longest side of a block (default: {_BLOCK_SIZE}); kfac takes layers whole"
+    text = f"longest side of a block (default: {_BLOCK_SIZE}; muon takes matrices whole); kfac takes layers whole"
     group.add_argument("--block-size", type=whole, metavar="N", help=text)
     text = "steps between two refreshes (default: the optimizer's)"
     group.add_argument("--refresh", type=whole, metavar="N", help=text)
@@ -106,11 +107,13 @@ def _schedule(arguments: argparse.Namespace) -> dict[str, Any]:
         if arguments.at_once:
             raise ValueError("--at-once needs --refresh: at once, every how many steps?")
         return {}
+    if arguments.optimizer == "muon":
+        raise ValueError("--refresh: Muon has no roots to refresh. Leave it out, or take another --optimizer.")
     late = {"delay": 1, "warmup": 1} if arguments.optimizer == "soap" else {}
     return {"refresh": precond.every(arguments.refresh, stagger=not arguments.at_once, **late)}
 
 
-def _method(arguments: argparse.Namespace) -> precond.Method | None:
+def _method(arguments: argparse.Namespace) -> Any:
     methods = _METHODS[arguments.optimizer]
     if arguments.method is not None and arguments.method not in methods:
         raise ValueError(f"--method {arguments.method}: {arguments.optimizer} takes one of {', '.join(methods)}.")
@@ -118,7 +121,7 @@ def _method(arguments: argparse.Namespace) -> precond.Method | None:
 
 
 def _blocked(arguments: argparse.Namespace, given: dict[str, Any]) -> optax.GradientTransformation:
-    size = arguments.block_size or _BLOCK_SIZE
+    size = arguments.block_size or (None if arguments.optimizer == "muon" else _BLOCK_SIZE)
     return _BLOCKED[arguments.optimizer](1e-3, block_size=size, method=_method(arguments), **given)
 
 

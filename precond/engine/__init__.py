@@ -8,7 +8,7 @@ from precond.engine.per_block import per_block
 from precond.engine.scale_by_kronecker import KroneckerState, scale_by_kronecker
 from precond.engine.schedule import Refresh, every, on_host
 from precond.engine.skip_nonfinite import SkipNonfiniteState, skip_nonfinite
-from precond.engine.stacked import StackedState, stacked
+from precond.engine.stacked import StackedState, stacked, viewed_by
 from precond.engine.use_measured_moments import use_measured_moments
 
 __all__ = [
@@ -31,4 +31,5 @@ __all__ = [
     "skip_nonfinite",
     "stacked",
     "use_measured_moments",
+    "viewed_by",
 ]

@@ -8,9 +8,13 @@ from precond.linalg.closest_rank_one import closest_rank_one
 from precond.linalg.composite_root import composite_root
 from precond.linalg.coupled_newton import coupled_newton
 from precond.linalg.eigh import eigen_basis, eigh_root
+from precond.linalg.isometry_error import isometry_error
 from precond.linalg.largest_eigenvalue import largest_eigenvalue
+from precond.linalg.minimax import minimax_step
 from precond.linalg.multiply import gram, multiply, multiply_axis
+from precond.linalg.newton_schulz import block_newton_schulz, gram_newton_schulz, gram_pays
 from precond.linalg.packed import Packed, dense, eye_like, packed, packed_gram
+from precond.linalg.polar_factor import polar_factor
 from precond.linalg.precision import Precision, computing_in, dot_precision, precision
 from precond.linalg.qr_basis import qr_basis
 from precond.linalg.redecompose import continued_eigen_basis, redecompose_worst
@@ -22,6 +26,7 @@ __all__ = [
     "Precision",
     "average",
     "batch_norm",
+    "block_newton_schulz",
     "cholesky_inverse",
     "cholesky_qr_basis",
     "closest_rank_one",
@@ -35,12 +40,17 @@ __all__ = [
     "eigh_root",
     "eye_like",
     "gram",
+    "gram_newton_schulz",
+    "gram_pays",
+    "isometry_error",
     "largest_eigenvalue",
+    "minimax_step",
     "multiply",
     "multiply_axis",
     "orthogonality_residual",
     "packed",
     "packed_gram",
+    "polar_factor",
     "precision",
     "qr_basis",
     "redecompose_worst",

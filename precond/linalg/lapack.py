@@ -10,7 +10,7 @@ from jax import lax
 
 from precond.linalg.hidden_constants import hidden_constants
 
-__all__ = ["cholesky", "eigh", "orthonormal_columns", "solve_positive", "solve_triangular"]
+__all__ = ["cholesky", "eigh", "orthonormal_columns", "solve_positive", "solve_triangular", "svd"]
 
 
 _LANES = 16  # with fewer, XLA does not use all cores; with more, the program only grows
@@ -155,3 +155,20 @@ def solve_positive(a: jax.Array, b: jax.Array) -> jax.Array:
     factor = lax.linalg.cholesky(a, symmetrize_input=False)
     half = lax.linalg.triangular_solve(factor, b, left_side=True, lower=True)
     return lax.linalg.triangular_solve(factor, half, left_side=True, lower=True, transpose_a=True)
+
+
+@_matrix_by_matrix
+def svd(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The singular value decomposition `U S V^T`, with as many columns of U and V as the shorter side has.
+
+    Args:
+      x: `[M, m, n]`.
+
+    Returns:
+      U, `[M, m, k]`; the singular values in falling order, `[M, k]`; and V transposed, `[M, k, n]`.
+
+    Examples:
+      >>> svd(jnp.diag(jnp.asarray([2.0, 3.0]))[None])[1].tolist()
+      [[3.0, 2.0]]
+    """
+    return tuple(jnp.linalg.svd(x, full_matrices=False))

@@ -11,7 +11,7 @@ from precond.eager import compiled_if_eager
 from precond.transformation import transformation
 from precond.trees import Mask
 
-__all__ = ["finish"]
+__all__ = ["behind", "decayed", "finish"]
 
 
 class Skipping(Protocol):
@@ -50,12 +50,48 @@ def finish(
       ([-1.0], [0.0])
     """
     check_rate("learning_rate", learning_rate)
-    decay = optax.identity()
-    if weight_decay is not None:
-        check_number("weight_decay", weight_decay, 0)
-        decay = optax.add_decayed_weights(weight_decay, mask)
-    scaled = optax.with_extra_args_support(scaled)
-    tail = optax.chain(decay, optax.scale_by_learning_rate(learning_rate))
+    return behind(scaled, optax.chain(decayed(weight_decay, mask), optax.scale_by_learning_rate(learning_rate)))
+
+
+def decayed(weight_decay: float | jax.Array | None, mask: Any) -> optax.GradientTransformation:
+    """Add decoupled weight decay, or nothing for None.
+
+    Args:
+      weight_decay: a number or None.
+      mask: as in `optax.adamw`.
+
+    Raises:
+      ValueError, TypeError: for what is no number, or negative.
+
+    Examples:
+      >>> tx = decayed(0.5, None)
+      >>> tx.update(jnp.ones(1), tx.init(jnp.ones(1)), jnp.ones(1))[0].tolist()
+      [1.5]
+    """
+    if weight_decay is None:
+        return optax.identity()
+    check_number("weight_decay", weight_decay, 0)
+    return optax.add_decayed_weights(weight_decay, mask)
+
+
+def behind(
+    scaled: optax.GradientTransformation, tail: optax.GradientTransformation
+) -> optax.GradientTransformationExtraArgs:
+    """Put `tail` behind `scaled`, so that it moves nothing which is skipped.
+
+    A step that skips everything is none for the tail's schedules.
+
+    Args:
+      scaled: a `precond.blocked` that marks what it skips (`skipped=jnp.nan`).
+      tail: any transformation, whose updates must be NaN only where they came as NaN.
+
+    Examples:
+      >>> from precond import blocked
+      >>> tx = behind(blocked(optax.identity(), otherwise=optax.identity(), skipped=jnp.nan), optax.scale(3.0))
+      >>> tx.update(jnp.ones(1), tx.init(jnp.ones(1)))[0].tolist()
+      [3.0]
+    """
+    scaled, tail = optax.with_extra_args_support(scaled), optax.with_extra_args_support(tail)
 
     def init(params: optax.Params) -> tuple[Skipping, optax.OptState]:
         return cast(Skipping, scaled.init(params)), tail.init(params)

@@ -9,7 +9,10 @@ from precond.transforms.finite_steps import FiniteStepsState, finite_steps
 from precond.transforms.graft import graft
 from precond.transforms.levenberg_marquardt import levenberg_marquardt
 from precond.transforms.lookahead_ema import lookahead_ema
+from precond.transforms.nesterov import nesterov
 from precond.transforms.normalize import normalize
+from precond.transforms.normalize_neurons import normalize_neurons
+from precond.transforms.orthogonalize import OrthogonalizeState, orthogonalize
 from precond.transforms.project_radial import project_radial
 from precond.transforms.quadratic_model import quadratic_model
 from precond.transforms.rows import Rows, sparse_rows
@@ -22,6 +25,7 @@ from precond.transforms.with_momentum import with_momentum
 
 __all__ = [
     "FiniteStepsState",
+    "OrthogonalizeState",
     "Rows",
     "block_top_k",
     "clip_by_kl",
@@ -35,7 +39,10 @@ __all__ = [
     "inner_product",
     "levenberg_marquardt",
     "lookahead_ema",
+    "nesterov",
     "normalize",
+    "normalize_neurons",
+    "orthogonalize",
     "polak_ribiere",
     "project_radial",
     "quadratic_model",

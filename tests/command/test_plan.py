@@ -38,6 +38,12 @@ SAID = {
         {"axis": precond.sharded("data", gather_dtype="bfloat16")},
         "cpu",
     ),
+    "--optimizer muon": (precond.muon, {}, "cuda"),
+    "--optimizer muon --method polar --block-size 64": (
+        precond.muon,
+        {"method": precond.orthogonal.polar(), "block_size": 64},
+        "cuda",
+    ),
 }
 
 
@@ -152,6 +158,15 @@ def test_k_fac_takes_another_method(capsys):
     assert found["periods"] == [5]
 
 
+WIDE = ("plan", "--preset", "gpt", "--width", "1536", "--layers", "2")
+
+
+def test_muon_takes_matrices_whole(capsys):
+    found = json.loads(printed(capsys, *WIDE, "--optimizer", "muon", "--json"))
+    assert {s["shape"] for s in found["stacks"]} == {"1536x1536", "1536x6144", "6144x1536"}
+    assert found["bytes"]["roots"] == found["bytes"]["statistics"] == 0
+
+
 WRONG = {
     "no model": (["plan"], "Name one model"),
     "half a preset": (["plan", "--preset", "gpt", "--width", "4"], "needs --width and --layers"),
@@ -185,6 +200,8 @@ WRONG = {
     "gradients over none": ([*GPT, "--gradients", "fsdp"], "--gradients fsdp: the mesh has no such axis, but data"),
     "blocks of layers": ([*GPT, "--optimizer", "kfac"], "K-FAC takes every layer whole"),
     "a basis for K-FAC": ([*GPT[:-2], "--optimizer", "kfac", "--method", "qr"], "kfac takes one of eigh"),
+    "a refresh of nothing": ([*GPT, "--optimizer", "muon", "--refresh", "5"], "Muon has no roots to refresh"),
+    "a root for Muon": ([*GPT, "--optimizer", "muon", "--method", "eigh"], "muon takes one of newton_schulz, polar"),
     "a rate of nothing": ([*GPT, "--flops-per-s", "0"], "argument --flops-per-s: 0 must be a positive number"),
     "a rate without a step": ([*GPT, "--flops-per-s", "1e12"], "--flops-per-s needs --step-ms"),
     "a step without a rate": ([*GPT, "--step-ms", "3"], "--flops-per-s"),
