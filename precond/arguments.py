@@ -23,7 +23,7 @@ def check_whole(name: str, value: Any, least: int) -> None:
     """Raise unless `value` is a Python integer of at least `least`.
 
     Raises:
-      TypeError: for a traced value, or one that is no integer.
+      TypeError: for a traced value, or one that is not an integer.
       ValueError: for one that is too small.
 
     Examples:
@@ -46,7 +46,7 @@ def check_number(name: str, value: Any, low: float, high: float | None = None, *
     """Raise if `value` is a Python number outside `[low, high]`; arrays, whose values may be traced, pass.
 
     Raises:
-      TypeError: for what is no number.
+      TypeError: for anything but a number.
       ValueError: for a number out of range, or one that is not a number.
 
     Examples:
@@ -67,7 +67,7 @@ def check_decay(name: str, value: Any) -> None:
     """Raise unless a Python number can be the decay of a momentum: at least 0, and below 1.
 
     Raises:
-      TypeError: for what is no number.
+      TypeError: for anything but a number.
       ValueError: for a number out of range.
 
     Examples:
@@ -84,7 +84,7 @@ def check_rate(name: str, value: Any) -> None:
     """Raise unless `value` is a schedule, or a number that can be a learning rate: at least 0, and finite.
 
     Raises:
-      TypeError: for what is neither.
+      TypeError: for anything else.
       ValueError: for a number out of range.
 
     Examples:

@@ -75,7 +75,7 @@ def loop_between(first: Any, last: Any, body: Callable[..., Any], carry: Any, gi
     Args:
       first: a whole number of at least 0.
       last: another.
-      body: from the number of a turn, what is carried and `given`, to what is carried on.
+      body: from the number of a turn, the carried values and `given` to the next carried values.
       carry: a tree of arrays.
       given: a tree of arrays.
       most: a bound of `last`. A derivative looks at every turn below it.
@@ -142,7 +142,7 @@ def _hoisted(function: Callable[..., Any], *operands: Any) -> tuple[Any, Callabl
 
 
 def _open_if(predicate: Any, tree: Any) -> Any:
-    """Let derivatives through only if the predicate holds, so that no NaN comes from what is computed and not used."""
+    """Let derivatives through only if the predicate holds, so that a value that is not used gives no NaN."""
     return jax.tree.map(lambda x: jnp.where(predicate, x, lax.stop_gradient(x)), tree)
 
 

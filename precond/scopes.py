@@ -13,7 +13,7 @@ _PART = re.compile(r"precond\.(\w+(?:\[[^\]]*\])?)")
 
 
 def named(part: str, detail: str = "") -> AbstractContextManager[Any]:
-    """While it lasts, what is traced belongs to this part.
+    """Count everything that is traced inside this context as this part.
 
     Args:
       part: one word.
@@ -32,7 +32,7 @@ def named(part: str, detail: str = "") -> AbstractContextManager[Any]:
 def part_of(stack: str, outer: str = "") -> str:
     """Find the innermost part in the names under which something was traced, or "" outside of all parts.
 
-    It comes with its detail, or else with that of the part around it.
+    The detail is that of the part, or else that of the part around it.
 
     Args:
       stack: of names, from the outside in.

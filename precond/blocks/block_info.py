@@ -71,7 +71,7 @@ class BlockInfo(NamedTuple):
         """Return the raw gradients.
 
         Args:
-          updates: what is returned if there are no others.
+          updates: returned if there are no others.
 
         Examples:
           >>> BlockInfo().raw({"2": 1.0}), BlockInfo(gradients={"2": 5.0}).raw({"2": 1.0})
@@ -96,7 +96,7 @@ def info_of(blocks: Any) -> BlockInfo:
 
 
 def without_info(extra: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out the `BlockInfo` of a transformation around, which speaks of other arrays than what is inside has.
+    """Leave out the `BlockInfo` of the transformation around, which is about other arrays than those inside.
 
     Args:
       extra: the extra arguments of an update.

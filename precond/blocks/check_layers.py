@@ -59,7 +59,7 @@ def check_present(layers: Mapping[str, Layer], params: Any) -> None:
       params: a tree of parameters; one without leaves has nothing to check.
 
     Raises:
-      ValueError: naming what is missing.
+      ValueError: naming the missing parameters.
 
     Examples:
       >>> import jax.numpy as jnp

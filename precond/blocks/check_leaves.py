@@ -1,4 +1,4 @@
-"""What cannot be trained, said by name before anything is computed."""
+"""Checks of parameters and gradients before anything is computed."""
 
 from typing import Any
 
@@ -11,10 +11,10 @@ __all__ = ["check_leaves", "check_shapes"]
 
 
 def check_leaves(params: Any) -> None:
-    """That every parameter can have a gradient.
+    """Raise unless every parameter can have a gradient.
 
     Raises:
-      TypeError: for one of integers, of booleans or of keys.
+      TypeError: for a parameter of integers, booleans or keys.
 
     Examples:
       >>> check_leaves({"steps": jnp.zeros(3, int)})
@@ -30,10 +30,10 @@ def check_leaves(params: Any) -> None:
 
 
 def check_shapes(updates: Any, params: Any) -> None:
-    """That every gradient has the shape of its parameter, where there are as many of both.
+    """Raise unless every gradient has the shape of its parameter, if there are as many of both.
 
     Raises:
-      ValueError: for one that has not.
+      ValueError: for a gradient of another shape.
 
     Examples:
       >>> check_shapes({"w": jnp.zeros(3)}, {"w": jnp.zeros(4)})

@@ -1,4 +1,4 @@
-"""Which blocks have a gradient that can be used, and what becomes of the state of the others: nothing."""
+"""Which blocks have a gradient that can be used; the state of the others stays as it was."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ __all__ = ["finite_blocks", "keep_finite"]
 
 
 def finite_blocks(stack: jax.Array) -> jax.Array:
-    """Whether each block's sum of squares is finite, `[N]`.
+    """Return whether each block's sum of squares is finite, `[N]`.
 
     Not only NaN and infinity fail: nothing of second order can be made of a gradient whose square overflows.
 
@@ -26,12 +26,12 @@ def finite_blocks(stack: jax.Array) -> jax.Array:
 
 
 def keep_finite(finite: jax.Array | None, new: Any, old: Any) -> Any:
-    """Of each block its new state where its gradient is finite, else its old one.
+    """Keep the new state of each block whose gradient is finite, and the old state of the others.
 
     Args:
       finite: of each block, `[N]`; None takes all for finite.
       new: any tree of arrays with leading axis N.
-      old: likewise.
+      old: the state before the step.
 
     Examples:
       >>> keep_finite(jnp.asarray([True, False]), jnp.asarray([1, 2]), jnp.asarray([3, 4])).tolist()

@@ -229,7 +229,7 @@ def _check_row(member: Member, path: str, row: str, leaf: Parameter) -> None:
     g = member.geometry
     if len(g.tensor) != 2 or leaf.size != member.batch * g.tensor[1]:
         raise ValueError(
-            f"View.row='{row}' of shape {leaf.shape} is no last row of '{path}', which is read as {member.batch} "
-            f"tensors of shape {g.tensor}: the view must have two axes, and the row one entry for each column of each "
-            f"matrix."
+            f"View.row='{row}' of shape {leaf.shape} does not fit as the last row of '{path}', which is read as "
+            f"{member.batch} tensors of shape {g.tensor}: the view must have two axes, and the row one entry for each "
+            f"column of each matrix."
         )

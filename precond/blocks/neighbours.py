@@ -17,15 +17,15 @@ def stacked_axes(shapes: Shapes) -> dict[Parts, tuple[int, ...]]:
     """Return for every parameter the axes along which its neighbours say that layers are stacked.
 
     Two things show that a module is a stack of layers, as `nn.scan`, `nnx.vmap` and MaxText make it. One is a norm
-    whose scale has two axes. The other is a bias that shares an axis with its kernel, which is no axis of the kernel's
-    outputs. The stack is then the outermost module in which every parameter has this axis. Axes 0 and 1 are tried, and
-    a stack of stacks is found one axis after the other.
+    whose scale has two axes. The other is a bias that shares an axis with its kernel, but not one of the
+    kernel's outputs. The stack is then the outermost module in which every parameter has this axis. Axes 0 and 1 are
+    tried, and a stack of stacks is found one axis after the other.
 
     Args:
       shapes: of the parameters, by the parts of their paths.
 
     Returns:
-      The axes by the same paths; an empty tuple for what is not stacked.
+      The axes by the same paths; an empty tuple if a parameter is not stacked.
 
     Examples:
       >>> found = stacked_axes(
@@ -52,7 +52,7 @@ def _within(parts: Parts, module: Parts) -> bool:
 
 
 def _stacks(shapes: Shapes) -> dict[Parts, int]:
-    """The outermost modules that are stacks, none within another, and the axis along which each is one."""
+    """Return the outermost modules that are stacks of layers, and the axis along which each is one."""
     stacks: dict[Parts, int] = {}
     modules: dict[Parts, dict[Parts, tuple[int, ...]]] = {}
     for parts, shape in shapes.items():
@@ -71,7 +71,7 @@ def _stacks(shapes: Shapes) -> dict[Parts, int]:
 
 
 def _outermost(modules: Mapping[Parts, Shapes], module: Parts, axis: int) -> int | None:
-    """The length of the path of the outermost module around this one that is a stack along an axis."""
+    """Return the length of the path of the outermost module around this one that is a stack along an axis."""
     if not _is_stack(modules[module], axis):
         return None
     length = len(module)
@@ -81,14 +81,14 @@ def _outermost(modules: Mapping[Parts, Shapes], module: Parts, axis: int) -> int
 
 
 def _is_stack(inside: Shapes, axis: int) -> bool:
-    """Whether all parameters of a module have this axis, of one length, and kernels are still matrices without it."""
+    """Return whether all parameters of a module have this axis, of one length, and kernels are matrices without it."""
     lengths = {shape[axis] if axis < len(shape) else None for shape in inside.values()}
     least = {parts: 3 if parts[-1] in _BIAS_OF and not is_norm(parts) else 1 for parts in inside}
     return len(lengths) == 1 and None not in lengths and all(len(inside[p]) >= n for p, n in least.items())
 
 
 def _witnesses(shapes: Shapes) -> Iterator[tuple[Parts, list[int]]]:
-    """The parameters that show that their module is stacked, and along which axes that may be."""
+    """Return the parameters that show that their module is stacked, and the axes along which it may be."""
     for parts, shape in shapes.items():
         module, name = parts[:-1], parts[-1]
         tried: list[int] = []
@@ -106,12 +106,12 @@ def _witnesses(shapes: Shapes) -> Iterator[tuple[Parts, list[int]]]:
 
 
 def _are_adapters(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
-    """Whether these are stacks of LoRA's pairs, [layers, .., r] and [layers, r, ..]."""
+    """Return whether these are stacks of LoRA's pairs, [layers, .., r] and [layers, r, ..]."""
     return min(len(a), len(b)) > 2 and a[0] == b[0] and a[-1] == b[1]
 
 
 def _shares(name: str, kernel: tuple[int, ...], bias: tuple[int, ...], axis: int) -> bool:
-    """Whether a bias has one axis more than the outputs of its kernel, and the kernel has this axis, too."""
+    """Return whether a bias has one axis more than the outputs of its kernel, and the kernel has this axis, too."""
     while name == "weight" and bias and bias[-1] == 1:
         bias = bias[:-1]  # Equinox: of a convolution, [out, 1, 1]
     if len(bias) < 2 or len(bias) > len(kernel) or kernel[axis] != bias[axis]:

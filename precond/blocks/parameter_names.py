@@ -18,7 +18,7 @@ __all__ = [
 
 
 def _named(*names: str) -> re.Pattern[str]:
-    """Any of these words, whole or at the end of a longer name: `pos_embedding` is an `embedding`."""
+    """Return a pattern of words, whole or at the end of a longer name: `pos_embedding` is an `embedding`."""
     return re.compile(rf"(.*_)?({'|'.join(' '.join(names).split())})", re.I)
 
 

@@ -51,7 +51,7 @@ class Probe:
     bases: Mapping[str, jax.Array] = dataclasses.field(default_factory=dict)
 
     def factors(self, examples: ArrayLike) -> Factors:
-        """From sums over a batch to factors.
+        """Return the factors, from the sums over a batch.
 
         Args:
           examples: by how many the sum is divided to make the loss, where the outputs' cotangents are those of the
@@ -77,7 +77,7 @@ def _is_probe(x: Any) -> bool:
 
 
 def without_probes(tree: Any) -> Any:
-    """The tree with None in place of its probes.
+    """Put None in place of the probes of a tree.
 
     Args:
       tree: of parameters, or of what stands for each of them.
@@ -90,7 +90,7 @@ def without_probes(tree: Any) -> Any:
 
 
 def with_zero_probes(tree: Any, rest: Any) -> Any:
-    """The inverse: zeros for probes, and all else from elsewhere.
+    """Put zeros in place of the probes of a tree, and the leaves of another tree in place of the rest.
 
     Args:
       tree: with probes.

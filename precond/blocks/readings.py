@@ -1,4 +1,4 @@
-"""How each parameter is read, to be printed; and what `init` tells of it to who asks."""
+"""How each parameter is read, and how `init` tells it."""
 
 import contextlib
 import contextvars
@@ -71,7 +71,7 @@ _ASKED: contextvars.ContextVar[list[Reading] | None] = contextvars.ContextVar("a
 
 @contextlib.contextmanager
 def asking() -> Iterator[list[Reading]]:
-    """While it lasts, `init` of `blocked` adds how it reads its parameters to the list.
+    """Make a list to which every `init` of `blocked` inside this context adds how it reads its parameters.
 
     Examples:
       >>> import jax.numpy as jnp

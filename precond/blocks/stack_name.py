@@ -4,7 +4,7 @@ __all__ = ["active_axes", "stack_name"]
 
 
 def stack_name(shape: tuple[int, ...], passive: tuple[int, ...] = ()) -> str:
-    """The key under which `blocked` hands on the stack of all blocks of one shape.
+    """Return the name under which `blocked` passes the stack of all blocks of one shape.
 
     Args:
       shape: of a block.
@@ -20,7 +20,7 @@ def stack_name(shape: tuple[int, ...], passive: tuple[int, ...] = ()) -> str:
 
 
 def active_axes(name: str, order: int) -> tuple[int, ...]:
-    """The axes to precondition in a stack of this name.
+    """Return the axes to precondition in a stack of this name.
 
     Args:
       name: from `stack_name`; any other name stands for a stack of which all axes are active.

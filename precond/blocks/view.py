@@ -125,7 +125,7 @@ def geometry(view: View, shape: tuple[int, ...], where: str) -> Geometry:
 
     Raises:
       ValueError: for an axis out of range, named twice, or a shape that does not fit.
-      TypeError: for what is no view, or has axes that are no integers.
+      TypeError: for anything but a view, or for axes that are not integers.
 
     Examples:
       >>> geometry(View(((0, 1), 2)), (3, 5, 4), "kernel")

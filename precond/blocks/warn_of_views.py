@@ -56,7 +56,7 @@ def warn_of_views(tree: Any, views: Views) -> None:
 def _warn_of_short_sides(path: str, shape: tuple[int, ...], view: View) -> None:
     """Warn of thousands of tiny tensors: a convolution's window taken for a matrix, an embedding for a batch.
 
-    This is no error, because a batch of tiny tensors can be meant: the position of each of many particles, with a
+    This is not an error, because a batch of tiny tensors can be meant: the position of each of many particles, with a
     factor of 3 x 3.
     """
     g = geometry(view, shape, f"'{path}'")

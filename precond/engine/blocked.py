@@ -1,7 +1,7 @@
 """A transformation of stacks for the parameters that have a view, and another one for the rest."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from precond.eager import compiled_if_eager
 from precond.engine.skip_nonfinite import SkipNonfiniteState, skip_nonfinite
 from precond.engine.stacked import StackedState, stacked, viewed_by
 from precond.mesh import Sharded
+from precond.transformation import transformation
 
 __all__ = ["BlockedState", "blocked"]
 
@@ -68,19 +69,19 @@ def blocked(
         `precond.default_views`.
       otherwise: for parameters without a view (biases, norms, embeddings, anything of size 0). It computes in float32
         or wider. None takes `optax.scale_by_adam()`.
-      skipped: the update of what is skipped. 0, or NaN to tell a later transformation what must not move.
+      skipped: the update of a skipped block. 0, or NaN to tell a later transformation that it must not move.
       axis: the mesh axis, or axes, over whose devices the stacks are divided, or a `precond.sharded` that says more.
         Each device then keeps the state of its own blocks alone, and everything in `inner` is computed for these,
-        block by block; directions are gathered. None divides nothing, and neither does a name where there is no
-        mesh. What is not computed block by block (`optax.clip_by_global_norm`) must stand outside.
+        block by block; directions are gathered. None divides nothing, and neither does a name if there is
+        no mesh. A part that does not compute block by block (`optax.clip_by_global_norm`) must stand outside.
       mesh: the mesh to take where none is in the context (`jax.set_mesh`) nor known from the arrays.
 
     Returns:
       A transformation of parameters; updates have the dtype of the gradients.
 
     Raises:
-      ValueError, TypeError: for a block size that is no positive integer, and for views, transformations or a mesh of
-        another kind; in `init` for a parameter of integers, for a view that does not fit its parameter, and for an
+      ValueError, TypeError: for a block size that is not a positive integer, and for views, transformations or a mesh
+        of another kind; in `init` for a parameter of integers, for a view that does not fit its parameter, and for an
         axis that the mesh does not have or whose size does not divide the `multiple`; and in `update` for a gradient
         that has not its parameter's shape.
 
@@ -100,18 +101,20 @@ def blocked(
 
     second = optax.masked(skip_nonfinite(otherwise, skipped=skipped), unviewed)
 
-    def init(params: Any) -> BlockedState:
-        return BlockedState(first.init(params), second.init(params), jnp.zeros([], jnp.int32))
+    def init(params: optax.Params) -> BlockedState:
+        return BlockedState(cast(StackedState, first.init(params)), second.init(params), jnp.zeros([], jnp.int32))
 
-    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, BlockedState]:
+    def update(
+        updates: optax.Updates, state: BlockedState, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, BlockedState]:
         updates, extra = jax.tree.map(jnp.asarray, updates), without_info(extra)
         moved, stacks = first.update(updates, state.stacks, params, **extra)
         out, rest = second.update(moved, state.otherwise, params, **extra)
         viewed = jax.tree.leaves(viewed_by(views, updates))
         skipped = _all_skipped(state, stacks, rest, any(viewed), not all(viewed))
-        return out, BlockedState(stacks, rest, state.steps_skipped + skipped)
+        return out, BlockedState(cast(StackedState, stacks), rest, state.steps_skipped + skipped)
 
-    return compiled_if_eager(optax.GradientTransformationExtraArgs(init, update))
+    return compiled_if_eager(transformation(init, update))
 
 
 def _all_skipped(before: Any, stacks: Any, rest: Any, viewed: bool, others: bool) -> jax.Array:

@@ -49,7 +49,14 @@ def by_layer(inner: optax.GradientTransformation, layers: Mapping[str, Layer]) -
     check_layers(layers)
     inner = optax.with_extra_args_support(inner)
 
-    def update(updates: Any, state: Any, params: Any = None, *, blocks: Any = None, **extra: Any) -> tuple[Any, Any]:
+    def update(
+        updates: optax.Updates,
+        state: optax.OptState,
+        params: optax.Params | None = None,
+        *,
+        blocks: BlockInfo | None = None,
+        **extra: Any,
+    ) -> tuple[optax.Updates, optax.OptState]:
         if "factors" not in extra:
             raise TypeError(
                 "K-FAC's update needs factors=: what precond.layers.value_grad_factors returns, or None in a step in "

@@ -1,4 +1,4 @@
-"""For loops that pass gradients and nothing else: factors that come as the gradients of probes among the parameters."""
+"""Factors as the gradients of probes among the parameters, for loops that pass gradients and nothing else."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from precond.blocks import Factors, Layer, Probe, path_name, with_zero_probes, without_probes
+from precond.transformation import transformation
 
 __all__ = ["from_probes", "has_probes"]
 
@@ -49,7 +50,7 @@ def from_probes(
       0.4
     """
 
-    def init(params: Any) -> Any:
+    def init(params: optax.Params) -> optax.OptState:
         probes = _probes(params)
         if not probes and jax.tree.leaves(params):
             raise ValueError(
@@ -58,7 +59,9 @@ def from_probes(
             )
         return make(_layers(probes)).init(without_probes(params))
 
-    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
+    def update(
+        updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, optax.OptState]:
         if extra.pop("factors", None) is not None:
             raise ValueError(
                 "factors= is given, but layers= was not: then factors are the gradients of probes. Give layers=, too."
@@ -73,11 +76,11 @@ def from_probes(
         moved, after = inner.update(gradients, state, mine, factors=_factors(probes), **extra)
         return with_zero_probes(updates, moved), after
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
 def has_probes(tree: Any) -> bool:
-    """Whether there are probes in a tree.
+    """Return whether a tree has probes.
 
     Args:
       tree: any.
@@ -94,7 +97,7 @@ def _is_probe(x: Any) -> bool:
 
 
 def _probes(tree: Any) -> dict[str, Probe]:
-    """By the path of what they stand in."""
+    """Return the probes by the path of the layer that they stand in."""
     out = {}
     for path, probe in jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_probe)[0]:
         if not isinstance(probe, Probe):

@@ -16,10 +16,10 @@ __all__ = ["Group", "groups_of", "pick", "put"]
 
 Factor = jax.Array | Packed
 Fit = Callable[[Any], Any]
-"""From rows of one stack to rows of the group: what pads matrices to the group's size."""
+"""Pads rows of one stack to the size of the group."""
 
 SIZES = 8
-"""At most so many sizes are compiled, since every size takes the compiler time."""
+"""The largest number of sizes that are compiled, since the compiler needs time for every size."""
 
 
 class Group(NamedTuple):
@@ -48,17 +48,17 @@ class Group(NamedTuple):
 
     @property
     def roots(self) -> int:
-        """How many roots a row group has."""
+        """The number of roots in a row group."""
         return sum(self.rows)
 
     @property
     def due(self) -> int:
-        """How many roots are due in a turn, at most."""
+        """The largest number of roots that are due in a turn."""
         return -(-self.roots // self.turns)
 
     @property
     def whole(self) -> list[int]:
-        """How many rows of each stack are due in every turn."""
+        """The number of rows of each stack that are due in every turn."""
         return [n // self.turns for n in self.rows]
 
     @property
@@ -77,7 +77,7 @@ class Group(NamedTuple):
         return found
 
     def of(self, everything: Sequence[Any]) -> list[Any]:
-        """The entries of its members."""
+        """Return the entries of the members."""
         return [everything[i] for i in self.members]
 
 
@@ -108,7 +108,7 @@ def groups_of(
         by_size.setdefault(factor.shape[1], []).append(i)
     groups = []
     for (rank, _, power), by_size in kinds.items():
-        # A diagonal costs nothing, and a matrix of size 1 is no matrix.
+        # A diagonal costs nothing, and a matrix of size 1 is not a matrix.
         join = root.padding is not None and rank == 3
         costs = {d: sum(rows[i] for i in members) for d, members in by_size.items() if d > 1}
         targets = _few(costs, SIZES) if join else {}
@@ -122,7 +122,7 @@ def groups_of(
 
 
 def _few(counts: dict[int, int], most: int) -> dict[int, int]:
-    """For each size the one that it is padded to: of the choices of so many sizes that of the fewest operations."""
+    """Choose so many sizes, and return for each size the one that it is padded to, with the fewest operations."""
     sizes = sorted(counts)
     if len(sizes) <= most:
         return {d: d for d in sizes}
@@ -143,7 +143,7 @@ def _few(counts: dict[int, int], most: int) -> dict[int, int]:
 
 
 def _places(group: Group, slot: int, turn: Any) -> list[tuple[int, Any, Any]]:
-    """For each stack that a slot may be filled from: its member, the row, and whether it is filled from there now."""
+    """Return for each stack that may fill a slot its member, the row, and whether it fills the slot now."""
     out = []
     for k, start, n in group.slots[slot]:
         i = slot * group.turns + turn - start
@@ -156,7 +156,7 @@ def _rows(tree: Any, start: Any, count: int) -> Any:
 
 
 def _row_major(x: jax.Array) -> jax.Array:
-    """The same array, in the layout that it has by default.
+    """Return the same array in its default layout.
 
     Otherwise a compiler may prefer the layout that products of these rows happen to have, and give it to the whole
     stack: on a TPU each step then copies all roots there and back.
@@ -174,7 +174,7 @@ def pick(group: Group, turn: Any, trees: Sequence[Any], fit: Fit) -> Any:
       group: whose rows.
       turn: its number.
       trees: a tree of stacks for each member.
-      fit: what becomes of the rows of a member.
+      fit: changes the rows of a member, such as their size.
     """
     rows = [fit(_rows(tree, turn * n, n)) for tree, n in zip(trees, group.whole, strict=True) if n]
     for slot in range(len(group.slots)):

@@ -1,4 +1,4 @@
-"""Roots that are refreshed outside the step: what the engine keeps for whoever does it."""
+"""What the engine keeps for roots that are refreshed outside of the step."""
 
 import contextlib
 import contextvars
@@ -35,10 +35,10 @@ class HostState(NamedTuple):
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Engine:
-    """What stands in place of an `HostState` while `describing`: that which no state can hold.
+    """Stand in place of a `HostState` while `describing`, with values that no state can hold.
 
     Attributes:
-      root: whose `refresh` to call.
+      root: the root whose `refresh` to call.
       schedule: from `precond.every` or `precond.on_host`.
     """
 
@@ -51,7 +51,7 @@ _DESCRIBING: contextvars.ContextVar[bool] = contextvars.ContextVar("describing",
 
 @contextlib.contextmanager
 def describing() -> Iterator[None]:
-    """While it lasts, `init` of an engine tells of which `Engine` it is.
+    """Let every `init` of an engine inside this context put its `Engine` into the state.
 
     JAX keeps what it has traced of a function: to trace `init` meanwhile, make a new one of it (a lambda).
 
@@ -70,11 +70,11 @@ def describing() -> Iterator[None]:
 
 
 def host_state(root: Root, schedule: Refresh, stacks: Any, factors: Any) -> Any:
-    """The state before the first update.
+    """Return the state before the first update.
 
     Args:
       root: the engine's.
-      schedule: likewise.
+      schedule: the engine's.
       stacks: arrays `[N, d1, .., dk]`.
       factors: shapes and dtypes of what the statistics give.
     """
@@ -88,7 +88,7 @@ def host_state(root: Root, schedule: Refresh, stacks: Any, factors: Any) -> Any:
 
 
 def capture(schedule: Refresh, count: jax.Array, any_finite: Any, factors: Any, state: Any) -> Any:
-    """The state with the newest factors, where it is time to take them.
+    """Return the state with the newest factors if it is time to capture them, else the same state.
 
     Args:
       schedule: the engine's.

@@ -6,6 +6,7 @@ import jax
 import optax
 
 from precond.blocks import BlockInfo, info_of, keep_finite
+from precond.transformation import transformation
 
 __all__ = ["per_block"]
 
@@ -38,7 +39,14 @@ def per_block(inner: optax.GradientTransformation) -> optax.GradientTransformati
     def init(params: Any) -> Any:
         return jax.tree.map(jax.vmap(inner.init), params)
 
-    def update(updates: Any, state: Any, params: Any = None, *, blocks: Any = None, **extra: Any) -> tuple[Any, Any]:
+    def update(
+        updates: optax.Updates,
+        state: optax.OptState,
+        params: optax.Params | None = None,
+        *,
+        blocks: BlockInfo | None = None,
+        **extra: Any,
+    ) -> tuple[optax.Updates, optax.OptState]:
         leaves, treedef = jax.tree.flatten(updates)
         info = info_of(blocks)
         inside = BlockInfo(any_finite=info.any_finite)
@@ -56,4 +64,4 @@ def per_block(inner: optax.GradientTransformation) -> optax.GradientTransformati
             out.append((moved, keep_finite(ok, new, s)))
         return treedef.unflatten([m for m, _ in out]), treedef.unflatten([n for _, n in out])
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)

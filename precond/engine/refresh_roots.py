@@ -27,7 +27,7 @@ def _by_row_group(function: Callable[..., Any], row_groups: int) -> Callable[...
         return function
 
     def each(*trees: Any) -> Any:
-        # No -1: what is kept of a diagonal factor may be empty.
+        # No -1: the arrays that are kept of a diagonal factor may be empty.
         cut = jax.tree.map(lambda x: x.reshape(row_groups, x.shape[0] // row_groups, *x.shape[1:]), trees)
         return jax.tree.map(lambda x: lax.collapse(x, 0, 2), jax.vmap(function)(*cut))
 
@@ -37,7 +37,7 @@ def _by_row_group(function: Callable[..., Any], row_groups: int) -> Callable[...
 def _refreshed(
     root: Root, group: Group, turn: Any, first: Any, keep: Any, factors: Sequence[Any], derived: Sequence[Any]
 ) -> Any:
-    """What is derived now from the factors that are due in a turn, `[due, ..]`; as it was, unless `keep`."""
+    """Derive what is due in a turn from its factors, `[due, ..]`; return the old one unless `keep`."""
     old = pick(group, turn, derived, lambda rows: _padded(root, group, rows, "derived"))
 
     def work() -> Any:
@@ -50,12 +50,12 @@ def _refreshed(
 
 
 def _padded(root: Root, group: Group, rows: Any, kind: str) -> Any:
-    """Rows in the size of the group."""
+    """Pad rows to the size of the group."""
     return getattr(root.padding, kind)(rows, group.size) if group.padded else rows
 
 
 def _cropped(root: Root, group: Group, rows: Any, like: Any) -> Any:
-    """Rows in the size of a stack."""
+    """Crop rows to the size of a stack."""
     return root.padding.crop(rows, like) if group.padded and root.padding is not None else rows
 
 
@@ -68,12 +68,12 @@ def refresh_roots(
     powers: Sequence[Power],
     blocks: BlockInfo,
 ) -> list[Any]:
-    """Refresh what is derived from the factors, where it is due.
+    """Refresh the roots that are due.
 
     One loop over turns does it: all turns at the first step, one turn at a later step, none if nothing is due. Each
     turn picks its rows, refreshes them and puts them back in place, so that the program of a method is compiled once
-    for each size. How many turns there are depends on the step alone; if no gradient is finite, what is refreshed is
-    not put back.
+    for each size. How many turns there are depends on the step alone. If no gradient is finite, the old rows are put
+    back.
 
     Args:
       root: whose `refresh` to call.
@@ -84,10 +84,10 @@ def refresh_roots(
       powers: what the root needs for each.
       blocks: `row_groups`: turns, and whatever a root does for the matrices of a call together, belong to one of these,
         so that no mesh changes them. `root_collectives`: `factors` are this device's part of what `derived` is all of,
-        and only what is refreshed is gathered.
+        and only refreshed rows are gathered.
 
     Returns:
-      What is derived now; entries that are not due, as they were.
+      What is derived from each factor; entries that are not due are as they were.
     """
     derived, devices = list(derived), blocks.root_collectives
     if not derived:

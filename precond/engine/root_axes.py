@@ -1,4 +1,4 @@
-"""What is gathered, where its cost decides: directions in every step, or roots when they are refreshed."""
+"""The choice between gathering directions in every step and gathering roots when they are refreshed."""
 
 import math
 from typing import Any
@@ -15,12 +15,12 @@ __all__ = ["choose_root_axes"]
 
 
 def _bytes(tree: Any) -> int:
-    """Of what has an entry for every block."""
+    """Count the bytes of the arrays that have an entry for every block."""
     return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree) if x.shape)
 
 
 def _application(engine: KroneckerState, stacks: Any) -> int:
-    """Operations in which each matrix of the roots multiplies its block once."""
+    """Count the operations in which each matrix of the roots multiplies its block once."""
     roots = jax.tree.leaves(engine.roots, is_leaf=lambda x: isinstance(x, RootState))
     pairs = zip(roots, jax.tree.leaves(stacks), strict=True)
     return sum(
@@ -38,7 +38,7 @@ def choose_root_axes(
     stacks: Any,
     dtypes: dict[str, Any],
 ) -> Placement | None:
-    """The placement, with the axes over which roots are gathered.
+    """Return the placement with the axes over which roots are gathered.
 
     See `precond.by_cost` for the cost.
 

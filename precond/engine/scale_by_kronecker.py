@@ -15,6 +15,7 @@ from precond.engine.schedule import Refresh, every
 from precond.linalg import Precision, computing_in
 from precond.roots import Root, RootState, powers_of
 from precond.scopes import named
+from precond.transformation import transformation
 
 __all__ = ["KroneckerState", "scale_by_kronecker"]
 
@@ -145,7 +146,7 @@ def scale_by_kronecker(
         with computing_in(dots.roots):
             return _refresh(root, schedule, count, factors, roots, blocks)
 
-    def init(params: Any) -> KroneckerState:
+    def init(params: optax.Params) -> KroneckerState:
         state = statistics.init(params)
         factors = jax.eval_shape(lambda p, s: factors_of(p, s, {}, None, BlockInfo(), {})[0], params, state)
         roots = jax.tree.map(root.init, params, factors)
@@ -153,8 +154,13 @@ def scale_by_kronecker(
         return KroneckerState(jnp.zeros([], jnp.int32), state, roots, momentum.init(params), host)
 
     def update(
-        updates: Any, state: Any, params: Any = None, *, blocks: Any = None, **extra: Any
-    ) -> tuple[Any, KroneckerState]:
+        updates: optax.Updates,
+        state: KroneckerState,
+        params: optax.Params | None = None,
+        *,
+        blocks: BlockInfo | None = None,
+        **extra: Any,
+    ) -> tuple[optax.Updates, KroneckerState]:
         info = info_of(blocks)
         # The step that this will be if it counts: a schedule must not depend on gradients, so that it stays one
         # condition for all members of a vmap.
@@ -177,4 +183,4 @@ def scale_by_kronecker(
         host = capture(schedule, step, info.any_finite, factors, state.host) if schedule.on_host else ()
         return out, KroneckerState(info.advance(state.count), collected, moved, velocity, host)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)

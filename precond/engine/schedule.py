@@ -58,7 +58,7 @@ def every(
         are spread evenly over the steps. Every step then costs about the same.
       delay: 1 preconditions with the roots as they were before this step, and only then lets statistics and
         roots see the gradient, as SOAP does: no gradient meets a basis made from itself, and the refresh can
-        run beside the next step. 0 uses what is newest.
+        run beside the next step. 0 uses the newest.
       warmup: in this many first steps the gradient is given to the statistics alone; the update is zero and neither
         momentum nor second moments move (1 in the official SOAP).
 

@@ -1,4 +1,4 @@
-"""A transformation in float32 or wider that sits out the steps in which a gradient is not finite."""
+"""A transformation that skips the steps in which a gradient is not finite, and computes in float32 or wider."""
 
 from typing import Any, NamedTuple
 
@@ -9,6 +9,7 @@ import optax
 from precond.arguments import check_transformation
 from precond.blocks import finite_blocks
 from precond.mesh import match_sharding
+from precond.transformation import transformation
 
 __all__ = ["SkipNonfiniteState", "skip_nonfinite"]
 
@@ -52,10 +53,12 @@ def skip_nonfinite(
     check_transformation("inner", inner)
     inner = optax.with_extra_args_support(inner)
 
-    def init(params: Any) -> SkipNonfiniteState:
+    def init(params: optax.Params) -> SkipNonfiniteState:
         return SkipNonfiniteState(jnp.zeros([], jnp.int32), inner.init(_wide(params)))
 
-    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, SkipNonfiniteState]:
+    def update(
+        updates: optax.Updates, state: SkipNonfiniteState, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, SkipNonfiniteState]:
         moved, new = inner.update(_wide(updates), state.inner, _wide(params), **extra)
         leaves = jax.tree.leaves(updates)
         if not leaves:
@@ -65,11 +68,11 @@ def skip_nonfinite(
         kept = optax.tree.where(finite, jax.tree.map(match_sharding, new, state.inner), state.inner)
         return out, SkipNonfiniteState(state.steps_skipped + ~finite, kept)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
 def _wide(tree: Any) -> Any:
-    """Arrays in float32 or wider; what is not of floating point stays as it is."""
+    """Widen arrays to float32 at least; an array that is not of floating point stays as it is."""
 
     def wide(x: Any) -> Any:
         dtype = jnp.result_type(x)

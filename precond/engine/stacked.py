@@ -1,5 +1,6 @@
 """A transformation of stacks as one of parameters, for those that have a view: pack, run on every shard, unpack."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -42,6 +43,7 @@ from precond.mesh import (
 )
 from precond.scopes import named
 from precond.sharding import route_of
+from precond.transformation import transformation
 
 __all__ = ["StackedState", "stacked", "viewed_by"]
 
@@ -71,7 +73,7 @@ class Stacking(NamedTuple):
     mesh: jax.sharding.Mesh | None
 
     def layout(self, tree: Any) -> Layout:
-        """The layout of a tree of parameters, or of gradients."""
+        """Return the layout of a tree of parameters, or of gradients."""
         return layout_of(tree, self.views, self.block_size, self.sharding.multiple)
 
     @property
@@ -87,7 +89,7 @@ class Stacking(NamedTuple):
         return layout.dtypes(leaves) if dtype is None else dict.fromkeys(layout.stacks, dtype)
 
     def placement(self, layout: Layout, tree: Any) -> Placement | None:
-        """Where the stacks are sharded."""
+        """Return where the stacks are sharded."""
         dtypes = self.gather_dtypes(layout, jax.tree.leaves(jax.eval_shape(lambda t: t, tree)))
         return choose_root_axes(
             find_placement(self.sharding, self.mesh, tree), self.sharding, self.inner, layout.stacks, dtypes
@@ -146,13 +148,15 @@ def stacked(
     inner = optax.with_extra_args_support(rounded)
     options = Stacking(inner, as_views(views), block_size, skipped, sharding, mesh)
 
-    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, StackedState]:
+    def update(
+        updates: optax.Updates, state: StackedState, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, StackedState]:
         return _update(options, updates, state, params, extra)
 
-    return optax.GradientTransformationExtraArgs(lambda params: _init(options, params), update)
+    return transformation(lambda params: _init(options, params), update)
 
 
-def _init(options: Stacking, params: Any) -> StackedState:
+def _init(options: Stacking, params: optax.Params) -> StackedState:
     check_leaves(params)
     tell_readings(params, options.views, options.block_size)
     # One array that stands for everything: on a tree without leaves optax.tree.map_params takes this for the
@@ -168,7 +172,13 @@ def _init(options: Stacking, params: Any) -> StackedState:
     return StackedState(state, jnp.zeros([], jnp.int32), jnp.zeros([], jnp.int32))
 
 
-def _update(options: Stacking, updates: Any, state: Any, params: Any, extra: dict[str, Any]) -> tuple[Any, Any]:
+def _update(
+    options: Stacking,
+    updates: optax.Updates,
+    state: StackedState,
+    params: optax.Params | None,
+    extra: dict[str, Any],
+) -> tuple[optax.Updates, StackedState]:
     check_shapes(updates, params)
     updates = jax.tree.map(jnp.asarray, updates)
     layout = options.layout(updates)
@@ -210,7 +220,8 @@ def _run(
             stacks = route.pack(leaves)
             finite = {name: finite_blocks(x) for name, x in stacks.items()}
         # What pads a stack is zero, and so finite.
-        lost = directions.psum(sum(jnp.sum(~x, dtype=jnp.int32) for x in finite.values()))
+        bad = [jnp.sum(~x, dtype=jnp.int32) for x in finite.values()]
+        lost = directions.psum(functools.reduce(jnp.add, bad))
         extra.pop("blocks", None)
         info = BlockInfo(
             finite=finite,
@@ -244,7 +255,7 @@ def _run(
 
 
 def _counted(layout: Layout) -> str:
-    """How many blocks each stack has, for `precond.plan`."""
+    """Write how many blocks each stack has, for `precond.plan`."""
     return ", ".join(f"{layout.blocks[name]} of {x.shape[0]} {name}" for name, x in layout.stacks.items())
 
 
@@ -280,7 +291,7 @@ def _row_shardings(options: Stacking, stacks: dict[str, jax.ShapeDtypeStruct], p
 
 
 def _arrays(extra: dict[str, Any]) -> tuple[list[Any], Callable[[list[Any]], dict[str, Any]]]:
-    """The arrays among extra arguments, which a program for shards must be given, and a way to put others there."""
+    """Return the arrays among extra arguments, which a program for shards must be given, and a way to replace them."""
     leaves, treedef = jax.tree.flatten(extra)
     which = [i for i, x in enumerate(leaves) if isinstance(x, jax.Array | np.ndarray)]
 

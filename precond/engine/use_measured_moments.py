@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from precond.blocks import info_of
+from precond.blocks import BlockInfo, info_of
 
 __all__ = ["use_measured_moments"]
 
@@ -35,7 +35,14 @@ def use_measured_moments(inner: optax.GradientTransformation) -> optax.GradientT
     """
     inner = optax.with_extra_args_support(inner)
 
-    def update(updates: Any, state: Any, params: Any = None, *, blocks: Any = None, **extra: Any) -> tuple[Any, Any]:
+    def update(
+        updates: optax.Updates,
+        state: optax.OptState,
+        params: optax.Params | None = None,
+        *,
+        blocks: BlockInfo | None = None,
+        **extra: Any,
+    ) -> tuple[optax.Updates, optax.OptState]:
         info = info_of(blocks)
         if info.moments is None and info.factors is not None:
             raise ValueError(

@@ -18,7 +18,7 @@ class RowSharding:
     """How the rows of one array of the state are divided over devices.
 
     Attributes:
-      length: the number of rows of a stack; 0 for an array that is no stack.
+      length: the number of rows of a stack; 0 for an array that is not a stack.
       axes: of the mesh, over which the rows are divided.
     """
 
@@ -104,7 +104,7 @@ def find_placement(sharding: Sharded, mesh: Any, tree: Any) -> Placement | None:
     if not fitting:
         if meshes:
             names = " or ".join(sorted({str(tuple(m.axis_names)) for m in meshes}))
-            raise ValueError(f"axis={axes} is no axis of the mesh, which has {names}. Name one of these.")
+            raise ValueError(f"axis={axes} is not an axis of the mesh, which has {names}. Name one of these.")
         return None
     found = fitting[0]
     kinds = {dict(zip(found.axis_names, found.axis_types, strict=True))[a] for a in axes}

@@ -13,7 +13,7 @@ __all__ = ["ByCost", "Sharded", "as_sharded", "by_cost", "sharded"]
 
 
 class ByCost(NamedTuple):
-    """A choice of what is gathered; made by `precond.by_cost`, whose arguments these are."""
+    """Say that cost decides what is gathered; made by `precond.by_cost`, whose arguments these are."""
 
     memory: float
     flops_per_byte: float
@@ -30,7 +30,7 @@ def by_cost(memory: float, *, flops_per_byte: float = 1000.0) -> ByCost:
     where D are the directions' bytes, R the roots', K the steps between two refreshes, and A the operations in which
     each matrix of the roots multiplies its block once. It keeps $1 / n_d$ of roots, momentum and second moments. The
     cheapest choice is taken of those that keep no more than is allowed beyond $1 / (n_d n_r)$; at equal cost,
-    directions. Only shapes, the schedule and the mesh decide, and what is gathered changes no number.
+    directions. Only shapes, the schedule and the mesh decide, and the choice changes no number.
 
     Args:
       memory: bytes that a device may keep more than if directions are gathered. With 0 directions are, as is the
@@ -39,7 +39,7 @@ def by_cost(memory: float, *, flops_per_byte: float = 1000.0) -> ByCost:
         a second, and of 5e10 bytes.
 
     Raises:
-      ValueError, TypeError: for a negative number, less than one operation, or what is no number.
+      ValueError, TypeError: for a negative number, less than one operation, or anything but a number.
 
     Examples:
       >>> sharded("data", roots=by_cost(2e9)).roots
@@ -92,8 +92,8 @@ def sharded(
         the user's own `shard_map` or `pmap`, where gradients are whole.
 
     Raises:
-      ValueError, TypeError: for a multiple that is no positive integer, a dtype that is not a floating one, a dtype and
-        a rounding at once, no axes, or roots over other axes.
+      ValueError, TypeError: for a multiple that is not a positive integer, a dtype that is not a floating one, a dtype
+        and a rounding at once, no axes, or roots over other axes.
 
     Examples:
       >>> sharded("data")

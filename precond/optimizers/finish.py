@@ -40,7 +40,7 @@ def finish(
       mask: as in `optax.adamw`.
 
     Raises:
-      ValueError, TypeError: for a learning rate or weight decay that is no number, or negative.
+      ValueError, TypeError: for a learning rate or weight decay that is not a number, or negative.
 
     Examples:
       >>> from precond import blocked
@@ -61,7 +61,7 @@ def decayed(weight_decay: float | jax.Array | None, mask: Any) -> optax.Gradient
       mask: as in `optax.adamw`.
 
     Raises:
-      ValueError, TypeError: for what is no number, or negative.
+      ValueError, TypeError: for what is not a number, or negative.
 
     Examples:
       >>> tx = decayed(0.5, None)

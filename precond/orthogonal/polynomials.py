@@ -34,7 +34,7 @@ def jordan(steps: int = 5) -> tuple[OddPolynomial, ...]:
       steps: how many times it is applied.
 
     Raises:
-      ValueError, TypeError: for a number of steps that is no positive integer.
+      ValueError, TypeError: for a number of steps that is not a positive integer.
 
     Reference:
       Jordan et al., Muon: An optimizer for hidden layers in neural networks, 2024.

@@ -46,7 +46,7 @@ def dense_layers(params: Any, *, longest: int = _LONGEST) -> DenseLayers:
       The layers, their factors and what was left out.
 
     Raises:
-      ValueError, TypeError: for a tree without such layers, or a longest side that is no positive integer.
+      ValueError, TypeError: for a tree without such layers, or a longest side that is not a positive integer.
 
     Examples:
       >>> array = lambda *shape: jax.ShapeDtypeStruct(shape, "float32")

@@ -33,7 +33,7 @@ def divided(params: Any, mesh: Mapping[str, int], axes: Sequence[str]) -> Any:
     """
     unknown = [axis for axis in axes if axis not in mesh]
     if unknown:
-        raise ValueError(f"Axis '{unknown[0]}' is no axis of the mesh, which has {', '.join(mesh)}.")
+        raise ValueError(f"Axis '{unknown[0]}' is not an axis of the mesh, which has {', '.join(mesh)}.")
     devices = AbstractMesh(tuple(mesh.values()), tuple(mesh), axis_types=(AxisType.Explicit,) * len(mesh))
     count = math.prod(mesh[axis] for axis in axes)
 

@@ -36,7 +36,7 @@ def gpt(
       A tree of `jax.ShapeDtypeStruct`.
 
     Raises:
-      ValueError, TypeError: for a number that is no positive integer.
+      ValueError, TypeError: for a number that is not a positive integer.
 
     Reference:
       Radford et al., Language Models are Unsupervised Multitask Learners, 2019.
@@ -79,7 +79,7 @@ def llama(
       A tree of `jax.ShapeDtypeStruct`.
 
     Raises:
-      ValueError, TypeError: for a number that is no positive integer, or heads that do not divide.
+      ValueError, TypeError: for a number that is not a positive integer, or heads that do not divide.
 
     Reference:
       Grattafiori et al., The Llama 3 Herd of Models, 2024.
@@ -129,7 +129,7 @@ def moe(
       A tree of `jax.ShapeDtypeStruct`.
 
     Raises:
-      ValueError, TypeError: for a number that is no positive integer, or heads that do not divide.
+      ValueError, TypeError: for a number that is not a positive integer, or heads that do not divide.
 
     Reference:
       Jiang et al., Mixtral of Experts, 2024.
@@ -176,7 +176,7 @@ def vit(
       A tree of `jax.ShapeDtypeStruct`.
 
     Raises:
-      ValueError, TypeError: for a number that is no positive integer, or patches that do not tile the image.
+      ValueError, TypeError: for a number that is not a positive integer, or patches that do not tile the image.
 
     Reference:
       Dosovitskiy et al., An Image is Worth 16x16 Words, 2021.

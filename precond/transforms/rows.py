@@ -68,7 +68,7 @@ def _weighted(rows: jax.Array, weights: jax.Array) -> jax.Array:
 
 
 def _dot(rows: jax.Array, g: jax.Array) -> jax.Array:
-    # It is no matrix product: those cannot contract sharded axes of explicit meshes, and may use TF32.
+    # It is not a matrix product: those cannot contract sharded axes of explicit meshes, and may use TF32.
     return jnp.sum(jnp.real(rows * jnp.conj(g)), tuple(range(1, rows.ndim)))
 
 

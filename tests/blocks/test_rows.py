@@ -85,7 +85,7 @@ def test_a_row_that_is_absent_is_left_out():
 
 def test_rows_that_do_not_fit_are_refused_by_name():
     init = functools.partial(layout_of, block_size=None)
-    with pytest.raises(ValueError, match=r"'dense/bias' of shape .5,. is no last row of 'dense/kernel'"):
+    with pytest.raises(ValueError, match=r"'dense/bias' of shape .5,. does not fit as the last row of 'dense/kernel'"):
         init({"dense": {"kernel": jnp.ones((7, 8)), "bias": jnp.ones(5)}}, view_of)
     with pytest.raises(ValueError, match="must have two axes"):
         init({"k": jnp.ones((2, 3, 4)), "b": jnp.ones(4)}, lambda p, x: View((0, 1, 2), row="b") if p == "k" else None)

@@ -122,7 +122,7 @@ def test_state_is_born_sharded(kind, context, given, eager):
 
 def test_an_axis_that_the_mesh_does_not_have_is_an_error():
     params = loops.put(loops.parameters(), loops.mesh_of())
-    with pytest.raises(ValueError, match=r"axis=\('batch',\) is no axis of the mesh, which has \('data',\)"):
+    with pytest.raises(ValueError, match=r"axis=\('batch',\) is not an axis of the mesh, which has \('data',\)"):
         loops.make("batch").init(params)
 
 

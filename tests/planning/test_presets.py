@@ -89,5 +89,5 @@ def test_parameters_are_divided_along_the_longest_side_that_devices_divide():
     tree = {"a": array(8, 24), "b": array(32, 9), "c": array(7), "d": array()}
     specs = jax.tree.map(lambda x: tuple(x.sharding.spec), divided(tree, {"data": 4, "tensor": 2}, ("data", "tensor")))
     assert specs == {"a": (None, ("data", "tensor")), "b": (("data", "tensor"),), "c": (), "d": ()}
-    with pytest.raises(ValueError, match="'fsdp' is no axis of the mesh, which has data"):
+    with pytest.raises(ValueError, match="'fsdp' is not an axis of the mesh, which has data"):
         divided(tree, {"data": 4}, ["fsdp"])

@@ -124,7 +124,7 @@ def test_what_cannot_be_said_is_an_error():
         precond.state_shardings(precond.shampoo(1e-3, axis="data"), params)
     with pytest.raises(TypeError, match=r"mesh='data'"):
         precond.state_shardings(precond.shampoo(1e-3), params, "data")
-    with pytest.raises(ValueError, match="is no axis of the mesh"):
+    with pytest.raises(ValueError, match="is not an axis of the mesh"):
         precond.state_shardings(precond.shampoo(1e-3, axis="model"), params, mesh_of())
     with pytest.raises(TypeError, match="without shape and dtype"):
         precond.state_shardings(precond.shampoo(1e-3), {"kernel": 1.0}, mesh_of())

@@ -131,7 +131,7 @@ def test_arguments_are_checked_by_name():
         (lambda: precond.corrected_inverse(follow=precond.ema(1.0)), "decay=1.0: must be below 1"),
         (lambda: precond.mfac(1.0, b1=1.0), "b1=1.0: must be below 1"),
         (lambda: precond.lookahead_ema(0.9, 1.0), "b3=1.0: must be below 1"),
-        (lambda: precond.rules(("(", None)), r"'\(' is no regular expression"),
+        (lambda: precond.rules(("(", None)), r"'\(' is not a regular expression"),
     ]:
         with pytest.raises(ValueError, match=message):
             make()

@@ -95,7 +95,7 @@ def read_kernel(path: str, leaf: Parameter, scan_axis: int, unknown: str | None 
 
 
 def _spellings(parts: tuple[str, ...], leaf: Parameter, unknown: str | None) -> tuple[str, ...]:
-    """What the axes of one layer may be, the likeliest first; `f` is the axis of fused matrices."""
+    """Return what the axes of one layer may be, the likeliest first; `f` is the axis of fused matrices."""
     shape, rank, held = leaf.shape, leaf.ndim, parts[-1] in ("kernel", "w")
     name, convolution = module_of(parts) if held else parts[-1], "r" * (rank - 1) + "c"
     bias = leaf.neighbours.get("bias", ()) if held and "einsum" not in name else ()
@@ -128,7 +128,7 @@ def _spellings(parts: tuple[str, ...], leaf: Parameter, unknown: str | None) -> 
 
 
 def _is_pair(name: str, leaf: Parameter) -> bool:
-    """Whether this is one of two matrices `a` and `b`, whose product is a larger one."""
+    """Return whether this is one of two matrices `a` and `b`, whose product is a larger one."""
     for first, second in ("ab", "AB"):
         a, b = leaf.neighbours.get(first, ()), leaf.neighbours.get(second, ())
         if name in (first, second) and len(a) == len(b) == 2:
@@ -141,7 +141,7 @@ def _is_patch(shape: tuple[int, ...]) -> bool:
 
 
 def _matrices(parts: tuple[str, ...], leaf: Parameter, axes: str) -> View | None:
-    """One layer's kernel, with its axes spelled."""
+    """Return the view of one layer's kernel, from its spelled axes."""
     shape, parallel = leaf.shape, fused(parts)
     if axes == "rc" and (gates := _gates(parts, leaf)) > 1:
         return split(shape, 1, gates)
@@ -156,7 +156,7 @@ def _matrices(parts: tuple[str, ...], leaf: Parameter, axes: str) -> View | None
 
 
 def _gates(parts: tuple[str, ...], leaf: Parameter) -> int:
-    """How many gates of a recurrent cell lie side by side in a matrix, as that of its hidden state tells; else 1."""
+    """Count the gates of a recurrent cell that lie side by side, by the matrix of its hidden state; else return 1."""
     hidden = leaf.neighbours.get("recurrent_kernel", ())  # Keras
     if re.fullmatch("dense_[ih]", "/".join(parts[-2:-1])):  # nnx
         hidden = leaf.neighbours.get("../dense_h/kernel", ())

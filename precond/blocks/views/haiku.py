@@ -20,7 +20,7 @@ def haiku(path: str, leaf: Any) -> View | None:
 
     A weight `w` of more than two axes is a convolution `[h, w, in, out]`, read as the matrix `[h w in, out]`. The gates
     of a GRU, `[in, 3 h]`, and of an LSTM, `[in, 4 h]`, are several matrices. The parameters of a `layer_stack` have a
-    batch axis 0. What is no weight is read as `flax` reads it.
+    batch axis 0. Everything else is read as `flax` reads it.
 
     Args:
       path: of the parameter, `"mlp/~/linear_0/w"`.
@@ -55,7 +55,7 @@ def _one_layer(path: str, leaf: Parameter) -> View | None:
 
 
 def _gates(parts: tuple[str, ...], leaf: Parameter) -> int | None:
-    """How many gates of a recurrent cell lie side by side, if there are any."""
+    """Count the gates of a recurrent cell that lie side by side, if there are any."""
     if _GATES.fullmatch(parts[-1]):
         hidden = leaf.neighbours.get("w_h", ())
         return hidden[1] // hidden[0] if len(hidden) == 2 and 0 < hidden[1] in (3 * hidden[0], 4 * hidden[0]) else None

@@ -24,7 +24,7 @@ def maxtext(scan_axis: int = 1) -> Views:
       scan_axis: MaxText's `param_scan_axis`.
 
     Raises:
-      ValueError, TypeError: for an axis that is no integer, or negative.
+      ValueError, TypeError: for an axis that is not an integer, or negative.
 
     Examples:
       >>> import jax.numpy as jnp

@@ -28,7 +28,7 @@ def named(params: Any, otherwise: Views = default_views) -> Views:
 
     Args:
       params: the parameters in their boxes, as `model.init` gives them, or `jax.eval_shape` of it; or an `nnx.State`.
-      otherwise: reads what carries no names, and what is left of a parameter without its batch axes.
+      otherwise: reads parameters without names, and one layer of the others, without its batch axes.
 
     Raises:
       ValueError: for a tree in which nothing carries names.
@@ -58,7 +58,7 @@ def named(params: Any, otherwise: Views = default_views) -> Views:
         return over(batch, by_sides(names, batch))(path, leaf)
 
     def by_sides(names: tuple[str, ...], batch: list[int]) -> Views:
-        """Of one layer: heads are one side of its matrix, the other axis is the other."""
+        """Read one layer as a matrix with the heads on one side and the other axis on the other."""
         kept = "".join("h" if _HEADS.fullmatch(name) else "x" for k, name in enumerate(names) if k not in batch)
         axes = {"xh": "rc", "hx": "rc", "xhh": "rcc", "hhx": "rrc"}.get(kept)
         return otherwise if axes is None else lambda path, one: spelled(axes, one.shape) if is_real(one) else None
@@ -69,7 +69,7 @@ def named(params: Any, otherwise: Views = default_views) -> Views:
 def batch_axes(names: tuple[str, ...]) -> list[int]:
     """Return the axes that are called as layers, stages or experts are.
 
-    The experts are no batch but the outputs of a router, where there is no other axis for the outputs.
+    The experts are not a batch but the outputs of a router if there is no other axis for the outputs.
 
     Args:
       names: of all axes of a parameter.

@@ -47,7 +47,7 @@ def spelled(axes: str, shape: Sequence[int]) -> View | None:
 def last_two(shape: Sequence[int]) -> View | None:
     """Return a batch of matrices, whose rows and columns are the last two axes.
 
-    Two kinds of arrays are no batch of matrices. A last axis of two numbers holds the parts of a complex number. And
+    Two kinds of arrays are not batch of matrices. A last axis of two numbers holds the parts of a complex number. And
     if there were more than 1000 matrices with a side below 8, the short axis is the window of a filter, or the like.
 
     Args:

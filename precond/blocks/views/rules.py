@@ -17,14 +17,14 @@ def _is_rule(rule: Any) -> bool:
 
 
 def _compiled(pair: Any) -> tuple[re.Pattern[str], Rule]:
-    """A pattern and its rule, checked as far as they can be without a parameter."""
+    """Check a pattern and its rule as far as this is possible without a parameter."""
     if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
         raise TypeError(f"views: {pair!r} must be a (pattern, view) pair.")
     pattern, rule = pair
     try:
         compiled = re.compile(pattern)
     except (re.error, TypeError) as error:
-        raise ValueError(f"views: {pattern!r} is no regular expression: {error}.") from error
+        raise ValueError(f"views: {pattern!r} is not a regular expression: {error}.") from error
     if isinstance(rule, Mapping) and not {"axes"} <= set(rule) <= set(View._fields):
         raise TypeError(f"views: {rule!r} for {pattern!r} must have `axes`, and may have `passive`, `shape` and `row`.")
     if not _is_rule(rule):
@@ -33,7 +33,7 @@ def _compiled(pair: Any) -> tuple[re.Pattern[str], Rule]:
 
 
 def rules(*pairs: tuple[str, Rule], otherwise: Views = default_views) -> Views:
-    """Views by path: the first pattern found in the path decides.
+    """Return views by path: the first pattern that is found in the path decides.
 
     Args:
       *pairs: of a regular expression, searched in the path, and what it gives: a `View`, its arguments as a
@@ -41,7 +41,7 @@ def rules(*pairs: tuple[str, Rule], otherwise: Views = default_views) -> Views:
       otherwise: for paths in which no pattern is found.
 
     Raises:
-      ValueError, TypeError: for a pattern that is no regular expression, or a rule of another kind.
+      ValueError, TypeError: for a pattern that is not a regular expression, or a rule of another kind.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -65,7 +65,7 @@ def rules(*pairs: tuple[str, Rule], otherwise: Views = default_views) -> Views:
 
 
 def as_views(views: Views | Sequence[tuple[str, Rule]] | None) -> Views:
-    """What a user may give for `views`: a function, a list of pairs for `rules` (as read from JSON), or None.
+    """Return the views that a user may give as a function, a list of pairs for `rules` (as read from JSON), or None.
 
     Examples:
       >>> import jax.numpy as jnp

@@ -20,8 +20,8 @@ def stacked(pattern: str, axis: int | Sequence[int] = 0, otherwise: Views = defa
       otherwise: reads one layer of the parameters in which the pattern is found, and the other parameters whole.
 
     Raises:
-      ValueError, TypeError: for a pattern that is no regular expression or an axis that is no integer; in `init` for an
-        axis that a parameter does not have.
+      ValueError, TypeError: for a pattern that is not a regular expression or an axis that is not an integer; in `init`
+        for an axis that a parameter does not have.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -33,7 +33,7 @@ def stacked(pattern: str, axis: int | Sequence[int] = 0, otherwise: Views = defa
     try:
         compiled = re.compile(pattern)
     except (re.error, TypeError) as error:
-        raise ValueError(f"stacked: {pattern!r} is no regular expression: {error}.") from error
+        raise ValueError(f"stacked: {pattern!r} is not a regular expression: {error}.") from error
     axes = tuple(axis) if isinstance(axis, Sequence) else (axis,)
     if not all(isinstance(a, int) and not isinstance(a, bool) for a in axes):
         raise TypeError(f"stacked: axis={axis!r} must be an integer, or a sequence of integers.")

@@ -11,7 +11,7 @@ __all__ = ["small_side", "tensors"]
 
 
 def small_side(path: str, leaf: Any) -> View | None:
-    """A matrix preconditioned on its smaller side only, as Anil et al. (2020) treat embeddings.
+    """Read a matrix with a factor on its smaller side only, as Anil et al. (2020) treat embeddings.
 
     Args:
       path: of the parameter.
@@ -39,7 +39,7 @@ def _merged(shape: tuple[int, ...], limit: float) -> tuple[int, ...]:
 
 
 def _merged_from_right(shape: tuple[int, ...], limit: float, target: int) -> tuple[int, ...]:
-    """The same from the right, while more than `target` axes are left."""
+    """Merge axes from the right, while more than `target` axes are left."""
     merged = [shape[-1]]
     for done, d in enumerate(shape[-2::-1], start=1):
         if len(merged) + len(shape) - done > target and merged[-1] * d <= limit:
@@ -57,7 +57,7 @@ def tensors(
     target: int | None = None,
     max_size: int = 0,
 ) -> Views:
-    """Every parameter as a tensor with one factor an axis, as the reference Shampoos and SOAP read it.
+    """Read every parameter as a tensor with one factor for each axis, as the reference Shampoos and SOAP read it.
 
     Args:
       min_rank: parameters of fewer axes get no view.

@@ -29,7 +29,7 @@ def torch(path: str, leaf: Any) -> View | None:
 
     A weight `[out, in]` is a matrix, and a convolution `[out, in, h, w]` is the matrix `[out, in h w]`. The gates of a
     recurrent cell, `[4 h, in]`, and fused queries, keys and values, `[3 d, d]`, are several matrices. Embeddings and
-    norms are not preconditioned. What is no weight is read as `flax` reads it.
+    norms are not preconditioned. Everything else is read as `flax` reads it.
 
     Args:
       path: of the parameter, `"layers/0/weight"` or `"layers.0.weight"`.
@@ -70,7 +70,7 @@ def _one_layer(path: str, leaf: Parameter) -> View | None:
 
 
 def _gates(parts: tuple[str, ...], leaf: Parameter) -> View | None:
-    """The gates of a recurrent cell, as many as `weight_hh` has rows for each of its columns."""
+    """Count the gates of a recurrent cell: the rows of `weight_hh` for each of its columns."""
     hidden = leaf.neighbours.get(parts[-1].replace("weight_ih", "weight_hh"), leaf.shape)
     count, rest = divmod(hidden[0], hidden[1]) if len(hidden) == 2 and hidden[1] else (0, 0)
     if rest or not 1 < count <= 4:  # a projected LSTM; no neighbours are known
@@ -80,7 +80,7 @@ def _gates(parts: tuple[str, ...], leaf: Parameter) -> View | None:
 
 
 def _linear(parts: tuple[str, ...], shape: tuple[int, ...]) -> View | None:
-    """A matrix, or several one above the other; side by side in GPT-2's `Conv1D`, whose weights are `[in, out]`."""
+    """Read a matrix, or several one above the other; GPT-2's `Conv1D` (`[in, out]`) has them side by side."""
     parallel, (rows, columns) = fused(parts), shape
     if parallel and (rows == 3 * columns if parallel == 3 else rows % 2 == 0):
         return split(shape, 0, parallel)
@@ -90,5 +90,5 @@ def _linear(parts: tuple[str, ...], shape: tuple[int, ...]) -> View | None:
 
 
 def _is_stack(parts: tuple[str, ...], shape: tuple[int, ...]) -> bool:
-    """Whether three axes are a stack of `[out, in]`: there are fewer layers than channels, and not so in a window."""
+    """Return whether three axes are a stack of `[out, in]`: it has fewer layers than channels, unlike a window."""
     return len(shape) == 3 and not is_convolution(parts) and (is_linear(parts) or shape[0] <= min(shape[1:]))
