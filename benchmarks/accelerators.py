@@ -10,6 +10,7 @@ Nothing is run, and no accelerator is needed. Each case is compiled in a process
 """
 
 import argparse
+import importlib.util
 import itertools
 import os
 import sys
@@ -65,22 +66,28 @@ def cases_of(given):
 
 
 def python_of(case, given):
-    """The interpreter whose environment has the compiler, or None."""
+    """The interpreter whose environment has the compiler.
+
+    Raises:
+      SystemExit: if there is none, with what to do.
+    """
     if targets.TARGETS[case.target].platform == "cuda":
-        return CUDA if CUDA.exists() else None
+        if not CUDA.exists():
+            sys.exit(
+                f"{case.key}: the compiler for GPUs is not here ({CUDA}): run `make accelerators-cuda` (5 GB) first."
+            )
+        return CUDA
+    if given.python is None and importlib.util.find_spec("libtpu") is None:
+        sys.exit(f"{case.key}: {sys.executable} has no libtpu, the compiler for TPUs: run `make accelerators`.")
     return given.python or sys.executable
 
 
 def compile_all(cases, given, rows):
     """Compile one case after the other; yields the key and the row of each."""
+    cases = [case for case in cases if not (given.missing and case.key in rows)]
+    pythons = [python_of(case, given) for case in cases]
     print(drawing.HEADER, flush=True)
-    for case in cases:
-        if given.missing and case.key in rows:
-            continue
-        python = python_of(case, given)
-        if python is None:
-            print(f"{case.key}: there is no {CUDA}: run `make accelerators-cuda`, which needs 5 GB.", flush=True)
-            continue
+    for case, python in zip(cases, pythons, strict=True):
         row = child.run(case, python, given.limit, given.programs)
         print(drawing.line(case.key, row), flush=True)
         yield case.key, row

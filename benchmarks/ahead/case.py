@@ -36,6 +36,11 @@ def versions(platform_name):
     return {"python": platform.python_version(), **found, "precond": __version__}
 
 
+def today():
+    """The date, as rows have it."""
+    return datetime.datetime.now(datetime.UTC).date().isoformat()
+
+
 def processor_seconds():
     """Of this process and of those that it has waited for."""
     times = os.times()
@@ -84,7 +89,7 @@ def compiled(case, told=lambda stage: None, programs=None):
         **reading.Reading(text).summary(),
         "device": mesh.devices.flat[0].device_kind,
         "versions": versions(target.platform),
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "date": today(),
     }
 
 

@@ -89,11 +89,11 @@ def _failure(log):
 def work(key, out, programs):
     """What the child does: compile, and write down the stage it is in, and then the row."""
     sys.path.insert(0, str(ROOT))
-    from .case import Case, compiled, versions
+    from .case import Case, compiled, today, versions
     from .targets import TARGETS
 
     case = Case.of(key)
-    known = {"versions": versions(TARGETS[case.target].platform)}
+    known = {"versions": versions(TARGETS[case.target].platform), "date": today()}
 
     def told(stage):
         Path(out).write_text(json.dumps(known | {"stage": stage}))

@@ -46,7 +46,7 @@ def optimizer_of(name, shapes, axis, *, scanned=False):
         dimensions = functools.partial(jax.tree_util.tree_map_with_path, functools.partial(_matrix, scanned=scanned))
         return optax.contrib.muon(RATE, muon_weight_dimension_numbers=dimensions), {}
     if base == "kfac":
-        return _kfac(shapes, axis, scanned)
+        return _kfac(shapes, axis)
     given = {} if size is None else {"block_size": size}
     if scanned:
         given["views"] = precond.views.stacked("^layers/", axis=0)
@@ -62,10 +62,10 @@ def _matrix(path, x, *, scanned):
     return optax.contrib.MuonDimensionNumbers(reduction_axis=sides[:-1], output_axis=sides[-1:])
 
 
-def _kfac(shapes, axis, scanned):
+def _kfac(shapes, axis):
     """K-FAC of the dense layers; factors come as arguments, as a training loop hands them on."""
     names = [jax.tree_util.keystr(path[:-1], simple=True, separator="/") for path, _ in _kernels(shapes)]
-    if scanned or any(x.ndim != 2 for _, x in _kernels(shapes)):
+    if any(x.ndim != 2 for _, x in _kernels(shapes)):
         raise ValueError(
             "K-FAC is compiled for models whose kernels are all matrices: pass --model gpt-small or gpt-124m."
         )

@@ -37,8 +37,8 @@ def part(scope, around="unnamed"):
 
     >>> part("jit(f)/optimizer/precond.turns/while/body/precond.refresh[2 of 8]/dot"), part("jit(f)/optimizer/add")
     ('refresh', 'optimizer')
-    >>> part("", "refresh"), part("jit(f)/tanh")
-    ('refresh', 'model')
+    >>> part("", "refresh"), part("jit(f)/tanh"), part("params['kernel']")
+    ('refresh', 'model', 'unnamed')
     """
     found = PARTS.get(part_of(scope).partition("[")[0])
     if found is not None:
@@ -47,7 +47,7 @@ def part(scope, around="unnamed"):
         return around
     if "optimizer" in scope.split("/"):
         return "optimizer"
-    return "model" if scope else around
+    return "model" if "/" in scope else around  # a name without a path is that of an argument, which is copied
 
 
 class Reading:
@@ -94,10 +94,12 @@ class Reading:
         """Cycles of a computation and of all that it calls."""
         if name not in self._costs:
             keys = ("body", "branch_computations", "true_computation", "false_computation", "to_apply")
-            self._costs[name] = sum(
-                x.cycles + sum(self._cost(c) for c in x.called(*keys) if x.opcode in ("while", "conditional", "call"))
-                for x in self.program.computations[name]
-            )
+            total, instructions = 0, self.program.computations[name]
+            for x in instructions:
+                turns = trips(self.program, instructions, x) if x.opcode == "while" else 1
+                inner = x.called(*keys) if x.opcode in ("while", "conditional", "call") else ()
+                total += x.cycles + (1 if turns is None else turns) * sum(self._cost(c) for c in inner)
+            self._costs[name] = total
         return self._costs[name]
 
     def _collect(self, x, instructions, times, here):

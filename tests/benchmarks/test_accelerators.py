@@ -105,6 +105,24 @@ def test_cycles_belong_to_the_parts_that_the_library_names():
     assert cycles == {"step": 73, "without_refresh": 63, "parts": dict(sorted(parts.items()))}
 
 
+def test_a_branch_costs_what_its_loops_cost():
+    called, there = counting(0, 12, scope="jit(f)/while")
+    text = called + computation("looping", *there)
+    text += computation("plain", instruction("a", cycles=50, scope="jit(f)/add"))
+    condition = instruction("c", "conditional", "%p", 0, "jit(f)/cond", ", branch_computations={%plain, %looping}")
+    cycles = reading.Reading(text + computation("main", condition, entry="ENTRY ")).summary()["cycles"]
+    assert cycles["step"] == 120
+
+
+def test_what_the_compiler_adds_to_a_refresh_belongs_to_it():
+    lines = [instruction("a", cycles=3), instruction("b", cycles=4, scope="jit(f)/optimizer/mul", root="ROOT ")]
+    condition = instruction(
+        "c", "conditional", "%p", 0, "precond.refresh[1 of 2]/cond", ", branch_computations={%turn}"
+    )
+    text = computation("turn", *lines) + computation("main", condition, entry="ENTRY ")
+    assert reading.Reading(text).summary()["cycles"]["parts"] == {"refresh": 7}
+
+
 def test_the_scopes_that_are_reported_are_those_of_the_library():
     params = {"a": {"kernel": jax.ShapeDtypeStruct((16, 16), "float32")}}
     tx = precond.soap(1e-3)
@@ -240,6 +258,14 @@ def test_a_case_that_is_compiled_gives_its_row(python):
     assert found["process_s"] >= 0
 
 
+def test_a_line_tells_the_numbers():
+    one = row(compiler_s=12.34, peak_bytes=3 << 20, temporary_bytes=2 << 20, argument_bytes=1 << 20, kernels=7)
+    line = drawing.line("a/b/c/d", one | {"cycles": {"step": 2_500_000, "without_refresh": 1_500_000, "parts": {}}})
+    assert line.split()[:8] == ["a/b/c/d", "12.3", "3", "2", "1", "2.50", "1.50", "7"]
+    assert "1 all-gather of 0.0 MiB | " in line
+    assert drawing.line("a/b/c/d", one | {"cycles": None}).split()[5:7] == ["-", "-"]
+
+
 def tiny(**changes):
     config = transformers.Config(width=64, layers=2, vocabulary=256, context=16, **changes)
     return models.Model(config.shapes, config.batch, config.loss, config.scanned)
@@ -292,6 +318,7 @@ def test_models_have_the_size_of_those_they_are_named_after():
 def test_parameters_are_divided_as_the_loop_says():
     mixed, fsdp = loops.LOOPS["mixed"], loops.LOOPS["fsdp"]
     mesh = AbstractMesh((2, 2, 2), ("data", "fsdp", "tensor"))
+    assert tuple(loops.specification(mixed, mesh, (256, 8, 768))) == ("fsdp", None, "tensor")
     assert tuple(loops.specification(mixed, mesh, (256, 768))) == ("fsdp", "tensor")
     assert tuple(loops.specification(mixed, mesh, (8, 8))) == ()
     assert tuple(loops.specification(fsdp, AbstractMesh((8,), ("data",)), (4, 256, 1024))) == (None, None, "data")
