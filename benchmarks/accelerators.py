@@ -13,6 +13,7 @@ import argparse
 import importlib.util
 import itertools
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def arguments():
     parser.add_argument("--target", nargs="+", choices=targets.TARGETS, metavar="NAME", help=", ".join(targets.TARGETS))
     names = ", ".join(optimizers.NAMES)
     parser.add_argument("--optimizer", nargs="+", metavar="NAME", help=f"{names}; with a block size: shampoo-768")
-    parser.add_argument("--limit", type=int, default=570, help="seconds for one case")
+    parser.add_argument("--limit", type=int, default=570, help="seconds of the clock for one case")
     parser.add_argument("--missing", action="store_true", help="only cases that have no row yet")
     parser.add_argument(
         "--quick", action="store_true", help="compare, write nothing, fail where more than 3 % are added"
@@ -96,6 +97,7 @@ def compile_all(cases, given, rows):
 def main():
     """Compile what was asked for, and write or compare the rows."""
     given = arguments()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what is being compiled is ended, too
     if given.case:
         child.work(given.case, given.out, given.programs)
         return
@@ -107,7 +109,7 @@ def main():
         sys.exit(0 if well else 1)
     if not given.draw:
         for key, row in compile_all(cases_of(given), given, rows):
-            rows = results.merged(rows, {key: row})
+            rows = results.merged(results.load(RESULTS), {key: row})
             results.save(RESULTS, rows)
     drawing.draw(rows)
 

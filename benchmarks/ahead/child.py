@@ -32,7 +32,8 @@ def run(case, python, limit, programs=None):
       programs: a folder for the text of the program, or None.
 
     Returns:
-      The row of the case. One that failed has `failed`, one that was ended `unfinished`.
+      The row of the case. One that failed has `failed`, one that was ended has `unfinished`: more than the processor
+      seconds that it was given.
     """
     with tempfile.TemporaryDirectory() as folder:
         out, log = Path(folder) / "row.json", Path(folder) / "log"
@@ -46,10 +47,10 @@ def run(case, python, limit, programs=None):
             late, used = _wait(child, limit)
         wall = round(time.perf_counter() - start, 1)
         row = json.loads(out.read_text()) if out.exists() else {}
-        if late or "kernels" not in row:
-            row |= {"unfinished": f">{limit} s"} if late else {"failed": _failure(log.read_text(errors="replace"))}
-            if late:
-                row["compiler_s"] = f">{limit} s"
+        if late:
+            row["compiler_s"] = row["unfinished"] = f">{int(used)} s"
+        elif "kernels" not in row:
+            row["failed"] = _failure(log.read_text(errors="replace"))
         return row | {"process_s": round(used, 1), "wall_s": wall}
 
 

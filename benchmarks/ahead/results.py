@@ -67,7 +67,7 @@ def compared(old, new, allowed=ALLOWED):
     if "failed" in new:
         return [f"It was not compiled: {new['failed']}"]
     if "unfinished" in new:
-        return [f"It was not compiled in {new['unfinished'].lstrip('>')}."]
+        return [f"It was not compiled in {new['unfinished'].lstrip('>')} of a processor."]
     before, now = figures(old), figures(new)
     missing = sorted(set(before) - set(now))
     grown = [name for name in before if name in now and now[name] > before[name] * (1 + allowed)]

@@ -197,7 +197,7 @@ def test_a_number_that_comes_from_nothing_or_goes_is_told():
         "It has no cycles any more.",
         "It has no cycles without refresh any more.",
     ]
-    assert results.compared(row(), {"unfinished": ">570 s"}) == ["It was not compiled in 570 s."]
+    assert results.compared(row(), {"unfinished": ">570 s"}) == ["It was not compiled in 570 s of a processor."]
 
 
 def test_the_verdict_names_the_case_and_other_versions():
@@ -241,7 +241,7 @@ def python(tmp_path):
 def test_a_case_that_takes_too_long_is_ended_and_told(python):
     script = """echo '{"stage": "compile", "versions": {"jax": "0.12"}}' > "$out"; sleep 60"""
     found = child.run(STANDARD[0], python(script), limit=1)
-    assert found["unfinished"] == found["compiler_s"] == ">1 s"
+    assert found["unfinished"] == found["compiler_s"] == ">0 s"  # of a processor: it slept
     assert (found["stage"], found["versions"]) == ("compile", {"jax": "0.12"})
     assert found["wall_s"] < 30
     assert "compile" in drawing.line("a/b/c/d", found)
