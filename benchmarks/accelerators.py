@@ -37,7 +37,7 @@ def arguments():
     names = ", ".join(optimizers.NAMES)
     parser.add_argument("--optimizer", nargs="+", metavar="NAME", help=f"{names}; with a block size: shampoo-768")
     parser.add_argument("--limit", type=int, default=570, help="seconds of the clock for one case")
-    parser.add_argument("--missing", action="store_true", help="only cases that have no row yet")
+    parser.add_argument("--missing", action="store_true", help="only cases that have no row yet, or that failed")
     parser.add_argument(
         "--quick", action="store_true", help="compare, write nothing, fail where more than 3 % are added"
     )
@@ -85,7 +85,8 @@ def python_of(case, given):
 
 def compile_all(cases, given, rows):
     """Compile one case after the other; yields the key and the row of each."""
-    cases = [case for case in cases if not (given.missing and case.key in rows)]
+    if given.missing:
+        cases = [case for case in cases if case.key not in rows or "failed" in rows[case.key]]
     pythons = [python_of(case, given) for case in cases]
     print(drawing.HEADER, flush=True)
     for case, python in zip(cases, pythons, strict=True):
