@@ -106,7 +106,7 @@ def _plot(plt, groups):
     figure, panels = plt.subplots(
         len(groups),
         1,
-        figsize=(8, 0.42 * sum(heights) + 0.6),
+        figsize=(8, 0.42 * sum(heights) + 1),
         squeeze=False,
         layout="constrained",
         height_ratios=heights,
@@ -119,7 +119,7 @@ def _plot(plt, groups):
             left = [a + b for a, b in zip(left, width, strict=True)]
         panel.set_title(", ".join(title), fontsize="small", loc="left")
     panels[-1, 0].set_xlabel("millions of cycles a step, as the compiler estimates them")
-    panels[0, 0].legend(fontsize="x-small")
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4, fontsize="x-small")
     IMAGE.parent.mkdir(exist_ok=True)
     plt.rcParams["svg.hashsalt"] = "accelerators"
     figure.savefig(IMAGE, metadata={"Date": None})
