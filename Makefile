@@ -7,6 +7,9 @@ PYTHON      ?= python3
 VENV        ?= .venv
 PYTEST_ARGS ?= -n 2
 PYTHONS     ?= python3.11 python3.12 python3.13
+# The compilers of TPUs and GPUs need Python 3.12 or newer.
+ACCEL_PYTHON ?= python3.12
+ACCEL_ARGS  ?=
 DIST_TESTS  ?= tests/test_package.py tests/test_architecture.py tests/test_documents.py
 
 BIN     := $(VENV)/bin
@@ -16,10 +19,10 @@ PYTEST  := OPENBLAS_NUM_THREADS=1 JAX_COMPILATION_CACHE_DIR=$(abspath $(VENV))/c
            JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 $(BIN)/python -m pytest
 PINS    := pyproject.toml constraints.txt
 
-.PHONY: help venv demo test test-slow test-all lint docs bench dist clean
+.PHONY: help venv demo test test-slow test-all lint docs bench accelerators accelerators-cuda accel-python dist clean
 
 help:  ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
 
 venv: $(VENV)/.base  ## build .venv with the tested versions of all that tests and examples need
 
@@ -53,12 +56,24 @@ lint: $(VENV)/.lint  ## check style, format and types
 docs: $(VENV)/.docs  ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-# The peers live apart, so that the tests never see them.
+# The peers live apart, so that the tests never see them. Compilers of other machines have targets of their own.
 bench:  ## run every benchmark
 	@$(MAKE) .venv-bench/.benchmarks VENV=.venv-bench
-	@for script in benchmarks/*.py; do \
+	@for script in $(filter-out benchmarks/accelerators.py,$(wildcard benchmarks/*.py)); do \
 	  echo "== $$script"; OPENBLAS_NUM_THREADS=1 .venv-bench/bin/python "$$script" || exit 1; \
 	done
+
+accelerators: accel-python  ## compile steps for TPUs that are not there; ACCEL_ARGS=--quick compares with the last run
+	@$(MAKE) .venv-tpu/.benchmarks-tpu VENV=.venv-tpu PYTHON="$(ACCEL_PYTHON)"
+	.venv-tpu/bin/python benchmarks/accelerators.py $(ACCEL_ARGS)
+
+accelerators-cuda: accel-python  ## build .venv-cuda (5 GB), with which `make accelerators` compiles for H100, too
+	@$(MAKE) .venv-cuda/.benchmarks-cuda VENV=.venv-cuda PYTHON="$(ACCEL_PYTHON)"
+
+accel-python:
+	@"$(ACCEL_PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 12))' || { \
+	  echo "the compilers of TPUs and GPUs need Python 3.12 or newer, and $(ACCEL_PYTHON) is not;" \
+	       "set ACCEL_PYTHON=/path/to/python3.12 and run make again" >&2; exit 1; }
 
 # The sdist's own tests run where it is unpacked, away from this checkout.
 dist: $(VENV)/.dist  ## build the sdist and the wheel into dist/, and run some of the sdist's tests
@@ -83,6 +98,6 @@ $(VENV)/.base: $(PINS)
 	$(INSTALL) -e '.[tests,examples]'
 	@touch $@
 
-$(VENV)/.lint $(VENV)/.docs $(VENV)/.benchmarks $(VENV)/.dist: $(VENV)/.%: $(VENV)/.base
+$(addprefix $(VENV)/.,lint docs benchmarks benchmarks-tpu benchmarks-cuda dist): $(VENV)/.%: $(VENV)/.base
 	$(INSTALL) -e '.[$*]'
 	@touch $@

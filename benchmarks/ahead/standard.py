@@ -1,0 +1,13 @@
+"""The cases that are always there: those of the page, and those that are compared in a hurry."""
+
+from .case import Case
+
+STANDARD = (
+    *(Case("gpt-small", "dp", "v5e-8", name) for name in ("adamw", "muon", "shampoo-256", "soap-256")),
+    *(Case("gpt-small", "update", "v5e-1", name) for name in ("adamw", "muon", "shampoo-256", "soap-256")),
+    *(Case("gpt-124m", "update", "v5e-1", name) for name in ("adamw", "shampoo-768", "soap-768")),
+)
+QUICK = (
+    *(Case("gpt-small", "dp", "v5e-8", name) for name in ("adamw", "shampoo-256", "soap-256")),
+    *(Case("gpt-small", "update", "v5e-1", name) for name in ("shampoo-256", "soap-256")),
+)

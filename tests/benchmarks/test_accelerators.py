@@ -1,0 +1,211 @@
+"""What the benchmark of compilers keeps and compares; no accelerator, and no compiler of one, is needed."""
+
+import doctest
+import importlib
+import json
+import math
+import textwrap
+
+import jax
+import pytest
+from jax.sharding import AbstractMesh
+
+from benchmarks.ahead import child, drawing, loops, models, optimizers, results, targets, transformers
+from benchmarks.ahead.case import Case
+from benchmarks.ahead.standard import QUICK, STANDARD
+
+COMMITTED = child.ROOT / "benchmarks" / "results" / "accelerators.json"
+
+
+def row(**changes):
+    return {
+        "cycles": {"step": 1000, "without_refresh": 900, "parts": {}},
+        "temporary_bytes": 100,
+        "argument_bytes": 200,
+        "peak_bytes": 300,
+        "collectives": [{"kind": "all-gather", "async": False, "count": 1, "bytes": 400, "optimizer_bytes": 400}],
+        "versions": {"jax": "0.12"},
+    } | changes
+
+
+def test_growth_by_more_than_three_percent_is_told():
+    slower = {"step": 1031, "without_refresh": 927, "parts": {}}
+    assert results.compared(row(), row()) == []
+    assert results.compared(row(), row(temporary_bytes=103, peak_bytes=1)) == []
+    assert results.compared(row(), row(temporary_bytes=104)) == [
+        "The temporary bytes grew by 4.0 %: 100 before, 104 now."
+    ]
+    assert results.compared(row(), row(cycles=slower)) == ["The cycles grew by 3.1 %: 1,000 before, 1,031 now."]
+    wire = [{"kind": "all-to-all", "async": True, "count": 2, "bytes": 800, "optimizer_bytes": 0}]
+    assert results.compared(row(), row(collectives=wire)) == [
+        "The bytes of collectives grew by 100.0 %: 400 before, 800 now."
+    ]
+
+
+def test_a_number_that_comes_from_nothing_or_goes_is_told():
+    assert results.compared(row(temporary_bytes=0), row()) == [
+        "The temporary bytes grew by from nothing: 0 before, 100 now."
+    ]
+    assert results.compared(row(), row(cycles=None)) == [
+        "It has no cycles any more.",
+        "It has no cycles without refresh any more.",
+    ]
+    assert results.compared(row(), {"unfinished": ">570 s"}) == ["It was not compiled in 570 s of a processor."]
+
+
+def test_the_verdict_names_the_case_and_other_versions():
+    lines, well = results.verdict({"a": row()}, {"a": row(versions={"jax": "0.13"})})
+    assert well
+    assert lines == ["a: the versions differ, so that a growth need not be the library's.", "a: nothing grew."]
+    assert not results.verdict({"a": row()}, {"a": row(argument_bytes=300)})[1]
+    assert not results.verdict({}, {"a": row()})[1]
+    assert not results.verdict({"a": {"unfinished": ">570 s"}}, {"a": row()})[1]
+
+
+def test_rows_are_merged_by_their_case(tmp_path):
+    path = tmp_path / "results" / "rows.json"
+    assert results.load(path) == {}
+    results.save(path, results.merged({}, {"b": row(), "c": {"failed": "no"}}))
+    results.save(path, results.merged(results.load(path), {"a": row(), "c": row()}))
+    assert list(results.load(path)) == ["a", "b", "c"]
+    assert results.load(path)["c"] == row()
+
+
+def test_numbers_are_not_lost_to_a_run_that_did_not_finish():
+    late = {"unfinished": ">5 s", "versions": {"jax": "0.12"}}
+    newer = late | {"versions": {"jax": "0.13"}}
+    assert results.merged({"a": row()}, {"a": late})["a"] == row()
+    assert results.merged({"a": row()}, {"a": newer})["a"] == newer
+
+
+@pytest.fixture
+def python(tmp_path):
+    """Stands for an interpreter: a shell script, whose last argument is the file for the row."""
+
+    def make(script):
+        path = tmp_path / "python"
+        path.write_text("#!/bin/sh\nfor out; do :; done\n" + textwrap.dedent(script))
+        path.chmod(0o755)
+        return path
+
+    return make
+
+
+def test_a_case_that_takes_too_long_is_ended_and_told(python):
+    script = """echo '{"stage": "compile", "versions": {"jax": "0.12"}}' > "$out"; sleep 60"""
+    found = child.run(STANDARD[0], python(script), limit=1)
+    assert found["unfinished"] == found["compiler_s"] == ">0 s"  # of a processor: it slept
+    assert (found["stage"], found["versions"]) == ("compile", {"jax": "0.12"})
+    assert found["wall_s"] < 30
+    assert "compile" in drawing.line("a/b/c/d", found)
+
+
+def test_a_case_that_fails_tells_its_last_line(python):
+    found = child.run(STANDARD[0], python("echo first; echo 'ValueError: no.' >&2; echo; exit 1"), limit=60)
+    assert found["failed"] == "ValueError: no."
+
+
+def test_a_case_that_is_compiled_gives_its_row(python):
+    found = child.run(STANDARD[0], python("""echo '{"kernels": 3}' > "$out" """), limit=60)
+    assert found["kernels"] == 3
+    assert found["process_s"] >= 0
+
+
+def test_a_line_tells_the_numbers():
+    one = row(compiler_s=12.34, peak_bytes=3 << 20, temporary_bytes=2 << 20, argument_bytes=1 << 20, kernels=7)
+    line = drawing.line("a/b/c/d", one | {"cycles": {"step": 2_500_000, "without_refresh": 1_500_000, "parts": {}}})
+    assert line.split()[:8] == ["a/b/c/d", "12.3", "3", "2", "1", "2.50", "1.50", "7"]
+    assert "1 all-gather of 0.0 MiB | " in line
+    assert drawing.line("a/b/c/d", one | {"cycles": None}).split()[5:7] == ["-", "-"]
+
+
+def tiny(**changes):
+    config = transformers.Config(width=64, layers=2, vocabulary=256, context=16, **changes)
+    return models.Model(config.shapes, config.batch, config.loss, config.scanned)
+
+
+def lowered(loop, model, name, devices=8):
+    loop = loops.LOOPS[loop]
+    mesh = loops.mesh_of(loop, jax.devices()[:devices])
+    shapes = model.shapes()
+    tx, extra = optimizers.optimizer_of(name, shapes, loops.axis_of(loop, mesh), scanned=model.scanned)
+    specs = jax.tree.map(lambda x: loops.specification(loop, mesh, x.shape), shapes)
+    return loops.lowered(loop, mesh, model, tx, loops.placed(mesh, shapes, specs), extra)
+
+
+@pytest.mark.parametrize("loop", loops.LOOPS)
+def test_every_loop_is_traced(loop):
+    text = lowered(loop, tiny(), "shampoo-64").as_text()
+    assert "module" in text
+
+
+@pytest.mark.parametrize("name", ["muon", "soap-64"])
+@pytest.mark.parametrize("changes", [{"scanned": True}, {"experts": 2}], ids=str)
+def test_every_kind_of_model_is_traced(changes, name):
+    assert "module" in lowered("fsdp", tiny(**changes), name).as_text()
+
+
+def test_k_fac_is_traced_alone():
+    assert "module" in lowered("update", tiny(), "kfac").as_text()
+    with pytest.raises(ValueError, match="pass --loop update"):
+        lowered("dp", tiny(), "kfac")
+    with pytest.raises(ValueError, match="kernels are all matrices"):
+        lowered("update", tiny(scanned=True), "kfac")
+
+
+@pytest.mark.parametrize("name", ["resnet-50", "moe", "gpt-small", "gpt-small-scanned"])
+def test_models_have_a_loss(name):
+    model = models.MODELS[name]
+    assert jax.eval_shape(model.loss, model.shapes(), *model.batch(1)).shape == ()
+
+
+def test_models_have_the_size_of_those_they_are_named_after():
+    def count(name):
+        return sum(math.prod(x.shape) for x in jax.tree.leaves(models.MODELS[name].shapes()))
+
+    assert count("gpt-124m") == count("gpt-124m-scanned")
+    assert 124e6 < count("gpt-124m") < 125e6
+    assert 25.5e6 < count("resnet-50") < 25.6e6
+
+
+def test_parameters_are_divided_as_the_loop_says():
+    mixed, fsdp = loops.LOOPS["mixed"], loops.LOOPS["fsdp"]
+    mesh = AbstractMesh((2, 2, 2), ("data", "fsdp", "tensor"))
+    assert tuple(loops.specification(mixed, mesh, (256, 8, 768))) == ("fsdp", None, "tensor")
+    assert tuple(loops.specification(mixed, mesh, (256, 768))) == ("fsdp", "tensor")
+    assert tuple(loops.specification(mixed, mesh, (8, 8))) == ()
+    assert tuple(loops.specification(fsdp, AbstractMesh((8,), ("data",)), (4, 256, 1024))) == (None, None, "data")
+    assert tuple(loops.specification(loops.LOOPS["dp"], mesh, (256, 768))) == ()
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw-256", "shampoo-", "SOAP"])
+def test_a_name_of_no_optimizer_is_refused(name):
+    with pytest.raises(ValueError, match="There is no optimizer"):
+        optimizers.parsed(name)
+
+
+@pytest.mark.parametrize("name", ["hlo", "reading", "results", "loops", "optimizers"])
+def test_the_examples_run(name):
+    found = doctest.testmod(importlib.import_module(f"benchmarks.ahead.{name}"))
+    assert (found.attempted > 0, found.failed) == (True, 0)
+
+
+def test_the_standard_cases_name_what_there_is():
+    for case in (*STANDARD, *QUICK):
+        assert Case.of(case.key) == case
+        assert case.model in models.MODELS
+        assert case.loop in loops.LOOPS
+        assert case.target in targets.TARGETS
+        optimizers.parsed(case.optimizer)
+
+
+def test_the_quick_cases_have_rows_to_compare_with():
+    rows = json.loads(COMMITTED.read_text())["cases"]
+    assert [case.key for case in QUICK if not rows.get(case.key, {}).get("cycles")] == []
+
+
+def test_the_page_shows_the_rows():
+    page, rows = drawing.PAGE.read_text(), results.load(COMMITTED)
+    assert drawing.with_table(page, rows) == page
+    with pytest.raises(ValueError, match="no place for the table"):
+        drawing.with_table("", rows)
