@@ -18,7 +18,7 @@ from precond.blocks import (
     path_name,
     present_layers,
 )
-from precond.layers.capture import leaves_of
+from precond.layers.nested import leaves_of
 from precond.layers.tap import varying
 from precond.mesh import local_arrays
 from precond.roots import Checked, RootState
