@@ -79,7 +79,7 @@ def measure(name: str, seeds: int, steps: int | None) -> list[dict[str, Any]]:
 
 
 def number(losses: list[float]) -> str:
-    return f"{np.mean(losses):.3g}" if np.mean(losses) >= 1e-3 else f"{np.mean(losses):.1e}"
+    return f"{np.mean(losses):#.3g}"
 
 
 def markdown(results: dict[str, Any]) -> str:
