@@ -216,6 +216,10 @@ def as_fraction(power: Power) -> Fraction:
 def powers_of(root: Root, factors: Sequence[Factor | None]) -> list[Power]:
     """Return the powers of the factors of one block, without those that are None.
 
+    Args:
+      root: that needs them.
+      factors: of the block, one for each axis.
+
     Examples:
       >>> from precond import inverse_root
       >>> powers_of(inverse_root(), (None, jnp.zeros((1, 2, 2)), jnp.zeros((1, 3, 3))))
