@@ -206,6 +206,9 @@ class Root(NamedTuple):
 def as_fraction(power: Power) -> Fraction:
     """Read a power as a fraction with a denominator of at most 64, which says how many products a root takes.
 
+    Args:
+      power: any number.
+
     Examples:
       >>> as_fraction(0.25), as_fraction(1 / 3)
       (Fraction(1, 4), Fraction(1, 3))
