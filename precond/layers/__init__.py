@@ -3,7 +3,7 @@
 The front ends for Flax are the modules `precond.layers.linen` and `precond.layers.nnx`, which import it.
 """
 
-from precond.blocks import Factors, Probe
+from precond.blocks import Factors, Layer, Probe
 from precond.layers.capture import Capture, Found
 from precond.layers.check import gradient_errors
 from precond.layers.coverage import Coverage, Row
@@ -12,8 +12,19 @@ from precond.layers.fisher import Estimator, Likelihood, bernoulli, categorical,
 from precond.layers.ggn import ggn_product
 from precond.layers.gradients import factors_alone, value_grad_factors
 from precond.layers.in_band import with_fisher
-from precond.layers.kinds import Contraction, Conv, Embed, Scale, dense, einsum
-from precond.layers.sharing import Sharing, doubly_factored, expand, reduce
+from precond.layers.kinds import (
+    Contraction,
+    Conv,
+    Embed,
+    Kind,
+    Rows,
+    Scale,
+    Signals,
+    dense,
+    doubly_factored,
+    einsum,
+)
+from precond.layers.sharing import Sharing, expand, reduce
 from precond.layers.tap import Tap, tap
 
 __all__ = [
@@ -25,11 +36,15 @@ __all__ = [
     "Estimator",
     "Factors",
     "Found",
+    "Kind",
+    "Layer",
     "Likelihood",
     "Probe",
     "Row",
+    "Rows",
     "Scale",
     "Sharing",
+    "Signals",
     "Tap",
     "bernoulli",
     "categorical",

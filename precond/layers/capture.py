@@ -9,8 +9,8 @@ import jax.numpy as jnp
 
 from precond.blocks import Factors, Layer, Probe, path_name
 from precond.layers.coverage import Coverage, Row
-from precond.layers.kinds import Embed, Kind, Scale
-from precond.layers.sharing import DoublyFactored, Sharing, expand
+from precond.layers.kinds import Kind, under_sharing
+from precond.layers.sharing import Sharing, expand
 from precond.layers.tap import Tap, tally, tap
 
 __all__ = [
@@ -224,9 +224,8 @@ def assemble(
             reasons = {**reasons, path: str(why)}
             continue
         kernel, how = leaves[weights], rule(path)
+        kind = under_sharing(kind, kind.layer(weights, bias, tuple(kernel.shape)), how)
         layers[path] = kind.layer(weights, bias, tuple(kernel.shape))
-        if isinstance(how, DoublyFactored) and not isinstance(kind, (Embed, Scale)):
-            how, layers[path] = how.of(layers[path])
         taps[path] = Tap(kind, how, batch)
         rows.append(Row.of(path, layers[path], taps[path], kernel))
     owned = {x for layer in layers.values() for x in (layer.kernel, layer.bias)}
@@ -244,9 +243,9 @@ def _among(leaves: Mapping[str, Any], place: str, found: Found) -> tuple[Kind, s
     inner, outer = found.shape, tuple(leaves[weights].shape)
     if inner is not None and outer[len(outer) - len(inner) :] != inner:
         raise ValueError("its weights are scanned, mapped or stacked over another axis than the first")
-    if isinstance(kind, Embed) or not kind.bias:
+    if not kind.bias:
         return kind, weights, None
-    return (kind, weights, bias) if bias in leaves else (kind._replace(bias=False), weights, None)
+    return (kind, weights, bias) if bias in leaves else (kind.without_bias(), weights, None)
 
 
 def _reason(path: str, reasons: Mapping[str, str]) -> str:

@@ -8,8 +8,6 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from precond.blocks import Layer
-from precond.layers.kinds import Conv, Embed, Scale
-from precond.layers.sharing import DoublyFactored
 from precond.layers.tap import Tap
 
 __all__ = ["Coverage", "Leave", "Row", "check_covered"]
@@ -48,16 +46,8 @@ class Row(NamedTuple):
         size = stack * groups * sum(math.prod(s) for s in shapes) * dtype.itemsize
         count = f"{stack * groups} x " if stack * groups > 1 else ""
         named = count + " + ".join("x".join(map(str, s)) for s in shapes)
-        kind = type(spec.kind).__name__.lower()
-        if not isinstance(spec.kind, (Embed, Scale)):
-            kind += f", {_name(spec.sharing)}"
-        if isinstance(spec.kind, Conv) and spec.kind.groups > 1:
-            kind += f", {spec.kind.groups} groups"
+        kind = spec.kind.label(getattr(spec.sharing, "__name__", "own"))
         return cls(path, kind, named, size, "", stack * groups * i * o)
-
-
-def _name(sharing: Any) -> str:
-    return "doubly factored" if isinstance(sharing, DoublyFactored) else getattr(sharing, "__name__", "own")
 
 
 class Coverage(NamedTuple):

@@ -7,7 +7,7 @@ import jax
 
 from precond.layers.capture import PROBE, Capture, Found, assemble, tapped
 from precond.layers.coverage import Leave, check_covered
-from precond.layers.kinds import Embed, Kind, Scale
+from precond.layers.kinds import Kind
 from precond.layers.sharing import Sharing, expand
 from precond.layers.tap import Tap
 
@@ -61,8 +61,7 @@ def explicit(
     def found_of(kind: Kind | Found) -> Found:
         if isinstance(kind, Found):
             return kind
-        weights = "embedding" if isinstance(kind, Embed) else "scale" if isinstance(kind, Scale) else "kernel"
-        return Found(kind, weights)
+        return Found(kind, kind.weights_name)
 
     def bind(taps: Mapping[str, Tap]) -> Callable[..., Any]:
         def apply(path: str, params: Mapping[str, Any], y: jax.Array, x: jax.Array, mask: Any = None) -> Any:

@@ -53,7 +53,7 @@ def value_grad_factors(
       A function of parameters (without probes), arguments, `key=` and `state=`, that returns the value (with `has_aux`,
       a pair of it and what else there was), the gradient, and the factors by layer: for `factors=` of the optimizer's
       `update`. With `state`, that of `precond.ekfac` before the step, the factors come with second moments in its bases
-      (`precond.layers.moments.second_moments`), divided by N.
+      (`precond.layers.Kind.moments`), divided by N.
 
     Reference:
       Martens and Grosse, 2015; Ba, Grosse and Martens, Distributed Second-Order Optimization using Kronecker-Factored

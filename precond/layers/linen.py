@@ -185,7 +185,7 @@ def _apply(model: Any, table: Any, taps: Mapping[str, Tap], variables: Any, args
         if not (here and m.has_variable("params", PROBE)):
             return y
         spec = taps[path]
-        x = _normalised(m, given, named) if isinstance(spec.kind, Scale) else given_input(given, named)
+        x = _normalised(m, given, named) if spec.kind.normalised else given_input(given, named)
         used.append(fits(valid, y))
         return tapped(spec, y, x, m.get_variable("params", PROBE), valid)
 

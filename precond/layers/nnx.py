@@ -87,7 +87,7 @@ def _tapped_class(cls: Any, spec: Tap) -> Any:
 
     def call(self: Any, *args: Any, **kwargs: Any) -> jax.Array:
         y = cls.__call__(self, *args, **kwargs)
-        signal = _normalised(cls, self, args, kwargs) if isinstance(spec.kind, Scale) else given_input(args, kwargs)
+        signal = _normalised(cls, self, args, kwargs) if spec.kind.normalised else given_input(args, kwargs)
         valid, used = _VALID.get()
         used.append(fits(valid, y))
         return tapped(spec, y, signal, getattr(self, PROBE).get_value(), valid)

@@ -10,10 +10,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from precond.layers.kinds import Embed, Kind, Scale, Signals
-from precond.layers.moments import second_moments
-from precond.layers.sharing import DoublyFactored, Sharing, expand
-from precond.linalg import dot_precision
+from precond.layers.kinds import Kind
+from precond.layers.sharing import Sharing, expand
 
 __all__ = ["Tap", "tally", "tap", "vary", "varying"]
 
@@ -32,54 +30,21 @@ class Tap(NamedTuple):
     batch: int = 1
 
 
-def _gram(rows: jax.Array, weights: jax.Array | None) -> jax.Array:
-    weighted = rows if weights is None else rows * weights[:, :, None, None]
-    return jnp.einsum("ntri,ntrj->rij", weighted, rows, precision=dot_precision())
-
-
-def _gradient(kind: Kind, signals: Signals) -> jax.Array:
-    """The layer's gradient from its signals, `[r, i, o]`: what autodiff must find too, if the signals are all."""
-    a, g = signals
-    if g is None:
-        return jnp.sum(a, axis=(0, 1))[..., None]
-    if isinstance(kind, Embed):
-        zeros = jnp.zeros((1, kind.vocabulary, g.shape[-1]), g.dtype)
-        return zeros.at[:, a.reshape(-1)].add(g.reshape(1, -1, g.shape[-1]))
-    return jnp.einsum("ntri,ntro->rio", a, g, precision=dot_precision())
-
-
 def _one(g: jax.Array) -> jax.Array:
     """A count that came from shapes alone would not be summed under vmap: this one depends on the data."""
     return jnp.where(jnp.ravel(g)[0] == 0, 1, 1)
 
 
 def _sums(spec: Tap, x: jax.Array, g: jax.Array, mask: Any, probe: Any, bases: Any) -> dict[str, jax.Array]:
-    """The entries that the probe has, each in its shape."""
+    """Return the entries that the probe has, each in its shape."""
     kind, dtype = spec.kind, probe["rows"].dtype
-    signals = kind.signals(x if isinstance(kind, Embed) else x.astype(dtype), g.astype(dtype), spec.batch)
-    a, o = signals
-    if mask is not None:
-        mask = mask.reshape(a.shape[:2])
-    out: dict[str, jax.Array] = {}
-    if isinstance(kind, Embed):
-        weights = jnp.ones(a.shape, dtype) if mask is None else mask.astype(dtype)
-        out["inputs"] = jnp.zeros((kind.vocabulary,), dtype).at[a.reshape(-1)].add(weights.reshape(-1))
-    elif isinstance(kind, Scale):
-        weights = jnp.ones(a.shape[:2], dtype)
-        out["inputs"] = _gram(a, None)
-    else:
-        a, o, weights = spec.sharing(a, o, mask)
-        if isinstance(spec.sharing, DoublyFactored):
-            over, a = spec.sharing.halves(a, probe["positions"].shape[-1])
-            out["positions"] = _gram(over, weights)
-        out["inputs"] = _gram(a, weights)
-    if o is not None:
-        out["outputs"] = _gram(o, None)
-    out["rows"] = jnp.sum(weights) * _one(g).astype(dtype)
+    signals = kind.signals(x, g.astype(dtype), spec.batch)
+    rows = kind.rows(signals, spec.sharing, mask)
+    out = {**kind.sums(rows), "rows": jnp.sum(rows.weights) * _one(g).astype(dtype)}
     if "moments" in probe:
-        out["moments"] = second_moments(kind, Signals(a, o), weights, bases)
+        out["moments"] = kind.moments(rows, bases)
     if "gradient" in probe:
-        out["gradient"] = _gradient(kind, signals)
+        out["gradient"] = kind.gradient(signals)
     return {name: out[name].reshape(like.shape).astype(dtype) for name, like in probe.items()}
 
 
@@ -156,7 +121,7 @@ def tap(
     the devices that share a batch add up by themselves. A probe is a mapping of zeros: `inputs` `[i, i]` (`[i]` for an
     embedding, `[r, i, i]` for groups), `outputs` `[o, o]`, `rows` `[]`, for a map that is doubly factored `positions`
     `[p, p]`, and, to check the layer, `gradient` `[r, i, o]` for its gradient as the signals have it, or `moments`
-    `[r, i, o]` for second moments in a basis: `precond.layers.moments.second_moments`.
+    `[r, i, o]` for second moments in a basis: `precond.layers.Kind.moments`.
 
     Args:
       spec: what kind of layer this is.
