@@ -35,6 +35,8 @@ def optimizers() -> dict[str, optax.GradientTransformation]:
         "precond.shampoo, staggered": precond.shampoo(1e-3, block_size=BLOCK, refresh=staggered),
         "precond.kl_shampoo, staggered": precond.kl_shampoo(1e-3, block_size=BLOCK, refresh=staggered),
         "precond.soap, staggered": precond.soap(1e-3, block_size=BLOCK),
+        "optax.contrib.muon": optax.contrib.muon(1e-3),
+        "precond.muon": precond.muon(1e-3),
         PEERS[0]: peer.google_shampoo(BLOCK, PERIOD, eigh=True),
         PEERS[1]: peer.google_shampoo(BLOCK, PERIOD, eigh=False),
     }

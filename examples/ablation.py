@@ -88,7 +88,7 @@ GROUPS = {
     },
     "momentum": {
         "after the root": swap(momentum=optax.identity(), after=optax.ema(B1)),
-        "looking ahead (NAdam's)": swap(momentum=precond.filtered(B1, B1**2)),
+        "looking ahead (NAdam's)": swap(momentum=precond.lookahead_ema(B1, B1**2)),
         "none": swap(momentum=optax.identity()),
     },
     "refresh": {

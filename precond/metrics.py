@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from precond.engine import BlockedState, KroneckerState
 from precond.large_batches import AdascaleState
 from precond.roots import Health
-from precond.transforms import FiniteStepsState
+from precond.transforms import FiniteStepsState, OrthogonalizeState
+from precond.trees import find_nodes
 
 __all__ = ["metrics"]
 
@@ -29,6 +30,7 @@ def metrics(state: Any) -> dict[str, jax.Array]:
     | `blocks/skipped` | blocks skipped so far, because their gradient was not finite |
     | `host/staleness` | updates since the statistics were taken that the roots in use come from (`precond.on_host`) |
     | `host/failed` | refreshes on the host that failed or never took place, after which the last root stayed |
+    | `orthogonal/error` | how far singular values are from 1: the largest root mean square of $s^2 - 1$ in a block |
     | `steps/skipped` | steps that `precond.finite_steps` skipped so far; of several, the most |
     | `adascale/step` | scale-invariant steps done, $\tau$ |
     | `adascale/gain` | r of the last step |
@@ -56,6 +58,7 @@ def metrics(state: Any) -> dict[str, jax.Array]:
     found = _states(state)
     records = [x for x in found if isinstance(x, Health)]
     blocks = [x for x in found if isinstance(x, BlockedState)]
+    isometries = [x for x in found if isinstance(x, OrthogonalizeState)]
     whole = [x for x in found if isinstance(x, FiniteStepsState)]
     scaled = [x for x in found if isinstance(x, AdascaleState)]
     out: dict[str, jax.Array] = {}
@@ -63,12 +66,14 @@ def metrics(state: Any) -> dict[str, jax.Array]:
         out |= _of_roots(records)
     if blocks:
         out["blocks/skipped"] = functools.reduce(jnp.add, [jnp.sum(b.blocks_skipped) for b in blocks])
+    errors = [jnp.max(x) for state in isometries for x in jax.tree.leaves(state.error)]
+    if errors:
+        out["orthogonal/error"] = functools.reduce(jnp.maximum, errors)
     if whole:
         out["steps/skipped"] = functools.reduce(jnp.maximum, [x.skipped for x in whole])
-    engines = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, KroneckerState))
-    outside = [x for x in engines if isinstance(x, KroneckerState) and x.outside != ()]
-    if outside:
-        out |= _of_host(outside)
+    on_host = [x for x in find_nodes(state, KroneckerState) if x.host != ()]
+    if on_host:
+        out |= _of_host(on_host)
     if scaled:
         each = [_of_adascale(x) for x in scaled]
         out |= {key: functools.reduce(jnp.maximum, [x[key] for x in each]) for key in each[0]}
@@ -77,7 +82,7 @@ def metrics(state: Any) -> dict[str, jax.Array]:
 
 def _states(tree: Any) -> list[Any]:
     """All states that tell something, also inside of others; but of blocks within blocks the outermost alone."""
-    kinds = (Health, BlockedState, FiniteStepsState, AdascaleState)
+    kinds = (Health, BlockedState, FiniteStepsState, AdascaleState, OrthogonalizeState)
     found = [x for x in jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, kinds)) if isinstance(x, kinds)]
     for outer in list(found):
         if isinstance(outer, (BlockedState, FiniteStepsState)):
@@ -100,9 +105,9 @@ def _of_adascale(state: AdascaleState) -> dict[str, jax.Array]:
 
 
 def _of_host(engines: Sequence[KroneckerState]) -> dict[str, jax.Array]:
-    failed = [jnp.sum(x) for e in engines for x in jax.tree.leaves(e.outside.failed)]
+    failed = [jnp.sum(x) for e in engines for x in jax.tree.leaves(e.host.failed)]
     return {
-        "host/staleness": functools.reduce(jnp.maximum, [e.count - e.outside.used for e in engines]),
+        "host/staleness": functools.reduce(jnp.maximum, [e.count - e.host.in_use_from for e in engines]),
         "host/failed": functools.reduce(jnp.add, failed),
     }
 

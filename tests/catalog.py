@@ -9,7 +9,19 @@ import precond
 from precond import recipes
 from tests import of_gradients
 
-__all__ = ["ALIASES", "AROUND", "DEFAULTS", "EVERY", "LAYERED", "RECIPES", "VARIANTS", "WHOLE", "Case", "find"]
+__all__ = [
+    "ALIASES",
+    "AROUND",
+    "DEFAULTS",
+    "EVERY",
+    "LAYERED",
+    "RECIPES",
+    "REFRESHED",
+    "VARIANTS",
+    "WHOLE",
+    "Case",
+    "find",
+]
 
 
 class Case(NamedTuple):
@@ -36,12 +48,14 @@ DEFAULTS = (
     Case("shampoo", precond.shampoo, {"learning_rate": 1e-2}),
     Case("soap", precond.soap, {"learning_rate": 1e-2}),
     Case("kl_shampoo", precond.kl_shampoo, {"learning_rate": 1e-2}),
+    Case("muon", precond.muon, {"learning_rate": 1e-2}),
 )
 """The aliases as they come: the costly properties are tested on these."""
 
 _LR = {"learning_rate": 1e-2}
 _TURNS = precond.every(3, stagger=True)
 _AT_ONCE = precond.every(3)
+_ORTHOGONAL = precond.orthogonal
 _LATE = {"delay": 1, "warmup": 1}  # as soap needs it: no gradient meets a basis made from itself
 
 VARIANTS = (
@@ -67,6 +81,11 @@ VARIANTS = (
     Case("kl_shampoo_newton", precond.kl_shampoo, _LR | {"method": precond.newton(), "refresh": _AT_ONCE}),
     Case("kl_shampoo_small_blocks", precond.kl_shampoo, _LR | {"block_size": 2}),
     Case("kl_shampoo_decayed", precond.kl_shampoo, _LR | {"weight_decay": 1e-4}, needs_params=True),
+    Case("muon_polar", precond.muon, _LR | {"method": _ORTHOGONAL.polar()}),
+    Case("muon_width", precond.muon, {"learning_rate": 2e-3, "scale": _ORTHOGONAL.width(), "adam_learning_rate": 1e-2}),
+    Case("muon_normalized", precond.muon, _LR | {"after": precond.transforms.normalize_neurons()}),
+    Case("muon_small_blocks", precond.muon, _LR | {"block_size": 2}),
+    Case("muon_decayed", precond.muon, _LR | {"weight_decay": 1e-4}, needs_params=True),
 )
 """The aliases with every part exchanged once."""
 
@@ -109,6 +128,8 @@ LAYERED = (
 """The aliases that see into layers, with factors made of gradients, as no test gives them any."""
 
 ALIASES = DEFAULTS + VARIANTS
+REFRESHED = tuple(case for case in ALIASES if case.factory is not precond.muon)
+"""The aliases with roots or bases, which are refreshed."""
 EVERY = ALIASES + RECIPES + AROUND + WHOLE
 
 

@@ -1,19 +1,18 @@
 """A pytree as stacks of equal blocks, and back. Floor 1 of the library."""
 
+from precond.blocks.block_info import BlockInfo, info_of, without_info
 from precond.blocks.check_layers import check_layers, check_matrices, check_present
-from precond.blocks.cuts import BlockSize, Cut, Ragged, ragged
-from precond.blocks.exchange import LeafExchange, merge_slices, split_slices
-from precond.blocks.finite import finite_blocks, keep_finite
-from precond.blocks.info import BlockInfo, info_of, without_info
+from precond.blocks.check_leaves import check_leaves, check_shapes
+from precond.blocks.cuts import BlockSize, Cut, Ragged, Region, ragged
+from precond.blocks.finite_blocks import finite_blocks, keep_finite
 from precond.blocks.layer import Layer
 from precond.blocks.layout import Layout, Origin, layout_of
-from precond.blocks.leaves import check_leaves, check_shapes
-from precond.blocks.names import active_axes, stack_name
 from precond.blocks.parameter import Parameter
-from precond.blocks.paths import path_name
+from precond.blocks.path_name import path_name
 from precond.blocks.probe import Factors, Probe, with_zero_probes, without_probes
 from precond.blocks.readings import Reading, asking, readings_of, tell_readings
-from precond.blocks.slices import Slices, slices_of
+from precond.blocks.stack_name import active_axes, stack_name
+from precond.blocks.tensor_group import Member, TensorGroup
 from precond.blocks.view import Geometry, View, Views
 from precond.blocks.views import as_views, default_views, rules, small_side, tensors
 
@@ -25,13 +24,14 @@ __all__ = [
     "Geometry",
     "Layer",
     "Layout",
-    "LeafExchange",
+    "Member",
     "Origin",
     "Parameter",
     "Probe",
     "Ragged",
     "Reading",
-    "Slices",
+    "Region",
+    "TensorGroup",
     "View",
     "Views",
     "active_axes",
@@ -47,14 +47,11 @@ __all__ = [
     "info_of",
     "keep_finite",
     "layout_of",
-    "merge_slices",
     "path_name",
     "ragged",
     "readings_of",
     "rules",
-    "slices_of",
     "small_side",
-    "split_slices",
     "stack_name",
     "tell_readings",
     "tensors",

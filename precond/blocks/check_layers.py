@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from precond.blocks.layer import Layer
-from precond.blocks.paths import path_name
+from precond.blocks.path_name import path_name
 
 __all__ = ["check_layers", "check_matrices", "check_present"]
 

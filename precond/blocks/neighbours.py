@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping
 
-from precond.blocks.kinds import is_norm
+from precond.blocks.parameter_names import is_norm
 
 __all__ = ["stacked_axes"]
 

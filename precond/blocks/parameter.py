@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from precond.blocks.neighbours import stacked_axes
-from precond.blocks.paths import parts_of, path_name
+from precond.blocks.path_name import parts_of, path_name
 
 __all__ = ["Parameter", "as_parameter", "parameters_of"]
 

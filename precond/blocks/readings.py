@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from precond.blocks.cuts import BlockSize
 from precond.blocks.layout import layout_of
 from precond.blocks.parameter import Parameter, parameters_of
-from precond.blocks.suspicion import in_words, warn_of_views
 from precond.blocks.view import View, Views, geometry
+from precond.blocks.warn_of_views import in_words, warn_of_views
 
 __all__ = ["Reading", "asking", "readings_of", "tell_readings"]
 

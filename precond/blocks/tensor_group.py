@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from precond.blocks.cuts import BlockSize, Cut, Region, cuts_of
-from precond.blocks.names import stack_name
+from precond.blocks.stack_name import stack_name
 from precond.blocks.view import Geometry
-from precond.linalg.opaque import opaque
+from precond.linalg.hidden_constants import hidden_constants
 
 __all__ = ["Member", "TensorGroup", "group_members"]
 
@@ -95,7 +95,7 @@ class TensorGroup(NamedTuple):
         batches, pieces = [member.batch for member in self.members], [tensors]
         if len(batches) > 1:
             # The places are arguments, so that members of one shape are sliced by one kernel.
-            starts = opaque(list(itertools.accumulate([0, *batches[:-1]])))
+            starts = hidden_constants(list(itertools.accumulate([0, *batches[:-1]])))
             places = [[start, *[jnp.zeros_like(start)] * (tensors.ndim - 1)] for start in starts]
             sizes = [(n, *tensors.shape[1:]) for n in batches]
             pieces = [jax.lax.dynamic_slice(tensors, place, size) for place, size in zip(places, sizes, strict=True)]

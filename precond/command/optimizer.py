@@ -13,11 +13,12 @@ from precond.planning import dense_layers, divided
 
 __all__ = ["Run", "add_devices", "add_optimizer", "read_run"]
 
-_BLOCKED = {"shampoo": precond.shampoo, "soap": precond.soap, "kl_shampoo": precond.kl_shampoo}
+_BLOCKED = {"shampoo": precond.shampoo, "soap": precond.soap, "kl_shampoo": precond.kl_shampoo, "muon": precond.muon}
 _ROOTS = {"eigh": precond.eigh, "composite": precond.composite, "newton": precond.newton}
 _BASES = {"qr": precond.qr, "eigh": precond.eigh, "rotations": precond.rotations, "cholesky_qr": precond.cholesky_qr}
 _INVERSES = _ROOTS | {"cholesky": precond.cholesky}
-_METHODS = dict.fromkeys(_BLOCKED, _ROOTS) | {"soap": _BASES, "kfac": _INVERSES}
+_ORTHOGONAL = {"newton_schulz": precond.orthogonal.newton_schulz, "polar": precond.orthogonal.polar}
+_METHODS = dict.fromkeys(_BLOCKED, _ROOTS) | {"soap": _BASES, "muon": _ORTHOGONAL, "kfac": _INVERSES}
 _BLOCK_SIZE = 1024
 
 
@@ -47,7 +48,7 @@ def add_optimizer(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--optimizer", choices=_METHODS, default="shampoo", help="default: %(default)s")
     methods = sorted(set().union(*_METHODS.values()))
     group.add_argument("--method", choices=methods, help="the algorithm for roots or bases (default: the optimizer's)")
-    text = f"longest side of a block (default: {_BLOCK_SIZE}); kfac takes layers whole"
+    text = f"longest side of a block (default: {_BLOCK_SIZE}; muon takes matrices whole); kfac takes layers whole"
     group.add_argument("--block-size", type=whole, metavar="N", help=text)
     text = "steps between two refreshes (default: the optimizer's)"
     group.add_argument("--refresh", type=whole, metavar="N", help=text)
@@ -67,7 +68,9 @@ def add_devices(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--axis", type=axes, help="the axes over which stacks are divided: data (default: all)")
     text = "the axes over which parameters and gradients are divided, as by FSDP: data (default: none)"
     group.add_argument("--gradients", type=axes, default=(), help=text)
-    group.add_argument("--wire", type=dtype, help="the type in which directions are sent (default: that of gradients)")
+    group.add_argument(
+        "--gather-dtype", type=dtype, help="the type in which directions are gathered (default: that of gradients)"
+    )
 
 
 def read_run(arguments: argparse.Namespace, params: Any) -> Run:
@@ -90,7 +93,7 @@ def read_run(arguments: argparse.Namespace, params: Any) -> Run:
             raise ValueError(f"{option} {unknown[0]}: the mesh has no such axis, but {', '.join(sizes)}.")
     count = math.prod(sizes[name] for name in over)
     # The fewest blocks of padding with which these devices get equal shares.
-    how = precond.sharded(over, multiple=count, wire=arguments.wire, gradients=arguments.gradients)
+    how = precond.sharded(over, multiple=count, gather_dtype=arguments.gather_dtype, gradients=arguments.gradients)
     given: dict[str, Any] = {"axis": how, **_schedule(arguments)}
     if arguments.optimizer == "kfac":
         tx, extra = _kfac(arguments, params, given)
@@ -104,11 +107,13 @@ def _schedule(arguments: argparse.Namespace) -> dict[str, Any]:
         if arguments.at_once:
             raise ValueError("--at-once needs --refresh: at once, every how many steps?")
         return {}
+    if arguments.optimizer == "muon":
+        raise ValueError("--refresh: Muon has no roots to refresh. Leave it out, or take another --optimizer.")
     late = {"delay": 1, "warmup": 1} if arguments.optimizer == "soap" else {}
     return {"refresh": precond.every(arguments.refresh, stagger=not arguments.at_once, **late)}
 
 
-def _method(arguments: argparse.Namespace) -> precond.Method | None:
+def _method(arguments: argparse.Namespace) -> Any:
     methods = _METHODS[arguments.optimizer]
     if arguments.method is not None and arguments.method not in methods:
         raise ValueError(f"--method {arguments.method}: {arguments.optimizer} takes one of {', '.join(methods)}.")
@@ -116,7 +121,7 @@ def _method(arguments: argparse.Namespace) -> precond.Method | None:
 
 
 def _blocked(arguments: argparse.Namespace, given: dict[str, Any]) -> optax.GradientTransformation:
-    size = arguments.block_size or _BLOCK_SIZE
+    size = arguments.block_size or (None if arguments.optimizer == "muon" else _BLOCK_SIZE)
     return _BLOCKED[arguments.optimizer](1e-3, block_size=size, method=_method(arguments), **given)
 
 

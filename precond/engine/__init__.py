@@ -2,20 +2,20 @@
 
 from precond.engine.blocked import BlockedState, blocked
 from precond.engine.by_layer import by_layer
-from precond.engine.in_band import has_probes, in_band
-from precond.engine.kronecker import KroneckerState, scale_by_kronecker
-from precond.engine.measured import measured
-from precond.engine.outside import Engine, OutsideState, describing
+from precond.engine.from_probes import from_probes, has_probes
+from precond.engine.host_state import Engine, HostState, describing
 from precond.engine.per_block import per_block
+from precond.engine.scale_by_kronecker import KroneckerState, scale_by_kronecker
 from precond.engine.schedule import Refresh, every, on_host
 from precond.engine.skip_nonfinite import SkipNonfiniteState, skip_nonfinite
-from precond.engine.stacked import StackedState, stacked
+from precond.engine.stacked import StackedState, stacked, viewed_by
+from precond.engine.use_measured_moments import use_measured_moments
 
 __all__ = [
     "BlockedState",
     "Engine",
+    "HostState",
     "KroneckerState",
-    "OutsideState",
     "Refresh",
     "SkipNonfiniteState",
     "StackedState",
@@ -23,12 +23,13 @@ __all__ = [
     "by_layer",
     "describing",
     "every",
+    "from_probes",
     "has_probes",
-    "in_band",
-    "measured",
     "on_host",
     "per_block",
     "scale_by_kronecker",
     "skip_nonfinite",
     "stacked",
+    "use_measured_moments",
+    "viewed_by",
 ]

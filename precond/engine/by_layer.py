@@ -78,9 +78,12 @@ def _with_factors(info: BlockInfo, layers: Mapping[str, Layer], factors: Mapping
         length *= info.collectives.count
         return tuple(None if column[0] is None else _stack(column, length) for column in zip(*rows, strict=True))
 
+    def seen(factors: Factors, inputs: int) -> tuple[jax.Array | None, ...]:
+        return (None if factors.moments is None else factors.moments[:, :inputs],)
+
     placed, moments = {name: of(name, _columns) for name in origins}, None
     if all(by_path[path].moments is not None for path in present):
-        moments = {name: of(name, lambda x, inputs: (x.moments[:, :inputs],))[0] for name in origins}
+        moments = {name: of(name, seen)[0] for name in origins}
     return info._replace(factors=info.collectives.local(placed), moments=info.collectives.local(moments))
 
 

@@ -13,7 +13,7 @@ __all__ = ["Refresh", "every", "on_host"]
 class Refresh(NamedTuple):
     """When roots are refreshed; made by `precond.every` or `precond.on_host`, whose arguments these are.
 
-    With `outside`, never within an update.
+    With `on_host`, roots are never refreshed within an update.
     """
 
     period: int
@@ -22,7 +22,7 @@ class Refresh(NamedTuple):
     stagger: bool
     delay: int
     warmup: int
-    outside: bool = False
+    on_host: bool = False
 
     def turns_due(self, step: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return the first turn that is due at a step (counted from 1), and the one behind the last.
@@ -116,4 +116,4 @@ def on_host(period: int, *, warmup: int = 0) -> Refresh:
     """
     check_whole("period", period, least=1)
     check_whole("warmup", warmup, least=0)
-    return Refresh(period, 1, 1, False, 0, warmup, outside=True)
+    return Refresh(period, 1, 1, False, 0, warmup, on_host=True)

@@ -8,7 +8,7 @@ import optax
 
 from precond.arguments import check_transformation
 from precond.blocks import finite_blocks
-from precond.mesh import as_typed
+from precond.mesh import match_sharding
 
 __all__ = ["SkipNonfiniteState", "skip_nonfinite"]
 
@@ -62,7 +62,7 @@ def skip_nonfinite(
             return moved, state._replace(inner=new)
         finite = jnp.all(jnp.stack([finite_blocks(jnp.asarray(x)[None])[0] for x in leaves]))
         out = jax.tree.map(lambda m, x: jnp.where(finite, m, skipped).astype(x.dtype), moved, updates)
-        kept = optax.tree.where(finite, jax.tree.map(as_typed, new, state.inner), state.inner)
+        kept = optax.tree.where(finite, jax.tree.map(match_sharding, new, state.inner), state.inner)
         return out, SkipNonfiniteState(state.steps_skipped + ~finite, kept)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -24,24 +24,24 @@ from precond.blocks import (
     layout_of,
     tell_readings,
 )
-from precond.engine.gathering import choose
-from precond.engine.kronecker import KroneckerState
-from precond.engine.route import route_of
+from precond.engine.root_axes import choose_root_axes
+from precond.engine.scale_by_kronecker import KroneckerState
 from precond.mesh import (
-    Extent,
-    Place,
+    Placement,
+    RowSharding,
     Sharded,
     as_sharded,
-    as_typed,
-    born,
     collectives_over,
-    entering,
-    find_place,
-    local_arrays,
+    find_placement,
+    init_sharded,
+    match_sharding,
     on_shards,
+    replicate,
+    reshard_in,
     warn_if_whole,
 )
 from precond.scopes import named
+from precond.sharding import route_of
 
 __all__ = ["StackedState", "stacked", "viewed_by"]
 
@@ -77,19 +77,21 @@ class Stacking(NamedTuple):
     @property
     def rounds(self) -> bool:
         """Whether directions are rounded by a transformation before they are gathered."""
-        return isinstance(self.sharding.wire, optax.GradientTransformation)
+        return self.sharding.rounding is not None
 
-    def wires(self, layout: Layout, leaves: Sequence[Any]) -> dict[str, Any]:
-        """By stack, the dtype in which directions are gathered."""
+    def gather_dtypes(self, layout: Layout, leaves: Sequence[Any]) -> dict[str, Any]:
+        """Return by stack the dtype in which directions are gathered."""
         if self.rounds:
             return {name: stack.dtype for name, stack in layout.stacks.items()}
-        wire = self.sharding.wire
-        return layout.dtypes(leaves) if wire is None else dict.fromkeys(layout.stacks, wire)
+        dtype = self.sharding.gather_dtype
+        return layout.dtypes(leaves) if dtype is None else dict.fromkeys(layout.stacks, dtype)
 
-    def place(self, layout: Layout, tree: Any) -> Place | None:
+    def placement(self, layout: Layout, tree: Any) -> Placement | None:
         """Where the stacks are sharded."""
-        wires = self.wires(layout, jax.tree.leaves(jax.eval_shape(lambda t: t, tree)))
-        return choose(find_place(self.sharding, self.mesh, tree), self.sharding, self.inner, layout.stacks, wires)
+        dtypes = self.gather_dtypes(layout, jax.tree.leaves(jax.eval_shape(lambda t: t, tree)))
+        return choose_root_axes(
+            find_placement(self.sharding, self.mesh, tree), self.sharding, self.inner, layout.stacks, dtypes
+        )
 
 
 def viewed_by(views: Views | Sequence[Any] | None, tree: Any) -> Any:
@@ -140,8 +142,8 @@ def stacked(
     if mesh is not None:
         check_part("mesh", mesh, jax.sharding.Mesh, "jax.make_mesh((8,), ('data',))")
     sharding = as_sharded(axis)
-    rounding = isinstance(sharding.wire, optax.GradientTransformation)
-    inner = optax.with_extra_args_support(optax.chain(inner, sharding.wire) if rounding else inner)
+    rounded = inner if sharding.rounding is None else optax.chain(inner, sharding.rounding)
+    inner = optax.with_extra_args_support(rounded)
     options = Stacking(inner, as_views(views), block_size, skipped, sharding, mesh)
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, StackedState]:
@@ -156,13 +158,13 @@ def _init(options: Stacking, params: Any) -> StackedState:
     # One array that stands for everything: on a tree without leaves optax.tree.map_params takes this for the
     # prefix of whatever the stacks' state is, and leaves it alone.
     state, layout = jnp.zeros((0,)), options.layout(params)
-    place, stacks = options.place(layout, params), layout.stacks
+    placement, stacks = options.placement(layout, params), layout.stacks
 
     def make() -> Any:
         return options.inner.init({name: jnp.zeros(s.shape, s.dtype) for name, s in stacks.items()})
 
     if stacks:
-        state = born(place, make, _extents(options, stacks, place), params)
+        state = init_sharded(placement, make, _row_shardings(options, stacks, placement), params)
     return StackedState(state, jnp.zeros([], jnp.int32), jnp.zeros([], jnp.int32))
 
 
@@ -173,9 +175,9 @@ def _update(options: Stacking, updates: Any, state: Any, params: Any, extra: dic
     if not layout.stacks:
         return updates, state
     leaves, treedef = jax.tree.flatten(updates)
-    place = options.place(layout, leaves)
-    moved, inner, lost = _run(options, layout, leaves, state.stacks, params, local_arrays(extra), place)
-    out = [as_typed(m, x) if v else x for v, m, x in zip(layout.viewed, moved, leaves, strict=True)]
+    placement = options.placement(layout, leaves)
+    moved, inner, lost = _run(options, layout, leaves, state.stacks, params, replicate(extra), placement)
+    out = [match_sharding(m, x) if v else x for v, m, x in zip(layout.viewed, moved, leaves, strict=True)]
     after = StackedState(
         inner, state.blocks_skipped + lost, state.steps_skipped + (lost == sum(layout.blocks.values()))
     )
@@ -183,7 +185,7 @@ def _update(options: Stacking, updates: Any, state: Any, params: Any, extra: dic
 
 
 def _run(
-    options: Stacking, layout: Layout, leaves: Any, state: Any, params: Any, extra: Any, place: Place | None
+    options: Stacking, layout: Layout, leaves: Any, state: Any, params: Any, extra: Any, placement: Placement | None
 ) -> tuple[Any, Any, jax.Array]:
     """Run the inner transformation on every shard.
 
@@ -191,15 +193,15 @@ def _run(
       What it makes of the leaves, its new state, and the number of blocks that were skipped.
     """
     arrays, rebuild = _arrays(extra)
-    directions, roots = (collectives_over(None if place is None else place.over(a)) for a in _levels(place))
-    route = route_of(layout, leaves, place, directions, options.sharding)
-    wires = options.wires(layout, leaves)
+    directions, roots = (collectives_over(None if placement is None else placement.over(a)) for a in _axes(placement))
+    route = route_of(layout, leaves, placement, directions, options.sharding)
+    dtypes = options.gather_dtypes(layout, leaves)
     total = sum(layout.blocks.values())
-    groups = options.sharding.multiple // (1 if place is None else place.count)
+    groups = options.sharding.multiple // (1 if placement is None else placement.count)
 
     def entered(tree: Any) -> list[Any]:
         pairs = zip(jax.tree.leaves(tree), route.specs, layout.viewed, strict=True)
-        return [entering(place, jnp.asarray(x), spec) if v else None for x, spec, v in pairs]
+        return [reshard_in(placement, jnp.asarray(x), spec) if v else None for x, spec, v in pairs]
 
     def body(given: Any, state: Any) -> tuple[Any, Any]:
         leaves, params, extra = given[0], given[1], rebuild(given[2])
@@ -224,19 +226,19 @@ def _run(
         moved: Any
         moved, new = options.inner.update(stacks, state, params, **extra, blocks=info)
         out = {n: keep_finite(finite[n], x, jnp.full_like(x, options.skipped)) for n, x in moved.items()}
-        out = out if options.rounds else {name: x.astype(wires[name]) for name, x in out.items()}
+        out = out if options.rounds else {name: x.astype(dtypes[name]) for name, x in out.items()}
         return (route.unpack(out, leaves), lost), new
 
-    extents = _extents(options, layout.stacks, place)
-    warn_if_whole(place, state, extents)
+    row_shardings = _row_shardings(options, layout.stacks, placement)
+    warn_if_whole(placement, state, row_shardings)
     (out, lost), new = on_shards(
         body,
-        place,
+        placement,
         (entered(leaves), None if params is None else entered(params), arrays),
         state,
-        extents,
-        coming=(route.specs, None if params is None else route.specs, PartitionSpec()),
-        going=(route.specs, PartitionSpec()),
+        row_shardings,
+        in_specs=(route.specs, None if params is None else route.specs, PartitionSpec()),
+        out_specs=(route.specs, PartitionSpec()),
     )
     return out, new, lost
 
@@ -246,13 +248,13 @@ def _counted(layout: Layout) -> str:
     return ", ".join(f"{layout.blocks[name]} of {x.shape[0]} {name}" for name, x in layout.stacks.items())
 
 
-def _levels(place: Place | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    return ((), ()) if place is None else place.levels
+def _axes(placement: Placement | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    return ((), ()) if placement is None else (placement.direction_axes, placement.root_axes)
 
 
-def _extents(options: Stacking, stacks: dict[str, jax.ShapeDtypeStruct], place: Place | None) -> Any:
+def _row_shardings(options: Stacking, stacks: dict[str, jax.ShapeDtypeStruct], placement: Placement | None) -> Any:
     """Find which arrays of the state have the length of a stack, and over which axes each is divided."""
-    if place is None:
+    if placement is None:
         return None
 
     def state(times: int) -> Any:
@@ -264,15 +266,15 @@ def _extents(options: Stacking, stacks: dict[str, jax.ShapeDtypeStruct], place: 
     lengths = jax.tree.map(lambda one, two: one.shape[0] if one.shape != two.shape else 0, once, state(2))
 
     def over(axes: tuple[str, ...], lengths: Any) -> Any:
-        return jax.tree.map(lambda n: Extent(n, axes) if n else Extent(), lengths)
+        return jax.tree.map(lambda n: RowSharding(n, axes) if n else RowSharding(), lengths)
 
     def engine(x: Any) -> bool:
         return isinstance(x, KroneckerState)
 
     def one(x: Any) -> Any:
         if not engine(x):
-            return over(place.levels[0], x)
-        return over(place.levels[0], x)._replace(statistics=over(place.axes, x.statistics))
+            return over(placement.direction_axes, x)
+        return over(placement.direction_axes, x)._replace(statistics=over(placement.axes, x.statistics))
 
     return jax.tree.map(one, lengths, is_leaf=engine)
 

@@ -85,7 +85,7 @@ def _row(tree: Any, i: int) -> Any:
 def _stacks(state: KroneckerState) -> tuple[list[Any], list[RootState], list[Any], Any]:
     """Of each stack: factors taken, roots, and failures; and how to put a list of stacks together again."""
     roots, treedef = jax.tree.flatten(state.roots, is_leaf=lambda x: isinstance(x, RootState))
-    factors, failed = map(treedef.flatten_up_to, (state.outside.factors, state.outside.failed))
+    factors, failed = map(treedef.flatten_up_to, (state.host.factors, state.host.failed))
     return factors, roots, failed, treedef
 
 
@@ -154,9 +154,9 @@ def finish(state: KroneckerState, job: Job) -> KroneckerState:
             counts[work.stack][start] = before + lost
     roots = [r._replace(derived=tuple(d)) for r, d in zip(roots, derived, strict=True)]
     failed = [put(f, rows) if rows else f for f, rows in zip(failed, counts, strict=True)]
-    used = put(state.outside.used, {0: np.asarray(job.taken)})
-    outside = state.outside._replace(used=used, failed=treedef.unflatten(failed))
-    return state._replace(roots=treedef.unflatten(roots), outside=outside)
+    used = put(state.host.in_use_from, {0: np.asarray(job.taken)})
+    host = state.host._replace(in_use_from=used, failed=treedef.unflatten(failed))
+    return state._replace(roots=treedef.unflatten(roots), host=host)
 
 
 def cancel(job: Job) -> None:

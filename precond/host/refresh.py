@@ -16,6 +16,7 @@ from precond.engine import Engine, KroneckerState, describing
 from precond.host.job import Job, begin, cancel, finish, kernel_of, unfinished
 from precond.host.rows import put
 from precond.roots import Axis, Root
+from precond.trees import find_nodes
 
 __all__ = ["HostRefresh", "host_refresh"]
 
@@ -61,7 +62,7 @@ class _Slot:
 
 
 def _numbers(state: KroneckerState) -> list[int]:
-    numbers = (state.count, state.outside.taken, state.outside.used)
+    numbers = (state.count, state.host.captured_at, state.host.in_use_from)
     if state.count.ndim:
         raise ValueError(
             f"The state's count has the shape {state.count.shape}, as after jax.vmap(tx.init): give host_refresh the "
@@ -72,9 +73,9 @@ def _numbers(state: KroneckerState) -> list[int]:
 
 def _lost(state: KroneckerState, used: int) -> KroneckerState:
     """Factors that nobody was given before the next ones took their place: as if that refresh had failed."""
-    failed = jax.tree.map(lambda x: x + 1, state.outside.failed)
-    mark = put(state.outside.used, {0: np.asarray(used)})
-    return state._replace(outside=state.outside._replace(used=mark, failed=failed))
+    failed = jax.tree.map(lambda x: x + 1, state.host.failed)
+    mark = put(state.host.in_use_from, {0: np.asarray(used)})
+    return state._replace(host=state.host._replace(in_use_from=mark, failed=failed))
 
 
 class HostRefresh:
@@ -90,7 +91,7 @@ class HostRefresh:
         if self._calls < self._wait:
             return state
         leaves, treedef = jax.tree.flatten(state, is_leaf=lambda x: isinstance(x, KroneckerState))
-        places = [i for i, x in enumerate(leaves) if isinstance(x, KroneckerState) and x.outside != ()]
+        places = [i for i, x in enumerate(leaves) if isinstance(x, KroneckerState) and x.host != ()]
         if len(places) != len(self._slots):
             raise ValueError(
                 f"The state has {len(places)} parts that are refreshed on the host, where tx has {len(self._slots)}: "
@@ -184,8 +185,7 @@ def host_refresh(
         workers = ThreadPoolExecutor(workers, thread_name_prefix="precond")
     with describing():
         described = jax.eval_shape(lambda p: tx.init(p), params)
-    nodes = jax.tree.leaves(described, is_leaf=lambda x: isinstance(x, KroneckerState))
-    engines = [x.outside for x in nodes if isinstance(x, KroneckerState) and x.outside.schedule.outside]
+    engines = [x.host for x in find_nodes(described, KroneckerState) if x.host.schedule.on_host]
     if not engines:
         raise ValueError("Nothing in tx is refreshed on the host: make it with refresh=precond.on_host(100).")
     for engine in engines:

@@ -1,8 +1,6 @@
-"""The Neumann optimizer's regularizer: a cubic pull towards a moving average of the weights, and a push away."""
+"""The Neumann optimizer's regularizer, a cubic pull towards a moving average of the weights, and a push away."""
 
-import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,19 +8,15 @@ import optax
 from jax.typing import ArrayLike
 
 from precond.arguments import check_number
+from precond.trees import Tree, tree_product
 
 __all__ = ["Regularizer", "convexify"]
 
-Regularizer = Callable[[Any, Any], Any]
-"""From the parameters and their moving average to a gradient to be added, both trees alike."""
+Regularizer = Callable[[Tree, Tree], Tree]
+"""A function from the parameters and their moving average, a tree like them, to a gradient that is added."""
 
 
-def _norm(tree: Any) -> jax.Array:
-    squares = [jnp.sum(jnp.square(jnp.abs(x))) for x in jax.tree.leaves(tree)]
-    return jnp.sqrt(functools.reduce(jnp.add, squares, jnp.zeros([])))
-
-
-def _tensors(tree: Any) -> int:
+def _tensors(tree: Tree) -> int:
     return len(jax.tree.leaves(tree))
 
 
@@ -30,27 +24,28 @@ def convexify(
     cubic: ArrayLike | None = 1e-7,
     repulsion: ArrayLike | None = 1e-5,
     *,
-    variables: Callable[[Any], int] | None = None,
+    variables: Callable[[Tree], int] | None = None,
     by_tensor: bool = False,
     eps: ArrayLike = 1e-3,
 ) -> Regularizer:
-    r"""The gradient of $\frac{\alpha}{3} \|w - v\|^3 + \frac{\beta n}{\|w - v\|}$, with $v$ the average of the weights.
+    r"""Make a gradient of $\frac{\alpha}{3} \|w - v\|^3 + \frac{\beta n}{\|w - v\|}$, v the average of the weights.
 
     $$\Big(\alpha r^2 - \frac{\beta n}{r^2}\Big) \frac{w - v}{r}, \qquad r = \|w - v\|$$
 
-    The cubic term pulls towards the average, the other pushes away from it. With the paper's constants the first is
-    nothing to speak of below $r \approx 1000$, and the second keeps the weights from settling: however small the
-    gradient, they stay about $(\eta \beta n / ((1 - \mu)(1 - \gamma)))^{1/3}$ away from their average, until the
-    learning rate falls. Where a low training loss is the aim, `repulsion=None` leaves it out.
+    The cubic term pulls towards the average, the other term pushes away from it. With the paper's constants the first
+    is negligible below $r \approx 1000$, and the second keeps the weights from settling. However small the gradient is,
+    they stay about $(\eta \beta n / ((1 - \mu)(1 - \gamma)))^{1/3}$ away from their average, until the learning rate
+    falls. If you want a low training loss, leave it out by `repulsion=None`.
 
     Args:
       cubic: $\alpha$; None leaves the term out.
       repulsion: $\beta$; None leaves the term out.
-      variables: from the parameters to n, the paper's "number of variables". It does not say what it counts. None
-        counts tensors; `optax.tree.size` counts numbers, as most public implementations do, which for a network
-        makes the push thousands of times stronger.
-      by_tensor: take norm and n for each tensor by itself. The paper's are of all parameters together.
-      eps: below this r the push falls linearly to 0, where the paper's has no value: the first step starts at r = 0.
+      variables: a function from the parameters to n, the paper's "number of variables". The paper does not say whether
+        these are tensors or numbers. None counts tensors. `optax.tree.size` counts numbers, as most public
+        implementations do; for a network this makes the push thousands of times stronger.
+      by_tensor: take norm and n for each tensor by itself. The paper takes them for all parameters together.
+      eps: below this r the push falls linearly to 0. The paper's push has no value at r = 0, where the first step
+        starts.
 
     Returns:
       A function of the parameters and their average, for `regularizer=` of `precond.scale_by_neumann`.
@@ -71,11 +66,11 @@ def convexify(
             check_number(name, value, 0, advice="None leaves the term out.")
     check_number("eps", eps, 0)
     if not isinstance(eps, jax.Array) and eps == 0:
-        raise ValueError("eps=0: must be above 0, as the push has no direction where the weights are their average.")
+        raise ValueError("eps=0: must be above 0, since the push has no direction if the weights equal their average.")
     count = _tensors if variables is None else variables
 
-    def pull(offset: Any) -> Any:
-        r, n = _norm(offset), count(offset)
+    def pull(offset: Tree) -> Tree:
+        r, n = jnp.sqrt(tree_product(offset, offset)), count(offset)
         factor = jnp.zeros_like(r)
         if cubic is not None:
             factor += jnp.asarray(cubic, r.dtype) * r
@@ -83,7 +78,7 @@ def convexify(
             factor -= jnp.asarray(repulsion, r.dtype) * n / jnp.maximum(r, jnp.asarray(eps, r.dtype)) ** 3
         return jax.tree.map(lambda x: (factor * x).astype(x.dtype), offset)
 
-    def gradient(params: Any, average: Any) -> Any:
+    def gradient(params: Tree, average: Tree) -> Tree:
         offset = optax.tree.sub(params, average)
         return jax.tree.map(pull, offset) if by_tensor else pull(offset)
 

@@ -6,48 +6,50 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from precond.large_batches.displaced import Displacement, eval_params
+from precond.large_batches.eval_params import Displacement, eval_params
+from precond.transformation import transformation
+from precond.trees import wide_zeros_like
 
 __all__ = ["ExtrapolatedState", "extrapolated"]
 
 
 class ExtrapolatedState(NamedTuple):
-    """What `extrapolated` keeps.
+    """Hold the state of `extrapolated`.
 
     Attributes:
-      count: updates seen.
-      displacement: of the parameters, from the iterate to where the gradient is taken.
+      count: the number of updates seen.
+      displacement: of the parameters, from the iterate to the point where the gradient is taken.
       optimizer: the state of the optimizer.
       ahead: the state of the extrapolation.
     """
 
     count: jax.Array
     displacement: Displacement
-    optimizer: Any
-    ahead: Any
+    optimizer: optax.OptState
+    ahead: optax.OptState
 
 
 def extrapolated(
     optimizer: optax.GradientTransformation, ahead: optax.GradientTransformation
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Let an optimizer see the gradient at a point ahead, which the gradient before it leads to.
+    r"""Give an optimizer the gradient at a point ahead, to which the gradient before it leads.
 
     $$y_t = w_t + A(g_{t-1}), \qquad g_t = \nabla f(y_t), \qquad w_{t+1} = w_t + U(g_t)$$
 
-    with $U$ the optimizer's step. The training loop holds y and takes its gradient there, with no second gradient in a
-    step; `precond.eval_params` gives w. With $A(g) = U(g) = -\eta g$ this is optimistic gradient descent, which
+    with $U$ the optimizer's step. The training loop holds y and takes its gradient there, without a second gradient in
+    a step. `precond.eval_params` returns w. With $A(g) = U(g) = -\eta g$ this is optimistic gradient descent, which
     converges on bilinear games where gradient descent does not.
 
-    The method is Lin et al.'s, of which we have read the abstract and summaries; there each worker extrapolates by its
-    own last gradient, or by noise. Under data parallelism the gradient here is the mean of all.
+    The method is that of Lin et al., of whom we have read the abstract and summaries. There each worker extrapolates by
+    its own last gradient, or by noise. Here, under data parallelism, the gradient is the mean over all workers.
 
     Args:
       optimizer: any optimizer, with its learning rate; it sees the iterate w as parameters.
-      ahead: from the gradient to the displacement: `optax.scale(-0.1)`, of the size of the learning rate;
-        `optax.chain(optax.set_to_zero(), optax.add_noise(..))` for noise.
+      ahead: a transformation from the gradient to the displacement: `optax.scale(-0.1)`, of the size of the learning
+        rate; `optax.chain(optax.set_to_zero(), optax.add_noise(..))` for noise.
 
     Returns:
-      An optimizer, last in its chain. Without parameters, `update` gives none to the optimizer.
+      An optimizer, which must be last in its chain. If `update` gets no parameters, neither does the inner optimizer.
 
     Reference:
       Lin et al., Extrapolation for Large-batch Training in Deep Learning, 2020 (second-hand).
@@ -62,15 +64,13 @@ def extrapolated(
     """
     optimizer, ahead = optax.with_extra_args_support(optimizer), optax.with_extra_args_support(ahead)
 
-    def wide(x: Any) -> Any:
-        return jnp.promote_types(jnp.float32, jnp.result_type(x))
-
-    def init(params: Any) -> ExtrapolatedState:
-        nowhere = jax.tree.map(lambda p: jnp.zeros_like(p, dtype=wide(p)), params)
-        displacement = Displacement(jnp.ones([], jnp.float32), nowhere)
+    def init(params: optax.Params) -> ExtrapolatedState:
+        displacement = Displacement(jnp.ones([], jnp.float32), wide_zeros_like(params))
         return ExtrapolatedState(jnp.zeros([], jnp.int32), displacement, optimizer.init(params), ahead.init(params))
 
-    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, ExtrapolatedState]:
+    def update(
+        updates: optax.Updates, state: ExtrapolatedState, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, ExtrapolatedState]:
         updates, before = jax.tree.map(jnp.asarray, updates), state.displacement.direction
         iterate = None if params is None else eval_params(state.displacement, params)
         step, first = optimizer.update(updates, state.optimizer, iterate, **extra)
@@ -80,4 +80,4 @@ def extrapolated(
         count = jnp.asarray(optax.safe_increment(state.count))
         return out, ExtrapolatedState(count, state.displacement._replace(direction=after), first, second)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)

@@ -1,4 +1,4 @@
-"""AdaScale's gain, and the rules by which its two moments are estimated, as values."""
+"""AdaScale's gain, and the rules by which its two moments are estimated."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,15 +15,15 @@ Bounds = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
 
 class GainEstimator(NamedTuple):
-    r"""How $\sigma^2$ and $\mu^2$ are averaged over steps; a rule of your own is another set of pure functions.
+    r"""Average $\sigma^2$ and $\mu^2$ over steps; your own rule is another set of pure functions.
 
     Attributes:
-      average: from the number of this sample (from 1), the weight kept so far (0 at first), the scale S of the gradient
-        that the sample is about and the number n of its parts, to the rate a of $\bar x \leftarrow \bar x + a (x - \bar
-        x)$ and the weight to keep.
-      before: what a sample $(\sigma^2, \mu^2)$ becomes before it is averaged.
-      after: what the averages become before they are used.
-      start: in so many first steps the gain is 1.
+      average: from the number of this sample (from 1), the weight kept so far (0 at first), the scale S of the sample's
+        gradient and the number n of its parts, to the rate a of $\bar x \leftarrow \bar x + a (x - \bar x)$ and the
+        weight to keep.
+      before: changes a sample $(\sigma^2, \mu^2)$ before it is averaged.
+      after: changes the averages before they are used.
+      start: the number of first steps in which the gain is 1.
     """
 
     average: Callable[[jax.Array, jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
@@ -33,7 +33,7 @@ class GainEstimator(NamedTuple):
 
 
 def gain(variance: jax.Array, square: jax.Array, scale: ArrayLike) -> jax.Array:
-    r"""$r = (\sigma^2 + \mu^2) / (\sigma^2 / S + \mu^2)$, in [1, S]: S for pure noise, 1 without noise.
+    r"""Return $r = (\sigma^2 + \mu^2) / (\sigma^2 / S + \mu^2)$ in [1, S]: S for pure noise, 1 without noise.
 
     Args:
       variance: $\sigma^2$, the variance of the gradient of the base batch, at least 0.
@@ -66,22 +66,22 @@ def _decay(smoothing: float | None, size: ArrayLike) -> jax.Array:
 
 
 def _debiased(decay: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """An exponential average divided by the weight it has so far, also where the decay changes."""
+    """Return the rate of an exponential average that is divided by its weight so far, also if the decay changes."""
     weight = decay * weight + (1 - decay)
     return (1 - decay) / weight, weight
 
 
 def paper_gain(smoothing: float | None = None, *, least_variance: float = 1e-6, start: int = 1) -> GainEstimator:
-    r"""The paper's rule: a plain mean of the first $1 / (1 - \theta)$ samples, an exponential average from there on.
+    r"""Average as the paper does: a plain mean of the first $1 / (1 - \theta)$ samples, then an exponential average.
 
-    Samples are clipped before they are averaged, $\hat\sigma^2 \geq 10^{-6}$ and $\hat\mu^2 \geq 0$, and $r_0 = 1$.
-    The bound of the variance is an absolute number: where gradients are so small that $\sigma^2$ is of its size, pass
-    a smaller one.
+    Samples are clipped before they are averaged, $\hat\sigma^2 \geq 10^{-6}$ and $\hat\mu^2 \geq 0$, and $r_0 = 1$. The
+    bound of the variance is an absolute number: if gradients are so small that $\sigma^2$ is of its size, pass a
+    smaller one.
 
     Args:
       smoothing: $\theta$, from 0 (no averaging) to below 1; None takes $\max(1 - S/1000, 0)$.
       least_variance: the bound of $\hat\sigma^2$.
-      start: in so many first steps the gain is 1; 0 uses the first step's own sample, too.
+      start: the number of first steps in which the gain is 1; 0 uses the first step's own sample, too.
 
     Returns:
       A value for `estimator=` of `precond.scale_by_adascale` and `precond.adascale`.
@@ -108,11 +108,11 @@ def paper_gain(smoothing: float | None = None, *, least_variance: float = 1e-6, 
 
 
 def fairscale_gain(smoothing: float | None = None, *, least_variance: float = 1e-6) -> GainEstimator:
-    r"""FairScale's rule: a bias-corrected exponential average from the first sample on, which also sets $r_0$.
+    r"""Average as FairScale does: a bias-corrected exponential average from the first sample on, which also sets $r_0$.
 
-    Its `debias_ewma=False` is `paper_gain(smoothing, start=0)`. When the scale changes, FairScale multiplies its
-    average of the variance by the old scale over the new one. That average is of the base batch's variance, which the
-    scale has no part in, so here it is left alone.
+    FairScale's `debias_ewma=False` is `paper_gain(smoothing, start=0)`. When the scale changes, FairScale multiplies
+    its average of the variance by the old scale over the new one. But the average is that of the base batch's variance,
+    which does not depend on the scale, so here it is left alone.
 
     Args:
       smoothing: $\theta$; None takes $\max(1 - n/1000, 0)$ for n gradients (not for the scale).
@@ -143,12 +143,13 @@ def fairscale_gain(smoothing: float | None = None, *, least_variance: float = 1e
 
 
 def adaptdl_gain(smoothing: float = 0.999, *, least_variance: float = 1e-6) -> GainEstimator:
-    r"""AdaptDL's rule (Pollux): a bias-corrected average with $\theta^S$, of samples that may be negative.
+    r"""Average as AdaptDL (Pollux) does: a bias-corrected average with $\theta^S$, of samples that may be negative.
 
-    Bounds are those of the averages: the estimates stay unbiased, as `paper_gain`'s do not where noise prevails.
+    The averages are bounded, not the samples. So the estimates stay unbiased; those of `paper_gain` do not if noise
+    prevails.
 
     Args:
-      smoothing: $\theta$, of one base batch: what S of them leave of an average is $\theta^S$.
+      smoothing: $\theta$ for one base batch; S base batches leave $\theta^S$ of an average.
       least_variance: the bound of $\bar\sigma^2$, after averaging.
 
     Returns:

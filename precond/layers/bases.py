@@ -11,7 +11,7 @@ from jax.sharding import AxisType
 from precond.blocks import Layer, Layout, check_matrices, layout_of, path_name, views
 from precond.layers.capture import leaves_of
 from precond.layers.tap import varying
-from precond.mesh import local_arrays
+from precond.mesh import replicate
 from precond.roots import Checked, RootState
 from precond.roots.corrected_inverse import MeasuredMoment
 
@@ -85,7 +85,7 @@ def _roots(state: Any, layout: Layout) -> dict[str, RootState]:
 def _whole(matrix: jax.Array, blocks: int) -> jax.Array:
     """All of a stack that may be divided over devices."""
     if matrix.shape[0] >= blocks:
-        return local_arrays(matrix)
+        return replicate(matrix)
     mesh = jax.sharding.get_abstract_mesh()
     manual = [a for a, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind == AxisType.Manual]
     axes = sorted(varying(matrix)) or manual

@@ -10,7 +10,7 @@ import numpy as np
 
 from precond.layers.capture import Capture, Found, assemble, leaves_of
 from precond.layers.coverage import Leave, check_covered
-from precond.mesh import local_arrays
+from precond.mesh import replicate
 
 __all__ = ["gradient_errors", "of_believed"]
 
@@ -51,7 +51,7 @@ def gradient_errors(capture: Capture, params: Any, run: Callable[[Any], Any]) ->
     @functools.partial(jax.jit, keep_unused=True)
     def errors(params: Any, probes: Any) -> dict[str, jax.Array]:
         grads, sums = jax.grad(scalar, argnums=(0, 1))(params, probes)
-        leaves, out = leaves_of(local_arrays(grads)), {}
+        leaves, out = leaves_of(replicate(grads)), {}
         for name, layer in capture.layers.items():
             true = layer.matrix(leaves[layer.kernel], None if layer.bias is None else leaves[layer.bias])
             difference = true - sums[name].sums["gradient"].reshape(true.shape)

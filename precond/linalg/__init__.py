@@ -1,29 +1,35 @@
-"""Arrays in, arrays out: the dense kernels under every method. Floor 0 of the library; imports only JAX."""
+"""The dense kernels under every method, from arrays to arrays. Floor 0 of the library; it imports only JAX."""
 
-from precond.linalg.averages import average
+from precond.linalg.average import average
+from precond.linalg.batch_norm import batch_norm
 from precond.linalg.cholesky_inverse import cholesky_inverse
-from precond.linalg.cholesky_qr import cholesky_qr_basis
-from precond.linalg.composite import composite_root
+from precond.linalg.cholesky_qr_basis import cholesky_qr_basis
+from precond.linalg.closest_rank_one import closest_rank_one
+from precond.linalg.composite_root import composite_root
+from precond.linalg.coupled_newton import coupled_newton
 from precond.linalg.eigh import eigen_basis, eigh_root
+from precond.linalg.isometry_error import isometry_error
 from precond.linalg.largest_eigenvalue import largest_eigenvalue
-from precond.linalg.leading import leading_pair
-from precond.linalg.modes import gram, multiply, multiply_axis
-from precond.linalg.newton import coupled_newton
-from precond.linalg.norms import batch_norm
+from precond.linalg.minimax import minimax_step
+from precond.linalg.multiply import gram, multiply, multiply_axis
+from precond.linalg.newton_schulz import block_newton_schulz, gram_newton_schulz, gram_pays
+from precond.linalg.packed import Packed, dense, eye_like, packed, packed_gram
+from precond.linalg.polar_factor import polar_factor
 from precond.linalg.precision import Precision, computing_in, dot_precision, precision
-from precond.linalg.qr import qr_basis
-from precond.linalg.renew import continued_eigen_basis, renew_worst
+from precond.linalg.qr_basis import qr_basis
+from precond.linalg.redecompose import continued_eigen_basis, redecompose_worst
 from precond.linalg.residual import orthogonality_residual, root_residual
-from precond.linalg.rotate import rotate_basis, scaled_off_diagonal
-from precond.linalg.symmetric import Packed, dense, eye_like, packed, packed_gram
+from precond.linalg.rotate_basis import rotate_basis, scaled_off_diagonal
 
 __all__ = [
     "Packed",
     "Precision",
     "average",
     "batch_norm",
+    "block_newton_schulz",
     "cholesky_inverse",
     "cholesky_qr_basis",
+    "closest_rank_one",
     "composite_root",
     "computing_in",
     "continued_eigen_basis",
@@ -34,16 +40,20 @@ __all__ = [
     "eigh_root",
     "eye_like",
     "gram",
+    "gram_newton_schulz",
+    "gram_pays",
+    "isometry_error",
     "largest_eigenvalue",
-    "leading_pair",
+    "minimax_step",
     "multiply",
     "multiply_axis",
     "orthogonality_residual",
     "packed",
     "packed_gram",
+    "polar_factor",
     "precision",
     "qr_basis",
-    "renew_worst",
+    "redecompose_worst",
     "root_residual",
     "rotate_basis",
     "scaled_off_diagonal",

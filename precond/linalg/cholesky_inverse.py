@@ -10,7 +10,7 @@ __all__ = ["cholesky_inverse"]
 
 
 def cholesky_inverse(a: jax.Array) -> jax.Array:
-    """`A^(-1) = L^(-T) L^(-1)`; NaN where A is not positive definite.
+    """Invert matrices as `A^(-1) = L^(-T) L^(-1)`; NaN if A is not positive definite.
 
     Args:
       a: `[M, n, n]`, symmetric.

@@ -14,14 +14,14 @@ __all__ = ["eigen_basis", "eigh_root"]
 def eigh_root(
     a: jax.Array, power: float, ridge: Callable[[jax.Array], jax.Array]
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """`(A + ridge I)^(-power)` of symmetric positive semi-definite matrices.
+    """Compute `(A + ridge I)^(-power)` of symmetric positive semi-definite matrices.
 
     Eigenvalues below 0, which only rounding can give, count as 0.
 
     Args:
       a: `[M, n, n]`.
       power: a positive number.
-      ridge: from the largest eigenvalue `[M]` to what is added to the diagonal, `[M]`.
+      ridge: from the largest eigenvalues, `[M]`, to the numbers that are added to the diagonals, `[M]`.
 
     Returns:
       The roots, `[M, n, n]` and symmetric; the eigenvalues of A, ascending, `[M, n]`; and the ridges, `[M]`.
@@ -41,7 +41,7 @@ def eigh_root(
 
 
 def eigen_basis(a: jax.Array) -> jax.Array:
-    """Orthonormal eigenvectors in the columns, by ascending eigenvalue.
+    """Compute orthonormal eigenvectors, in the columns, by ascending eigenvalue.
 
     Args:
       a: `[M, n, n]`, symmetric.

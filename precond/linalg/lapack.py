@@ -1,4 +1,4 @@
-"""Decompositions of stacks of matrices; on the CPU each matrix by itself."""
+"""Decompositions of stacks of matrices, which on CPU decompose each matrix by itself."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from precond.linalg.opaque import opaque
+from precond.linalg.hidden_constants import hidden_constants
 
-__all__ = ["cholesky", "eigh", "orthonormal_columns", "solve_positive", "solve_triangular"]
+__all__ = ["cholesky", "eigh", "orthonormal_columns", "solve_positive", "solve_triangular", "svd"]
 
 
 _LANES = 16  # with fewer, XLA does not use all cores; with more, the program only grows
@@ -18,33 +18,33 @@ _SMALL = 64  # matrices below this size are done before another core has woken u
 
 
 def _one_by_one(decompose: Callable[..., Any], *stacks: jax.Array) -> Any:
-    """Each matrix in a call of its own: rounds of calls side by side, which XLA spreads over the cores."""
+    """Decompose each matrix in a call of its own, in rounds of calls side by side, which XLA spreads over the cores."""
     m, n = stacks[0].shape[:2]
     most = 1 if n < _SMALL else min(m, _LANES)
-    # The widest rounds that divide the stack, or nearly so.
+    # Take the widest rounds that divide the stack, or nearly so.
     lanes = min(range((most + 1) // 2, most + 1), key=lambda k: (-m % k, -k))
-    one = jax.jit(decompose)  # one function of the program, called by every lane
+    one = jax.jit(decompose)  # the program has one function, which every lane calls
 
     def at(place: jax.Array, x: jax.Array) -> jax.Array:
         return lax.dynamic_slice(x, [place, *[jnp.zeros_like(place)] * (x.ndim - 1)], (1, *x.shape[1:]))
 
     def turn(place: jax.Array) -> Any:
-        # In a last round that is not full, the last matrix once more.
+        # If the last round is not full, it decomposes the last matrix again.
         out = [one(*(at(jnp.minimum(place + lane, jnp.uint32(m - 1)), x) for x in stacks)) for lane in apart]
         return jax.tree.map(lambda *x: jnp.concatenate(x), *out)
 
-    apart = opaque(range(lanes))
+    apart = hidden_constants(range(lanes))
     out = lax.map(turn, jnp.arange(0, m, lanes, dtype=jnp.uint32))
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:m], out)
 
 
 def _matrix_by_matrix(decompose: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of stacks that on the CPU calls LAPACK for each matrix by itself.
+    """Make a function of stacks that on CPU calls LAPACK for each matrix by itself.
 
     XLA's CPU client (jaxlib 0.10) splits a batch for LAPACK over one pool of threads and waits there for its share. Two
-    such calls at the same time, of one program or of two devices, can wait for each other for ever; and no order within
-    a program prevents it, as an `optimization_barrier` does not outlive compilation. For a batch of one nothing is
-    split, and nobody waits; calls that do not depend on each other still run on all cores.
+    such calls at the same time, of one program or of two devices, can wait for each other for ever. No order within a
+    program prevents it, since an `optimization_barrier` does not outlive compilation. A batch of one is not split, and
+    nothing waits. Calls that do not depend on each other still run on all cores.
     """
 
     def of_stacks(*stacks: jax.Array) -> Any:
@@ -54,7 +54,7 @@ def _matrix_by_matrix(decompose: Callable[..., Any]) -> Callable[..., Any]:
 
     @call.def_vmap
     def _(size: int, batched: Sequence[bool], *stacks: jax.Array) -> tuple[Any, Any]:
-        # Under the user's own vmap, too, it is one stack.
+        # Under the user's own vmap, all matrices become one stack.
         whole = [x if b else jnp.broadcast_to(x, (size, *x.shape)) for x, b in zip(stacks, batched, strict=True)]
         out = differentiable(*(x.reshape(-1, *x.shape[2:]) for x in whole))
         return jax.tree.map(lambda x: x.reshape(size, -1, *x.shape[1:]), out), jax.tree.map(lambda x: True, out)
@@ -63,14 +63,14 @@ def _matrix_by_matrix(decompose: Callable[..., Any]) -> Callable[..., Any]:
     def differentiable(*stacks: jax.Array) -> Any:
         return call(*stacks)
 
-    # A batching rule of one's own has no reverse mode; the decompositions themselves have.
+    # A function with a batching rule of its own has no reverse mode; the decompositions themselves have.
     differentiable.defjvp(lambda primals, tangents: jax.jvp(decompose, primals, tangents))
     return functools.wraps(decompose)(differentiable)
 
 
 @_matrix_by_matrix
 def eigh(a: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Ascending eigenvalues and orthonormal eigenvectors of symmetric matrices.
+    """Compute ascending eigenvalues and orthonormal eigenvectors of symmetric matrices.
 
     Args:
       a: `[M, n, n]`.
@@ -87,7 +87,7 @@ def eigh(a: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 @_matrix_by_matrix
 def orthonormal_columns(x: jax.Array) -> jax.Array:
-    """The first factor of the QR decomposition.
+    """Compute the orthonormal factor of the QR decomposition.
 
     Args:
       x: `[M, n, n]`.
@@ -104,7 +104,7 @@ def orthonormal_columns(x: jax.Array) -> jax.Array:
 
 @_matrix_by_matrix
 def cholesky(a: jax.Array) -> jax.Array:
-    """Lower triangular `L` with `L L^T = A`; NaN where A is not positive definite.
+    """Compute the lower triangular `L` with `L L^T = A`; NaN if A is not positive definite.
 
     Args:
       a: `[M, n, n]`, symmetric.
@@ -121,7 +121,7 @@ def cholesky(a: jax.Array) -> jax.Array:
 
 @_matrix_by_matrix
 def solve_triangular(m: jax.Array, x: jax.Array) -> jax.Array:
-    """`X M^(-T)`.
+    """Solve for `X M^(-T)`.
 
     Args:
       m: `[M, n, n]`, lower triangular.
@@ -139,7 +139,7 @@ def solve_triangular(m: jax.Array, x: jax.Array) -> jax.Array:
 
 @_matrix_by_matrix
 def solve_positive(a: jax.Array, b: jax.Array) -> jax.Array:
-    """`A^(-1) B` by Cholesky's decomposition; NaN where A is not positive definite.
+    """Solve for `A^(-1) B` by the Cholesky decomposition; NaN if A is not positive definite.
 
     Args:
       a: `[M, n, n]`, symmetric.
@@ -155,3 +155,20 @@ def solve_positive(a: jax.Array, b: jax.Array) -> jax.Array:
     factor = lax.linalg.cholesky(a, symmetrize_input=False)
     half = lax.linalg.triangular_solve(factor, b, left_side=True, lower=True)
     return lax.linalg.triangular_solve(factor, half, left_side=True, lower=True, transpose_a=True)
+
+
+@_matrix_by_matrix
+def svd(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The singular value decomposition `U S V^T`, with as many columns of U and V as the shorter side has.
+
+    Args:
+      x: `[M, m, n]`.
+
+    Returns:
+      U, `[M, m, k]`; the singular values in falling order, `[M, k]`; and V transposed, `[M, k, n]`.
+
+    Examples:
+      >>> svd(jnp.diag(jnp.asarray([2.0, 3.0]))[None])[1].tolist()
+      [[3.0, 2.0]]
+    """
+    return tuple(jnp.linalg.svd(x, full_matrices=False))

@@ -10,7 +10,7 @@ from precond.linalg.products import product
 __all__ = ["largest_eigenvalue"]
 
 _SQUARINGS = 24  # the power 2^24 of a small matrix leaves nothing but its largest eigenvalue
-_AT_ONCE = 3  # before it is brought back to norm 1, which may have become 1e-5 by then
+_AT_ONCE = 3  # before the matrix is brought back to norm 1; its norm may be 1e-5 by then
 
 
 def _unit(x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -19,7 +19,7 @@ def _unit(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _tridiagonal(a: jax.Array, steps: int) -> jax.Array:
-    """The projection of `a` on the Krylov space of a fixed random vector, `[M, steps, steps]`."""
+    """Project `a` on the Krylov space of a fixed random vector, `[M, steps, steps]`."""
     start = np.random.default_rng(0).standard_normal(a.shape[-1])
     v, _ = _unit(jnp.broadcast_to(jnp.asarray(start, a.dtype), a.shape[:-1]))
     old, beta, diagonal, beside = jnp.zeros_like(v), jnp.zeros_like(v[:, :1]), [], []
@@ -38,7 +38,7 @@ def _tridiagonal(a: jax.Array, steps: int) -> jax.Array:
 
 
 def _by_lanczos(a: jax.Array, steps: int) -> jax.Array:
-    """The largest eigenvalue of the projection on a Krylov space, found by squaring it again and again."""
+    """Find the largest eigenvalue of the projection on a Krylov space, by squaring it again and again."""
     t = _tridiagonal(a, min(steps, a.shape[-1]))
     power = t
     for i in range(_SQUARINGS):
@@ -50,12 +50,12 @@ def _by_lanczos(a: jax.Array, steps: int) -> jax.Array:
 
 
 def _by_squaring(a: jax.Array, squarings: int) -> jax.Array:
-    """The Rayleigh quotient of a high power of the matrix."""
+    """Return the Rayleigh quotient of a high power of the matrix."""
 
     def square(_: jax.Array, power: jax.Array) -> jax.Array:
         norm = jnp.linalg.norm(power, axis=(1, 2), keepdims=True)
         power = power / jnp.where(norm > 0, norm, 1)
-        # One pass: what it rounds is of second order in the quotient, and a quotient is never above.
+        # One pass is enough: its rounding is of second order in the quotient, and a quotient is never too large.
         return jnp.matmul(power, power, precision=lax.Precision.DEFAULT)
 
     return _quotient(a, lax.fori_loop(0, squarings, square, a))
@@ -71,17 +71,18 @@ def _quotient(a: jax.Array, power: jax.Array) -> jax.Array:
 def largest_eigenvalue(a: jax.Array, steps: int = 24) -> jax.Array:
     r"""Estimate the largest eigenvalue of symmetric positive semi-definite matrices from below.
 
-    On CPU it takes Lanczos steps, which are products with a vector. From a random start the estimate is more than a
-    tenth too small with probability below `3 sqrt(n) 1e-7`, whatever the matrix; where the two largest eigenvalues
-    differ by a hundredth, its error is about 1e-5.
+    On CPU it takes Lanczos steps, which are products with a vector. For any matrix and a random start, the estimate is
+    more than a tenth too small with a probability below `3 sqrt(n) 1e-7`. If the two largest eigenvalues differ by a
+    hundredth, its error is about 1e-5.
 
-    Steps one after the other are slow on devices that multiply whole matrices in no more time. Elsewhere it squares
-    the matrix, eight times at most: $A^{256}$ gives a weight of $\lambda^{512}$ to each eigenvalue. The estimate is
-    then too small by 0.2 % where eigenvalues are spread evenly up to the largest, and exact where there is a gap.
+    Other devices multiply whole matrices in the time of a product with a vector, so that steps one after the other are
+    slow. There it squares the matrix, eight times at most: $A^{256}$ gives a weight of $\lambda^{512}$ to each
+    eigenvalue. The estimate is then too small by 0.2 % if eigenvalues are spread evenly up to the largest, and exact if
+    there is a gap.
 
     Args:
       a: `[M, n, n]`, of magnitude about 1.
-      steps: of Lanczos; there are half as many squarings, but no more than eight.
+      steps: the number of Lanczos steps; there are half as many squarings, but no more than eight.
 
     Returns:
       `[M]`; 0 for a zero matrix.

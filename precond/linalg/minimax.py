@@ -1,4 +1,4 @@
-"""Polynomials that take a matrix towards its inverse root in the fewest steps: the best there are, on an interval."""
+"""Minimax polynomials, which take a matrix towards its inverse root in the fewest steps."""
 
 import functools
 from collections.abc import Sequence
@@ -9,18 +9,18 @@ from numpy.polynomial import chebyshev
 
 __all__ = ["LEAST", "Step", "minimax_step", "minimax_steps"]
 
-LEAST = 1e-12  # where an interval may begin that ends in 1: Remez's exchange is done in float64
-_EXCHANGES = 20  # they converge quadratically
-_ROUNDING = 1e-11  # below it the peaks of the error are those of rounding, and the first polynomial is good enough
+LEAST = 1e-12  # the least start of an interval that ends in 1, since Remez's exchange is done in float64
+_EXCHANGES = 20  # the exchanges converge quadratically
+_ROUNDING = 1e-11  # below it the peaks of the error are rounding, and the first polynomial is good enough
 _GENTLE = 3  # first steps of degree 1
-_STEEP = 1e-5  # where an interval begins before this, all of them are needed
+_STEEP = 1e-5  # if the interval begins below this, all of them are needed
 
 
 class Step(NamedTuple):
-    """One polynomial h of a composite.
+    """Hold one polynomial h of a composite.
 
     Attributes:
-      coefficients: of h, the constant first.
+      coefficients: the coefficients of h, the constant first.
       error: the largest `|1 - x^(1/p) h(x)|` on the interval for which h was made.
     """
 
@@ -29,16 +29,16 @@ class Step(NamedTuple):
 
 
 def minimax_step(p: int, low: float, high: float, degree: int) -> Step:
-    r"""The polynomial $h$ of a degree that minimises $\max |1 - x^{1/p} h(x)|$ on an interval of positive numbers.
+    r"""Find the polynomial $h$ of a degree that minimises $\max |1 - x^{1/p} h(x)|$ on an interval of positive numbers.
 
-    By Remez's exchange in float64. $x^{1/p} x^j$ is a Chebyshev system, so that the best h is the one whose error
-    reaches its largest magnitude with alternating signs in degree + 2 points.
+    It is found by Remez's exchange in float64. Since the $x^{1/p} x^j$ are a Chebyshev system, h is the best if its
+    error reaches its largest magnitude with alternating signs in degree + 2 points.
 
     Args:
       p: the root.
       low: where the interval begins, above 0.
       high: where it ends.
-      degree: of h.
+      degree: the degree of h.
 
     Examples:
       >>> step = minimax_step(1, 0.5, 1.0, degree=0)  # 1 - h x, the same at both ends but for the sign
@@ -63,14 +63,14 @@ def minimax_step(p: int, low: float, high: float, degree: int) -> Step:
 
 
 def _products(p: int, steps: Sequence[Step]) -> int:
-    """Of matrices, that `precond.linalg.composite_root` takes for steps: powers of h, two for M, and one for X."""
+    """Count the products that `precond.linalg.composite_root` takes: powers of h, two for M, and one for X."""
     half = max(p // 2, 1)
     update = half.bit_length() + half.bit_count() + 1
     return sum(len(step.coefficients) - 2 for step in steps) + update * (len(steps) - 1)
 
 
 def _greedy(p: int, low: float, tolerance: float, gentle: int) -> tuple[Step, ...]:
-    """Steps until the tolerance is reached; so many of degree 1, then of degree 2."""
+    """Take steps until the tolerance is reached: so many of degree 1, then steps of degree 2."""
     slack = tolerance ** (1 / 3) / 2
     steps, ends = [], (low, 1.0)
     while not steps or steps[-1].error > tolerance:
@@ -82,21 +82,22 @@ def _greedy(p: int, low: float, tolerance: float, gentle: int) -> tuple[Step, ..
 
 @functools.lru_cache(maxsize=256)
 def minimax_steps(p: int, low: float, tolerance: float) -> tuple[Step, ...]:
-    r"""The steps whose composition takes $x^{-1/p}$ on $[\text{low}, 1]$ to a relative error below the tolerance.
+    r"""Find steps whose composition is $x^{-1/p}$ on $[\text{low}, 1]$ to a relative error below the tolerance.
 
-    Greedy: each step is the best of its degree for the interval to which those before it have brought $x h(x)^p$,
-    which is $[(1 - e)^p, (1 + e)^p]$ after one of error e. The first ones are of degree 1, as many of one to three as
-    take the fewest products, and the others of degree 2. They are three where the interval begins below 1e-5: with
-    degree 2 from the start there would be one step less, but its first polynomial is so steep that in float32, at a
-    condition number of 1e6, what is left of the identity in $X^p A$ is ten times as large.
+    The choice is greedy. Each step is the best of its degree for the interval to which the steps before have brought
+    $x h(x)^p$; after a step of error e this is $[(1 - e)^p, (1 + e)^p]$. The first one to three steps are of degree 1,
+    as many as take the fewest products, and the others are of degree 2. If the interval begins below 1e-5, three are of
+    degree 1. With degree 2 from the start there would be one step less. But the first polynomial would be so steep that
+    in float32, at a condition number of 1e6, $X^p A$ would be ten times as far from the identity.
 
-    The interval is made longer at both ends, by so much that a step still reaches the tolerance on what is added: room
-    for rounding, and without it the last polynomials, on intervals of no length, would have coefficients without bound.
+    The interval is made longer at both ends, by so much that a step still reaches the tolerance on the added parts.
+    This is room for rounding. Without it the last polynomials, on intervals of no length, would have coefficients
+    without bound.
 
     Args:
       p: the root.
       low: the least eigenvalue, relative to a bound of the largest; at least half of 1e-12.
-      tolerance: on the error of the last step, at least 1e-13.
+      tolerance: a bound of the error of the last step, at least 1e-13.
 
     Raises:
       ValueError: for less than that.

@@ -1,4 +1,4 @@
-"""In which precision matrices are multiplied: one small object, and the scope in which a part of it holds."""
+"""The precision in which matrices are multiplied: one small object, and the scope in which a part of it holds."""
 
 import contextlib
 import contextvars
@@ -26,7 +26,7 @@ _BELOW_FLOAT32 = {
 
 
 class Precision(NamedTuple):
-    """Made by `precond.precision`, whose arguments these are."""
+    """Hold the arguments of `precond.precision`, which makes it."""
 
     statistics: Dot = lax.Precision.HIGHEST
     roots: Dot = lax.Precision.HIGHEST
@@ -39,12 +39,13 @@ def precision(
     roots: Dot = lax.Precision.HIGHEST,
     projections: Dot = lax.Precision.HIGHEST,
 ) -> Precision:
-    """In which precision the engine multiplies; everywhere the dtype's own, unless something else is asked for.
+    """Choose the precision in which the engine multiplies; by default it is the dtype's own everywhere.
 
-    The presets of `jax.lax.DotAlgorithmPreset` that emulate float32 on a GPU's tensor cores can be named; a device that
-    has not the one that is asked for says so when the program is compiled. What is kept is float32 or wider in any
-    case (`precond.stored` keeps roots in less), and residuals are measured at the highest precision. By their
-    definitions (products of 256 x 256, in units of rounding relative to $|A| |B|$; roots of 128 x 128)::
+    It may be one of the presets of `jax.lax.DotAlgorithmPreset` that emulate float32 on a GPU's tensor cores. A device
+    that does not have the preset says so when the program is compiled. States are float32 or wider in any case
+    (`precond.store_as` stores roots in less), and residuals are measured at the highest precision. By the definitions
+    of the presets the errors are (products of 256 x 256, in units of rounding relative to $|A| |B|$; roots of 128 x
+    128)::
 
         algorithm            error of a product   of A^(-1/4) by composite(), condition 1e4
         float32                     2.2               1.6e-5
@@ -55,10 +56,10 @@ def precision(
         TF32_TF32_F32              1000               4.3e-2
 
     Args:
-      statistics: of gradients with themselves. Whatever is worse than float32 is refused: TF32's error in a factor
-        is a thousand times the ridge.
-      roots: in the refresh.
-      projections: of gradients with roots and bases.
+      statistics: for products of gradients with themselves. Anything worse than float32 is refused, since TF32's error
+        in a factor is a thousand times the ridge.
+      roots: for the refresh of roots and bases.
+      projections: for products of gradients with roots and bases.
 
     Returns:
       A value for `precision=` of `precond.scale_by_kronecker`.
@@ -84,7 +85,7 @@ def precision(
 
 @contextlib.contextmanager
 def computing_in(dots: Dot) -> Iterator[None]:
-    """While it lasts, what is traced multiplies matrices in this precision.
+    """Multiply matrices in this precision in whatever is traced inside this context.
 
     Args:
       dots: a `jax.lax.Precision` or a `jax.lax.DotAlgorithmPreset`.
@@ -102,7 +103,7 @@ def computing_in(dots: Dot) -> Iterator[None]:
 
 
 def dot_precision() -> Dot:
-    """The precision to multiply in here.
+    """Return the precision of the innermost `computing_in`.
 
     Examples:
       >>> dot_precision().name

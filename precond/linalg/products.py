@@ -9,7 +9,7 @@ __all__ = ["matrix_power", "product", "symmetric"]
 
 
 def product(a: jax.Array, b: jax.Array) -> jax.Array:
-    """`A B`, never in less than the precision of its dtype.
+    """Multiply two stacks of matrices, `A B`, in the precision of `dot_precision`.
 
     Examples:
       >>> product(jnp.full((1, 1, 1), 2.0), jnp.full((1, 1, 1), 3.0)).item()
@@ -19,7 +19,7 @@ def product(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def matrix_power(a: jax.Array, exponent: int) -> jax.Array:
-    """`A^k` for a positive integer k, by repeated squaring.
+    """Raise matrices to a positive integer power, `A^k`, by repeated squaring.
 
     Examples:
       >>> matrix_power(jnp.full((1, 1, 1), 2.0), 5).item()
@@ -32,7 +32,7 @@ def matrix_power(a: jax.Array, exponent: int) -> jax.Array:
 
 
 def symmetric(a: jax.Array) -> jax.Array:
-    """`(A + A^T) / 2`.
+    """Return the symmetric part of matrices, `(A + A^T) / 2`.
 
     Examples:
       >>> symmetric(jnp.asarray([[[0.0, 2.0], [0.0, 0.0]]])).tolist()

@@ -1,4 +1,4 @@
-"""The certificate: how far a computed root is from being one, without computing another."""
+"""The certificate of a root: how far it is from being one, without computing another."""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -17,15 +17,15 @@ _PROBES = 8
 
 
 def _probes(a: jax.Array) -> jax.Array:
-    """Fixed vectors of random signs, of norm 1: `[M, n, 8]`."""
+    """Return fixed vectors of random signs, of norm 1, `[M, n, 8]`."""
     signs = np.random.default_rng(1).choice([-1.0, 1.0], (a.shape[-1], _PROBES)) / np.sqrt(a.shape[-1])
     return jnp.broadcast_to(jnp.asarray(signs, a.dtype), (a.shape[0], *signs.shape))
 
 
 def _norm(factors: Sequence[jax.Array], transpose: Sequence[jax.Array]) -> jax.Array:
-    """An estimate of the spectral norm of a product of matrices (the first acts first) less the identity.
+    """Estimate the spectral norm of a product of matrices (the first acts first) less the identity.
 
-    One application of it and one of its transpose: two steps of the power iteration.
+    It takes two steps of the power iteration: the operator is applied once, and its transpose once.
     """
 
     def residual(v: jax.Array, matrices: Sequence[jax.Array]) -> jax.Array:
@@ -45,20 +45,21 @@ def _norm(factors: Sequence[jax.Array], transpose: Sequence[jax.Array]) -> jax.A
 
 
 def root_residual(x: jax.Array, a: jax.Array, power: Fraction) -> jax.Array:
-    r"""$\|X^{p/2} A^q X^{p/2} - I\|_2$ for $X \approx A^{-q/p}$, estimated from 8 vectors: scale-free, and `O(n^2)`.
+    r"""Estimate $\|X^{p/2} A^q X^{p/2} - I\|_2$ for $X \approx A^{-q/p}$ from 8 vectors, in `O(n^2)`.
 
-    What the iterations themselves watch certifies nothing: in float32, at a condition number of 1e8, coupled Newton's
-    `max |M - I|` is 2e-7 where the residual is 0.7. The estimate takes two steps of the power iteration on the residual
-    operator from random signs, so that it finds errors that are spread over all directions as well as a single bad
-    one. On matrices of known spectrum it is the norm to within a factor of 2, down to rounding.
+    The residual does not depend on the scale of A. The quantities that iterations themselves watch certify nothing: in
+    float32, at a condition number of 1e8, coupled Newton's `max |M - I|` is 2e-7 while the residual is 0.7. The
+    estimate takes two steps of the power iteration on the residual operator from random signs. So it finds errors that
+    are spread over all directions as well as a single bad one. On matrices of known spectrum it is the norm to within a
+    factor of 2, down to rounding.
 
     Args:
       x: `[M, n, n]`, symmetric.
-      a: `[M, n, n]`, of which x should be the root (damped, that is).
-      power: q/p, positive. For odd p one X more stands on the left.
+      a: `[M, n, n]`, the damped matrices of which x should be the root.
+      power: q/p, positive. For odd p there is one X more on the left.
 
     Returns:
-      `[M]`; NaN or infinity where x is not finite.
+      `[M]`; NaN or infinity if x is not finite.
 
     Examples:
       >>> x, a = jnp.full((1, 1, 1), 0.5), jnp.full((1, 1, 1), 4.4)
@@ -71,13 +72,13 @@ def root_residual(x: jax.Array, a: jax.Array, power: Fraction) -> jax.Array:
 
 
 def orthogonality_residual(basis: jax.Array) -> jax.Array:
-    r"""$\|Q Q^\top - I\|_2$, estimated as by `root_residual`.
+    r"""Estimate $\|Q Q^\top - I\|_2$ as `root_residual` does.
 
     Args:
       basis: `[M, n, n]`.
 
     Returns:
-      `[M]`; NaN or infinity where the basis is not finite.
+      `[M]`; NaN or infinity if the basis is not finite.
 
     Examples:
       >>> orthogonality_residual(jnp.full((1, 1, 1), 2.0)).item()

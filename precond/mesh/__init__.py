@@ -1,26 +1,26 @@
 """One mechanism on every mesh: a function of stacks runs on the shard that this device owns. Floor 1 of the library."""
 
-from precond.mesh.born import born, warn_if_whole
-from precond.mesh.collectives import collectives_over
-from precond.mesh.local import as_typed, entering, local_arrays, typed_sharding
-from precond.mesh.place import Extent, Place, find_place
+from precond.mesh.collectives_over import collectives_over
+from precond.mesh.init_sharded import init_sharded, warn_if_whole
+from precond.mesh.on_shards import on_shards
+from precond.mesh.placement import Placement, RowSharding, find_placement
+from precond.mesh.reshard import match_sharding, replicate, reshard_in, typed_sharding
 from precond.mesh.sharded import ByCost, Sharded, as_sharded, by_cost, sharded
-from precond.mesh.shards import on_shards
 
 __all__ = [
     "ByCost",
-    "Extent",
-    "Place",
+    "Placement",
+    "RowSharding",
     "Sharded",
     "as_sharded",
-    "as_typed",
-    "born",
     "by_cost",
     "collectives_over",
-    "entering",
-    "find_place",
-    "local_arrays",
+    "find_placement",
+    "init_sharded",
+    "match_sharding",
     "on_shards",
+    "replicate",
+    "reshard_in",
     "sharded",
     "typed_sharding",
     "warn_if_whole",

@@ -1,4 +1,4 @@
-"""The choice of axes: the value that `axis=` takes where a name alone does not say enough."""
+"""How stacks are divided over devices: the value that `axis=` takes if a name alone does not say enough."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from precond.arguments import check_number, check_whole
+from precond.arguments import check_number, check_transformation, check_whole
 
 __all__ = ["ByCost", "Sharded", "as_sharded", "by_cost", "sharded"]
 
@@ -51,11 +51,12 @@ def by_cost(memory: float, *, flops_per_byte: float = 1000.0) -> ByCost:
 
 
 class Sharded(NamedTuple):
-    """How stacks are divided over devices; made by `precond.sharded`, whose arguments these are."""
+    """Say how stacks are divided over devices; made by `precond.sharded`, whose arguments these are."""
 
     axis: tuple[str, ...] | None
     multiple: int
-    wire: Any
+    gather_dtype: Any
+    rounding: optax.GradientTransformation | None
     roots: tuple[str, ...] | ByCost
     gradients: tuple[str, ...]
 
@@ -64,11 +65,12 @@ def sharded(
     axis: str | Sequence[str] | None,
     *,
     multiple: int | None = None,
-    wire: jax.typing.DTypeLike | optax.GradientTransformation | None = None,
+    gather_dtype: jax.typing.DTypeLike | None = None,
+    rounding: optax.GradientTransformation | None = None,
     roots: str | Sequence[str] | ByCost = (),
     gradients: str | Sequence[str] = (),
 ) -> Sharded:
-    """How stacks are divided over devices: what `axis=` takes where a name alone does not say enough.
+    """Say how stacks are divided over devices, for `axis=` where a name alone does not say enough.
 
     Args:
       axis: the name of a mesh axis, or several, over which the leading axis of every stack is divided; None divides
@@ -76,26 +78,27 @@ def sharded(
       multiple: stacks are padded to a multiple of it with blocks of zeros. It must be a multiple of the number of
         devices, and never depend on it: a run that moves to another number of devices keeps its `multiple`, and its
         checkpoints fit. None is 8 with an axis and 1 without.
-      wire: the dtype in which directions are gathered from the devices, which rounds them once; None is the widest of
-        the gradients (bfloat16 gradients: bfloat16, where nothing is lost, as updates have the gradients' dtype). Or
-        the transformation of stacks that does it: `precond.stochastic_rounding()`.
-      roots: those of the axes over which roots are gathered when they are refreshed, and not directions in every
-        step; or `precond.by_cost`, which chooses them. By default none: no other choice keeps as little memory.
-        Statistics and refreshes are divided as before, but along these axes each device keeps the roots and all else
-        of the blocks (momentum, second moments) of the others too, and applies them itself.
-      gradients: axes of the mesh over which gradients come divided, as those of fully sharded parameters do. Each
-        device then sends of its part to the others what they own, and the directions come back the same way; nothing
-        is gathered. It need not be said where the types of arrays tell it, as on a mesh with explicit axes, and means
-        nothing in the user's own `shard_map` or `pmap`, where gradients come whole.
+      gather_dtype: the dtype in which directions are gathered, which rounds them once. None is the widest dtype of the
+        gradients; then nothing is lost, because updates have the gradients' dtype.
+      rounding: a transformation of stacks that rounds directions before they are gathered, in place of a
+        `gather_dtype`: `precond.transforms.stochastic_rounding()`.
+      roots: the axes over which roots are gathered when they are refreshed, so that directions are not gathered over
+        them in every step; or `precond.by_cost`, which chooses them. By default there are none, since no other choice
+        keeps as little memory. Statistics and refreshes are divided as before. Along these axes each device also keeps
+        the roots, momentum and second moments of the others' blocks, and applies these roots itself.
+      gradients: axes of the mesh over which gradients are divided, as those of fully sharded parameters are. Each
+        device then sends the rows of its shard to the owners of their blocks, and directions return the same way;
+        nothing is gathered. Types of arrays say it by themselves on a mesh with explicit axes. It has no meaning in
+        the user's own `shard_map` or `pmap`, where gradients are whole.
 
     Raises:
-      ValueError, TypeError: for a multiple that is no positive integer, a wire that is no floating dtype, no axes,
-        roots over other axes.
+      ValueError, TypeError: for a multiple that is no positive integer, a dtype that is not a floating one, a dtype and
+        a rounding at once, no axes, or roots over other axes.
 
     Examples:
       >>> sharded("data")
-      Sharded(axis=('data',), multiple=8, wire=None, roots=(), gradients=())
-      >>> sharded(("data", "model"), multiple=32, wire="bfloat16").wire
+      Sharded(axis=('data',), multiple=8, gather_dtype=None, rounding=None, roots=(), gradients=())
+      >>> sharded(("data", "model"), multiple=32, gather_dtype="bfloat16").gather_dtype
       dtype(bfloat16)
     """
     if axis is not None:
@@ -117,18 +120,29 @@ def sharded(
     if multiple is None:
         multiple = 1 if axis is None else 8
     check_whole("multiple", multiple, least=1)
-    if not (wire is None or isinstance(wire, optax.GradientTransformation)):
-        wire = jnp.dtype(wire)
-        if not jnp.issubdtype(wire, jnp.floating):
-            raise TypeError(f"wire={wire.name}: directions travel as floating numbers, such as jnp.bfloat16.")
-    return Sharded(axis, multiple, wire, roots, gradients)
+    return Sharded(axis, multiple, _checked_dtype(gather_dtype, rounding), rounding, roots, gradients)
+
+
+def _checked_dtype(gather_dtype: Any, rounding: Any) -> Any:
+    if rounding is not None:
+        check_transformation("rounding", rounding)
+        if gather_dtype is not None:
+            raise ValueError("gather_dtype= and rounding= both say how directions are rounded: give one of them.")
+    if gather_dtype is None:
+        return None
+    if isinstance(gather_dtype, optax.GradientTransformation):
+        raise TypeError("gather_dtype= takes a dtype, such as jnp.bfloat16: give a transformation as rounding=.")
+    found = jnp.dtype(gather_dtype)
+    if not jnp.issubdtype(found, jnp.floating):
+        raise TypeError(f"gather_dtype={found.name}: directions are floating numbers: give one such as jnp.bfloat16.")
+    return found
 
 
 def as_sharded(axis: str | Sequence[str] | Sharded | None) -> Sharded:
-    """What `axis=` stands for.
+    """Return what `axis=` stands for.
 
     Args:
-      axis: names, or what `sharded` made of them.
+      axis: names, or the result of `sharded`.
 
     Examples:
       >>> as_sharded("data") == sharded("data") == as_sharded(sharded("data"))

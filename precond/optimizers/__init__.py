@@ -5,9 +5,22 @@ from precond.optimizers.ekfac import ekfac
 from precond.optimizers.kfac import kfac
 from precond.optimizers.kl_shampoo import kl_shampoo
 from precond.optimizers.mfac import mfac
+from precond.optimizers.muon import muon, scale_by_muon
 from precond.optimizers.neumann import neumann
 from precond.optimizers.scale_by_kfac import scale_by_kfac
 from precond.optimizers.shampoo import shampoo
 from precond.optimizers.soap import soap
 
-__all__ = ["adascale", "ekfac", "kfac", "kl_shampoo", "mfac", "neumann", "scale_by_kfac", "shampoo", "soap"]
+__all__ = [
+    "adascale",
+    "ekfac",
+    "kfac",
+    "kl_shampoo",
+    "mfac",
+    "muon",
+    "neumann",
+    "scale_by_kfac",
+    "scale_by_muon",
+    "shampoo",
+    "soap",
+]

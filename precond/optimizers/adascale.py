@@ -1,12 +1,12 @@
 """AdaScale around an optimizer."""
 
 from collections.abc import Callable
-from typing import Any
 
 import optax
 from jax.typing import ArrayLike
 
 from precond.large_batches import GainEstimator, scale_by_adascale
+from precond.trees import Tree
 
 __all__ = ["adascale"]
 
@@ -18,7 +18,7 @@ def adascale(
     *,
     estimator: GainEstimator | None = None,
     power: float = 1.0,
-    groups: Callable[[Any], Any] | None = None,
+    groups: Callable[[Tree], Tree] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""An optimizer on batches of S base batches, with the learning rate of the base batch times AdaScale's gain.
 

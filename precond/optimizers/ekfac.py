@@ -1,19 +1,19 @@
 """EK-FAC: K-FAC's eigenbasis, with the gradients' own second moments in it."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import optax
 
 from precond.arguments import check_decay, check_number, check_whole
 from precond.blocks import Layer, check_matrices
-from precond.engine import Refresh, every, measured, per_block
+from precond.engine import Refresh, every, per_block, use_measured_moments
 from precond.mesh import Sharded
 from precond.optimizers.finish import finish
 from precond.optimizers.scale_by_kfac import scale_by_kfac
-from precond.roots import Method, corrected_inverse, rising
+from precond.roots import Method, corrected_inverse, decayed_max
 from precond.transforms import clip_by_kl, with_momentum
+from precond.trees import Mask
 
 __all__ = ["ekfac"]
 
@@ -28,7 +28,7 @@ def ekfac(
     damping: jax.typing.ArrayLike = 1e-3,
     bound: optax.ScalarOrSchedule = 1e-3,
     weight_decay: float | jax.Array | None = None,
-    mask: Any = None,
+    mask: Mask = None,
     refresh: Refresh | int = every(10, stagger=True, delay=1, warmup=1),
     method: Method | None = None,
     otherwise: optax.GradientTransformation | None = None,
@@ -45,7 +45,7 @@ def ekfac(
     with the gradients (`precond.layers`), refreshed by one QR decomposition each, and E the mean over the squares of
     single examples' gradients in this basis, which is captured with the factors, where the bases are given:
     `value_grad_factors(.., fisher=..)(params, x, y, key=key, state=state)`. S follows it at once where it grows
-    (`precond.rising`); George et al. average, as `precond.corrected_inverse(follow=precond.averaged(0.95))` does. The
+    (`precond.decayed_max`); George et al. average, as `precond.corrected_inverse(follow=precond.ema(0.95))` does. The
     first update only feeds the statistics.
 
     Args:
@@ -105,12 +105,14 @@ def ekfac(
         )
 
     def around(direction: optax.GradientTransformation) -> optax.GradientTransformation:
-        return with_momentum(per_block(optax.ema(b1)), clip_by_kl(measured(direction), learning_rate, bound))
+        return with_momentum(
+            per_block(optax.ema(b1)), clip_by_kl(use_measured_moments(direction), learning_rate, bound)
+        )
 
     tx = scale_by_kfac(
         layers,
         decay=decay,
-        root=corrected_inverse(damping, follow=rising(b2), method=method),
+        root=corrected_inverse(damping, follow=decayed_max(b2), method=method),
         refresh=refresh,
         around=around,
         otherwise=optax.scale_by_adam(b1) if otherwise is None else otherwise,

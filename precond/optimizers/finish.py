@@ -1,6 +1,6 @@
 """How every alias ends: weight decay, then the learning rate."""
 
-from typing import Any
+from typing import Any, Protocol, cast
 
 import jax
 import jax.numpy as jnp
@@ -8,15 +8,26 @@ import optax
 
 from precond.arguments import check_number, check_rate
 from precond.eager import compiled_if_eager
+from precond.transformation import transformation
+from precond.trees import Mask
 
-__all__ = ["finish"]
+__all__ = ["behind", "decayed", "finish"]
+
+
+class Skipping(Protocol):
+    """A state that counts the steps in which every block was skipped, as that of `precond.blocked` does."""
+
+    @property
+    def steps_skipped(self) -> jax.Array:
+        """The number of these steps so far."""
+        ...
 
 
 def finish(
     scaled: optax.GradientTransformation,
     learning_rate: optax.ScalarOrSchedule,
     weight_decay: float | jax.Array | None,
-    mask: Any,
+    mask: Mask,
 ) -> optax.GradientTransformationExtraArgs:
     """`scaled`, then decoupled weight decay (None: none, and `params` is not needed), then the learning rate.
 
@@ -39,22 +50,60 @@ def finish(
       ([-1.0], [0.0])
     """
     check_rate("learning_rate", learning_rate)
-    decay = optax.identity()
-    if weight_decay is not None:
-        check_number("weight_decay", weight_decay, 0)
-        decay = optax.add_decayed_weights(weight_decay, mask)
-    scaled = optax.with_extra_args_support(scaled)
-    tail = optax.chain(decay, optax.scale_by_learning_rate(learning_rate))
+    return behind(scaled, optax.chain(decayed(weight_decay, mask), optax.scale_by_learning_rate(learning_rate)))
 
-    def init(params: Any) -> tuple[Any, Any]:
-        return scaled.init(params), tail.init(params)
 
-    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, tuple[Any, Any]]:
-        before: Any = state[0]
-        marked, after = scaled.update(updates, before, params, **extra)
-        inner: Any = after
-        moved, last = tail.update(marked, state[1], params)
+def decayed(weight_decay: float | jax.Array | None, mask: Any) -> optax.GradientTransformation:
+    """Add decoupled weight decay, or nothing for None.
+
+    Args:
+      weight_decay: a number or None.
+      mask: as in `optax.adamw`.
+
+    Raises:
+      ValueError, TypeError: for what is no number, or negative.
+
+    Examples:
+      >>> tx = decayed(0.5, None)
+      >>> tx.update(jnp.ones(1), tx.init(jnp.ones(1)), jnp.ones(1))[0].tolist()
+      [1.5]
+    """
+    if weight_decay is None:
+        return optax.identity()
+    check_number("weight_decay", weight_decay, 0)
+    return optax.add_decayed_weights(weight_decay, mask)
+
+
+def behind(
+    scaled: optax.GradientTransformation, tail: optax.GradientTransformation
+) -> optax.GradientTransformationExtraArgs:
+    """Put `tail` behind `scaled`, so that it moves nothing which is skipped.
+
+    A step that skips everything is none for the tail's schedules.
+
+    Args:
+      scaled: a `precond.blocked` that marks what it skips (`skipped=jnp.nan`).
+      tail: any transformation, whose updates must be NaN only where they came as NaN.
+
+    Examples:
+      >>> from precond import blocked
+      >>> tx = behind(blocked(optax.identity(), otherwise=optax.identity(), skipped=jnp.nan), optax.scale(3.0))
+      >>> tx.update(jnp.ones(1), tx.init(jnp.ones(1)))[0].tolist()
+      [3.0]
+    """
+    scaled, tail = optax.with_extra_args_support(scaled), optax.with_extra_args_support(tail)
+
+    def init(params: optax.Params) -> tuple[Skipping, optax.OptState]:
+        return cast(Skipping, scaled.init(params)), tail.init(params)
+
+    def update(
+        updates: optax.Updates, state: tuple[Skipping, optax.OptState], params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, tuple[Skipping, optax.OptState]]:
+        before, schedule = state
+        marked, new = scaled.update(updates, cast(optax.OptState, before), params, **extra)
+        after = cast(Skipping, new)
+        moved, last = tail.update(marked, schedule, params)
         moved = jax.tree.map(lambda m, u: jnp.where(jnp.isnan(m), 0, u).astype(u.dtype), marked, moved)
-        return moved, (inner, optax.tree.where(inner.steps_skipped > before.steps_skipped, state[1], last))
+        return moved, (after, optax.tree.where(after.steps_skipped > before.steps_skipped, schedule, last))
 
-    return compiled_if_eager(optax.GradientTransformationExtraArgs(init, update))
+    return compiled_if_eager(transformation(init, update))

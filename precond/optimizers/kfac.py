@@ -1,7 +1,6 @@
 """K-FAC, with its step bounded in the model's predictions."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import optax
@@ -14,6 +13,7 @@ from precond.optimizers.finish import finish
 from precond.optimizers.scale_by_kfac import scale_by_kfac
 from precond.roots import Root
 from precond.transforms import clip_by_kl, with_momentum
+from precond.trees import Mask
 
 __all__ = ["kfac"]
 
@@ -27,7 +27,7 @@ def kfac(
     damping: jax.typing.ArrayLike = 1e-3,
     bound: optax.ScalarOrSchedule = 1e-3,
     weight_decay: float | jax.Array | None = None,
-    mask: Any = None,
+    mask: Mask = None,
     refresh: Refresh | int = every(10, stagger=True),
     root: Root | None = None,
     otherwise: optax.GradientTransformation | None = None,

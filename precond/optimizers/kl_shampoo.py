@@ -15,6 +15,7 @@ from precond.optimizers.finish import finish
 from precond.roots import Method, inverse_root, relative, waiting
 from precond.statistics import kl
 from precond.transforms import clip_by_rms
+from precond.trees import Mask
 
 __all__ = ["kl_shampoo"]
 
@@ -27,7 +28,7 @@ def kl_shampoo(
     eps: jax.typing.ArrayLike = 1e-15,
     damping: jax.typing.ArrayLike = 1e-4,
     weight_decay: float | jax.Array | None = None,
-    mask: Any = None,
+    mask: Mask = None,
     refresh: Refresh | int = every(10, stagger=True),
     method: Method | None = None,
     block_size: BlockSize = None,

@@ -1,12 +1,11 @@
 """M-FAC: natural gradients of a window of gradients."""
 
-from typing import Any
-
 import jax
 import optax
 
 from precond.arguments import check_decay, check_number, check_rate
-from precond.transforms import block_top_k, error_feedback, filtered, finite_steps, scale_by_mfac, sparse_rows
+from precond.transforms import block_top_k, error_feedback, finite_steps, lookahead_ema, scale_by_mfac, sparse_rows
+from precond.trees import Mask
 
 __all__ = ["mfac"]
 
@@ -19,7 +18,7 @@ def mfac(
     density: float | None = None,
     b1: jax.typing.ArrayLike = 0.9,
     weight_decay: float | jax.Array | None = None,
-    mask: Any = None,
+    mask: Mask = None,
     axis: str | tuple[str, ...] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""M-FAC: the gradient times the exact inverse of the damped empirical Fisher matrix of the last m gradients.
@@ -76,7 +75,7 @@ def mfac(
     return optax.with_extra_args_support(
         optax.chain(
             scaled,
-            filtered(b1, bias_correction=False),
+            lookahead_ema(b1, bias_correction=False),
             decay,
             optax.scale_by_learning_rate(learning_rate),
         )

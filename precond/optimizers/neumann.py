@@ -1,7 +1,6 @@
 """The Neumann optimizer, as its paper's Table 1 sets it."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import optax
@@ -9,6 +8,7 @@ import optax
 from precond.arguments import check_number, check_rate
 from precond.large_batches import convexify, growing_momentum, scale_by_neumann
 from precond.transforms import finite_steps
+from precond.trees import Mask, Tree
 
 __all__ = ["neumann"]
 
@@ -19,13 +19,13 @@ def neumann(
     momentum: optax.ScalarOrSchedule | None = None,
     cubic: float | jax.Array | None = 1e-7,
     repulsion: float | jax.Array | None = 1e-5,
-    variables: Callable[[Any], int] | None = None,
+    variables: Callable[[Tree], int] | None = None,
     decay: jax.typing.ArrayLike = 0.99,
     warmup: int | jax.Array = 5,
     resets: int | jax.Array = 10,
     epoch: int | jax.Array = 1,
     weight_decay: float | jax.Array | None = None,
-    mask: Any = None,
+    mask: Mask = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""The Neumann optimizer: Nesterov's momentum that grows and restarts, kept away from the weights' average.
 

@@ -8,7 +8,7 @@ import optax
 from jax.typing import ArrayLike
 
 from precond.blocks import Layer, check_present, views
-from precond.engine import Refresh, blocked, by_layer, every, has_probes, in_band, scale_by_kronecker
+from precond.engine import Refresh, blocked, by_layer, every, from_probes, has_probes, scale_by_kronecker
 from precond.mesh import Sharded
 from precond.roots import Root, inverse
 from precond.statistics import activations, balance
@@ -92,4 +92,4 @@ def scale_by_kfac(
 
         return optax.GradientTransformationExtraArgs(init, tx.update)
 
-    return in_band(of_layers) if layers is None else of_layers(layers)
+    return from_probes(of_layers) if layers is None else of_layers(layers)

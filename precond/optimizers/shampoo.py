@@ -15,6 +15,7 @@ from precond.optimizers.finish import finish
 from precond.roots import Method, inverse_root, relative
 from precond.statistics import outer_products
 from precond.transforms import graft, scale_by_diagonal, with_momentum
+from precond.trees import Mask
 
 __all__ = ["shampoo"]
 
@@ -28,7 +29,7 @@ def shampoo(
     damping: jax.typing.ArrayLike = 1e-6,
     power: float | None = None,
     weight_decay: float | jax.Array | None = None,
-    mask: Any = None,
+    mask: Mask = None,
     refresh: Refresh | int = every(20, stagger=True),
     magnitude: optax.GradientTransformation | None = None,
     method: Method | None = None,

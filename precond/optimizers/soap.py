@@ -14,6 +14,7 @@ from precond.mesh import Sharded
 from precond.optimizers.finish import finish
 from precond.roots import Method, eigenbasis
 from precond.statistics import outer_products
+from precond.trees import Mask
 
 __all__ = ["soap"]
 
@@ -25,7 +26,7 @@ def soap(
     b2: jax.typing.ArrayLike = 0.95,
     eps: jax.typing.ArrayLike | None = None,
     weight_decay: float | jax.Array | None = None,
-    mask: Any = None,
+    mask: Mask = None,
     refresh: Refresh | int = every(10, stagger=True, delay=1, warmup=1),
     method: Method | None = None,
     block_size: BlockSize = None,

@@ -31,13 +31,14 @@ class Key(NamedTuple):
 
 Count = Counter[Key]
 
-# Golub and Van Loan, Matrix Computations, 4th edition: 8.3.3 (with vectors), 5.2.2 (both factors), 4.2.5, 3.1.
+# Golub and Van Loan, Matrix Computations, 4th edition: 8.3.3 (with vectors), 5.2.2 (both factors), 4.2.5, 3.1, 8.6.
 _DECOMPOSITIONS: dict[str, Callable[[int, int, int], Fraction | int]] = {
     "eigh": lambda m, n, k: 9 * n**3,
     "qr": lambda m, n, k: 4 * m * m * n - 2 * m * n * n + Fraction(2, 3) * n**3,
     "cholesky": lambda m, n, k: Fraction(n**3, 3),
     "lu": lambda m, n, k: Fraction(2 * n**3, 3),
     "triangular_solve": lambda m, n, k: n * n * k,
+    "svd": lambda m, n, k: 14 * max(m, n) * min(m, n) ** 2 + 8 * min(m, n) ** 3,
 }
 
 # What one device of n receives, in parts of what comes out (of a ring for sums, the fewest bytes that there can be).

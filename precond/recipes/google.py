@@ -143,7 +143,7 @@ def google_shampoo(
         direction = graft(direction, magnitude(), eps=1e-25)
     decay = optax.add_decayed_weights(decayed)
 
-    def with_momentum(tx: optax.GradientTransformation) -> Any:
+    def with_momentum(tx: optax.GradientTransformation) -> optax.GradientTransformation:
         return optax.chain(
             tx,
             optax.identity() if decoupled_weight_decay else decay,

@@ -13,7 +13,7 @@ from precond.mesh import Sharded
 from precond.recipes.meta_roots import meta_eigh
 from precond.roots import Method, Power, Root, eigenbasis, eigh
 from precond.statistics import kl, outer_products, scale_by_trace
-from precond.transforms import filtered, graft
+from precond.transforms import graft, lookahead_ema
 
 __all__ = ["meta_shampoo", "meta_soap"]
 
@@ -49,7 +49,7 @@ def _meta(
     tx = scale_by_kronecker(
         statistics,
         root,
-        momentum=filtered(beta1, beta3, bias_correction=bias_correction) if beta1 else None,
+        momentum=lookahead_ema(beta1, beta3, bias_correction=bias_correction) if beta1 else None,
         refresh=every(precondition_frequency, start=start, phase=0),
     )
     if grafting is not None:
@@ -108,7 +108,7 @@ def meta_shampoo(
       drop_weighting_factor: add the outer products to the factors with weight 1, and correct no bias of these.
       **common: `beta3` (None: `betas[0]`), `grafting` (None, or a transformation that sees blocks
         of raw gradients: `precond.scale_by_diagonal(0.99, eps=1e-8, bias_correction=True,
-        momentum=precond.filtered(0.9))` is Adam's), `momentum`, `dampening`, `nesterov`, `averaging`
+        momentum=precond.lookahead_ema(0.9))` is Adam's), `momentum`, `dampening`, `nesterov`, `averaging`
         (`recipes.primal_averaging()`), `weight_decay` (a number, or a schedule: with the learning rate's peak,
         `lambda t: decay * schedule(t) / peak` is CORRECTED, and `decay / peak` INDEPENDENT),
         `decoupled_weight_decay` (off: L2), `max_preconditioner_dim` (None cuts nothing), `target_dimensionality`

@@ -3,12 +3,13 @@
 import math
 from collections.abc import Callable
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
-from precond.roots import Checked, Power, Root, accept, eigh, inverse_root
+from precond.roots import Checked, Power, Root, accept, as_fraction, eigh, inverse_root
 from precond.roots.powers import Powers
 
 __all__ = ["Solution", "plain_root", "shifted"]
@@ -51,9 +52,9 @@ def plain_root(solve: Solve, *, power: Powers = None, tolerance: float = math.in
       0.25
     """
 
-    def refresh(factors: jax.Array, derived: Checked, power: Power, first: Any) -> Checked:
+    def refresh(factors: jax.Array, derived: Checked, power: Power, first: jax.Array) -> Checked:
         del first
-        root, error, largest, ridge = solve(factors, Fraction(power).limit_denominator(64))
+        root, error, largest, ridge = solve(factors, as_fraction(power))
         positive = jnp.where(largest > 0, largest, 1)
         condition = jnp.where(largest > 0, 1 + largest / jnp.where(ridge > 0, ridge, positive), 1)
         return accept(root, error, derived, tolerance, damping=ridge / positive, condition=condition)
@@ -61,7 +62,7 @@ def plain_root(solve: Solve, *, power: Powers = None, tolerance: float = math.in
     return inverse_root(power=power, method=eigh())._replace(refresh=refresh, padding=None)
 
 
-def shifted(a: jax.Array, ridge: Any) -> jax.Array:
+def shifted(a: jax.Array, ridge: ArrayLike) -> jax.Array:
     """`A + ridge I`.
 
     Args:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +14,7 @@ from precond.mesh import Sharded
 from precond.roots import eigenbasis, qr
 from precond.statistics import outer_products
 from precond.transforms import normalize, scale_by_diagonal
+from precond.trees import Leaf
 
 __all__ = ["official_soap"]
 
@@ -23,7 +23,7 @@ def _channels_last(views: Views) -> Views:
     """Read images' kernels `[out, h, w, in]` as `[out, in, h, w]` first, so that other axes are neighbours."""
     order = (0, 3, 1, 2)
 
-    def read(path: str, leaf: Any) -> View | None:
+    def read(path: str, leaf: Leaf) -> View | None:
         if len(leaf.shape) != len(order):
             return views(path, leaf)
         view = views(path, jax.ShapeDtypeStruct([leaf.shape[i] for i in order], leaf.dtype))

@@ -1,9 +1,9 @@
-"""Mean gradients, and how far apart those are that they are the mean of, however a batch is split. Floor 1."""
+"""Mean gradients, and how far apart the single gradients are, however a batch is split. Floor 1 of the library."""
 
-from precond.replicas.devices import over_devices
+from precond.replicas.adam_metric import adam_metric
 from precond.replicas.gradients import GradientFunction, gradients, gradients_by, over_groups, over_micro_batches
-from precond.replicas.metric import adam_metric
-from precond.replicas.statistics import (
+from precond.replicas.over_devices import over_devices
+from precond.replicas.replicas import (
     Metric,
     Replicas,
     Squares,
@@ -11,7 +11,6 @@ from precond.replicas.statistics import (
     stacked,
     summed,
     whole_squares,
-    wide_zeros,
 )
 
 __all__ = [
@@ -29,5 +28,4 @@ __all__ = [
     "stacked",
     "summed",
     "whole_squares",
-    "wide_zeros",
 ]

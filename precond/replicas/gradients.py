@@ -1,71 +1,87 @@
-"""Mean gradients with statistics: from a loss, by groups of a batch, and by micro-batches in a loop."""
+"""Mean gradients with statistics, of a whole batch, of groups of a batch, and of micro-batches in a loop."""
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from precond.arguments import check_whole
-from precond.replicas.statistics import (
+from precond.replicas.replicas import (
     Metric,
     Replicas,
     Squares,
     local_squares,
     merge,
     sum_over_axes,
-    varying,
-    wide,
-    wide_zeros,
 )
+from precond.trees import Tree, varying, wide, wide_zeros
 
 __all__ = ["GradientFunction", "gradients", "gradients_by", "over_groups", "over_micro_batches"]
 
 Axes = frozenset[str]
 
 
-# No tuple: jax.jit keeps weak references to the functions it compiles, and a tuple cannot have any.
+class Spread(Protocol):
+    """The type of `GradientFunction.spread`."""
+
+    def __call__(self, params: Tree, batch: Any, axes: Axes) -> tuple[Any, Tree, Tree]:
+        """Compute a gradient, and how far apart those are that it is the mean of.
+
+        Args:
+          params: a tree of arrays.
+          batch: whatever the loss takes.
+          axes: the mesh axes that are averaged over further out, as far as types tell of them.
+
+        Returns:
+          The value, the mean gradient (float32 or wider), and the deviation of each of its leaves.
+        """
+        ...
+
+
+# It is no tuple, since jax.jit keeps weak references to the functions it compiles, and a tuple cannot have any.
 @dataclasses.dataclass(frozen=True)
 class GradientFunction:
-    """`value, mean, replicas = f(params, batch)`: the mean gradient of a loss, and what `tx.update` is told about it.
+    """Compute a mean gradient and its statistics: `value, mean, replicas = f(params, batch)`.
 
     Attributes:
-      spread: from params, batch and the mesh axes that are averaged over further out (as far as types tell of them),
-        to the value, the mean gradient (float32 or wider) and the deviation of each leaf, of what is known inside.
-      squares: the squared norms of the leaves of such a gradient.
-      count: how many gradients the mean is of.
+      spread: from params, batch and mesh axes to the value, the mean gradient and the deviation of each leaf
+        (`Spread`).
+      squares: from such a gradient to the squared norms of its leaves.
+      count: returns the number of gradients of which the mean is taken.
     """
 
-    spread: Callable[[Any, Any, Axes], tuple[Any, Any, Any]]
+    spread: Spread
     squares: Squares
     count: Callable[[], int]
 
-    def __call__(self, params: Any, batch: Any) -> tuple[Any, Any, Replicas]:
-        """The loss (with what else it returns), the mean gradient of the parameters' dtypes, and its statistics."""
+    def __call__(self, params: Tree, batch: Any) -> tuple[Any, Tree, Replicas]:
+        """Return the loss (with its auxiliary values), the mean gradient in the dtypes of params, and statistics."""
         value, mean, deviation = self.spread(params, batch, frozenset())
         square = self.squares(mean)
-        # Shards of a model, with nothing around that has summed over them.
+        # Nothing around has summed over the shards of a model.
         deviation, square = (sum_over_axes(x, jax.tree.map(varying, x)) for x in (deviation, square))
         mean = jax.tree.map(lambda m, p: m.astype(jnp.result_type(p)), mean, params)
         return value, mean, Replicas(self.count(), self.count(), deviation, square)
 
 
 def gradients(loss: Callable[..., Any], *, has_aux: bool = False, metric: Metric | None = None) -> GradientFunction:
-    """The gradient of a loss on the whole batch: one gradient, without any spread; what the `over_` functions take.
+    """Make one gradient of a loss on the whole batch, without any spread; the `over_` functions take it.
 
     Args:
-      loss: `loss(params, batch)`, the mean over the examples of the batch; a regulariser is part of it. Under
-        `jax.shard_map` and `jax.pmap` it is the mean over this device's examples: no `pmean` in it.
-      has_aux: the loss returns `(value, aux)`; the tree of numbers `aux` is averaged as the value is.
-      metric: norms are those of what it makes of a gradient (`precond.replicas.adam_metric`); None is the identity.
+      loss: `loss(params, batch)`, the mean over the examples of the batch, with its regulariser. Under `jax.shard_map`
+        and `jax.pmap` it is the mean over this device's examples, without a `pmean`.
+      has_aux: whether the loss returns `(value, aux)`; the tree of numbers `aux` is averaged as the value is.
+      metric: a map of gradients whose results are measured (`precond.replicas.adam_metric`); None is the identity.
 
     Returns:
       A function `f(params, batch)` to the value, the mean gradient and `Replicas`. Inside a `jax.shard_map` it
       refuses to run where JAX would silently sum gradients over devices.
 
     Raises:
-      ValueError: in a call, for a loss that differs between devices, which needs `over_devices`, or one that is
+      ValueError: in a call, for a loss that differs between devices, which needs `over_devices`, or for a loss that is
         already averaged over them.
 
     Examples:
@@ -78,7 +94,7 @@ def gradients(loss: Callable[..., Any], *, has_aux: bool = False, metric: Metric
 
 
 def gradients_by(function: Callable[..., tuple[Any, Any]], *, metric: Metric | None = None) -> GradientFunction:
-    """As `gradients`, of whatever makes a gradient: with K-FAC's factors beside it, clipped by example, of a surrogate.
+    """Make one gradient by any function, such as one that clips by example or returns K-FAC's factors.
 
     For K-FAC, put the factors beside the value, and they are averaged as the gradient is:
 
@@ -89,8 +105,8 @@ def gradients_by(function: Callable[..., tuple[Any, Any]], *, metric: Metric | N
     ```
 
     Args:
-      function: from params and batch to the value, or a tree with the value as its first leaf, and the gradient: what
-        `jax.value_and_grad(loss)` is. Both are means over the examples of the batch.
+      function: from params and batch to the value and the gradient, as `jax.value_and_grad(loss)` is. In place of the
+        value it may return a tree with the value as its first leaf. Both are means over the examples of the batch.
       metric: as in `gradients`.
 
     Returns:
@@ -106,7 +122,7 @@ def gradients_by(function: Callable[..., tuple[Any, Any]], *, metric: Metric | N
       (4.0, 2.0, 2.0, 2.0)
     """
 
-    def spread(params: Any, batch: Any, axes: Axes) -> tuple[Any, Any, Any]:
+    def spread(params: Tree, batch: Any, axes: Axes) -> tuple[Any, Tree, Tree]:
         value, gradient = function(params, batch)
         _check_axes(varying(jax.tree.leaves(value)[0]), axes)
         return value, wide(gradient), jax.tree.map(jnp.zeros_like, local_squares(gradient))
@@ -127,40 +143,40 @@ def _check_axes(found: Axes, expected: Axes) -> None:
         )
 
 
-def _split(batch: Any, parts: int, name: str) -> Any:
-    def one(x: Any) -> jax.Array:
+def _split(batch: Any, parts: int, name: str) -> Tree:
+    def one(x: ArrayLike) -> jax.Array:
         x = jnp.asarray(x)
         if x.ndim == 0 or x.shape[0] % parts:
             raise ValueError(
                 f"{name}={parts} must divide the first axis of every array of the batch, but one has the shape "
-                f"{x.shape}. Drop the incomplete batch, or give what is no batch to the loss otherwise."
+                f"{x.shape}. Drop the incomplete batch, and pass other arrays to the loss in another way."
             )
         return x.reshape(parts, x.shape[0] // parts, *x.shape[1:])
 
     return jax.tree.map(one, batch)
 
 
-def _mean(parts: Any) -> Any:
+def _mean(parts: Tree) -> Tree:
     return jax.tree.map(lambda x: jnp.mean(x, axis=0), parts)
 
 
 def over_groups(f: GradientFunction, groups: int) -> GradientFunction:
     """Cut the batch into groups and average their gradients, all at once: for `jax.jit` on one device or many.
 
-    With the batch sharded over a mesh axis whose size divides `groups`, every device makes the gradients of its own
-    groups, and only means and sums travel. Parameters may be sharded too (FSDP, tensor parallel): under `jax.jit`
+    If the batch is sharded over a mesh axis whose size divides `groups`, every device makes the gradients of its own
+    groups, and only means and sums travel. Parameters may be sharded, too (FSDP, tensor parallel): under `jax.jit`
     norms are those of whole gradients.
 
     Args:
       f: from `gradients`, or another `over_` function.
-      groups: how many; it divides the first axis of every array of the batch. So many copies of the gradient are
-        held, split among the devices.
+      groups: the number of groups; it divides the first axis of every array of the batch. So many copies of the
+        gradient are held, split among the devices.
 
     Returns:
       A function `f(params, batch)` to the value, the mean gradient and `Replicas`.
 
     Raises:
-      ValueError, TypeError: for a number of groups below 1, or, in a call, one that does not divide the batch.
+      ValueError, TypeError: for a number of groups below 1; in a call, for one that does not divide the batch.
 
     Examples:
       >>> f = over_groups(gradients(lambda w, x: jnp.mean(w * x)), 2)
@@ -170,7 +186,7 @@ def over_groups(f: GradientFunction, groups: int) -> GradientFunction:
     """
     check_whole("groups", groups, least=1)
 
-    def spread(params: Any, batch: Any, axes: Axes) -> tuple[Any, Any, Any]:
+    def spread(params: Tree, batch: Any, axes: Axes) -> tuple[Any, Tree, Tree]:
         parts = _split(batch, groups, "groups")
         values, means, deviations = jax.vmap(lambda part: f.spread(params, part, axes))(parts)
         mean = _mean(means)
@@ -184,17 +200,17 @@ def over_groups(f: GradientFunction, groups: int) -> GradientFunction:
 def over_micro_batches(f: GradientFunction, steps: int) -> GradientFunction:
     """Cut the batch into micro-batches and average their gradients, one after the other, in a `jax.lax.scan`.
 
-    The memory is that of two gradients and one micro-batch.
+    It takes the memory of two gradients and one micro-batch.
 
     Args:
       f: from `gradients`, or another `over_` function.
-      steps: how many; it divides the first axis of every array of the batch.
+      steps: the number of micro-batches; it divides the first axis of every array of the batch.
 
     Returns:
       A function `f(params, batch)` to the value, the mean gradient and `Replicas`.
 
     Raises:
-      ValueError, TypeError: for a number of steps below 1, or, in a call, one that does not divide the batch.
+      ValueError, TypeError: for a number of steps below 1; in a call, for one that does not divide the batch.
 
     Examples:
       >>> f = over_micro_batches(gradients(lambda w, x: jnp.mean(w * x)), 2)
@@ -204,11 +220,11 @@ def over_micro_batches(f: GradientFunction, steps: int) -> GradientFunction:
     """
     check_whole("steps", steps, least=1)
 
-    def spread(params: Any, batch: Any, axes: Axes) -> tuple[Any, Any, Any]:
-        def body(carry: Any, part: Any) -> tuple[Any, Any]:
+    def spread(params: Tree, batch: Any, axes: Axes) -> tuple[Any, Tree, Tree]:
+        def body(carry: tuple[jax.Array, Tree, Tree], part: Tree) -> tuple[tuple[jax.Array, Tree, Tree], Any]:
             done, mean, deviation = carry
             value, other, more = f.spread(params, part, axes)
-            # In units of the sets that f makes: each is of f.count() gradients.
+            # The unit is a set that f makes, which has f.count() gradients.
             mean, deviation = merge(mean, deviation, done, other, more, 1, lambda x: _times(f.count(), f.squares(x)))
             return (done + 1, mean, deviation), value
 
@@ -220,5 +236,5 @@ def over_micro_batches(f: GradientFunction, steps: int) -> GradientFunction:
     return GradientFunction(spread, f.squares, lambda: steps * f.count())
 
 
-def _times(count: int, tree: Any) -> Any:
+def _times(count: int, tree: Tree) -> Tree:
     return jax.tree.map(lambda x: count * x, tree)

@@ -1,40 +1,55 @@
-"""What is derived from the factors, and how it acts on a gradient. Floor 2 of the library."""
+"""Roots derive matrices from factors and apply them to gradients. Floor 2 of the library."""
 
-from precond.roots.corrected_inverse import Follow, averaged, corrected_inverse, rising
-from precond.roots.damping import Damping, absolute, relative, trace
+from precond.roots.corrected_inverse import corrected_inverse
+from precond.roots.damping import Damping, absolute, relative, trace_damping
 from precond.roots.eigen_inverse import eigen_inverse
 from precond.roots.eigenbasis import eigenbasis
 from precond.roots.guard import Checked, Health, accept
 from precond.roots.inverse import inverse
 from precond.roots.inverse_root import inverse_root
 from precond.roots.last_finite import last_finite
-from precond.roots.method import Method, by_platform, cholesky, cholesky_qr, composite, eigh, newton, qr, rotations
-from precond.roots.root import Axis, Padding, Power, Root, RootState, powers_of
-from precond.roots.stored import stored
+from precond.roots.methods import (
+    Method,
+    Solved,
+    by_platform,
+    cholesky,
+    cholesky_qr,
+    composite,
+    eigh,
+    newton,
+    qr,
+    rotations,
+)
+from precond.roots.moment_rule import MomentRule, decayed_max, ema
+from precond.roots.root import Axis, Padding, Power, Root, RootState, as_fraction, powers_of
+from precond.roots.store_as import store_as
 from precond.roots.waiting import waiting
 
 __all__ = [
     "Axis",
     "Checked",
     "Damping",
-    "Follow",
     "Health",
     "Method",
+    "MomentRule",
     "Padding",
     "Power",
     "Root",
     "RootState",
+    "Solved",
     "absolute",
     "accept",
-    "averaged",
+    "as_fraction",
     "by_platform",
     "cholesky",
     "cholesky_qr",
     "composite",
     "corrected_inverse",
+    "decayed_max",
     "eigen_inverse",
     "eigenbasis",
     "eigh",
+    "ema",
     "inverse",
     "inverse_root",
     "last_finite",
@@ -42,9 +57,8 @@ __all__ = [
     "powers_of",
     "qr",
     "relative",
-    "rising",
     "rotations",
-    "stored",
-    "trace",
+    "store_as",
+    "trace_damping",
     "waiting",
 ]

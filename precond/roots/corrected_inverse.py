@@ -1,96 +1,56 @@
-"""EK-FAC's root: the inverse of the Fisher matrix's own diagonal in the factors' eigenbasis."""
+"""EK-FAC's root, which inverts the Fisher matrix's own diagonal in the factors' eigenbasis."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from precond.arguments import check_decay, check_number
+from precond.arguments import check_number
 from precond.blocks import finite_blocks, keep_finite
-from precond.linalg import average, multiply
+from precond.linalg import multiply
 from precond.roots.eigenbasis import SecondMoment, eigenbasis
-from precond.roots.guard import unchecked
-from precond.roots.method import Method
-from precond.roots.root import Power, Root, RootState
+from precond.roots.guard import Checked, unchecked
+from precond.roots.methods import Method
+from precond.roots.moment_rule import MomentRule, decayed_max
+from precond.roots.root import Factor, Power, Root, RootState
+from precond.trees import Leaf
 
-__all__ = ["Follow", "MeasuredMoment", "averaged", "corrected_inverse", "rising"]
+__all__ = ["MeasuredMoment", "corrected_inverse"]
 
-Follow = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
-"""From what is kept of second moments, what was measured, and the number of times that something was (from 1)."""
+Basis = Checked | jax.Array
+"""The basis of a factor; an empty array for a diagonal factor, which needs none."""
 
 
 class MeasuredMoment(SecondMoment):
-    """What `corrected_inverse` keeps of second moments. By its type a capture tells the bases of EK-FAC from SOAP's."""
+    """Hold the second moments of `corrected_inverse`. A capture tells the bases of EK-FAC from SOAP's by this type."""
 
 
-def rising(decay: ArrayLike = 0.8) -> Follow:
-    r"""$S \leftarrow \max(\beta S, X)$: growth is believed at once, and forgotten slowly.
+def corrected_inverse(
+    damping: ArrayLike = 1e-3, *, follow: MomentRule | None = None, method: Method | None = None
+) -> Root:
+    r"""Divide by the measured and damped diagonal of the Fisher matrix in the eigenbasis of the factors (EK-FAC).
 
-    A step that is divided by what was seen some steps ago is too long where curvature has grown since: at the start
-    of training, by orders of magnitude.
-
-    Args:
-      decay: $\beta$; 1 forgets nothing.
-
-    Raises:
-      ValueError, TypeError: for a number out of range.
-
-    Examples:
-      >>> follow = rising(0.5)
-      >>> [follow(jnp.asarray(4.0), jnp.asarray(x), jnp.asarray(2)).item() for x in (1.0, 5.0)]
-      [2.0, 5.0]
-    """
-    check_number("decay", decay, 0, 1)
-    return lambda old, new, count: jnp.maximum(jnp.asarray(decay, old.dtype) * old, new)
-
-
-def averaged(decay: ArrayLike = 0.95) -> Follow:
-    r"""$S \leftarrow \beta S + (1 - \beta) X$, free of the bias of its start, as George et al. have it.
-
-    Args:
-      decay: $\beta$, below 1.
-
-    Raises:
-      ValueError, TypeError: for a number out of range.
-
-    Examples:
-      >>> follow = averaged(0.5)
-      >>> [round(follow(jnp.asarray(4.0), jnp.asarray(1.0), jnp.asarray(t)).item(), 4) for t in (1, 2)]
-      [1.0, 2.0]
-    """
-    check_decay("decay", decay)
-
-    def follow(old: jax.Array, new: jax.Array, count: jax.Array) -> jax.Array:
-        return average(old, new, decay, count=count.reshape(*count.shape, *[1] * (old.ndim - count.ndim)))
-
-    return follow
-
-
-def corrected_inverse(damping: ArrayLike = 1e-3, *, follow: Follow | None = None, method: Method | None = None) -> Root:
-    r"""Divide by the Fisher matrix's diagonal in the eigenbasis of the factors, as it was measured, damped (EK-FAC).
-
-    With the eigenvectors $Q_i$ of each factor, X' the mean over examples of their squared gradients in this basis, and
-    $M' = M \times_1 Q_1^\top \cdots \times_k Q_k^\top$ what is to be preconditioned:
+    Let $Q_i$ be the eigenvectors of each factor, X' the mean over examples of their squared gradients in this basis,
+    and $M' = M \times_1 Q_1^\top \cdots \times_k Q_k^\top$ the direction that is preconditioned:
 
     $$P = \frac{M'}{S + \lambda} \times_1 Q_1 \cdots \times_k Q_k$$
 
     where S follows X'.
 
-    `precond.eigen_inverse` has products of the factors' eigenvalues in place of S, which are the diagonal of the Fisher
-    matrix in this basis only if it is a Kronecker product. X' comes in place of the raw gradients, by
-    `precond.measured`; what is not finite leaves S as it is.
+    `precond.eigen_inverse` has products of the factors' eigenvalues in place of S. They are the diagonal of the Fisher
+    matrix in this basis only if it is a Kronecker product. `precond.use_measured_moments` passes X' in place of the raw
+    gradients. If X' is not finite, S stays as it is.
 
     Args:
       damping: $\lambda$, in the units of the Fisher matrix.
-      follow: how S follows X': `precond.rising` (the default), or `precond.averaged`, as George et al. have it.
+      follow: how S follows X': `precond.decayed_max` (the default), or `precond.ema`, as George et al. have it.
       method: as in `precond.eigenbasis`, whose columns must continue those of the basis before (not `precond.eigh`).
 
     Returns:
-      A `Root`, for a refresh with `precond.every(.., delay=1, warmup=1)`, so that S is of one basis from its start. A
-      diagonal factor's basis is the parameter's own. Before anything is seen, S is 0.
+      A `Root`, for a refresh with `precond.every(.., delay=1, warmup=1)`, with which S belongs to one basis from its
+      start. The basis of a diagonal factor is the parameter's own. Before the first measurement, S is 0.
 
     Raises:
       ValueError, TypeError: for numbers out of range, or a method that computes no basis.
@@ -106,13 +66,13 @@ def corrected_inverse(damping: ArrayLike = 1e-3, *, follow: Follow | None = None
     """
     check_number("damping", damping, 0)
     base = eigenbasis(eps=damping, power=1.0, method=method)
-    follow = rising() if follow is None else follow
+    follow = decayed_max() if follow is None else follow
 
-    def init(stack: Any, factors: Sequence[Any]) -> RootState:
+    def init(stack: Leaf, factors: tuple[Factor | None, ...]) -> RootState:
         moments = MeasuredMoment(*base.init(stack, ()).moments)
         return RootState(tuple(None if f is None else _start(f) for f in factors), moments)
 
-    def refresh(factors: jax.Array, derived: Any, power: Power, first: jax.Array) -> Any:
+    def refresh(factors: jax.Array, derived: Basis, power: Power, first: jax.Array) -> Basis:
         return derived if factors.ndim == 2 else base.refresh(factors, derived, power, first)
 
     def apply(direction: jax.Array, gradient: jax.Array, state: RootState) -> tuple[jax.Array, RootState]:
@@ -127,13 +87,13 @@ def corrected_inverse(damping: ArrayLike = 1e-3, *, follow: Follow | None = None
     return Root(init, refresh, apply, base.whiten, base.power)
 
 
-def _divide(direction: jax.Array, bases: Any, denominator: jax.Array) -> jax.Array:
+def _divide(direction: jax.Array, bases: Sequence[Checked | None], denominator: jax.Array) -> jax.Array:
     matrices = [None if x is None else x.matrix for x in bases]
     turned = multiply(direction, matrices, transpose=True)
     scaled = jnp.where(denominator > 0, turned / jnp.where(denominator > 0, denominator, 1), 0)
     return multiply(scaled.astype(direction.dtype), matrices)
 
 
-def _start(factor: Any) -> Any:
-    """A basis; of a diagonal factor, which needs none, an empty array."""
+def _start(factor: Factor) -> Basis:
+    """Return identity matrices as the first bases; for a diagonal factor, which needs none, an empty array."""
     return unchecked(factor) if len(factor.shape) == 3 else jnp.zeros((factor.shape[0], 0), factor.dtype)

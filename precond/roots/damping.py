@@ -1,7 +1,6 @@
-"""What is added to a factor before its root is taken."""
+"""Damping, a ridge that is added to the diagonal of a factor before its root is computed."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -9,33 +8,58 @@ from jax.typing import ArrayLike
 
 from precond.arguments import check_number
 
-__all__ = ["Damping", "absolute", "relative", "trace"]
+__all__ = ["Damping", "absolute", "relative", "trace_damping"]
+
+
+class RidgeOf(Protocol):
+    """The type of `Damping.ridge`."""
+
+    def __call__(self, largest: jax.Array, mean: jax.Array) -> ArrayLike:
+        """Return the number that is added to the diagonal of each factor, `[M]`.
+
+        Args:
+          largest: the largest eigenvalue of each factor, `[M]`.
+          mean: the mean eigenvalue of each factor, `[M]`.
+        """
+        ...
+
+
+class LeastOf(Protocol):
+    """The type of `Damping.least`."""
+
+    def __call__(self, size: int) -> float:
+        """Return a lower bound of the ridge, relative to the largest eigenvalue; 0 if nothing is known beforehand.
+
+        Args:
+          size: the size of a factor.
+        """
+        ...
 
 
 class Damping(NamedTuple):
-    """What is added to the diagonal of factors.
+    """Add a ridge to the diagonal of factors.
 
     Attributes:
-      ridge: from the largest and the mean eigenvalue of each factor, `[M]`, to what is added, `[M]`.
-      least: from the size of a factor to what the ridge is at least, relative to the largest eigenvalue, as a Python
-        number; 0 where nothing is known beforehand. From it `precond.composite` knows how many steps it needs.
+      ridge: from the largest and the mean eigenvalues of factors to the ridges (`RidgeOf`).
+      least: from the size of a factor to a bound of the ridge from below (`LeastOf`), from which `precond.composite`
+        knows how many steps it needs.
     """
 
-    ridge: Callable[[jax.Array, jax.Array], ArrayLike]
-    least: Callable[[int], float] = lambda size: 0.0
+    ridge: RidgeOf
+    least: LeastOf = lambda size: 0.0
 
 
 def _known(eps: Any) -> float:
-    """Its value, or 0 for one that is injected."""
+    """Return the value of `eps`, or 0 if it is injected."""
     return 0.0 if isinstance(eps, jax.Array) else float(eps)
 
 
 def relative(eps: ArrayLike = 1e-6, *, floor: float = 0.0) -> Damping:
-    r"""$\epsilon \max(\lambda_{\max}, \text{floor})$: the condition number is at most $1 + 1/\epsilon$ at any scale.
+    r"""Add $\epsilon \max(\lambda_{\max}, \text{floor})$, so that the condition number is at most $1 + 1/\epsilon$.
 
     Args:
       eps: dimensionless.
-      floor: in the units of the factor. Above 0 the result depends on the scale of the loss, as in Google's
+      floor: in the units of the factor. If it is above 0, the result depends on the scale of the loss, as in Google's
         implementation (1e-6 with its eigh, 1e-25 with its Newton iteration).
 
     Raises:
@@ -51,10 +75,10 @@ def relative(eps: ArrayLike = 1e-6, *, floor: float = 0.0) -> Damping:
 
 
 def absolute(eps: ArrayLike = 1e-12) -> Damping:
-    r"""$\epsilon$ itself, in the units of the factor (squared gradients), as Meta's implementation and the papers.
+    r"""Add $\epsilon$ itself, as Meta's implementation and the papers do.
 
     Args:
-      eps: in the units of the factor.
+      eps: in the units of the factor, which are those of squared gradients.
 
     Raises:
       ValueError, TypeError: for a number below 0.
@@ -67,8 +91,8 @@ def absolute(eps: ArrayLike = 1e-12) -> Damping:
     return Damping(lambda largest, mean: eps * jnp.ones_like(largest))
 
 
-def trace(eps: ArrayLike = 1e-6) -> Damping:
-    r"""$\epsilon \, \mathrm{tr}(A) / d$: relative to the mean eigenvalue.
+def trace_damping(eps: ArrayLike = 1e-6) -> Damping:
+    r"""Add $\epsilon \, \mathrm{tr}(A) / d$, which is relative to the mean eigenvalue.
 
     Args:
       eps: dimensionless.
@@ -77,7 +101,7 @@ def trace(eps: ArrayLike = 1e-6) -> Damping:
       ValueError, TypeError: for a number below 0.
 
     Examples:
-      >>> trace(0.5).ridge(jnp.asarray([4.0]), jnp.asarray([1.0])).tolist()
+      >>> trace_damping(0.5).ridge(jnp.asarray([4.0]), jnp.asarray([1.0])).tolist()
       [0.5]
     """
     check_number("eps", eps, 0)

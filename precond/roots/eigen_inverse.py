@@ -1,8 +1,7 @@
-"""The inverse of the damped Kronecker product itself, in the factors' eigenbasis."""
+"""A root that inverts the damped Kronecker product itself, in the factors' eigenbasis."""
 
 import functools
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,16 +11,17 @@ from precond.arguments import check_number
 from precond.blocks import keep_finite
 from precond.linalg import dot_precision, multiply, orthogonality_residual
 from precond.roots.guard import Checked, accept, unchecked
-from precond.roots.method import Method, eigh
-from precond.roots.root import Power, Root, RootState
+from precond.roots.methods import Method, eigh
+from precond.roots.root import Factor, Power, Root, RootState
+from precond.trees import Leaf
 
 __all__ = ["Spectrum", "eigen_inverse"]
 
-_ORTHOGONAL = 0.01  # a basis that is further from being one is refused
+_ORTHOGONAL = 0.01  # a basis that is less orthonormal is refused
 
 
 class Spectrum(NamedTuple):
-    """What is kept of a factor.
+    """Hold the eigendecomposition of a factor.
 
     Attributes:
       basis: its eigenvectors, `[N, d, d]`; None for a diagonal factor.
@@ -36,16 +36,17 @@ def eigen_inverse(damping: ArrayLike = 1e-3, *, method: Method | None = None) ->
     r"""Multiply each block by $(F_1 \otimes \cdots \otimes F_k + \lambda I)^{-1}$, exactly.
 
     With $F_i = Q_i \, \mathrm{diag}(s_i) \, Q_i^\top$, each entry of the gradient in the basis of the $Q_i$ is divided
-    by $\prod_i s_i + \lambda$. The damping is that of the whole matrix, where `precond.inverse` damps each factor, and
-    so adds the terms $\pi \sqrt\lambda \, I \otimes G + \sqrt\lambda / \pi \, A \otimes I$, which Ba et al.
-    preferred on ImageNet. Costs an eigendecomposition in place of an inverse, and twice the products in a step.
+    by $\prod_i s_i + \lambda$. Here the whole matrix is damped. `precond.inverse` damps each factor, and so adds the
+    terms $\pi \sqrt\lambda \, I \otimes G + \sqrt\lambda / \pi \, A \otimes I$, which Ba et al. preferred on ImageNet.
+    This root costs an eigendecomposition in place of an inverse, and twice the products in a step.
 
     Args:
-      damping: $\lambda$, in the units of the Fisher matrix. Directions in which it and the matrix are 0 are left out.
+      damping: $\lambda$, in the units of the Fisher matrix. A direction in which both it and the matrix are 0 is left
+        out.
       method: `precond.eigh()` (the default), `precond.qr()`, `precond.rotations()` or `precond.cholesky_qr()`.
 
     Returns:
-      A `Root`. Before the first refresh the factors are taken for the identity.
+      A `Root`. Before the first refresh the factors count as the identity.
 
     Raises:
       ValueError, TypeError: for a negative damping, or a method that computes no basis.
@@ -66,10 +67,10 @@ def eigen_inverse(damping: ArrayLike = 1e-3, *, method: Method | None = None) ->
         raise ValueError(f"method={method.name} computes no eigenbasis: use precond.eigh() or precond.qr().")
     check_number("damping", damping, 0)
 
-    def init(stack: Any, factors: Sequence[Any]) -> RootState:
+    def init(stack: Leaf, factors: tuple[Factor | None, ...]) -> RootState:
         del stack
 
-        def start(factor: Any) -> Spectrum:
+        def start(factor: Factor) -> Spectrum:
             full = len(factor.shape) == 3
             return Spectrum(unchecked(factor) if full else None, jnp.ones(factor.shape[:2], factor.dtype))
 
@@ -83,12 +84,12 @@ def eigen_inverse(damping: ArrayLike = 1e-3, *, method: Method | None = None) ->
         basis = basis_of(factors, derived.basis.matrix, first)
         turned = jnp.matmul(factors, basis, precision=dot_precision())
         values = jnp.maximum(jnp.sum(basis * turned, axis=1), 0)
-        nothing = jnp.zeros_like(basis[:, 0, 0])  # is added to the factors themselves
+        nothing = jnp.zeros_like(basis[:, 0, 0])  # no ridge is added to the factors themselves
         residual = jnp.where(jnp.max(values, axis=1) < jnp.inf, orthogonality_residual(basis), jnp.inf)
         kept = accept(basis, residual, derived.basis, _ORTHOGONAL, damping=nothing, condition=nothing + 1)
         return Spectrum(kept, keep_finite(kept.health.stale == 0, values, derived.values))
 
-    def apply(direction: jax.Array, gradient: jax.Array, state: RootState) -> Any:
+    def apply(direction: jax.Array, gradient: jax.Array, state: RootState) -> tuple[jax.Array, RootState]:
         del gradient
         there = [(axis, x) for axis, x in enumerate(state.derived) if x is not None]
         bases = [None if x is None or x.basis is None else x.basis.matrix for x in state.derived]

@@ -1,7 +1,6 @@
-"""SOAP's root: an adaptive diagonal method in the eigenbasis of the factors."""
+"""SOAP's root, an adaptive diagonal method in the eigenbasis of the factors."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,18 +10,19 @@ from jax.typing import ArrayLike
 from precond.arguments import check_number, check_part
 from precond.linalg import average, dot_precision, multiply, orthogonality_residual
 from precond.roots.guard import Checked, accept, unchecked
-from precond.roots.method import Method, qr
-from precond.roots.root import Power, Root, RootState
+from precond.roots.methods import Method, qr
+from precond.roots.root import Factor, Power, Root, RootState
+from precond.trees import Leaf, wide_dtype
 
 __all__ = ["SecondMoment", "eigenbasis"]
 
 
-_LEAST = 1e-7  # about what rounding makes of a zero beside entries of size 1
-_ORTHOGONAL = 0.01  # a basis that is further from being one is refused
+_LEAST = 1e-7  # rounding leaves about so much of a zero beside entries of size 1
+_ORTHOGONAL = 0.01  # a basis that is less orthonormal is refused
 
 
 class SecondMoment(NamedTuple):
-    """The second moment in the eigenbasis.
+    """Hold the second moment in the eigenbasis.
 
     Attributes:
       count: steps accumulated by each block, `[N]`.
@@ -44,20 +44,20 @@ def eigenbasis(
 ) -> Root:
     r"""Divide by a root of the second moment in the eigenbasis of the factors (SOAP; eigenvalue correction).
 
-    With the eigenvectors $Q_i$ of each factor, $G' = G \times_1 Q_1^\top \cdots \times_k Q_k^\top$ and $\odot$ by
-    element:
+    Let $Q_i$ be the eigenvectors of each factor, $G' = G \times_1 Q_1^\top \cdots \times_k Q_k^\top$, and $\odot$ the
+    product by element:
 
     $$V \leftarrow \beta V + w \, G' \odot G', \qquad
       P = \frac{M'}{(V / (1 - \beta^t))^{q} + \epsilon} \times_1 Q_1 \cdots \times_k Q_k$$
 
-    where $M'$ is what is to be preconditioned (the momentum), in the same basis. The momentum itself stays in the
-    parameter's own basis, which is the same as SOAP's, who turns it at each refresh. V is never turned: the columns
-    of a refreshed basis continue those of the old one (`precond.qr`, `precond.cholesky_qr`, `precond.rotations`).
+    where $M'$ is the momentum in the same basis. The momentum itself is kept in the parameter's own basis. SOAP keeps
+    it in the eigenbasis and turns it at each refresh, which is the same. V is never turned: the columns of a refreshed
+    basis continue those of the old one (`precond.qr`, `precond.cholesky_qr`, `precond.rotations`).
 
     Args:
       decay: $\beta$; 1 sums for ever, less than 1 averages.
-      eps: $\epsilon$, added to the denominator, in the units of the gradient (for q = 1/2). None takes 1e-7 of what the
-        denominator is for the mean of V over the block, so that no scale of the gradients matters.
+      eps: $\epsilon$, added to the denominator, in the units of the gradient (for q = 1/2). None takes 1e-7 times the
+        denominator that belongs to the mean of V over the block, so that the scale of the gradients does not matter.
       weight: w; None takes $1 - \beta$, or 1 for a sum.
       bias_correction: divide V by $1 - \beta^t$, t the number of steps.
       power: q.
@@ -67,7 +67,8 @@ def eigenbasis(
       A `Root`. Before the first refresh the basis is the parameter's own, and this is Adam's or AdaGrad's rule.
 
     Raises:
-      ValueError, TypeError: for a number out of range, or a method that is none or computes no basis.
+      ValueError, TypeError: for a number out of range, for a `method` of another type, or for one that computes no
+        basis.
 
     Reference:
       Vyas et al., SOAP: Improving and Stabilizing Shampoo using Adam, 2024, Algorithm 3; George et al., Fast
@@ -91,8 +92,8 @@ def eigenbasis(
 
     debiased = bias_correction and weight is None
 
-    def init(stack: Any, factors: Sequence[Any]) -> RootState:
-        nu = jnp.zeros(stack.shape, jnp.result_type(jnp.float32, stack.dtype))
+    def init(stack: Leaf, factors: tuple[Factor | None, ...]) -> RootState:
+        nu = jnp.zeros(stack.shape, wide_dtype(stack))
         bases = tuple(None if f is None else unchecked(f) for f in factors)
         return RootState(bases, SecondMoment(jnp.zeros(stack.shape[:1], jnp.int32), nu))
 
@@ -103,7 +104,7 @@ def eigenbasis(
         residual = orthogonality_residual(basis)
         return accept(basis, residual, derived, _ORTHOGONAL, damping=damping, condition=condition)
 
-    def apply(direction: jax.Array, gradient: jax.Array, state: RootState) -> Any:
+    def apply(direction: jax.Array, gradient: jax.Array, state: RootState) -> tuple[jax.Array, RootState]:
         derived, (count, nu) = state
         bases = [None if x is None else x.matrix for x in derived]
         turned = multiply(gradient, bases, transpose=True)
@@ -113,7 +114,7 @@ def eigenbasis(
         least = _LEAST * jnp.mean(nu, axis=tuple(range(1, nu.ndim)), keepdims=True) ** power if eps is None else eps
         denominator = nu**power + least
         turned = multiply(direction, bases, transpose=True)
-        # Where nothing was ever seen, 0 / 0 stands for no movement.
+        # An entry without any gradient so far has 0 / 0, and does not move.
         scaled = jnp.where(denominator > 0, turned / jnp.where(denominator > 0, denominator, 1), 0)
         return multiply(scaled, bases), RootState(derived, SecondMoment(count, nu))
 
@@ -122,7 +123,7 @@ def eigenbasis(
         product = jnp.matmul(factor, basis, precision=dot_precision())
         values = jnp.sum(basis * product, axis=1, keepdims=True)
         peak = jnp.max(values, axis=2, keepdims=True)
-        # Directions that were never seen are left out, of a zero factor all of them.
+        # Directions without any gradient so far are left out; of a zero factor, all are.
         inverse = jnp.where(values > 1e-12 * peak, values, jnp.inf) ** -0.5
         return jnp.einsum("mij,mkj->mik", basis * inverse, basis, precision=dot_precision())
 

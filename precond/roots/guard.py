@@ -1,4 +1,4 @@
-"""No root is believed unchecked: what is accepted, what is kept, and what is tried next."""
+"""Every root is checked: a bad one is refused, the last good one stays, and the next attempt has more damping."""
 
 from typing import NamedTuple
 
@@ -10,60 +10,61 @@ from precond.roots.root import Padding, identity_like
 
 __all__ = ["PADDING", "Checked", "Health", "accept", "raised", "unchecked"]
 
-_TOP = 8  # powers of ten by which damping is raised at most
+_TOP = 8  # damping is raised by at most so many powers of ten
 
 
 class Health(NamedTuple):
-    """What is known of each matrix of a stack, `[N]` each, all finite.
+    """Hold the health of each matrix of a stack, `[N]` each, all finite.
 
     Attributes:
-      numbers: all of them, `[N, 6]` in the order below: one array, which is picked, put back and sent as one.
+      numbers: all numbers, `[N, 6]`, in the order of the properties below. They are one array, so that a refresh picks,
+        puts back and sends one.
     """
 
     numbers: jax.Array
 
     @property
     def residual(self) -> jax.Array:
-        """Of the last attempt, whether accepted or not; the largest number of its type where it was not finite."""
+        """The residual of the last attempt, accepted or not; the largest number of its type if it was not finite."""
         return self.numbers[:, 0]
 
     @property
     def damping(self) -> jax.Array:
-        """The ridge in use, relative to the largest eigenvalue; 0 where there is none."""
+        """The ridge in use, relative to the largest eigenvalue; 0 if there is none."""
         return self.numbers[:, 1]
 
     @property
     def condition(self) -> jax.Array:
-        """Of the damped factor whose root is in use; 1 before there is a root."""
+        """The condition number of the damped factor whose root is in use; 1 before there is a root."""
         return jnp.maximum(self.numbers[:, 2], 1)
 
     @property
     def known(self) -> jax.Array:
-        """Whether the root in use is that of a factor. It is the identity before the first, and for a zero factor."""
+        """Whether the matrix in use is a root: before the first one, and for a zero factor, it is the identity."""
         return self.numbers[:, 2] > 0
 
     @property
     def escalated(self) -> jax.Array:
-        """By how many powers of ten the damping of the next attempt is raised."""
+        """The number of powers of ten by which the damping of the next attempt is raised."""
         return self.numbers[:, 3].astype(jnp.int32)
 
     @property
     def refused(self) -> jax.Array:
-        """Attempts refused so far."""
+        """The number of attempts refused so far."""
         return self.numbers[:, 4].astype(jnp.int32)
 
     @property
     def stale(self) -> jax.Array:
-        """Of these, those since the last one that was accepted."""
+        """The number of attempts refused since the last one that was accepted."""
         return self.numbers[:, 5].astype(jnp.int32)
 
 
 class Checked(NamedTuple):
-    """A root or a basis, and its health.
+    """Hold roots or bases, and their health.
 
     Attributes:
       matrix: `[N, d, d]`.
-      health: of each.
+      health: the health of each matrix.
     """
 
     matrix: jax.Array
@@ -71,7 +72,7 @@ class Checked(NamedTuple):
 
 
 def unchecked(factor: jax.Array | jax.ShapeDtypeStruct) -> Checked:
-    """Identity matrices in the shape of a factor `[N, d, d]`: what is used until the first refresh.
+    """Return identity matrices in the shape of a factor `[N, d, d]`, which are used until the first refresh.
 
     Examples:
       >>> unchecked(jnp.zeros((1, 1, 1))).health.condition.tolist()
@@ -81,12 +82,12 @@ def unchecked(factor: jax.Array | jax.ShapeDtypeStruct) -> Checked:
 
 
 def raised(ridge: jax.Array, largest: jax.Array, old: Checked) -> jax.Array:
-    """The ridge times ten for each escalation; and at least the unit of rounding, where there is one.
+    """Multiply the ridge by ten for each escalation; an escalated ridge is at least the unit of rounding.
 
     Args:
-      ridge: as the damping has it, `[M]`.
-      largest: eigenvalues, `[M]`.
-      old: what is in use.
+      ridge: what the damping adds, `[M]`.
+      largest: the largest eigenvalue of each matrix, `[M]`.
+      old: the roots in use.
 
     Examples:
       >>> raised(jnp.ones(1), jnp.ones(1), unchecked(jnp.zeros((1, 1, 1)))).item()
@@ -106,21 +107,21 @@ def accept(
     damping: jax.Array,
     condition: jax.Array,
 ) -> Checked:
-    """Take each new matrix whose residual is within the tolerance; else keep the old one, and raise its damping.
+    """Accept each new matrix whose residual is within the tolerance; else keep the old one, and raise its damping.
 
-    The damping of the next attempt is raised by a factor of ten by each refusal, and lowered again by an acceptance
-    that would have been one with a tenth of the damping too: rounding enters the residual in inverse proportion.
+    Each refusal raises the damping of the next attempt by a factor of ten. An acceptance lowers it again if a tenth of
+    the damping would have been accepted, too: the rounding in the residual grows as the damping falls.
 
     Args:
-      matrix: `[M, d, d]`, or whatever else has a row for each, as a diagonal has.
-      residual: of each, `[M]`; NaN is refused, and so is a matrix that is not finite.
-      old: what was in use.
-      tolerance: on the residual; with infinity all is accepted that is finite.
-      damping: of the new matrices, relative to the largest eigenvalue, `[M]`.
-      condition: of the damped factors, `[M]`; 0 for a zero factor.
+      matrix: `[M, d, d]`, or another array with a row for each matrix, such as a diagonal.
+      residual: the residual of each new matrix, `[M]`. NaN is refused, and so is a matrix that is not finite.
+      old: the matrices that were in use.
+      tolerance: the largest residual that is accepted; infinity accepts every finite matrix.
+      damping: the ridge of each new matrix, relative to the largest eigenvalue, `[M]`.
+      condition: the condition number of each damped factor, `[M]`; 0 for a zero factor.
 
     Returns:
-      What is in use now.
+      The matrices that are in use now.
 
     Examples:
       >>> old, ones = unchecked(jnp.zeros((1, 1, 1))), jnp.ones(1)
@@ -129,7 +130,7 @@ def accept(
       (1.0, 1, 1)
     """
     top = float(jnp.finfo(residual.dtype).max)
-    # Of one that is not finite, a maximum is neither.
+    # If an entry is not finite, neither is the maximum.
     good = (residual <= tolerance) & (jnp.max(jnp.abs(matrix), axis=tuple(range(1, matrix.ndim))) <= top)
     _, kept_damping, kept_condition, escalated, refused, stale = jnp.moveaxis(old.health.numbers, 1, 0)
     bad, easy = (~good).astype(residual.dtype), good & (10 * residual <= tolerance / 2)
@@ -146,7 +147,7 @@ def accept(
 
 
 def _larger(matrices: jax.Array, size: int, diagonal: jax.Array) -> jax.Array:
-    """Matrices with as many rows and columns more as are missing, and so much on the diagonal there."""
+    """Enlarge matrices to a size, with these numbers on the new part of the diagonal and zeros elsewhere."""
     d = matrices.shape[-1]
     if d == size or matrices.ndim < 3:
         return matrices
@@ -157,7 +158,7 @@ def _larger(matrices: jax.Array, size: int, diagonal: jax.Array) -> jax.Array:
 
 
 def _larger_factor(factors: jax.Array, size: int) -> jax.Array:
-    # By the mean eigenvalue: neither the trace over the size nor any extreme eigenvalue changes.
+    # The mean eigenvalue changes neither the trace over the size nor an extreme eigenvalue.
     if factors.ndim < 3:
         return factors
     return _larger(factors, size, jnp.trace(factors, axis1=1, axis2=2) / factors.shape[-1])
@@ -173,4 +174,4 @@ def _cropped(derived: Checked, like: Checked) -> Checked:
 
 
 PADDING = Padding(_larger_factor, _larger_derived, _cropped)
-"""Of roots that are functions of a matrix: those of a matrix in two blocks are those of the blocks."""
+"""The padding of a root that is a function of its matrix: the root of a block-diagonal matrix has the blocks' roots."""

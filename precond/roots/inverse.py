@@ -1,8 +1,6 @@
-"""K-FAC's root: every axis multiplied by the damped inverse of its factor."""
+"""K-FAC's root, which multiplies every axis by the damped inverse of its factor."""
 
-from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +9,9 @@ from jax.typing import ArrayLike
 from precond.arguments import check_number
 from precond.linalg import multiply, root_residual
 from precond.roots.guard import PADDING, Checked, accept, raised, unchecked
-from precond.roots.method import Method, Solve, cholesky
-from precond.roots.root import Power, Root, RootState, identity_like
+from precond.roots.methods import Method, RootOf, cholesky
+from precond.roots.root import Factor, Power, Root, RootState, identity_like
+from precond.trees import Leaf
 
 __all__ = ["inverse"]
 
@@ -30,8 +29,8 @@ def inverse(damping: ArrayLike = 1e-3, *, method: Method | None = None, toleranc
 
     Args:
       damping: $\lambda$, in the units of the Fisher matrix.
-      method: `precond.cholesky()` (the default), or another that computes roots: `precond.composite()` has nothing but
-        matrix products.
+      method: `precond.cholesky()` (the default), or another method that computes roots. `precond.composite()` needs
+        matrix products alone.
       tolerance: as in `precond.inverse_root`.
 
     Returns:
@@ -59,13 +58,13 @@ def inverse(damping: ArrayLike = 1e-3, *, method: Method | None = None, toleranc
     def ridge(order: Power) -> jax.Array:
         return jnp.asarray(damping) ** (1 / float(order))
 
-    def init(stack: Any, factors: Sequence[Any]) -> RootState:
+    def init(stack: Leaf, factors: tuple[Factor | None, ...]) -> RootState:
         del stack
         return RootState(tuple(None if f is None else _start(f) for f in factors), ())
 
-    def refresh(factors: jax.Array, derived: Any, order: Power, first: jax.Array) -> Checked:
+    def refresh(factors: jax.Array, derived: Checked, power: Power, first: jax.Array) -> Checked:
         del first
-        added = ridge(order).astype(factors.dtype)
+        added = ridge(power).astype(factors.dtype)
         if factors.ndim == 2:
             return _diagonal(factors, derived, added, tolerance)
         if factors.shape[-1] == 1:
@@ -73,7 +72,7 @@ def inverse(damping: ArrayLike = 1e-3, *, method: Method | None = None, toleranc
             return one._replace(matrix=one.matrix[:, :, None])
         return _matrix(factors, derived, added, solve, tolerance)
 
-    def apply(direction: jax.Array, gradient: jax.Array, state: RootState) -> Any:
+    def apply(direction: jax.Array, gradient: jax.Array, state: RootState) -> tuple[jax.Array, RootState]:
         del gradient
         full = [None if x is None or x.matrix.ndim == 2 else x.matrix for x in state.derived]
         out = multiply(direction, full)
@@ -89,15 +88,15 @@ def inverse(damping: ArrayLike = 1e-3, *, method: Method | None = None, toleranc
     return Root(init, refresh, apply, whiten, lambda axis: axis.order, PADDING)
 
 
-def _start(factor: Any) -> Checked:
+def _start(factor: Factor) -> Checked:
     if len(factor.shape) == 3:
         return unchecked(factor)
     one = unchecked(jax.ShapeDtypeStruct((factor.shape[0], 1, 1), factor.dtype))
     return Checked(jnp.ones(factor.shape, factor.dtype), one.health)
 
 
-def _matrix(factors: jax.Array, old: Checked, ridge: jax.Array, solve: Solve, tolerance: float) -> Checked:
-    """As `inverse_root` has it."""
+def _matrix(factors: jax.Array, old: Checked, ridge: jax.Array, solve: RootOf, tolerance: float) -> Checked:
+    """Refresh full factors, as `inverse_root` does."""
     peak = jnp.max(jnp.abs(factors), axis=(1, 2))
     empty, scale = peak == 0, jnp.where(peak == 0, 1, peak)
     a = factors / scale[:, None, None]
@@ -110,7 +109,7 @@ def _matrix(factors: jax.Array, old: Checked, ridge: jax.Array, solve: Solve, to
 
 
 def _diagonal(factors: jax.Array, old: Checked, ridge: jax.Array, tolerance: float) -> Checked:
-    """The same for diagonals: only what is not finite can be refused."""
+    """Refresh diagonal factors, of which only those that are not finite can be refused."""
     largest = jnp.max(factors, axis=1)
     added = raised(jnp.broadcast_to(ridge, largest.shape), largest, old)
     damped = jnp.maximum(factors, 0) + added[:, None]

@@ -1,8 +1,4 @@
-"""Shampoo's root: every axis multiplied by an inverse power of its factor."""
-
-from collections.abc import Callable, Sequence
-from fractions import Fraction
-from typing import Any
+"""Shampoo's root, which multiplies every axis by an inverse power of its factor."""
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +7,10 @@ from precond.arguments import check_number, check_part
 from precond.linalg import multiply, root_residual
 from precond.roots.damping import Damping, relative
 from precond.roots.guard import PADDING, Checked, accept, raised, unchecked
-from precond.roots.method import Method, Solved, by_platform
+from precond.roots.methods import Method, Ridge, Solved, by_platform
 from precond.roots.powers import Powers, powers
-from precond.roots.root import Power, Root, RootState, identity_like
+from precond.roots.root import Factor, Power, Root, RootState, as_fraction, identity_like
+from precond.trees import Leaf
 
 __all__ = ["inverse_root"]
 
@@ -30,25 +27,26 @@ def inverse_root(
     $$P = G \times_1 (L_1 + \epsilon_1 I)^{-q} \cdots \times_k (L_k + \epsilon_k I)^{-q}, \qquad
       q = \frac{1}{2k}$$
 
-    with k the number of axes that have a factor. A factor is divided by its largest entry before anything else and
-    the root scaled back, so that with `relative` or `trace` damping $X(cA) = c^{-q} X(A)$. The root of a zero factor
-    is the identity; a 1 by 1 factor is exact.
+    with k the number of axes that have a factor. A factor is divided by its largest entry before anything else, and its
+    root is scaled back. So $X(cA) = c^{-q} X(A)$ with `relative` or `trace_damping`. The root of a zero factor is the
+    identity; a 1 by 1 factor is exact.
 
     Args:
-      power: q, or a function from k to q; or a mapping from the number of axes of a block, whether they have factors
-        or not, to q, or to a mapping from an axis to its q (Meta's `inverse_exponent_override`). None, or what a
-        mapping does not name, is 1 / (2 k), with k all axes in a mapping. Floats are read as fractions by all but
-        `eigh()` (denominator at most 64). It cannot be injected by `optax.inject_hyperparams`.
+      power: q; or a function from k to q; or a mapping from the number of axes of a block to q, or to a mapping from an
+        axis to its q (Meta's `inverse_exponent_override`). None is 1 / (2 k). In a mapping the number of axes includes
+        those without a factor, and whatever the mapping does not name is 1 over twice this number. All methods but
+        `eigh()` read floats as fractions with a denominator of at most 64. The power cannot be injected by
+        `optax.inject_hyperparams`.
       method: `precond.eigh()`, `precond.composite()` or `precond.newton()`; None takes the first on CPU and the second
         on everything else (`precond.by_platform`).
-      damping: `precond.relative` (the default, with 1e-6), `precond.absolute` or `precond.trace`.
+      damping: `precond.relative` (the default, with 1e-6), `precond.absolute` or `precond.trace_damping`.
       tolerance: on the residual of each new root, $\|X^{1/q} (L + \epsilon I) - I\|_2$ as estimated by
         `precond.linalg.root_residual`. One that is above it is refused: its block keeps the last good root, and the
-        damping of the next attempt is ten times as large. With infinity all that is finite is accepted.
+        damping of the next attempt is ten times as large. Infinity accepts every finite root.
 
     Returns:
-      A `Root`; between refreshes the matrices stay as they are. What became of each is in its state
-      (`precond.roots.Health`), and in `precond.metrics`.
+      A `Root`; between refreshes the matrices stay as they are. Its state tells the health of each
+      (`precond.roots.Health`), and `precond.metrics` sums it up.
 
     Raises:
       ValueError: for a power that is not positive, or a method that computes no roots.
@@ -74,11 +72,11 @@ def inverse_root(
         raise ValueError(f"method={method.name} computes no inverse roots: use precond.eigh() or precond.newton().")
     power_of = powers(power)
 
-    def init(stack: Any, factors: Sequence[Any]) -> RootState:
+    def init(stack: Leaf, factors: tuple[Factor | None, ...]) -> RootState:
         del stack
         return RootState(tuple(None if f is None else unchecked(f) for f in factors), ())
 
-    def refresh(factors: jax.Array, derived: Checked, power: Power, first: Any) -> Checked:
+    def refresh(factors: jax.Array, derived: Checked, power: Power, first: jax.Array) -> Checked:
         del first
         peak = jnp.max(jnp.abs(factors), axis=(1, 2))
         empty, scale = peak == 0, jnp.where(peak == 0, 1, peak)
@@ -90,13 +88,13 @@ def inverse_root(
         solve = _exact if a.shape[-1] == 1 else root_of
         root, largest, added, condition = solve(a, power, ridge, damping.least(a.shape[-1]))
         damped = a + added[:, None, None] * identity_like(a)
-        residual = jnp.where(empty, 0, root_residual(root, damped, Fraction(power).limit_denominator(64)))
+        residual = jnp.where(empty, 0, root_residual(root, damped, as_fraction(power)))
         root = root * (scale ** -float(power))[:, None, None]
         root = jnp.where(empty[:, None, None], identity_like(root), root)
         used = jnp.where(empty, 0, added / jnp.where(empty, 1, largest))
         return accept(root, residual, derived, tolerance, damping=used, condition=jnp.where(empty, 0, condition))
 
-    def apply(direction: jax.Array, gradient: jax.Array, state: RootState) -> Any:
+    def apply(direction: jax.Array, gradient: jax.Array, state: RootState) -> tuple[jax.Array, RootState]:
         del gradient
         return multiply(direction, [None if x is None else x.matrix for x in state.derived]), state
 
@@ -107,8 +105,8 @@ def inverse_root(
     return Root(init, refresh, apply, whiten, power_of, PADDING)
 
 
-def _exact(a: jax.Array, power: Power, ridge: Callable[[jax.Array], jax.Array], least: float) -> Solved:
-    """The root of 1 by 1 factors."""
+def _exact(a: jax.Array, power: Power, ridge: Ridge, least: float) -> Solved:
+    """Compute the root of 1 by 1 factors, exactly."""
     del least
     value = jnp.maximum(a[:, 0, 0], 0)
     added = ridge(value)

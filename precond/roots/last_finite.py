@@ -1,23 +1,21 @@
-"""For a root that does not look at what it derives: what is not finite is not taken."""
-
-from typing import Any
+"""A wrapper that keeps the last finite matrices of a root."""
 
 import jax
 import jax.numpy as jnp
 
 from precond.blocks import keep_finite
-from precond.roots.root import Power, Root
+from precond.roots.root import Derived, Power, Root
 
 __all__ = ["last_finite"]
 
 
 def last_finite(root: Root) -> Root:
-    """Of each matrix keep what was derived before, where not all that is derived now is finite.
+    """Wrap a root so that a result that is not finite is discarded, and the previous one kept.
 
-    The roots of this library see to it by themselves.
+    The roots of this library do so by themselves.
 
     Args:
-      root: any.
+      root: any root.
 
     Examples:
       >>> import precond
@@ -27,7 +25,7 @@ def last_finite(root: Root) -> Root:
       [1.0, 0.5]
     """
 
-    def refresh(factors: jax.Array, derived: Any, power: Power, first: jax.Array) -> Any:
+    def refresh(factors: jax.Array, derived: Derived, power: Power, first: jax.Array) -> Derived:
         new = root.refresh(factors, derived, power, first)
         flat = [jnp.all(jnp.isfinite(x), axis=tuple(range(1, x.ndim))) for x in jax.tree.leaves(new)]
         return keep_finite(jnp.all(jnp.stack(flat), axis=0), new, derived)

@@ -1,4 +1,4 @@
-"""To which power a factor is taken: one for all, by the order of its block, or by axis."""
+"""The power of a root: one for all factors, or one by the order of the block, or one by axis."""
 
 from collections.abc import Callable, Mapping
 from fractions import Fraction
@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from precond.arguments import check_number
-from precond.roots.root import Axis, Power
+from precond.roots.root import Axis, Power, PowerOf
 
 __all__ = ["Powers", "powers"]
 
@@ -20,16 +20,16 @@ def _check(name: str, power: Any) -> None:
             f"{name} is an array, but it chooses the iteration and must be a Python number. Under "
             "optax.inject_hyperparams, pass static_args=(*precond.STATIC_ARGS, 'power')."
         )
-    advice = "The root is the factor to the power of minus this; an axis without one has no factor (`axes=`)."
+    advice = "The root is F^(-power). To leave an axis without a root, give it no factor, by axes= of the statistics."
     check_number(name, power, 1 / 64, advice=advice)
 
 
-def powers(power: Powers) -> Callable[[Axis], Power]:
-    """From what a user gives for `power` to the power of the factor of an axis; see `precond.inverse_root`.
+def powers(power: Powers) -> PowerOf:
+    """Turn a user's `power` into a function from an axis to the power of its factor; see `precond.inverse_root`.
 
     Raises:
       ValueError: for a power that is not positive.
-      TypeError: for one that is an array or no number.
+      TypeError: for a power that is an array, or not a number.
 
     Examples:
       >>> power = powers({2: {0: 0.5}, 3: 1.0})

@@ -1,24 +1,47 @@
-"""The interface between the engine and what it knows nothing of: how a factor becomes a preconditioner."""
+"""The interface of a root, by which the engine turns factors into preconditioners."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
-__all__ = ["Axis", "Padding", "Power", "Root", "RootState", "identity_like", "powers_of"]
+from precond.trees import Leaf
+
+__all__ = [
+    "Apply",
+    "Axis",
+    "Derived",
+    "Init",
+    "Padding",
+    "Power",
+    "PowerOf",
+    "Refresh",
+    "Root",
+    "RootState",
+    "Whiten",
+    "as_fraction",
+    "identity_like",
+    "powers_of",
+]
 
 Power = float | Fraction
 
+Derived = Any
+"""What a root keeps of one factor, a tree of arrays with leading axis N. Nobody but the root knows its form."""
+
+Factor = Any
+"""A factor `[N, d, d]`: an array, a `jax.ShapeDtypeStruct` or a `precond.linalg.Packed`; `[N, d]` if it is diagonal."""
+
 
 class Axis(NamedTuple):
-    """Whose factor it is, among those of one block.
+    """Say which axis of a block a factor belongs to.
 
     Attributes:
-      index: of the axis, from 0.
-      rank: how many axes the block has.
-      order: how many of these have a factor.
+      index: the position of the axis, from 0.
+      rank: the number of axes of the block.
+      order: the number of those that have a factor.
     """
 
     index: int
@@ -27,62 +50,171 @@ class Axis(NamedTuple):
 
 
 class RootState(NamedTuple):
-    """What a root keeps for one stack.
+    """Hold the state of a root for one stack.
 
     Attributes:
-      derived: one entry an axis: what `refresh` made of its factor (any tree of arrays with leading axis N), or
-        None for an axis without a factor.
-      moments: what `apply` keeps from step to step; any tree of arrays with leading axis N.
+      derived: an entry for each axis: the result of `refresh` for its factor (any tree of arrays with leading axis N),
+        or None for an axis without a factor.
+      moments: the part of the state that `apply` changes; any tree of arrays with leading axis N.
     """
 
-    derived: tuple[Any, ...]
+    derived: tuple[Derived, ...]
     moments: Any
 
 
+class Init(Protocol):
+    """The type of `Root.init`."""
+
+    def __call__(self, stack: Leaf, factors: tuple[Factor | None, ...]) -> RootState:
+        """Make the state for one stack; it acts as the identity until the first refresh.
+
+        Args:
+          stack: `[N, d1, .., dk]`; only its shape and dtype may be read.
+          factors: one an axis, None for an axis without; only their shapes and dtypes may be read.
+        """
+        ...
+
+
+class Refresh(Protocol):
+    """The type of `Root.refresh`."""
+
+    def __call__(self, factors: jax.Array, derived: Derived, power: Power, first: jax.Array) -> Derived:
+        """Derive from factors the matrices that `apply` needs. It is the only costly function of a root.
+
+        One call gets the factors of different axes, stacks and parameters, if they have the same size and power.
+
+        Args:
+          factors: `[M, d, d]`, symmetric; `[M, d]` if they are diagonal.
+          derived: the result for these factors before, from `init` or from the last refresh.
+          power: the result of `Root.power` for them, a Python number.
+          first: whether this is the first refresh, a boolean scalar.
+
+        Returns:
+          A tree of the structure, the shapes and the dtypes of `derived`. It must be finite whatever the factors are:
+          if the root of a matrix is not, return the one from before. `precond.roots.accept` and
+          `precond.roots.last_finite` do so.
+        """
+        ...
+
+
+class Apply(Protocol):
+    """The type of `Root.apply`."""
+
+    def __call__(self, direction: jax.Array, gradient: jax.Array, state: RootState) -> tuple[jax.Array, RootState]:
+        """Precondition one stack. It runs in every step.
+
+        Args:
+          direction: the stack to precondition, such as the momentum, `[N, d1, .., dk]`.
+          gradient: the raw gradient, of the same shape.
+          state: the root's state for this stack.
+
+        Returns:
+          The preconditioned stack, and the state with new `moments`.
+        """
+        ...
+
+
+class Whiten(Protocol):
+    """The type of `Root.whiten`."""
+
+    def __call__(self, derived: Derived, factor: jax.Array) -> jax.Array:
+        """Return the matrices `[N, d, d]` by which this root whitens an axis; zeros where no root is known yet.
+
+        Args:
+          derived: the result of `refresh` for the factor of this axis.
+          factor: the factor as it is now, `[N, d, d]`.
+        """
+        ...
+
+
+class PowerOf(Protocol):
+    """The type of `Root.power`."""
+
+    def __call__(self, axis: Axis) -> Power:
+        """Return a number that `refresh` needs for the factor of this axis.
+
+        Args:
+          axis: which axis of which block.
+        """
+        ...
+
+
+class PadFactor(Protocol):
+    """The type of `Padding.factor`."""
+
+    def __call__(self, factors: jax.Array, size: int) -> jax.Array:
+        """Return factors `[M, d, d]` as `[M, size, size]`, for a size of at least d."""
+        ...
+
+
+class PadDerived(Protocol):
+    """The type of `Padding.derived`."""
+
+    def __call__(self, derived: Derived, size: int) -> Derived:
+        """Return the matrices derived from factors `[M, d, d]` as if they were derived from the padded ones."""
+        ...
+
+
+class Crop(Protocol):
+    """The type of `Padding.crop`."""
+
+    def __call__(self, derived: Derived, like: Derived) -> Derived:
+        """Return the matrices derived from padded factors in the sizes of `like`."""
+        ...
+
+
 class Padding(NamedTuple):
-    """How a root is refreshed among larger matrices, so that fewer sizes are compiled.
+    """Say how a root is refreshed among larger matrices, so that fewer sizes are compiled.
 
     Attributes:
-      factor: from factors `[M, d, d]` and a size D of at least d, to factors `[M, D, D]`.
-      derived: the same for what is derived.
-      crop: from what is derived `[M, D, D]`, and what it is to have the size of, back.
+      factor: enlarges factors (`PadFactor`).
+      derived: enlarges the matrices derived from them (`PadDerived`).
+      crop: cuts the result of a refresh of enlarged factors (`Crop`).
     """
 
-    factor: Callable[[jax.Array, int], jax.Array]
-    derived: Callable[[Any, int], Any]
-    crop: Callable[[Any, Any], Any]
+    factor: PadFactor
+    derived: PadDerived
+    crop: Crop
 
 
 class Root(NamedTuple):
-    """Pure functions; `refresh` is the only costly one and `apply` runs every step.
+    """Derive a preconditioner from factors, by pure functions.
+
+    The types of the functions document their arguments, by the names that they must have.
 
     Attributes:
-      init: from a stack `[N, d1, .., dk]` and its factors (anything with shape and dtype) to a `RootState`, which
-        acts as the identity until the first refresh.
-      refresh: from factors `[M, d, d]`, what was derived from them before, their power (a Python number) and whether
-        this is the first refresh (a scalar), to what is derived from them now. Factors of different axes, stacks and
-        parameters come in one call, if they have the same size and power. What it returns is finite whatever the
-        factors are: of a matrix whose root is not, what there was before (`precond.roots.accept` sees to it, and so
-        does `precond.roots.last_finite` for a root that does not).
-      apply: from what is to be preconditioned and the raw gradient (stacks), and a `RootState`, to the preconditioned
-        stack and the state.
-      whiten: from derived and factor to the matrices `[N, d, d]` by which this root whitens their axis; zeros where no
-        root is known yet. None if the root has no such matrices.
-      power: from an `Axis` to a number that `refresh` needs for its factor.
+      init: from a stack and its factors to a `RootState` (`precond.roots.root.Init`).
+      refresh: from factors and the matrices derived from them before, to the matrices derived now
+        (`precond.roots.root.Refresh`). It is the only costly function.
+      apply: from a direction, a gradient and a state to the preconditioned direction and the state, in every step
+        (`precond.roots.root.Apply`).
+      whiten: from the derived matrices and a factor to the matrices that whiten its axis (`precond.roots.root.Whiten`).
+        None if the root has no such matrices.
+      power: from an `Axis` to a number that `refresh` needs for its factor (`precond.roots.root.PowerOf`).
       padding: None if a root depends on the size of its matrix. If you replace `refresh`, and what it derives has
         another form, replace this by None, too.
     """
 
-    init: Callable[[Any, tuple[Any, ...]], RootState]
-    refresh: Callable[[jax.Array, Any, Power, jax.Array], Any]
-    apply: Callable[[jax.Array, jax.Array, RootState], tuple[jax.Array, RootState]]
-    whiten: Callable[[Any, jax.Array], jax.Array] | None
-    power: Callable[[Axis], Power]
+    init: Init
+    refresh: Refresh
+    apply: Apply
+    whiten: Whiten | None
+    power: PowerOf
     padding: Padding | None = None
 
 
-def powers_of(root: Root, factors: Sequence[Any]) -> list[Power]:
-    """What the root needs for each of the factors of one block, without those that are None.
+def as_fraction(power: Power) -> Fraction:
+    """Read a power as a fraction with a denominator of at most 64, which says how many products a root takes.
+
+    Examples:
+      >>> as_fraction(0.25), as_fraction(1 / 3)
+      (Fraction(1, 4), Fraction(1, 3))
+    """
+    return Fraction(power).limit_denominator(64)
+
+
+def powers_of(root: Root, factors: Sequence[Factor | None]) -> list[Power]:
+    """Return the powers of the factors of one block, without those that are None.
 
     Examples:
       >>> from precond import inverse_root
@@ -93,8 +225,8 @@ def powers_of(root: Root, factors: Sequence[Any]) -> list[Power]:
     return [root.power(Axis(i, len(factors), len(there))) for i in there]
 
 
-def identity_like(factor: Any) -> jax.Array:
-    """Identity matrices in the shape and dtype of a factor `[N, d, d]`.
+def identity_like(factor: jax.Array | jax.ShapeDtypeStruct) -> jax.Array:
+    """Return identity matrices in the shape and dtype of a factor `[N, d, d]`.
 
     Examples:
       >>> identity_like(jnp.zeros((1, 2, 2))).tolist()

@@ -1,7 +1,6 @@
-"""A root for methods whose step has no length before their roots are known."""
+"""A wrapper for methods whose step has no sensible length before their roots are known."""
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 from precond.arguments import check_part
 from precond.roots.guard import Checked
 from precond.roots.root import Root, RootState
+from precond.trees import find_nodes
 
 __all__ = ["waiting"]
 
@@ -17,8 +17,8 @@ def waiting(root: Root) -> Root:
     """Leave a block where it is until every axis of it has a root.
 
     A root is the identity before its first refresh, and as long as its factor is zero. The step of a block is then the
-    gradient itself, whose length has nothing to do with that of later steps. It matters for methods without a graft,
-    such as `precond.kl_shampoo`, for a block whose first gradients are zero.
+    gradient itself, whose length has nothing to do with the length of later steps. This matters for methods without a
+    graft, such as `precond.kl_shampoo`, if the first gradients of a block are zero.
 
     Args:
       root: one that multiplies every axis by a matrix: `precond.inverse_root`, `precond.inverse`.
@@ -41,8 +41,7 @@ def waiting(root: Root) -> Root:
 
     def apply(direction: jax.Array, gradient: jax.Array, state: RootState) -> tuple[jax.Array, RootState]:
         out, moved = root.apply(direction, gradient, state)
-        nodes = jax.tree.leaves(state.derived, is_leaf=lambda x: isinstance(x, Checked))
-        known: list[Any] = [x.health.known for x in nodes if isinstance(x, Checked)]
+        known = [x.health.known for x in find_nodes(state.derived, Checked)]
         if not known:
             return out, moved
         there = functools.reduce(jnp.logical_and, known).reshape(-1, *[1] * (out.ndim - 1))

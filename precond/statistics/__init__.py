@@ -1,9 +1,20 @@
-"""How curvature is estimated: Optax transformations from stacks of gradients to factors. Floor 2 of the library."""
+"""Statistics estimate curvature: Optax transformations from stacks of gradients to factors. Floor 2 of the library."""
 
 from precond.statistics.activations import activations
 from precond.statistics.balance import balance
 from precond.statistics.kl import kl
 from precond.statistics.outer_products import outer_products
 from precond.statistics.scale_by_trace import scale_by_trace
+from precond.statistics.statistic import Accumulate, Gram, Statistic, Whiten
 
-__all__ = ["activations", "balance", "kl", "outer_products", "scale_by_trace"]
+__all__ = [
+    "Accumulate",
+    "Gram",
+    "Statistic",
+    "Whiten",
+    "activations",
+    "balance",
+    "kl",
+    "outer_products",
+    "scale_by_trace",
+]

@@ -1,18 +1,23 @@
-"""K-FAC's statistics: factors that layers captured, averaged over steps."""
+"""K-FAC's statistics, which average over steps the factors that layers captured."""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.tree_util import KeyPath
 from jax.typing import ArrayLike
 
 from precond.arguments import check_number
-from precond.blocks import active_axes, info_of, path_name
+from precond.blocks import BlockInfo, active_axes, info_of, path_name
 from precond.linalg import Packed, average, packed
-from precond.statistics.accumulate import StatisticsState
+from precond.statistics.accumulate_grams import StatisticsState
+from precond.transformation import transformation
+from precond.trees import Leaf, wide_dtype
 
 __all__ = ["activations"]
+
+Factor = jax.Array | Packed
 
 
 def activations(decay: ArrayLike = 0.95) -> optax.GradientTransformationExtraArgs:
@@ -20,17 +25,17 @@ def activations(decay: ArrayLike = 0.95) -> optax.GradientTransformationExtraArg
 
     $$A \leftarrow \beta A + (1 - \beta) E[a a^\top], \qquad G \leftarrow \beta G + (1 - \beta) E[g g^\top]$$
 
-    each divided by $1 - \beta^t$, with t the number of terms. An axis in brackets in the name of a stack (`"(500)x16"`)
-    has a diagonal factor, `[N, 500]`; one of length 1 has none.
+    Each is divided by $1 - \beta^t$, with t the number of terms. If an axis stands in brackets in the name of a stack
+    (`"(500)x16"`), its factor is diagonal, `[N, 500]`; an axis of length 1 has none.
 
     Args:
       decay: $\beta$; 1 sums.
 
     Returns:
-      A transformation from stacks `[N, d1, .., dk]` to a tuple of factors in place of each, full ones packed
-      (`precond.linalg.Packed`). It averages `precond.BlockInfo.factors`, dense and of the form of its result; if that
-      is None, as in a step in which nothing was captured, everything stays as it is. A block keeps its factors if a new
-      one is not finite, or its gradient is not.
+      A transformation from stacks `[N, d1, .., dk]` to a tuple of factors in place of each; full factors are packed
+      (`precond.linalg.Packed`). It averages `precond.BlockInfo.factors`, which are dense and have the form of its
+      result. If they are None, because nothing was captured in a step, everything stays as it is. A block keeps its
+      factors if a new one, or its gradient, is not finite.
 
     Raises:
       ValueError, TypeError: for a decay out of range.
@@ -51,12 +56,12 @@ def activations(decay: ArrayLike = 0.95) -> optax.GradientTransformationExtraArg
     """
     check_number("decay", decay, 0, 1, advice="1 sums, less than 1 averages.")
 
-    def init(params: Any) -> StatisticsState:
-        def start(path: Any, stack: Any) -> tuple[Any, ...]:
+    def init(params: optax.Params) -> StatisticsState:
+        def start(path: KeyPath, stack: Leaf) -> tuple[Factor | None, ...]:
             n, *shape = stack.shape
-            dtype = jnp.result_type(jnp.float32, stack.dtype)
+            dtype = wide_dtype(stack)
             full = active_axes(path_name(path), len(shape))
-            out: list[Any] = []
+            out: list[Factor | None] = []
             for i, d in enumerate(shape):
                 if i in full:
                     out.append(packed(jnp.zeros((n, d, d), dtype)))
@@ -68,7 +73,9 @@ def activations(decay: ArrayLike = 0.95) -> optax.GradientTransformationExtraArg
         terms = jax.tree.map(lambda stack: jnp.zeros(stack.shape[:1], jnp.int32), params)
         return StatisticsState(jnp.zeros([], jnp.int32), terms, factors)
 
-    def add(old: tuple[Any, ...], new: tuple[Any, ...], terms: jax.Array, good: jax.Array) -> Any:
+    def add(
+        old: tuple[Factor | None, ...], new: tuple[jax.Array, ...], terms: jax.Array, good: jax.Array
+    ) -> tuple[jax.Array, tuple[Factor | None, ...]]:
         pairs = [(f, packed(n) if isinstance(f, Packed) else n) for f, n in zip(old, new, strict=True) if f is not None]
         for x in jax.tree.leaves([n for _, n in pairs]):
             good &= jnp.all(jnp.isfinite(x), axis=tuple(range(1, x.ndim)))
@@ -83,8 +90,13 @@ def activations(decay: ArrayLike = 0.95) -> optax.GradientTransformationExtraArg
         return terms, tuple(None if f is None else next(moved) for f in old)
 
     def update(
-        updates: Any, state: Any, params: Any = None, *, blocks: Any = None, **extra: Any
-    ) -> tuple[Any, StatisticsState]:
+        updates: optax.Updates,
+        state: StatisticsState,
+        params: optax.Params | None = None,
+        *,
+        blocks: BlockInfo | None = None,
+        **extra: Any,
+    ) -> tuple[optax.Updates, StatisticsState]:
         del params
         info = info_of(blocks)
         if info.factors is None and extra.get("factors") is not None:
@@ -104,4 +116,4 @@ def activations(decay: ArrayLike = 0.95) -> optax.GradientTransformationExtraArg
             count = info.advance(count)
         return kept, StatisticsState(count, terms, kept)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)

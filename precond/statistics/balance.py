@@ -1,29 +1,31 @@
-"""Factors of equal size, with the Kronecker product that they have: what makes damping them Tikhonov's."""
-
-from typing import Any
+"""A transformation of factors that gives them equal size, after which damping each is Tikhonov's."""
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from precond.linalg import dense
+from precond.linalg import Packed, dense
+from precond.trees import Factors
 
 __all__ = ["balance"]
+
+Factor = jax.Array | Packed
 
 
 def balance() -> optax.GradientTransformation:
     r"""Scale the factors of each block to one mean eigenvalue, which leaves their Kronecker product as it is.
 
-    With $n_i = \mathrm{tr}(F_i) / d_i$ and $\bar n$ the geometric mean of those of a block,
+    With $n_i = \mathrm{tr}(F_i) / d_i$ and $\bar n$ the geometric mean of the $n_i$ of a block,
 
     $$F_i \leftarrow \frac{\bar n}{n_i} F_i$$
 
-    Adding $\lambda^{1/k} I$ to each of these is adding $\pi_i \lambda^{1/k} I$ to each of the factors as they were,
-    with $\pi_i = n_i / \bar n$: factored Tikhonov damping, for any number k of factors. To be chained behind a
+    To add $\lambda^{1/k} I$ to each of these is to add $\pi_i \lambda^{1/k} I$ to each of the factors as they were,
+    with $\pi_i = n_i / \bar n$. This is factored Tikhonov damping, for any number k of factors. Chain it behind a
     statistic, before `precond.inverse`.
 
     Returns:
-      A stateless transformation of factors; those of a block in which one has no positive mean stay as they are.
+      A stateless transformation of factors. If a factor of a block has no positive mean, all factors of this block stay
+      as they are.
 
     Reference:
       Martens and Grosse, 2015, section 6.3; Ba, Grosse and Martens, 2017, equations 10 to 12.
@@ -34,27 +36,27 @@ def balance() -> optax.GradientTransformation:
       [4.0, 4.0]
     """
 
-    def scaled(factors: tuple[Any, ...]) -> tuple[Any, ...]:
+    def scaled(factors: tuple[Factor | None, ...]) -> tuple[Factor | None, ...]:
         there = [f for f in factors if f is not None]
         means = jnp.stack([_mean(f) for f in there])
         logs = jnp.log(jnp.where(means > 0, means, 1))
         ratios = jnp.exp(jnp.mean(logs, axis=0) - logs)
         ratios = iter(jnp.where(jnp.all(means > 0, axis=0), ratios, 1))
 
-        def one(factor: Any) -> Any:
+        def one(factor: Factor) -> Factor:
             ratio = next(ratios)
             return jax.tree.map(lambda x: x * ratio.reshape((-1,) + (1,) * (x.ndim - 1)), factor)
 
         return tuple(None if f is None else one(f) for f in factors)
 
-    def update(factors: Any, params: Any = None) -> Any:
+    def update(factors: Factors, params: optax.Params | None = None) -> Factors:
         del params
         return jax.tree.map(scaled, factors, is_leaf=lambda x: type(x) is tuple)
 
     return optax.stateless(update)
 
 
-def _mean(factor: Any) -> jax.Array:
-    """The mean eigenvalue of factors `[N, d, d]`, dense or packed, or `[N, d]`."""
+def _mean(factor: Factor) -> jax.Array:
+    """Return the mean eigenvalue of factors `[N, d, d]`, dense or packed, or `[N, d]`."""
     full = dense(factor)
     return jnp.mean(full, axis=1) if full.ndim == 2 else jnp.trace(full, axis1=1, axis2=2) / full.shape[-1]

@@ -1,4 +1,4 @@
-"""KL-Shampoo's statistics: each factor sees the gradient whitened by all the others."""
+"""KL-Shampoo's statistics, in which each factor sees the gradient whitened by all the others."""
 
 import math
 from typing import Any, NamedTuple
@@ -10,20 +10,24 @@ from jax.typing import ArrayLike
 
 from precond.blocks import path_name
 from precond.linalg import Packed, batch_norm, dense, multiply_axis, packed_gram
-from precond.statistics.accumulate import Axes, StatisticsState, Whiten, accumulate_grams
+from precond.statistics.accumulate_grams import Axes, StatisticsState, accumulate_grams
+from precond.statistics.statistic import Whiten
+from precond.transformation import transformation
+from precond.trees import Stacks, wide_dtype
 
 __all__ = ["KlState", "kl"]
 
 
 class KlState(NamedTuple):
-    """What `kl` keeps.
+    """Hold the state of `kl`.
 
     Attributes:
-      unit: by stack, the size of each block's first gradient, `[N]`; 0 before there is one.
-      accumulated: the factors.
+      unit: by stack, the root mean square of each block's first gradient that is not zero, `[N]`; 0 before there is
+        one.
+      accumulated: the state of the factors.
     """
 
-    unit: Any
+    unit: Stacks
     accumulated: StatisticsState
 
 
@@ -38,17 +42,17 @@ def kl(
     mean: bool = True,
     unit: float | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Factors that minimise the Kullback-Leibler divergence from the gradient's covariance to $L \otimes R$.
+    r"""Estimate factors that minimise the Kullback-Leibler divergence from the gradient's covariance to $L \otimes R$.
 
     For a matrix $G$ `[m, n]`, with the other axis whitened by the current root ($R^{-1/2}$ in the paper):
 
     $$L \leftarrow \beta L + \frac{w}{n} (G R^{-1/2}) (G R^{-1/2})^\top, \qquad
       R \leftarrow \beta R + \frac{w}{m} (L^{-1/2} G)^\top (L^{-1/2} G)$$
 
-    The whitening matrix is the root itself, whatever its power: with `inverse_root(power=0.5)` this is the paper's,
-    with any other power it is Meta's. An axis without a root, as before the first refresh, is whitened by
-    $I / \sqrt u$, where u is the root mean square of the block's first gradient that is not zero. So $L \otimes R$
-    is quadratic in the gradient from the first step on.
+    The whitening matrix is the root itself, whatever its power. With `inverse_root(power=0.5)` this is the paper's
+    rule, with any other power it is Meta's. Before the first refresh an axis has no root, and $I / \sqrt u$ whitens it,
+    where u is the root mean square of the block's first gradient that is not zero. So $L \otimes R$ is quadratic in the
+    gradient from the first step on.
 
     Args:
       decay: as in `precond.outer_products`.
@@ -58,7 +62,7 @@ def kl(
       axes: as in `precond.outer_products`.
       every: as in `precond.outer_products`.
       mean: divide by the size of the other axes, as the paper does and Meta's implementation does not.
-      unit: u; None measures it, and Meta's implementation has 1.
+      unit: u; None measures it. Meta's implementation has 1.
 
     Returns:
       A transformation of the form of `precond.outer_products`, whose `update` needs the extra argument `whiten`
@@ -95,7 +99,7 @@ def kl(
                 stack = multiply_axis(stack, whiten(name, other, dense(factor)), other)
         return Packed(packed_gram(stack, axis).rectangle / others)
 
-    inner = accumulate_grams(
+    start, accumulate = accumulate_grams(
         term,
         decay=decay,
         weight=weight,
@@ -105,15 +109,18 @@ def kl(
         every=every,
     )
 
-    def init(params: Any) -> KlState:
-        def start(stack: Any) -> jax.Array:
-            return jnp.zeros(stack.shape[:1], jnp.result_type(jnp.float32, stack.dtype))
-
-        return KlState(jax.tree.map(start, params), inner.init(params))
+    def init(params: optax.Params) -> KlState:
+        unknown = jax.tree.map(lambda stack: jnp.zeros(stack.shape[:1], wide_dtype(stack)), params)
+        return KlState(unknown, start(params))
 
     def update(
-        updates: Any, state: Any, params: Any = None, *, whiten: Whiten | None = None, **extra: Any
-    ) -> tuple[Any, KlState]:
+        updates: optax.Updates,
+        state: KlState,
+        params: optax.Params | None = None,
+        *,
+        whiten: Whiten | None = None,
+        **extra: Any,
+    ) -> tuple[optax.Updates, KlState]:
         if whiten is None:
             raise TypeError(
                 "precond.kl() needs the extra argument whiten=, which precond.scale_by_kronecker gives: put it there, "
@@ -124,7 +131,11 @@ def kl(
             norm = batch_norm(stack.astype(old.dtype), 1).reshape(-1)
             return jnp.where(old > 0, old, norm / math.sqrt(math.prod(stack.shape[1:])))
 
-        units = jax.tree.map(measured if unit is None else lambda old, _: jnp.full_like(old, unit), state.unit, updates)
+        def given(old: jax.Array, stack: jax.Array) -> jax.Array:
+            del stack
+            return old if unit is None else jnp.full_like(old, unit)
+
+        units = jax.tree.map(measured if unit is None else given, state.unit, updates)
         by_name = {path_name(path): x for path, x in jax.tree_util.tree_flatten_with_path(units)[0]}
 
         def scaled(name: str, axis: int, factor: jax.Array) -> jax.Array:
@@ -132,7 +143,7 @@ def kl(
             least = jnp.where(size > 0, size, 1)[:, None, None] ** -0.5 * jnp.eye(found.shape[-1], dtype=found.dtype)
             return jnp.where(found[:, :1, :1] == 0, least, found)
 
-        factors, accumulated = inner.update(updates, state.accumulated, params, whiten=scaled, **extra)
+        factors, accumulated = accumulate(updates, state.accumulated, params, whiten=scaled, **extra)
         return factors, KlState(units, accumulated)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)

@@ -1,13 +1,13 @@
-"""Shampoo's statistics: outer products of the gradient with itself along every axis."""
-
-from typing import Any
+"""Shampoo's statistics, outer products of the gradient with itself along every axis."""
 
 import jax
 import optax
 from jax.typing import ArrayLike
 
 from precond.linalg import Packed, packed_gram
-from precond.statistics.accumulate import Axes, accumulate_grams
+from precond.statistics.accumulate_grams import Axes, accumulate_grams
+from precond.statistics.statistic import Whiten
+from precond.transformation import transformation
 
 __all__ = ["outer_products"]
 
@@ -21,7 +21,7 @@ def outer_products(
     axes: Axes = None,
     every: int = 1,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Factors of the second moment of the gradient, one an axis.
+    r"""Estimate the factors of the second moment of the gradient, one for each axis.
 
     For the gradient $G$ of a block and its axis $i$, contracted over all other axes $\bar\imath$:
 
@@ -32,17 +32,18 @@ def outer_products(
     Args:
       decay: $\beta$; 1 sums for ever (AdaGrad), less than 1 averages.
       weight: $w$; None takes $1 - \beta$, or 1 for a sum.
-      bias_correction: make the factors weighted means of what was seen, as dividing by $1 - \beta^t$ does; for an
-        average that begins at zero and has the default weight.
+      bias_correction: make the factors weighted means of all terms so far, as a division by $1 - \beta^t$ does. It has
+        an effect on averages that begin at zero and have the default weight.
       initial: $L_i$ begins as this times the identity. Google's implementation begins at its ridge, Meta's at 0.
-      axes: which axes of a block get a factor, as positions (`[-1]`) or a function from the number of axes to
-        positions; None takes all. An axis that the view made passive never has one.
-      every: accumulate on the first update and every so many after it.
+      axes: the axes of a block that get a factor, as positions (`[-1]`) or a function from the number of axes to
+        positions; None takes all. An axis that the view made passive never has a factor.
+      every: the number of updates from one that is accumulated to the next; the first update is accumulated.
 
     Returns:
-      A transformation from a tree of stacks `[N, d1, .., dk]` to the tree with a tuple of factors `[N, d, d]` in
-      place of each stack, None for an axis without a factor; float32 or wider. They are kept as triangles, in half
-      the memory, and passed on in this form (`precond.linalg.Packed`); `precond.linalg.dense` makes matrices of them.
+      A transformation from a tree of stacks `[N, d1, .., dk]` to the tree with a tuple in place of each stack. The
+      tuple has a factor `[N, d, d]` for each axis, float32 or wider, or None for an axis without one. Factors are kept
+      and passed on as triangles, in half the memory (`precond.linalg.Packed`); `precond.linalg.dense` makes matrices of
+      them.
 
     Raises:
       ValueError, TypeError: for a number out of range.
@@ -60,11 +61,13 @@ def outer_products(
       [[[[1.0, 2.0], [2.0, 4.0]]], [[[5.0]]]]
     """
 
-    def term(name: str, stack: jax.Array, axis: int, factors: Any, whiten: Any) -> Packed:
+    def term(
+        name: str, stack: jax.Array, axis: int, factors: tuple[Packed | None, ...], whiten: Whiten | None
+    ) -> Packed:
         del name, factors, whiten
         return packed_gram(stack, axis)
 
-    return accumulate_grams(
+    init, update = accumulate_grams(
         term,
         decay=decay,
         weight=weight,
@@ -73,3 +76,4 @@ def outer_products(
         axes=axes,
         every=every,
     )
+    return transformation(init, update)

@@ -1,12 +1,11 @@
-"""Factors divided by a power of their trace: to be chained behind a statistic."""
-
-from typing import Any
+"""A transformation of factors that divides them by a power of their trace; it is chained behind a statistic."""
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from precond.linalg import Packed, dense
+from precond.trees import Factors
 
 __all__ = ["scale_by_trace"]
 
@@ -33,10 +32,10 @@ def scale_by_trace(gamma: float = 0.5, *, eps: float = 1e-12) -> optax.GradientT
       1.0
     """
 
-    def scale(factors: Any, params: Any = None) -> Any:
+    def scale(factors: Factors, params: optax.Params | None = None) -> Factors:
         del params
 
-        def one(factor: jax.Array | Packed) -> Any:
+        def one(factor: jax.Array | Packed) -> jax.Array | Packed:
             trace = jnp.trace(dense(factor), axis1=1, axis2=2)[:, None, None]
             return jax.tree.map(lambda x: x * jnp.maximum(trace, eps) ** -gamma, factor)
 

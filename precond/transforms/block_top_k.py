@@ -1,4 +1,4 @@
-"""A compressor: of each block of a parameter the entries that are largest in magnitude."""
+"""A compressor that keeps the largest entries of each block of a parameter."""
 
 import math
 from collections.abc import Sequence
@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from precond.arguments import check_number, check_whole
+from precond.transformation import transformation
 
 __all__ = ["BLOCK_SIZE", "Entries", "block_top_k", "check_density", "cut", "join", "largest_entries"]
 
@@ -16,11 +18,11 @@ BLOCK_SIZE = 32768
 
 
 class Entries(NamedTuple):
-    """What stays of one part of a parameter.
+    """Hold the entries that stay of one part of a parameter.
 
     Attributes:
-      values: `[blocks, k]`, the largest of each block first.
-      places: of these in their block, likewise, integers as short as the blocks allow.
+      values: `[blocks, k]`, in each block the largest first.
+      places: the place of each value in its block, `[blocks, k]`; integers as short as the blocks allow.
     """
 
     values: jax.Array
@@ -28,7 +30,7 @@ class Entries(NamedTuple):
 
 
 def check_density(density: Any) -> None:
-    """Raise unless it is a Python number above 0 and at most 1.
+    """Raise unless the density is a Python number above 0 and at most 1.
 
     Examples:
       >>> check_density(0)
@@ -42,8 +44,8 @@ def check_density(density: Any) -> None:
         raise ValueError("density=0: must be above 0, or no entry ever stays.")
 
 
-def cut(x: Any, block_size: int) -> list[jax.Array]:
-    """A parameter as parts `[blocks, size]`: its whole blocks, and the shorter last one, as far as there are any.
+def cut(x: ArrayLike, block_size: int) -> list[jax.Array]:
+    """Cut a parameter into parts `[blocks, size]`: its whole blocks, and the shorter last one, if there are any.
 
     Examples:
       >>> [part.shape for part in cut(jnp.ones((3, 3)), 4)]
@@ -54,8 +56,8 @@ def cut(x: Any, block_size: int) -> list[jax.Array]:
     return [part for part in (flat[:whole].reshape(-1, block_size), flat[whole:][None]) if part.size]
 
 
-def join(parts: Sequence[jax.Array], like: Any) -> jax.Array:
-    """The inverse of `cut`.
+def join(parts: Sequence[jax.Array], like: ArrayLike) -> jax.Array:
+    """Put the parts of a parameter together: the inverse of `cut`.
 
     Examples:
       >>> join(cut(jnp.arange(3.0), 2), jnp.zeros(3)).tolist()
@@ -66,7 +68,7 @@ def join(parts: Sequence[jax.Array], like: Any) -> jax.Array:
 
 
 def largest_entries(part: jax.Array, density: float) -> Entries:
-    """Of each row the entries of the largest magnitude; of equal ones the first.
+    """Return the entries of the largest magnitude of each row; of equal entries the first.
 
     Examples:
       >>> largest_entries(jnp.asarray([[1.0, -2.0, 4.0, 3.0]]), 0.5).places.tolist()
@@ -78,14 +80,14 @@ def largest_entries(part: jax.Array, density: float) -> Entries:
 
 
 def block_top_k(density: float = 0.01, *, block_size: int = BLOCK_SIZE) -> optax.GradientTransformationExtraArgs:
-    r"""Of each block of each parameter the entries that are largest in magnitude; zeros in place of the others.
+    r"""Keep the entries of each block of each parameter that are largest in magnitude, and zero the others.
 
-    A parameter is read in the order of its memory and cut into blocks of `block_size`, of each of which
-    $\lceil \text{density} \times \text{size} \rceil$ entries stay: how many is known when the program is compiled.
+    A parameter is read in the order of its memory and cut into blocks of `block_size`. Of each block
+    $\lceil \text{density} \times \text{size} \rceil$ entries stay, a number that is known when the program is compiled.
 
     Args:
-      density: which part of the entries stays. The paper keeps 1 %.
-      block_size: entries in a block; the last block of a parameter may be shorter. The size is ours.
+      density: the part of the entries that stays. The paper keeps 1 %.
+      block_size: the number of entries in a block; the last block of a parameter may be shorter. The default is ours.
 
     Returns:
       A stateless transformation, for `precond.error_feedback`. Of equal entries the first stays.
@@ -108,14 +110,16 @@ def block_top_k(density: float = 0.01, *, block_size: int = BLOCK_SIZE) -> optax
         kept = largest_entries(part, density)
         return jnp.put_along_axis(jnp.zeros_like(part), kept.places.astype(jnp.int32), kept.values, 1, inplace=False)
 
-    def init(params: Any) -> optax.EmptyState:
+    def init(params: optax.Params) -> optax.EmptyState:
         del params
         return optax.EmptyState()
 
-    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+    def update(
+        updates: optax.Updates, state: optax.EmptyState, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, optax.EmptyState]:
         del params, extra
         return jax.tree.map(
             lambda x: join([largest(part) for part in cut(x, block_size)], jnp.asarray(x)), updates
         ), state
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)

@@ -1,28 +1,31 @@
-"""K-FAC's step size: as long as the model's predictions do not move too far."""
+"""K-FAC's step size, which keeps the model's predictions from moving too far."""
 
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from precond.arguments import check_number, check_rate
-from precond.blocks import info_of
+from precond.blocks import BlockInfo, info_of
+from precond.transformation import transformation
+from precond.trees import tree_product
 
 __all__ = ["ClipByKlState", "clip_by_kl"]
 
 
 class ClipByKlState(NamedTuple):
-    r"""What `clip_by_kl` keeps.
+    r"""Hold the state of `clip_by_kl`.
 
     Attributes:
-      count: updates so far, in which some block was finite.
+      count: the number of updates so far in which some block was finite.
       inner: the state of the inner transformation.
       kl: $\frac12 \eta^2 v^\top \hat F v$ of the last update, after clipping.
     """
 
     count: jax.Array
-    inner: Any
+    inner: optax.OptState
     kl: jax.Array
 
 
@@ -35,15 +38,15 @@ def clip_by_kl(
 
     $$v \leftarrow v \, \min\Big(1, \sqrt{\frac{c_k}{\eta^2 \, v^\top m}}\Big)$$
 
-    Since $v^\top m = v^\top \hat F v$ with the damped matrix that was inverted, the Kullback-Leibler divergence between
-    the predictions before and after the step is about $\frac12 \eta^2 v^\top \hat F v \le c_k / 2$. With the learning
-    rate behind it this is the step $\min(\eta, \sqrt{c_k / v^\top \hat F v})$ of Ba et al. It is a wrapper, as it needs
-    both sides of the preconditioner; the norm is that of the whole tree. A momentum in front of it, around
-    (`precond.with_momentum`), is bounded with the step; one behind it moves further.
+    The product $v^\top m$ is $v^\top \hat F v$ with the damped matrix that was inverted. So the Kullback-Leibler
+    divergence between the predictions before and after the step is about $\frac12 \eta^2 v^\top \hat F v \le c_k / 2$.
+    With the learning rate behind it this is the step $\min(\eta, \sqrt{c_k / v^\top \hat F v})$ of Ba et al. It is a
+    wrapper, since it needs both sides of the preconditioner, and the product is that of the whole tree. A momentum
+    around it (`precond.with_momentum`) is bounded with the step; a momentum behind it moves further.
 
     Args:
-      inner: a transformation whose update is a positive definite matrix times what it is given.
-      learning_rate: $\eta$, the one that is applied later; a number or a schedule.
+      inner: a transformation that multiplies its updates by a positive definite matrix.
+      learning_rate: $\eta$, the learning rate that is applied later; a number or a schedule.
       bound: $c_k$, a number or a schedule; in the paper $0.01 \cdot 0.96^k$, k counted up every half epoch
         (`optax.exponential_decay(0.01, half, 0.96, staircase=True)`).
 
@@ -67,25 +70,25 @@ def clip_by_kl(
         check_number("bound", bound, 0)
     inner = optax.with_extra_args_support(inner)
 
-    def at(value: Any, count: jax.Array) -> Any:
+    def at(value: optax.ScalarOrSchedule, count: jax.Array) -> ArrayLike:
         return value(count) if callable(value) else value
 
-    def init(params: Any) -> ClipByKlState:
+    def init(params: optax.Params) -> ClipByKlState:
         return ClipByKlState(jnp.zeros([], jnp.int32), inner.init(params), jnp.zeros([]))
 
     def update(
-        updates: Any, state: Any, params: Any = None, *, blocks: Any = None, **extra: Any
-    ) -> tuple[Any, ClipByKlState]:
+        updates: optax.Updates,
+        state: ClipByKlState,
+        params: optax.Params | None = None,
+        *,
+        blocks: BlockInfo | None = None,
+        **extra: Any,
+    ) -> tuple[optax.Updates, ClipByKlState]:
         info = info_of(blocks)
         moved, after = inner.update(updates, state.inner, params, **extra, blocks=info)
 
-        def product(v: jax.Array, m: jax.Array) -> jax.Array:
-            wide = jnp.promote_types(jnp.float32, v.dtype)
-            return jnp.sum(v.astype(wide) * m.astype(wide), dtype=wide)
-
-        leaves = [product(v, m) for v, m in zip(jax.tree.leaves(moved), jax.tree.leaves(updates), strict=True)]
         # Inside `blocked` with an axis these are the blocks of one device.
-        whole = info.collectives.psum(sum(leaves, jnp.zeros([])))
+        whole = info.collectives.psum(tree_product(moved, updates))
         divergence = whole * jnp.square(at(learning_rate, state.count))
         limit = at(bound, state.count)
         ratio = jnp.where(divergence > limit, jnp.sqrt(limit / jnp.where(divergence > limit, divergence, 1)), 1)
@@ -93,4 +96,4 @@ def clip_by_kl(
         kl = (divergence * ratio**2 / 2).astype(state.kl.dtype)
         return out, ClipByKlState(info.advance(state.count), after, kl)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)

@@ -1,4 +1,4 @@
-"""What a compressor leaves out is not lost but kept for later."""
+"""Error feedback: the part that a compressor leaves out is kept and added to the next gradient."""
 
 from typing import Any, NamedTuple
 
@@ -6,21 +6,24 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from precond.transformation import transformation
+from precond.trees import Tree, wide_zeros_like
+
 __all__ = ["ErrorFeedbackState", "error_feedback"]
 
 
 class ErrorFeedbackState(NamedTuple):
-    """What `error_feedback` keeps.
+    """Hold the state of `error_feedback`.
 
     Attributes:
-      count: updates seen.
-      error: what was left out so far, float32 or wider.
+      count: the number of updates seen.
+      error: the sum of all that was left out so far, float32 or wider.
       compressor: the state of the compressor.
     """
 
     count: jax.Array
-    error: Any
-    compressor: Any
+    error: Tree
+    compressor: optax.OptState
 
 
 def error_feedback(compressor: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
@@ -28,15 +31,16 @@ def error_feedback(compressor: optax.GradientTransformation) -> optax.GradientTr
 
     $$e \leftarrow e + g, \qquad c = C(e), \qquad e \leftarrow e - c$$
 
-    and c is given on. In front of `precond.scale_by_mfac` it is EFCP (Sparse-MFAC, `precond.mfac(.., density=0.01)`):
-    the window has compressed gradients, `rows=precond.sparse_rows(..)` stores no more than these, and the newest of
-    them is what is preconditioned.
+    The update is c. In front of `precond.scale_by_mfac` it is EFCP (Sparse-MFAC, `precond.mfac(.., density=0.01)`): the
+    window has compressed gradients, `rows=precond.sparse_rows(..)` stores their entries alone, and the newest of them
+    is preconditioned.
 
     Args:
-      compressor: any transformation; its updates are what is kept of what it sees: `precond.block_top_k`.
+      compressor: any transformation that keeps a part of its updates, such as `precond.block_top_k`.
 
     Returns:
-      A transformation; updates have the dtype of the gradients, and what is lost in rounding to it is fed back too.
+      A transformation; updates have the dtype of the gradients. The part that is lost by rounding to it is fed back,
+      too.
 
     Reference:
       Modoranu et al., Error Feedback Can Accurately Compress Preconditioners, 2023.
@@ -50,17 +54,16 @@ def error_feedback(compressor: optax.GradientTransformation) -> optax.GradientTr
     """
     compressor = optax.with_extra_args_support(compressor)
 
-    def init(params: Any) -> ErrorFeedbackState:
-        def zeros(p: Any) -> jax.Array:
-            return jnp.zeros_like(p, dtype=jnp.promote_types(jnp.float32, jnp.result_type(p)))
+    def init(params: optax.Params) -> ErrorFeedbackState:
+        return ErrorFeedbackState(jnp.zeros([], jnp.int32), wide_zeros_like(params), compressor.init(params))
 
-        return ErrorFeedbackState(jnp.zeros([], jnp.int32), jax.tree.map(zeros, params), compressor.init(params))
-
-    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, ErrorFeedbackState]:
+    def update(
+        updates: optax.Updates, state: ErrorFeedbackState, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, ErrorFeedbackState]:
         total = jax.tree.map(lambda e, g: e + jnp.asarray(g, e.dtype), state.error, updates)
         kept, inner = compressor.update(total, state.compressor, params, **extra)
         out = jax.tree.map(lambda c, g: c.astype(jnp.result_type(g)), kept, updates)
         error = jax.tree.map(lambda e, c: e - c.astype(e.dtype), total, out)
         return out, ErrorFeedbackState(jnp.asarray(optax.safe_increment(state.count)), error, inner)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)

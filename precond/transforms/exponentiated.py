@@ -1,6 +1,5 @@
-"""A step size, and a gain of each coordinate, learned by exponentiated gradients around any transformation."""
+"""Exponentiated gradients, which learn a step size and a gain of each coordinate around any transformation."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,35 +9,37 @@ import optax
 from jax.typing import ArrayLike
 
 from precond.arguments import check_number
+from precond.transformation import transformation
+from precond.trees import Leaf, Tree, real_dtype, tree_product, wide_dtype
 
 __all__ = ["Alignment", "ExponentiatedState", "cosine", "exponentiated", "inner_product"]
 
 Alignment = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
-"""From the inner products ⟨x, y⟩, ⟨x, x⟩ and ⟨y, y⟩ to how well x and y agree."""
+"""A function from the inner products ⟨x, y⟩, ⟨x, x⟩ and ⟨y, y⟩ to a number that tells how well x and y agree."""
 
 
 class ExponentiatedState(NamedTuple):
-    """What `exponentiated` keeps.
+    """Hold the state of `exponentiated`.
 
     Attributes:
-      count: updates seen.
+      count: the number of updates seen.
       scale: the factor of the step size.
       last: the last update of the inner transformation, float32 or wider.
-      gains: of each coordinate; None without a `gain_rate`.
+      gains: the gain of each coordinate; None without a `gain_rate`.
       average: the moving average of the gradient; None without a `gain_rate`.
       inner: the state of the inner transformation.
     """
 
     count: jax.Array
     scale: jax.Array
-    last: Any
-    gains: Any
-    average: Any
-    inner: Any
+    last: Tree
+    gains: Tree | None
+    average: Tree | None
+    inner: optax.OptState
 
 
 def cosine(product: jax.Array, left: jax.Array, right: jax.Array) -> jax.Array:
-    """The cosine of the angle; of single coordinates, the product of their signs.
+    """Return the cosine of the angle; for single coordinates, the product of their signs.
 
     Args:
       product: ⟨x, y⟩.
@@ -49,13 +50,13 @@ def cosine(product: jax.Array, left: jax.Array, right: jax.Array) -> jax.Array:
       >>> cosine(jnp.asarray(-6.0), jnp.asarray(4.0), jnp.asarray(9.0)).item()
       -1.0
     """
-    # Two roots, as the product of squares may vanish where they do not.
+    # Two roots are taken, since the product of squares may vanish where the squares do not.
     lengths = jnp.sqrt(left) * jnp.sqrt(right)
     return jnp.where(lengths > 0, product / jnp.where(lengths > 0, lengths, 1), 0)
 
 
 def inner_product(product: jax.Array, left: jax.Array, right: jax.Array) -> jax.Array:
-    """The inner product itself, in the units of the gradients.
+    """Return the inner product itself, in the units of the gradients.
 
     Args:
       product: ⟨x, y⟩.
@@ -70,13 +71,8 @@ def inner_product(product: jax.Array, left: jax.Array, right: jax.Array) -> jax.
     return product
 
 
-def _dot(x: Any, y: Any) -> jax.Array:
-    pairs = zip(jax.tree.leaves(x), jax.tree.leaves(y), strict=True)
-    return functools.reduce(jnp.add, [jnp.sum(_product(a, b)) for a, b in pairs], jnp.zeros([]))
-
-
 def _product(x: jax.Array, y: jax.Array) -> jax.Array:
-    """Of complex numbers as pairs of real ones."""
+    """Multiply two arrays; complex numbers count as pairs of real ones."""
     return jnp.real(jnp.conj(x) * y)
 
 
@@ -93,18 +89,19 @@ def exponentiated(
     $$s \leftarrow s \, e^{\gamma_s a(h_{-1}, g)}, \quad p \leftarrow p \odot e^{\gamma_p a(m, g)}, \quad
       m \leftarrow \beta m + (1 - \beta) g, \quad h = \text{inner}(p \odot g), \quad \text{update} = s h$$
 
-    with s one number, p a gain of each coordinate (where there is a `gain_rate`), and a how well two things agree:
-    those of all coordinates for s, of the one coordinate for p. Exponents are held between -1 and 1.
+    Here s is one number, and p has a gain for each coordinate if there is a `gain_rate`. The number a tells how well
+    two gradients agree: over all coordinates for s, in the one coordinate for p. Exponents are held between -1 and 1.
 
-    Second-hand: we know the update rules from summaries of the paper, where a is the inner product. That the paper
-    normalises we have from memory alone; `precond.cosine`, which makes both independent of the gradient's units, is
-    our choice of how, and the bound of the exponents is ours. Compare with the paper before you cite this for it.
+    This is second-hand: we know the update rules from summaries of the paper, where a is the inner product. We
+    remember, but have not checked, that the paper normalises. `precond.cosine` makes both rates independent of the
+    gradient's units; this normalisation is our choice, and so is the bound of the exponents. Compare with the paper
+    before you cite this for it.
 
     Args:
-      inner: any transformation in front of the learning rate: its updates have the signs of gradients.
+      inner: any transformation in front of the learning rate, whose updates have the signs of gradients.
       rate: $\gamma_s$.
       gain_rate: $\gamma_p$; None has no gains and keeps nothing for them.
-      decay: $\beta$, of the average that the gains compare the gradient with.
+      decay: $\beta$, the decay of the average with which the gains compare the gradient.
       alignment: a, `precond.cosine` or `precond.inner_product`.
 
     Returns:
@@ -132,10 +129,10 @@ def exponentiated(
     def factor(speed: ArrayLike, agreement: jax.Array) -> jax.Array:
         return jnp.exp(jnp.clip(jnp.asarray(speed, agreement.dtype) * agreement, -1, 1))
 
-    def init(params: Any) -> ExponentiatedState:
-        def filled(value: float) -> Any:
-            def one(p: Any) -> jax.Array:
-                dtype = jnp.promote_types(jnp.float32, jnp.result_type(p))
+    def init(params: optax.Params) -> ExponentiatedState:
+        def filled(value: float) -> Tree:
+            def one(p: Leaf) -> jax.Array:
+                dtype = wide_dtype(p)
                 return jnp.full_like(p, value, dtype=jnp.finfo(dtype).dtype if value else dtype)
 
             return jax.tree.map(one, params)
@@ -144,28 +141,30 @@ def exponentiated(
         scale = jnp.ones([], jnp.result_type(float))
         return ExponentiatedState(jnp.zeros([], jnp.int32), scale, filled(0.0), gains, average, inner.init(params))
 
-    def learned(speed: ArrayLike, g: Any, gains: Any, average: Any) -> tuple[Any, Any]:
+    def learned(speed: ArrayLike, g: Tree, gains: Tree, average: Tree) -> tuple[Tree, Tree]:
         def gain(p: jax.Array, m: jax.Array, x: jax.Array) -> jax.Array:
             return p * factor(speed, alignment(_product(m, x), _product(m, m), _product(x, x)))
 
         return jax.tree.map(gain, gains, average, g), optax.tree.update_moment(g, average, decay, 1)
 
-    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, ExponentiatedState]:
+    def update(
+        updates: optax.Updates, state: ExponentiatedState, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, ExponentiatedState]:
         g = jax.tree.map(lambda x, h: jnp.asarray(x, h.dtype), updates, state.last)
-        agreement = alignment(_dot(state.last, g), _dot(state.last, state.last), _dot(g, g))
+        agreement = alignment(tree_product(state.last, g), tree_product(state.last, state.last), tree_product(g, g))
         scale = (state.scale * factor(rate, agreement)).astype(state.scale.dtype)
         seen, gains, average = updates, state.gains, state.average
-        if gain_rate is not None:
+        if gain_rate is not None and gains is not None and average is not None:
             gains, average = learned(gain_rate, g, gains, average)
             seen = jax.tree.map(lambda x, p: (p * x).astype(jnp.result_type(x)), updates, gains)
         steps, inside = inner.update(seen, state.inner, params, **extra)
         last = jax.tree.map(lambda h, x: x.astype(h.dtype), state.last, steps)
 
-        def scaled(h: jax.Array, x: Any) -> jax.Array:
-            return (scale.astype(jnp.finfo(h.dtype).dtype) * h).astype(jnp.result_type(x))
+        def scaled(h: jax.Array, x: ArrayLike) -> jax.Array:
+            return (scale.astype(real_dtype(h)) * h).astype(jnp.result_type(x))
 
         out = jax.tree.map(scaled, last, updates)
         count = jnp.asarray(optax.safe_increment(state.count))
         return out, ExponentiatedState(count, scale, last, gains, average, inside)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)

@@ -1,34 +1,36 @@
-"""A step whose gradient is not finite is none, for a transformation that sees the gradient as a whole."""
+"""A wrapper that skips the whole step if any gradient entry is NaN or infinite."""
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from precond.transformation import transformation
+from precond.trees import all_finite
+
 __all__ = ["FiniteStepsState", "finite_steps"]
 
 
 class FiniteStepsState(NamedTuple):
-    """What `finite_steps` keeps.
+    """Hold the state of `finite_steps`.
 
     Attributes:
-      skipped: steps so far in which the gradient was not finite.
+      skipped: the number of steps so far in which the gradient was not finite.
       inner: the state of the inner transformation.
     """
 
     skipped: jax.Array
-    inner: Any
+    inner: optax.OptState
 
 
 def finite_steps(
     inner: optax.GradientTransformation, *, axis: str | tuple[str, ...] | None = None
 ) -> optax.GradientTransformationExtraArgs:
-    """Where any number of the gradient is NaN or infinite, move nothing and keep the inner state as it was.
+    """Skip the step if any gradient entry is NaN or infinite: move nothing and keep the inner state.
 
-    Momentum and windows of gradients never forget a NaN. Inside `precond.blocked` this is done for each block; here
-    it is one decision for all. (`optax.apply_if_finite` does as much, but gives up after some steps in a row.)
+    Momentum and windows of gradients never forget a NaN. `precond.blocked` skips each block by itself; here there is
+    one decision for all. (`optax.apply_if_finite` does the same, but gives up after some steps in a row.)
 
     Args:
       inner: any transformation.
@@ -47,16 +49,17 @@ def finite_steps(
     """
     inner = optax.with_extra_args_support(inner)
 
-    def init(params: Any) -> FiniteStepsState:
+    def init(params: optax.Params) -> FiniteStepsState:
         return FiniteStepsState(jnp.zeros([], jnp.int32), inner.init(params))
 
-    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, FiniteStepsState]:
-        checks = [jnp.all(jnp.isfinite(g)) for g in jax.tree.leaves(updates)]
-        finite = functools.reduce(jnp.logical_and, checks, jnp.asarray(True))
+    def update(
+        updates: optax.Updates, state: FiniteStepsState, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, FiniteStepsState]:
+        finite = all_finite(updates)
         if axis is not None:
             finite = jax.lax.pmin(finite.astype(jnp.int32), axis) > 0
         out, new = inner.update(updates, state.inner, params, **extra)
         out = jax.tree.map(lambda x: jnp.where(finite, x, jnp.zeros_like(x)), out)
         return out, FiniteStepsState(state.skipped + ~finite, optax.tree.where(finite, new, state.inner))
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)

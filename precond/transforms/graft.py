@@ -1,4 +1,4 @@
-"""The direction of one method with the magnitude of another."""
+"""Grafting: the direction of one method with the magnitude of another."""
 
 from typing import Any, NamedTuple
 
@@ -8,24 +8,26 @@ import optax
 from jax.typing import ArrayLike
 
 from precond.arguments import check_number, check_transformation, check_whole
-from precond.blocks import info_of
+from precond.blocks import BlockInfo, info_of
 from precond.linalg import batch_norm
+from precond.transformation import transformation
+from precond.trees import wide_dtype
 
 __all__ = ["GraftState", "graft"]
 
 
 class GraftState(NamedTuple):
-    """What `graft` keeps.
+    """Hold the state of `graft`.
 
     Attributes:
-      count: updates seen in which some block was finite.
+      count: the number of updates in which some block was finite.
       direction: the state of the direction.
       magnitude: the state of the magnitude.
     """
 
     count: jax.Array
-    direction: Any
-    magnitude: Any
+    direction: optax.OptState
+    magnitude: optax.OptState
 
 
 def graft(
@@ -39,20 +41,20 @@ def graft(
 
     $$P = D \, \frac{\|U\|}{\|D\| + \epsilon}$$
 
-    Both see the same gradients. Outside `precond.blocked` the norms are those of each parameter (as in Google's
-    Shampoo); inside, those of each block (as in Meta's): the choice is where you put it.
+    Both see the same gradients. Outside `precond.blocked` the norms are those of each parameter, as in Google's
+    Shampoo. Inside they are those of each block, as in Meta's. You choose by where you put it.
 
     Args:
       direction: any transformation.
       magnitude: any transformation.
       start: in steps before this one (counted from 1) the update is $U$ itself, while the direction warms up.
-      eps: added to the norm of the direction. Where that norm is 0, so is the update.
+      eps: added to the norm of the direction. If this norm is 0, so is the update.
 
     Returns:
       A transformation; updates have the dtype of the gradients.
 
     Raises:
-      ValueError, TypeError: for a start below 1, a negative eps, or what is no transformation.
+      ValueError, TypeError: for a start below 1, a negative eps, or an argument that is not a transformation.
 
     Reference:
       Agarwal et al., Disentangling Adaptive Gradient Methods from Learning Rates, 2020.
@@ -70,19 +72,24 @@ def graft(
     direction = optax.with_extra_args_support(direction)
     magnitude = optax.with_extra_args_support(magnitude)
 
-    def init(params: Any) -> GraftState:
+    def init(params: optax.Params) -> GraftState:
         return GraftState(jnp.zeros([], jnp.int32), direction.init(params), magnitude.init(params))
 
     def update(
-        updates: Any, state: Any, params: Any = None, *, blocks: Any = None, **extra: Any
-    ) -> tuple[Any, GraftState]:
+        updates: optax.Updates,
+        state: GraftState,
+        params: optax.Params | None = None,
+        *,
+        blocks: BlockInfo | None = None,
+        **extra: Any,
+    ) -> tuple[optax.Updates, GraftState]:
         info = info_of(blocks)
         way, first = direction.update(updates, state.direction, params, **extra, blocks=info)
         size, second = magnitude.update(updates, state.magnitude, params, **extra, blocks=info)
         count = info.advance(state.count)
 
         def one(gradient: jax.Array, d: jax.Array, u: jax.Array) -> jax.Array:
-            wide = jnp.promote_types(jnp.float32, gradient.dtype)
+            wide = wide_dtype(gradient)
             d, u = d.astype(wide), u.astype(wide)
             norm = batch_norm(d, info.batch_axes) + eps
             ratio = jnp.where(norm > 0, batch_norm(u, info.batch_axes) / jnp.where(norm > 0, norm, 1), 0)
@@ -94,4 +101,4 @@ def graft(
         out = jax.tree.map(one, updates, way, size)
         return out, GraftState(count, first, second)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)

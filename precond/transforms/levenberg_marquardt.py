@@ -1,4 +1,4 @@
-"""Damping that follows how well the quadratic model foretells the loss, and steps back where it does not."""
+"""The Levenberg-Marquardt rule: damping follows how well a quadratic model predicts the loss."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -6,33 +6,36 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from precond.arguments import check_number, check_whole
-from precond.transforms.quadratic_model import tree_product
+from precond.transformation import transformation
+from precond.transforms.quadratic_model import Product
+from precond.trees import Tree, tree_product
 
 __all__ = ["LevenbergMarquardtState", "levenberg_marquardt"]
 
 
 class LevenbergMarquardtState(NamedTuple):
-    r"""What `levenberg_marquardt` keeps.
+    r"""Hold the state of `levenberg_marquardt`.
 
     Attributes:
-      count: updates so far.
+      count: the number of updates so far.
       inner: the state of the inner transformation.
-      damping: $\lambda$ of the next update.
+      damping: $\lambda$ for the next update.
       ratio: $\rho$ of the last update.
-      rejected: updates rejected so far.
+      rejected: the number of updates rejected so far.
     """
 
     count: jax.Array
-    inner: Any
+    inner: optax.OptState
     damping: jax.Array
     ratio: jax.Array
     rejected: jax.Array
 
 
 def levenberg_marquardt(
-    make: Callable[[Any], optax.GradientTransformation],
+    make: Callable[[jax.Array], optax.GradientTransformation],
     damping: float = 1.0,
     *,
     decay: float = 0.95,
@@ -48,27 +51,27 @@ def levenberg_marquardt(
       {g^\top \delta + \frac12 \delta^\top (F + \lambda I) \, \delta}, \qquad
       \lambda \leftarrow \begin{cases} \omega^T \lambda & \rho > 3/4 \\ \omega^{-T} \lambda & \rho < 1/4 \end{cases}$$
 
-    every T steps. A step after which the loss is larger, or not finite, is rejected: no parameter moves, the inner
-    state stays as it was, and the damping is raised at once. $\lambda$ is in the state, and reaches the inner
-    transformation as an argument of the function that makes it, so that it may stand wherever a number may.
+    every T steps. If the loss after a step is larger, or not finite, the step is rejected: no parameter moves, the
+    inner state stays as it was, and the damping is raised at once. $\lambda$ is kept in the state. The inner
+    transformation gets it as an argument of the function that makes it, so that it may stand wherever a number may.
 
     Args:
       make: from $\lambda$ to a transformation whose update is the whole step:
-        `lambda damping: precond.quadratic_model(precond.scale_by_kfac(layers, damping=damping), damping)`. It is
-        called in every update, and must make what has always the same state.
+        `lambda damping: precond.quadratic_model(precond.scale_by_kfac(layers, damping=damping), damping)`. It is called
+        in every update, and must always make a transformation with the same state.
       damping: the first $\lambda$, rather too large than too small; in the paper 150.
       decay: $\omega$; in the paper 19/20.
       interval: T.
       low: the least $\lambda$.
-      high: the largest.
+      high: the largest $\lambda$.
 
     Returns:
       A transformation. Its `update` needs `params`, and the extra arguments `value`, the loss; `value_fn`, the loss of
-      the same batch as a function of parameters; and `curvature`, as `precond.quadratic_model`, to which all are
-      handed on.
+      the same batch as a function of parameters; and `curvature`, as for `precond.quadratic_model`. All are passed on
+      to the inner transformation.
 
     Raises:
-      ValueError, TypeError: for numbers out of range; in `update` where an argument is not there.
+      ValueError, TypeError: for numbers out of range; in `update` if an argument is missing.
 
     Reference:
       Martens and Grosse, 2015, section 6.5, and the rejections of Martens, Deep Learning via Hessian-free Optimization,
@@ -88,26 +91,26 @@ def levenberg_marquardt(
     check_number("low", low, 0)
     check_number("high", high, low)
 
-    def init(params: Any) -> LevenbergMarquardtState:
+    def init(params: optax.Params) -> LevenbergMarquardtState:
         start = jnp.asarray(damping, jnp.result_type(float))
         count, rejected = jnp.zeros([], jnp.int32), jnp.zeros([], jnp.int32)
         return LevenbergMarquardtState(count, make(start).init(params), start, jnp.ones_like(start), rejected)
 
     def update(
-        updates: Any,
-        state: Any,
-        params: Any = None,
+        updates: optax.Updates,
+        state: LevenbergMarquardtState,
+        params: optax.Params | None = None,
         *,
-        value: Any = None,
-        value_fn: Any = None,
-        curvature: Any = None,
+        value: ArrayLike | None = None,
+        value_fn: Callable[[Tree], jax.Array] | None = None,
+        curvature: Product | None = None,
         **extra: Any,
-    ) -> tuple[Any, LevenbergMarquardtState]:
-        for name, there in (("params", params), ("value", value), ("value_fn", value_fn), ("curvature", curvature)):
-            if there is None:
-                raise TypeError(f"levenberg_marquardt's update needs {name}=: see its docstring for all that it needs.")
-        inner = optax.with_extra_args_support(make(state.damping))
+    ) -> tuple[optax.Updates, LevenbergMarquardtState]:
         more = {"value": value, "value_fn": value_fn, "curvature": curvature}
+        if params is None or value is None or value_fn is None or curvature is None:
+            missing = next(name for name, x in {"params": params, **more}.items() if x is None)
+            raise TypeError(f"levenberg_marquardt's update needs {missing}=: see its docstring for all that it needs.")
+        inner = optax.with_extra_args_support(make(state.damping))
         moved, after = inner.update(updates, state.inner, params, **more, **extra)
         bent = jax.tree.map(lambda f, v: f + state.damping * v, curvature(moved), moved)
         foretold = tree_product(updates, moved) + tree_product(moved, bent) / 2
@@ -122,10 +125,10 @@ def levenberg_marquardt(
         rejected = state.rejected + (~good).astype(jnp.int32)
         return moved, LevenbergMarquardtState(count, kept, known, ratio.astype(state.ratio.dtype), rejected)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
 def _factor(ratio: jax.Array, good: jax.Array, due: jax.Array, less: float) -> jax.Array:
-    """By what the damping is multiplied."""
+    """Return the factor by which the damping is multiplied."""
     adapted = jnp.where(ratio > 0.75, less, jnp.where(ratio < 0.25, 1 / less, 1.0))
     return jnp.where(good, jnp.where(due, adapted, 1.0), 1 / less)

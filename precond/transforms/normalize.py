@@ -1,4 +1,4 @@
-"""Gradients of unit norm, by parameter or by block."""
+"""Normalisation of gradients, by parameter or by block."""
 
 from typing import Any
 
@@ -7,17 +7,19 @@ import jax.numpy as jnp
 import optax
 
 from precond.arguments import check_number
-from precond.blocks import info_of
+from precond.blocks import BlockInfo, info_of
 from precond.linalg import batch_norm
+from precond.transformation import transformation
+from precond.trees import wide_dtype
 
 __all__ = ["normalize"]
 
 
 def normalize(eps: float = 1e-25) -> optax.GradientTransformationExtraArgs:
-    r"""$G / (\|G\| + \epsilon)$ for each parameter; inside `precond.blocked`, for each block.
+    r"""Scale gradients to unit norm, $G / (\|G\| + \epsilon)$, by parameter; inside `precond.blocked` by block.
 
-    Google's `*_NORMALIZED` grafting is this before a diagonal method. (`optax.normalize_by_update_norm` takes one norm
-    of the whole tree.)
+    Google's `*_NORMALIZED` grafting has it in front of a diagonal method. (`optax.normalize_by_update_norm` takes one
+    norm of the whole tree.)
 
     Args:
       eps: in the units of the gradient; a zero gradient stays zero.
@@ -32,19 +34,26 @@ def normalize(eps: float = 1e-25) -> optax.GradientTransformationExtraArgs:
     """
     check_number("eps", eps, 0)
 
-    def init(params: Any) -> optax.EmptyState:
+    def init(params: optax.Params) -> optax.EmptyState:
         del params
         return optax.EmptyState()
 
-    def update(updates: Any, state: Any, params: Any = None, *, blocks: Any = None, **extra: Any) -> tuple[Any, Any]:
+    def update(
+        updates: optax.Updates,
+        state: optax.EmptyState,
+        params: optax.Params | None = None,
+        *,
+        blocks: BlockInfo | None = None,
+        **extra: Any,
+    ) -> tuple[optax.Updates, optax.EmptyState]:
         del params, extra
         batch_axes = info_of(blocks).batch_axes
 
         def one(g: jax.Array) -> jax.Array:
-            wide = g.astype(jnp.promote_types(jnp.float32, g.dtype))
+            wide = g.astype(wide_dtype(g))
             norm = batch_norm(wide, batch_axes) + eps
             return jnp.where(norm > 0, wide / jnp.where(norm > 0, norm, 1), 0).astype(g.dtype)
 
         return jax.tree.map(one, updates), state
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)

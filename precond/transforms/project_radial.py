@@ -1,4 +1,4 @@
-"""AdamP's projection: no step along weights that a normalisation after them makes scale-invariant."""
+"""AdamP's projection, which removes the step along weights that a normalisation makes scale-invariant."""
 
 from typing import Any
 
@@ -9,6 +9,8 @@ import optax
 from jax.typing import ArrayLike
 
 from precond.arguments import check_number, check_whole
+from precond.transformation import transformation
+from precond.trees import wide_dtype
 
 __all__ = ["project_radial"]
 
@@ -21,20 +23,21 @@ def project_radial(
     ratio: ArrayLike = 0.1,
     channel_axis: int = -1,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""The inner transformation's step u without its part along the weights, where the gradient g has none.
+    r"""Remove the part of the inner step u along the weights, if the gradient g has no such part.
 
     $$u \leftarrow u - \hat w \langle \hat w, u \rangle \qquad \text{where} \qquad
       \max |\cos(w, g)| < \delta / \sqrt{\dim w}$$
 
-    with w each channel of a parameter, and the maximum over its channels; where that fails, w is the whole parameter.
-    The gradient of weights that are followed by a normalisation is orthogonal to them, so that a step of momentum along
-    them only makes them grow and the effective learning rate decay. Scalars and vectors are left alone.
+    First w is each channel of a parameter, with the maximum over its channels. If the condition fails, w is the whole
+    parameter. If a normalisation follows weights, their gradient is orthogonal to them. A step of momentum along them
+    only makes them grow, and the effective learning rate decay. Scalars and vectors are left alone.
 
     Args:
-      inner: any transformation (`optax.scale_by_adam`); what its update is in front of the learning rate.
+      inner: any transformation (`optax.scale_by_adam`), in front of the learning rate.
       delta: δ.
-      weight_decay: of decoupled weight decay, which is added here since it is weaker where something is projected.
-      ratio: by what weight decay is multiplied there.
+      weight_decay: the coefficient of decoupled weight decay, which is added here since it is weaker for projected
+        weights.
+      ratio: the factor of weight decay for projected weights.
       channel_axis: the axis of the channels that are normalised, -1 for the output features of JAX's kernels (the
         official implementation has PyTorch's, 0).
 
@@ -42,7 +45,8 @@ def project_radial(
       A transformation whose `update` needs the parameters; updates have the dtype of the gradients.
 
     Raises:
-      ValueError, TypeError: for a negative number; and in `update` without parameters, or for one that lacks the axis.
+      ValueError, TypeError: for a negative number; in `update` without parameters, or for a parameter that lacks the
+        axis.
 
     Reference:
       Heo et al., AdamP: Slowing Down the Slowdown for Momentum Optimizers on Scale-invariant Weights, 2021.
@@ -61,7 +65,7 @@ def project_radial(
     inner = optax.with_extra_args_support(inner)
 
     def projected(w: jax.Array, g: jax.Array, u: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
-        """Without the radial part over these axes, and whether the gradient has one."""
+        """Return u without its radial part over these axes, and whether the gradient has no radial part."""
         length = _norm(w, axes)
         unit = w / jnp.where(length > 0, length, 1)
         size = _norm(g, axes)
@@ -69,9 +73,9 @@ def project_radial(
         tangential = jnp.max(cosine) < delta / np.sqrt(np.prod([w.shape[a] for a in axes]))
         return u - unit * _dot(unit, u, axes), tangential
 
-    def one(w: Any, g: jax.Array, u: jax.Array) -> jax.Array:
-        dtype, wide = g.dtype, jnp.promote_types(jnp.float32, g.dtype)
-        w, g, u = (jnp.asarray(x, wide) for x in (w, g, u))
+    def one(w: ArrayLike, g: jax.Array, u: jax.Array) -> jax.Array:
+        dtype, wide = g.dtype, wide_dtype(g)
+        w, g, u = jnp.asarray(w, wide), jnp.asarray(g, wide), jnp.asarray(u, wide)
         decay = jnp.asarray(weight_decay, jnp.finfo(wide).dtype)
         if w.ndim > 1 and w.size:
             if channel_axis >= w.ndim:
@@ -83,7 +87,9 @@ def project_radial(
             decay = jnp.where(channels | layer, decay * ratio, decay).astype(decay.dtype)
         return (u + decay * w).astype(dtype)
 
-    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+    def update(
+        updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, optax.OptState]:
         if params is None:
             raise ValueError(
                 "project_radial() projects steps off the parameters: call update(gradients, state, params)."
@@ -92,7 +98,7 @@ def project_radial(
         steps, state = inner.update(updates, state, params, **extra)
         return jax.tree.map(one, params, updates, steps), state
 
-    return optax.GradientTransformationExtraArgs(inner.init, update)
+    return transformation(inner.init, update)
 
 
 def _dot(x: jax.Array, y: jax.Array, axes: tuple[int, ...]) -> jax.Array:

@@ -1,5 +1,6 @@
-"""Learning rate and momentum that minimise a quadratic model of the loss: no number to tune."""
+"""A learning rate and a momentum that minimise a quadratic model of the loss in each step."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -8,15 +9,20 @@ import optax
 from jax.typing import ArrayLike
 
 from precond.arguments import check_number
+from precond.transformation import transformation
+from precond.trees import Tree, all_finite, tree_product
 
-__all__ = ["QuadraticModelState", "quadratic_model", "tree_product"]
+__all__ = ["Product", "QuadraticModelState", "quadratic_model"]
+
+Product = Callable[[Tree], Tree]
+"""A function from a tree v like the parameters to F v, as `precond.layers.ggn_product` computes it."""
 
 
 class QuadraticModelState(NamedTuple):
-    r"""What `quadratic_model` keeps.
+    r"""Hold the state of `quadratic_model`.
 
     Attributes:
-      count: updates so far.
+      count: the number of updates so far.
       inner: the state of the direction.
       previous: the last update.
       learning_rate: $-\alpha$ of the last update.
@@ -24,49 +30,34 @@ class QuadraticModelState(NamedTuple):
     """
 
     count: jax.Array
-    inner: Any
-    previous: Any
+    inner: optax.OptState
+    previous: Tree
     learning_rate: jax.Array
     momentum: jax.Array
-
-
-def tree_product(x: Any, y: Any) -> jax.Array:
-    """The inner product of two trees, in float32 or wider.
-
-    Examples:
-      >>> tree_product({"a": jnp.ones(2)}, {"a": jnp.full(2, 3.0)}).item()
-      6.0
-    """
-
-    def product(a: jax.Array, b: jax.Array) -> jax.Array:
-        wide = jnp.promote_types(jnp.float32, a.dtype)
-        return jnp.sum(a.astype(wide) * b.astype(wide), dtype=wide)
-
-    return sum(jax.tree.leaves(jax.tree.map(product, x, y)), jnp.zeros([]))
 
 
 def quadratic_model(
     direction: optax.GradientTransformation, damping: ArrayLike = 0.0
 ) -> optax.GradientTransformationExtraArgs:
-    r"""The update $\delta = \alpha \Delta + \mu \delta_0$ that minimises a quadratic model of the loss.
+    r"""Choose the update $\delta = \alpha \Delta + \mu \delta_0$ that minimises a quadratic model of the loss.
 
-    With the direction $\Delta$, the update before this one $\delta_0$, the gradient g and a curvature matrix F (the
-    Gauss-Newton or Fisher matrix of the whole network, not its approximation),
+    Let $\Delta$ be the direction, $\delta_0$ the update before this one, g the gradient and F a curvature matrix (the
+    Gauss-Newton or Fisher matrix of the whole network, not its approximation). The model is
 
     $$\min_{\alpha, \mu} \; g^\top \delta + \tfrac12 \, \delta^\top (F + \lambda I) \, \delta$$
 
-    which is a system of two equations: the learning rate and the momentum of each step. Where $\delta_0$ is 0, or the
-    two are parallel to rounding, there is one equation for $\alpha$. It is a whole step: nothing that scales comes
-    behind it, and no momentum into it.
+    This is a system of two equations for the learning rate and the momentum of each step. If $\delta_0$ is 0, or
+    parallel to $\Delta$ up to rounding, there is one equation for $\alpha$. The update is a whole step: chain no
+    scaling behind it, and no momentum in front of it.
 
     Args:
       direction: any transformation: `precond.scale_by_kfac`, `precond.scale_by_kronecker`, `optax.identity()`.
-      damping: $\lambda$ of the model, with the coefficient of a weight decay that the loss has in it.
+      damping: $\lambda$ of the model. If the loss has a weight decay in it, add its coefficient.
 
     Returns:
       A transformation. Its `update` needs the extra argument `curvature`, a function from a tree v to $F v$:
-      `precond.layers.ggn_product`. It is called twice. An update that is not finite, or a direction of no positive
-      curvature, gives no movement.
+      `precond.layers.ggn_product`. It is called twice. If the update is not finite, or the direction has no positive
+      curvature, nothing moves.
 
     Raises:
       ValueError, TypeError: for a negative damping; in `update` without `curvature`.
@@ -87,14 +78,19 @@ def quadratic_model(
     check_number("damping", damping, 0)
     direction = optax.with_extra_args_support(direction)
 
-    def init(params: Any) -> QuadraticModelState:
+    def init(params: optax.Params) -> QuadraticModelState:
         zeros = jax.tree.map(jnp.zeros_like, params)
         count, rate, momentum = jnp.zeros([], jnp.int32), jnp.zeros([]), jnp.zeros([])
         return QuadraticModelState(count, direction.init(params), zeros, rate, momentum)
 
     def update(
-        updates: Any, state: Any, params: Any = None, *, curvature: Any = None, **extra: Any
-    ) -> tuple[Any, QuadraticModelState]:
+        updates: optax.Updates,
+        state: QuadraticModelState,
+        params: optax.Params | None = None,
+        *,
+        curvature: Product | None = None,
+        **extra: Any,
+    ) -> tuple[optax.Updates, QuadraticModelState]:
         if curvature is None:
             raise TypeError(
                 "quadratic_model's update needs curvature=: a function from v to F v, as precond.layers.ggn_product."
@@ -105,17 +101,17 @@ def quadratic_model(
         matrix = [[tree_product(v, f) for f in turned] for v in both]
         alpha, mu = _solve(matrix, [tree_product(updates, v) for v in both])
         moved = jax.tree.map(lambda a, b: (alpha * a + mu * b).astype(a.dtype), *both)
-        finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(moved)]))
+        finite = all_finite(moved)
         moved = jax.tree.map(lambda x: jnp.where(finite, x, 0), moved)
         rate, momentum = (jnp.where(finite, x, 0).astype(state.momentum.dtype) for x in (-alpha, mu))
         count = jnp.asarray(optax.safe_increment(state.count))
         return moved, QuadraticModelState(count, inner, moved, rate, momentum)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
 def _solve(matrix: list[list[jax.Array]], slope: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """The minimiser of the model in two dimensions, or in the first alone where they are not two."""
+    """Minimise the model in two dimensions, or in the first alone if the two are parallel."""
     (a, b), (_, d) = matrix
     determinant = a * d - b * b
     eps = float(jnp.finfo(determinant.dtype).eps)

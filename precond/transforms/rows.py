@@ -1,30 +1,65 @@
-"""How the gradients in M-FAC's window are stored: as they are, or the largest entries of each block."""
+"""How M-FAC's window stores gradients: as they are, or the largest entries of each block."""
 
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
 from precond.arguments import check_whole
 from precond.transforms.block_top_k import BLOCK_SIZE, Entries, check_density, cut, join, largest_entries
+from precond.trees import Tree
 
 __all__ = ["Rows", "dense_rows", "sparse_rows"]
 
 
+class Store(Protocol):
+    """The type of `Rows.store`."""
+
+    def __call__(self, g: jax.Array) -> Tree:
+        """Return the stored form of one parameter's gradient, a tree of arrays."""
+        ...
+
+
+class Products(Protocol):
+    """The type of `Rows.products`."""
+
+    def __call__(self, window: Any, g: jax.Array) -> jax.Array:
+        """Return the inner products of stored gradients and a gradient, `[m]`; complex numbers are pairs of real ones.
+
+        Args:
+          window: m stored gradients, in the form of `store` with a leading axis m.
+          g: a gradient.
+        """
+        ...
+
+
+class Combine(Protocol):
+    """The type of `Rows.combine`."""
+
+    def __call__(self, window: Any, weights: jax.Array, like: jax.Array) -> jax.Array:
+        """Return the weighted sum of stored gradients.
+
+        Args:
+          window: m stored gradients, in the form of `store` with a leading axis m.
+          weights: `[m]`.
+          like: an array of the parameter's shape and dtype.
+        """
+        ...
+
+
 class Rows(NamedTuple):
-    """The rows of a window, of one parameter: three pure functions.
+    """Store the gradients of one parameter, by three pure functions.
 
     Attributes:
-      store: from a gradient to what is kept of it, a tree of arrays; the window has these with a leading axis.
-      products: from a window and a gradient to their inner products, `[m]`; complex numbers are pairs of real ones.
-      combine: from a window, weights `[m]` and an array of the parameter's shape to the weighted sum of its gradients.
+      store: from a gradient to its stored form (`Store`).
+      products: from a window of stored gradients and a gradient to their inner products (`Products`).
+      combine: from a window and weights to the weighted sum of its gradients (`Combine`).
     """
 
-    store: Callable[[jax.Array], Any]
-    products: Callable[[Any, jax.Array], jax.Array]
-    combine: Callable[[Any, jax.Array, jax.Array], jax.Array]
+    store: Store
+    products: Products
+    combine: Combine
 
 
 def _weighted(rows: jax.Array, weights: jax.Array) -> jax.Array:
@@ -33,12 +68,12 @@ def _weighted(rows: jax.Array, weights: jax.Array) -> jax.Array:
 
 
 def _dot(rows: jax.Array, g: jax.Array) -> jax.Array:
-    # Not a matrix product: those have no sharded contraction under explicit meshes, and TF32 on some devices.
+    # It is no matrix product: those cannot contract sharded axes of explicit meshes, and may use TF32.
     return jnp.sum(jnp.real(rows * jnp.conj(g)), tuple(range(1, rows.ndim)))
 
 
 def dense_rows() -> Rows:
-    """Gradients as they are: m times the parameters' memory.
+    """Store gradients as they are, which takes m times the memory of the parameters.
 
     Examples:
       >>> dense_rows().products(jnp.asarray([[1.0, 0.0], [1.0, 1.0]]), jnp.asarray([2.0, 3.0])).tolist()
@@ -46,23 +81,23 @@ def dense_rows() -> Rows:
     """
     return Rows(
         store=lambda g: g,
-        products=lambda rows, g: _dot(rows, g[None]),
-        combine=lambda rows, weights, like: jnp.sum(_weighted(rows, weights), axis=0),
+        products=lambda window, g: _dot(window, g[None]),
+        combine=lambda window, weights, like: jnp.sum(_weighted(window, weights), axis=0),
     )
 
 
 def sparse_rows(density: float = 0.01, *, block_size: int = BLOCK_SIZE) -> Rows:
-    r"""Of each gradient the entries of `precond.block_top_k`, as values and places.
+    r"""Store the entries of each gradient that `precond.block_top_k` keeps, as values and places.
 
-    An entry takes 6 bytes in float32, with blocks of at most 65536: at 1 % the window has a 66th of the memory that
-    whole gradients take. Behind `precond.error_feedback(precond.block_top_k(density, block_size=block_size))`, with
-    the same two numbers, nothing is lost in storing; alone, what is not stored is lost. A parameter is read in the
-    order of its memory: one that is sharded is best stored inside the user's own `shard_map`, where blocks are those
-    of the shard.
+    An entry takes 6 bytes in float32, with blocks of at most 65536. At 1 % the window takes a 66th of the memory of
+    whole gradients. Put it behind `precond.error_feedback(precond.block_top_k(density, block_size=block_size))` with
+    the same two numbers, and storing loses nothing. Without it, the entries that are not stored are lost. A parameter
+    is read in the order of its memory. If it is sharded, store it inside your own `shard_map`, where the blocks are
+    those of the shard.
 
     Args:
       density: as in `precond.block_top_k`.
-      block_size: likewise.
+      block_size: as in `precond.block_top_k`.
 
     Returns:
       A value for `rows=` of `precond.scale_by_mfac`.

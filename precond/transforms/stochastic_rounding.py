@@ -1,4 +1,4 @@
-"""Directions in bfloat16 that are right in the mean."""
+"""Stochastic rounding to bfloat16, which is right in the mean."""
 
 from typing import Any, NamedTuple
 
@@ -8,42 +8,45 @@ import optax
 from jax import lax
 
 from precond.arguments import check_whole
-from precond.blocks import info_of
+from precond.blocks import BlockInfo, info_of
+from precond.transformation import transformation
 
 __all__ = ["StochasticRoundingState", "stochastic_rounding"]
 
 
 class StochasticRoundingState(NamedTuple):
-    """What `stochastic_rounding` keeps.
+    """Hold the state of `stochastic_rounding`.
 
     Attributes:
-      count: updates so far, in which some block was finite: with the seed, the whole state of the noise.
+      count: the number of updates so far in which some block was finite. With the seed it is the whole state of the
+        noise.
     """
 
     count: jax.Array
 
 
 def stochastic_rounding(seed: int = 0) -> optax.GradientTransformationExtraArgs:
-    r"""Round stacks of blocks to bfloat16, up or down by chance, so that the mean is what was rounded.
+    r"""Round stacks of blocks to bfloat16, up or down by chance, so that the mean stays the same.
 
     $$\mathrm{P}(\text{up}) = \frac{x - x_\downarrow}{x_\uparrow - x_\downarrow}, \qquad
       |\hat x - x| < 2^{-7} |x|, \qquad E[\hat x] = x$$
 
-    with $x_\downarrow \le x \le x_\uparrow$ the neighbours of x in bfloat16. Rounding to the nearest is off by half as
-    much at most, but in the same direction every time: what is small beside a parameter can be lost in every step. For
-    `wire=` of `precond.sharded`, or in a chain of transformations of stacks. The chance belongs to the seed, the number
-    of the step and the block's place in its stack alone: it is the same on every mesh, and after a restart.
+    Here $x_\downarrow \le x \le x_\uparrow$ are the neighbours of x in bfloat16. Rounding to the nearest is off by half
+    as much at most, but in the same direction every time, so that a small update of a large parameter can be lost in
+    every step. Use it for `rounding=` of `precond.sharded`, or in a chain of transformations of stacks. The noise
+    depends on the seed, the number of the step and the block's place in its stack alone: it is the same on every mesh,
+    and after a restart.
 
     Args:
-      seed: two runs with the same seed round alike.
+      seed: two runs with the same seed round in the same way.
 
     Returns:
-      A transformation of stacks `[N, d1, .., dk]`. Its update is in bfloat16. `precond.BlockInfo.index` tells by
-      stack which of its blocks these are; outside of `precond.blocked` they are the first N. Wider types than float32
-      are rounded to it first.
+      A transformation of stacks `[N, d1, .., dk]`. Its update is in bfloat16. `precond.BlockInfo.index` tells the place
+      of each block in its stack; outside of `precond.blocked` the places are 0 to N - 1. Wider types than float32 are
+      rounded to float32 first.
 
     Raises:
-      ValueError, TypeError: for a seed that is no integer of at least 0.
+      ValueError, TypeError: for a seed that is not an integer of at least 0.
 
     Reference:
       Gupta, Agrawal, Gopalakrishnan and Narayanan, Deep Learning with Limited Numerical Precision, 2015.
@@ -58,25 +61,32 @@ def stochastic_rounding(seed: int = 0) -> optax.GradientTransformationExtraArgs:
     """
     check_whole("seed", seed, least=0)
 
-    def init(params: Any) -> StochasticRoundingState:
+    def init(params: optax.Params) -> StochasticRoundingState:
         del params
         return StochasticRoundingState(jnp.zeros([], jnp.int32))
 
-    def update(updates: Any, state: Any, params: Any = None, *, blocks: Any = None, **extra: Any) -> Any:
+    def update(
+        updates: optax.Updates,
+        state: StochasticRoundingState,
+        params: optax.Params | None = None,
+        *,
+        blocks: BlockInfo | None = None,
+        **extra: Any,
+    ) -> tuple[optax.Updates, StochasticRoundingState]:
         del params, extra
         info = info_of(blocks)
         leaves, treedef = jax.tree.flatten(updates)
         rows = [jnp.arange(x.shape[0]) for x in leaves] if info.index is None else treedef.flatten_up_to(info.index)
-        # Not the default generator, which may give a block other bits on another mesh.
+        # The default generator may give a block other bits on another mesh.
         key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), state.count)
         out = [_rounded(jax.random.fold_in(key, i), *pair) for i, pair in enumerate(zip(leaves, rows, strict=True))]
         return treedef.unflatten(out), StochasticRoundingState(info.advance(state.count))
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
 def _rounded(key: jax.Array, stack: jax.Array, rows: jax.Array) -> jax.Array:
-    """Add what is cut off, by chance: a bfloat16 is the upper half of a float32."""
+    """Round by adding noise to the lower half of a float32 and cutting it off; the upper half is a bfloat16."""
 
     def noise(row: jax.Array) -> jax.Array:
         return jax.random.bits(jax.random.fold_in(key, row), stack.shape[1:], jnp.uint16)

@@ -1,4 +1,4 @@
-"""One transformation up to a step, another from there on, both learning all the time."""
+"""A switch from one transformation to another at a step; both are updated all the time."""
 
 from typing import Any, NamedTuple
 
@@ -7,31 +7,32 @@ import jax.numpy as jnp
 import optax
 
 from precond.arguments import check_whole
+from precond.transformation import transformation
 
 __all__ = ["SwitchState", "switch"]
 
 
 class SwitchState(NamedTuple):
-    """What `switch` keeps.
+    """Hold the state of `switch`.
 
     Attributes:
-      count: updates seen.
+      count: the number of updates seen.
       before: the state of the first transformation.
       after: the state of the second.
     """
 
     count: jax.Array
-    before: Any
-    after: Any
+    before: optax.OptState
+    after: optax.OptState
 
 
 def switch(
     start: int, before: optax.GradientTransformation, after: optax.GradientTransformation
 ) -> optax.GradientTransformationExtraArgs:
-    """Use the updates of `before` in steps below `start` (counted from 1), those of `after` from then on.
+    """Use the updates of `before` in steps below `start` (counted from 1), and those of `after` from then on.
 
-    Both are updated in every step, so that statistics and momentum of the second are warm when it takes over, as in
-    Google's Shampoo, which keeps a momentum for the grafted method beside Shampoo's.
+    Both are updated in every step, so that statistics and momentum of the second are warm when it takes over. Google's
+    Shampoo does so: it keeps a momentum for the grafted method beside Shampoo's.
 
     Args:
       start: the first step of `after`.
@@ -53,13 +54,15 @@ def switch(
     check_whole("start", start, least=1)
     before, after = optax.with_extra_args_support(before), optax.with_extra_args_support(after)
 
-    def init(params: Any) -> SwitchState:
+    def init(params: optax.Params) -> SwitchState:
         return SwitchState(jnp.zeros([], jnp.int32), before.init(params), after.init(params))
 
-    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, SwitchState]:
+    def update(
+        updates: optax.Updates, state: SwitchState, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, SwitchState]:
         count = jnp.asarray(optax.safe_increment(state.count))
         early, first = before.update(updates, state.before, params, **extra)
         late, second = after.update(updates, state.after, params, **extra)
         return optax.tree.where(count < start, early, late), SwitchState(count, first, second)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)

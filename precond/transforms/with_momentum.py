@@ -4,21 +4,22 @@ from typing import Any, NamedTuple
 
 import optax
 
-from precond.blocks import info_of
+from precond.blocks import BlockInfo, info_of
+from precond.transformation import transformation
 
 __all__ = ["MomentumState", "with_momentum"]
 
 
 class MomentumState(NamedTuple):
-    """What `with_momentum` keeps.
+    """Hold the state of `with_momentum`.
 
     Attributes:
       momentum: the state of the momentum.
       inner: the state of the inner transformation.
     """
 
-    momentum: Any
-    inner: Any
+    momentum: optax.OptState
+    inner: optax.OptState
 
 
 def with_momentum(
@@ -27,8 +28,8 @@ def with_momentum(
     """Pass the momentum of the gradients to `inner` as updates, and the gradients themselves as `blocks.gradients`.
 
     Statistics and second moments are then those of the raw gradients: `precond.scale_by_kronecker` and
-    `precond.scale_by_diagonal` take them from there (`precond.BlockInfo`). A graft of the one onto the other inside
-    `with_momentum` keeps one momentum where each would keep its own.
+    `precond.scale_by_diagonal` take them from there (`precond.BlockInfo`). A graft of one onto the other inside
+    `with_momentum` keeps one momentum, where otherwise each would keep its own.
 
     Args:
       momentum: any transformation (`optax.ema(0.9)`).
@@ -46,16 +47,21 @@ def with_momentum(
     """
     momentum, inner = optax.with_extra_args_support(momentum), optax.with_extra_args_support(inner)
 
-    def init(params: Any) -> MomentumState:
+    def init(params: optax.Params) -> MomentumState:
         return MomentumState(momentum.init(params), inner.init(params))
 
     def update(
-        updates: Any, state: Any, params: Any = None, *, blocks: Any = None, **extra: Any
-    ) -> tuple[Any, MomentumState]:
+        updates: optax.Updates,
+        state: MomentumState,
+        params: optax.Params | None = None,
+        *,
+        blocks: BlockInfo | None = None,
+        **extra: Any,
+    ) -> tuple[optax.Updates, MomentumState]:
         info = info_of(blocks)
         directions, velocity = momentum.update(updates, state.momentum, params, **extra, blocks=info)
         raw = info._replace(gradients=updates)
         out, inside = inner.update(directions, state.inner, params, **extra, blocks=raw)
         return out, MomentumState(velocity, inside)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)

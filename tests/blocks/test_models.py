@@ -6,7 +6,7 @@ import pytest
 
 from precond import views
 from precond.blocks.parameter import parameters_of
-from precond.blocks.paths import parts_of
+from precond.blocks.path_name import parts_of
 from precond.blocks.view import geometry
 from precond.blocks.views.reading import lifted
 from tests.blocks.models import MODELS

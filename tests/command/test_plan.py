@@ -33,7 +33,17 @@ SAID = {
         "cuda",
     ),
     "--optimizer kl_shampoo --method newton": (precond.kl_shampoo, {"method": precond.newton()}, "cuda"),
-    "--wire bfloat16 --platform cpu": (precond.shampoo, {"axis": precond.sharded("data", wire="bfloat16")}, "cpu"),
+    "--gather-dtype bfloat16 --platform cpu": (
+        precond.shampoo,
+        {"axis": precond.sharded("data", gather_dtype="bfloat16")},
+        "cpu",
+    ),
+    "--optimizer muon": (precond.muon, {}, "cuda"),
+    "--optimizer muon --method polar --block-size 64": (
+        precond.muon,
+        {"method": precond.orthogonal.polar(), "block_size": 64},
+        "cuda",
+    ),
 }
 
 
@@ -148,6 +158,15 @@ def test_k_fac_takes_another_method(capsys):
     assert found["periods"] == [5]
 
 
+WIDE = ("plan", "--preset", "gpt", "--width", "1536", "--layers", "2")
+
+
+def test_muon_takes_matrices_whole(capsys):
+    found = json.loads(printed(capsys, *WIDE, "--optimizer", "muon", "--json"))
+    assert {s["shape"] for s in found["stacks"]} == {"1536x1536", "1536x6144", "6144x1536"}
+    assert found["bytes"]["roots"] == found["bytes"]["statistics"] == 0
+
+
 WRONG = {
     "no model": (["plan"], "Name one model"),
     "half a preset": (["plan", "--preset", "gpt", "--width", "4"], "needs --width and --layers"),
@@ -159,7 +178,10 @@ WRONG = {
     "half a layer": (["plan", "--preset", "gpt", "--layers", "1.5"], "argument --layers: 1.5 must be a whole number"),
     "an unknown preset": (["plan", "--preset", "bert"], "invalid choice: 'bert'"),
     "an unknown dtype": ([*GPT, "--dtype", "float31"], "argument --dtype: float31 must be a floating-point type"),
-    "an unknown wire": ([*GPT, "--wire", "int8"], "argument --wire: int8 must be a floating-point type"),
+    "a dtype of integers": (
+        [*GPT, "--gather-dtype", "int8"],
+        "argument --gather-dtype: int8 must be a floating-point type",
+    ),
     "an unknown platform": ([*GPT, "--platform", "banana"], "invalid choice: 'banana'"),
     "no refresh": ([*GPT, "--refresh", "0"], "argument --refresh: 0 must be a whole number of at least 1"),
     "heads that do not divide": ([*LLAMA, "--heads", "3"], "heads=3: this number of heads does not divide width=256"),
@@ -178,6 +200,8 @@ WRONG = {
     "gradients over none": ([*GPT, "--gradients", "fsdp"], "--gradients fsdp: the mesh has no such axis, but data"),
     "blocks of layers": ([*GPT, "--optimizer", "kfac"], "K-FAC takes every layer whole"),
     "a basis for K-FAC": ([*GPT[:-2], "--optimizer", "kfac", "--method", "qr"], "kfac takes one of eigh"),
+    "a refresh of nothing": ([*GPT, "--optimizer", "muon", "--refresh", "5"], "Muon has no roots to refresh"),
+    "a root for Muon": ([*GPT, "--optimizer", "muon", "--method", "eigh"], "muon takes one of newton_schulz, polar"),
     "a rate of nothing": ([*GPT, "--flops-per-s", "0"], "argument --flops-per-s: 0 must be a positive number"),
     "a rate without a step": ([*GPT, "--flops-per-s", "1e12"], "--flops-per-s needs --step-ms"),
     "a step without a rate": ([*GPT, "--step-ms", "3"], "--flops-per-s"),

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import inspect
 import logging
 import re
 from typing import Any, NamedTuple
@@ -28,7 +29,7 @@ ONE = ("shampoo",)
 """The quick case of what no part of an alias has a say in: trees, dtypes, meshes and hyperparameters."""
 
 
-def each(cases, quick=("shampoo", "soap")):
+def each(cases, quick=("shampoo", "soap", "muon")):
     """Run a test once for each case; all but the quick ones, of which the others differ in a part, are slow."""
 
     def marked(case):
@@ -37,6 +38,11 @@ def each(cases, quick=("shampoo", "soap")):
 
     # The scope puts the tests of a module that share a case, and its compiled functions, behind one another.
     return pytest.mark.parametrize("case", [marked(c) for c in cases], ids=lambda case: case.name, scope="module")
+
+
+def known(case, kwargs):
+    """Those of the arguments that an alias has: not every one has roots to refresh."""
+    return {name: x for name, x in kwargs.items() if name in inspect.signature(case.factory).parameters}
 
 
 def is_shape(x):

@@ -155,6 +155,10 @@ def _kl_shampoo(rate, **engine):
     return precond.kl_shampoo(rate, refresh=2, **engine)
 
 
+def _muon(rate, **engine):
+    return precond.muon(rate, **engine)
+
+
 def _kfac(rate, layers=None, **engine):
     given = captured() if layers is None else layers
     return precond.kfac(rate, given, refresh=2, damping=0.1, bound=0.5, **engine)
@@ -187,13 +191,14 @@ SYSTEMS = {
     "soap": _soap,
     "ekfac": _ekfac,
     "kl_shampoo": _kl_shampoo,
+    "muon": _muon,
     "mfac": _mfac,
     "neumann": _neumann,
     "adascale": _adascale,
     "google": _google,
     "bare": _bare,
 }
-ENGINES = ("kfac", "shampoo", "soap", "ekfac", "kl_shampoo", "bare")
+ENGINES = ("kfac", "shampoo", "soap", "ekfac", "kl_shampoo", "muon", "bare")
 """Those that take another transformation for the parameters without a view, as `otherwise`."""
 LAYERED = ("kfac", "ekfac")
 DIVIDED = (*ENGINES, "adascale", "google")

@@ -25,9 +25,13 @@ EVERYTHING_STATIC = {
 }
 
 
+REFRESHED = [case for case in catalog.DEFAULTS if case in catalog.REFRESHED]
+
+
 def injected(case, **kwargs):
     kwargs = case.kwargs | kwargs
-    static = {*precond.STATIC_ARGS, *({"power"} & set(kwargs))}  # not every alias has a power
+    # Not every alias has a power, or a refresh.
+    static = {*harness.known(case, dict.fromkeys(precond.STATIC_ARGS)), *({"power"} & set(kwargs))}
     return optax.inject_hyperparams(case.factory, static)(**kwargs)
 
 
@@ -44,8 +48,9 @@ def test_injecting_the_learning_rate_alone_needs_no_static_arguments(case):
 @harness.each(catalog.DEFAULTS, harness.ONE)
 def test_injecting_with_everything_static_changes_nothing(case):
     params, grads = harness.normal(), harness.gradients(steps=3)
-    expected, _, _ = harness.run_jitted(case.make(**EVERYTHING_STATIC), params, grads)
-    actual, _, _ = harness.run_jitted(injected(case, **EVERYTHING_STATIC), params, grads)
+    everything = harness.known(case, EVERYTHING_STATIC)
+    expected, _, _ = harness.run_jitted(case.make(**everything), params, grads)
+    actual, _, _ = harness.run_jitted(injected(case, **everything), params, grads)
     harness.assert_close(actual, expected)
 
 
@@ -57,14 +62,14 @@ def test_every_choice_of_parts_can_be_injected(case):
     assert harness.types((updates, after)) == harness.types((params, before))
 
 
-@harness.each(catalog.DEFAULTS, harness.ONE)
+@harness.each(REFRESHED, harness.ONE)
 def test_static_args_name_arguments_of_every_alias(case):
     """`optax.inject_hyperparams` refuses a name that the factory does not have."""
     assert set(precond.STATIC_ARGS) <= set(inspect.signature(case.factory).parameters)
 
 
 @pytest.mark.parametrize("name", ["block_size", "refresh"])
-@harness.each(catalog.DEFAULTS, harness.ONE)
+@harness.each(REFRESHED, harness.ONE)
 def test_an_injected_integer_says_how_to_make_it_static(case, name):
     tx = optax.inject_hyperparams(case.factory)(**case.kwargs, **{name: 4})
     with pytest.raises(TypeError, match=rf"{name}.*static_args=precond\.STATIC_ARGS"):
@@ -153,7 +158,7 @@ JSON = """{"learning_rate": 0.01, "b1": 0.9, "b2": 0.95, "eps": 1e-8, "weight_de
 
 @harness.each(catalog.DEFAULTS, harness.ONE)
 def test_arguments_may_be_read_from_json(case):
-    kwargs = json.loads(JSON)
+    kwargs = harness.known(case, json.loads(JSON))
     views = precond.rules(("head", None), ("twin/kernel", precond.View(((0, 1),))))
     params, grads = harness.normal(), harness.gradients(steps=3)
     actual, _, _ = harness.run_jitted(case.factory(**kwargs), params, grads)
@@ -163,7 +168,7 @@ def test_arguments_may_be_read_from_json(case):
 
 @harness.each(catalog.DEFAULTS, harness.ONE)
 def test_injected_arguments_may_be_read_from_json(case):
-    kwargs, params, grads = json.loads(JSON), harness.normal(), harness.gradients(steps=3)
+    kwargs, params, grads = harness.known(case, json.loads(JSON)), harness.normal(), harness.gradients(steps=3)
     expected, _, _ = harness.run_jitted(case.factory(**kwargs), params, grads)
     actual, _, _ = harness.run_jitted(injected(case, **kwargs), params, grads)
     harness.assert_close(actual, expected)

@@ -128,7 +128,7 @@ PLACES = {
     "blocked": lambda: precond.blocked(reader(), otherwise=reader()),
     "per_block": lambda: precond.blocked(precond.per_block(reader()), otherwise=reader()),
     "by_layer": by_layer,
-    "measured": lambda: precond.measured(reader()),
+    "measured": lambda: precond.use_measured_moments(reader()),
     "graft": lambda: precond.graft(reader(), reader()),
     "with_momentum, the momentum": lambda: precond.with_momentum(reader(), optax.identity()),
     "with_momentum, the inner one": lambda: precond.with_momentum(optax.identity(), reader()),

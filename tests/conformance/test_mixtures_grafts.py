@@ -40,7 +40,7 @@ PARTS = {
     "k-fac": lambda: k_fac(precond.inverse(0.1)),
     "shampoo": lambda: kronecker(precond.outer_products(), precond.inverse_root()),
     "soap": lambda: kronecker(precond.outer_products(), precond.eigenbasis(), momentum=optax.ema(0.9), refresh=LATE),
-    "ek-fac": lambda: precond.measured(k_fac(precond.corrected_inverse(0.1), refresh=LATE)),
+    "ek-fac": lambda: precond.use_measured_moments(k_fac(precond.corrected_inverse(0.1), refresh=LATE)),
     "kl-shampoo": lambda: kronecker(precond.kl(), precond.inverse_root(power=0.5)),
     "momentum": lambda: precond.with_momentum(optax.ema(0.9), precond.scale_by_diagonal()),
     "adam": lambda: precond.per_block(optax.scale_by_adam()),

@@ -106,7 +106,7 @@ def test_counts_count_updates(case):
     assert max(count.max() for _, count in optax.tree.get_all_with_path(state, "count")) == 3
 
 
-@harness.each(catalog.ALIASES)
+@harness.each(catalog.REFRESHED)
 def test_the_engine_is_found_by_name_and_counts_first(case):
     state = jax.eval_shape(case.make().init, harness.normal())
     ((_, engine),) = optax.tree.get_all_with_path(state, "KroneckerState")

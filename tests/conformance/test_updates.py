@@ -80,7 +80,8 @@ def test_gradients_of_another_dtype_than_the_parameters_give_theirs_to_the_updat
 @harness.each(catalog.DEFAULTS, harness.ONE)
 def test_bfloat16_parameters_are_trained(case):
     target = harness.normal(dtype=jnp.bfloat16)
-    tx, params = case.make(learning_rate=0.05), optax.tree.zeros_like(target)
+    rate = 0.2 if case.name == "muon" else 0.05  # whose matrices move by a fifth of the rate
+    tx, params = case.make(learning_rate=rate), optax.tree.zeros_like(target)
     state, update = tx.init(params), jax.jit(tx.update)
     for _ in range(100):
         updates, state = update(optax.tree.sub(params, target), state, params)

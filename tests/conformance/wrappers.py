@@ -4,6 +4,7 @@ import jax
 import optax
 
 import precond
+from tests.conformance import harness
 
 
 def _labels(tree):
@@ -24,6 +25,13 @@ def _multi_steps(case):
     return optax.GradientTransformationExtraArgs(steps.init, steps.update)
 
 
+def _injected(case):
+    static = harness.known(case, dict.fromkeys(precond.STATIC_ARGS))
+    return optax.inject_hyperparams(case.factory, static)(
+        **case.kwargs, **harness.known(case, {"refresh": 2, "block_size": 2})
+    )
+
+
 WRAPPERS = {
     "bare": lambda case: case.make(),
     "chain": lambda case: optax.chain(optax.clip_by_global_norm(1.0), case.make()),
@@ -34,9 +42,7 @@ WRAPPERS = {
     "partition_all_one_group": lambda case: optax.partition({"all": case.make(), "none": case.make()}, lambda _: "all"),
     "multi_steps": _multi_steps,
     "inject_hyperparams": lambda case: optax.inject_hyperparams(case.factory)(**case.kwargs),
-    "inject_hyperparams_static": lambda case: optax.inject_hyperparams(case.factory, precond.STATIC_ARGS)(
-        **case.kwargs, refresh=2, block_size=2
-    ),
+    "inject_hyperparams_static": _injected,
     "apply_if_finite": lambda case: optax.apply_if_finite(case.make(), max_consecutive_errors=3),
     "conditionally_transform": lambda case: optax.conditionally_transform(case.make(), lambda step: step >= 0),
     "conditionally_mask": lambda case: optax.conditionally_mask(case.make(), lambda step: step >= 0),

@@ -44,12 +44,12 @@ def with_moments(factors, seed):
     return {name: f._replace(moments=jnp.asarray(moments[name])) for name, f in factors.items()}, moments
 
 
-@pytest.mark.parametrize(("follow", "kept"), [(precond.rising, largest), (precond.averaged, mean)])
+@pytest.mark.parametrize(("follow", "kept"), [(precond.decayed_max, largest), (precond.ema, mean)])
 def test_the_direction_is_that_of_the_dense_diagonal_in_the_eigenbasis(follow, kept):
     damping, decay = 0.3, 0.7
     refresh = precond.every(5, delay=1, warmup=1)
     root = precond.corrected_inverse(damping, follow=follow(decay))
-    tx = precond.scale_by_kfac(LAYERS, root=root, refresh=refresh, around=precond.measured)
+    tx = precond.scale_by_kfac(LAYERS, root=root, refresh=refresh, around=precond.use_measured_moments)
     factors, moments = {name: factors_of(0)[name] for name in LAYERS}, []
     grads = {name: tree(0)[name] for name in LAYERS}
     state, update = tx.init(grads), jax.jit(tx.update)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import precond
 from precond import BlockInfo, every
-from precond.engine.refresh import refresh_roots
+from precond.engine.refresh_roots import refresh_roots
 from precond.roots import Root, RootState
 
 
@@ -236,7 +236,7 @@ def test_many_sizes_are_padded_to_few_and_no_root_is_another_for_it(schedule, me
     grads = [{f"{d}x{d + 1}": rng.standard_normal((2, d, d + 1)) for d in SIZES} for _ in range(4)]
 
     def updates():
-        root = precond.inverse_root(method=method(), damping=precond.trace(1e-3))
+        root = precond.inverse_root(method=method(), damping=precond.trace_damping(1e-3))
         tx = precond.scale_by_kronecker(precond.outer_products(0.9), root, refresh=schedule)
         state, update, out = tx.init(grads[0]), jax.jit(tx.update), []
         for g in grads:
@@ -258,7 +258,7 @@ def test_many_sizes_are_padded_to_few_and_no_root_is_another_for_it(schedule, me
 @pytest.mark.usefixtures("quick_compilation")
 def test_narrow_roots_of_many_sizes_stay_narrow(monkeypatch):
     monkeypatch.setattr("precond.engine.groups.SIZES", 1)
-    root = precond.stored(precond.inverse_root())
+    root = precond.store_as(precond.inverse_root())
     tx = precond.scale_by_kronecker(precond.outer_products(0.9), root, refresh=every(2, stagger=True))
     stacks = {f"{d}x{d}": jnp.ones((2, d, d)) for d in (2, 3, 5)}
     state = tx.init(stacks)

@@ -50,7 +50,7 @@ def losses(example):
             return params, state, example.loss(task.model.apply({"params": params}, task.data), task.data)
 
         params, out, coming = task.start(0), [], collections.deque()
-        state, host = tx.init(params), precond.host_refresh(tx, params, workers=1) if refresh.outside else None
+        state, host = tx.init(params), precond.host_refresh(tx, params, workers=1) if refresh.on_host else None
         for i, key in enumerate(jax.random.split(jax.random.key(1), STEPS)):
             x = task.data[jax.random.randint(key, (128,), 0, len(task.data))]
             coming.append(factors_of(params, x, key=key) if i % every == 0 else None)

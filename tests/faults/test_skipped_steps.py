@@ -19,6 +19,8 @@ OPTIMIZERS = {
     "soap, rotations": lambda: precond.soap(1e-2, method=precond.rotations(), refresh=precond.every(3, stagger=True)),
     "kl_shampoo, every step": lambda: precond.kl_shampoo(1e-2, weight_decay=1e-2, refresh=1),
     "kl_shampoo": lambda: precond.kl_shampoo(SCHEDULE, weight_decay=1e-2, refresh=2),
+    "muon": lambda: precond.muon(1e-2, weight_decay=1e-2, after=precond.transforms.normalize_neurons()),
+    "muon, two rates": lambda: precond.muon(SCHEDULE, adam_learning_rate=SCHEDULE, weight_decay=1e-2),
 }
 every_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
 BAD = {"nan": np.nan, "inf": np.inf, "minus inf": -np.inf, "huge": 1e30}
@@ -111,7 +113,7 @@ def test_one_entry_is_enough_to_skip_its_block_and_no_other(name, params, gradie
     assert not np.array_equal(run[-1][0]["second"], clean[-1][0]["second"])
 
 
-@pytest.mark.parametrize("name", ["shampoo, every step", "kl_shampoo, every step"])
+@pytest.mark.parametrize("name", ["shampoo, every step", "kl_shampoo, every step", "muon"])
 def test_a_block_counts_its_own_steps(name, params, gradients):
     """With a refresh in every step nothing else in a block's trajectory depends on the number of the step."""
     for at in (0, 2):

@@ -54,13 +54,13 @@ def emulated(tx, root, steps):
 
     @jax.jit
     def fresh(engine):
-        first = engine.outside.taken == N
+        first = engine.host.captured_at == N
 
         def one(factors, old):
             pairs = zip(factors, old.derived, strict=True)
             return tuple(root.refresh(dense(f), d, root.power(Axis(0, 2, 2)), first) for f, d in pairs)
 
-        return {name: one(engine.outside.factors[name], old) for name, old in engine.roots.items()}
+        return {name: one(engine.host.factors[name], old) for name, old in engine.roots.items()}
 
     def swap(engine):
         roots = {name: old._replace(derived=coming[name]) for name, old in engine.roots.items()}
@@ -182,7 +182,7 @@ def test_roots_are_those_of_float64_where_training_is_in_float32():
     state, update = tx.init(grads), jax.jit(tx.update)
     with precond.host_refresh(tx, grads, workers=1) as refresh:
         state = refresh(update(grads, state)[1])
-    taken = np.asarray(dense(runs.engines(state)[0].outside.factors["4x4"][0]))
+    taken = np.asarray(dense(runs.engines(state)[0].host.factors["4x4"][0]))
     found = runs.engines(state)[0].roots["4x4"].derived[0].matrix
     exact = reference.power(taken[0].astype(np.float64), -0.25)
     on_device = jax.jit(root.refresh, static_argnums=2)(taken, root.init(None, (taken,)).derived[0], 0.25, True)

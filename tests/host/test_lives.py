@@ -140,7 +140,7 @@ WRAPPERS = {
 def test_the_engine_is_found_in_wrappers(name):
     grads = runs.gradients()
     wrapped, state = runs.whole(WRAPPERS[name](runs.shampoo()), grads)
-    assert runs.engines(state)[0].outside.used > 0
+    assert runs.engines(state)[0].host.in_use_from > 0
     assert metric(state, "failed") == 0
     bare, _ = runs.whole(runs.shampoo(), grads)
     for a, b in zip(wrapped, bare, strict=True):
@@ -165,7 +165,7 @@ def test_micro_steps_are_no_updates():
     expected, _ = runs.whole(runs.shampoo(), single)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-15), path[1::2], expected)
     (engine,) = runs.engines(state)
-    assert [engine.count, engine.outside.taken, engine.outside.used] == [3 * N, 3 * N, 2 * N]
+    assert [engine.count, engine.host.captured_at, engine.host.in_use_from] == [3 * N, 3 * N, 2 * N]
     assert metric(state, "failed") == 0
 
 
@@ -182,7 +182,7 @@ def test_several_updates_between_two_calls_are_told():
     with precond.host_refresh(tx, runs.params_of(), workers=1, updates=N) as refresh:
         _, state = runs.run(tx, several, refresh, step=some)
     (engine,) = runs.engines(state)
-    assert [engine.count, engine.outside.taken, engine.outside.used] == [6 * N, 6 * N, 4 * N]
+    assert [engine.count, engine.host.captured_at, engine.host.in_use_from] == [6 * N, 6 * N, 4 * N]
     assert metric(state, "failed") == 0
 
 

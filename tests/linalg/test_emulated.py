@@ -1,6 +1,7 @@
 """What float32 emulated on tensor cores costs in accuracy: each algorithm by its definition, in float32 here."""
 
 import functools
+import importlib
 from fractions import Fraction
 
 import jax
@@ -65,7 +66,7 @@ def product_error(product):
 
 def root_error(monkeypatch, product, condition):
     """Of `A^(-1/4)` by composite polynomials, relative, in the spectral norm."""
-    monkeypatch.setattr("precond.linalg.composite.product", product)
+    monkeypatch.setattr(importlib.import_module("precond.linalg.composite_root"), "product", product)
     q = np.linalg.qr(np.random.default_rng(1).standard_normal((128, 128)))[0]
     a = np.float32((q * np.geomspace(1 / condition, 1, 128)) @ q.T)
     a = (a + a.T) / 2

@@ -145,7 +145,7 @@ def test_and_decomposes_an_eighth():
 @pytest.mark.usefixtures("quick_compilation")
 def test_directions_on_the_wire_may_be_rounded_once():
     exact, _ = run(8, 1, "float32")
-    rounded, _ = run(8, 1, "float32", axis=precond.sharded("data", wire="bfloat16"))
+    rounded, _ = run(8, 1, "float32", axis=precond.sharded("data", gather_dtype="bfloat16"))
     for name in ("wide", "layers", "tall"):
         error = np.abs(rounded[name] - exact[name])
         assert np.all(error <= 2.0**-8 * np.abs(exact[name]))
@@ -157,7 +157,7 @@ def test_directions_on_the_wire_may_be_rounded_once():
 @pytest.mark.slow
 def test_or_by_chance_and_then_alike_on_every_mesh():
     def trained(count, wire):
-        return run(count, 50, "float64", axis=precond.sharded("data", wire=wire))[0]
+        return run(count, 50, "float64", axis=precond.sharded("data", gather_dtype=wire))[0]
 
     chance = precond.stochastic_rounding()
     eight, one, nearest = trained(8, chance), trained(1, chance), trained(8, "bfloat16")
@@ -170,7 +170,7 @@ def test_or_by_chance_and_then_alike_on_every_mesh():
 def test_bfloat16_makes_a_quarter_of_the_bytes_of_float64():
     def gathered(wire):
         # As lowered: the CPU's compiler knows no bfloat16.
-        program, _ = lowered(axis=precond.sharded("data", wire=wire))
+        program, _ = lowered(axis=precond.sharded("data", gather_dtype=wire))
         (kind,) = set(re.findall(r"stablehlo.all_gather.*-> tensor<[\dx]+x(\w+)>", program.as_text()))
         return kind
 

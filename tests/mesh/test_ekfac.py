@@ -11,7 +11,7 @@ import pytest
 import precond
 from precond.layers import Factors
 from precond.layers.bases import bases_of
-from precond.mesh import local_arrays
+from precond.mesh import replicate
 from tests.mesh import loops
 from tests.mesh.test_devices import stacks_of
 from tests.mesh.test_kfac import LAYERS, STACKED, factors_of
@@ -30,7 +30,7 @@ def make(axis="data", mesh=None):
     tx = precond.ekfac(0.1, LAYERS, axis=axis, mesh=mesh, refresh=refresh, bound=1e-2, damping=1e-2)
 
     def update(given, state, params=None):
-        grads = local_arrays(given)
+        grads = replicate(given)
         leaves = {"first/kernel": grads["first"]["kernel"], "first/bias": grads["first"]["bias"]}
         leaves |= {"middle": grads["middle"], "last/kernel": grads["last"]["kernel"]}
         factors, bases = factors_of(grads), bases_of(state, LAYERS, grads)

@@ -11,7 +11,7 @@ import pytest
 import precond
 from precond.blocks import Layer
 from precond.layers import Factors
-from precond.mesh import local_arrays
+from precond.mesh import replicate
 from tests.mesh import loops
 from tests.mesh.test_devices import collectives, stacks_of
 
@@ -43,7 +43,7 @@ def make(axis="data", mesh=None, **arguments):
     tx = precond.kfac(0.1, LAYERS, axis=axis, mesh=mesh, **given)
 
     def update(grads, state, params=None):
-        return tx.update(grads, state, params, factors=factors_of(local_arrays(grads)))
+        return tx.update(grads, state, params, factors=factors_of(replicate(grads)))
 
     return optax.GradientTransformation(tx.init, update)
 

@@ -53,6 +53,10 @@ OTHERS = {
     "shampoo by newton": functools.partial(precond.shampoo, method=precond.newton(), refresh=1),
     "shampoo by composite": functools.partial(precond.shampoo, method=precond.composite(), refresh=2),
     "kl_shampoo": functools.partial(precond.kl_shampoo, refresh=precond.every(3, stagger=True)),
+    "muon": precond.muon,
+    "muon with normalized neurons": functools.partial(
+        precond.muon, after=precond.transforms.normalize_neurons(), adam_learning_rate=0.02
+    ),
 }
 
 
@@ -151,10 +155,10 @@ def test_and_a_state_with_stacks_of_another_length():
         (((),), ValueError, r"axis=\(\): pass the name of a mesh axis"),
         ((3,), TypeError, "axis=3"),
         (("data", 0), ValueError, "multiple=0"),
-        (("data", 8, "int8"), TypeError, "wire=int8: directions travel as floating numbers"),
+        (("data", 8, "int8"), TypeError, "gather_dtype=int8: directions are floating numbers"),
     ],
 )
 def test_how_stacks_are_sharded_is_checked(arguments, error, message):
-    given = dict(zip(("axis", "multiple", "wire"), arguments, strict=False))
+    given = dict(zip(("axis", "multiple", "gather_dtype"), arguments, strict=False))
     with pytest.raises(error, match=message):
         precond.sharded(**given)

@@ -114,7 +114,7 @@ def meta_grafting(given):
         return None
     kind, b2, eps = given["graft"]
     bias = given.get("bias", True)
-    momentum = precond.filtered(given["b1"], given.get("b3"), bias_correction=bias) if given["b1"] else None
+    momentum = precond.lookahead_ema(given["b1"], given.get("b3"), bias_correction=bias) if given["b1"] else None
     if kind == "sgd":
         return momentum or optax.identity()
     return precond.scale_by_diagonal(b2, eps=eps, bias_correction=kind == "adam", momentum=momentum)

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import precond
-from precond import recipes
+from precond import orthogonal, recipes
 from tests.parity import inputs
 from tests.problem import distance, trajectory
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("x64")
 
 
 def meta_shampoo():
-    adam = precond.scale_by_diagonal(0.99, eps=1e-8, bias_correction=True, momentum=precond.filtered(0.9))
+    adam = precond.scale_by_diagonal(0.99, eps=1e-8, bias_correction=True, momentum=precond.lookahead_ema(0.9))
     return recipes.meta_shampoo(
         2**-7,
         betas=(0.9, 0.99),
@@ -57,6 +57,16 @@ def official_soap():
     return recipes.official_soap(0.01, precondition_frequency=3)
 
 
+def nvidia_muon():
+    return precond.muon(
+        2**-5,
+        momentum=optax.trace(0.95, nesterov=True),  # their average goes the same way
+        method=orthogonal.newton_schulz(orthogonal.dion()),
+        scale=orthogonal.match_rms(1.0),  # "spectral"
+        weight_decay=0.05,
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "tx", "tolerance"),
     [
@@ -64,6 +74,7 @@ def official_soap():
         ("meta_soap_eigh", meta_soap, 1e-9),
         ("google_shampoo_rmsprop_norm", google_shampoo, 1e-8),  # its power iteration stops at 1e-6
         ("soap_official", official_soap, 1e-9),
+        ("nvidia_muon_quintic", nvidia_muon, 1e-9),
     ],
 )
 def test_the_recipe_follows_the_reference(name, tx, tolerance):

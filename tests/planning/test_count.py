@@ -34,6 +34,12 @@ def test_a_reduction_costs_what_goes_in_and_a_move_nothing():
     assert kinds(lambda a: jnp.concatenate([a[:, :2], a.transpose(0, 2, 1)[:, :2, :3].repeat(1, 0)], 2), A) == {}
 
 
+def test_a_singular_value_decomposition_counts_as_in_the_textbook_on_its_shorter_side():
+    for a in (A, A.transpose(0, 2, 1)):
+        found = kinds(lambda a: jnp.linalg.svd(a, full_matrices=False), a)
+        assert found["decompositions"] == 3 * (14 * 5 * 4**2 + 8 * 4**3)
+
+
 def test_a_loop_of_known_length_counts_every_turn_and_another_says_so():
     assert kinds(lambda a: lax.fori_loop(0, 7, lambda i, x: x * a, a), A)["elementwise"] == 7 * (60 + 1)
     found = kinds(lambda a: lax.while_loop(lambda x: x[0, 0, 0] < 9, lambda x: x * a, a), A)

@@ -179,7 +179,7 @@ def test_the_bytes_on_the_wire_are_those_of_the_compiled_program(name):
 
 def test_a_rounded_wire_carries_half():
     whole, half = (
-        planned(8, precond.shampoo(1e-3, axis=precond.sharded("data", wire=wire)), shapes()).wire["all-gather"]
+        planned(8, precond.shampoo(1e-3, axis=precond.sharded("data", gather_dtype=wire)), shapes()).wire["all-gather"]
         for wire in (None, "bfloat16")
     )
     assert whole == 2 * half > 0

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from precond import absolute, by_platform, composite, eigh, inverse_root, newton, qr, relative, trace
+from precond import absolute, by_platform, composite, eigh, inverse_root, newton, qr, relative, trace_damping
 from precond.roots import Axis
 from tests import reference
 
@@ -55,7 +55,7 @@ def test_any_power_may_be_asked_for(method, power):
         (absolute(0.02), 0.02),
         (relative(0.02), 0.02 * 3),
         (relative(0.02, floor=50.0), 0.02 * 50),
-        (trace(0.02), 0.02 * 4.5 / 4),
+        (trace_damping(0.02), 0.02 * 4.5 / 4),
     ],
 )
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
@@ -115,7 +115,7 @@ def test_what_cannot_work_is_refused_at_construction():
         inverse_root(power=0)
     with pytest.raises(TypeError, match="power is an array"):
         inverse_root(power=jnp.asarray(0.5))
-    for damping in (relative, absolute, trace):
+    for damping in (relative, absolute, trace_damping):
         with pytest.raises(ValueError, match="eps=-1: must be at least 0"):
             damping(-1)
     with pytest.raises(ValueError, match="iterations=0"):

@@ -96,7 +96,7 @@ def test_both_sides_of_a_switch_learn_all_the_time():
             lambda: optax.scale_by_rms(0.9, 1e-3, eps_in_sqrt=False),
         ),
         (lambda: precond.scale_by_diagonal(eps=0.0), lambda: optax.scale_by_rss(0.0, 0.0)),
-        (lambda: precond.filtered(0.9), lambda: optax.ema(0.9)),
+        (lambda: precond.lookahead_ema(0.9), lambda: optax.ema(0.9)),
     ],
     ids=["adam", "rmsprop", "adagrad", "ema"],
 )
@@ -112,7 +112,7 @@ def test_arguments_are_checked_by_name():
         (lambda: precond.graft(optax.identity(), optax.identity(), start=0), "start=0"),
         (lambda: precond.graft(optax.identity(), optax.identity(), eps=-1), "eps=-1"),
         (lambda: precond.switch(0, optax.identity(), optax.identity()), "start=0"),
-        (lambda: precond.filtered(2.0), "b1=2.0: must lie between 0 and 1"),
+        (lambda: precond.lookahead_ema(2.0), "b1=2.0: must lie between 0 and 1"),
         (lambda: precond.normalize(-1.0), "eps=-1.0"),
         (lambda: precond.scale_by_diagonal(2.0), "decay=2.0"),
         (lambda: precond.shampoo(-1.0), "learning_rate=-1.0"),
@@ -128,9 +128,9 @@ def test_arguments_are_checked_by_name():
         (lambda: precond.kfac(1.0, b1=1.5), "b1=1.5"),
         (lambda: precond.kfac(1.0, bound=-1.0), "bound=-1.0"),
         (lambda: precond.ekfac(1.0, {}, b2=2.0), "b2=2.0"),
-        (lambda: precond.corrected_inverse(follow=precond.averaged(1.0)), "decay=1.0: must be below 1"),
+        (lambda: precond.corrected_inverse(follow=precond.ema(1.0)), "decay=1.0: must be below 1"),
         (lambda: precond.mfac(1.0, b1=1.0), "b1=1.0: must be below 1"),
-        (lambda: precond.filtered(0.9, 1.0), "b3=1.0: must be below 1"),
+        (lambda: precond.lookahead_ema(0.9, 1.0), "b3=1.0: must be below 1"),
         (lambda: precond.rules(("(", None)), r"'\(' is no regular expression"),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -3,8 +3,8 @@
 import re
 from typing import Any
 
-from precond.blocks.kinds import is_convolution
-from precond.blocks.paths import parts_of
+from precond.blocks.parameter_names import is_convolution
+from precond.blocks.path_name import parts_of
 from precond.blocks.view import View
 from precond.blocks.views.flax import flax
 from precond.blocks.views.haiku import haiku

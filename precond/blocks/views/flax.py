@@ -3,7 +3,8 @@
 import re
 from typing import Any
 
-from precond.blocks.kinds import (
+from precond.blocks.parameter import Parameter, as_parameter
+from precond.blocks.parameter_names import (
     adapter_of,
     fused,
     is_convolution,
@@ -14,8 +15,7 @@ from precond.blocks.kinds import (
     is_window,
     module_of,
 )
-from precond.blocks.parameter import Parameter, as_parameter
-from precond.blocks.paths import parts_of
+from precond.blocks.path_name import parts_of
 from precond.blocks.view import View
 from precond.blocks.views.reading import adapter, is_real, last_two, over, spelled, split
 

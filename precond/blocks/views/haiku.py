@@ -3,9 +3,9 @@
 import re
 from typing import Any
 
-from precond.blocks.kinds import is_depthwise, is_elementwise, is_vocabulary
 from precond.blocks.parameter import Parameter, as_parameter
-from precond.blocks.paths import parts_of
+from precond.blocks.parameter_names import is_depthwise, is_elementwise, is_vocabulary
+from precond.blocks.path_name import parts_of
 from precond.blocks.view import View
 from precond.blocks.views.flax import flax
 from precond.blocks.views.reading import is_real, over, spelled, split

@@ -3,9 +3,9 @@
 from typing import Any
 
 from precond.arguments import check_whole
-from precond.blocks.kinds import is_elementwise
 from precond.blocks.parameter import as_parameter
-from precond.blocks.paths import parts_of
+from precond.blocks.parameter_names import is_elementwise
+from precond.blocks.path_name import parts_of
 from precond.blocks.view import View, Views
 from precond.blocks.views.flax import read_kernel
 from precond.blocks.views.reading import is_real, last_two, over

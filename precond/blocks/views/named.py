@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from precond.blocks.paths import path_name
+from precond.blocks.path_name import path_name
 from precond.blocks.view import View, Views
 from precond.blocks.views.default import default_views
 from precond.blocks.views.reading import is_real, over, spelled

@@ -9,7 +9,7 @@ from precond.arguments import check_whole
 from precond.blocks import Layer
 from precond.layers.kinds.kind import Kind, Rows, Signals, gram
 from precond.layers.sharing import Sharing, expand
-from precond.linalg import leading_pair
+from precond.linalg import closest_rank_one
 
 __all__ = ["DoublyFactored", "FeatureMap", "doubly_factored", "under_sharing"]
 
@@ -47,7 +47,7 @@ class FeatureMap(Kind):
         inputs, outputs, weights = rows
         maps = inputs[..., : self.positions * self.channels]  # without the one of the bias
         maps = maps.reshape(*inputs.shape[:-1], self.positions, self.channels)
-        over_positions, over_channels = leading_pair(maps, self.steps)
+        over_positions, over_channels = closest_rank_one(maps, self.steps)
         out = {"positions": gram(over_positions, weights), "inputs": gram(over_channels, weights)}
         return out if outputs is None else out | {"outputs": gram(outputs)}
 
@@ -135,7 +135,7 @@ def doubly_factored(channels: int | None = None, *, steps: int = 16) -> DoublyFa
     Args:
       channels: C, for inputs that were flattened to T C, channels last. None takes the last of the axes that a layer
         contracts: for `DenseGeneral` over height, width and channels.
-      steps: of the power iteration that finds $K$ and $\Psi$ (`precond.linalg.leading_pair`). Its error falls as
+      steps: of the power iteration that finds $K$ and $\Psi$ (`precond.linalg.closest_rank_one`). Its error falls as
         $(s_2 / s_1)^{2 \, \text{steps}}$, and a step costs 4 T C operations for each example.
 
     Raises:

@@ -1,0 +1,50 @@
+"""What cannot be trained, said by name before anything is computed."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from precond.blocks.path_name import path_name
+
+__all__ = ["check_leaves", "check_shapes"]
+
+
+def check_leaves(params: Any) -> None:
+    """That every parameter can have a gradient.
+
+    Raises:
+      TypeError: for one of integers, of booleans or of keys.
+
+    Examples:
+      >>> check_leaves({"steps": jnp.zeros(3, int)})
+      Traceback (most recent call last):
+      TypeError: 'steps' is of int32, which has no gradient: leave it out with optax.masked or optax.partition.
+    """
+    for path, leaf in jax.tree_util.tree_flatten_with_path(jax.eval_shape(lambda tree: tree, params))[0]:
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            raise TypeError(
+                f"'{path_name(path)}' is of {leaf.dtype}, which has no gradient: leave it out with optax.masked or "
+                f"optax.partition."
+            )
+
+
+def check_shapes(updates: Any, params: Any) -> None:
+    """That every gradient has the shape of its parameter, where there are as many of both.
+
+    Raises:
+      ValueError: for one that has not.
+
+    Examples:
+      >>> check_shapes({"w": jnp.zeros(3)}, {"w": jnp.zeros(4)})
+      Traceback (most recent call last):
+      ValueError: The gradient of 'w' has the shape (3,), the parameter (4,).
+    """
+    gradients, leaves = jax.tree_util.tree_flatten_with_path(updates)[0], jax.tree.leaves(params)
+    if len(gradients) != len(leaves):
+        return
+    for (path, g), p in zip(gradients, leaves, strict=True):
+        if jnp.shape(g) != jnp.shape(p):
+            raise ValueError(
+                f"The gradient of '{path_name(path)}' has the shape {jnp.shape(g)}, the parameter {jnp.shape(p)}."
+            )

@@ -1,0 +1,89 @@
+"""Views that nobody means, of which `init` warns."""
+
+import math
+import warnings
+from typing import Any
+
+from precond.blocks.parameter import parameters_of
+from precond.blocks.stack_name import stack_name
+from precond.blocks.view import Geometry, View, Views, geometry
+from precond.blocks.views import LayerViews, batch_axes, names_of
+
+__all__ = ["in_words", "warn_of_views"]
+
+_MANY, _SHORT = 1000, 8
+
+
+def in_words(g: Geometry, row: bool = False) -> str:
+    """Say what a parameter is read as.
+
+    Args:
+      g: how it is read.
+      row: whether another parameter is the last row of each matrix.
+
+    Examples:
+      >>> in_words(geometry(View((1, 2), passive=(0,)), (6, 512, 64), "embedding"))
+      '6 matrices (512) x 64'
+    """
+    count, kinds = math.prod(g.shape) // math.prod(g.tensor), {1: ("vector", "vectors"), 2: ("matrix", "matrices")}
+    one, many = kinds.get(len(g.tensor), ("tensor", "tensors"))
+    tensor = (g.tensor[0] + row, *g.tensor[1:])
+    words = f"{one if count == 1 else f'{count} {many}'} {stack_name(tensor, g.passive).replace('x', ' x ')}"
+    return words + (", the bias as its last row" if row else "")
+
+
+def warn_of_views(tree: Any, views: Views) -> None:
+    """Warn of parameters that are read in a way that costs much and tells little, or that mixes layers.
+
+    Args:
+      tree: of parameters, in their boxes if they have some.
+      views: as in `layout_of`.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> warn_of_views({"kernel": jnp.zeros((4, 6))}, lambda path, leaf: View((0, 1)))
+    """
+    if isinstance(views, LayerViews):  # the model itself says how a layer is read
+        return
+    names = names_of(tree)
+    for path, leaf in parameters_of(tree):
+        view = views(path, leaf) if leaf.size else None
+        if view is not None:
+            _warn_of_short_sides(path, leaf.shape, view)
+            _warn_of_mixed_layers(path, leaf.shape, view, names.get(path, ()))
+
+
+def _warn_of_short_sides(path: str, shape: tuple[int, ...], view: View) -> None:
+    """Warn of thousands of tiny tensors: a convolution's window taken for a matrix, an embedding for a batch.
+
+    This is no error, because a batch of tiny tensors can be meant: the position of each of many particles, with a
+    factor of 3 x 3.
+    """
+    g = geometry(view, shape, f"'{path}'")
+    count = math.prod(g.shape) // math.prod(g.tensor)
+    if count > _MANY and min(d for i, d in enumerate(g.tensor) if i not in g.passive) < _SHORT:
+        warnings.warn(
+            f"'{path}' of shape {shape} is read as {in_words(g)}. More than {_MANY} tensors with a side below {_SHORT} "
+            f"cost much and tell little. If the short axes are a window, merge them with the inputs, as "
+            f"View((0, (1, 2, 3))) does for [out, in, h, w]; or give None.",
+            stacklevel=4,
+        )
+
+
+def _warn_of_mixed_layers(path: str, shape: tuple[int, ...], view: View, names: tuple[str, ...]) -> None:
+    """Warn where the names of axes say that layers are stacked, and the view takes them for a side of a matrix.
+
+    The names are not followed by themselves: most training loops have them at `init` alone, and `update` has to read a
+    parameter as `init` did.
+    """
+    g = geometry(view, shape, f"'{path}'")
+    batch = g.order[: len(g.order) - sum(len(entry) if isinstance(entry, (tuple, list)) else 1 for entry in view.axes)]
+    starts = {math.prod(g.shape[:axis]): g.shape[axis] for axis in batch}
+    mixed = [axis for axis in batch_axes(names) if starts.get(math.prod(shape[:axis])) != shape[axis] > 1]
+    if len(names) == len(shape) and mixed:
+        warnings.warn(
+            f"'{path}' of shape {shape} has axes named {names}, but is read as {in_words(g)}, with "
+            f"'{names[mixed[0]]}' in one of its sides. Pass views=precond.views.named(params), which follows the "
+            f"names of parameters in their boxes, or views=precond.views.stacked(pattern, axis={mixed[0]}).",
+            stacklevel=4,
+        )

@@ -1,0 +1,121 @@
+"""For loops that pass gradients and nothing else: factors that come as the gradients of probes among the parameters."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from precond.blocks import Factors, Layer, Probe, path_name, with_zero_probes, without_probes
+
+__all__ = ["from_probes", "has_probes"]
+
+
+def from_probes(
+    make: Callable[[Mapping[str, Layer]], optax.GradientTransformation],
+) -> optax.GradientTransformationExtraArgs:
+    r"""Give a transformation its layers and its factors from probes among the parameters and among their gradients.
+
+    With N examples and a loss that is their mean, the gradient of a probe is $\sum a a^\top$, $\sum g g^\top / N^2$ and
+    N itself, so that the factors are those of the empirical Fisher matrix; and so they are where gradients of equal
+    parts of a batch were averaged (`optax.MultiSteps`, devices). Probes get updates of zero, and stay zero.
+
+    Where the probes say that they saw no examples, as the gradient is not that of the tapped model, the step is
+    skipped as one whose gradient is not finite, and counted so (`precond.metrics`).
+
+    Args:
+      make: from layers by path to a transformation that needs `factors=`. Neither its state nor what it is given has
+        probes in it.
+
+    Returns:
+      A transformation of parameters that carry probes: `precond.layers.Capture.attach`,
+      `precond.layers.nnx.attached`.
+
+    Raises:
+      ValueError: in `init` for parameters without probes; where a part of a probe is masked away; in `update` for
+        factors that come as an argument, too.
+
+    Examples:
+      >>> from precond import layers, scale_by_kfac
+      >>> params, x = {"kernel": jnp.ones((1, 1))}, jnp.asarray([[1.0], [3.0]])
+      >>> capture = layers.explicit({"": layers.dense(bias=False)}, params)
+      >>> def loss(params):
+      ...     y = capture.apply("", params, x @ params["kernel"], x)
+      ...     return jnp.mean(capture.counted(params, y))
+      >>> tx, params = from_probes(lambda found: scale_by_kfac(found, damping=0.0)), capture.attach(params)
+      >>> updates, state = tx.update(jax.grad(loss)(params), tx.init(params))
+      >>> round(updates["kernel"].item(), 6)  # the gradient is 2, A is (1 + 9) / 2, and G is 1
+      0.4
+    """
+
+    def init(params: Any) -> Any:
+        probes = _probes(params)
+        if not probes and jax.tree.leaves(params):
+            raise ValueError(
+                "layers= is not given, and no parameter has a probe to tell the layers from. Give the layers of a "
+                "capture (layers=capture.layers), or parameters that carry probes (capture.attach(params))."
+            )
+        return make(_layers(probes)).init(without_probes(params))
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
+        if extra.pop("factors", None) is not None:
+            raise ValueError(
+                "factors= is given, but layers= was not: then factors are the gradients of probes. Give layers=, too."
+            )
+        probes, gradients = _probes(updates), without_probes(updates)
+        inner = optax.with_extra_args_support(make(_layers(probes)))
+        seen = [jnp.all(probe.sums["examples"] > 0) for probe in probes.values()]
+        if seen:
+            good = jnp.all(jnp.stack(seen))
+            gradients = jax.tree.map(lambda g: jnp.where(good, g, jnp.full_like(g, jnp.nan)), gradients)
+        mine = None if params is None else without_probes(params)
+        moved, after = inner.update(gradients, state, mine, factors=_factors(probes), **extra)
+        return with_zero_probes(updates, moved), after
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def has_probes(tree: Any) -> bool:
+    """Whether there are probes in a tree.
+
+    Args:
+      tree: any.
+
+    Examples:
+      >>> has_probes({"kernel": jnp.ones(2)})
+      False
+    """
+    return any(map(_is_probe, jax.tree.leaves(tree, is_leaf=_is_probe)))
+
+
+def _is_probe(x: Any) -> bool:
+    return isinstance(x, Probe)
+
+
+def _probes(tree: Any) -> dict[str, Probe]:
+    """By the path of what they stand in."""
+    out = {}
+    for path, probe in jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_probe)[0]:
+        if not isinstance(probe, Probe):
+            continue
+        place, there = path_name(path).rpartition("/")[0], len(jax.tree.leaves(probe))
+        if 0 < there < len(probe.sums):
+            raise ValueError(
+                f"The probe of layer '{place}' is masked in part. A mask must hold all of a probe, or nothing of it: "
+                f"give it the layer's own label."
+            )
+        if there and "examples" not in probe.sums:
+            raise ValueError(f"The probe of layer '{place}' counts no examples: make it by capture.attach(params).")
+        if there:
+            out[place] = probe
+    return out
+
+
+def _layers(probes: Mapping[str, Probe]) -> dict[str, Layer]:
+    return {place: probe.layer.put_at(place) for place, probe in probes.items()}
+
+
+def _factors(probes: Mapping[str, Probe]) -> dict[str, Factors]:
+    # The outputs' cotangents are those of a mean.
+    return {place: probe.factors(1 / jnp.maximum(probe.sums["examples"], 1)) for place, probe in probes.items()}

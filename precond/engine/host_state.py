@@ -1,0 +1,102 @@
+"""Roots that are refreshed outside the step: what the engine keeps for whoever does it."""
+
+import contextlib
+import contextvars
+import dataclasses
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from precond.control_flow import run_if
+from precond.engine.schedule import Refresh
+from precond.roots import Root
+
+__all__ = ["Engine", "HostState", "capture", "describing", "host_state"]
+
+
+class HostState(NamedTuple):
+    """What the engine keeps with `refresh=precond.on_host(N)`; an empty tuple stands there with any other.
+
+    Attributes:
+      captured_at: the count at which `factors` were captured_at, a multiple of N; 0 before the first.
+      in_use_from: the same of those that the roots in use come from.
+      failed: of each block of each stack, refreshes that failed or never took place, `[N]`.
+      factors: as the statistics gave them.
+    """
+
+    captured_at: jax.Array
+    in_use_from: jax.Array
+    failed: Any
+    factors: Any
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Engine:
+    """What stands in place of an `HostState` while `describing`: that which no state can hold.
+
+    Attributes:
+      root: whose `refresh` to call.
+      schedule: from `precond.every` or `precond.on_host`.
+    """
+
+    root: Root
+    schedule: Refresh
+
+
+_DESCRIBING: contextvars.ContextVar[bool] = contextvars.ContextVar("describing", default=False)
+
+
+@contextlib.contextmanager
+def describing() -> Iterator[None]:
+    """While it lasts, `init` of an engine tells of which `Engine` it is.
+
+    JAX keeps what it has traced of a function: to trace `init` meanwhile, make a new one of it (a lambda).
+
+    Examples:
+      >>> import precond
+      >>> tx = precond.scale_by_kronecker(precond.kl(), precond.inverse_root(), refresh=precond.on_host(100))
+      >>> with describing():
+      ...     tx.init({"1x1": jnp.ones((1, 1, 1))}).host.schedule.period
+      100
+    """
+    token = _DESCRIBING.set(True)
+    try:
+        yield
+    finally:
+        _DESCRIBING.reset(token)
+
+
+def host_state(root: Root, schedule: Refresh, stacks: Any, factors: Any) -> Any:
+    """The state before the first update.
+
+    Args:
+      root: the engine's.
+      schedule: likewise.
+      stacks: arrays `[N, d1, .., dk]`.
+      factors: shapes and dtypes of what the statistics give.
+    """
+    if _DESCRIBING.get():
+        return Engine(root, schedule)
+    if not schedule.on_host:
+        return ()
+    failed = jax.tree.map(lambda stack: jnp.zeros(stack.shape[:1], jnp.int32), stacks)
+    empty = jax.tree.map(lambda f: jnp.zeros(f.shape, f.dtype), factors)
+    return HostState(jnp.zeros([], jnp.int32), jnp.zeros([], jnp.int32), failed, empty)
+
+
+def capture(schedule: Refresh, count: jax.Array, any_finite: Any, factors: Any, state: Any) -> Any:
+    """The state with the newest factors, where it is time to take them.
+
+    Args:
+      schedule: the engine's.
+      count: of the update, from 1.
+      any_finite: whether the update counts; None is yes.
+      factors: as the statistics gave them.
+      state: an `HostState`.
+    """
+    due = count % schedule.period == 0
+    due = due if any_finite is None else due & any_finite
+    return run_if(due, lambda: state._replace(captured_at=count, factors=factors), lambda: state)

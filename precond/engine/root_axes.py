@@ -1,0 +1,79 @@
+"""What is gathered, where its cost decides: directions in every step, or roots when they are refreshed."""
+
+import math
+from typing import Any
+
+import jax
+import optax
+
+from precond.engine.host_state import describing
+from precond.engine.scale_by_kronecker import KroneckerState
+from precond.mesh import ByCost, Placement, Sharded
+from precond.roots import RootState
+
+__all__ = ["choose_root_axes"]
+
+
+def _bytes(tree: Any) -> int:
+    """Of what has an entry for every block."""
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree) if x.shape)
+
+
+def _application(engine: KroneckerState, stacks: Any) -> int:
+    """Operations in which each matrix of the roots multiplies its block once."""
+    roots = jax.tree.leaves(engine.roots, is_leaf=lambda x: isinstance(x, RootState))
+    pairs = zip(roots, jax.tree.leaves(stacks), strict=True)
+    return sum(
+        2 * x.shape[-1] * math.prod(stack.shape)
+        for root, stack in pairs
+        for x in jax.tree.leaves(root.derived)
+        if len(x.shape) == 3
+    )
+
+
+def choose_root_axes(
+    placement: Placement | None,
+    sharding: Sharded,
+    inner: optax.GradientTransformation,
+    stacks: Any,
+    dtypes: dict[str, Any],
+) -> Placement | None:
+    """The placement, with the axes over which roots are gathered.
+
+    See `precond.by_cost` for the cost.
+
+    Args:
+      placement: of the stacks.
+      sharding: where `sharding.roots` is a `precond.by_cost`; else there is nothing to choose.
+      inner: what runs on the stacks.
+      stacks: shapes and dtypes.
+      dtypes: the dtypes in which directions travel.
+    """
+    if placement is None or not isinstance(sharding.roots, ByCost):
+        return placement
+    with describing():
+        state = jax.eval_shape(lambda s: inner.init(s), stacks)
+    nodes = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, KroneckerState))
+    engines = [x for x in nodes if isinstance(x, KroneckerState)]
+    if any(x.host.schedule.on_host for x in engines):
+        return placement
+    kept = _bytes(state) - sum(_bytes(x.statistics) for x in engines)
+    directions = sum(math.prod(x.shape) * dtypes[name].itemsize for name, x in stacks.items())
+    roots = sum(
+        _bytes([root.derived for root in jax.tree.leaves(x.roots, is_leaf=lambda r: isinstance(r, RootState))])
+        / x.host.schedule.period
+        for x in engines
+    )
+    work = sum(_application(x, stacks) for x in engines) / sharding.roots.flops_per_byte
+
+    def counts(over: tuple[str, ...]) -> tuple[int, int]:
+        each = placement.over(over).count
+        return placement.count // each, each
+
+    def cost(over: tuple[str, ...]) -> float:
+        of_directions, of_roots = counts(over)
+        return directions * (1 - 1 / of_directions) + (roots * (1 - 1 / of_roots) + work) / of_directions
+
+    options = [placement.axes[i:] for i in range(len(placement.axes), -1, -1)]
+    fitting = [o for o in options if kept / counts(o)[0] - kept / placement.count <= sharding.roots.memory]
+    return placement._replace(root_axes=min(fitting, key=cost))

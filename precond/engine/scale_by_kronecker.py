@@ -1,0 +1,180 @@
+"""The engine: statistics, refresh, apply. It knows no method, no mesh and no parameter."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from precond.arguments import check_part, check_transformation, check_whole
+from precond.blocks import BlockInfo, info_of, keep_finite, path_name
+from precond.engine.host_state import capture, host_state
+from precond.engine.per_block import per_block
+from precond.engine.refresh_roots import refresh_roots
+from precond.engine.schedule import Refresh, every
+from precond.linalg import Precision, computing_in
+from precond.roots import Root, RootState, powers_of
+from precond.scopes import named
+
+__all__ = ["KroneckerState", "scale_by_kronecker"]
+
+
+class KroneckerState(NamedTuple):
+    """What `scale_by_kronecker` keeps.
+
+    Attributes:
+      count: updates seen in which some block was finite.
+      statistics: the state of the statistics.
+      roots: a `RootState` in place of each stack.
+      momentum: the state of the momentum.
+      host: an `HostState` where roots are refreshed on the host, else empty.
+    """
+
+    count: jax.Array
+    statistics: Any
+    roots: Any
+    momentum: Any
+    host: Any
+
+
+def _is_root(x: Any) -> bool:
+    return isinstance(x, RootState)
+
+
+def _refresh(root: Root, schedule: Refresh, step: jax.Array, factors: Any, roots: Any, blocks: BlockInfo) -> Any:
+    """`refresh_roots` on trees of stacks."""
+    states, treedef = jax.tree.flatten(roots, is_leaf=_is_root)
+    tuples = treedef.flatten_up_to(factors)
+    places = [(i, axis) for i, t in enumerate(tuples) for axis, f in enumerate(t) if f is not None]
+    new = refresh_roots(
+        root,
+        schedule,
+        step,
+        [tuples[i][axis] for i, axis in places],
+        [states[i].derived[axis] for i, axis in places],
+        [power for t in tuples for power in powers_of(root, t)],
+        blocks,
+    )
+    derived = [list(state.derived) for state in states]
+    for (i, axis), x in zip(places, new, strict=True):
+        derived[i][axis] = x
+    states = [s._replace(derived=tuple(d)) for s, d in zip(states, derived, strict=True)]
+    return jax.tree.unflatten(treedef, states)
+
+
+def _apply(root: Root, directions: Any, gradients: Any, roots: Any, finite: Any) -> tuple[Any, Any]:
+    states, treedef = jax.tree.flatten(roots, is_leaf=_is_root)
+    masks = [None] * len(states) if finite is None else treedef.flatten_up_to(finite)
+    out, moved = [], []
+    for d, g, state, mask in zip(*map(treedef.flatten_up_to, (directions, gradients)), states, masks, strict=True):
+        applied, new = root.apply(d, g, state)
+        out.append(applied)
+        moved.append(state._replace(moments=keep_finite(mask, new.moments, state.moments)))
+    return treedef.unflatten(out), treedef.unflatten(moved)
+
+
+def scale_by_kronecker(
+    statistics: optax.GradientTransformation,
+    root: Root,
+    *,
+    momentum: optax.GradientTransformation | None = None,
+    refresh: Refresh | int = 1,
+    precision: Precision | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Precondition stacks of blocks: *statistics* x *root*.
+
+    In each step the statistics turn the gradients into factors; the root derives its matrices from those that are
+    due; and what the momentum makes of the gradients is preconditioned. To be used inside `precond.blocked`, or on
+    any tree of arrays `[N, d1, .., dk]`.
+
+    Args:
+      statistics: from stacks to factors: `precond.outer_products`, `precond.kl`, or a chain of Optax's
+        transformations around one. It sees the raw gradients (`precond.BlockInfo.gradients`),
+        and gives factors `[N, d, d]`, dense or in half the memory (`precond.linalg.Packed`).
+      root: `precond.inverse_root` or `precond.eigenbasis`.
+      momentum: an Optax transformation of the stacks, the result of which is preconditioned (`optax.ema(0.9)`);
+        None preconditions the gradient itself. Every block has its own (`precond.per_block`).
+      refresh: when roots are refreshed: `precond.every`, or the number of steps between two refreshes; or
+        `precond.on_host`.
+      precision: in which matrices are multiplied: `precond.precision`; None is the highest of their dtype.
+
+    Returns:
+      A transformation of stacks. The state of a block whose gradient is not finite (`precond.BlockInfo.finite`) stays
+      as it was; and if no block is finite, so does everything.
+
+    Raises:
+      TypeError: where `refresh` is neither a schedule nor an integer, and for parts of another kind.
+      ValueError: where it is below 1.
+
+    Examples:
+      >>> import precond
+      >>> tx = scale_by_kronecker(precond.outer_products(1.0), precond.inverse_root(damping=precond.absolute(0.0)))
+      >>> stacks = {"1x1": jnp.full((1, 1, 1), 4.0)}
+      >>> updates, state = tx.update(stacks, tx.init(stacks))
+      >>> updates["1x1"].item()  # 4 (4^2)^(-1/4) (4^2)^(-1/4)
+      1.0
+    """
+    momentum = optax.identity() if momentum is None else momentum
+    check_transformation("statistics", statistics)
+    check_part("root", root, Root, "precond.inverse_root()")
+    check_transformation("momentum", momentum)
+    statistics, momentum = optax.with_extra_args_support(statistics), per_block(momentum)
+    if not isinstance(refresh, Refresh):
+        check_whole("refresh", refresh, least=1)
+        refresh = every(refresh)
+    schedule = refresh
+    dots = Precision() if precision is None else precision
+
+    def factors_of(stacks: Any, state: Any, roots: Any, params: Any, blocks: BlockInfo, extra: Any) -> Any:
+        local = blocks.root_collectives.local
+        states = jax.tree_util.tree_flatten_with_path(roots, is_leaf=_is_root)[0]
+        derived = {path_name(path): state.derived for path, state in states}
+
+        def whiten(name: str, axis: int, factor: jax.Array) -> jax.Array:
+            if root.whiten is None:
+                raise ValueError("This root whitens no axis, which precond.kl() needs: use it with inverse_root().")
+            return root.whiten(local(derived[name][axis]), factor) if derived else factor
+
+        given = extra | {"blocks": blocks.local(), "whiten": whiten}
+        with computing_in(dots.statistics), named("statistics"):
+            return statistics.update(local(stacks), state, local(params), **given)
+
+    def refreshed(count: jax.Array, factors: Any, roots: Any, blocks: BlockInfo) -> Any:
+        if schedule.on_host:
+            return roots
+        with computing_in(dots.roots):
+            return _refresh(root, schedule, count, factors, roots, blocks)
+
+    def init(params: Any) -> KroneckerState:
+        state = statistics.init(params)
+        factors = jax.eval_shape(lambda p, s: factors_of(p, s, {}, None, BlockInfo(), {})[0], params, state)
+        roots = jax.tree.map(root.init, params, factors)
+        host = host_state(root, schedule, params, factors)
+        return KroneckerState(jnp.zeros([], jnp.int32), state, roots, momentum.init(params), host)
+
+    def update(
+        updates: Any, state: Any, params: Any = None, *, blocks: Any = None, **extra: Any
+    ) -> tuple[Any, KroneckerState]:
+        info = info_of(blocks)
+        # The step that this will be if it counts: a schedule must not depend on gradients, so that it stays one
+        # condition for all members of a vmap.
+        step, roots, gradients = jnp.asarray(optax.safe_increment(state.count)), state.roots, info.raw(updates)
+        # Factors, from the gradients.
+        factors, collected = factors_of(gradients, state.statistics, roots, params, info, extra)
+        # Roots, from the factors that are due.
+        if not schedule.delay:
+            roots = refreshed(step, factors, roots, info)
+        # The direction: what the momentum makes of the gradients, multiplied by the roots.
+        directions, velocity = momentum.update(updates, state.momentum, params, **extra, blocks=info)
+        with computing_in(dots.projections), named("application"):
+            out, moved = _apply(root, directions, gradients, roots, info.finite)
+        if schedule.warmup:
+            warm = state.count >= schedule.warmup
+            out = jax.tree.map(lambda x: jnp.where(warm, x, 0), out)
+            moved, velocity = optax.tree.where(warm, (moved, velocity), (roots, state.momentum))
+        if schedule.delay:
+            moved = refreshed(step, factors, moved, info)
+        host = capture(schedule, step, info.any_finite, factors, state.host) if schedule.on_host else ()
+        return out, KroneckerState(info.advance(state.count), collected, moved, velocity, host)
+
+    return optax.GradientTransformationExtraArgs(init, update)

@@ -1,0 +1,69 @@
+"""Parameters that run ahead of the iterate, and the way back to the parameters to evaluate."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+from precond.trees import Tree, find_nodes, real_dtype
+
+__all__ = ["Displacement", "eval_params"]
+
+
+class Displacement(NamedTuple):
+    """Hold how far the parameters are ahead of the iterate: by `scale * direction`.
+
+    Attributes:
+      scale: a number.
+      direction: a tree like the parameters.
+    """
+
+    scale: jax.Array
+    direction: Tree
+
+
+def eval_params(state: optax.OptState, params: Tree) -> Tree:
+    r"""Return the iterate itself, $w - s d$, if the optimizer takes gradients at $w$, ahead of it.
+
+    Methods that look ahead (`precond.neumann`, `precond.extrapolated`) keep the displaced parameters in the training
+    loop, so that the loop's gradient is the one that they need. Evaluate and export the result of this function.
+
+    Args:
+      state: the state of an optimizer that looks ahead, alone or in any of Optax's wrappers.
+      params: the parameters of the training loop.
+
+    Returns:
+      Parameters in their own dtypes. Leaves whose displacement is masked stay as they are.
+
+    Raises:
+      ValueError: if nothing in the state is a displacement.
+
+    Reference:
+      Krishnan, Xiao and Saurous, Neumann Optimizer, 2018, Algorithm 2, last line.
+
+    Examples:
+      >>> import precond
+      >>> tx, params = precond.scale_by_neumann(0.1, regularizer=None, warmup=0), jnp.asarray([1.0])
+      >>> updates, state = tx.update(params, tx.init(params), params)
+      >>> moved = optax.apply_updates(params, updates)
+      >>> round(moved.item(), 6), round(eval_params(state, moved).item(), 6)  # the second is gradient descent's
+      (0.85, 0.9)
+    """
+    found = find_nodes(state, Displacement)
+    if not found:
+        raise ValueError(
+            "eval_params() found no displacement in this state: its optimizer does not look ahead. Evaluate "
+            "the parameters as they are. The order of arguments is eval_params(state, params)."
+        )
+    for scale, direction in found:
+
+        def back(d: jax.Array | optax.MaskedNode, p: ArrayLike, scale: jax.Array = scale) -> ArrayLike:
+            if isinstance(d, optax.MaskedNode):
+                return p
+            p = jnp.asarray(p)
+            return (p - scale.astype(real_dtype(d)) * d).astype(p.dtype)
+
+        params = jax.tree.map(back, direction, params, is_leaf=lambda x: isinstance(x, optax.MaskedNode))
+    return params

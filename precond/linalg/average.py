@@ -1,0 +1,44 @@
+"""Sums and moving averages: the accumulation rule that statistics and second moments share."""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+__all__ = ["average"]
+
+
+def average(
+    old: jax.Array,
+    new: jax.Array,
+    decay: ArrayLike,
+    weight: ArrayLike | None = None,
+    *,
+    count: jax.Array | None = None,
+) -> jax.Array:
+    r"""Accumulate $\beta x + w y$ in the dtype of `old`; given a count, as a weighted mean of all terms so far.
+
+    Args:
+      old: x, the sum or average so far.
+      new: y, the term to add, of the same shape.
+      decay: $\beta$; 1 makes a sum, less than 1 an exponential moving average.
+      weight: $w$; None takes $1 - \beta$, or 1 if $\beta$ is 1.
+      count: the number t of this term, from 1. If it is given, a moving average is kept free of the bias of its start,
+        as $x + a (y - x)$ with $a = (1 - \beta) / (1 - \beta^t)$. A division by $1 - \beta^t$ gives the same, but takes
+        another pass over the memory.
+
+    Examples:
+      >>> average(jnp.float32(2.0), jnp.float32(4.0), decay=0.75).item()
+      2.5
+      >>> average(jnp.float32(2.0), jnp.float32(4.0), decay=1.0).item()
+      6.0
+      >>> average(jnp.float32(0.0), jnp.float32(4.0), decay=0.75, count=jnp.int32(1)).item()
+      4.0
+    """
+    keep = decay = jnp.asarray(decay, old.dtype)
+    # This cannot be a branch: under optax.inject_hyperparams the decay is a traced array.
+    rate = jnp.where(decay == 1, 1, 1 - decay) if weight is None else jnp.asarray(weight, old.dtype)
+    if count is not None:
+        seen = 1 - decay ** count.astype(old.dtype)
+        rate = jnp.where(decay == 1, 1, (1 - decay) / jnp.where(decay == 1, 1, seen))
+        keep = jnp.where(decay == 1, 1, 1 - rate)
+    return keep * old + rate * new.astype(old.dtype)

@@ -1,0 +1,94 @@
+"""Composite minimax polynomials: inverse roots from matrix products alone, in the fewest steps."""
+
+from collections.abc import Callable
+from fractions import Fraction
+
+import jax
+import jax.numpy as jnp
+
+from precond.linalg.largest_eigenvalue import largest_eigenvalue
+from precond.linalg.minimax import LEAST, Step, minimax_steps
+from precond.linalg.products import matrix_power, product, symmetric
+
+__all__ = ["composite_root"]
+
+_ABOVE = 1.1  # times the estimate of the largest eigenvalue is a bound of it
+
+
+def _polynomial(m: jax.Array, step: Step) -> jax.Array:
+    identity = jnp.eye(m.shape[-1], dtype=m.dtype)
+    constant, slope, *square = step.coefficients
+    h = constant * identity + slope * m
+    return h + square[0] * product(m, m) if square else h
+
+
+def _congruence(h: jax.Array, p: int, m: jax.Array) -> jax.Array:
+    """Return `H^p M` for even p, with half of the factors H on either side.
+
+    The matrices commute but for rounding. If all factors stood on one side, `H^p` would multiply the rounding on its
+    way from small eigenvalues to large ones, and the final residual would be twenty times as large.
+    """
+    half = matrix_power(h, p // 2)
+    return product(product(half, m), half)
+
+
+def composite_root(
+    a: jax.Array,
+    power: Fraction,
+    ridge: Callable[[jax.Array], jax.Array],
+    *,
+    least: float,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Compute `(A + ridge I)^(-power)` of symmetric positive semi-definite matrices, for a rational power q/p.
+
+    With `M_0 = (A + ridge I) / s`, s a bound of the largest eigenvalue, `X_0 = I`, and for every step the polynomial h
+    that is the best for the interval where the eigenvalues of M must be by then (`minimax_steps`)::
+
+        H = h(M),    X <- X H,    M <- H^p M
+
+    After the last step M is the identity, and `s^(-1/p) X` to the power q is the root. (If p is odd, both p and q are
+    doubled.) The interval is known beforehand, since the ridge bounds the least eigenvalue. So the number of steps is
+    fixed, nothing loops and nothing is decomposed. At a condition number of 1e6 and p = 4 there are 28 products; the
+    coupled Newton iteration takes about 80.
+
+    If the ridge is smaller than rounding, a matrix can have an eigenvalue below the interval. Its root is then wrong or
+    not finite, so check roots by `precond.linalg.root_residual`.
+
+    Args:
+      a: `[M, n, n]`, of magnitude about 1.
+      power: a positive fraction.
+      ridge: from the largest eigenvalues, `[M]`, to the numbers that are added to the diagonals, `[M]`.
+      least: the least that the ridge can be, relative to the largest eigenvalue. It counts as at least a sixteenth of
+        the unit of rounding, and at least 1e-12.
+
+    Returns:
+      The roots, `[M, n, n]` and symmetric; estimates of the largest eigenvalues, and the ridges, `[M]`.
+
+    Reference:
+      Amsel et al., The Polar Express: Optimal Matrix Sign Methods and Their Application to the Muon Algorithm, 2025,
+      Theorem 3.1 (for the matrix sign: that greedy steps are optimal); Guo and Higham, A Schur-Newton method for the
+      matrix p-th root and its inverse, 2006 (the coupled form).
+
+    Examples:
+      >>> root = composite_root(jnp.full((1, 1, 1), 3.0), Fraction(1, 2), lambda largest: largest / 3, least=1e-2)[0]
+      >>> round(root.item(), 5)
+      0.5
+    """
+    p, q, rounding = power.denominator, power.numerator, float(jnp.finfo(a.dtype).eps)
+    if p % 2:  # the root is then that of twice the order, squared: see _congruence
+        p, q = 2 * p, 2 * q
+    a = symmetric(a)
+    largest = largest_eigenvalue(a)
+    damping = ridge(largest)
+    bound = (_ABOVE * largest + damping)[:, None, None]
+    bound = jnp.where(bound > 0, bound, 1)
+    low = max(least, rounding / 16, LEAST) / (_ABOVE + least)
+    steps = minimax_steps(p, min(low, 0.9), max(8 * rounding, 1e-13))
+    m = (a + damping[:, None, None] * jnp.eye(a.shape[-1], dtype=a.dtype)) / bound
+    x = h = _polynomial(m, steps[0])
+    for step in steps[1:]:
+        m = _congruence(h, p, m)
+        h = _polynomial(m, step)
+        x = product(x, h)
+    # Once is enough: to symmetrise in every step is no more accurate, and a sixth slower on CPU.
+    return symmetric(matrix_power(x * bound ** (-1 / p), q)), largest, damping

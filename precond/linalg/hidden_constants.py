@@ -1,0 +1,37 @@
+"""Numbers that the compiler does not know, so that it compiles one kernel for all of them."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+__all__ = ["hidden_constants"]
+
+
+def hidden_constants(numbers: Sequence[int]) -> list[jax.Array]:
+    """Make scalars of whole numbers, whose values XLA's CPU compiler does not know.
+
+    The compiler makes machine code for every kernel that differs from the others, and be it by one constant. Slices of
+    an array at a hundred places are a hundred kernels, at 10 to 15 ms each; if the place is an argument, they are one.
+    So the numbers are results of a loop, through which the compiler does not look (it looks through an
+    `optimization_barrier`). On other devices they are constants.
+
+    Args:
+      numbers: from 0 to 2^32 - 1.
+
+    Examples:
+      >>> [x.item() for x in hidden_constants([3, 5])]
+      [3, 5]
+    """
+    if not numbers:
+        return []
+
+    def known() -> list[jax.Array]:
+        return [jnp.uint32(x) for x in numbers]
+
+    def turned(_: jax.Array, given: list[jax.Array]) -> list[jax.Array]:
+        return [lax.shift_left(x, jnp.uint32(16)) | lax.shift_right_logical(x, jnp.uint32(16)) for x in given]
+
+    # The bits are turned by half, twice. (The compiler sees through counters.)
+    return lax.platform_dependent(cpu=lambda: lax.fori_loop(0, 2, turned, known()), default=known)

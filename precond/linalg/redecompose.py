@@ -1,0 +1,66 @@
+"""Full decompositions within a fixed budget: one for every group of matrices, for the matrix that needs it most."""
+
+import jax
+import jax.numpy as jnp
+
+from precond.linalg.eigh import eigen_basis
+from precond.linalg.products import product
+from precond.linalg.rotate_basis import scaled_off_diagonal
+
+__all__ = ["continued_eigen_basis", "redecompose_worst"]
+
+
+def continued_eigen_basis(a: jax.Array, basis: jax.Array) -> jax.Array:
+    """Compute orthonormal eigenvectors, each in the place of the column of a basis that it continues.
+
+    The column with the k-th smallest Rayleigh quotient is replaced by the eigenvector of the k-th smallest eigenvalue.
+
+    Args:
+      a: `[M, n, n]`, symmetric.
+      basis: `[M, n, n]`, orthonormal columns near the eigenvectors.
+
+    Returns:
+      `[M, n, n]`.
+
+    Examples:
+      >>> a, basis = jnp.diag(jnp.asarray([1.0, 2.0]))[None], jnp.asarray([[[0.6, 0.8], [0.8, -0.6]]])
+      >>> jnp.abs(continued_eigen_basis(a, basis))[0].tolist()  # 1.64 and 1.36: the larger one first
+      [[0.0, 1.0], [1.0, 0.0]]
+    """
+    quotients = jnp.sum(basis * product(a, basis), axis=1)
+    rank = jnp.argsort(jnp.argsort(quotients, axis=1), axis=1)
+    return jnp.take_along_axis(eigen_basis(a), rank[:, None, :], axis=2)
+
+
+def redecompose_worst(a: jax.Array, basis: jax.Array, tolerance: float, group: int) -> jax.Array:
+    """Decompose the matrix with the worst basis of every `group` in a row, and replace the basis if it is bad.
+
+    One matrix of each group is decomposed in any case, so that the cost is always the same. The result is thrown away
+    if the basis was good enough, or if the decomposition is not finite. Nothing depends on matrices outside the group.
+
+    Args:
+      a: `[M, n, n]`, symmetric positive semi-definite.
+      basis: `[M, n, n]`, orthonormal columns.
+      tolerance: a basis is bad if its `scaled_off_diagonal` is above this.
+      group: matrices 0 to `group - 1` are the first group, and so on; the last may be smaller.
+
+    Returns:
+      `[M, n, n]`, see `continued_eigen_basis`.
+
+    Examples:
+      >>> a = jnp.asarray([[[2.0, 0.0], [0.0, 1.0]], [[2.0, 0.5], [0.5, 1.0]]])
+      >>> basis = jnp.stack([jnp.eye(2)] * 2)
+      >>> scaled_off_diagonal(a, redecompose_worst(a, basis, tolerance=0.1, group=2)).round(3).tolist()
+      [0.0, 0.0]
+    """
+    rows = a.shape[0]
+    groups = -(-rows // group)
+    badness = scaled_off_diagonal(a, basis)
+    # A matrix that is not finite has no decomposition, and must not take the place of another one.
+    badness = jnp.where(badness < jnp.inf, badness, 0)
+    badness = jnp.pad(badness, (0, groups * group - rows), constant_values=-1).reshape(groups, group)
+    chosen = jnp.argmax(badness, axis=1) + group * jnp.arange(groups)
+    old = basis[chosen]
+    new = continued_eigen_basis(a[chosen], old)
+    good = (jnp.max(badness, axis=1) > tolerance) & jnp.all(jnp.isfinite(new), axis=(1, 2))
+    return basis.at[chosen].set(jnp.where(good[:, None, None], new, old), unique_indices=True)

@@ -1,0 +1,121 @@
+"""Where stacks are sharded, as the context, the argument or the arrays say."""
+
+import dataclasses
+import math
+from typing import Any, NamedTuple
+
+import jax
+from jax.core import Tracer
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from precond.mesh.sharded import ByCost, Sharded
+
+__all__ = ["Placement", "RowSharding", "find_placement"]
+
+
+@dataclasses.dataclass(frozen=True)
+class RowSharding:
+    """How the rows of one array of the state are divided over devices.
+
+    Attributes:
+      length: the number of rows of a stack; 0 for an array that is no stack.
+      axes: of the mesh, over which the rows are divided.
+    """
+
+    length: int = 0
+    axes: tuple[str, ...] = ()
+
+    @property
+    def spec(self) -> PartitionSpec:
+        """The specification of the array on the mesh."""
+        return PartitionSpec(self.axes) if self.length and self.axes else PartitionSpec()
+
+
+class Placement(NamedTuple):
+    """Where stacks are sharded.
+
+    Attributes:
+      axes: names of mesh axes; the leading axis of every stack is divided over all of them.
+      mesh: the mesh that has these axes.
+      kind: the type of these axes: Auto, Explicit, or Manual inside the user's own `shard_map` or `pmap`.
+      count: the number of shards.
+      root_axes: the last of the axes, over which roots are gathered.
+    """
+
+    axes: tuple[str, ...]
+    mesh: Any
+    kind: AxisType
+    count: int
+    root_axes: tuple[str, ...] = ()
+
+    @property
+    def direction_axes(self) -> tuple[str, ...]:
+        """The axes over which directions are gathered."""
+        return tuple(a for a in self.axes if a not in self.root_axes)
+
+    def over(self, axes: tuple[str, ...]) -> "Placement":
+        """Return a placement on the same mesh that divides over these axes alone."""
+        return self._replace(axes=axes, count=math.prod(self.mesh.shape[a] for a in axes), root_axes=())
+
+    def sharding(self, row_sharding: RowSharding) -> NamedSharding:
+        """Return the sharding of an array of the state, seen as a whole."""
+        return NamedSharding(self.mesh, row_sharding.spec)
+
+
+def _meshes(mesh: Any, tree: Any) -> list[Any]:
+    """Return the meshes of the context, the argument, and the arrays; types of traced arrays show Auto meshes, too."""
+    found = [jax.sharding.get_abstract_mesh(), mesh]
+    for leaf in jax.tree.leaves(tree):
+        # Outside of jit an array knows its devices, and a function that runs at once needs these.
+        typed = jax.typeof(leaf) if isinstance(leaf, Tracer) else leaf
+        found.append(getattr(getattr(typed, "sharding", None), "mesh", None))
+    return [m for m in found if m is not None and not m.empty]
+
+
+def find_placement(sharding: Sharded, mesh: Any, tree: Any) -> Placement | None:
+    """Find where the stacks of this call are sharded.
+
+    Args:
+      sharding: the choice of axes.
+      mesh: the mesh to take if the context has none (`jax.set_mesh`, `shard_map`, `pmap`); None takes that of the
+        arrays.
+      tree: of arrays, or of anything with shape and dtype.
+
+    Returns:
+      The placement; None if there is nothing to shard over: no axis, or no mesh.
+
+    Raises:
+      ValueError: if there are meshes, but none has the axis; if the axes are of different types; and if the number of
+        their devices does not divide `multiple`.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from precond.mesh.sharded import sharded
+      >>> find_placement(sharded("data"), None, jnp.ones(3)) is None
+      True
+      >>> find_placement(sharded("data"), jax.make_mesh((1,), ("data",)), jnp.ones(3)).count
+      1
+    """
+    axes = sharding.axis
+    if axes is None:
+        return None
+    meshes = _meshes(mesh, tree)
+    fitting = [m for m in meshes if set(axes) <= set(m.axis_names)]
+    if not fitting:
+        if meshes:
+            names = " or ".join(sorted({str(tuple(m.axis_names)) for m in meshes}))
+            raise ValueError(f"axis={axes} is no axis of the mesh, which has {names}. Name one of these.")
+        return None
+    found = fitting[0]
+    kinds = {dict(zip(found.axis_names, found.axis_types, strict=True))[a] for a in axes}
+    if len(kinds) > 1:
+        raise ValueError(f"axis={axes}: these axes of the mesh have different types ({kinds}). Name axes of one type.")
+    count = math.prod(found.shape[a] for a in axes)
+    if sharding.multiple % count:
+        raise ValueError(
+            f"axis={axes} has {count} devices, which do not divide stacks of a multiple of {sharding.multiple} blocks: "
+            f"pass axis=precond.sharded({axes}, multiple=...), a multiple of all numbers of devices that the run will "
+            f"ever have."
+        )
+    roots = () if isinstance(sharding.roots, ByCost) else sharding.roots
+    return Placement(axes, found, kinds.pop(), count, roots)

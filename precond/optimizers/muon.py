@@ -1,0 +1,172 @@
+"""Muon: the momentum of every matrix, orthogonalized."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from precond.arguments import check_decay, check_number, check_rate, check_transformation
+from precond.blocks import BlockSize, Views
+from precond.engine import blocked, per_block, viewed_by
+from precond.mesh import Sharded
+from precond.optimizers.finish import behind, decayed, finish
+from precond.orthogonal import Orthogonalizer, Scale, match_rms
+from precond.transforms import nesterov, orthogonalize
+
+__all__ = ["muon", "scale_by_muon"]
+
+
+def scale_by_muon(
+    *,
+    b1: jax.typing.ArrayLike = 0.95,
+    adam_b1: jax.typing.ArrayLike = 0.9,
+    adam_b2: jax.typing.ArrayLike = 0.95,
+    adam_eps: jax.typing.ArrayLike = 1e-15,
+    momentum: optax.GradientTransformation | None = None,
+    method: Orthogonalizer | None = None,
+    scale: Scale | None = None,
+    after: optax.GradientTransformation | None = None,
+    block_size: BlockSize = None,
+    views: Views | Sequence[Any] | None = None,
+    otherwise: optax.GradientTransformation | None = None,
+    skipped: float = 0.0,
+    axis: str | Sequence[str] | Sharded | None = None,
+    mesh: jax.sharding.Mesh | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Do what `precond.muon` does, without weight decay and learning rate.
+
+    Updates go along the gradient: a trainer that ends the chain itself multiplies them by minus its learning rate.
+
+    Args:
+      b1: as in `precond.muon`.
+      adam_b1: as in `precond.muon`.
+      adam_b2: as in `precond.muon`.
+      adam_eps: as in `precond.muon`.
+      momentum: as in `precond.muon`.
+      method: as in `precond.muon`.
+      scale: as in `precond.muon`.
+      after: as in `precond.muon`.
+      block_size: as in `precond.muon`.
+      views: as in `precond.muon`.
+      otherwise: as in `precond.muon`.
+      skipped: as in `precond.blocked`.
+      axis: as in `precond.muon`.
+      mesh: as in `precond.muon`.
+
+    Returns:
+      A transformation of parameters.
+
+    Raises:
+      ValueError, TypeError: as `precond.muon`.
+
+    Examples:
+      >>> tx, params = scale_by_muon(), {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}
+      >>> updates, state = tx.update(params, tx.init(params))
+    """
+    check_decay("b1", b1)
+    momentum = nesterov(b1) if momentum is None else momentum
+    check_transformation("momentum", momentum)
+    parts = [per_block(momentum), orthogonalize(method, scale=match_rms(0.2) if scale is None else scale)]
+    if after is not None:
+        check_transformation("after", after)
+        parts.append(per_block(after))
+    return blocked(
+        optax.chain(*parts),
+        block_size=block_size,
+        views=views,
+        otherwise=optax.scale_by_adam(adam_b1, adam_b2, adam_eps) if otherwise is None else otherwise,
+        skipped=skipped,
+        axis=axis,
+        mesh=mesh,
+    )
+
+
+def muon(
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    b1: jax.typing.ArrayLike = 0.95,
+    adam_learning_rate: optax.ScalarOrSchedule | None = None,
+    adam_b1: jax.typing.ArrayLike = 0.9,
+    adam_b2: jax.typing.ArrayLike = 0.95,
+    adam_eps: jax.typing.ArrayLike = 1e-15,
+    weight_decay: float | jax.Array | None = None,
+    mask: Any = None,
+    momentum: optax.GradientTransformation | None = None,
+    method: Orthogonalizer | None = None,
+    scale: Scale | None = None,
+    after: optax.GradientTransformation | None = None,
+    block_size: BlockSize = None,
+    views: Views | Sequence[Any] | None = None,
+    otherwise: optax.GradientTransformation | None = None,
+    axis: str | Sequence[str] | Sharded | None = None,
+    mesh: jax.sharding.Mesh | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Muon: the momentum of each matrix with all its singular values made equal, and AdamW for the rest.
+
+    $$U = \text{momentum of } G, \quad O \approx (U U^\top)^{-1/2} U, \quad
+      W \leftarrow W - \eta \big(0.2 \sqrt{\max(m, n)} \, O + \lambda W\big)$$
+
+    for a matrix of m rows and n columns. Matrices are taken whole. Parameters without a view (vectors, embeddings) get
+    Adam's update. With the default scale the learning rate and the weight decay that are good for AdamW are a good
+    start. What is kept is one number a parameter of a matrix.
+
+    Args:
+      learning_rate: $\eta$; a number or an Optax schedule. It is that of AdamW, unless the scale is another.
+      b1: decay of the momentum of matrices.
+      adam_learning_rate: of parameters without a view; None is the same as that of matrices.
+      adam_b1: decay of Adam's first moment.
+      adam_b2: decay of Adam's second moment.
+      adam_eps: of Adam's denominator.
+      weight_decay: $\lambda$, decoupled, for all parameters; None leaves it out, and `params` need not be given to
+        `update`.
+      mask: which parameters decay, as in `optax.adamw`.
+      momentum: in place of `precond.transforms.nesterov(b1)`, which is Optax's. `optax.trace(0.95, nesterov=True)` is
+        the original, and `optax.ema(0.95)` does not look ahead.
+      method: `precond.orthogonal.newton_schulz(polynomials)`, by default with Jordan's quintic in five steps, or
+        `precond.orthogonal.polar()`.
+      scale: `precond.orthogonal.match_rms(0.2)` (the default), or `precond.orthogonal.width()`, which is the original,
+        for a learning rate such as 0.02.
+      after: any transformation of single matrices that follows. `precond.transforms.normalize_neurons()` makes it
+        NorMuon.
+      block_size: the longest side of a block; None takes every matrix whole.
+      views: as in `precond.blocked`. A view may take heads, experts or the parts of a fused kernel as matrices of their
+        own.
+      otherwise: for parameters without a view, in place of Adam.
+      axis: mesh axes over whose devices matrices, momentum and work are divided, as in `precond.blocked`.
+      mesh: the mesh, as in `precond.blocked`.
+
+    Returns:
+      An Optax optimizer. Under `optax.inject_hyperparams` pass `static_args=("block_size", "views", "mask")`.
+
+    Raises:
+      ValueError, TypeError: for numbers out of range or of a wrong type; in `update`, for a view of more than two axes.
+
+    Reference:
+      Jordan et al., Muon: An optimizer for hidden layers in neural networks, 2024; Liu et al., Muon is Scalable for LLM
+      Training, 2025.
+
+    Examples:
+      >>> tx, params = muon(1e-3), {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}
+      >>> updates, state = tx.update(params, tx.init(params), params)
+      >>> params = optax.apply_updates(params, updates)
+    """
+    adam = {"adam_b1": adam_b1, "adam_b2": adam_b2, "adam_eps": adam_eps, "otherwise": otherwise}
+    for name in ("adam_b1", "adam_b2"):
+        check_number(name, adam[name], 0, 1)
+    check_number("adam_eps", adam_eps, 0)
+    matrices = {"b1": b1, "momentum": momentum, "method": method, "scale": scale, "after": after}
+    stacks = {"block_size": block_size, "views": views, "axis": axis, "mesh": mesh}
+    tx = scale_by_muon(**matrices, **adam, **stacks, skipped=jnp.nan)
+    if adam_learning_rate is None:
+        return finish(tx, learning_rate, weight_decay, mask)
+    check_rate("learning_rate", learning_rate)
+    check_rate("adam_learning_rate", adam_learning_rate)
+    first, second = (optax.scale_by_learning_rate(rate) for rate in (learning_rate, adam_learning_rate))
+
+    def others(tree: Any) -> Any:
+        return jax.tree.map(lambda viewed: not viewed, viewed_by(views, tree))
+
+    rates = (optax.masked(first, lambda tree: viewed_by(views, tree)), optax.masked(second, others))
+    return behind(tx, optax.chain(decayed(weight_decay, mask), *rates))

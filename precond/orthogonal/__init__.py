@@ -1,0 +1,20 @@
+"""How matrices are orthogonalized, and how large the result is: values for `precond.muon`. Floor 2 of the library."""
+
+from precond.orthogonal.method import Orthogonalizer, newton_schulz, polar
+from precond.orthogonal.polynomials import OddPolynomial, cubic, deepseek, dion, jordan, polar_express
+from precond.orthogonal.scale import Scale, match_rms, width
+
+__all__ = [
+    "OddPolynomial",
+    "Orthogonalizer",
+    "Scale",
+    "cubic",
+    "deepseek",
+    "dion",
+    "jordan",
+    "match_rms",
+    "newton_schulz",
+    "polar",
+    "polar_express",
+    "width",
+]

@@ -1,0 +1,98 @@
+"""By which algorithm matrices are orthogonalized, as a value that the user names."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from precond.linalg import block_newton_schulz, gram_newton_schulz, gram_pays, polar_factor
+from precond.orthogonal.polynomials import check_polynomials, jordan
+
+__all__ = ["Orthogonalizer", "newton_schulz", "polar"]
+
+
+class Orthogonalizer(NamedTuple):
+    """How matrices are orthogonalized.
+
+    Attributes:
+      name: as the user typed it, for errors.
+      apply: from matrices `[N, m, n]` in float32 or wider to matrices of the same shape and type, each with about the
+        same singular vectors and with singular values of about 1. Zeros must stay zeros, and no scale may matter.
+    """
+
+    name: str
+    apply: Callable[[jax.Array], jax.Array]
+
+
+def newton_schulz(
+    polynomials: Sequence[Sequence[float]] | None = None,
+    *,
+    dtype: jax.typing.DTypeLike | None = None,
+    gram: bool | None = None,
+) -> Orthogonalizer:
+    r"""Apply odd polynomials to the singular values, by matrix products alone.
+
+    $$X_0 = X / \|X\|_F, \qquad X \leftarrow a X + (b A + c A^2) X, \quad A = X X^\top$$
+
+    with $A$ the Gram matrix of the shorter side, for each of the polynomials $a s + b s^3 + c s^5$. Where one side is
+    more than 1.5 times as long as the other, most steps are done on the Gram matrix alone, which takes fewer
+    operations: 0.67 times as many for a side 4 times as long. On two cores of a CPU, in float32, five steps on
+    matrices of 128 x 128, 128 x 256 and 128 x 512 took 1.2, 0.92 and 0.43 times as long by the Gram matrix.
+
+    Args:
+      polynomials: `precond.orthogonal.jordan()` (the default), `dion()`, `polar_express()`, `deepseek()`, `cubic()`, or
+        two or three coefficients for each step.
+      dtype: in which matrices are multiplied. None is bfloat16 on accelerators, where that is several times as fast,
+        and float32 on CPU; float64 stays float64. Five quintic steps in bfloat16 change an update by 5 % to 10 %.
+      gram: whether to work on the Gram matrix; None is what takes fewer operations.
+
+    Returns:
+      A value for `method=` of `precond.muon`.
+
+    Raises:
+      ValueError, TypeError: for what is no set of polynomials, or no type of floating point.
+
+    Reference:
+      Jordan et al., Muon: An optimizer for hidden layers in neural networks, 2024.
+
+    Examples:
+      >>> import precond
+      >>> method = newton_schulz(precond.orthogonal.polar_express(8), dtype=jnp.float32)
+      >>> method.apply(jnp.asarray([[[3.0, 0.0], [0.0, 0.5]]])).round(4).tolist()
+      [[[1.0, 0.0], [0.0, 1.0]]]
+    """
+    steps = check_polynomials(jordan() if polynomials is None else polynomials)
+    if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"dtype={dtype!r}: must be a type of floating point, such as jnp.bfloat16.")
+
+    def multiplied_in(kind: jax.typing.DTypeLike | None) -> Callable[[jax.Array], jax.Array]:
+        def run(x: jax.Array) -> jax.Array:
+            small = gram_pays((x.shape[1], x.shape[2])) if gram is None else gram
+            return (gram_newton_schulz if small else block_newton_schulz)(x, steps, kind)
+
+        return run
+
+    def apply(x: jax.Array) -> jax.Array:
+        if dtype is not None or x.dtype != jnp.float32:
+            return multiplied_in(dtype)(x)
+        return lax.platform_dependent(x, cpu=multiplied_in(None), default=multiplied_in(jnp.bfloat16))
+
+    return Orthogonalizer("newton_schulz()", apply)
+
+
+def polar() -> Orthogonalizer:
+    """Take the polar factor itself, by a singular value decomposition.
+
+    It is the definition of what `newton_schulz` approaches: all singular values are 1, or 0 where they were 0. It is
+    slow on accelerators.
+
+    Returns:
+      A value for `method=` of `precond.muon`.
+
+    Examples:
+      >>> polar().apply(jnp.asarray([[[3.0, 0.0], [0.0, 0.5]]])).tolist()
+      [[[1.0, 0.0], [0.0, 1.0]]]
+    """
+    return Orthogonalizer("polar()", polar_factor)

@@ -1,0 +1,70 @@
+"""How large an orthogonalized update is, by the sides of its matrix."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from jax.typing import ArrayLike
+
+from precond.arguments import check_number
+
+__all__ = ["Scale", "match_rms", "width"]
+
+
+class Scale(NamedTuple):
+    """By what an orthogonalized matrix is multiplied.
+
+    Attributes:
+      name: as the user typed it, for errors.
+      factor: from the numbers of rows and columns to a number. In Flax's kernels rows are inputs and columns outputs.
+    """
+
+    name: str
+    factor: Callable[[int, int], ArrayLike]
+
+
+def width(*, outputs: int = 1) -> Scale:
+    r"""Scale by $\sqrt{\max(1, \text{outputs} / \text{inputs})}$, as the original Muon.
+
+    The learning rate is then that of the spectral norm, and about the same at every width of a network. It is not
+    AdamW's: 0.02 is usual.
+
+    Args:
+      outputs: which side of a matrix counts outputs: 1, columns, for kernels `[inputs, outputs]` as those of Flax; 0,
+        rows, for weights `[outputs, inputs]` as those of PyTorch and Equinox.
+
+    Raises:
+      ValueError: for a side other than 0 and 1.
+
+    Reference:
+      Jordan et al., Muon: An optimizer for hidden layers in neural networks, 2024.
+
+    Examples:
+      >>> width().factor(256, 1024), width(outputs=0).factor(256, 1024)
+      (2.0, 1.0)
+    """
+    if outputs not in (0, 1):
+        raise ValueError(f"outputs={outputs!r}: must be 1 where columns are outputs, or 0 where rows are.")
+    return Scale("width()", lambda *sides: max(1.0, sides[outputs] / sides[1 - outputs]) ** 0.5)
+
+
+def match_rms(rms: ArrayLike = 0.2) -> Scale:
+    r"""Scale by $\text{rms} \sqrt{\max(m, n)}$, so that entries have this root mean square whatever the shape.
+
+    The usual root mean square of AdamW's update is 0.2: the learning rate and the weight decay of AdamW then fit, and
+    the same ones fit the parameters that are no matrices.
+
+    Args:
+      rms: of the update.
+
+    Raises:
+      ValueError, TypeError: for a number below 0, or none.
+
+    Reference:
+      Liu et al., Muon is Scalable for LLM Training, 2025, section 2.2.
+
+    Examples:
+      >>> match_rms(0.25).factor(256, 64)
+      4.0
+    """
+    check_number("rms", rms, 0)
+    return Scale("match_rms()", lambda rows, columns: rms * max(rows, columns) ** 0.5)

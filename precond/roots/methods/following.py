@@ -1,0 +1,35 @@
+"""Bases that follow a factor: `eigh` the first time, then steps from the basis before."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from precond.control_flow import run_if
+from precond.linalg import eigen_basis
+from precond.roots.methods.method import BasisOf
+from precond.scopes import named
+
+__all__ = ["following"]
+
+
+def following(step: Callable[[jax.Array, jax.Array], jax.Array]) -> BasisOf:
+    """Decompose a factor by `eigh` the first time, and take a step from the basis before at every later time.
+
+    Args:
+      step: from factors `[M, d, d]` and bases to bases.
+
+    Examples:
+      >>> basis_of = following(lambda a, old: old)
+      >>> basis_of(jnp.ones((1, 2, 2)), jnp.eye(2)[None], jnp.asarray(False))[0].tolist()
+      [[1.0, 0.0], [0.0, 1.0]]
+    """
+
+    def basis(a: jax.Array, old: jax.Array, first: jax.Array) -> jax.Array:
+        def begin() -> jax.Array:
+            with named("first"):
+                return eigen_basis(a)
+
+        return jnp.ones_like(a) if a.shape[-1] == 1 else run_if(first, begin, lambda: step(a, old))
+
+    return basis

@@ -1,0 +1,81 @@
+"""The interface of a method: how inverse roots and orthonormal bases of factors are computed."""
+
+from typing import NamedTuple, Protocol
+
+import jax
+
+from precond.roots.root import Power
+
+__all__ = ["BasisOf", "Method", "Ridge", "RootOf", "Solved"]
+
+
+class Ridge(Protocol):
+    """The type of the `ridge` that a method is given."""
+
+    def __call__(self, largest: jax.Array, /) -> jax.Array:
+        """Return the number that is added to the diagonal of each matrix, `[M]`.
+
+        Args:
+          largest: the largest eigenvalue of each matrix, `[M]`.
+        """
+        ...
+
+
+class Solved(NamedTuple):
+    """Hold roots, and what a method knows of them.
+
+    Attributes:
+      root: `(A + ridge I)^(-power)`, `[M, d, d]`.
+      largest: the largest eigenvalue of each A, `[M]`.
+      ridge: the number that was added to each diagonal, `[M]`.
+      condition: the condition number of each `A + ridge I`, `[M]`.
+    """
+
+    root: jax.Array
+    largest: jax.Array
+    ridge: jax.Array
+    condition: jax.Array
+
+
+class RootOf(Protocol):
+    """The type of `Method.root`."""
+
+    def __call__(self, a: jax.Array, power: Power, ridge: Ridge, least: float) -> Solved:
+        """Compute `(A + ridge I)^(-power)`.
+
+        Args:
+          a: symmetric positive semi-definite matrices of magnitude about 1, `[M, d, d]`.
+          power: a positive Python number.
+          ridge: from the largest eigenvalues, `[M]`, to the numbers that are added to the diagonals, `[M]`.
+          least: a lower bound of the ridge, relative to the largest eigenvalue; 0 if nothing is known.
+        """
+        ...
+
+
+class BasisOf(Protocol):
+    """The type of `Method.basis`."""
+
+    def __call__(self, a: jax.Array, old: jax.Array, first: jax.Array) -> jax.Array:
+        """Compute orthonormal bases near the eigenvectors of A, in the columns of `[M, d, d]`.
+
+        Args:
+          a: symmetric positive semi-definite matrices, `[M, d, d]`.
+          old: the bases before, `[M, d, d]`. Column j of the result continues column j of these, except at the first
+            refresh.
+          first: whether this is the first refresh, a boolean scalar.
+        """
+        ...
+
+
+class Method(NamedTuple):
+    """Compute roots and bases by one algorithm.
+
+    Attributes:
+      name: what the user types to get it, for errors.
+      root: from factors, a power and a ridge to roots (`precond.roots.methods.RootOf`); None if the method has none.
+      basis: from factors and the bases before to bases (`precond.roots.methods.BasisOf`); None if the method has none.
+    """
+
+    name: str
+    root: RootOf | None
+    basis: BasisOf | None

@@ -1,0 +1,39 @@
+"""The coupled Newton iteration: roots from matrix products alone."""
+
+import jax
+
+from precond.arguments import check_number, check_whole
+from precond.linalg import coupled_newton, largest_eigenvalue
+from precond.roots.methods.condition import condition_of
+from precond.roots.methods.method import Method, Ridge, Solved
+from precond.roots.root import Power, as_fraction
+
+__all__ = ["newton"]
+
+
+def newton(*, iterations: int = 32, tolerance: float | None = None) -> Method:
+    """Iterate as coupled Newton does: matrix products alone, for roots of any rational power.
+
+    Args:
+      iterations: a fixed number; 32 reach a condition number of 1e8.
+      tolerance: a matrix whose `max |M - I|` is below this stays as it is; None is 8 units of rounding.
+
+    Raises:
+      ValueError, TypeError: for a number out of range.
+
+    Examples:
+      >>> from precond import inverse_root
+      >>> root = inverse_root(method=newton(iterations=24))
+    """
+    check_whole("iterations", iterations, least=1)
+    if tolerance is not None:
+        check_number("tolerance", tolerance, 0)
+
+    def root(a: jax.Array, power: Power, ridge: Ridge, least: float) -> Solved:
+        del least
+        largest = largest_eigenvalue(a)
+        damping = ridge(largest)
+        out = coupled_newton(a, as_fraction(power), damping, iterations=iterations, tolerance=tolerance)
+        return Solved(out, largest, damping, condition_of(out, largest + damping, power))
+
+    return Method("newton()", root, None)

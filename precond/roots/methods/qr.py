@@ -1,0 +1,17 @@
+"""SOAP's refresh of a basis: one QR decomposition."""
+
+from precond.linalg import qr_basis
+from precond.roots.methods.following import following
+from precond.roots.methods.method import Method
+
+__all__ = ["qr"]
+
+
+def qr() -> Method:
+    """Refresh bases as SOAP does: `eigh` the first time, then one QR decomposition of `A Q`; for bases only.
+
+    Examples:
+      >>> from precond import eigenbasis
+      >>> root = eigenbasis(method=qr())
+    """
+    return Method("qr()", None, following(qr_basis))

@@ -1,0 +1,29 @@
+"""Gradients that are whole on every device: each device cuts out its own blocks."""
+
+from typing import Any
+
+from jax.sharding import PartitionSpec
+
+from precond.blocks import Layout
+from precond.collectives import Collectives
+from precond.sharding.route import Leaves, Route, Stacks
+
+__all__ = ["replicated_route"]
+
+
+def replicated_route(layout: Layout, leaves: Leaves, collectives: Collectives) -> Route:
+    """Cut out the device's own blocks of leaves that are whole on every device, and gather all directions.
+
+    Args:
+      layout: of the leaves.
+      leaves: gradients.
+      collectives: over the devices that have different blocks.
+    """
+
+    def pack(leaves: Leaves) -> Stacks:
+        return collectives.local(layout.pack(leaves))
+
+    def unpack(stacks: Stacks, leaves: Leaves) -> list[Any]:
+        return layout.unpack(collectives.all_gather(stacks), leaves)
+
+    return Route([PartitionSpec()] * len(leaves), pack, unpack)

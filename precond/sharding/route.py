@@ -1,0 +1,26 @@
+"""A way of gradients to the devices that own their blocks, and of directions back to the parameters."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import PartitionSpec
+
+__all__ = ["Leaves", "Route", "Stacks"]
+
+Leaves = Sequence[Any]
+Stacks = dict[str, jax.Array]
+
+
+class Route(NamedTuple):
+    """A way from leaves to the stacks of one device and back; both functions are called on every device.
+
+    Attributes:
+      specs: for each leaf, how it is divided over devices when it comes and when it goes.
+      pack: from leaves to the device's blocks.
+      unpack: from the device's blocks and the leaves (their shapes and dtypes are enough) to the directions.
+    """
+
+    specs: list[PartitionSpec]
+    pack: Callable[[Leaves], Stacks]
+    unpack: Callable[[Stacks, Leaves], list[Any]]

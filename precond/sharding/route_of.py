@@ -1,0 +1,51 @@
+"""The choice of a route, by how gradients come."""
+
+from typing import Any
+
+from jax.sharding import AxisType
+
+from precond.blocks import Layout
+from precond.collectives import Collectives
+from precond.mesh import Placement, Sharded, typed_sharding
+from precond.sharding.replicated_route import replicated_route
+from precond.sharding.route import Leaves, Route
+from precond.sharding.sharded_route import sharded_route
+
+__all__ = ["route_of"]
+
+
+def route_of(
+    layout: Layout, leaves: Leaves, placement: Placement | None, collectives: Collectives, sharding: Sharded
+) -> Route:
+    """Choose the route: whole gradients are whole on every device, and sharded ones are sent to the owners of blocks.
+
+    Args:
+      layout: of the leaves.
+      leaves: gradients.
+      placement: where the stacks are; None on one device.
+      collectives: over the devices that have different blocks.
+      sharding: the choice of the user.
+    """
+    viewed = [x for x, v in zip(leaves, layout.viewed, strict=True) if v]
+    if placement is None or not _are_sharded(placement, sharding, viewed):
+        return replicated_route(layout, leaves, collectives)
+    return sharded_route(layout, leaves, collectives, placement.direction_axes, [_best_axes(x) for x in leaves])
+
+
+def _are_sharded(placement: Placement, sharding: Sharded, leaves: Leaves) -> bool:
+    """Return whether gradients come divided over devices, as their types or the user say."""
+    if placement.kind == AxisType.Manual or placement.over(placement.direction_axes).count == 1:
+        return False
+    return bool(sharding.gradients) or any(_sharded_axes(x) for x in leaves)
+
+
+def _sharded_axes(leaf: Any) -> list[int]:
+    """Return the axes along which an array is divided, if its type says so."""
+    typed = typed_sharding(leaf)
+    return [] if typed is None else [d for d, names in enumerate(typed.spec) if names is not None]
+
+
+def _best_axes(leaf: Any) -> list[int]:
+    """Return the axes of an array, those along which it comes divided first."""
+    first = _sharded_axes(leaf)
+    return [*first, *(d for d in range(leaf.ndim) if d not in first)]

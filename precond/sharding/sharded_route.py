@@ -1,0 +1,105 @@
+"""Gradients that come divided over devices: each device sends rows of blocks to the blocks' owners."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax import lax
+from jax.sharding import PartitionSpec
+
+from precond.blocks import Layout
+from precond.collectives import Collectives
+from precond.sharding.leaf_exchange import merge_slices, split_slices
+from precond.sharding.route import Leaves, Route, Stacks
+from precond.sharding.slices import Slices, slices_of
+
+__all__ = ["sharded_route"]
+
+
+def sharded_route(
+    layout: Layout, leaves: Leaves, collectives: Collectives, axes: tuple[str, ...], dims: Sequence[Sequence[int]]
+) -> Route:
+    """Send the rows of every block from the shards of a leaf to the owner of the block, and directions back.
+
+    There are two exchanges each way (see `precond.sharding.slices`), and in each of them a device receives 1/n of the
+    gradients. Leaves whose sizes do not divide are gathered whole.
+
+    Args:
+      layout: of the leaves.
+      leaves: gradients; shapes and dtypes are enough.
+      collectives: over the devices that have different blocks.
+      axes: of the mesh, over which leaves are divided.
+      dims: for each leaf the axes along which it may come divided, the best first.
+    """
+    slices, n = slices_of(layout, leaves, collectives.count, dims), collectives.count
+    along, exchanges = slices.along, slices.exchanges
+
+    def pack(leaves: Leaves) -> Stacks:
+        wires = layout.dtypes(leaves)
+        came = collectives.all_to_all({i: x.send(leaves[i], n) for i, x in exchanges.items() if not x.is_local})
+        narrow = [exchanges[i].receive(came.get(i, x)) if i in exchanges else x for i, x in enumerate(leaves)]
+        stacks = slices.layout.stacked(_slices_of_whole(slices, collectives, slices.layout.cut(narrow)))
+        sent = {k: x.reshape(n, -1, *x.shape[1:]).astype(wires[k]) for k, x in stacks.items() if k in along}
+        came = collectives.all_to_all(sent)
+        mine = collectives.local({k: x for k, x in stacks.items() if k not in along})
+        return mine | {k: merge_slices(x, along[k] + 1).astype(stacks[k].dtype) for k, x in came.items()}
+
+    def unpack(stacks: Stacks, leaves: Leaves) -> list[Any]:
+        sent = {k: split_slices(x, along[k] + 1, n) for k, x in stacks.items() if k in along}
+        came = {k: x.reshape(-1, *x.shape[2:]) for k, x in collectives.all_to_all(sent).items()}
+        came |= collectives.all_gather({k: x for k, x in stacks.items() if k not in along})
+        cut = _whole_of_slices(slices, collectives, slices.layout.unstacked(came))
+        like = [
+            jax.ShapeDtypeStruct(exchanges[i].narrow, x.dtype) if i in exchanges else x for i, x in enumerate(leaves)
+        ]
+        out = slices.layout.pasted(cut, like)
+        came = collectives.all_to_all({i: x.send_back(out[i], n) for i, x in exchanges.items() if not x.is_local})
+        return [
+            exchanges[i].receive_back(came.get(i, x), leaves[i].shape) if i in exchanges else x
+            for i, x in enumerate(out)
+        ]
+
+    whole = PartitionSpec()
+    divided = {i: PartitionSpec(*[None] * x.dim, axes) for i, x in exchanges.items()}
+    return Route([divided.get(i, whole) for i in range(len(leaves))], pack, unpack)
+
+
+CutGroups = list[list[jax.Array]]
+
+
+def _of_whole_groups(
+    slices: Slices, cut: CutGroups, change: Callable[[list[tuple[jax.Array, int]]], list[jax.Array]]
+) -> CutGroups:
+    """Change the blocks of groups whose members are whole, if the rest of their stack is sliced."""
+    places, given = [], []
+    for s, group in enumerate(slices.layout.groups):
+        for r, (name, _) in enumerate(group.regions):
+            if slices.whole(group) and name in slices.along:
+                places.append((s, r))
+                given.append((cut[s][r], slices.along[name] + 1))
+    out = [list(blocks) for blocks in cut]
+    for (s, r), x in zip(places, change(given), strict=True):
+        out[s][r] = x
+    return out
+
+
+def _slices_of_whole(slices: Slices, collectives: Collectives, cut: CutGroups) -> CutGroups:
+    """Take the device's slice of such blocks."""
+
+    def change(given: list[tuple[jax.Array, int]]) -> list[jax.Array]:
+        index = collectives.index()
+        parts = [split_slices(x, axis, slices.count) for x, axis in given]
+        return [lax.dynamic_index_in_dim(x, index, keepdims=False) for x in parts]
+
+    return _of_whole_groups(slices, cut, change)
+
+
+def _whole_of_slices(slices: Slices, collectives: Collectives, cut: CutGroups) -> CutGroups:
+    """Gather such blocks whole: the inverse of `_slices_of_whole`."""
+
+    def change(given: list[tuple[jax.Array, int]]) -> list[jax.Array]:
+        came = collectives.all_gather([x for x, _ in given])
+        parts = [x.reshape(slices.count, -1, *x.shape[1:]) for x in came]
+        return [merge_slices(x, axis) for x, (_, axis) in zip(parts, given, strict=True)]
+
+    return _of_whole_groups(slices, cut, change)

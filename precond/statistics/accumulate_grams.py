@@ -1,0 +1,121 @@
+"""The part that statistics share: they accumulate a Gram matrix for each stack and axis."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.tree_util import KeyPath
+from jax.typing import ArrayLike
+
+from precond.arguments import check_number, check_whole
+from precond.blocks import BlockInfo, active_axes, info_of, keep_finite, path_name
+from precond.control_flow import run_if
+from precond.linalg import Packed, average, eye_like
+from precond.statistics.statistic import Gram, Whiten
+from precond.transformation import Init, Update
+from precond.trees import Factors, Leaf, Stacks, wide_dtype
+
+__all__ = ["Axes", "StatisticsState", "accumulate_grams"]
+
+Axes = Sequence[int] | Callable[[int], Sequence[int]] | None
+"""The axes of a block that get a factor: positions, or a function from the number of axes to positions; None: all."""
+
+
+class StatisticsState(NamedTuple):
+    """Hold the state of `accumulate_grams`.
+
+    Attributes:
+      count: updates seen.
+      terms: by stack, the number of terms that each block has accumulated, `[N]`.
+      factors: the tree of stacks with a tuple in place of each stack, with an entry for each axis: its packed factor,
+        or None.
+    """
+
+    count: jax.Array
+    terms: Stacks
+    factors: Factors
+
+
+def _axes_of(name: str, order: int, axes: Axes) -> tuple[int, ...]:
+    if axes is None:
+        return active_axes(name, order)
+    picked = [i % order for i in (axes(order) if callable(axes) else axes)]
+    return tuple(i for i in active_axes(name, order) if i in picked)
+
+
+def accumulate_grams(
+    gram: Gram,
+    *,
+    decay: ArrayLike,
+    weight: ArrayLike | None,
+    bias_correction: bool,
+    initial: float,
+    axes: Axes,
+    every: int,
+) -> tuple[Init[StatisticsState], Update[StatisticsState]]:
+    """Sum or average a Gram matrix per block and axis; see `precond.outer_products` for the arguments.
+
+    Returns:
+      The two functions of a transformation, for `precond.transformation.transformation`.
+    """
+    check_number("decay", decay, 0, 1, advice="1 sums, less than 1 averages.")
+    check_number("initial", initial, 0)
+    check_whole("every", every, least=1)
+    debiased = bias_correction and weight is None and initial == 0
+
+    def init(params: optax.Params) -> StatisticsState:
+        def start(path: KeyPath, stack: Leaf) -> tuple[Packed | None, ...]:
+            n, *shape = stack.shape
+            dtype = wide_dtype(stack)
+            used = _axes_of(path_name(path), len(shape), axes)
+            eyes = [eye_like(jax.ShapeDtypeStruct((n, d, d), dtype)) for d in shape]
+            return tuple(Packed(initial * e.rectangle) if i in used else None for i, e in enumerate(eyes))
+
+        factors = jax.tree_util.tree_map_with_path(start, params)
+        terms = jax.tree.map(lambda stack: jnp.zeros(stack.shape[:1], jnp.int32), params)
+        return StatisticsState(jnp.zeros([], jnp.int32), terms, factors)
+
+    def update(
+        updates: optax.Updates,
+        state: StatisticsState,
+        params: optax.Params | None = None,
+        *,
+        blocks: BlockInfo | None = None,
+        whiten: Whiten | None = None,
+        **extra: Any,
+    ) -> tuple[optax.Updates, StatisticsState]:
+        del params, extra
+        info = info_of(blocks)
+        finite = info.finite
+        if finite is None:
+            finite = jax.tree.map(lambda stack: jnp.ones(stack.shape[:1], bool), updates)
+
+        def add(
+            path: KeyPath,
+            stack: jax.Array,
+            good: jax.Array,
+            terms: jax.Array,
+            factors: tuple[Packed | None, ...],
+        ) -> tuple[Packed | None, ...]:
+            def one(axis: int, factor: Packed) -> Packed:
+                new = gram(path_name(path), stack, axis, factors, whiten).rectangle
+                count = jnp.maximum(terms, 1)[:, None, None] if debiased else None
+                new = average(factor.rectangle, new, decay, weight, count=count)
+                return keep_finite(good, Packed(new), factor)
+
+            return tuple(None if f is None else one(i, f) for i, f in enumerate(factors))
+
+        def accumulate(terms: Stacks, factors: Factors) -> tuple[Stacks, Factors]:
+            terms = jax.tree.map(jnp.add, terms, finite)
+            return terms, jax.tree_util.tree_map_with_path(add, updates, finite, terms, factors)
+
+        if every == 1:
+            terms, factors = accumulate(state.terms, state.factors)
+        else:
+            due = state.count % every == 0
+            terms, factors = run_if(due, accumulate, lambda *old: old, state.terms, state.factors)
+        return factors, StatisticsState(info.advance(state.count), terms, factors)
+
+    return init, update

@@ -1,0 +1,94 @@
+"""The interface of a statistic, and of the parts from which most of them are made."""
+
+from typing import Any, Protocol
+
+import jax
+import optax
+
+from precond.blocks import BlockInfo
+from precond.linalg import Packed
+from precond.trees import Factors, Stacks
+
+__all__ = ["Accumulate", "Gram", "Statistic", "Whiten"]
+
+
+class Whiten(Protocol):
+    """The type of the extra argument `whiten`, which `precond.scale_by_kronecker` gives to its statistics."""
+
+    def __call__(self, name: str, axis: int, factor: jax.Array) -> jax.Array:
+        """Return the matrices `[N, d, d]` by which the root whitens an axis; zeros where no root is known yet.
+
+        Args:
+          name: of the stack.
+          axis: of its blocks, from 0.
+          factor: the factor of this axis as it is now, `[N, d, d]`.
+        """
+        ...
+
+
+class Gram(Protocol):
+    """Turn gradients into the term that `accumulate_grams` accumulates."""
+
+    def __call__(
+        self, name: str, stack: jax.Array, axis: int, factors: tuple[Packed | None, ...], whiten: Whiten | None
+    ) -> Packed:
+        """Return the term of one axis of one stack.
+
+        Args:
+          name: of the stack.
+          stack: its gradients, `[N, d1, .., dk]`.
+          axis: of its blocks, from 0.
+          factors: the stack's factors so far, one an axis.
+          whiten: from `precond.scale_by_kronecker`; None outside of it.
+        """
+        ...
+
+
+class Statistic(Protocol):
+    """Estimate curvature: a statistic is an Optax transformation from stacks of gradients to factors.
+
+    Whatever has these two functions is one: `precond.outer_products`, or a chain of Optax's transformations around it.
+
+    Examples:
+      >>> from precond import outer_products
+      >>> statistic: Statistic = outer_products()
+    """
+
+    @property
+    def init(self) -> optax.TransformInitFn:
+        """Make the state from stacks. The engine traces it with shapes alone, so it may not read entries."""
+        ...
+
+    @property
+    def update(self) -> "Accumulate":
+        """Turn gradients into factors."""
+        ...
+
+
+class Accumulate(Protocol):
+    """The type of `Statistic.update`."""
+
+    def __call__(
+        self,
+        updates: Stacks,
+        state: optax.OptState,
+        params: Stacks | None = None,
+        *,
+        blocks: BlockInfo | None = None,
+        whiten: Whiten | None = None,
+        **extra: Any,
+    ) -> tuple[Factors, optax.OptState]:
+        """Return the factors after one more gradient.
+
+        Args:
+          updates: stacks of raw gradients. Blocks whose gradient is not finite are zero.
+          state: from `init`, or from the last update.
+          params: stacks of parameters, or None.
+          blocks: what the engine tells of the blocks: which of them are finite, and what the model's layers captured.
+          whiten: from a stack's name, an axis and its factor to the matrices that whiten the axis.
+          **extra: whatever the caller of the optimizer passes.
+
+        Returns:
+          Factors, in place of the stacks, and the next state.
+        """
+        ...

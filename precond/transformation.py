@@ -1,0 +1,68 @@
+"""Optax transformations whose states have types that a checker reads. Floor 0 of the library."""
+
+from typing import Any, Protocol, TypeVar, cast
+
+import optax
+
+__all__ = ["Init", "Update", "transformation"]
+
+State = TypeVar("State")
+StateMade = TypeVar("StateMade", covariant=True)
+
+
+class Init(Protocol[StateMade]):
+    """The type of a transformation's `init`."""
+
+    def __call__(self, params: optax.Params) -> StateMade:
+        """Make the state for these parameters.
+
+        Args:
+          params: a tree of arrays.
+        """
+        ...
+
+
+class Update(Protocol[State]):
+    """The type of a transformation's `update`, with a state of its own type."""
+
+    def __call__(
+        self, updates: optax.Updates, state: State, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, State]:
+        """Transform the updates of one step.
+
+        Args:
+          updates: a tree of gradients, or what a transformation before made of them.
+          state: from `init`, or from the last update.
+          params: the parameters; None if the caller has none to give.
+          **extra: the extra arguments of the caller; a transformation names those that it reads.
+
+        Returns:
+          The updates and the next state.
+        """
+        ...
+
+
+def transformation(init: Init[State], update: Update[State]) -> optax.GradientTransformationExtraArgs:
+    """Make an Optax transformation from two functions that agree on the type of the state.
+
+    `optax.GradientTransformationExtraArgs` itself takes an update of any tree of arrays alone, so that a state must be
+    `Any` and a misspelled field is found by nobody. Here a checker finds it.
+
+    Args:
+      init: from parameters to a state.
+      update: from updates and this state to updates and the next state.
+
+    Examples:
+      >>> import jax
+      >>> from typing import NamedTuple
+      >>> class Count(NamedTuple):
+      ...     count: int
+      >>> def update(updates, state: Count, params=None, **extra):
+      ...     return updates, Count(state.count + 1)
+      >>> tx = transformation(lambda params: Count(0), update)
+      >>> tx.update(1.0, tx.init(1.0))
+      (1.0, Count(count=1))
+    """
+    return optax.GradientTransformationExtraArgs(
+        cast(optax.TransformInitFn, init), cast(optax.TransformUpdateExtraArgsFn, update)
+    )

@@ -1,0 +1,72 @@
+"""NAdam's momentum: an average that looks one step ahead, free of the bias of its start."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+from precond.arguments import check_decay
+
+__all__ = ["NesterovState", "nesterov"]
+
+
+class NesterovState(NamedTuple):
+    """What `nesterov` keeps.
+
+    Attributes:
+      count: updates seen.
+      momentum: the moving average, before bias correction.
+    """
+
+    count: jax.Array
+    momentum: Any
+
+
+def nesterov(decay: ArrayLike = 0.95) -> optax.GradientTransformation:
+    r"""Average gradients, and weigh the newest once more.
+
+    $$M_t = \beta M_{t-1} + (1 - \beta) G_t, \qquad
+      U_t = \frac{\beta M_t}{1 - \beta^{t+1}} + \frac{(1 - \beta) G_t}{1 - \beta^t}$$
+
+    It is the momentum of `optax.contrib.muon` and of `optax.adam(nesterov=True)`. `optax.trace(decay, nesterov=True)`
+    goes the same way but for the bias of the start. Its ratio of $M$ and $G$ is another one in the first steps.
+
+    Args:
+      decay: $\beta$.
+
+    Returns:
+      A transformation; inside `precond.blocked` put it into `precond.per_block`.
+
+    Raises:
+      ValueError, TypeError: for a number outside [0, 1).
+
+    Reference:
+      Dozat, Incorporating Nesterov Momentum into Adam, 2016.
+
+    Examples:
+      >>> tx, g = nesterov(0.5), jnp.ones(())
+      >>> round(tx.update(g, tx.init(g))[0].item(), 4)  # 0.5 * 0.5 / 0.75 + 0.5 / 0.5
+      1.3333
+    """
+    check_decay("decay", decay)
+
+    def init(params: Any) -> NesterovState:
+        return NesterovState(jnp.zeros([], jnp.int32), optax.tree.zeros_like(params))
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, NesterovState]:
+        del params
+        count = jnp.asarray(optax.safe_increment(state.count))
+
+        def average(g: jax.Array, m: jax.Array) -> jax.Array:
+            return jnp.asarray(decay * m + (1 - decay) * g, m.dtype)
+
+        def ahead(g: jax.Array, m: jax.Array) -> jax.Array:
+            b, t = jnp.asarray(decay, m.dtype), count.astype(m.dtype)
+            return (b * m / (1 - b ** (t + 1)) + (1 - b) * g / (1 - b**t)).astype(g.dtype)
+
+        momentum = jax.tree.map(average, updates, state.momentum)
+        return jax.tree.map(ahead, updates, momentum), NesterovState(count, momentum)
+
+    return optax.GradientTransformation(init, update)

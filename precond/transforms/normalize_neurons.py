@@ -1,0 +1,98 @@
+"""Neurons whose updates are equally large in the long run."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+from precond.arguments import check_number
+from precond.blocks import info_of
+from precond.linalg import batch_norm
+
+__all__ = ["NormalizeNeuronsState", "normalize_neurons"]
+
+
+class NormalizeNeuronsState(NamedTuple):
+    """What `normalize_neurons` keeps.
+
+    Attributes:
+      moment: by parameter, the average of mean squares, of length 1 along the axes of the mean.
+    """
+
+    moment: Any
+
+
+def normalize_neurons(
+    decay: ArrayLike = 0.95, *, over: int | Sequence[int] = 0, eps: ArrayLike = 1e-8
+) -> optax.GradientTransformationExtraArgs:
+    r"""Divide the update of each neuron by the root of its average square, and keep the norm of the whole.
+
+    $$V \leftarrow \beta V + (1 - \beta) \, \mathrm{mean}(O \odot O), \quad
+      \hat O = \frac{O}{\sqrt V + \epsilon}, \quad O \leftarrow \hat O \frac{\|O\|}{\|\hat O\|}$$
+
+    with the mean over the inputs of a neuron. For `after=` of `precond.muon` it is NorMuon. With `over=()`, where every
+    entry has its own average, it is the second half of AdaMuon. It sees one parameter at a time: inside
+    `precond.blocked` put it into `precond.per_block`, as `precond.muon` does.
+
+    Args:
+      decay: $\beta$.
+      over: the axes of the mean: 0, the inputs of kernels `[inputs, outputs]` as those of Flax; 1 for weights
+        `[outputs, inputs]` as those of PyTorch; () for none. Axes that a parameter does not have are left out.
+      eps: $\epsilon$, in the units of the update.
+
+    Returns:
+      A transformation; updates have the dtype of what comes in.
+
+    Raises:
+      ValueError, TypeError: for numbers out of range or of a wrong type; in `update`, for stacks.
+
+    Reference:
+      Li et al., NorMuon: Making Muon more efficient and scalable, 2025; Si et al., AdaMuon: Adaptive Muon Optimizer,
+      2025.
+
+    Examples:
+      >>> tx, g = normalize_neurons(), jnp.asarray([[3.0, 1.0], [3.0, 1.0]])
+      >>> [[round(x, 3) for x in row] for row in tx.update(g, tx.init(g))[0].tolist()]  # the norm stays
+      [[2.236, 2.236], [2.236, 2.236]]
+    """
+    check_number("decay", decay, 0, 1)
+    check_number("eps", eps, 0)
+    axes = (over,) if isinstance(over, int) else tuple(over)
+    if not all(isinstance(axis, int) and axis >= 0 for axis in axes):
+        raise ValueError(f"over={over!r}: must be an axis of a block, 0 or 1, or a tuple of such axes.")
+
+    def inputs(x: Any) -> tuple[int, ...]:
+        return tuple(axis for axis in axes if axis < jnp.ndim(x))
+
+    def init(params: Any) -> NormalizeNeuronsState:
+        def zeros(p: Any) -> jax.Array:
+            shape = [1 if axis in inputs(p) else d for axis, d in enumerate(jnp.shape(p))]
+            return jnp.zeros(shape, jnp.promote_types(jnp.float32, jnp.finfo(jnp.result_type(p)).dtype))
+
+        return NormalizeNeuronsState(jax.tree.map(zeros, params))
+
+    def update(
+        updates: Any, state: Any, params: Any = None, *, blocks: Any = None, **extra: Any
+    ) -> tuple[Any, NormalizeNeuronsState]:
+        del params, extra
+        if info_of(blocks).batch_axes:
+            raise ValueError("normalize_neurons() takes single blocks, not stacks: put it into precond.per_block.")
+
+        def average(x: jax.Array, v: jax.Array) -> jax.Array:
+            square = jnp.mean(jnp.square(jnp.abs(x).astype(v.dtype)), inputs(x), keepdims=True)
+            return jnp.asarray(decay * v + (1 - decay) * square, v.dtype)
+
+        def divide(x: jax.Array, v: jax.Array) -> jax.Array:
+            root = jnp.sqrt(v) + eps
+            wide = x.astype(jnp.promote_types(v.dtype, x.dtype))
+            out = jnp.where(root > 0, wide / jnp.where(root > 0, root, 1), 0)
+            norm = batch_norm(out)
+            return (out * jnp.where(norm > 0, batch_norm(wide) / jnp.where(norm > 0, norm, 1), 0)).astype(x.dtype)
+
+        moment = jax.tree.map(average, updates, state.moment)
+        return jax.tree.map(divide, updates, moment), NormalizeNeuronsState(moment)
+
+    return optax.GradientTransformationExtraArgs(init, update)

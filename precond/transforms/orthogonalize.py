@@ -1,0 +1,101 @@
+"""Matrices with singular values of about 1."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from precond.arguments import check_part
+from precond.blocks import BlockInfo, info_of, keep_finite
+from precond.linalg import isometry_error
+from precond.orthogonal import Orthogonalizer, Scale, newton_schulz
+
+__all__ = ["OrthogonalizeState", "orthogonalize"]
+
+
+class OrthogonalizeState(NamedTuple):
+    """What `orthogonalize` keeps.
+
+    Attributes:
+      error: by stack, an estimate of the root mean square of $s^2 - 1$ over the singular values s of each block, `[N]`.
+    """
+
+    error: Any
+
+
+def orthogonalize(
+    method: Orthogonalizer | None = None, *, scale: Scale | None = None
+) -> optax.GradientTransformationExtraArgs:
+    r"""Replace every matrix of a stack by the orthogonal matrix that is nearest to it, or about that.
+
+    $$U S V^\top \mapsto c \, U V^\top$$
+
+    It runs inside `precond.blocked`, on stacks `[N, m, n]`; a block of one axis counts as a matrix with one column.
+    With a momentum before it, it is Muon. The state tells `precond.metrics` how far singular values are from 1, which
+    is estimated from two products of each matrix with a vector.
+
+    Args:
+      method: `precond.orthogonal.newton_schulz()` (the default) or `precond.orthogonal.polar()`.
+      scale: c, from the sides of a block: `precond.orthogonal.width()` or `precond.orthogonal.match_rms()`. None is 1.
+
+    Returns:
+      A transformation of stacks.
+
+    Raises:
+      TypeError: for a method or a scale of another kind.
+      ValueError: in `update`, for blocks of more than two axes, and for arrays that are no stacks.
+
+    Examples:
+      >>> import precond
+      >>> tx = precond.blocked(orthogonalize(precond.orthogonal.polar()), block_size=None)
+      >>> g = {"kernel": jnp.asarray([[3.0, 0.0], [0.0, -0.5]])}
+      >>> tx.update(g, tx.init(g))[0]["kernel"].tolist()
+      [[1.0, 0.0], [0.0, -1.0]]
+    """
+    method = newton_schulz() if method is None else method
+    check_part("method", method, Orthogonalizer, "precond.orthogonal.newton_schulz()")
+    if scale is not None:
+        check_part("scale", scale, Scale, "precond.orthogonal.match_rms(0.2)")
+
+    def init(params: Any) -> OrthogonalizeState:
+        return OrthogonalizeState(jax.tree.map(lambda x: jnp.zeros(x.shape[:1], x.dtype), params))
+
+    def one(x: jax.Array, before: jax.Array, finite: Any) -> tuple[jax.Array, jax.Array]:
+        matrices = x if x.ndim == 3 else x[..., None]
+        found = method.apply(matrices)
+        error = isometry_error(found).astype(before.dtype)
+        # Iterations that diverge are told, by a number.
+        error = jnp.nan_to_num(error, nan=jnp.finfo(error.dtype).max)
+        out = found if scale is None else (found * scale.factor(*matrices.shape[1:])).astype(x.dtype)
+        return out.reshape(x.shape), keep_finite(finite, error, before)
+
+    def update(
+        updates: Any, state: Any, params: Any = None, *, blocks: Any = None, **extra: Any
+    ) -> tuple[Any, OrthogonalizeState]:
+        del params, extra
+        _check_stacks(updates, blocks)
+        leaves, treedef = jax.tree.flatten(updates)
+        finite = info_of(blocks).finite
+        columns = [treedef.flatten_up_to(t) if t is not None else [None] * len(leaves) for t in (state.error, finite)]
+        out = [one(*row) for row in zip(leaves, *columns, strict=True)]
+        new = OrthogonalizeState(treedef.unflatten([error for _, error in out]))
+        return treedef.unflatten([x for x, _ in out]), new
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _check_stacks(updates: Any, blocks: Any) -> None:
+    inside = isinstance(blocks, BlockInfo)
+    if inside and blocks.batch_axes != 1:
+        raise ValueError(
+            "orthogonalize() takes whole stacks, but it was given single blocks or parameters. Put it into "
+            "precond.blocked, and not into precond.per_block."
+        )
+    for path, x in jax.tree_util.tree_leaves_with_path(updates):
+        if x.ndim != 3 and not (inside and x.ndim == 2):
+            raise ValueError(
+                f"orthogonalize() takes stacks of matrices, [N, m, n], but {jax.tree_util.keystr(path)} has the shape "
+                f"{x.shape}. Give precond.blocked a view with two axes for these parameters (views=), such as "
+                "precond.View((0, 1)), in which a group of axes counts as one: precond.View(((0, 1), 2))."
+            )

@@ -1,0 +1,135 @@
+"""Newton-Schulz iterations against what they do to singular values, by NumPy's decomposition in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from precond.linalg import block_newton_schulz, gram_newton_schulz, gram_pays, isometry_error, polar_factor
+from precond.orthogonal import cubic, deepseek, dion, jordan, polar_express
+from precond.planning.count import Key, count_program
+
+SETS = {
+    "jordan": jordan(),
+    "dion": dion(),
+    "polar_express": polar_express(),
+    "polar_express_8": polar_express(8),
+    "deepseek": deepseek(),
+    "cubic": cubic(),
+}
+SHAPES = [(6, 6), (6, 15), (15, 6), (1, 7), (7, 1), (1, 1)]
+FORMS = {"block": block_newton_schulz, "gram": gram_newton_schulz}
+
+
+def of_spectrum(shape, values, seed=0):
+    """A matrix with these singular values."""
+    rng = np.random.default_rng(seed)
+    k = min(shape)
+    u, v = (np.linalg.qr(rng.standard_normal((d, k)))[0] for d in shape)
+    return u @ np.diag(values) @ v.T
+
+
+def polynomials_of(s, polynomials):
+    for a, b, c in polynomials:
+        s = a * s + b * s**3 + c * s**5
+    return s
+
+
+def definition(x, polynomials):
+    """U p(S / |S|) V^T."""
+    u, s, vt = np.linalg.svd(np.asarray(x, np.float64), full_matrices=False)
+    return u @ np.diag(polynomials_of(s / np.linalg.norm(s), polynomials)) @ vt
+
+
+def stack(shape, condition=30.0, count=3):
+    return np.stack([of_spectrum(shape, np.geomspace(1, 1 / condition, min(shape)), seed) for seed in range(count)])
+
+
+def error(found, expected):
+    return np.linalg.norm(np.asarray(found, np.float64) - expected) / np.linalg.norm(expected)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+@pytest.mark.parametrize("polynomials", SETS.values(), ids=SETS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_singular_values_are_taken_through_the_polynomials(shape, polynomials, form):
+    x = 1e5 * stack(shape)
+    found = form(jnp.asarray(x), polynomials)
+    assert error(found, np.stack([definition(a, polynomials) for a in x])) < 1e-12
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_zeros_stay_zeros_and_every_scale_gives_the_same(form):
+    x = jnp.asarray(stack((4, 6)))
+    expected = form(x, dion())
+    for scale in (2.0**-900, 2.0**-60, 2.0**60, 2.0**900):
+        np.testing.assert_array_equal(form(scale * x, dion()), expected)
+    assert not form(x.at[1].set(0), dion())[1].any()
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(("dtype", "bound"), [(jnp.float32, 1e-4), (jnp.bfloat16, 0.4)], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("condition", [1e1, 1e3, 1e6])
+@pytest.mark.parametrize("polynomials", [jordan(), dion(), polar_express(), cubic()], ids=len)
+def test_the_gram_form_is_about_as_accurate_as_the_block_one(polynomials, condition, dtype, bound):
+    x = stack((64, 192), condition, count=1)
+    expected = definition(x[0], polynomials)
+    block, gram = (error(form(jnp.asarray(x, jnp.float32), polynomials, dtype)[0], expected) for form in FORMS.values())
+    assert block < bound
+    assert gram < min(bound, 4 * block)
+
+
+def test_on_one_gram_matrix_alone_it_would_not_be():
+    x = stack((64, 192), 1e3, count=1).astype(np.float32)
+    one = gram_newton_schulz(jnp.asarray(x), polar_express(), jnp.bfloat16, together=5)
+    assert not error(one[0], definition(x[0], polar_express())) < 10
+
+
+def products(form, shape, polynomials):
+    """Operations of matrix products, as traced."""
+    program = jax.make_jaxpr(lambda x: form(x, polynomials))(jnp.zeros((1, *shape)))
+    return count_program(program, {}, "cpu")[Key("", "products")]
+
+
+@pytest.mark.parametrize("shape", [(8, 32), (32, 8), (8, 13), (8, 12), (8, 8)], ids=str)
+def test_operations_are_those_that_are_said_and_the_form_is_chosen_by_them(shape):
+    m, n = sorted(shape)
+    block, gram = (products(form, shape, jordan()) for form in FORMS.values())
+    assert block == 5 * (4 * m**2 * n + 2 * m**3)
+    assert gram == 8 * m**2 * n + (18 + 10) * m**3
+    assert gram_pays(shape) == (gram < block)
+    short, long = (products(form, shape, cubic()) for form in FORMS.values())
+    assert gram_pays(shape) == (long < short)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_polar_is_the_nearest_isometry(shape):
+    x = stack(shape, 1e3)
+    u, _, vt = np.linalg.svd(x, full_matrices=False)
+    assert error(polar_factor(jnp.asarray(x)), u @ vt) < 1e-12
+    converged = block_newton_schulz(jnp.asarray(x), polar_express(30))
+    assert error(converged, u @ vt) < 1e-12
+
+
+@pytest.mark.usefixtures("x64")
+def test_polar_of_a_matrix_of_low_rank_has_its_rank():
+    x = of_spectrum((6, 9), [3.0, 2.0, 1e-3, 0.0, 0.0, 0.0])
+    found = polar_factor(jnp.asarray(np.stack([x, np.zeros((6, 9))])))
+    np.testing.assert_allclose(np.linalg.svd(found[0])[1], [1, 1, 1, 0, 0, 0], atol=1e-12)
+    u, _, vt = np.linalg.svd(x, full_matrices=False)
+    np.testing.assert_allclose(found[0], u[:, :3] @ vt[:3], atol=1e-12)
+    assert not found[1].any()
+
+
+@pytest.mark.parametrize("shape", [(64, 200), (200, 64), (64, 64)], ids=str)
+def test_the_error_is_that_of_the_singular_values(shape):
+    x = block_newton_schulz(jnp.asarray(stack(shape, 100.0, count=8), jnp.float32), jordan())
+    s = np.linalg.svd(np.asarray(x, np.float64))[1]
+    exact = np.sqrt(np.mean((s**2 - 1) ** 2, axis=1))
+    assert (exact > 0.2).all()
+    np.testing.assert_allclose(isometry_error(x), exact, rtol=0.2)
+    assert isometry_error(polar_factor(x)).max() < 1e-5
+    assert isometry_error(jnp.zeros_like(x)).max() == 0

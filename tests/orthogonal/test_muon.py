@@ -1,0 +1,329 @@
+"""Muon against its dense definition in float64, and against Optax's."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import precond
+from precond import orthogonal
+from precond.transforms import nesterov, normalize_neurons, orthogonalize
+from tests.problem import distance, gradients, trajectory
+
+MATRICES = {"wide": (6, 14), "tall": (14, 6), "square": (7, 7), "stack": (3, 5, 4), "row": (1, 5)}
+WHOLE = {"views": lambda path, leaf: precond.View((-2, -1))}
+EXACT = orthogonal.newton_schulz(dtype=jnp.float32)
+
+
+def orthogonalized(x, polynomials):
+    """The definition: singular values of the matrix of norm 1 through the polynomials; None is 1 for all."""
+    u, s, vt = np.linalg.svd(x, full_matrices=False)
+    s = s / np.linalg.norm(s)
+    for a, b, c in polynomials or ():
+        s = a * s + b * s**3 + c * s**5
+    return u @ np.diag(s if polynomials else np.ones_like(s)) @ vt
+
+
+def definition(start, grads, *, rate, b1, polynomials, factor, decay=0.0, second=None, over=None):
+    """The trajectory of one matrix."""
+    w, m, v, path = np.array(start), np.zeros_like(start), 0.0, []
+    for t, g in enumerate(grads, start=1):
+        m = b1 * m + (1 - b1) * g
+        u = b1 * m / (1 - b1 ** (t + 1)) + (1 - b1) * g / (1 - b1**t)
+        o = orthogonalized(u, polynomials) * factor(*start.shape)
+        if second is not None:
+            v = second * v + (1 - second) * (np.mean(o**2, over, keepdims=True) if over is not None else o**2)
+            even = o / (np.sqrt(v) + 1e-8)
+            o = even * np.linalg.norm(o) / np.linalg.norm(even)
+        w = w - rate * (o + decay * w)
+        path.append(w)
+    return np.stack(path)
+
+
+def each_matrix(function, start, grads):
+    """A function of matrices on all those of a parameter."""
+    if start.ndim == 2:
+        return function(start, grads)
+    return np.stack([function(s, [g[i] for g in grads]) for i, s in enumerate(start)], axis=1)
+
+
+def check(tx, **given):
+    start, grads = gradients(MATRICES, steps=1, seed=5)[0], gradients(MATRICES, steps=12)
+    path = trajectory(tx, start, grads)
+    for k, w in start.items():
+        expected = each_matrix(lambda s, g: definition(s, g, **given), w, [g[k] for g in grads])
+        assert distance(path[k], expected, w) < 1e-12, k
+
+
+def rms(m, n):
+    return 0.2 * max(m, n) ** 0.5
+
+
+def jordans(m, n):
+    return max(1.0, n / m) ** 0.5
+
+
+SETS = {
+    "jordan": orthogonal.jordan(),
+    "dion": orthogonal.dion(),
+    "polar_express": orthogonal.polar_express(),
+    "deepseek": orthogonal.deepseek(),
+    "cubic": orthogonal.cubic(),
+}
+
+
+@pytest.mark.usefixtures("x64", "quick_compilation")
+@pytest.mark.parametrize("polynomials", SETS.values(), ids=SETS)
+def test_every_matrix_follows_the_definition(polynomials):
+    method = orthogonal.newton_schulz(polynomials)
+    given = {"rate": 0.01, "b1": 0.9, "polynomials": polynomials}
+    check(precond.muon(0.01, b1=0.9, method=method, weight_decay=0.1, **WHOLE), factor=rms, decay=0.1, **given)
+    scale = orthogonal.width()
+    check(precond.muon(0.01, b1=0.9, method=method, scale=scale, **WHOLE), factor=jordans, **given)
+
+
+@pytest.mark.usefixtures("x64", "quick_compilation")
+def test_with_polar_factors_it_follows_the_definition():
+    scale = orthogonal.width(outputs=0)
+    tx = precond.muon(0.01, b1=0.9, method=orthogonal.polar(), scale=scale, **WHOLE)
+    check(tx, rate=0.01, b1=0.9, polynomials=None, factor=lambda m, n: max(1.0, m / n) ** 0.5)
+
+
+@pytest.mark.usefixtures("x64", "quick_compilation")
+@pytest.mark.parametrize("over", [0, 1, ()], ids=["outputs", "inputs", "entries"])
+def test_normalized_neurons_follow_the_definition(over):
+    polynomials = orthogonal.jordan()
+    tx = precond.muon(0.01, b1=0.9, after=normalize_neurons(0.8, over=over), **WHOLE)
+    axes = None if over == () else over
+    check(tx, rate=0.01, b1=0.9, polynomials=polynomials, factor=rms, second=0.8, over=axes)
+
+
+def optax_muon(rate, *, dims=None, **given):
+    """Optax's, which leaves its own parameters to Adam by dimension numbers of None."""
+    shared = {"adam_b1": 0.9, "adam_b2": 0.95, "eps": 1e-8, "adam_learning_rate": 0.003}
+    return optax.contrib.muon(rate, muon_weight_dimension_numbers=dims, **shared, **given)
+
+
+def ours(rate, *, polynomials=None, **given):
+    adam = optax.scale_by_adam(0.9, 0.95, 1e-8, nesterov=True)
+    method = orthogonal.newton_schulz(polynomials, dtype=jnp.float32)
+    return precond.muon(rate, method=method, otherwise=adam, adam_learning_rate=0.003, **given)
+
+
+SHAPES = {"wide": (12, 40), "tall": (40, 12), "square": (16, 16), "bias": (12,), "scale": ()}
+PRESETS = {
+    "standard": ({}, {}),
+    "dion": ({"ns_coeffs": "dion"}, {"polynomials": orthogonal.dion()}),
+    "seven steps": ({"ns_steps": 7}, {"polynomials": orthogonal.jordan(7)}),
+    "own": ({"ns_coeffs": ((3.0, -3.2, 1.2),) * 5}, {"polynomials": ((3.0, -3.2, 1.2),) * 5}),
+    "without nesterov": ({"nesterov": False}, {"momentum": optax.ema(0.95)}),
+    "decay": ({"weight_decay": 0.1}, {"weight_decay": 0.1, "mask": lambda p: jax.tree.map(lambda x: x.ndim == 2, p)}),
+    "beta": ({"beta": 0.8}, {"b1": 0.8}),
+}
+SCALES = {
+    "width": ({}, {"scale": orthogonal.width()}),
+    "consistent_rms": ({"consistent_rms": 0.2}, {}),
+}
+
+
+def compare(theirs, mine, shapes, steps=50, tolerance=2e-5):
+    start = {k: np.float32(x) for k, x in gradients(shapes, 1, seed=5)[0].items()}
+    rng = np.random.default_rng(1)
+    grads = [{k: rng.standard_normal(s).astype(np.float32) for k, s in shapes.items()} for _ in range(steps)]
+    expected, found = trajectory(theirs, start, grads), trajectory(mine, start, grads)
+    for k, w in start.items():
+        assert distance(found[k], expected[k], w) < tolerance, k
+
+
+@pytest.mark.usefixtures("quick_compilation")
+@pytest.mark.parametrize(
+    ("scale", "preset"),
+    [("width", name) for name in PRESETS] + [("consistent_rms", "standard"), ("consistent_rms", "dion")],
+)
+def test_it_is_that_of_optax(preset, scale):
+    (theirs, mine), (their_scale, my_scale) = PRESETS[preset], SCALES[scale]
+    shapes = {k: s for k, s in SHAPES.items() if len(s) == 2 or preset != "without nesterov"}  # it is Adam's, too
+    compare(optax_muon(0.02, **theirs, **their_scale), ours(0.02, **mine, **my_scale), shapes)
+
+
+@pytest.mark.usefixtures("x64")
+def test_it_is_that_of_optax_to_the_rounding_of_float64():
+    shapes = {k: s for k, s in SHAPES.items() if len(s) == 2}
+    start, grads = gradients(shapes, 1, seed=5)[0], gradients(shapes, 10)
+    theirs = trajectory(optax.contrib.muon(0.02, eps=0.0), start, grads)
+    mine = trajectory(precond.muon(0.02, scale=orthogonal.width()), start, grads)
+    for k, w in start.items():
+        assert distance(mine[k], theirs[k], w) < 1e-6, k  # Optax keeps its coefficients in float32
+
+
+DIMENSIONS = {
+    "swapped": ((8, 5), (1, 0), precond.View((1, 0))),
+    "heads as outputs": ((6, 2, 5), (0, (1, 2)), precond.View((0, (1, 2)))),
+    "heads as inputs": ((2, 5, 6), ((0, 1), 2), precond.View(((0, 1), 2))),
+    "each head": ((6, 2, 5), (0, 2), precond.View((0, 2))),
+    "scanned layers": ((3, 6, 5), (1, 2), precond.View((1, 2))),
+    "convolution": ((3, 2, 4, 6), ((0, 1, 2), 3), precond.View(((0, 1, 2), 3))),
+    "negative": ((3, 6, 5), (-2, -1), precond.View((-2, -1))),
+    "not at all": ((8, 5), None, None),
+}
+
+
+@pytest.mark.usefixtures("quick_compilation")
+@pytest.mark.parametrize("scale", SCALES.values(), ids=SCALES)
+def test_dimension_numbers_are_views(scale):
+    shapes = {name: shape for name, (shape, _, _) in DIMENSIONS.items()}
+    numbers = optax.contrib.MuonDimensionNumbers
+    dims = {name: d and numbers(*d) for name, (_, d, _) in DIMENSIONS.items()}
+    theirs = optax_muon(0.02, dims=dims, **scale[0])
+    compare(theirs, ours(0.02, views=lambda path, leaf: DIMENSIONS[path][2], **scale[1]), shapes)
+
+
+def test_the_parts_spelled_out_are_the_alias():
+    shapes = {"kernel": (6, 9), "bias": (9,)}
+    start, grads = gradients(shapes, 1, seed=5)[0], gradients(shapes, 6)
+    inner = optax.chain(
+        precond.per_block(nesterov(0.95)),
+        orthogonalize(EXACT, scale=orthogonal.match_rms(0.2)),
+        precond.per_block(normalize_neurons()),
+    )
+    spelled = optax.chain(
+        precond.blocked(inner, block_size=4, otherwise=optax.scale_by_adam(0.9, 0.95, 1e-15)),
+        optax.add_decayed_weights(0.1),
+        optax.scale_by_learning_rate(optax.linear_schedule(0.1, 0.0, 6)),
+    )
+    rate = optax.linear_schedule(0.1, 0.0, 6)
+    alias = precond.muon(rate, method=EXACT, after=normalize_neurons(), block_size=4, weight_decay=0.1)
+    expected, found = trajectory(spelled, start, grads), trajectory(alias, start, grads)
+    for k, w in start.items():
+        assert distance(found[k], expected[k], w) < 1e-6
+
+
+def test_parameters_without_a_view_have_a_learning_rate_of_their_own():
+    shapes = {"kernel": (6, 9), "bias": (9,)}
+    start, grads = gradients(shapes, 1, seed=5)[0], gradients(shapes, 6)
+
+    def run(rate, other):
+        tx = precond.muon(rate, adam_learning_rate=other, method=EXACT, weight_decay=0.1)
+        return trajectory(tx, start, grads)
+
+    slow, fast = run(0.01, None), run(0.1, None)
+    np.testing.assert_array_equal(run(0.01, 0.1)["kernel"], slow["kernel"])
+    np.testing.assert_array_equal(run(0.01, 0.1)["bias"], fast["bias"])
+    np.testing.assert_array_equal(run(0.01, lambda t: 0.1)["bias"], fast["bias"])
+
+
+def test_a_step_that_is_skipped_is_none_for_either_schedule():
+    params = {"kernel": jnp.ones((3, 4)), "bias": jnp.ones(4)}
+    tx = precond.muon(lambda t: 1.0 + t, adam_learning_rate=lambda t: 10.0 + t, method=orthogonal.polar())
+    good, bad = params, jax.tree.map(lambda x: x * jnp.nan, params)
+    state = tx.init(params)
+    for g in (bad, good):
+        before = state
+        updates, state = tx.update(g, state, params)
+        if g is bad:
+            assert not any(x.any() for x in jax.tree.leaves(updates))
+    first, _ = tx.update(good, tx.init(params), params)
+    jax.tree.map(np.testing.assert_array_equal, updates, first)
+    one, _ = tx.update({"kernel": bad["kernel"], "bias": good["bias"]}, before, params)
+    assert not one["kernel"].any()
+    assert one["bias"].all()
+
+
+def test_the_state_is_one_number_a_parameter_of_a_matrix():
+    params = {f"layer_{i}": {"kernel": jnp.zeros((32, 64))} for i in range(8)}
+    state = precond.muon(1e-3, axis="data", method=EXACT).init(params)
+    numbers = sum(x.size for x in jax.tree.leaves(state) if x.dtype == jnp.float32)
+    assert numbers == 8 * 32 * 64 + 8  # and one a matrix, its error
+
+
+def test_metrics_tell_how_far_singular_values_are_from_one():
+    params = {"kernel": jnp.asarray(np.random.default_rng(0).standard_normal((40, 60)), jnp.float32), "b": jnp.ones(3)}
+
+    def error(tx):
+        return precond.metrics(tx.update(params, tx.init(params), params)[1])["orthogonal/error"].item()
+
+    assert 0.2 < error(precond.muon(1e-3, method=EXACT)) < 0.5
+    assert error(precond.muon(1e-3, method=orthogonal.newton_schulz(orthogonal.polar_express(10)))) < 1e-5
+    diverging = orthogonal.newton_schulz(((300.0, 0.0),) * 60)
+    assert error(precond.muon(1e-3, method=diverging)) > 1e30
+
+
+def test_a_block_that_is_skipped_keeps_its_error():
+    tx, stacks = orthogonalize(EXACT), {"4x6": jnp.asarray(np.random.default_rng(0).standard_normal((2, 4, 6)))}
+    finite = {"4x6": jnp.asarray([True, False])}
+    state = tx.init(stacks)._replace(error={"4x6": jnp.asarray([7.0, 7.0])})
+    _, state = tx.update(stacks, state, blocks=precond.BlockInfo(finite=finite, batch_axes=1))
+    assert state.error["4x6"][0] < 1
+    assert state.error["4x6"][1] == 7
+
+
+@pytest.mark.usefixtures("quick_compilation")
+@pytest.mark.parametrize("divided", [(), "data"], ids=["whole gradients", "divided gradients"])
+def test_on_eight_devices_it_is_still_that_of_optax_and_each_keeps_an_eighth(divided):
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    shapes = {f"layer_{i}": (16, 24) for i in range(16)}
+    grads = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), gradients(shapes, 3))
+    start = jax.tree.map(jnp.zeros_like, grads[0])  # so that no sum with a parameter is rounded
+    where = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data" if divided else None))
+    axis = precond.sharded("data", gradients=divided)
+    tx = precond.muon(0.02, method=EXACT, scale=orthogonal.width(), axis=axis, mesh=mesh)
+    expected = trajectory(optax.contrib.muon(0.02), start, grads)
+    params, grads = jax.device_put((start, grads), where)
+    state, step = jax.jit(tx.init)(params), jax.jit(tx.update)
+    for t, g in enumerate(grads):
+        updates, state = step(g, state, params)
+        params = optax.apply_updates(params, updates)
+        for k, w in start.items():
+            assert distance(np.asarray(params[k]), expected[k][t], w) < 2e-5
+    held = [x for x in jax.tree.leaves(state) if x.ndim == 3]
+    assert [x.addressable_shards[0].data.shape for x in held] == [(2, 16, 24)]
+
+
+def test_one_gradient_of_a_thousand_times_makes_no_update_longer():
+    rng, params = np.random.default_rng(0), {"kernel": jnp.zeros((32, 16))}
+    tx = precond.muon(1.0, method=EXACT)
+    state, update, sizes = tx.init(params), jax.jit(tx.update), []
+    for step in range(60):
+        g = rng.standard_normal((32, 16)) * (1000 if step == 40 else 1)
+        updates, state = update({"kernel": jnp.asarray(g, jnp.float32)}, state)
+        sizes.append(float(jnp.sqrt(jnp.mean(updates["kernel"] ** 2))))
+    assert max(sizes[40:]) < 1.2 * max(sizes[:40])
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: precond.muon(1e-3, b1=1.0), ValueError, "b1=1.0"),
+        (lambda: precond.muon(1e-3, adam_b2=1.5), ValueError, "adam_b2=1.5"),
+        (lambda: precond.muon(1e-3, adam_learning_rate=-1.0), ValueError, "adam_learning_rate=-1.0"),
+        (lambda: precond.muon(1e-3, method="jordan"), TypeError, "method='jordan'"),
+        (lambda: precond.muon(1e-3, method=orthogonal.polar), TypeError, "Call this function"),
+        (lambda: precond.muon(1e-3, scale=0.2), TypeError, "scale=0.2"),
+        (lambda: precond.muon(1e-3, momentum=0.9), TypeError, "momentum=0.9"),
+        (lambda: precond.muon(1e-3, after=normalize_neurons), TypeError, "after="),
+        (lambda: orthogonal.newton_schulz(dtype=jnp.int8), TypeError, "floating point"),
+        (lambda: orthogonal.width(outputs=2), ValueError, "outputs=2"),
+        (lambda: orthogonal.match_rms(-1.0), ValueError, "rms=-1.0"),
+        (lambda: normalize_neurons(over=-1), ValueError, "over=-1"),
+        (lambda: nesterov(1.0), ValueError, "decay=1.0"),
+    ],
+)
+def test_wrong_arguments_are_named(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
+
+
+def test_what_is_no_stack_of_matrices_is_refused():
+    params = {"t": jnp.ones((3, 4, 5))}
+    tx = precond.muon(1e-3, views=precond.tensors())
+    with pytest.raises(ValueError, match=r"3x4x5.*precond\.View"):
+        tx.update(params, tx.init(params))
+    alone = precond.blocked(precond.per_block(orthogonalize()))
+    with pytest.raises(ValueError, match="not into"):
+        alone.update({"w": jnp.ones((3, 4))}, alone.init({"w": jnp.ones((3, 4))}))
+    with pytest.raises(ValueError, match=r"\(3, 4\)"):
+        orthogonalize().update({"w": jnp.ones((3, 4))}, orthogonalize().init({"w": jnp.ones((3, 4))}))
+    stacks = precond.blocked(normalize_neurons())
+    with pytest.raises(ValueError, match="per_block"):
+        stacks.update({"w": jnp.ones((3, 4))}, stacks.init({"w": jnp.ones((3, 4))}))

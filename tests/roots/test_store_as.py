@@ -1,0 +1,77 @@
+"""Roots and bases kept in bfloat16: what they lose, and where."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import precond
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+ROOTS = {
+    "inverse_root": precond.inverse_root,
+    "composite": lambda: precond.inverse_root(method=precond.composite()),
+    "eigenbasis": precond.eigenbasis,
+}
+
+
+def gradients(steps=6):
+    return jnp.asarray(np.random.default_rng(0).standard_normal((steps, 3, 12, 8)), jnp.float32)
+
+
+def run(root):
+    tx = precond.scale_by_kronecker(precond.outer_products(0.9), root, momentum=optax.ema(0.9), refresh=2)
+    state, out, update = tx.init({"s": gradients()[0]}), [], jax.jit(tx.update)
+    for g in gradients():
+        updates, state = update({"s": g}, state)
+        out.append(updates["s"])
+    return out, state
+
+
+@pytest.mark.parametrize("name", ROOTS)
+def test_matrices_are_off_by_no_more_than_their_rounding(name):
+    _, exact = run(ROOTS[name]())
+    _, state = run(precond.store_as(ROOTS[name]()))
+    for x, y in zip(state.roots["s"].derived, exact.roots["s"].derived, strict=True):
+        assert x.matrix.dtype == jnp.bfloat16
+        assert x.health.residual.dtype == jnp.float32
+        if name != "eigenbasis":  # whose next basis is made from the last
+            off = jnp.linalg.norm(x.matrix.astype(jnp.float32) - y.matrix, axis=(1, 2))
+            assert (off <= 2**-8 * jnp.linalg.norm(y.matrix, axis=(1, 2))).all()
+    assert state.momentum["s"].ema.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("name", ["inverse_root", "composite"])
+def test_updates_are_off_by_no_more_than_that_on_each_side(name):
+    exact, state = run(ROOTS[name]())
+    rounded, _ = run(precond.store_as(ROOTS[name]()))
+    condition = np.prod([np.linalg.cond(x.matrix).max() for x in state.roots["s"].derived])
+    for a, b in zip(rounded, exact, strict=True):
+        assert np.linalg.norm(a - b) <= 2 * 2**-8 * np.sqrt(12) * condition * np.linalg.norm(b)
+    assert np.linalg.norm(rounded[-1] - exact[-1]) < 0.02 * np.linalg.norm(exact[-1])
+
+
+@pytest.mark.parametrize("name", ROOTS)
+def test_the_state_is_smaller_by_half_of_the_roots(name):
+    _, exact = run(ROOTS[name]())
+    _, state = run(precond.store_as(ROOTS[name]()))
+    size = [sum(x.nbytes for x in jax.tree.leaves(s)) for s in (exact, state)]
+    assert size[0] - size[1] == 3 * (12 * 12 + 8 * 8) * 2
+
+
+def test_a_basis_in_bfloat16_goes_on_being_refreshed():
+    out, state = run(precond.store_as(precond.eigenbasis()))
+    assert precond.metrics(state)["roots/refused"] == 0
+    assert np.isfinite(out).all()
+    for x in state.roots["s"].derived:
+        basis = np.asarray(x.matrix, np.float32)
+        d = basis.shape[-1]
+        off = np.linalg.norm(np.swapaxes(basis, 1, 2) @ basis - np.eye(d), axis=(1, 2))
+        assert (off <= (2 + 2**-8) * 2**-8 * np.sqrt(d)).all()
+
+
+def test_a_type_that_is_not_of_floating_point_is_refused():
+    with pytest.raises(ValueError, match="Pass a floating-point type"):
+        precond.store_as(precond.inverse_root(), jnp.int8)

@@ -1,0 +1,130 @@
+"""What pyright must refuse: parts and states that are typed say so before anything runs."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+# Each line that ends in "# refused" must be an error of pyright's, and no other may be.
+CODE = """
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import precond
+from precond.roots.methods import Method, Solved
+from precond.statistics import Gram, Statistic
+from precond.linalg import Packed
+from precond.transformation import transformation
+
+
+def init(stack, factors) -> precond.RootState:
+    return precond.RootState((), ())
+
+
+def refresh(factors: jax.Array, derived, power, first) -> jax.Array:
+    return factors
+
+
+def misnamed_refresh(factors: jax.Array, old, power, first) -> jax.Array:
+    return factors
+
+
+def apply(direction: jax.Array, gradient: jax.Array, state: precond.RootState) -> tuple[jax.Array, precond.RootState]:
+    return direction, state
+
+
+def whiten(derived, factor: jax.Array) -> jax.Array:
+    return factor
+
+
+precond.Root(init, refresh, apply, whiten, power=lambda axis: 1 / axis.order)
+precond.Root(init, misnamed_refresh, apply, whiten, power=lambda axis: 1.0)  # refused
+precond.Root(init, refresh, apply, whiten, power=lambda place: 1.0)  # refused
+precond.inverse_root().refresh(factors=jnp.ones((1, 1, 1)), derived=None, power=1.0, first=jnp.asarray(True))
+precond.inverse_root().refresh(factors=jnp.ones((1, 1, 1)), older=None, power=1.0, first=jnp.asarray(True))  # refused
+
+
+def root(a: jax.Array, power, ridge, least: float) -> Solved:
+    return Solved(a, a, a, a)
+
+
+def misnamed_root(a: jax.Array, exponent, ridge, least: float) -> Solved:
+    return Solved(a, a, a, a)
+
+
+Method("mine()", root, None)
+Method("mine()", misnamed_root, None)  # refused
+
+
+def term(name: str, stack: jax.Array, axis: int, factors: Any, whiten: Any) -> Packed:
+    return Packed(stack)
+
+
+def misnamed_term(name: str, stack: jax.Array, place: int, factors: Any, whiten: Any) -> Packed:
+    return Packed(stack)
+
+
+good: Gram = term
+bad: Gram = misnamed_term  # refused
+statistic: Statistic = precond.outer_products()
+
+
+class Count(NamedTuple):
+    count: int
+    momentum: optax.OptState
+
+
+def init_count(params: optax.Params) -> Count:
+    return Count(0, ())
+
+
+def count_up(updates: optax.Updates, state: Count, params: optax.Params | None = None, **extra: Any):
+    return updates, state._replace(count=state.count + 1)
+
+
+def misspell(updates: optax.Updates, state: Count, params: optax.Params | None = None, **extra: Any):
+    return updates, Count(state.cuont + 1, state.momentum)  # refused
+
+
+def misplace(updates: optax.Updates, state: Count, params: optax.Params | None = None, **extra: Any):
+    return updates, (state.count + 1, state.momentum)
+
+
+def misname(updates: optax.Updates, old: Count, params: optax.Params | None = None, **extra: Any):
+    return updates, old
+
+
+transformation(init_count, count_up)
+optax.chain(transformation(init_count, count_up), optax.scale(0.1))
+transformation(init_count, misplace)  # refused
+transformation(init_count, misname)  # refused
+precond.mfac(0.1, mask=lambda params: params)
+precond.mfac(0.1, mask={"kernel": True})
+"""
+
+
+@pytest.mark.skipif(shutil.which("pyright", path=Path(sys.executable).parent) is None, reason="pyright is not there")
+def test_pyright_refuses_wrong_names_and_nothing_else(tmp_path):
+    file = tmp_path / "parts.py"
+    file.write_text(CODE)
+    options = {
+        "include": ["parts.py"],
+        "extraPaths": [str(ROOT)],
+        "typeCheckingMode": "standard",
+        "reportIncompatibleMethodOverride": False,  # as in pyproject.toml
+    }
+    (tmp_path / "pyrightconfig.json").write_text(json.dumps(options))
+    pyright = Path(sys.executable).parent / "pyright"
+    command = [pyright, "--outputjson", "--pythonpath", sys.executable, "--project", tmp_path]
+    said = json.loads(subprocess.run(command, capture_output=True, text=True, check=False).stdout)
+    errors = {x["range"]["start"]["line"] for x in said["generalDiagnostics"] if x["severity"] == "error"}
+    refused = {i for i, line in enumerate(CODE.splitlines()) if line.endswith("# refused")}
+    assert errors == refused
