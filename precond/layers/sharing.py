@@ -1,29 +1,28 @@
-"""What is made of the positions that share a layer's weights, and of the map that its input is."""
+"""Sharing rules: which rows the factors are made of where positions share a layer's weights."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 __all__ = ["Sharing", "expand", "reduce"]
 
-Sharing = Callable[[jax.Array, jax.Array | None, jax.Array | None], tuple[jax.Array, jax.Array | None, jax.Array]]
-"""From inputs `[n, t, r, i]`, cotangents `[n, t, r, o]` (None for a scale) and a mask `[n, t]` or None to the rows that
-the factors are made of, and the weight of each, `[n, t']`."""
+Sharing = Callable[[jax.Array, jax.Array, jax.Array | None], tuple[jax.Array, jax.Array, jax.Array]]
+"""From inputs `[n, t, r, i]`, cotangents `[n, t, r, o]` and a mask `[n, t]` or None to the rows that the factors are
+made of: their inputs, their cotangents, and the weight of each, `[n, t']`."""
 
 
-def expand(inputs: jax.Array, outputs: Any, mask: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
-    r"""Shared positions as independent examples: for a loss that is a sum over them (tokens, pixels).
+def expand(inputs: jax.Array, outputs: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, jax.Array, jax.Array]:
+    r"""Take shared positions as independent examples: for a loss that is a sum over them (tokens, pixels).
 
-    $A = E_{n,t}[a a^\top]$, $G = E_n[\sum_t g g^\top]$. Exact for deep linear networks. Of a convolution it is KFC,
-    $F \approx |T| \, E_{n,t}[a a^\top] \otimes E_{n,t}[g g^\top]$ with a the patch and g the gradient at one of |T|
-    positions: |T| times the mean over them is the sum in G.
+    $A = E_{n,t}[a a^\top]$, $G = E_n[\sum_t g g^\top]$. It is exact for deep linear networks. For a convolution it is
+    KFC, $F \approx |T| \, E_{n,t}[a a^\top] \otimes E_{n,t}[g g^\top]$, with a the patch and g the gradient at one of
+    |T| positions: |T| times the mean over them is the sum in G.
 
     Args:
       inputs: `[n, t, r, i]`.
       outputs: `[n, t, r, o]`.
-      mask: of the positions that count, `[n, t]`; None for all.
+      mask: of the positions that count, `[n, t]`; None counts all.
 
     Reference:
       Grosse and Martens, A Kronecker-factored Approximate Fisher Matrix for Convolution Layers, 2016; Ba, Grosse and
@@ -39,17 +38,17 @@ def expand(inputs: jax.Array, outputs: Any, mask: Any) -> tuple[jax.Array, jax.A
     return inputs, outputs, weights
 
 
-def reduce(inputs: jax.Array, outputs: Any, mask: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
-    r"""Inputs averaged over shared positions, cotangents summed: for a model that pools over them before its loss.
+def reduce(inputs: jax.Array, outputs: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, jax.Array, jax.Array]:
+    r"""Average inputs over shared positions and add up cotangents: for a model that pools over them before its loss.
 
-    $A = E_n[\bar a \bar a^\top]$, $G = E_n[(\sum_t g)(\sum_t g)^\top]$. Of a convolution they are the cheap factors
+    $A = E_n[\bar a \bar a^\top]$, $G = E_n[(\sum_t g)(\sum_t g)^\top]$. For a convolution these are the cheap factors
     with which Ba et al. ran ImageNet, $F \approx |T|^2 \, E_n[\bar a \bar a^\top] \otimes E_n[\bar g \bar g^\top]$
     with bars for means over |T| positions: |T|² times the square of a mean is that of the sum in G.
 
     Args:
       inputs: `[n, t, r, i]`.
       outputs: `[n, t, r, o]`.
-      mask: of the positions that count, `[n, t]`; None for all. An example without any is left out.
+      mask: of the positions that count, `[n, t]`; None counts all. An example without any position has weight 0.
 
     Reference:
       Eschenhagen et al., 2023; Ba, Grosse and Martens, 2017, equations 16 to 19.

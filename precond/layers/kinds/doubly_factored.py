@@ -68,8 +68,8 @@ class DoublyFactored(NamedTuple):
     steps: int
 
     def __call__(
-        self, inputs: jax.Array, outputs: jax.Array | None, mask: jax.Array | None
-    ) -> tuple[jax.Array, jax.Array | None, jax.Array]:
+        self, inputs: jax.Array, outputs: jax.Array, mask: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Take shared positions as examples, as `precond.layers.expand` does."""
         return expand(inputs, outputs, mask)
 

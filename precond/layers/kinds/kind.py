@@ -56,7 +56,7 @@ class Kind(Protocol):
       bias: whether the layer adds a bias.
       weights_name: the usual name of the weights among the layer's parameters, for `precond.layers.explicit`.
       normalised: whether `signals` reads the layer's output before its scale and shift, in place of its input. The
-        front ends for Flax then compute it.
+        front ends compute it for modules with `use_scale` and `use_bias` (linen) or `scale` and `bias` (nnx).
 
     Examples:
       >>> class Gain(Kind):  # y = w x, with the exact Fisher matrix of all channels of w
@@ -115,9 +115,10 @@ class Kind(Protocol):
           sharing: the rule for shared positions; a kind may have its own and ignore this one.
           mask: of the positions that are no padding, by the leading axes of the layer's output; None counts all.
         """
-        if signals.outputs is None:
-            return Rows(*signals, jnp.ones(signals.inputs.shape[:2], signals.inputs.dtype))
-        return Rows(*sharing(*signals, mask_by_row(mask, signals.inputs.shape[:2])))
+        a, g = signals
+        if g is None:
+            return Rows(a, None, jnp.ones(a.shape[:2], a.dtype))
+        return Rows(*sharing(a, g, mask_by_row(mask, a.shape[:2])))
 
     def sums(self, rows: Rows) -> dict[str, jax.Array]:
         r"""Return the factors' sums by name, each `[r, d, d]`, or `[d]` where the layer's inputs are `diagonal`.
