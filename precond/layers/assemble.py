@@ -1,4 +1,4 @@
-"""From the layers that a front end found to a capture."""
+"""Assembling a capture of the layers that a front end found."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +14,7 @@ from precond.trees import Leaf, Tree
 __all__ = ["Bind", "Found", "assemble", "sharing_of"]
 
 Bind = Callable[[Mapping[str, Tap]], Callable[..., Any]]
-"""From the taps by path to the `apply` of a capture."""
+"""A function that makes the `apply` of a capture from the taps by path."""
 
 
 class Found(NamedTuple):

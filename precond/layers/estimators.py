@@ -13,7 +13,7 @@ from precond.layers.likelihoods import Likelihood
 __all__ = ["Estimator", "Pull", "empirical", "exact", "sampled"]
 
 Pull = Callable[[jax.Array | None, Any, Callable[[Any], Any]], Any]
-"""From a key, the outputs, and a function from a cotangent of the outputs to the layers' sums, to the sums."""
+"""A function that makes the layers' sums from a key, the outputs, and a function from a cotangent of these to sums."""
 
 
 class Estimator(NamedTuple):

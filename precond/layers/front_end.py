@@ -1,4 +1,4 @@
-"""What the front ends for Flax and for plain JAX share: taps with masks, and the input of a call."""
+"""Helpers of the front ends for Flax and plain JAX: taps with masks, and the input of a call."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

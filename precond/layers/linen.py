@@ -20,7 +20,9 @@ from precond.trees import Tree
 __all__ = ["RULES", "capture"]
 
 Rule = Callable[[Any, jax.Array, tuple[Any, ...]], Found]
-"""From a module, its input and all its positional arguments to its kind. A ValueError says why it cannot be tapped."""
+"""A function that makes a `Found` from a module, its input and all its positional arguments.
+
+Its ValueError says why the module cannot be tapped."""
 
 
 def _general(m: nn.DenseGeneral, x: jax.Array, args: tuple[Any, ...]) -> Found:

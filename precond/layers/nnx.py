@@ -25,7 +25,7 @@ from precond.trees import Tree
 __all__ = ["RULES", "ProbeParam", "attached", "capture"]
 
 Rule = Callable[[Any], Found]
-"""From a module to its kind. A ValueError says why it cannot be tapped."""
+"""A function that makes a `Found` from a module; its ValueError says why the module cannot be tapped."""
 
 
 class ProbeParam(nnx.Param):

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 __all__ = ["Sharing", "expand", "reduce"]
 
 Sharing = Callable[[jax.Array, jax.Array, jax.Array | None], tuple[jax.Array, jax.Array, jax.Array]]
-"""From inputs `[n, t, r, i]`, cotangents `[n, t, r, o]` and a mask `[n, t]` or None to the rows that the factors are
-made of: their inputs, their cotangents, and the weight of each, `[n, t']`."""
+"""A function from inputs `[n, t, r, i]`, cotangents `[n, t, r, o]` and a mask `[n, t]` or None to the rows that factors
+are made of: their inputs, their cotangents, and the weight of each row, `[n, t']`."""
 
 
 def expand(inputs: jax.Array, outputs: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -1,6 +1,8 @@
 """A kind of layer of one's own: one class, and a row in each front end, against the dense Fisher matrix."""
 
+import ast
 import dataclasses
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -106,6 +108,19 @@ def test_the_self_check_finds_signals_that_are_not_those_of_the_layer():
     model = Gained()
     with pytest.raises(ValueError, match="its signals miss"):
         linen.capture(model, model.init(jax.random.key(0), X), X, rules=rules)
+
+
+def test_nothing_outside_of_the_kinds_and_the_front_ends_names_one():
+    rules = {"__init__", "convolutions", "linen", "nnx"}
+    files = [f for f in Path(layers.__file__).parent.glob("*.py") if f.stem not in rules]
+    named = {
+        alias.name
+        for file in files
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("precond.layers.kinds")
+        for alias in node.names
+    }
+    assert named == {"Kind", "under_sharing"}
 
 
 def test_a_kind_without_signals_cannot_be_made():
