@@ -1,4 +1,4 @@
-"""Conditions and loops that leave work undone under `jax.vmap`, too. Floor 0 of the library."""
+"""Conditions and loops that leave work undone under `jax.vmap`, too. Floor 1 of the library."""
 
 from collections.abc import Callable
 from typing import Any

@@ -11,6 +11,7 @@ from jax.experimental.layout import Layout, with_layout_constraint
 
 from precond.linalg import Packed
 from precond.roots import Power, Root
+from precond.trees import Tree
 
 __all__ = ["Group", "groups_of", "pick", "put"]
 
@@ -43,7 +44,7 @@ class Group(NamedTuple):
     rows: tuple[int, ...]
     size: int
     padded: bool
-    power: Any
+    power: Power
     turns: int
 
     @property
@@ -142,7 +143,7 @@ def _few(counts: dict[int, int], most: int) -> dict[int, int]:
     return out
 
 
-def _places(group: Group, slot: int, turn: Any) -> list[tuple[int, Any, Any]]:
+def _places(group: Group, slot: int, turn: jax.Array) -> list[tuple[int, jax.Array, jax.Array]]:
     """Return for each stack that may fill a slot its member, the row, and whether it fills the slot now."""
     out = []
     for k, start, n in group.slots[slot]:
@@ -151,7 +152,7 @@ def _places(group: Group, slot: int, turn: Any) -> list[tuple[int, Any, Any]]:
     return out
 
 
-def _rows(tree: Any, start: Any, count: int) -> Any:
+def _rows(tree: Tree, start: jax.Array, count: int) -> Any:
     return jax.tree.map(lambda x: _row_major(lax.dynamic_slice_in_dim(x, start, count)), tree)
 
 
@@ -167,7 +168,7 @@ def _row_major(x: jax.Array) -> jax.Array:
     return lax.platform_dependent(x, tpu=lambda x: with_layout_constraint(x, order), default=lambda x: x)
 
 
-def pick(group: Group, turn: Any, trees: Sequence[Any], fit: Fit) -> Any:
+def pick(group: Group, turn: jax.Array, trees: Sequence[Any], fit: Fit) -> Any:
     """Return the rows that are due in a turn, `[due, ..]`; zeros in empty slots.
 
     Args:
@@ -187,7 +188,7 @@ def pick(group: Group, turn: Any, trees: Sequence[Any], fit: Fit) -> Any:
     return jax.tree.map(lambda *x: x[0] if len(x) == 1 else jnp.concatenate(x), *rows)
 
 
-def put(group: Group, turn: Any, trees: Sequence[Any], rows: Any, crop: Callable[[Any, Any], Any]) -> list[Any]:
+def put(group: Group, turn: jax.Array, trees: Sequence[Any], rows: Tree, crop: Callable[[Any, Any], Any]) -> list[Any]:
     """Return the stacks with the rows that were due in their places, the inverse of `pick`.
 
     Args:
@@ -199,7 +200,7 @@ def put(group: Group, turn: Any, trees: Sequence[Any], rows: Any, crop: Callable
     """
     out, start, rows = list(trees), 0, jax.tree.map(_row_major, rows)
 
-    def place_at(tree: Any, rows: Any, place: Any) -> Any:
+    def place_at(tree: Tree, rows: Tree, place: jax.Array) -> Tree:
         def one(x: jax.Array, new: jax.Array) -> jax.Array:
             return new if x.shape == new.shape else lax.dynamic_update_slice_in_dim(x, new, place, 0)
 

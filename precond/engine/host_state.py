@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from precond.control_flow import run_if
 from precond.engine.schedule import Refresh
 from precond.roots import Root
+from precond.trees import Factors, Stacks
 
 __all__ = ["Engine", "HostState", "capture", "describing", "host_state"]
 
@@ -28,8 +29,8 @@ class HostState(NamedTuple):
 
     captured_at: jax.Array
     in_use_from: jax.Array
-    failed: Any
-    factors: Any
+    failed: Stacks
+    factors: Factors
 
 
 @jax.tree_util.register_static
@@ -69,7 +70,7 @@ def describing() -> Iterator[None]:
         _DESCRIBING.reset(token)
 
 
-def host_state(root: Root, schedule: Refresh, stacks: Any, factors: Any) -> Any:
+def host_state(root: Root, schedule: Refresh, stacks: Stacks, factors: Factors) -> Any:
     """Return the state before the first update.
 
     Args:
@@ -87,7 +88,9 @@ def host_state(root: Root, schedule: Refresh, stacks: Any, factors: Any) -> Any:
     return HostState(jnp.zeros([], jnp.int32), jnp.zeros([], jnp.int32), failed, empty)
 
 
-def capture(schedule: Refresh, count: jax.Array, any_finite: Any, factors: Any, state: Any) -> Any:
+def capture(
+    schedule: Refresh, count: jax.Array, any_finite: jax.Array | None, factors: Factors, state: HostState
+) -> HostState:
     """Return the state with the newest factors if it is time to capture them, else the same state.
 
     Args:

@@ -36,7 +36,7 @@ def per_block(inner: optax.GradientTransformation) -> optax.GradientTransformati
     """
     inner = optax.with_extra_args_support(inner)
 
-    def init(params: Any) -> Any:
+    def init(params: optax.Params) -> optax.OptState:
         return jax.tree.map(jax.vmap(inner.init), params)
 
     def update(
