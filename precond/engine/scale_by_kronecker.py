@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from precond.arguments import check_part, check_transformation, check_whole
+from precond.arguments import check_along, check_part, check_transformation, check_whole, described
 from precond.blocks import BlockInfo, info_of, keep_finite, path_name
 from precond.engine.host_state import capture, host_state
 from precond.engine.per_block import per_block
@@ -74,6 +74,7 @@ def _apply(root: Root, directions: Any, gradients: Any, roots: Any, finite: Any)
     return treedef.unflatten(out), treedef.unflatten(moved)
 
 
+@described(heading=1)
 def scale_by_kronecker(
     statistics: optax.GradientTransformation,
     root: Root,
@@ -115,7 +116,7 @@ def scale_by_kronecker(
       >>> updates["1x1"].item()  # 4 (4^2)^(-1/4) (4^2)^(-1/4)
       1.0
     """
-    momentum = optax.identity() if momentum is None else momentum
+    given, momentum = momentum, optax.identity() if momentum is None else momentum
     check_transformation("statistics", statistics)
     check_part("root", root, Root, "precond.inverse_root()")
     check_transformation("momentum", momentum)
@@ -183,4 +184,4 @@ def scale_by_kronecker(
         host = capture(schedule, step, info.any_finite, factors, state.host) if schedule.on_host else ()
         return out, KroneckerState(info.advance(state.count), collected, moved, velocity, host)
 
-    return transformation(init, update)
+    return check_along(transformation(init, update), momentum=given)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from precond.arguments import check_number, check_whole
+from precond.arguments import check_number, check_whole, made
 
 __all__ = ["GainEstimator", "adaptdl_gain", "fairscale_gain", "gain", "paper_gain"]
 
@@ -30,6 +30,10 @@ class GainEstimator(NamedTuple):
     before: Bounds
     after: Bounds
     start: int
+
+    def __repr__(self) -> str:
+        """Name the function that made it."""
+        return made(self)
 
 
 def gain(variance: jax.Array, square: jax.Array, scale: ArrayLike) -> jax.Array:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from precond.arguments import check_number, check_whole
+from precond.arguments import check_number, check_whole, made
 
 __all__ = ["Estimator", "Likelihood", "bernoulli", "categorical", "empirical", "exact", "gaussian", "sampled"]
 
@@ -26,6 +26,10 @@ class Likelihood(NamedTuple):
 
     sample: Callable[[jax.Array, Any], Any]
     root: Callable[[jax.Array, jax.Array], jax.Array] | None = None
+
+    def __repr__(self) -> str:
+        """Name the function that made it."""
+        return made(self)
 
 
 def categorical() -> Likelihood:
@@ -101,6 +105,10 @@ class Estimator(NamedTuple):
     """
 
     pull: Callable[[jax.Array | None, Any, Callable[[Any], Any]], Any] | None
+
+    def __repr__(self) -> str:
+        """Name the function that made it."""
+        return made(self)
 
 
 def sampled(likelihood: Likelihood, *, samples: int = 1) -> Estimator:

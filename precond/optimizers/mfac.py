@@ -3,13 +3,14 @@
 import jax
 import optax
 
-from precond.arguments import check_decay, check_number, check_rate
+from precond.arguments import check_decay, check_number, check_rate, described
 from precond.transforms import block_top_k, error_feedback, finite_steps, lookahead_ema, scale_by_mfac, sparse_rows
 from precond.trees import Mask
 
 __all__ = ["mfac"]
 
 
+@described(heading=-1)
 def mfac(
     learning_rate: optax.ScalarOrSchedule,
     *,

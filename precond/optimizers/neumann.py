@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import optax
 
-from precond.arguments import check_number, check_rate
+from precond.arguments import check_number, check_rate, described
 from precond.large_batches import convexify, growing_momentum, scale_by_neumann
 from precond.transforms import finite_steps
 from precond.trees import Mask, Tree
@@ -13,6 +13,7 @@ from precond.trees import Mask, Tree
 __all__ = ["neumann"]
 
 
+@described(heading=-1)
 def neumann(
     learning_rate: optax.ScalarOrSchedule,
     *,

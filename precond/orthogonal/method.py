@@ -25,6 +25,10 @@ class Orthogonalizer(NamedTuple):
     name: str
     apply: Callable[[jax.Array], jax.Array]
 
+    def __repr__(self) -> str:
+        """Return what the user types to get it."""
+        return self.name
+
 
 def newton_schulz(
     polynomials: Sequence[Sequence[float]] | None = None,

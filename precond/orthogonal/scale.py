@@ -21,6 +21,10 @@ class Scale(NamedTuple):
     name: str
     factor: Callable[[int, int], ArrayLike]
 
+    def __repr__(self) -> str:
+        """Return what the user types to get it."""
+        return self.name
+
 
 def width(*, outputs: int = 1) -> Scale:
     r"""Scale by $\sqrt{\max(1, \text{outputs} / \text{inputs})}$, as the original Muon.

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from precond.arguments import check_number
+from precond.arguments import check_number, made
 
 __all__ = ["Damping", "absolute", "relative", "trace_damping"]
 
@@ -47,6 +47,10 @@ class Damping(NamedTuple):
 
     ridge: RidgeOf
     least: LeastOf = lambda size: 0.0
+
+    def __repr__(self) -> str:
+        """Name the function that made it."""
+        return made(self)
 
 
 def _known(eps: Any) -> float:

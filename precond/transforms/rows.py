@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from precond.arguments import check_whole
+from precond.arguments import check_whole, made
 from precond.transforms.block_top_k import BLOCK_SIZE, Entries, check_density, cut, join, largest_entries
 from precond.trees import Tree
 
@@ -60,6 +60,10 @@ class Rows(NamedTuple):
     store: Store
     products: Products
     combine: Combine
+
+    def __repr__(self) -> str:
+        """Name the function that made it."""
+        return made(self)
 
 
 def _weighted(rows: jax.Array, weights: jax.Array) -> jax.Array:

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import optax
 
+from precond.arguments import along, check_along, check_transformation
 from precond.blocks import BlockInfo, info_of
 from precond.transformation import transformation
 
@@ -45,6 +46,10 @@ def with_momentum(
       >>> tx.update(g, tx.init(g))[0].tolist()
       [0.5]
     """
+    check_transformation("momentum", momentum)
+    check_transformation("inner", inner)
+    if "scale_by_kronecker(" in repr(momentum):
+        raise ValueError(f"momentum={momentum!r} is no momentum: the order is with_momentum(momentum, inner).")
     momentum, inner = optax.with_extra_args_support(momentum), optax.with_extra_args_support(inner)
 
     def init(params: optax.Params) -> MomentumState:
@@ -64,4 +69,4 @@ def with_momentum(
         out, inside = inner.update(directions, state.inner, params, **extra, blocks=raw)
         return out, MomentumState(velocity, inside)
 
-    return transformation(init, update)
+    return along(check_along(transformation(init, update), momentum=momentum), like=inner)
