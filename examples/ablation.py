@@ -28,12 +28,12 @@ class Parts(NamedTuple):
 
     statistics: Any = precond.outer_products(B2)
     root: Any = precond.inverse_root(damping=precond.relative(1e-6), method=precond.eigh())
-    magnitude: Any = precond.scale_by_diagonal(B2, eps=1e-8, bias_correction=True)
+    magnitude: Any = precond.transforms.scale_by_diagonal(B2, eps=1e-8, bias_correction=True)
     refresh: Any = precond.every(20, stagger=True)
     momentum: Any = optax.ema(B1)
     after: Any = optax.identity()
     block_size: int | None = 256
-    views: Any = precond.default_views
+    views: Any = precond.views.default
 
 
 def compose(parts: Parts, rate: optax.Schedule) -> optax.GradientTransformation:
@@ -70,7 +70,7 @@ GROUPS = {
             statistics=precond.kl(B2),
             root=precond.inverse_root(power=0.5),
             magnitude=None,
-            after=precond.clip_by_rms(1.0),
+            after=precond.transforms.clip_by_rms(1.0),
         ),
         "no average: a sum": swap(statistics=precond.outer_products(1.0)),
         "b2 0.99": swap(statistics=precond.outer_products(0.99)),
@@ -88,7 +88,7 @@ GROUPS = {
     },
     "momentum": {
         "after the root": swap(momentum=optax.identity(), after=optax.ema(B1)),
-        "looking ahead (NAdam's)": swap(momentum=precond.lookahead_ema(B1, B1**2)),
+        "looking ahead (NAdam's)": swap(momentum=precond.transforms.lookahead_ema(B1, B1**2)),
         "none": swap(momentum=optax.identity()),
     },
     "refresh": {
@@ -106,7 +106,7 @@ GROUPS = {
         "of 32": swap(block_size=32),
         "of 64": swap(block_size=64),
         "of 128": swap(block_size=128),
-        "embeddings too, small side": swap(views=precond.rules(("embedding", precond.small_side))),
+        "embeddings too, small side": swap(views=precond.views.rules(("embedding", precond.views.small_side))),
     },
 }
 

@@ -145,7 +145,7 @@ def with_adascale(digits: Digits, scale: int, seeds: int, total: int) -> Run:
         updates, state = tx.update(mean, state, params, replicas=replicas)
         told = precond.metrics(state)
         ahead = told["adascale/step"], told["adascale/gain"]
-        return optax.apply_updates(params, updates), state, ahead, ~precond.done(state, total)
+        return optax.apply_updates(params, updates), state, ahead, ~precond.large_batches.done(state, total)
 
     return train(digits, scale, seeds, max(total // scale // 40, 1), step, tx.init)
 

@@ -72,7 +72,7 @@ def loss(params: list[dict[str, jax.Array]], x: jax.Array, labels: jax.Array) ->
 def evaluated(state: optax.OptState, params: list[dict[str, jax.Array]]) -> list[dict[str, jax.Array]]:
     """Neumann's is another point than the one at which gradients are taken."""
     try:
-        return precond.eval_params(state, params)
+        return precond.large_batches.eval_params(state, params)
     except ValueError:
         return params
 

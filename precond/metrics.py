@@ -31,7 +31,7 @@ def metrics(state: Any) -> dict[str, jax.Array]:
     | `host/staleness` | updates since the statistics were taken that the roots in use come from (`precond.on_host`) |
     | `host/failed` | refreshes on the host that failed or never took place, after which the last root stayed |
     | `orthogonal/error` | how far singular values are from 1: the largest root mean square of $s^2 - 1$ in a block |
-    | `steps/skipped` | steps that `precond.finite_steps` skipped so far; of several, the most |
+    | `steps/skipped` | steps that `precond.transforms.finite_steps` skipped so far; of several, the most |
     | `adascale/step` | scale-invariant steps done, $\tau$ |
     | `adascale/gain` | r of the last step |
     | `adascale/efficiency` | r / S: how much of a base batch's progress each base batch made |

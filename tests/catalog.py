@@ -65,8 +65,8 @@ VARIANTS = (
     Case("shampoo_newton", precond.shampoo, _LR | {"method": precond.newton()}),
     Case("shampoo_composite", precond.shampoo, _LR | {"method": precond.composite()}),
     Case("shampoo_small_blocks", precond.shampoo, _LR | {"block_size": 2}),
-    Case("shampoo_tensors", precond.shampoo, _LR | {"views": precond.tensors()}),
-    Case("shampoo_one_sided", precond.shampoo, _LR | {"views": precond.small_side, "power": 0.5}),
+    Case("shampoo_tensors", precond.shampoo, _LR | {"views": precond.views.tensors()}),
+    Case("shampoo_one_sided", precond.shampoo, _LR | {"views": precond.views.small_side, "power": 0.5}),
     Case("shampoo_sum", precond.shampoo, {"learning_rate": 0.3, "b2": 1.0}),
     Case("shampoo_sgd_magnitude", precond.shampoo, {"learning_rate": 5e-2, "magnitude": optax.identity()}),
     Case("shampoo_decayed", precond.shampoo, _LR | {"weight_decay": 1e-4}, needs_params=True),
@@ -75,7 +75,7 @@ VARIANTS = (
     Case("soap_eigh", precond.soap, _LR | {"method": precond.eigh(), "refresh": _AT_ONCE._replace(**_LATE)}),
     Case("soap_rotations", precond.soap, _LR | {"method": precond.rotations()}),
     Case("soap_small_blocks", precond.soap, _LR | {"block_size": 2}),
-    Case("soap_tensors", precond.soap, _LR | {"views": precond.tensors()}),
+    Case("soap_tensors", precond.soap, _LR | {"views": precond.views.tensors()}),
     Case("soap_decayed", precond.soap, _LR | {"weight_decay": 1e-4}, needs_params=True),
     Case("kl_shampoo_refreshed_each_step", precond.kl_shampoo, _LR | {"refresh": 1}),
     Case("kl_shampoo_newton", precond.kl_shampoo, _LR | {"method": precond.newton(), "refresh": _AT_ONCE}),
@@ -100,7 +100,7 @@ RECIPES = (
 
 def _adascale(learning_rate: float) -> optax.GradientTransformation:
     """With statistics that it makes itself, so that no test need give it any."""
-    return precond.differenced(precond.adascale(precond.shampoo, learning_rate, scale=2))
+    return precond.large_batches.differenced(precond.adascale(precond.shampoo, learning_rate, scale=2))
 
 
 def _accumulated(learning_rate: float) -> optax.GradientTransformation:

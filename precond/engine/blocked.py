@@ -67,7 +67,7 @@ def blocked(
       block_size: the longest side of a block. A longer axis is cut into the fewest pieces, which are equal if it
         divides; else the last one is shorter. None cuts nothing, and `precond.ragged` cuts as the references do.
       views: from path and parameter to a `precond.View` or None; a list of (pattern, view) pairs; or None for
-        `precond.default_views`.
+        `precond.views.default`.
       otherwise: for parameters without a view (biases, norms, embeddings, anything of size 0). It computes in float32
         or wider. None takes `optax.scale_by_adam()`.
       skipped: the update of a skipped block. 0, or NaN to tell a later transformation that it must not move.

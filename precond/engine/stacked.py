@@ -26,10 +26,9 @@ from precond.blocks import (
     tell_readings,
 )
 from precond.engine.root_axes import choose_root_axes
-from precond.engine.scale_by_kronecker import KroneckerState
+from precond.engine.row_shardings_of import row_shardings_of
 from precond.mesh import (
     Placement,
-    RowSharding,
     Sharded,
     as_sharded,
     collectives_over,
@@ -168,7 +167,7 @@ def _init(options: Stacking, params: optax.Params) -> StackedState:
         return options.inner.init({name: jnp.zeros(s.shape, s.dtype) for name, s in stacks.items()})
 
     if stacks:
-        state = init_sharded(placement, make, _row_shardings(options, stacks, placement), params)
+        state = init_sharded(placement, make, row_shardings_of(options.inner, stacks, placement), params)
     return StackedState(state, jnp.zeros([], jnp.int32), jnp.zeros([], jnp.int32))
 
 
@@ -240,7 +239,7 @@ def _run(
         out = out if options.rounds else {name: x.astype(dtypes[name]) for name, x in out.items()}
         return (route.unpack(out, leaves), lost), new
 
-    row_shardings = _row_shardings(options, layout.stacks, placement)
+    row_shardings = row_shardings_of(options.inner, layout.stacks, placement)
     warn_if_whole(placement, state, row_shardings)
     (out, lost), new = on_shards(
         body,
@@ -261,33 +260,6 @@ def _counted(layout: Layout) -> str:
 
 def _axes(placement: Placement | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return ((), ()) if placement is None else (placement.direction_axes, placement.root_axes)
-
-
-def _row_shardings(options: Stacking, stacks: dict[str, jax.ShapeDtypeStruct], placement: Placement | None) -> Any:
-    """Find which arrays of the state have the length of a stack, and over which axes each is divided."""
-    if placement is None:
-        return None
-
-    def state(times: int) -> Any:
-        longer = {n: jax.ShapeDtypeStruct((times * s.shape[0], *s.shape[1:]), s.dtype) for n, s in stacks.items()}
-        return jax.eval_shape(lambda stacks: options.inner.init(stacks), longer)  # not from a cache: see `describing`
-
-    # What has the length of a stack by chance does not grow with it.
-    once = state(1)
-    lengths = jax.tree.map(lambda one, two: one.shape[0] if one.shape != two.shape else 0, once, state(2))
-
-    def over(axes: tuple[str, ...], lengths: Any) -> Any:
-        return jax.tree.map(lambda n: RowSharding(n, axes) if n else RowSharding(), lengths)
-
-    def engine(x: Any) -> bool:
-        return isinstance(x, KroneckerState)
-
-    def one(x: Any) -> Any:
-        if not engine(x):
-            return over(placement.direction_axes, x)
-        return over(placement.direction_axes, x)._replace(statistics=over(placement.axes, x.statistics))
-
-    return jax.tree.map(one, lengths, is_leaf=engine)
 
 
 def _arrays(extra: dict[str, Any]) -> tuple[list[Any], Callable[[list[Any]], dict[str, Any]]]:

@@ -1,14 +1,12 @@
-"""Training with large batches: AdaScale, accumulation, the Neumann optimizer, extrapolation. Floor 3 of the library."""
+"""Training with large batches: AdaScale, accumulation, the Neumann optimizer. Floor 3 of the library."""
 
 from precond.large_batches.accumulate import AccumulateState, accumulate
 from precond.large_batches.convexify import convexify
 from precond.large_batches.differenced import DifferencedState, differenced
 from precond.large_batches.eval_params import Displacement, eval_params
-from precond.large_batches.extrapolated import extrapolated
 from precond.large_batches.gain import GainEstimator, adaptdl_gain, fairscale_gain, paper_gain
 from precond.large_batches.scale_by_adascale import AdascaleState, done, scale_by_adascale
 from precond.large_batches.scale_by_neumann import growing_momentum, scale_by_neumann
-from precond.large_batches.scale_by_neumann_series import scale_by_neumann_series
 
 __all__ = [
     "AccumulateState",
@@ -22,11 +20,9 @@ __all__ = [
     "differenced",
     "done",
     "eval_params",
-    "extrapolated",
     "fairscale_gain",
     "growing_momentum",
     "paper_gain",
     "scale_by_adascale",
     "scale_by_neumann",
-    "scale_by_neumann_series",
 ]

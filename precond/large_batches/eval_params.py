@@ -27,8 +27,9 @@ class Displacement(NamedTuple):
 def eval_params(state: optax.OptState, params: Tree) -> Tree:
     r"""Return the iterate itself, $w - s d$, if the optimizer takes gradients at $w$, ahead of it.
 
-    Methods that look ahead (`precond.neumann`, `precond.extrapolated`) keep the displaced parameters in the training
-    loop, so that the loop's gradient is the one that they need. Evaluate and export the result of this function.
+    Methods that look ahead (`precond.neumann`, `precond.contrib.extrapolated`) keep the displaced parameters in the
+    training loop, so that the loop's gradient is the one that they need. Evaluate and export the result of this
+    function.
 
     Args:
       state: the state of an optimizer that looks ahead, alone or in any of Optax's wrappers.

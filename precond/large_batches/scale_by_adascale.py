@@ -73,15 +73,16 @@ def scale_by_adascale(
     factors, and are left out.) Updates keep their sign: behind an optimizer that was made with the learning rate 1 they
     descend; behind a bare direction add `optax.scale(-1)`.
 
-    Train until `precond.done(state, total)` with the total and the schedule of the base batch, without warm-up. If the
-    statistics of a step are not finite, nothing changes here, and the step has the gain of the step before.
+    Train until `precond.large_batches.done(state, total)` with the total and the schedule of the base batch, without
+    warm-up. If the statistics of a step are not finite, nothing changes here, and the step has the gain of the step
+    before.
 
     Args:
       schedule: lr; a number, or an Optax schedule that counts scale-invariant steps.
       scale: S, at least 1: the number of base batches in one step's batch. It may change from step to step as the extra
         argument `scale` of `update`. The averages are those of the base batch and stay as they are.
-      estimator: how the moments are averaged: `precond.paper_gain` (None), `precond.fairscale_gain`,
-        `precond.adaptdl_gain`, or your own.
+      estimator: how the moments are averaged: `precond.large_batches.paper_gain` (None),
+        `precond.large_batches.fairscale_gain`, `precond.large_batches.adaptdl_gain`, or your own.
       power: the update is scaled by $r^p$: 1 for SGD, 1/2 for Adam and its kin (with `precond.replicas.adam_metric`).
         The schedule always advances by r.
       groups: a function from parameters to a tree of labels (strings or numbers). Each label then has a gain of its
@@ -113,7 +114,7 @@ def scale_by_adascale(
     check_number("power", power, 0, 1)
     check_rate("schedule", schedule)
     if estimator is not None:
-        check_part("estimator", estimator, GainEstimator, "precond.paper_gain()")
+        check_part("estimator", estimator, GainEstimator, "precond.large_batches.paper_gain()")
     rule = paper_gain() if estimator is None else estimator
     lr = schedule if callable(schedule) else optax.constant_schedule(schedule)
 
@@ -219,12 +220,12 @@ def _check(replicas: Replicas | None, scale: ArrayLike) -> None:
         raise ValueError(
             f"AdaScale with scale={scale} needs the extra argument replicas: make the gradient by a function in "
             f"precond.replicas and pass tx.update(mean, state, params, replicas=replicas), or wrap the optimizer in "
-            f"precond.accumulate or precond.differenced."
+            f"precond.accumulate or precond.large_batches.differenced."
         )
     if replicas is not None and isinstance(replicas.count, int) and replicas.count < 2 and not alone:
         raise ValueError(
             f"AdaScale with scale={scale} got replicas of one gradient, which says nothing of its noise: split the "
-            f"batch by precond.replicas.over_groups or over_micro_batches, or use precond.differenced."
+            f"batch by precond.replicas.over_groups or over_micro_batches, or use precond.large_batches.differenced."
         )
 
 

@@ -126,13 +126,13 @@ def scale_by_neumann(
     without the regularizer it is `optax.sgd(learning_rate, momentum, nesterov=True)` to the last digits, and a reset
     sets its trace to zero. So expect the gain of Nesterov's momentum, fewer steps than SGD with large batches, and not
     that of a second-order method: no coordinates are preconditioned. The method adds the growth of μ, the resets and
-    the regularizer. The series itself is `precond.scale_by_neumann_series`.
+    the regularizer. The series itself is `precond.contrib.scale_by_neumann_series`.
 
     Args:
       learning_rate: η; a number or a schedule, which counts all updates from 0.
       momentum: μ; a number or a schedule, which counts from 0 after the warm-up.
-      regularizer: a function from parameters and their average to a gradient, `precond.convexify`. None keeps no
-        average and needs no parameters.
+      regularizer: a function from parameters and their average to a gradient, `precond.large_batches.convexify`. None
+        keeps no average and needs no parameters.
       decay: γ, the decay of the average of the parameters.
       warmup: the number of updates of plain SGD before the algorithm begins. Table 1 has 5 epochs of them.
       resets: when the momentum is reset. The first reset is the first update after the warm-up. An integer K has the
@@ -148,8 +148,8 @@ def scale_by_neumann(
         w and v may be far apart at first.
 
     Returns:
-      A transformation. For evaluation, apply `precond.eval_params` to the parameters, which returns $w - \mu m$. Norms
-      are taken over all parameters that it sees, which are all unless it is masked.
+      A transformation. For evaluation, apply `precond.large_batches.eval_params` to the parameters, which returns $w -
+      \mu m$. Norms are taken over all parameters that it sees, which are all unless it is masked.
 
     Raises:
       ValueError, TypeError: for numbers out of range; in `update` for missing parameters.

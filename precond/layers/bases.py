@@ -9,7 +9,7 @@ from jax import lax
 from jax.sharding import AxisType
 
 from precond.blocks import Layer, Layout, check_matrices, layout_of, path_name, views
-from precond.layers.capture import leaves_of
+from precond.layers.nested import leaves_of
 from precond.layers.tap import varying
 from precond.mesh import replicate
 from precond.roots import Checked, RootState

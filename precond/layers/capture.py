@@ -7,29 +7,24 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from precond.blocks import Factors, Layer, Probe, path_name
+from precond.blocks import Factors, Layer, Probe
 from precond.layers.coverage import Coverage, Row
 from precond.layers.kinds import Embed, Kind, Scale
+from precond.layers.nested import PROBE, at, inserted, leaves_of, without
 from precond.layers.sharing import DoublyFactored, Sharing, expand
 from precond.layers.tap import Tap, tally, tap
 
 __all__ = [
-    "PROBE",
     "Capture",
     "Found",
     "assemble",
-    "at",
     "check_used",
     "counted",
     "fits",
     "given_input",
-    "leaves_of",
     "sharing_of",
     "tapped",
 ]
-
-PROBE = "_kfac"
-"""The key of a layer's probe among its parameters."""
 
 
 class Found(NamedTuple):
@@ -93,7 +88,7 @@ class Capture(NamedTuple):
           probes: from `probes`; None makes some that count examples.
         """
         for name, probe in (self.probes(params, count=True) if probes is None else probes).items():
-            params = _insert(params, tuple(name.split("/")) if name else (), probe)
+            params = inserted(params, name, probe)
         return params
 
     def detach(self, params: Any) -> Any:
@@ -102,7 +97,7 @@ class Capture(NamedTuple):
         Args:
           params: that carry probes.
         """
-        return _without(params)
+        return without(params)
 
     def counted(self, params: Any, outputs: Any) -> Any:
         """The model's outputs themselves; in the backward pass, the probes are told of how many examples they are.
@@ -124,32 +119,6 @@ class Capture(NamedTuple):
           examples: as in `precond.blocks.Probe.factors`.
         """
         return {name: probe.factors(examples) for name, probe in sums.items()}
-
-
-def leaves_of(params: Any) -> dict[str, Any]:
-    """Leaves by path; those of boxes are inside them."""
-    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]}
-
-
-def at(tree: Any, name: str) -> Any:
-    """The part of a tree at a path."""
-    for part in name.split("/") if name else ():
-        tree = tree[_key(tree, part)]
-    return tree
-
-
-def _key(tree: Any, part: str) -> Any:
-    """A part of a path as a key: nnx numbers the entries of a list."""
-    return part if part in tree else next(key for key in tree if str(key) == part)
-
-
-def _insert(tree: Any, keys: tuple[str, ...], probe: Any) -> Any:
-    key = _key(tree, keys[0]) if keys else PROBE
-    return {**tree, key: _insert(tree[key], keys[1:], probe) if keys else probe}
-
-
-def _without(tree: Any) -> Any:
-    return {k: _without(v) for k, v in tree.items() if k != PROBE} if isinstance(tree, Mapping) else tree
 
 
 def _zeros(layer: Layer, kernel: Any, *, check: bool, count: bool, moments: bool) -> dict[str, jax.Array]:

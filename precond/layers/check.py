@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from precond.layers.capture import Capture, Found, assemble, leaves_of
+from precond.layers.capture import Capture, Found, assemble
 from precond.layers.coverage import Leave, check_covered
+from precond.layers.nested import leaves_of
 from precond.mesh import replicate
 
 __all__ = ["gradient_errors", "of_believed"]

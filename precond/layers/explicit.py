@@ -5,9 +5,10 @@ from typing import Any
 
 import jax
 
-from precond.layers.capture import PROBE, Capture, Found, assemble, tapped
+from precond.layers.capture import Capture, Found, assemble, tapped
 from precond.layers.coverage import Leave, check_covered
 from precond.layers.kinds import Embed, Kind, Scale
+from precond.layers.nested import PROBE
 from precond.layers.sharing import Sharing, expand
 from precond.layers.tap import Tap
 

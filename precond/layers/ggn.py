@@ -20,7 +20,8 @@ def ggn_product(forward: Callable[[Any], Any], loss: Callable[[Any], jax.Array],
       params: where.
 
     Returns:
-      A function of trees: `curvature=` of `precond.quadratic_model` and `precond.levenberg_marquardt`.
+      A function of trees: `curvature=` of `precond.transforms.quadratic_model` and
+      `precond.transforms.levenberg_marquardt`.
 
     Reference:
       Schraudolph, Fast Curvature Matrix-Vector Products for Second-Order Gradient Descent, 2002.

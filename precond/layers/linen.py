@@ -6,11 +6,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from precond.layers.capture import PROBE, Capture, Found, check_used, counted, fits, given_input, tapped
+from precond.layers.capture import Capture, Found, check_used, counted, fits, given_input, tapped
 from precond.layers.check import of_believed
 from precond.layers.convolutions import as_tuple, convolution, transposed_convolution
 from precond.layers.coverage import Leave
 from precond.layers.kinds import Contraction, Embed, Scale, dense, einsum
+from precond.layers.nested import PROBE
 from precond.layers.sharing import Sharing, expand
 from precond.layers.tap import Tap
 

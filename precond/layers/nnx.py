@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from precond.layers.capture import PROBE, Capture, Found, at, check_used, fits, given_input, leaves_of, tapped
+from precond.layers.capture import Capture, Found, check_used, fits, given_input, tapped
 from precond.layers.check import of_believed
 from precond.layers.convolutions import as_tuple, convolution, transposed_convolution
 from precond.layers.coverage import Leave
 from precond.layers.kinds import Contraction, Embed, Scale, dense, einsum
+from precond.layers.nested import PROBE, at, leaves_of
 from precond.layers.sharing import Sharing, expand
 from precond.layers.tap import Tap, tally
 

@@ -42,7 +42,7 @@ def adascale(
 
     Returns:
       An Optax optimizer, whose `update` takes the extra argument `replicas` (`precond.replicas`). Train until
-      `precond.done(state, total)`. Under `optax.inject_hyperparams` pass
+      `precond.large_batches.done(state, total)`. Under `optax.inject_hyperparams` pass
       `static_args=("optimizer", "schedule", "estimator", "power", "groups")`, which leaves `scale` to be changed.
 
     Raises:

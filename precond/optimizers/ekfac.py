@@ -46,8 +46,8 @@ def ekfac(
     with the gradients (`precond.layers`), refreshed by one QR decomposition each, and E the mean over the squares of
     single examples' gradients in this basis, which is captured with the factors, where the bases are given:
     `value_grad_factors(.., fisher=..)(params, x, y, key=key, state=state)`. S follows it at once where it grows
-    (`precond.decayed_max`); George et al. average, as `precond.corrected_inverse(follow=precond.ema(0.95))` does. The
-    first update only feeds the statistics.
+    (`precond.roots.decayed_max`); George et al. average, as `precond.corrected_inverse(follow=precond.roots.ema(0.95))`
+    does. The first update only feeds the statistics.
 
     Args:
       learning_rate: $\eta$, the largest step; a number or an Optax schedule.

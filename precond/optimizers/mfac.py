@@ -38,8 +38,8 @@ def mfac(
       learning_rate: $\eta$; a number or an Optax schedule.
       window: m, in whole copies of the parameters where there is no density; None is 64. The paper has up to 1024.
       damping: $\lambda$, in the units of a squared gradient.
-      density: which part of the entries of a gradient is kept (`precond.block_top_k`): 0.01 in the paper of EFCP. None
-        keeps all.
+      density: which part of the entries of a gradient is kept (`precond.transforms.block_top_k`): 0.01 in the paper of
+        EFCP. None keeps all.
       b1: decay of the momentum $\beta_1$, which is taken after F and starts at 0, as in the official implementation.
       weight_decay: $\lambda_w$, decoupled; None leaves it out, and `params` need not be given to `update`.
       mask: which parameters decay, as in `optax.adamw`.

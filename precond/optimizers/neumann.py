@@ -34,8 +34,8 @@ def neumann(
       \quad w \leftarrow w + \mu m - \eta d, \quad v \leftarrow \gamma v + (1 - \gamma) w$$
 
     with $r = \|w - v\|$. The gradient is that at the displaced parameters $w$, which the training loop holds; evaluate
-    `precond.eval_params(state, params)`, $w - \mu m$. The constants are the paper's, where the lengths of time are
-    epochs: give `epoch`, or they are counted in updates. Only the learning rate is to be tuned.
+    `precond.large_batches.eval_params(state, params)`, $w - \mu m$. The constants are the paper's, where the lengths of
+    time are epochs: give `epoch`, or they are counted in updates. Only the learning rate is to be tuned.
 
     Without the regularizer this is Nesterov's momentum, and steps to a loss are about as many: fewer than SGD's
     where batches are large, and no fewer where they are small (`examples/neumann_batch_sizes.py` counts them). It does
@@ -45,7 +45,8 @@ def neumann(
 
     Args:
       learning_rate: $\eta$, of SGD's size; a number or an Optax schedule.
-      momentum: $\mu$, a number or a schedule; None is `precond.growing_momentum`, from 0.5 to 0.9 in 9 epochs.
+      momentum: $\mu$, a number or a schedule; None is `precond.large_batches.growing_momentum`, from 0.5 to 0.9 in 9
+        epochs.
       cubic: $\alpha$; None leaves the term out.
       repulsion: $\beta$; None leaves the term out.
       variables: from the parameters to n; None counts tensors, `optax.tree.size` numbers.
@@ -71,7 +72,7 @@ def neumann(
       >>> tx, params = neumann(0.1, epoch=100), {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}
       >>> updates, state = tx.update(params, tx.init(params), params)
       >>> params = optax.apply_updates(params, updates)
-      >>> final = precond.eval_params(state, params)
+      >>> final = precond.large_batches.eval_params(state, params)
     """
     check_rate("learning_rate", learning_rate)
     step: optax.GradientTransformation = scale_by_neumann(

@@ -48,7 +48,8 @@ def scale_by_kfac(
       root: in place of `precond.inverse(damping)`: `precond.eigen_inverse`.
       refresh: when inverses are refreshed: `precond.every`, or a number of steps. By default each every 10 steps, in
         turns; `every(10, start=11, warmup=10)` burns the statistics in for ten steps that move nothing.
-      around: what is put around the direction, on stacks: `lambda direction: precond.clip_by_kl(direction, 0.1)`.
+      around: what is put around the direction, on stacks: `lambda direction: precond.transforms.clip_by_kl(direction,
+        0.1)`.
       otherwise: for parameters that belong to no layer; None is Adam's.
       skipped: as in `precond.blocked`.
       axis: mesh axes over whose devices factors and inverses are divided, as in `precond.blocked`. Factors come

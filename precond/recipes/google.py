@@ -71,9 +71,9 @@ def google_shampoo(
       beta1: of the momenta.
       beta2: of the factors; 1 sums.
       grafting: makes the transformation whose norm, by parameter, is taken (called twice): `optax.identity` is SGD;
-        `lambda: precond.scale_by_diagonal(1.0, eps=1e-10)` ADAGRAD; `precond.scale_by_diagonal(beta2, ..)`
-        RMSPROP; with `precond.normalize()` chained before it, the NORMALIZED ones; `optax.scale_by_sign` SQRT_N.
-        None takes Shampoo's own norm.
+        `lambda: precond.transforms.scale_by_diagonal(1.0, eps=1e-10)` ADAGRAD;
+        `precond.transforms.scale_by_diagonal(beta2, ..)` RMSPROP; with `precond.transforms.normalize()` chained before
+        it, the NORMALIZED ones; `optax.scale_by_sign` SQRT_N. None takes Shampoo's own norm.
       matrix_epsilon: relative ridge, and the factors' start.
       clip_by_scaled_gradient_norm: the largest root mean square of the graft; None does not clip it.
       weight_decay: added before the momenta, or after them if decoupled.

@@ -108,8 +108,8 @@ def meta_shampoo(
       bias_correction: of momentum and factors.
       drop_weighting_factor: add the outer products to the factors with weight 1, and correct no bias of these.
       **common: `beta3` (None: `betas[0]`), `grafting` (None, or a transformation that sees blocks
-        of raw gradients: `precond.scale_by_diagonal(0.99, eps=1e-8, bias_correction=True,
-        momentum=precond.lookahead_ema(0.9))` is Adam's), `momentum`, `dampening`, `nesterov`, `averaging`
+        of raw gradients: `precond.transforms.scale_by_diagonal(0.99, eps=1e-8, bias_correction=True,
+        momentum=precond.transforms.lookahead_ema(0.9))` is Adam's), `momentum`, `dampening`, `nesterov`, `averaging`
         (`recipes.primal_averaging()`), `weight_decay` (a number, or a schedule: with the learning rate's peak,
         `lambda t: decay * schedule(t) / peak` is CORRECTED, and `decay / peak` INDEPENDENT),
         `decoupled_weight_decay` (off: L2), `max_preconditioner_dim` (None cuts nothing), `target_dimensionality`

@@ -45,7 +45,8 @@ def corrected_inverse(
 
     Args:
       damping: $\lambda$, in the units of the Fisher matrix.
-      follow: how S follows X': `precond.decayed_max` (the default), or `precond.ema`, as George et al. have it.
+      follow: how S follows X': `precond.roots.decayed_max` (the default), or `precond.roots.ema`, as George et al. have
+        it.
       method: as in `precond.eigenbasis`, whose columns must continue those of the basis before (not `precond.eigh`).
 
     Returns:

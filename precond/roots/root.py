@@ -211,6 +211,9 @@ class Root(NamedTuple):
 def as_fraction(power: Power) -> Fraction:
     """Read a power as a fraction with a denominator of at most 64, which says how many products a root takes.
 
+    Args:
+      power: any number.
+
     Examples:
       >>> as_fraction(0.25), as_fraction(1 / 3)
       (Fraction(1, 4), Fraction(1, 3))
@@ -220,6 +223,10 @@ def as_fraction(power: Power) -> Fraction:
 
 def powers_of(root: Root, factors: Sequence[Factor | None]) -> list[Power]:
     """Return the powers of the factors of one block, without those that are None.
+
+    Args:
+      root: that needs them.
+      factors: of the block, one for each axis.
 
     Examples:
       >>> from precond import inverse_root

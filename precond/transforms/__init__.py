@@ -4,7 +4,6 @@ from precond.transforms.block_top_k import block_top_k
 from precond.transforms.clip_by_kl import clip_by_kl
 from precond.transforms.clip_by_rms import clip_by_rms
 from precond.transforms.error_feedback import error_feedback
-from precond.transforms.exponentiated import cosine, exponentiated, inner_product
 from precond.transforms.finite_steps import FiniteStepsState, finite_steps
 from precond.transforms.graft import graft
 from precond.transforms.levenberg_marquardt import levenberg_marquardt
@@ -13,12 +12,10 @@ from precond.transforms.nesterov import nesterov
 from precond.transforms.normalize import normalize
 from precond.transforms.normalize_neurons import normalize_neurons
 from precond.transforms.orthogonalize import OrthogonalizeState, orthogonalize
-from precond.transforms.project_radial import project_radial
 from precond.transforms.quadratic_model import quadratic_model
 from precond.transforms.rows import Rows, sparse_rows
 from precond.transforms.scale_by_diagonal import scale_by_diagonal
 from precond.transforms.scale_by_mfac import scale_by_mfac
-from precond.transforms.scale_by_nlcg import fletcher_reeves, polak_ribiere, scale_by_nlcg
 from precond.transforms.stochastic_rounding import stochastic_rounding
 from precond.transforms.switch import switch
 from precond.transforms.with_momentum import with_momentum
@@ -30,25 +27,18 @@ __all__ = [
     "block_top_k",
     "clip_by_kl",
     "clip_by_rms",
-    "cosine",
     "error_feedback",
-    "exponentiated",
     "finite_steps",
-    "fletcher_reeves",
     "graft",
-    "inner_product",
     "levenberg_marquardt",
     "lookahead_ema",
     "nesterov",
     "normalize",
     "normalize_neurons",
     "orthogonalize",
-    "polak_ribiere",
-    "project_radial",
     "quadratic_model",
     "scale_by_diagonal",
     "scale_by_mfac",
-    "scale_by_nlcg",
     "sparse_rows",
     "stochastic_rounding",
     "switch",

@@ -90,7 +90,7 @@ def block_top_k(density: float = 0.01, *, block_size: int = BLOCK_SIZE) -> optax
       block_size: the number of entries in a block; the last block of a parameter may be shorter. The default is ours.
 
     Returns:
-      A stateless transformation, for `precond.error_feedback`. Of equal entries the first stays.
+      A stateless transformation, for `precond.transforms.error_feedback`. Of equal entries the first stays.
 
     Raises:
       ValueError, TypeError: for a density that is not above 0 and at most 1, or a block size below 1.

@@ -32,11 +32,11 @@ def error_feedback(compressor: optax.GradientTransformation) -> optax.GradientTr
     $$e \leftarrow e + g, \qquad c = C(e), \qquad e \leftarrow e - c$$
 
     The update is c. In front of `precond.scale_by_mfac` it is EFCP (Sparse-MFAC, `precond.mfac(.., density=0.01)`): the
-    window has compressed gradients, `rows=precond.sparse_rows(..)` stores their entries alone, and the newest of them
-    is preconditioned.
+    window has compressed gradients, `rows=precond.transforms.sparse_rows(..)` stores their entries alone, and the
+    newest of them is preconditioned.
 
     Args:
-      compressor: any transformation that keeps a part of its updates, such as `precond.block_top_k`.
+      compressor: any transformation that keeps a part of its updates, such as `precond.transforms.block_top_k`.
 
     Returns:
       A transformation; updates have the dtype of the gradients. The part that is lost by rounding to it is fed back,
@@ -46,7 +46,7 @@ def error_feedback(compressor: optax.GradientTransformation) -> optax.GradientTr
       Modoranu et al., Error Feedback Can Accurately Compress Preconditioners, 2023.
 
     Examples:
-      >>> from precond import block_top_k
+      >>> from precond.transforms import block_top_k
       >>> tx, g = error_feedback(block_top_k(0.5)), jnp.asarray([3.0, 2.0])
       >>> first, state = tx.update(g, tx.init(g))
       >>> first.tolist(), tx.update(g, state)[0].tolist()

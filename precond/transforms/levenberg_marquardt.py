@@ -57,8 +57,8 @@ def levenberg_marquardt(
 
     Args:
       make: from $\lambda$ to a transformation whose update is the whole step:
-        `lambda damping: precond.quadratic_model(precond.scale_by_kfac(layers, damping=damping), damping)`. It is called
-        in every update, and must always make a transformation with the same state.
+        `lambda damping: precond.transforms.quadratic_model(precond.scale_by_kfac(layers, damping=damping), damping)`.
+        It is called in every update, and must always make a transformation with the same state.
       damping: the first $\lambda$, rather too large than too small; in the paper 150.
       decay: $\omega$; in the paper 19/20.
       interval: T.
@@ -67,8 +67,8 @@ def levenberg_marquardt(
 
     Returns:
       A transformation. Its `update` needs `params`, and the extra arguments `value`, the loss; `value_fn`, the loss of
-      the same batch as a function of parameters; and `curvature`, as for `precond.quadratic_model`. All are passed on
-      to the inner transformation.
+      the same batch as a function of parameters; and `curvature`, as for `precond.transforms.quadratic_model`. All are
+      passed on to the inner transformation.
 
     Raises:
       ValueError, TypeError: for numbers out of range; in `update` if an argument is missing.

@@ -43,7 +43,7 @@ def lookahead_ema(
       bias_correction: divide by $1 - \beta_3 \beta_1^{t-1}$.
 
     Returns:
-      A transformation, for `momentum=` of `precond.scale_by_kronecker` and `precond.scale_by_diagonal`.
+      A transformation, for `momentum=` of `precond.scale_by_kronecker` and `precond.transforms.scale_by_diagonal`.
 
     Raises:
       ValueError, TypeError: for a number outside [0, 1], or a `b3` of 1.

@@ -91,23 +91,23 @@ def dense_rows() -> Rows:
 
 
 def sparse_rows(density: float = 0.01, *, block_size: int = BLOCK_SIZE) -> Rows:
-    r"""Store the entries of each gradient that `precond.block_top_k` keeps, as values and places.
+    r"""Store the entries of each gradient that `precond.transforms.block_top_k` keeps, as values and places.
 
     An entry takes 6 bytes in float32, with blocks of at most 65536. At 1 % the window takes a 66th of the memory of
-    whole gradients. Put it behind `precond.error_feedback(precond.block_top_k(density, block_size=block_size))` with
-    the same two numbers, and storing loses nothing. Without it, the entries that are not stored are lost. A parameter
-    is read in the order of its memory. If it is sharded, store it inside your own `shard_map`, where the blocks are
-    those of the shard.
+    whole gradients. Put it behind `precond.transforms.error_feedback(precond.transforms.block_top_k(density,
+    block_size=block_size))` with the same two numbers, and storing loses nothing. Without it, the entries that are not
+    stored are lost. A parameter is read in the order of its memory. If it is sharded, store it inside your own
+    `shard_map`, where the blocks are those of the shard.
 
     Args:
-      density: as in `precond.block_top_k`.
-      block_size: as in `precond.block_top_k`.
+      density: as in `precond.transforms.block_top_k`.
+      block_size: as in `precond.transforms.block_top_k`.
 
     Returns:
       A value for `rows=` of `precond.scale_by_mfac`.
 
     Raises:
-      ValueError, TypeError: as `precond.block_top_k`.
+      ValueError, TypeError: as `precond.transforms.block_top_k`.
 
     Reference:
       Modoranu et al., Error Feedback Can Accurately Compress Preconditioners, 2023 (Sparse-MFAC).

@@ -52,7 +52,7 @@ def scale_by_mfac(
     if λ is small, it subtracts two vectors that agree in all digits but the last; the form above subtracts nothing. A
     step costs two passes over the window, for the new row of $G G^\top$ and for $G^\top$, and the solution of an m×m
     system. The window takes m times the memory of the parameters, or a 66th of that with
-    `rows=precond.sparse_rows(0.01)`.
+    `rows=precond.transforms.sparse_rows(0.01)`.
 
     Before there are m gradients, the missing ones count as zeros, as in the official implementation. The sum is divided
     by m all the same, so the first steps are long (the first is $m g / \|g\|^2$ if λ is small).
@@ -67,8 +67,8 @@ def scale_by_mfac(
       window: m. The paper has up to 1024; most memories can hold the default.
       damping: λ, in the units of a squared gradient. If rounding would hide it, $\epsilon \max_i \|g_i\|^2$ takes its
         place, with $\epsilon$ the unit of rounding.
-      rows: how gradients are stored. None stores them as they are, `precond.sparse_rows` their largest entries alone.
-        The stored part of the newest gradient is preconditioned.
+      rows: how gradients are stored. None stores them as they are, `precond.transforms.sparse_rows` their largest
+        entries alone. The stored part of the newest gradient is preconditioned.
       axis: the mesh axes over which parameters are sharded, inside `shard_map` or `pmap`.
 
     Returns:

@@ -29,8 +29,8 @@ def with_momentum(
     """Pass the momentum of the gradients to `inner` as updates, and the gradients themselves as `blocks.gradients`.
 
     Statistics and second moments are then those of the raw gradients: `precond.scale_by_kronecker` and
-    `precond.scale_by_diagonal` take them from there (`precond.BlockInfo`). A graft of one onto the other inside
-    `with_momentum` keeps one momentum, where otherwise each would keep its own.
+    `precond.transforms.scale_by_diagonal` take them from there (`precond.BlockInfo`). A graft of one onto the other
+    inside `with_momentum` keeps one momentum, where otherwise each would keep its own.
 
     Args:
       momentum: any transformation (`optax.ema(0.9)`).
@@ -41,7 +41,7 @@ def with_momentum(
 
     Examples:
       >>> import jax.numpy as jnp
-      >>> from precond import scale_by_diagonal
+      >>> from precond.transforms import scale_by_diagonal
       >>> tx, g = with_momentum(optax.scale(0.5), scale_by_diagonal(eps=0.0)), jnp.asarray([4.0])
       >>> tx.update(g, tx.init(g))[0].tolist()
       [0.5]

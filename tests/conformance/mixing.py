@@ -211,7 +211,7 @@ def make(name, rate=1.0, **more):
 
 def first_layer(path, leaf):
     """The views of an engine that leaves all but one matrix to `otherwise`."""
-    return precond.default_views(path, leaf) if path == "one/kernel" else None
+    return precond.views.default(path, leaf) if path == "one/kernel" else None
 
 
 def outer(name, **more):

@@ -159,7 +159,7 @@ JSON = """{"learning_rate": 0.01, "b1": 0.9, "b2": 0.95, "eps": 1e-8, "weight_de
 @harness.each(catalog.DEFAULTS, harness.ONE)
 def test_arguments_may_be_read_from_json(case):
     kwargs = harness.known(case, json.loads(JSON))
-    views = precond.rules(("head", None), ("twin/kernel", precond.View(((0, 1),))))
+    views = precond.views.rules(("head", None), ("twin/kernel", precond.View(((0, 1),))))
     params, grads = harness.normal(), harness.gradients(steps=3)
     actual, _, _ = harness.run_jitted(case.factory(**kwargs), params, grads)
     expected, _, _ = harness.run_jitted(case.factory(**kwargs | {"views": views}), params, grads)

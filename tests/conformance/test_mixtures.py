@@ -133,11 +133,11 @@ PLACES = {
     "graft": lambda: precond.graft(reader(), reader()),
     "with_momentum, the momentum": lambda: precond.with_momentum(reader(), optax.identity()),
     "with_momentum, the inner one": lambda: precond.with_momentum(optax.identity(), reader()),
-    "switch": lambda: precond.switch(2, reader(), reader()),
-    "finite_steps": lambda: precond.finite_steps(reader()),
-    "differenced": lambda: precond.differenced(reader()),
+    "switch": lambda: precond.transforms.switch(2, reader(), reader()),
+    "finite_steps": lambda: precond.transforms.finite_steps(reader()),
+    "differenced": lambda: precond.large_batches.differenced(reader()),
     "accumulate": lambda: precond.accumulate(by_layer(), 1, layers=mixing.captured()),
-    "by_layer in a graft in finite_steps": lambda: precond.finite_steps(precond.graft(by_layer(), reader())),
+    "by_layer in a graft in finite_steps": lambda: precond.transforms.finite_steps(precond.graft(by_layer(), reader())),
 }
 
 

@@ -57,8 +57,8 @@ def without_replicas(step):
 # AdaScale itself reads the replicas that are left out here.
 @pytest.mark.parametrize("name", mixing.systems("kfac", but=("adascale",)))
 def test_differenced_makes_the_statistics_of_adascale_from_gradients(name):
-    actual = around(name, precond.differenced(adascale(name)), given=without_replicas)
-    expected = times_gain(mixing.alone(name, FIRST), precond.differenced, given=without_replicas)
+    actual = around(name, precond.large_batches.differenced(adascale(name)), given=without_replicas)
+    expected = times_gain(mixing.alone(name, FIRST), precond.large_batches.differenced, given=without_replicas)
     mixing.assert_same(actual, expected)
 
 
@@ -92,7 +92,7 @@ def test_multi_steps_of_two_equal_gradients_is_one_step(name):
 
 SKIPPING = {
     "apply_if_finite": lambda tx: optax.apply_if_finite(tx, max_consecutive_errors=3),
-    "finite_steps": precond.finite_steps,
+    "finite_steps": precond.transforms.finite_steps,
 }
 
 
@@ -123,9 +123,11 @@ def test_an_injected_learning_rate_is_that_of_the_system(name):
 
 
 def test_wrappers_around_wrappers_around_a_partition_leave_each_system_what_it_is():
-    systems = {"a": mixing.make("kfac"), "b": precond.finite_steps(mixing.make("adascale"))}
+    systems = {"a": mixing.make("kfac"), "b": precond.transforms.finite_steps(mixing.make("adascale"))}
     tx = precond.accumulate(optax.partition(systems, LABELS), 2, layers=mixing.captured())
-    tx = optax.apply_if_finite(precond.finite_steps(precond.differenced(tx)), max_consecutive_errors=3)
+    tx = optax.apply_if_finite(
+        precond.transforms.finite_steps(precond.large_batches.differenced(tx)), max_consecutive_errors=3
+    )
     given = functools.partial(without_moments, names=WHOLE)
     extra = mixing.callers("kfac", "adascale")
     actual, _ = mixing.run(tx, given=given, extra=extra, order=(0, BAD, 0, 1, 1, 2, 2))

@@ -39,7 +39,9 @@ def around(one, other, axis):
     """AdaScale and its statistics, which go through a partition with `otherwise` in it."""
     systems = {"a": mixing.make(one, **over(one, axis)), "b": inside("shampoo", other, axis)}
     tx = optax.chain(optax.partition(systems, LABELS), precond.scale_by_adascale(0.1, mixing.SCALE))
-    return optax.apply_if_finite(precond.finite_steps(precond.differenced(tx)), max_consecutive_errors=3)
+    return optax.apply_if_finite(
+        precond.transforms.finite_steps(precond.large_batches.differenced(tx)), max_consecutive_errors=3
+    )
 
 
 def accumulated(one, other, axis):

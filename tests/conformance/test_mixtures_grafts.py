@@ -42,7 +42,7 @@ PARTS = {
     "soap": lambda: kronecker(precond.outer_products(), precond.eigenbasis(), momentum=optax.ema(0.9), refresh=LATE),
     "ek-fac": lambda: precond.use_measured_moments(k_fac(precond.corrected_inverse(0.1), refresh=LATE)),
     "kl-shampoo": lambda: kronecker(precond.kl(), precond.inverse_root(power=0.5)),
-    "momentum": lambda: precond.with_momentum(optax.ema(0.9), precond.scale_by_diagonal()),
+    "momentum": lambda: precond.with_momentum(optax.ema(0.9), precond.transforms.scale_by_diagonal()),
     "adam": lambda: precond.per_block(optax.scale_by_adam()),
 }
 """What runs on stacks, of each system: any of them may stand in a graft inside of `by_layer`."""

@@ -44,7 +44,7 @@ def with_moments(factors, seed):
     return {name: f._replace(moments=jnp.asarray(moments[name])) for name, f in factors.items()}, moments
 
 
-@pytest.mark.parametrize(("follow", "kept"), [(precond.decayed_max, largest), (precond.ema, mean)])
+@pytest.mark.parametrize(("follow", "kept"), [(precond.roots.decayed_max, largest), (precond.roots.ema, mean)])
 def test_the_direction_is_that_of_the_dense_diagonal_in_the_eigenbasis(follow, kept):
     damping, decay = 0.3, 0.7
     refresh = precond.every(5, delay=1, warmup=1)

@@ -173,7 +173,9 @@ def test_the_papers_own_order_burn_in_bound_and_average():
             damping=damping,
             decay=decay,
             refresh=precond.every(2, start=burn + 1, warmup=burn),
-            around=lambda d: optax.chain(precond.clip_by_kl(d, lr, bound), precond.per_block(optax.trace(mu))),
+            around=lambda d: optax.chain(
+                precond.transforms.clip_by_kl(d, lr, bound), precond.per_block(optax.trace(mu))
+            ),
         ),
         optax.scale(-lr),
     )

@@ -82,7 +82,7 @@ def test_fairscales_trajectory(x64):
     steps = [
         {"w": jnp.asarray(w), "b": jnp.asarray(b)} for w, b in zip(GOLDEN["micro_w"], GOLDEN["micro_b"], strict=True)
     ]
-    tx = precond.adascale(sgd(momentum=0.9), 0.05, scale=4, estimator=precond.fairscale_gain())
+    tx = precond.adascale(sgd(momentum=0.9), 0.05, scale=4, estimator=precond.large_batches.fairscale_gain())
     path, gains, _ = run(tx, params, steps)
     close(gains, GOLDEN["gain"])
     for name in params:
@@ -99,7 +99,7 @@ FAIRSCALES = [
 
 
 def test_fairscales_documented_gains(x64):
-    tx = precond.scale_by_adascale(0.1, 2, estimator=precond.fairscale_gain())
+    tx = precond.scale_by_adascale(0.1, 2, estimator=precond.large_batches.fairscale_gain())
     update = jax.jit(tx.update)
     for inputs, expected, digits in FAIRSCALES:
         mean, statistics = replicas.stacked(linear_layer(*inputs))
@@ -111,8 +111,8 @@ def test_fairscales_documented_gains(x64):
     ("estimator", "first", "second"),
     [
         (None, 1.0, 1.67223433),
-        (precond.paper_gain(start=0), 1.79822222, 1.67223433),
-        (precond.fairscale_gain(), 1.79822222, 1.67209694),
+        (precond.large_batches.paper_gain(start=0), 1.79822222, 1.67223433),
+        (precond.large_batches.fairscale_gain(), 1.79822222, 1.67209694),
     ],
     ids=["paper", "paper_from_the_first_step", "fairscale"],
 )
@@ -122,7 +122,11 @@ def test_two_steps_that_tell_the_paper_and_fairscale_apart(x64, estimator, first
     np.testing.assert_allclose(gains, [first, second], rtol=5e-9)
 
 
-RULES = {"paper": precond.paper_gain, "fairscale": precond.fairscale_gain, "adaptdl": precond.adaptdl_gain}
+RULES = {
+    "paper": precond.large_batches.paper_gain,
+    "fairscale": precond.large_batches.fairscale_gain,
+    "adaptdl": precond.large_batches.adaptdl_gain,
+}
 
 
 @pytest.mark.parametrize("smoothing", [None, 0.9, 0.5])
@@ -162,7 +166,9 @@ def test_the_closed_form_on_the_noisy_quadratic(x64, scale):
     """Curvatures 1/i, and noise whose covariance they are: the gain is known, and so is what each step does."""
     h = 1 / np.arange(1, 51)
     w, variance = jnp.ones(50), h.sum()
-    tx = precond.adascale(optax.sgd, 0.02, scale, estimator=precond.paper_gain(0.0, least_variance=0.0, start=0))
+    tx = precond.adascale(
+        optax.sgd, 0.02, scale, estimator=precond.large_batches.paper_gain(0.0, least_variance=0.0, start=0)
+    )
     state, expected, tau = tx.init(w), np.ones(50), 0.0
     for _ in range(30):
         square = np.sum((h * np.asarray(w)) ** 2)
@@ -190,7 +196,14 @@ def test_estimates_are_unbiased():
         assert error < 0.02 * truth
 
 
-@pytest.mark.parametrize("estimator", [precond.paper_gain(start=0), precond.fairscale_gain(), precond.adaptdl_gain()])
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        precond.large_batches.paper_gain(start=0),
+        precond.large_batches.fairscale_gain(),
+        precond.large_batches.adaptdl_gain(),
+    ],
+)
 def test_pure_noise_gains_everything_and_no_noise_nothing(estimator):
     tx = precond.adascale(optax.sgd, 0.1, 4, estimator=estimator)
     apart = jnp.asarray([[1.0, 0], [-1, 0], [0, 1], [0, -1]])
@@ -218,7 +231,10 @@ def test_with_a_scale_of_one_it_is_the_optimizer():
     expected, state = optax.adam(schedule), optax.adam(schedule).init(params)
     for tx, extra in (
         (precond.adascale(optax.adam, schedule, 1), {}),
-        (precond.adascale(optax.adam, schedule, 1, estimator=precond.fairscale_gain()), {"replicas": True}),
+        (
+            precond.adascale(optax.adam, schedule, 1, estimator=precond.large_batches.fairscale_gain()),
+            {"replicas": True},
+        ),
     ):
         ours, state, p, q = tx.init(params), expected.init(params), params, params
         for s in steps:
@@ -235,18 +251,18 @@ def test_the_schedule_is_read_at_the_floor_of_the_invariant_step(x64):
     """With a constant gain of 1.6: steps 0, 1.6, 3.2, 4.8, 6.4."""
     seen = optax.piecewise_constant_schedule(1.0, {1: 10.0, 2: 10.0, 3: 10.0, 4: 10.0, 5: 10.0, 6: 10.0})
     statistics = expected_statistics(0.25, 0.25, 4)  # (1 + 1) / (1/4 + 1)
-    tx = precond.scale_by_adascale(seen, 4, estimator=precond.paper_gain(start=0))
+    tx = precond.scale_by_adascale(seen, 4, estimator=precond.large_batches.paper_gain(start=0))
     state, out = tx.init(jnp.zeros(())), []
     for _ in range(5):
         update, state = tx.update(jnp.ones(()), state, replicas=statistics)
         out.append(float(update) / 1.6)
     np.testing.assert_allclose(out, [1, 10, 1000, 10_000, 1_000_000], rtol=1e-6)
-    assert not precond.done(state, 8.1)
-    assert precond.done(state, 7.9)
+    assert not precond.large_batches.done(state, 8.1)
+    assert precond.large_batches.done(state, 7.9)
 
 
 def test_the_invariant_step_loses_nothing_in_float32():
-    tx = precond.scale_by_adascale(1.0, 4, estimator=precond.paper_gain(start=0))
+    tx = precond.scale_by_adascale(1.0, 4, estimator=precond.large_batches.paper_gain(start=0))
     state = tx.init(jnp.zeros(()))._replace(step=jnp.asarray(2**26, jnp.int32))
     statistics = jax.tree.map(jnp.float32, expected_statistics(0.25, 0.25, 4))
 
@@ -278,7 +294,7 @@ def test_momentum_decay_and_clipping_stand_before_the_gain(x64):
 
 def test_the_scale_may_change_and_the_base_batch_stays(x64):
     """The same noise seen in 2, 4 or 8 base batches: what is known of the base batch holds for every scale."""
-    tx = precond.scale_by_adascale(0.1, 2, estimator=precond.fairscale_gain(0.9))
+    tx = precond.scale_by_adascale(0.1, 2, estimator=precond.large_batches.fairscale_gain(0.9))
     state = tx.init(jnp.zeros(()))
     for scale in (2, 8, 4, 1, 2):
         _, state = tx.update(jnp.ones(()), state, replicas=expected_statistics(0.5, 2.0, scale), scale=scale)
@@ -287,7 +303,7 @@ def test_the_scale_may_change_and_the_base_batch_stays(x64):
         close(state.square, [0.5])
         assert state.scale == scale
     injected = optax.inject_hyperparams(precond.adascale, ("optimizer", "schedule", "estimator", "power", "groups"))(
-        optax.sgd, optax.constant_schedule(0.1), scale=2, estimator=precond.fairscale_gain()
+        optax.sgd, optax.constant_schedule(0.1), scale=2, estimator=precond.large_batches.fairscale_gain()
     )
     state = injected.init(jnp.zeros(()))
     state.hyperparams["scale"] = jnp.asarray(8.0)
@@ -349,7 +365,11 @@ def test_groups_have_gains_of_their_own_and_one_step_together(x64):
     b = [10 * x for x in b]
     params = {"a": jnp.zeros(7), "b": jnp.zeros(3)}
     tx = precond.adascale(
-        optax.sgd, 0.1, 4, estimator=precond.fairscale_gain(), groups=lambda tree: {name: name for name in tree}
+        optax.sgd,
+        0.1,
+        4,
+        estimator=precond.large_batches.fairscale_gain(),
+        groups=lambda tree: {name: name for name in tree},
     )
     path, gains, state = run(tx, params, [{"a": x, "b": y} for x, y in zip(a, b, strict=True)])
     for name, steps in (("a", a), ("b", b)):
@@ -365,7 +385,9 @@ def test_one_gradient_and_the_one_before_it(x64):
     """AdaptDL's: two samples of the whole batch, so that the mean of the two has twice the scale."""
     rng = np.random.default_rng(0)
     steps = [np.asarray(0.5 + rng.standard_normal(7)) for _ in range(20)]
-    tx = precond.differenced(precond.adascale(optax.sgd, 0.1, 8, estimator=precond.adaptdl_gain()))
+    tx = precond.large_batches.differenced(
+        precond.adascale(optax.sgd, 0.1, 8, estimator=precond.large_batches.adaptdl_gain())
+    )
     state, v, s, weight = tx.init(jnp.zeros(7)), 0.0, 0.0, 0.0
     for t, g in enumerate(steps):
         _, state = tx.update(jnp.asarray(g), state)
@@ -392,7 +414,7 @@ def test_a_step_that_is_not_finite_is_none():
 
 
 def test_metrics_say_how_large_the_batch_should_be(x64):
-    tx = precond.scale_by_adascale(0.1, 4, estimator=precond.fairscale_gain())
+    tx = precond.scale_by_adascale(0.1, 4, estimator=precond.large_batches.fairscale_gain())
     _, state = tx.update(jnp.zeros(()), tx.init(jnp.zeros(())), replicas=expected_statistics(0.5, 6.0, 4))
     found = precond.metrics(state)
     close(found["adascale/noise_scale"], 12.0)
@@ -404,7 +426,7 @@ def test_metrics_say_how_large_the_batch_should_be(x64):
 
 def test_metrics_are_finite_scalars_inside_jit_from_the_first_step_on():
     """Through accumulation, around Shampoo and with steps that are skipped, also where nothing was measured yet."""
-    tx = precond.accumulate(precond.finite_steps(precond.adascale(precond.shampoo, 0.1, 4)), 2)
+    tx = precond.accumulate(precond.transforms.finite_steps(precond.adascale(precond.shampoo, 0.1, 4)), 2)
     w = jnp.ones((3, 2))
 
     @jax.jit
@@ -453,7 +475,7 @@ def test_what_is_wrong_says_so():
         with pytest.raises(ValueError, match="least_variance=-1"):
             make(0.5, least_variance=-1)
     with pytest.raises(ValueError, match="no AdascaleState"):
-        precond.done(optax.sgd(0.1).init(params), 1)
+        precond.large_batches.done(optax.sgd(0.1).init(params), 1)
     grouped = precond.scale_by_adascale(0.1, 2, groups=lambda tree: {"a": 0})
     two = replicas.stacked({"a": jnp.ones((2, 3))})[1]
     with pytest.raises(ValueError, match="1 labels for 2 parameters"):

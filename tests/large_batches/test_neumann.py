@@ -33,7 +33,7 @@ def paths(tx, grads, params=None):
         updates, state = update(jax.tree.map(jnp.asarray, g), state, params)
         params = optax.apply_updates(params, updates)
         displaced.append(flat(params))
-        iterates.append(flat(precond.eval_params(state, params)))
+        iterates.append(flat(precond.large_batches.eval_params(state, params)))
     return np.stack(displaced), np.stack(iterates), state
 
 
@@ -66,7 +66,10 @@ def paper_mu(t):
 def test_every_step_is_the_papers():
     grads = gradients(SHAPES, steps=40)
     tx = precond.scale_by_neumann(
-        lambda count: ETA / (1 + 0.1 * count), regularizer=precond.convexify(0.3, 0.02), warmup=3, resets=4
+        lambda count: ETA / (1 + 0.1 * count),
+        regularizer=precond.large_batches.convexify(0.3, 0.02),
+        warmup=3,
+        resets=4,
     )
     displaced, iterates, state = paths(tx, grads)
     expected, evaluated = algorithm_2(
@@ -133,11 +136,11 @@ def test_when_the_momentum_is_reset(resets, expected):
 
 
 def test_the_momentum_grows_as_in_table_1():
-    literal = [float(precond.growing_momentum()(t - 1)) for t in range(1, 30)]
+    literal = [float(precond.large_batches.growing_momentum()(t - 1)) for t in range(1, 30)]
     np.testing.assert_allclose(literal, [paper_mu(t) for t in range(1, 30)], rtol=1e-15)
     assert literal[0] == 0.5
     assert literal[8] == 0.9 > literal[7]
-    in_epochs = precond.growing_momentum(epoch=7)
+    in_epochs = precond.large_batches.growing_momentum(epoch=7)
     np.testing.assert_allclose([float(in_epochs(7 * t - 1)) for t in range(1, 30)], literal, rtol=1e-15)
 
 
@@ -166,15 +169,18 @@ def test_the_regularizer_is_the_gradient_of_its_penalty(scale):
     def assert_equal(actual, expected):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), actual, expected)
 
-    assert_equal(precond.convexify(0.7, 0.2)(params, average), differentiated(0.7, 0.2 * 2))
-    assert_equal(precond.convexify(None, 0.2, variables=optax.tree.size)(params, average), differentiated(0, 0.2 * 15))
+    assert_equal(precond.large_batches.convexify(0.7, 0.2)(params, average), differentiated(0.7, 0.2 * 2))
+    assert_equal(
+        precond.large_batches.convexify(None, 0.2, variables=optax.tree.size)(params, average),
+        differentiated(0, 0.2 * 15),
+    )
     alone = {k: jax.grad(lambda w, k=k: penalty(w - average[k], 0.7, 0.2))(w) for k, w in params.items()}
-    assert_equal(precond.convexify(0.7, 0.2, by_tensor=True)(params, average), alone)
+    assert_equal(precond.large_batches.convexify(0.7, 0.2, by_tensor=True)(params, average), alone)
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e-300, 1e-12, 1e-4])
 def test_close_to_the_average_the_push_is_finite_and_falls_to_zero(offset):
-    push = precond.convexify(repulsion=1e-5, eps=1e-3)(jnp.asarray([offset, 0.0]), jnp.zeros(2))
+    push = precond.large_batches.convexify(repulsion=1e-5, eps=1e-3)(jnp.asarray([offset, 0.0]), jnp.zeros(2))
     np.testing.assert_allclose(push, [-1e-5 * offset / 1e-9, 0], rtol=1e-9)
 
 
@@ -199,7 +205,7 @@ def test_the_average_in_the_warmup():
 @pytest.mark.parametrize("regularized", [False, True])
 def test_the_regularizer_in_a_reset(regularized):
     grads, p = gradients(SHAPES, steps=5), jax.tree.map(jnp.asarray, start())
-    penalty = precond.convexify(0.5, 0.1)
+    penalty = precond.large_batches.convexify(0.5, 0.1)
     tx = precond.scale_by_neumann(
         ETA, momentum=0.5, regularizer=penalty, warmup=0, resets=4, regularized_resets=regularized
     )
@@ -221,7 +227,7 @@ def test_turned_parameters_take_turned_steps():
     rng = np.random.default_rng(0)
     turn = np.linalg.qr(rng.standard_normal((9, 9)))[0]
     p, grads = rng.standard_normal(9), rng.standard_normal((20, 9))
-    tx = precond.scale_by_neumann(ETA, regularizer=precond.convexify(0.3, 0.02), warmup=2, resets=5)
+    tx = precond.scale_by_neumann(ETA, regularizer=precond.large_batches.convexify(0.3, 0.02), warmup=2, resets=5)
 
     def run(p, grads):
         path = trajectory(tx, {"x": p}, [{"x": g} for g in grads])
@@ -240,7 +246,7 @@ def quadratic(eigenvalues, seed=0):
 def test_algorithm_1_takes_the_newton_step():
     h, b = quadratic([0.2, 0.5, 1.0, 1.7])
     grad_fn, w = jax.grad(lambda w: 0.5 * w @ h @ w - b @ w), jnp.ones(4)
-    tx = optax.chain(precond.scale_by_neumann_series(1.0, terms=150), optax.scale_by_learning_rate(1.0))
+    tx = optax.chain(precond.contrib.scale_by_neumann_series(1.0, terms=150), optax.scale_by_learning_rate(1.0))
     updates, _ = jax.jit(lambda g, s, p: tx.update(g, s, p, grad_fn=grad_fn))(grad_fn(w), tx.init(w), w)
     newton = -np.linalg.solve(h, grad_fn(w))
     assert np.abs(updates - newton).max() < 1e-12 * np.abs(newton).max()
@@ -253,7 +259,7 @@ def test_algorithm_1_is_the_papers_for_any_number_of_terms(terms):
     m = -grad_fn(w)
     for _ in range(terms):
         m = m - grad_fn(w + 0.2 * m)
-    tx = precond.scale_by_neumann_series(0.2, terms)
+    tx = precond.contrib.scale_by_neumann_series(0.2, terms)
     updates, _ = tx.update(grad_fn(w), tx.init(w), w, grad_fn=grad_fn)
     np.testing.assert_allclose(-updates, 0.2 * m, rtol=1e-12)
 
@@ -262,7 +268,7 @@ def test_equation_9_tends_to_its_fixed_point_with_negative_curvature():
     h, b = quadratic([-0.5, -0.1, 0.4, 2.0])
     grad_fn, w = jax.grad(lambda w: 0.5 * w @ h @ w - b @ w), jnp.ones(4)
     mu, eta = 2.0 / 2.5, 1 / 2.0
-    tx = precond.scale_by_neumann_series(eta, terms=1000, shrink=0.9 * mu)
+    tx = precond.contrib.scale_by_neumann_series(eta, terms=1000, shrink=0.9 * mu)
     updates, _ = tx.update(grad_fn(w), tx.init(w), w, grad_fn=grad_fn)
     convex = (1 - 0.9 * mu) * np.eye(4) + 0.9 * mu * eta * np.asarray(h)
     assert np.linalg.eigvalsh(convex).min() > 0
@@ -276,22 +282,22 @@ def test_eval_params_goes_through_wrappers_and_leaves_what_is_masked():
     tx = optax.masked(optax.chain(optax.identity(), step), {"w": True, "b": False})
     updates, state = tx.update(g, tx.init(p), p)
     moved = optax.apply_updates(p, updates)
-    back = precond.eval_params(state, moved)
+    back = precond.large_batches.eval_params(state, moved)
     np.testing.assert_allclose(back["w"], p["w"] - ETA * g["w"], rtol=1e-13)
     np.testing.assert_array_equal(back["b"], moved["b"])
     both = optax.partition({"a": step, "b": step}, {"w": "a", "b": "b"})
     updates, state = both.update(g, both.init(p), p)
-    back = precond.eval_params(state, optax.apply_updates(p, updates))
+    back = precond.large_batches.eval_params(state, optax.apply_updates(p, updates))
     jax.tree.map(lambda x, y, z: np.testing.assert_allclose(x, y - ETA * z, rtol=1e-13), back, p, g)
     with pytest.raises(ValueError, match=r"no displacement.*\(state, params\)"):
-        precond.eval_params(optax.sgd(0.1).init(p), p)
+        precond.large_batches.eval_params(optax.sgd(0.1).init(p), p)
 
 
 def test_the_alias_is_assembled_of_the_parts():
     grads = gradients(SHAPES, steps=30)
     spelled_out = optax.chain(
         optax.add_decayed_weights(0.1),
-        precond.scale_by_neumann(ETA, momentum=precond.growing_momentum(epoch=3), warmup=15, resets=30),
+        precond.scale_by_neumann(ETA, momentum=precond.large_batches.growing_momentum(epoch=3), warmup=15, resets=30),
     )
     expected, _, _ = paths(spelled_out, grads)
     actual, _, _ = paths(precond.neumann(ETA, epoch=3, weight_decay=0.1), grads)
@@ -318,10 +324,10 @@ def test_what_is_missing_or_out_of_range_is_named():
         (lambda: precond.neumann(0.1, warmup=-1), r"warmup=-1"),
         (lambda: precond.neumann(0.1, resets=0), r"resets=0"),
         (lambda: precond.neumann(0.1, repulsion=-1.0), r"repulsion=-1.0.*None leaves"),
-        (lambda: precond.convexify(eps=0), r"eps=0"),
-        (lambda: precond.growing_momentum(2.0), r"low=2.0"),
-        (lambda: precond.scale_by_neumann_series(-1.0, 3), r"inner_rate=-1.0"),
-        (lambda: precond.scale_by_neumann_series(1.0, -3), r"terms=-3"),
+        (lambda: precond.large_batches.convexify(eps=0), r"eps=0"),
+        (lambda: precond.large_batches.growing_momentum(2.0), r"low=2.0"),
+        (lambda: precond.contrib.scale_by_neumann_series(-1.0, 3), r"inner_rate=-1.0"),
+        (lambda: precond.contrib.scale_by_neumann_series(1.0, -3), r"terms=-3"),
     ]:
         with pytest.raises(ValueError, match=message):
             make()
@@ -329,6 +335,6 @@ def test_what_is_missing_or_out_of_range_is_named():
     tx = precond.neumann(0.1)
     with pytest.raises(ValueError, match=r"needs the parameters.*regularizer=None"):
         tx.update(g, tx.init(g))
-    tx = precond.scale_by_neumann_series(0.1, 3)
+    tx = precond.contrib.scale_by_neumann_series(0.1, 3)
     with pytest.raises(ValueError, match="grad_fn"):
         tx.update(g, tx.init(g), g)

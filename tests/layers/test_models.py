@@ -7,7 +7,7 @@ import pytest
 
 from precond import layers
 from precond.layers import linen
-from precond.layers.capture import leaves_of
+from precond.layers.nested import leaves_of
 from tests.layers import models
 
 QUICK = (

@@ -159,7 +159,7 @@ def test_or_by_chance_and_then_alike_on_every_mesh():
     def trained(count, wire):
         return run(count, 50, "float64", axis=precond.sharded("data", gather_dtype=wire))[0]
 
-    chance = precond.stochastic_rounding()
+    chance = precond.transforms.stochastic_rounding()
     eight, one, nearest = trained(8, chance), trained(1, chance), trained(8, "bfloat16")
     for name in ("wide", "layers", "tall"):
         np.testing.assert_allclose(eight[name], one[name], rtol=0, atol=1e-12)
@@ -176,4 +176,4 @@ def test_bfloat16_makes_a_quarter_of_the_bytes_of_float64():
 
     assert gathered(None) == "f64"
     assert gathered("bfloat16") == "bf16"
-    assert gathered(precond.stochastic_rounding()) == "bf16"
+    assert gathered(precond.transforms.stochastic_rounding()) == "bf16"

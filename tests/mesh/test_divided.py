@@ -257,7 +257,7 @@ def test_what_is_planned_is_what_is_sent(along):
 
 def layout(shapes):
     tree = {name: jax.ShapeDtypeStruct(shape, "float32") for name, shape in shapes.items()}
-    return layout_of(tree, precond.default_views, 16, 8)
+    return layout_of(tree, precond.views.default, 16, 8)
 
 
 def test_bfloat16_gradients_travel_as_they_are():
@@ -269,7 +269,7 @@ def test_bfloat16_gradients_travel_as_they_are():
 def test_what_has_no_blocks_is_divided_where_it_is_given_some():
     mesh, shapes = loops.mesh_of(), {"embedding": (40, 16), "kernel": (8, 8), "bias": (16,)}
     adam = optax.scale_by_adam()
-    on_blocks = precond.blocked(adam, block_size=8, views=precond.tensors(min_rank=2), axis="data")
+    on_blocks = precond.blocked(adam, block_size=8, views=precond.views.tensors(min_rank=2), axis="data")
     params = loops.put({name: jnp.ones(s) for name, s in shapes.items()}, mesh)
     rng, states, found = np.random.default_rng(0), {}, {}
     txs = {n: precond.blocked(optax.identity(), otherwise=tx, axis="data") for n, tx in enumerate((adam, on_blocks))}

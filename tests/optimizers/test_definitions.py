@@ -10,7 +10,7 @@ from tests.problem import distance, gradients, trajectory
 pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
 
 SHAPES = {"w": (9, 7), "t": (4, 3, 5)}
-TENSORS = precond.tensors()
+TENSORS = precond.views.tensors()
 
 
 def check(tx, definition, tolerance=1e-10):

@@ -316,7 +316,7 @@ def test_wrong_arguments_are_named(make, error, message):
 
 def test_what_is_no_stack_of_matrices_is_refused():
     params = {"t": jnp.ones((3, 4, 5))}
-    tx = precond.muon(1e-3, views=precond.tensors())
+    tx = precond.muon(1e-3, views=precond.views.tensors())
     with pytest.raises(ValueError, match=r"3x4x5.*precond\.View"):
         tx.update(params, tx.init(params))
     alone = precond.blocked(precond.per_block(orthogonalize()))

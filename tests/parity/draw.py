@@ -40,8 +40,8 @@ def google_grafting(kind, b2, eps):
     def make():
         if kind == "sqrt_n":
             return optax.scale_by_sign()
-        diagonal = precond.scale_by_diagonal(1.0 if kind.startswith("adagrad") else b2, eps=eps)
-        return optax.chain(precond.normalize(), diagonal) if kind.endswith("normalized") else diagonal
+        diagonal = precond.transforms.scale_by_diagonal(1.0 if kind.startswith("adagrad") else b2, eps=eps)
+        return optax.chain(precond.transforms.normalize(), diagonal) if kind.endswith("normalized") else diagonal
 
     return {"sgd": optax.identity, "none": None}.get(kind, make)
 
@@ -114,10 +114,12 @@ def meta_grafting(given):
         return None
     kind, b2, eps = given["graft"]
     bias = given.get("bias", True)
-    momentum = precond.lookahead_ema(given["b1"], given.get("b3"), bias_correction=bias) if given["b1"] else None
+    momentum = (
+        precond.transforms.lookahead_ema(given["b1"], given.get("b3"), bias_correction=bias) if given["b1"] else None
+    )
     if kind == "sgd":
         return momentum or optax.identity()
-    return precond.scale_by_diagonal(b2, eps=eps, bias_correction=kind == "adam", momentum=momentum)
+    return precond.transforms.scale_by_diagonal(b2, eps=eps, bias_correction=kind == "adam", momentum=momentum)
 
 
 def meta_recipe(make, rate, given, words, **more):

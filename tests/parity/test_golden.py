@@ -15,7 +15,9 @@ pytestmark = pytest.mark.usefixtures("x64")
 
 
 def meta_shampoo():
-    adam = precond.scale_by_diagonal(0.99, eps=1e-8, bias_correction=True, momentum=precond.lookahead_ema(0.9))
+    adam = precond.transforms.scale_by_diagonal(
+        0.99, eps=1e-8, bias_correction=True, momentum=precond.transforms.lookahead_ema(0.9)
+    )
     return recipes.meta_shampoo(
         2**-7,
         betas=(0.9, 0.99),
@@ -45,7 +47,9 @@ def google_shampoo():
         0.01,
         beta2=0.99,
         block_size=8,
-        grafting=lambda: optax.chain(precond.normalize(), precond.scale_by_diagonal(0.99, eps=1e-8)),
+        grafting=lambda: optax.chain(
+            precond.transforms.normalize(), precond.transforms.scale_by_diagonal(0.99, eps=1e-8)
+        ),
         weight_decay=0.01,
         preconditioning_compute_steps=4,
         merge_small_dims_block_size=0,

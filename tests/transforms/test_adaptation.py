@@ -51,7 +51,7 @@ def test_products_are_those_with_the_dense_gauss_newton_matrix(problem):
 
 def test_learning_rate_and_momentum_are_the_minimum_of_the_dense_quadratic_model(problem):
     params, x, y = problem
-    damping, tx = 0.3, precond.quadratic_model(optax.scale_by_adam(), damping=0.3)
+    damping, tx = 0.3, precond.transforms.quadratic_model(optax.scale_by_adam(), damping=0.3)
     loss = lambda p: cross_entropy(y)(network(p, x))  # noqa: E731
 
     @jax.jit
@@ -79,7 +79,7 @@ def test_on_a_quadratic_the_gradient_and_the_last_step_are_conjugate_gradients(x
     rng = np.random.default_rng(1)
     root = rng.standard_normal((6, 6))
     matrix = jnp.asarray(root @ root.T + np.eye(6))
-    x, tx = jnp.asarray(rng.standard_normal(6)), precond.quadratic_model(optax.identity())
+    x, tx = jnp.asarray(rng.standard_normal(6)), precond.transforms.quadratic_model(optax.identity())
     state, first = tx.init(x), jnp.linalg.norm(x)
     for _ in range(6):
         updates, state = tx.update(matrix @ x, state, curvature=lambda v: matrix @ v)
@@ -88,7 +88,7 @@ def test_on_a_quadratic_the_gradient_and_the_last_step_are_conjugate_gradients(x
 
 
 def test_a_direction_of_nothing_or_of_no_number_moves_nothing(x64):
-    tx, x = precond.quadratic_model(optax.identity()), jnp.ones(3)
+    tx, x = precond.transforms.quadratic_model(optax.identity()), jnp.ones(3)
     for bad in (jnp.zeros(3), jnp.asarray([1.0, jnp.nan, 0.0])):
         updates, state = tx.update(bad, tx.init(x), curvature=lambda v: v)
         np.testing.assert_array_equal(updates, 0)
@@ -108,7 +108,7 @@ def test_damping_follows_the_rule_and_a_step_that_goes_up_is_none(x64, interval,
     """In numbers, by hand, for a loss whose curvature is understated, so that all cases occur."""
     loss = lambda x: x**4 / 4 + x**2  # noqa: E731
     damping = 0.01
-    tx = precond.levenberg_marquardt(newton, damping, interval=interval, decay=decay)
+    tx = precond.transforms.levenberg_marquardt(newton, damping, interval=interval, decay=decay)
     x, seen = 6.0, set()
     state = tx.init(jnp.asarray(x))
     update = jax.jit(
@@ -140,14 +140,19 @@ def test_damping_follows_the_rule_and_a_step_that_goes_up_is_none(x64, interval,
 
 @pytest.mark.parametrize(("ratio", "factor"), [(0.24, 2.0), (0.26, 1.0), (0.74, 1.0), (0.76, 0.5)])
 def test_damping_changes_where_the_model_foretells_less_than_a_quarter_or_more_than_three(x64, ratio, factor):
-    tx, x = precond.levenberg_marquardt(lambda damping: optax.scale(-0.5), 1.0, interval=1, decay=0.5), jnp.ones(())
+    tx, x = (
+        precond.transforms.levenberg_marquardt(lambda damping: optax.scale(-0.5), 1.0, interval=1, decay=0.5),
+        jnp.ones(()),
+    )
     down = jnp.asarray(-0.25 * ratio)  # -1/4 is foretold
     more = {"value": jnp.zeros(()), "value_fn": lambda p: down, "curvature": lambda v: v}
     assert tx.update(x, tx.init(x), x, **more)[1].damping == factor
 
 
 def test_a_rejected_step_leaves_the_inner_state_and_one_that_is_no_number_is_rejected(x64):
-    tx = precond.levenberg_marquardt(lambda damping: optax.chain(optax.trace(0.9), optax.scale(-damping)), 1.0)
+    tx = precond.transforms.levenberg_marquardt(
+        lambda damping: optax.chain(optax.trace(0.9), optax.scale(-damping)), 1.0
+    )
     x = jnp.asarray([1.0, -2.0])
     state = tx.init(x)
     for value_fn in (lambda p: jnp.sum(p**2) + 100, lambda p: jnp.sum(p) * jnp.nan):
@@ -178,8 +183,8 @@ def test_kfac_with_both_needs_no_learning_rate(problem):
     )
 
     for first in (10.0, 1e-6):
-        tx = precond.levenberg_marquardt(
-            lambda damping: precond.quadratic_model(
+        tx = precond.transforms.levenberg_marquardt(
+            lambda damping: precond.transforms.quadratic_model(
                 precond.scale_by_kfac(capture.layers, damping=damping, refresh=1), damping
             ),
             first,
@@ -207,14 +212,14 @@ def test_kfac_with_both_needs_no_learning_rate(problem):
 def test_errors_say_what_to_do(x64):
     x = jnp.ones(2)
     with pytest.raises(ValueError, match="damping=-1"):
-        precond.quadratic_model(optax.identity(), damping=-1)
-    tx = precond.quadratic_model(optax.identity())
+        precond.transforms.quadratic_model(optax.identity(), damping=-1)
+    tx = precond.transforms.quadratic_model(optax.identity())
     with pytest.raises(TypeError, match="curvature=: a function"):
         tx.update(x, tx.init(x))
     with pytest.raises(ValueError, match="interval=0"):
-        precond.levenberg_marquardt(newton, interval=0)
+        precond.transforms.levenberg_marquardt(newton, interval=0)
     with pytest.raises(ValueError, match="high=0"):
-        precond.levenberg_marquardt(newton, low=1.0, high=0.0)
-    adaptive = precond.levenberg_marquardt(newton)
+        precond.transforms.levenberg_marquardt(newton, low=1.0, high=0.0)
+    adaptive = precond.transforms.levenberg_marquardt(newton)
     with pytest.raises(TypeError, match="needs value_fn="):
         adaptive.update(x, adaptive.init(x), x, value=1.0)

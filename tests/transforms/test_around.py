@@ -18,7 +18,7 @@ def params():
 
 
 def test_blocked_runs_the_inner_on_blocks_and_the_other_on_the_rest():
-    tx = precond.blocked(precond.normalize(), block_size=precond.ragged(3), otherwise=optax.scale(5.0))
+    tx = precond.blocked(precond.transforms.normalize(), block_size=precond.ragged(3), otherwise=optax.scale(5.0))
     g = jax.tree.map(jnp.asarray, params())
     updates, _ = tx.update(g, tx.init(g))
     np.testing.assert_allclose(updates["b"], 5 * g["b"])
@@ -77,7 +77,7 @@ def test_grafting_neither_overflows_nor_vanishes(size):
 @pytest.mark.usefixtures("x64")
 def test_both_sides_of_a_switch_learn_all_the_time():
     grads = problem_gradients(SHAPES, steps=6)
-    tx = precond.switch(4, optax.scale(-0.1), optax.chain(optax.trace(0.9), optax.scale(-0.1)))
+    tx = precond.transforms.switch(4, optax.scale(-0.1), optax.chain(optax.trace(0.9), optax.scale(-0.1)))
     path = trajectory(tx, params(), grads)
     heavy = trajectory(optax.chain(optax.trace(0.9), optax.scale(-0.1)), params(), grads)
     np.testing.assert_allclose(path["w"][3] - path["w"][2], heavy["w"][3] - heavy["w"][2], rtol=1e-9)
@@ -89,15 +89,15 @@ def test_both_sides_of_a_switch_learn_all_the_time():
     ("ours", "optaxs"),
     [
         (
-            lambda: precond.scale_by_diagonal(0.9, eps=1e-3, bias_correction=True, momentum=optax.ema(0.8)),
+            lambda: precond.transforms.scale_by_diagonal(0.9, eps=1e-3, bias_correction=True, momentum=optax.ema(0.8)),
             lambda: optax.scale_by_adam(0.8, 0.9, 1e-3),
         ),
         (
-            lambda: precond.scale_by_diagonal(0.9, eps=1e-3),
+            lambda: precond.transforms.scale_by_diagonal(0.9, eps=1e-3),
             lambda: optax.scale_by_rms(0.9, 1e-3, eps_in_sqrt=False),
         ),
-        (lambda: precond.scale_by_diagonal(eps=0.0), lambda: optax.scale_by_rss(0.0, 0.0)),
-        (lambda: precond.lookahead_ema(0.9), lambda: optax.ema(0.9)),
+        (lambda: precond.transforms.scale_by_diagonal(eps=0.0), lambda: optax.scale_by_rss(0.0, 0.0)),
+        (lambda: precond.transforms.lookahead_ema(0.9), lambda: optax.ema(0.9)),
     ],
     ids=["adam", "rmsprop", "adagrad", "ema"],
 )
@@ -112,10 +112,10 @@ def test_arguments_are_checked_by_name():
         (lambda: precond.blocked(optax.identity(), block_size=0), "block_size=0: must be at least 1"),
         (lambda: precond.graft(optax.identity(), optax.identity(), start=0), "start=0"),
         (lambda: precond.graft(optax.identity(), optax.identity(), eps=-1), "eps=-1"),
-        (lambda: precond.switch(0, optax.identity(), optax.identity()), "start=0"),
-        (lambda: precond.lookahead_ema(2.0), "b1=2.0: must lie between 0 and 1"),
-        (lambda: precond.normalize(-1.0), "eps=-1.0"),
-        (lambda: precond.scale_by_diagonal(2.0), "decay=2.0"),
+        (lambda: precond.transforms.switch(0, optax.identity(), optax.identity()), "start=0"),
+        (lambda: precond.transforms.lookahead_ema(2.0), "b1=2.0: must lie between 0 and 1"),
+        (lambda: precond.transforms.normalize(-1.0), "eps=-1.0"),
+        (lambda: precond.transforms.scale_by_diagonal(2.0), "decay=2.0"),
         (lambda: precond.shampoo(-1.0), "learning_rate=-1.0"),
         (lambda: precond.shampoo(1.0, weight_decay=-1.0), "weight_decay=-1.0"),
         (lambda: precond.soap(1.0, block_size=-1), "block_size=-1"),
@@ -129,10 +129,10 @@ def test_arguments_are_checked_by_name():
         (lambda: precond.kfac(1.0, b1=1.5), "b1=1.5"),
         (lambda: precond.kfac(1.0, bound=-1.0), "bound=-1.0"),
         (lambda: precond.ekfac(1.0, {}, b2=2.0), "b2=2.0"),
-        (lambda: precond.corrected_inverse(follow=precond.ema(1.0)), "decay=1.0: must be below 1"),
+        (lambda: precond.corrected_inverse(follow=precond.roots.ema(1.0)), "decay=1.0: must be below 1"),
         (lambda: precond.mfac(1.0, b1=1.0), "b1=1.0: must be below 1"),
-        (lambda: precond.lookahead_ema(0.9, 1.0), "b3=1.0: must be below 1"),
-        (lambda: precond.rules(("(", None)), r"'\(' is not a regular expression"),
+        (lambda: precond.transforms.lookahead_ema(0.9, 1.0), "b3=1.0: must be below 1"),
+        (lambda: precond.views.rules(("(", None)), r"'\(' is not a regular expression"),
     ]:
         with pytest.raises(ValueError, match=message):
             make()
@@ -150,7 +150,10 @@ def test_parts_of_another_kind_are_refused_by_name():
         (lambda: precond.shampoo(1.0, magnitude="adam"), "magnitude='adam': must be an Optax transformation"),
         (lambda: precond.inverse_root(damping=1e-6), "damping=1e-06: must be of type Damping"),
         (lambda: precond.scale_by_kronecker(precond.outer_products(), precond.eigh()), "root=.*must be of type Root"),
-        (lambda: precond.adascale(optax.sgd, 1.0, 2, estimator=precond.paper_gain), "estimator=.*Call this function"),
+        (
+            lambda: precond.adascale(optax.sgd, 1.0, 2, estimator=precond.large_batches.paper_gain),
+            "estimator=.*Call this function",
+        ),
         (lambda: precond.kfac(1.0, {"kernel": jnp.ones((2, 3))}), "layers= must be .* capture.layers, not a dict of"),
         (lambda: precond.ekfac(1.0, None), "layers= must be those of a capture, .* not of type NoneType"),
         (lambda: precond.blocked(optax.identity(), mesh=3), "mesh=3: must be of type Mesh"),

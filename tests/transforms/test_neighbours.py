@@ -63,18 +63,18 @@ def top_k(x, density, size):
 @pytest.mark.parametrize(("density", "size"), [(0.01, 32768), (0.25, 4), (0.5, 7), (1.0, 5), (0.3, 1)])
 def test_the_largest_of_each_block_stay(density, size):
     (g,) = gradients(SHAPES, steps=1)
-    (out,), _ = steps(precond.block_top_k(density, block_size=size), [g])
+    (out,), _ = steps(precond.transforms.block_top_k(density, block_size=size), [g])
     close(out, {k: top_k(x, density, size) for k, x in g.items()}, rtol=0, atol=0)
 
 
 def test_of_equal_entries_as_many_stay_as_of_others():
-    (out,), _ = steps(precond.block_top_k(0.5, block_size=4), [{"b": np.ones(8)}], {"b": np.ones(8)})
+    (out,), _ = steps(precond.transforms.block_top_k(0.5, block_size=4), [{"b": np.ones(8)}], {"b": np.ones(8)})
     np.testing.assert_array_equal(out["b"], [1, 1, 0, 0, 1, 1, 0, 0])
 
 
 def test_what_is_left_out_is_fed_back():
     grads, error = gradients(SHAPES, steps=12), {k: np.zeros(s) for k, s in SHAPES.items()}
-    out, state = steps(precond.error_feedback(precond.block_top_k(0.2, block_size=8)), grads)
+    out, state = steps(precond.transforms.error_feedback(precond.transforms.block_top_k(0.2, block_size=8)), grads)
     for g, c in zip(grads, out, strict=True):
         total = {k: error[k] + g[k] for k in SHAPES}
         expected = {k: top_k(x, 0.2, 8) for k, x in total.items()}
@@ -87,7 +87,7 @@ def test_what_is_left_out_is_fed_back():
 
 def test_rounding_to_the_gradients_dtype_is_fed_back_too():
     g = jnp.asarray([1.0, 0.3, 0.7], jnp.bfloat16)
-    tx = precond.error_feedback(optax.scale(1 / 3))
+    tx = precond.transforms.error_feedback(optax.scale(1 / 3))
     state, given = tx.init(g), np.zeros(3)
     for _ in range(30):
         c, state = tx.update(g, state)
@@ -99,7 +99,7 @@ def test_rounding_to_the_gradients_dtype_is_fed_back_too():
 def test_in_front_of_mfac_it_is_efcp():
     """The window is of compressed gradients, and the newest of them is what is preconditioned."""
     grads, window, damping = gradients(SHAPES, steps=7), 3, 1e-2
-    feedback = precond.error_feedback(precond.block_top_k(0.3, block_size=16))
+    feedback = precond.transforms.error_feedback(precond.transforms.block_top_k(0.3, block_size=16))
     out, _ = steps(optax.chain(feedback, precond.scale_by_mfac(window, damping)), grads)
     rows = np.stack([flat(c) for c in steps(feedback, grads)[0]])
     for t in range(7):
@@ -140,7 +140,7 @@ def test_the_radial_part_is_removed_where_the_gradient_has_none(case):
                 g[k] = without_radial_part(g[k], p[k], tuple(range(p[k].ndim - 1)))
             elif case == "by layer":
                 g[k] = without_radial_part(g[k], p[k], tuple(range(p[k].ndim)))
-    tx = precond.project_radial(inner, delta=0.1, weight_decay=0.3)
+    tx = precond.contrib.project_radial(inner, delta=0.1, weight_decay=0.3)
     state, other, q = tx.init(p), inner.init(p), jax.tree.map(jnp.asarray, p)
     update, inner_update = jax.jit(tx.update), jax.jit(inner.update)
     for g in grads:
@@ -169,14 +169,14 @@ def test_a_scale_invariant_weight_keeps_its_norm_to_first_order():
         return np.linalg.norm(w, axis=0)
 
     before = np.linalg.norm(w, axis=0)
-    projected = np.abs(norms(precond.project_radial(optax.scale_by_adam()), w) / before - 1).max()
+    projected = np.abs(norms(precond.contrib.project_radial(optax.scale_by_adam()), w) / before - 1).max()
     assert projected < 0.3 * np.abs(norms(optax.scale_by_adam(), w) / before - 1).max()
 
 
 def test_the_axis_of_channels_can_be_moved():
     p, (g,) = params(), gradients(SHAPES, steps=1)
     g["w"] = without_radial_part(g["w"], p["w"], 1)
-    tx = precond.project_radial(optax.scale(2.0), channel_axis=0)
+    tx = precond.contrib.project_radial(optax.scale(2.0), channel_axis=0)
     out, _ = tx.update({"w": g["w"]}, tx.init({"w": p["w"]}), {"w": p["w"]})
     np.testing.assert_allclose(out["w"], adamp(p["w"].T, g["w"].T, 2 * g["w"].T, 0.1, 0, 0.1).T, rtol=1e-12)
 
@@ -190,13 +190,13 @@ def quadratic(n=8, seed=0):
     return a @ a.T + 0.5 * np.eye(n), rng.standard_normal(n)
 
 
-@pytest.mark.parametrize("beta", [precond.polak_ribiere, precond.fletcher_reeves])
+@pytest.mark.parametrize("beta", [precond.contrib.polak_ribiere, precond.contrib.fletcher_reeves])
 @pytest.mark.parametrize("preconditioned", [False, True])
 def test_with_exact_line_searches_a_quadratic_takes_as_many_steps_as_parameters(beta, preconditioned):
     h, b = quadratic()
     p = np.diag(1 / np.diag(h)) if preconditioned else np.eye(8)
     scale = optax.stateless(lambda g, params: jax.tree.map(lambda x: p @ x, g)) if preconditioned else None
-    tx, w = precond.scale_by_nlcg(beta, preconditioner=scale), jnp.zeros(8)
+    tx, w = precond.contrib.scale_by_nlcg(beta, preconditioner=scale), jnp.zeros(8)
     state, directions = tx.init(w), []
     for _ in range(8):
         g = h @ w - b
@@ -210,14 +210,14 @@ def test_with_exact_line_searches_a_quadratic_takes_as_many_steps_as_parameters(
     assert np.abs(conjugate / scale - np.eye(8)).max() < 1e-8
 
 
-@pytest.mark.parametrize("beta", [precond.polak_ribiere, precond.fletcher_reeves])
+@pytest.mark.parametrize("beta", [precond.contrib.polak_ribiere, precond.contrib.fletcher_reeves])
 def test_the_coefficient_is_that_of_the_whole_tree(beta):
     grads = [jax.tree.map(lambda x: 0.1 * x, g) for g in gradients(SHAPES, steps=6)]
-    out, _ = steps(precond.scale_by_nlcg(beta), grads)
+    out, _ = steps(precond.contrib.scale_by_nlcg(beta), grads)
     d, last = 0, None
     for g, actual in zip(map(flat, grads), out, strict=True):
         b = 0
-        if last is not None and beta is precond.polak_ribiere:
+        if last is not None and beta is precond.contrib.polak_ribiere:
             b = max(0, g @ (g - last) / (last @ last))
         elif last is not None:
             b = (g @ g) / (last @ last)
@@ -230,7 +230,7 @@ def test_the_coefficient_is_that_of_the_whole_tree(beta):
 
 def test_with_equal_steps_it_is_optimistic_gradient_descent():
     grads, p = gradients(SHAPES, steps=10), params()
-    ours, _ = steps(precond.extrapolated(optax.sgd(0.1), optax.scale(-0.1)), grads, p)
+    ours, _ = steps(precond.contrib.extrapolated(optax.sgd(0.1), optax.scale(-0.1)), grads, p)
     optaxs, _ = steps(optax.optimistic_gradient_descent(0.1), grads, p)
     close(ours[1:], optaxs[1:])
     # In the first step Optax takes the gradient for its own predecessor; the definition has none.
@@ -240,7 +240,7 @@ def test_with_equal_steps_it_is_optimistic_gradient_descent():
 def test_two_sequences_written_out():
     rng = np.random.default_rng(0)
     h, w = np.diag([1.0, 3.0]), rng.standard_normal(2)
-    tx = precond.extrapolated(optax.adamw(0.05, weight_decay=0.1), optax.scale(-0.2))
+    tx = precond.contrib.extrapolated(optax.adamw(0.05, weight_decay=0.1), optax.scale(-0.2))
     adam, y, iterate = optax.adamw(0.05, weight_decay=0.1), jnp.asarray(w), jnp.asarray(w)
     state, inner, last = tx.init(y), adam.init(iterate), np.zeros(2)
     for _ in range(12):
@@ -250,23 +250,23 @@ def test_two_sequences_written_out():
         y = optax.apply_updates(y, updates)
         step, inner = adam.update(g, inner, iterate)
         iterate, last = optax.apply_updates(iterate, step), g
-        np.testing.assert_allclose(precond.eval_params(state, y), iterate, rtol=1e-11, atol=1e-13)
+        np.testing.assert_allclose(precond.large_batches.eval_params(state, y), iterate, rtol=1e-11, atol=1e-13)
 
 
 def test_a_bilinear_game_is_solved_where_gradient_descent_diverges():
     def end(tx):
         return np.linalg.norm(descend(tx, lambda w: jnp.stack([w[1], -w[0]]), jnp.ones(2), 300))
 
-    assert end(precond.extrapolated(optax.sgd(0.3), optax.scale(-0.3))) < 1e-6
+    assert end(precond.contrib.extrapolated(optax.sgd(0.3), optax.scale(-0.3))) < 1e-6
     assert end(optax.sgd(0.3)) > 1e3
 
 
 def test_an_extrapolation_of_neumann_adds_both_displacements():
     g, p = {"w": jnp.asarray([1.0, 2.0])}, {"w": jnp.asarray([3.0, 4.0])}
     neumann = precond.scale_by_neumann(0.1, momentum=0.5, regularizer=None, warmup=0)
-    tx = precond.extrapolated(neumann, optax.scale(-0.2))
+    tx = precond.contrib.extrapolated(neumann, optax.scale(-0.2))
     updates, state = tx.update(g, tx.init(p), p)
-    back = precond.eval_params(state, optax.apply_updates(p, updates))
+    back = precond.large_batches.eval_params(state, optax.apply_updates(p, updates))
     np.testing.assert_allclose(back["w"], p["w"] - 0.1 * g["w"], rtol=1e-12)
 
 
@@ -274,23 +274,23 @@ def test_an_extrapolation_of_neumann_adds_both_displacements():
 
 
 def agreement(alignment, x, y):
-    if alignment is precond.inner_product:
+    if alignment is precond.contrib.inner_product:
         return x @ y
     lengths = np.linalg.norm(x) * np.linalg.norm(y)
     return x @ y / lengths if lengths else 0.0
 
 
-@pytest.mark.parametrize("alignment", [precond.cosine, precond.inner_product])
+@pytest.mark.parametrize("alignment", [precond.contrib.cosine, precond.contrib.inner_product])
 @pytest.mark.parametrize("gain_rate", [None, 0.05])
 def test_the_learned_step_size_is_its_formula(alignment, gain_rate):
     grads = [jax.tree.map(lambda x: 0.05 * x, g) for g in gradients(SHAPES, steps=15)]
-    tx = precond.exponentiated(optax.trace(0.9), 0.1, gain_rate=gain_rate, decay=0.8, alignment=alignment)
+    tx = precond.contrib.exponentiated(optax.trace(0.9), 0.1, gain_rate=gain_rate, decay=0.8, alignment=alignment)
     out, state = steps(tx, grads)
     scale, h, m, gains = 1.0, 0 * flat(grads[0]), 0 * flat(grads[0]), np.ones(flat(grads[0]).size)
     for g, actual in zip(map(flat, grads), out, strict=True):
         scale *= np.exp(np.clip(0.1 * agreement(alignment, h, g), -1, 1))
         if gain_rate is not None:
-            each = m * g if alignment is precond.inner_product else np.sign(m * g)
+            each = m * g if alignment is precond.contrib.inner_product else np.sign(m * g)
             gains *= np.exp(np.clip(gain_rate * each, -1, 1))
             m = 0.8 * m + 0.2 * g
         h = 0.9 * h + gains * g
@@ -303,18 +303,18 @@ def test_the_learned_step_size_is_its_formula(alignment, gain_rate):
 def test_a_step_size_that_is_off_is_found(start):
     """Steps of a thousandth of the right size, or above the stable one, come to a quadratic's minimum."""
     h, b = np.diag([1.0, 2.0, 3.0]), np.ones(3)
-    tx = optax.chain(precond.exponentiated(optax.identity(), 0.3), optax.scale(-start))
+    tx = optax.chain(precond.contrib.exponentiated(optax.identity(), 0.3), optax.scale(-start))
     w = descend(tx, lambda w: h @ w - b, jnp.zeros(3), 150)
     assert np.abs(w - np.linalg.solve(h, b)).max() < 1e-3
     fixed = (1 - start * np.diag(h)) ** 150
     assert np.abs(fixed).max() > 0.5
 
 
-@pytest.mark.parametrize("alignment", [precond.cosine, precond.inner_product])
+@pytest.mark.parametrize("alignment", [precond.contrib.cosine, precond.contrib.inner_product])
 @pytest.mark.parametrize("size", [0.0, 1e-170, 1e100])
 def test_gradients_of_any_size_keep_the_scale_finite(alignment, size):
     (g,) = gradients(SHAPES, steps=1)
-    tx = precond.exponentiated(optax.identity(), 0.1, gain_rate=0.1, alignment=alignment)
+    tx = precond.contrib.exponentiated(optax.identity(), 0.1, gain_rate=0.1, alignment=alignment)
     _, state = steps(tx, [jax.tree.map(lambda x: size * x, g)] * 3)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))
     assert state.scale > 0
@@ -323,14 +323,14 @@ def test_gradients_of_any_size_keep_the_scale_finite(alignment, size):
 # What they share
 
 EACH = {
-    "error_feedback": lambda: precond.error_feedback(precond.block_top_k(0.5, block_size=4)),
+    "error_feedback": lambda: precond.transforms.error_feedback(precond.transforms.block_top_k(0.5, block_size=4)),
     "efcp": lambda: precond.mfac(0.1, window=2, density=0.5),
-    "project_radial": lambda: precond.project_radial(optax.scale_by_adam(), weight_decay=0.1),
-    "nlcg": lambda: precond.scale_by_nlcg(preconditioner=optax.scale_by_rms()),
-    "nlcg_plain": lambda: precond.scale_by_nlcg(precond.fletcher_reeves),
-    "extrapolated": lambda: precond.extrapolated(optax.adam(0.1), optax.scale(-0.1)),
-    "exponentiated": lambda: precond.exponentiated(optax.scale_by_adam(), gain_rate=0.1),
-    "finite_steps": lambda: precond.finite_steps(optax.scale_by_adam()),
+    "project_radial": lambda: precond.contrib.project_radial(optax.scale_by_adam(), weight_decay=0.1),
+    "nlcg": lambda: precond.contrib.scale_by_nlcg(preconditioner=optax.scale_by_rms()),
+    "nlcg_plain": lambda: precond.contrib.scale_by_nlcg(precond.contrib.fletcher_reeves),
+    "extrapolated": lambda: precond.contrib.extrapolated(optax.adam(0.1), optax.scale(-0.1)),
+    "exponentiated": lambda: precond.contrib.exponentiated(optax.scale_by_adam(), gain_rate=0.1),
+    "finite_steps": lambda: precond.transforms.finite_steps(optax.scale_by_adam()),
 }
 TREE = {"w": (4, 3), "scalar": (), "empty": (0, 3), "c": (2, 3, 3)}
 each = pytest.mark.parametrize("make", EACH.values(), ids=EACH)
@@ -394,20 +394,20 @@ def test_map_params_finds_only_what_is_like_parameters(make):
 def test_arguments_are_checked_by_name():
     identity = optax.identity()
     for make, message in [
-        (lambda: precond.block_top_k(0), "density=0: must be above 0"),
-        (lambda: precond.block_top_k(1.5), "density=1.5"),
-        (lambda: precond.block_top_k(block_size=0), "block_size=0"),
-        (lambda: precond.project_radial(identity, delta=-1), "delta=-1"),
-        (lambda: precond.project_radial(identity, channel_axis=-2), "channel_axis=-2"),
-        (lambda: precond.exponentiated(identity, -1.0), "rate=-1.0"),
-        (lambda: precond.exponentiated(identity, gain_rate=-1.0), "gain_rate=-1.0"),
-        (lambda: precond.exponentiated(identity, decay=2.0), "decay=2.0"),
+        (lambda: precond.transforms.block_top_k(0), "density=0: must be above 0"),
+        (lambda: precond.transforms.block_top_k(1.5), "density=1.5"),
+        (lambda: precond.transforms.block_top_k(block_size=0), "block_size=0"),
+        (lambda: precond.contrib.project_radial(identity, delta=-1), "delta=-1"),
+        (lambda: precond.contrib.project_radial(identity, channel_axis=-2), "channel_axis=-2"),
+        (lambda: precond.contrib.exponentiated(identity, -1.0), "rate=-1.0"),
+        (lambda: precond.contrib.exponentiated(identity, gain_rate=-1.0), "gain_rate=-1.0"),
+        (lambda: precond.contrib.exponentiated(identity, decay=2.0), "decay=2.0"),
     ]:
         with pytest.raises(ValueError, match=message):
             make()
-    tx = precond.project_radial(identity)
+    tx = precond.contrib.project_radial(identity)
     w = jnp.ones((2, 2))
     with pytest.raises(ValueError, match=r"channel_axis=2: a parameter of shape \(2, 2\)"):
-        precond.project_radial(identity, channel_axis=2).update(w, optax.EmptyState(), w)
+        precond.contrib.project_radial(identity, channel_axis=2).update(w, optax.EmptyState(), w)
     with pytest.raises(ValueError, match="params"):
         tx.update(jnp.ones(3), tx.init(jnp.ones(3)))

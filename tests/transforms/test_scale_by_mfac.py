@@ -195,14 +195,14 @@ def test_inside_the_users_own_shard_map_it_is_the_same(check_vma):
 
 
 def feedback(density, size):
-    return precond.error_feedback(precond.block_top_k(density, block_size=size))
+    return precond.transforms.error_feedback(precond.transforms.block_top_k(density, block_size=size))
 
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(("density", "size"), [(0.01, 32768), (0.2, 7)])
 def test_behind_error_feedback_a_sparse_window_is_the_dense_one(density, size):
     grads = random_gradients(9)
-    rows = precond.sparse_rows(density, block_size=size)
+    rows = precond.transforms.sparse_rows(density, block_size=size)
     expected, dense_state = run(optax.chain(feedback(density, size), precond.scale_by_mfac(4, 1e-2)), grads)
     actual, state = run(optax.chain(feedback(density, size), precond.scale_by_mfac(4, 1e-2, rows=rows)), grads)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-14), actual, expected)
@@ -212,8 +212,8 @@ def test_behind_error_feedback_a_sparse_window_is_the_dense_one(density, size):
 @pytest.mark.usefixtures("x64")
 def test_alone_it_preconditions_what_it_stores():
     grads = random_gradients(6)
-    actual, _ = run(precond.scale_by_mfac(4, 1e-2, rows=precond.sparse_rows(0.3, block_size=10)), grads)
-    compressed, _ = run(precond.block_top_k(0.3, block_size=10), grads)
+    actual, _ = run(precond.scale_by_mfac(4, 1e-2, rows=precond.transforms.sparse_rows(0.3, block_size=10)), grads)
+    compressed, _ = run(precond.transforms.block_top_k(0.3, block_size=10), grads)
     for t, updates in enumerate(actual, start=1):
         np.testing.assert_allclose(flat(updates), dense(compressed[:t], 4, 1e-2), rtol=1e-10, atol=1e-12)
 
@@ -260,8 +260,8 @@ def test_a_sparse_window_of_shards_is_that_of_the_whole_with_blocks_like_the_sha
     mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
 
     def make(axis):
-        sparse = precond.scale_by_mfac(3, 1e-2, rows=precond.sparse_rows(0.5, block_size=6), axis=axis)
-        return precond.finite_steps(optax.chain(feedback(0.5, 6), sparse), axis=axis)
+        sparse = precond.scale_by_mfac(3, 1e-2, rows=precond.transforms.sparse_rows(0.5, block_size=6), axis=axis)
+        return precond.transforms.finite_steps(optax.chain(feedback(0.5, 6), sparse), axis=axis)
 
     def all_steps(grads):
         tx = make("x")
@@ -285,8 +285,8 @@ def test_arguments_are_checked_by_name():
         (lambda: precond.mfac(1.0, damping=-1.0), "damping=-1.0"),
         (lambda: precond.mfac(1.0, b1=2.0), "b1=2.0"),
         (lambda: precond.mfac(1.0, density=0), "density=0: must be above 0"),
-        (lambda: precond.sparse_rows(2.0), "density=2.0"),
-        (lambda: precond.sparse_rows(block_size=0), "block_size=0"),
+        (lambda: precond.transforms.sparse_rows(2.0), "density=2.0"),
+        (lambda: precond.transforms.sparse_rows(block_size=0), "block_size=0"),
         (lambda: precond.mfac(1.0, weight_decay=-1.0), "weight_decay=-1.0"),
     ]:
         with pytest.raises(ValueError, match=message):

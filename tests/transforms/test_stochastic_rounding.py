@@ -17,7 +17,7 @@ def stacks(dtype="float32"):
 
 
 def updates_of(given, steps=1, **extra):
-    tx = precond.stochastic_rounding()
+    tx = precond.transforms.stochastic_rounding()
 
     def step(state, _):
         out, state = tx.update(given, state, **extra)
@@ -68,4 +68,4 @@ def test_what_is_no_number_or_exact_stays():
 
 def test_errors_say_what_to_do():
     with pytest.raises(ValueError, match="seed=-1"):
-        precond.stochastic_rounding(-1)
+        precond.transforms.stochastic_rounding(-1)

@@ -67,6 +67,9 @@ def rules(*pairs: tuple[str, Rule], otherwise: Views = default_views) -> Views:
 def as_views(views: Views | Sequence[tuple[str, Rule]] | None) -> Views:
     """Return the views that a user may give as a function, a list of pairs for `rules` (as read from JSON), or None.
 
+    Args:
+      views: as in `precond.blocked`.
+
     Examples:
       >>> import jax.numpy as jnp
       >>> as_views([["qkv", {"axes": [0, 2], "shape": [4, 3, 4]}]])("qkv/kernel", jnp.zeros((4, 12)))
@@ -79,6 +82,6 @@ def as_views(views: Views | Sequence[tuple[str, Rule]] | None) -> Views:
     if isinstance(views, str) or not isinstance(views, Sequence):
         raise TypeError(
             f"views={views!r}: expected a function of path and parameter, a list of (pattern, view) pairs, or None "
-            f"for precond.default_views."
+            f"for precond.views.default."
         )
     return rules(*views)

@@ -87,8 +87,8 @@ def scale_by_nlcg(
     without a line search, and the choice of β are ours.
 
     Args:
-      beta: a function from the gradients to the coefficient: `precond.polak_ribiere`, `precond.fletcher_reeves` or your
-        own.
+      beta: a function from the gradients to the coefficient: `precond.contrib.polak_ribiere`,
+        `precond.contrib.fletcher_reeves` or your own.
       preconditioner: any transformation, $P^{-1}$ (`optax.scale_by_adam(b1=0)`); None is the identity.
 
     Returns:

@@ -93,8 +93,8 @@ def exponentiated(
     two gradients agree: over all coordinates for s, in the one coordinate for p. Exponents are held between -1 and 1.
 
     This is second-hand: we know the update rules from summaries of the paper, where a is the inner product. We
-    remember, but have not checked, that the paper normalises. `precond.cosine` makes both rates independent of the
-    gradient's units; this normalisation is our choice, and so is the bound of the exponents. Compare with the paper
+    remember, but have not checked, that the paper normalises. `precond.contrib.cosine` makes both rates independent of
+    the gradient's units; this normalisation is our choice, and so is the bound of the exponents. Compare with the paper
     before you cite this for it.
 
     Args:
@@ -102,7 +102,7 @@ def exponentiated(
       rate: $\gamma_s$.
       gain_rate: $\gamma_p$; None has no gains and keeps nothing for them.
       decay: $\beta$, the decay of the average with which the gains compare the gradient.
-      alignment: a, `precond.cosine` or `precond.inner_product`.
+      alignment: a, `precond.contrib.cosine` or `precond.contrib.inner_product`.
 
     Returns:
       A transformation; updates have the dtype of the gradients.

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from precond.large_batches.eval_params import Displacement, eval_params
+from precond.large_batches import Displacement, eval_params
 from precond.transformation import transformation
 from precond.trees import wide_zeros_like
 
@@ -37,8 +37,8 @@ def extrapolated(
     $$y_t = w_t + A(g_{t-1}), \qquad g_t = \nabla f(y_t), \qquad w_{t+1} = w_t + U(g_t)$$
 
     with $U$ the optimizer's step. The training loop holds y and takes its gradient there, without a second gradient in
-    a step. `precond.eval_params` returns w. With $A(g) = U(g) = -\eta g$ this is optimistic gradient descent, which
-    converges on bilinear games where gradient descent does not.
+    a step. `precond.large_batches.eval_params` returns w. With $A(g) = U(g) = -\eta g$ this is optimistic gradient
+    descent, which converges on bilinear games where gradient descent does not.
 
     The method is that of Lin et al., of whom we have read the abstract and summaries. There each worker extrapolates by
     its own last gradient, or by noise. Here, under data parallelism, the gradient is the mean over all workers.
@@ -59,7 +59,7 @@ def extrapolated(
       >>> updates, state = tx.update(w, tx.init(w), w)
       >>> y = optax.apply_updates(w, updates)
       >>> import precond
-      >>> y.item(), precond.eval_params(state, y).item()
+      >>> y.item(), precond.large_batches.eval_params(state, y).item()
       (0.0, 0.5)
     """
     optimizer, ahead = optax.with_extra_args_support(optimizer), optax.with_extra_args_support(ahead)

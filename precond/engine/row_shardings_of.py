@@ -1,0 +1,54 @@
+"""How the arrays of a state are divided over devices: by their rows, if these are those of a stack."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import optax
+
+from precond.engine.scale_by_kronecker import KroneckerState
+from precond.mesh import Placement, RowSharding
+
+__all__ = ["row_shardings_of"]
+
+
+def row_shardings_of(
+    inner: optax.GradientTransformation, stacks: Mapping[str, jax.ShapeDtypeStruct], placement: Placement | None
+) -> Any:
+    """Find which arrays of a state have the length of a stack, and over which axes each is divided.
+
+    Args:
+      inner: a transformation of stacks.
+      stacks: their shapes and dtypes.
+      placement: where they are; None divides nothing.
+
+    Returns:
+      A tree of `RowSharding` of the structure of the state, or None.
+
+    Examples:
+      >>> row_shardings_of(optax.identity(), {}, None) is None
+      True
+    """
+    if placement is None:
+        return None
+
+    def state(times: int) -> Any:
+        longer = {n: jax.ShapeDtypeStruct((times * s.shape[0], *s.shape[1:]), s.dtype) for n, s in stacks.items()}
+        return jax.eval_shape(lambda stacks: inner.init(stacks), longer)  # not from a cache: see `describing`
+
+    # What has the length of a stack by chance does not grow with it.
+    once = state(1)
+    lengths = jax.tree.map(lambda one, two: one.shape[0] if one.shape != two.shape else 0, once, state(2))
+
+    def over(axes: tuple[str, ...], lengths: Any) -> Any:
+        return jax.tree.map(lambda n: RowSharding(n, axes) if n else RowSharding(), lengths)
+
+    def engine(x: Any) -> bool:
+        return isinstance(x, KroneckerState)
+
+    def one(x: Any) -> Any:
+        if not engine(x):
+            return over(placement.direction_axes, x)
+        return over(placement.direction_axes, x)._replace(statistics=over(placement.axes, x.statistics))
+
+    return jax.tree.map(one, lengths, is_leaf=engine)
