@@ -23,6 +23,7 @@ __all__ = [
     "check_rate",
     "check_transformation",
     "check_whole",
+    "hint",
 ]
 
 STATIC_ARGS = ("block_size", "refresh", "views", "mask")
@@ -47,7 +48,7 @@ def check_whole(name: str, value: Any, least: int) -> None:
             f"optax.inject_hyperparams, pass static_args=precond.STATIC_ARGS."
         )
     if isinstance(value, bool) or not hasattr(value, "__index__") or np.ndim(value):
-        raise TypeError(f"{name}={shown(value)}: must be a Python integer of at least {least}.{_hint(value)}")
+        raise TypeError(f"{name}={shown(value)}: must be a Python integer of at least {least}.{hint(value)}")
     if value < least:
         raise ValueError(f"{name}={value}: must be at least {least}.")
 
@@ -77,7 +78,7 @@ def _number(name: str, value: Any, advice: str) -> float | None:
     if not wrong and np.ndim(value):
         raise TypeError(f"{name}={shown(value)}: must be one number.")
     if wrong:
-        raise TypeError(f"{name}={shown(value)}: must be a number.{_hint(value)} {advice}".strip())
+        raise TypeError(f"{name}={shown(value)}: must be a number.{hint(value)} {advice}".strip())
     if isinstance(value, Tracer) or (isinstance(value, jax.Array) and not value.is_fully_addressable):
         return None
     return float(value)
@@ -208,7 +209,16 @@ def check_mask(mask: Any, weight_decay: Any) -> None:
         raise ValueError("mask= says which parameters decay, but there is no weight_decay=. Give both, or neither.")
 
 
-def _hint(value: Any) -> str:
+def hint(value: Any) -> str:
+    """Return the advice to call a function, where one was given in place of what it makes.
+
+    Args:
+      value: anything.
+
+    Examples:
+      >>> hint(print), hint(3)
+      (' Call this function.', '')
+    """
     return " Call this function." if callable(value) and not isinstance(value, type) else ""
 
 
@@ -224,7 +234,7 @@ def check_part(name: str, value: Any, kind: type, example: str) -> None:
       TypeError: steps='3': must be of type int, such as 3.
     """
     if not isinstance(value, kind):
-        raise TypeError(f"{name}={shown(value)}: must be of type {kind.__name__}, such as {example}.{_hint(value)}")
+        raise TypeError(f"{name}={shown(value)}: must be of type {kind.__name__}, such as {example}.{hint(value)}")
 
 
 def check_transformation(name: str, value: Any) -> None:
@@ -240,4 +250,4 @@ def check_transformation(name: str, value: Any) -> None:
     """
     if isinstance(value, type) or not (callable(getattr(value, "init", None)) and hasattr(value, "update")):
         example = "optax.scale_by_adam()"
-        raise TypeError(f"{name}={shown(value)}: must be an Optax transformation, such as {example}.{_hint(value)}")
+        raise TypeError(f"{name}={shown(value)}: must be an Optax transformation, such as {example}.{hint(value)}")

@@ -3,11 +3,13 @@
 import functools
 import inspect
 import types
+import typing
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar, cast
 
 import optax
 
+from precond.arguments.check_types import check_types
 from precond.arguments.explain import explained
 from precond.arguments.keywords import check_call
 from precond.arguments.shown import shown
@@ -46,7 +48,7 @@ class Described(optax.GradientTransformationExtraArgs):
 
 
 def described(
-    *, heading: int = 0, common: Callable[..., Any] | None = None
+    *, heading: int = 0, explain: bool = False, common: Callable[..., Any] | None = None
 ) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """Make a public function explain wrong arguments, and name the transformation that it returns.
 
@@ -55,6 +57,7 @@ def described(
 
     Args:
       heading: of the transformations that the function makes: -1 for whole optimizers, 1 for directions.
+      explain: whether failures of their `init` and `update` are explained, which those of whole optimizers are.
       common: a function that is passed the arguments which are caught by `**`.
 
     Examples:
@@ -69,6 +72,7 @@ def described(
     """
 
     def decorate(function: Callable[P, T]) -> Callable[P, T]:
+        hints: dict[str, Any] = {}
         signature, name = _joined(inspect.signature(function), common), function.__name__
 
         def call(*args, **kwargs):  # type: ignore[no-untyped-def]  # noqa: ANN
@@ -77,13 +81,19 @@ def described(
 
         def check(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             check_call(name, signature, args, kwargs)
+            if not hints:
+                hints.update(_hints(function, signature))
+            first = [n for n, p in signature.parameters.items() if p.kind == inspect.Parameter.POSITIONAL_OR_KEYWORD]
+            check_types(hints, dict(zip(first, args, strict=False)) | kwargs)
 
         def describe(made: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             if not isinstance(made, optax.GradientTransformation):
                 return made
             given = [shown(x) for x in args] + [f"{key}={shown(x)}" for key, x in kwargs.items()]
-            tx = explained(optax.with_extra_args_support(made))
-            return Described(tx.init, tx.update, f"{_place(function)}{name}({', '.join(given)})", heading)
+            tx = optax.with_extra_args_support(made)
+            tx = explained(tx) if explain or heading < 0 else tx
+            known = heading or getattr(made, "heading", 0)
+            return Described(tx.init, tx.update, f"{_place(function)}{name}({', '.join(given)})", known)
 
         # A function of the module of the one it stands for, so that doctest finds its examples.
         closure = cast(Any, call)
@@ -102,6 +112,17 @@ def _joined(signature: inspect.Signature, common: Callable[..., Any] | None) -> 
     own = [p for p in signature.parameters.values() if p.kind != inspect.Parameter.VAR_KEYWORD]
     more = [p for p in inspect.signature(common).parameters.values() if p.default is not inspect.Parameter.empty]
     return signature.replace(parameters=[*own, *more])
+
+
+def _hints(function: Callable[..., Any], signature: inspect.Signature) -> dict[str, Any]:
+    """Return the annotations of a function's arguments; those that cannot be found say nothing."""
+    hints = {name: p.annotation for name, p in signature.parameters.items()}
+    if any(isinstance(hint, str) for hint in hints.values()):
+        try:
+            hints |= typing.get_type_hints(function)
+        except NameError:
+            hints = {name: hint for name, hint in hints.items() if not isinstance(hint, str)}
+    return hints
 
 
 def _place(function: Callable[..., Any]) -> str:

@@ -38,7 +38,7 @@ class BlockedState(NamedTuple):
         return self.stacks.blocks_skipped + rest.steps_skipped
 
 
-@described()
+@described(explain=True)
 def blocked(
     inner: optax.GradientTransformation,
     *,

@@ -7,12 +7,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from precond.arguments import described
 from precond.blocks import Factors, Layer, Probe, path_name, with_zero_probes, without_probes
 from precond.transformation import transformation
 
 __all__ = ["from_probes", "has_probes"]
 
 
+@described()
 def from_probes(
     make: Callable[[Mapping[str, Layer]], optax.GradientTransformation],
 ) -> optax.GradientTransformationExtraArgs:

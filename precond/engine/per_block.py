@@ -5,13 +5,14 @@ from typing import Any
 import jax
 import optax
 
-from precond.arguments import along, check_transformation
+from precond.arguments import along, check_transformation, described
 from precond.blocks import BlockInfo, info_of, keep_finite
 from precond.transformation import transformation
 
 __all__ = ["per_block"]
 
 
+@described()
 def per_block(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
     """Run a transformation on each block of each stack by itself.
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from precond.arguments import described
 from precond.layers.capture import Capture, Found, assemble
 from precond.layers.coverage import Leave, check_covered
 from precond.layers.nested import leaves_of
@@ -16,6 +17,7 @@ from precond.mesh import replicate
 __all__ = ["gradient_errors", "of_believed"]
 
 
+@described()
 def gradient_errors(capture: Capture, params: Any, run: Callable[[Any], Any]) -> dict[str, float]:
     """How far each layer's gradient, as its signals have it, is from autodiff's: in the Frobenius norm, relative.
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 
+from precond.arguments import described
 from precond.layers.capture import Capture, Found, assemble, tapped
 from precond.layers.coverage import Leave, check_covered
 from precond.layers.kinds import Embed, Kind, Scale
@@ -15,6 +16,7 @@ from precond.layers.tap import Tap
 __all__ = ["explicit"]
 
 
+@described()
 def explicit(
     kinds: Mapping[str, Kind | Found],
     params: Any,

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from precond.arguments import check_number, check_whole, made
+from precond.arguments import check_number, check_whole, described, made
 
 __all__ = ["Estimator", "Likelihood", "bernoulli", "categorical", "empirical", "exact", "gaussian", "sampled"]
 
@@ -32,6 +32,7 @@ class Likelihood(NamedTuple):
         return made(self)
 
 
+@described()
 def categorical() -> Likelihood:
     """Outputs are logits, along their last axis: softmax cross-entropy.
 
@@ -53,6 +54,7 @@ def categorical() -> Likelihood:
     return Likelihood(sample, root)
 
 
+@described()
 def bernoulli() -> Likelihood:
     """Outputs are logits, each of a binary target: sigmoid cross-entropy, summed.
 
@@ -71,6 +73,7 @@ def bernoulli() -> Likelihood:
     return Likelihood(sample, root)
 
 
+@described()
 def gaussian(variance: ArrayLike = 1.0) -> Likelihood:
     r"""Outputs are means: the loss is $\|y - f\|^2 / (2 \sigma^2)$, summed over an example's outputs.
 
@@ -111,6 +114,7 @@ class Estimator(NamedTuple):
         return made(self)
 
 
+@described()
 def sampled(likelihood: Likelihood, *, samples: int = 1) -> Estimator:
     """The expected Fisher matrix, by targets sampled from the model: one more backward pass for each sample.
 
@@ -147,6 +151,7 @@ def sampled(likelihood: Likelihood, *, samples: int = 1) -> Estimator:
     return Estimator(pull)
 
 
+@described()
 def exact(likelihood: Likelihood) -> Estimator:
     """The exact Fisher matrix, which is the Gauss-Newton matrix: one backward pass for each output of an example.
 
@@ -179,6 +184,7 @@ def exact(likelihood: Likelihood) -> Estimator:
     return Estimator(pull)
 
 
+@described()
 def empirical() -> Estimator:
     """The empirical Fisher matrix: the loss's own gradients. No further backward pass, and no Fisher matrix either.
 

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from precond.arguments import described
 from precond.layers.bases import bases_of
 from precond.layers.capture import Capture
 from precond.layers.fisher import Estimator
@@ -16,6 +17,7 @@ from precond.layers.tap import vary, varying
 __all__ = ["factors_alone", "value_grad_factors"]
 
 
+@described()
 def value_grad_factors(
     forward: Callable[..., Any],
     loss: Callable[..., jax.Array],
@@ -86,6 +88,7 @@ def value_grad_factors(
     return function
 
 
+@described()
 def factors_alone(
     forward: Callable[..., Any],
     capture: Capture,

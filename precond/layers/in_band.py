@@ -6,12 +6,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from precond.arguments import described
 from precond.blocks import Probe, path_name
 from precond.layers.fisher import Estimator
 
 __all__ = ["with_fisher"]
 
 
+@described()
 def with_fisher(forward: Callable[..., Any], fisher: Estimator, *, has_aux: bool = False) -> Callable[..., Any]:
     r"""The same model, whose gradient by its probes is that of another Fisher matrix than the empirical one.
 

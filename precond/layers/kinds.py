@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from precond.arguments import described
 from precond.blocks import Layer
 
 __all__ = ["Contraction", "Conv", "Embed", "Kind", "Scale", "Signals", "dense", "einsum"]
@@ -75,6 +76,7 @@ class Contraction(NamedTuple):
         return Signals(_with_one(inputs, self.bias), rows(g, self.output_groups, self.outputs))
 
 
+@described()
 def dense(bias: bool = True, inputs: int = 1, outputs: int = 1) -> Contraction:
     """A product over the last axes of the input: Dense, DenseGeneral.
 
@@ -90,6 +92,7 @@ def dense(bias: bool = True, inputs: int = 1, outputs: int = 1) -> Contraction:
     return Contraction(bias, tuple(range(-inputs, 0)), tuple(range(-outputs, 0)), weights="i" * inputs + "o" * outputs)
 
 
+@described()
 def einsum(subscripts: str, ndim: int, bias: bool = False) -> Contraction:
     """A product of an input (first) with weights (second) in Einstein's notation.
 

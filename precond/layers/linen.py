@@ -6,6 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
+from precond.arguments import described
 from precond.layers.capture import Capture, Found, check_used, counted, fits, given_input, tapped
 from precond.layers.check import of_believed
 from precond.layers.convolutions import as_tuple, convolution, transposed_convolution
@@ -71,6 +72,7 @@ def _normalised(m: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> jax.Ar
     return m.clone(parent=None, name=None, **plain).apply(state, *args, **kwargs, mutable=list(state))[0]
 
 
+@described()
 def capture(
     model: nn.Module,
     variables: Any,

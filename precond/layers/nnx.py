@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from precond.arguments import described
 from precond.layers.capture import Capture, Found, check_used, fits, given_input, tapped
 from precond.layers.check import of_believed
 from precond.layers.convolutions import as_tuple, convolution, transposed_convolution
@@ -96,6 +97,7 @@ def _tapped_class(cls: Any, spec: Tap) -> Any:
     return type(f"Tapped{cls.__name__}", (cls,), {"__call__": call})
 
 
+@described()
 def capture(
     model: nnx.Module,
     *args: Any,

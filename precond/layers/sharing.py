@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from precond.arguments import check_whole
+from precond.arguments import check_whole, described
 from precond.blocks import Layer
 from precond.linalg import closest_rank_one
 
@@ -113,6 +113,7 @@ class DoublyFactored(NamedTuple):
         return closest_rank_one(maps, self.steps)
 
 
+@described()
 def doubly_factored(channels: int | None = None, *, steps: int = 16) -> DoublyFactored:
     r"""Three factors for a wide dense layer over a feature map, whose A would be too large to invert.
 

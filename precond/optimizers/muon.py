@@ -18,7 +18,7 @@ from precond.transforms import nesterov, orthogonalize
 __all__ = ["muon", "scale_by_muon"]
 
 
-@described(heading=1)
+@described(heading=1, explain=True)
 def scale_by_muon(
     *,
     b1: jax.typing.ArrayLike = 0.95,

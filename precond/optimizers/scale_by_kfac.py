@@ -17,7 +17,7 @@ from precond.statistics import activations, balance
 __all__ = ["scale_by_kfac"]
 
 
-@described(heading=1)
+@described(heading=1, explain=True)
 def scale_by_kfac(
     layers: Mapping[str, Layer] | None = None,
     *,

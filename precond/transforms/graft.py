@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from precond.arguments import along, check_headings, check_number, check_transformation, check_whole
+from precond.arguments import along, check_headings, check_number, check_transformation, check_whole, described
 from precond.blocks import BlockInfo, info_of
 from precond.linalg import batch_norm
 from precond.transformation import transformation
@@ -30,6 +30,7 @@ class GraftState(NamedTuple):
     magnitude: optax.OptState
 
 
+@described()
 def graft(
     direction: optax.GradientTransformation,
     magnitude: optax.GradientTransformation,

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from precond.arguments import check_whole, made
+from precond.arguments import check_whole, described, made
 from precond.transforms.block_top_k import BLOCK_SIZE, Entries, check_density, cut, join, largest_entries
 from precond.trees import Tree
 
@@ -90,6 +90,7 @@ def dense_rows() -> Rows:
     )
 
 
+@described()
 def sparse_rows(density: float = 0.01, *, block_size: int = BLOCK_SIZE) -> Rows:
     r"""Store the entries of each gradient that `precond.transforms.block_top_k` keeps, as values and places.
 

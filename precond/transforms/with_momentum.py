@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import optax
 
-from precond.arguments import along, check_along, check_transformation
+from precond.arguments import along, check_along, check_transformation, described
 from precond.blocks import BlockInfo, info_of
 from precond.transformation import transformation
 
@@ -23,6 +23,7 @@ class MomentumState(NamedTuple):
     inner: optax.OptState
 
 
+@described()
 def with_momentum(
     momentum: optax.GradientTransformation, inner: optax.GradientTransformation
 ) -> optax.GradientTransformationExtraArgs:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from precond.arguments import described
 from precond.blocks.view import View, Views
 from precond.blocks.views.default import default_views
 
@@ -32,6 +33,7 @@ def _compiled(pair: Any) -> tuple[re.Pattern[str], Rule]:
     return compiled, rule
 
 
+@described()
 def rules(*pairs: tuple[str, Rule], otherwise: Views = default_views) -> Views:
     """Return views by path: the first pattern that is found in the path decides.
 

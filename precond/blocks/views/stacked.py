@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from precond.arguments import described
 from precond.blocks.view import View, Views
 from precond.blocks.views.default import default_views
 from precond.blocks.views.reading import over
@@ -11,6 +12,7 @@ from precond.blocks.views.reading import over
 __all__ = ["stacked"]
 
 
+@described()
 def stacked(pattern: str, axis: int | Sequence[int] = 0, otherwise: Views = default_views) -> Views:
     """Return views for which an axis of some parameters is a batch axis, and all else is read by other views.
 
