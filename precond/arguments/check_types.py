@@ -108,5 +108,6 @@ def _in_words(kind: Any) -> str:
     if origin is str:
         return "a string"
     name = origin.__name__
-    what = "an Optax transformation" if origin is optax.GradientTransformation else f"of type {name}"
+    place = "" if origin.__module__.startswith("precond") else ".".join(origin.__module__.split(".")[:2]) + "."
+    what = "an Optax transformation" if origin is optax.GradientTransformation else f"of type {place}{name}"
     return what + (f", such as {_EXAMPLES[name]}" if name in _EXAMPLES else "")

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from precond.arguments import check_along, check_part, check_transformation, check_whole, described
-from precond.blocks import BlockInfo, info_of, keep_finite, path_name
+from precond.blocks import BlockInfo, check_stacks, info_of, keep_finite, path_name
 from precond.engine.host_state import capture, host_state
 from precond.engine.per_block import per_block
 from precond.engine.refresh_roots import refresh_roots
@@ -148,6 +148,10 @@ def scale_by_kronecker(
             return _refresh(root, schedule, count, factors, roots, blocks)
 
     def init(params: optax.Params) -> KroneckerState:
+        check_stacks(params)
+        return start(params)
+
+    def start(params: optax.Params) -> KroneckerState:
         state = statistics.init(params)
         factors = jax.eval_shape(lambda p, s: factors_of(p, s, {}, None, BlockInfo(), {})[0], params, state)
         roots = jax.tree.map(root.init, params, factors)

@@ -10,7 +10,7 @@ import numpy as np
 
 from precond.arguments import described
 from precond.layers.capture import Capture, Found, assemble
-from precond.layers.coverage import Leave, check_covered
+from precond.layers.coverage import Leave, check_covered, check_patterns
 from precond.layers.nested import leaves_of
 from precond.mesh import replicate
 
@@ -88,6 +88,7 @@ def of_believed(
       leave: as in `precond.layers.coverage.check_covered`, which has the last word.
       **kwargs: as in `precond.layers.capture.assemble`.
     """
+    check_patterns("leave", leave, leaves_of(params))
     made = assemble(found, reasons, params, bind, **kwargs)
     if tolerance is not None and made.layers:
         errors = gradient_errors(made, params, lambda params: run(made, params))

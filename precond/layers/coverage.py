@@ -2,17 +2,18 @@
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from precond.arguments import shown
 from precond.blocks import Layer
 from precond.layers.kinds import Conv, Embed, Scale
 from precond.layers.sharing import DoublyFactored
 from precond.layers.tap import Tap
 
-__all__ = ["Coverage", "Leave", "Row", "check_covered"]
+__all__ = ["Coverage", "Leave", "Row", "check_covered", "check_patterns"]
 
 Leave = Callable[[str], bool] | Sequence[str]
 """Paths of parameters that may be left without factors: a predicate, or regular expressions."""
@@ -118,3 +119,37 @@ def check_covered(coverage: Coverage, leave: Leave) -> None:
             f"predicate of the path) to have them trained by the optimizer's otherwise=, or give their layer a rule.\n"
             f"{coverage}"
         )
+
+
+def check_patterns(name: str, patterns: Any, paths: Iterable[str]) -> None:
+    """Raise for a regular expression that is found in none of the paths.
+
+    Args:
+      name: of the argument that has them.
+      patterns: regular expressions; a predicate is not looked at.
+      paths: in one of which each must be found.
+
+    Raises:
+      TypeError: for a pattern that is no string.
+      ValueError: naming the first that is not found, or that is not a regular expression.
+
+    Examples:
+      >>> check_patterns("leave", ["embeding"], ["embedding", "head/kernel"])
+      Traceback (most recent call last):
+      ValueError: leave= has 'embeding', which is found in no path: there are embedding, head/kernel.
+    """
+    known = list(paths)
+    if callable(patterns):
+        return
+    if isinstance(patterns, str):
+        raise TypeError(f"{name}={patterns!r}: must be a list of regular expressions, such as [{patterns!r}].")
+    for pattern in patterns:
+        if not isinstance(pattern, str):
+            raise TypeError(f"{name}= has {shown(pattern)}, where a regular expression belongs.")
+        try:
+            found = any(re.search(pattern, path) for path in known)
+        except re.error as error:
+            raise ValueError(f"{name}= has {pattern!r}, which is not a regular expression: {error}.") from error
+        if not found:
+            some = ", ".join([*known[:5], ".."] if len(known) > 5 else known)
+            raise ValueError(f"{name}= has {pattern!r}, which is found in no path: there are {some}.")

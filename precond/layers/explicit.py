@@ -7,9 +7,9 @@ import jax
 
 from precond.arguments import described
 from precond.layers.capture import Capture, Found, assemble, tapped
-from precond.layers.coverage import Leave, check_covered
+from precond.layers.coverage import Leave, check_covered, check_patterns
 from precond.layers.kinds import Embed, Kind, Scale
-from precond.layers.nested import PROBE
+from precond.layers.nested import PROBE, leaves_of
 from precond.layers.sharing import Sharing, expand
 from precond.layers.tap import Tap
 
@@ -75,5 +75,6 @@ def explicit(
 
     found = {path: found_of(kind) for path, kind in kinds.items()}
     capture = assemble(found, {}, params, bind, sharing=sharing, batch=batch)
+    check_patterns("leave", leave, leaves_of(params))
     check_covered(capture.coverage, leave)
     return capture

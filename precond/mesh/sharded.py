@@ -109,6 +109,8 @@ def sharded(
             raise TypeError(f"axis={axis!r}: pass the name of a mesh axis, several names, or None.")
         if not axes:
             raise ValueError(f"axis={axis!r}: pass the name of a mesh axis, several names, or None.")
+        if len(set(axes)) < len(axes):
+            raise ValueError(f"axis={axis!r} names a mesh axis twice: name each once.")
         axis = tuple(axes)
     if not isinstance(roots, ByCost):
         roots = (roots,) if isinstance(roots, str) else tuple(roots)

@@ -7,6 +7,7 @@ from typing import Any
 from precond.arguments import described
 from precond.blocks.view import View, Views
 from precond.blocks.views.default import default_views
+from precond.blocks.views.patterns import PatternViews
 from precond.blocks.views.reading import over
 
 __all__ = ["stacked"]
@@ -51,4 +52,4 @@ def stacked(pattern: str, axis: int | Sequence[int] = 0, otherwise: Views = defa
             )
         return over(axes, otherwise)(path, leaf)
 
-    return views
+    return PatternViews((pattern,), views, otherwise)
