@@ -11,7 +11,7 @@ from precond.blocks.parameter import Parameter
 from precond.blocks.path_name import path_name
 from precond.blocks.probe import Factors, Probe, with_zero_probes, without_probes
 from precond.blocks.readings import Reading, asking, readings_of, tell_readings
-from precond.blocks.stack_name import active_axes, stack_name
+from precond.blocks.stack_name import active_axes, check_stacks, stack_name
 from precond.blocks.tensor_group import Member, TensorGroup
 from precond.blocks.view import Geometry, View, Views
 from precond.blocks.views import as_views, default_views, rules, small_side, tensors
@@ -42,6 +42,7 @@ __all__ = [
     "check_matrices",
     "check_present",
     "check_shapes",
+    "check_stacks",
     "default_views",
     "finite_blocks",
     "info_of",

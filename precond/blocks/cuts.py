@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from precond.arguments import check_whole
+from precond.arguments import check_whole, described
 
 __all__ = ["BlockSize", "Cut", "Ragged", "Region", "cut_blocks", "cuts_of", "paste_blocks", "ragged"]
 
@@ -35,6 +35,7 @@ BlockSize = int | Ragged | None
 """How axes are cut into blocks: the longest side of a block, a `Ragged`, or None, which cuts nothing."""
 
 
+@described()
 def ragged(size: int) -> Ragged:
     """Cut axes into blocks of one size and a shorter rest, as the reference implementations of Shampoo do.
 

@@ -1,6 +1,14 @@
 """The name of a stack spells its block: `256x1024`, with an axis that is not preconditioned in brackets."""
 
-__all__ = ["active_axes", "stack_name"]
+from typing import Any
+
+import jax
+
+from precond.blocks.path_name import parts_of, path_name
+
+__all__ = ["active_axes", "check_stacks", "stack_name"]
+
+_PARAMETERS = {"kernel", "weight", "embedding", "bias", "scale", "w", "b"}
 
 
 def stack_name(shape: tuple[int, ...], passive: tuple[int, ...] = ()) -> str:
@@ -35,3 +43,33 @@ def active_axes(name: str, order: int) -> tuple[int, ...]:
     axes = name.split("x")
     passive = len(axes) == order and "(" in name
     return tuple(i for i in range(order) if not (passive and axes[i].startswith("(")))
+
+
+def check_stacks(tree: Any) -> None:
+    """Raise for parameters in place of stacks of blocks.
+
+    A stack is `[N, d1, .., dk]`. An array of fewer than two axes is none, nor is a matrix, unless its name spells its
+    blocks; and no stack has the name of a parameter, such as "kernel".
+
+    Args:
+      tree: of arrays, or of anything with a shape.
+
+    Raises:
+      ValueError: naming the parameter, and what to write.
+
+    Examples:
+      >>> check_stacks({"4x3": jax.ShapeDtypeStruct((8, 4, 3), "float32")})
+      >>> check_stacks({"kernel": jax.ShapeDtypeStruct((4, 3), "float32")})
+      Traceback (most recent call last):
+      ...
+      ValueError: 'kernel' of shape (4, 3) is a parameter, and no stack of blocks [N, d1, .., dk]: write ...
+    """
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        name, shape = path_name(path), tuple(leaf.shape)
+        last = parts_of(name)[-1]
+        spelled = last.replace("(", "").replace(")", "") == stack_name(shape[1:])
+        if len(shape) < 2 or (len(shape) == 2 and not spelled) or last in _PARAMETERS:
+            raise ValueError(
+                f"'{name}' of shape {shape} is a parameter, and no stack of blocks [N, d1, .., dk]: write "
+                f"precond.blocked(precond.scale_by_kronecker(..)), which cuts parameters into blocks."
+            )

@@ -7,7 +7,7 @@ from typing import Any
 from precond.blocks.parameter import parameters_of
 from precond.blocks.stack_name import stack_name
 from precond.blocks.view import Geometry, View, Views, geometry
-from precond.blocks.views import LayerViews, batch_axes, names_of
+from precond.blocks.views import LayerViews, PatternViews, batch_axes, names_of
 
 __all__ = ["in_words", "warn_of_views"]
 
@@ -45,12 +45,24 @@ def warn_of_views(tree: Any, views: Views) -> None:
     """
     if isinstance(views, LayerViews):  # the model itself says how a layer is read
         return
-    names = names_of(tree)
-    for path, leaf in parameters_of(tree):
+    names, parameters = names_of(tree), parameters_of(tree)
+    if isinstance(views, PatternViews) and parameters:
+        _warn_of_patterns(views, [path for path, _ in parameters])
+    for path, leaf in parameters:
         view = views(path, leaf) if leaf.size else None
         if view is not None:
             _warn_of_short_sides(path, leaf.shape, view)
             _warn_of_mixed_layers(path, leaf.shape, view, names.get(path, ()))
+
+
+def _warn_of_patterns(views: PatternViews, paths: list[str]) -> None:
+    """Warn of patterns that are found in no parameter: this is no error, since a partition has others elsewhere."""
+    for pattern in views.unmatched(paths):
+        warnings.warn(
+            f"views: the pattern {pattern!r} is found in none of the {len(paths)} parameters, such as '{paths[0]}' and "
+            f"'{paths[-1]}'. Mend it, or leave it out.",
+            stacklevel=5,
+        )
 
 
 def _warn_of_short_sides(path: str, shape: tuple[int, ...], view: View) -> None:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from precond.arguments import check_number
+from precond.arguments import check_number, described
 from precond.transformation import transformation
 from precond.trees import Leaf, Tree, real_dtype, tree_product, wide_dtype
 
@@ -38,6 +38,7 @@ class ExponentiatedState(NamedTuple):
     inner: optax.OptState
 
 
+@described()
 def cosine(product: jax.Array, left: jax.Array, right: jax.Array) -> jax.Array:
     """Return the cosine of the angle; for single coordinates, the product of their signs.
 
@@ -76,6 +77,7 @@ def _product(x: jax.Array, y: jax.Array) -> jax.Array:
     return jnp.real(jnp.conj(x) * y)
 
 
+@described()
 def exponentiated(
     inner: optax.GradientTransformation,
     rate: ArrayLike = 0.01,

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from precond.arguments import described
 from precond.large_batches import Displacement, eval_params
 from precond.transformation import transformation
 from precond.trees import wide_zeros_like
@@ -29,6 +30,7 @@ class ExtrapolatedState(NamedTuple):
     ahead: optax.OptState
 
 
+@described()
 def extrapolated(
     optimizer: optax.GradientTransformation, ahead: optax.GradientTransformation
 ) -> optax.GradientTransformationExtraArgs:

@@ -8,13 +8,14 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
-from precond.arguments import check_number, check_whole
+from precond.arguments import check_number, check_whole, described
 from precond.transformation import transformation
 from precond.trees import wide_dtype
 
 __all__ = ["project_radial"]
 
 
+@described()
 def project_radial(
     inner: optax.GradientTransformation,
     *,

@@ -9,13 +9,14 @@ import optax
 from jax import lax
 from jax.typing import ArrayLike
 
-from precond.arguments import check_number, check_whole
+from precond.arguments import check_number, check_whole, described
 from precond.transformation import transformation
 from precond.trees import Tree, real_dtype, wide_zeros_like
 
 __all__ = ["scale_by_neumann_series"]
 
 
+@described()
 def scale_by_neumann_series(
     inner_rate: ArrayLike, terms: int, *, shrink: ArrayLike = 1.0
 ) -> optax.GradientTransformationExtraArgs:

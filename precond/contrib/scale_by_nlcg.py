@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from precond.arguments import described
 from precond.transformation import transformation
 from precond.trees import Tree, real_dtype, tree_product, wide_zeros_like
 
@@ -38,6 +39,7 @@ def _ratio(x: jax.Array, y: jax.Array) -> jax.Array:
     return jnp.where(y != 0, x / jnp.where(y != 0, y, 1), 0)
 
 
+@described()
 def polak_ribiere(gradient: Tree, scaled: Tree, last_gradient: Tree, last_scaled: Tree) -> jax.Array:
     r"""Return $\beta = \max(0, \; z^\top (g - g_{-1}) / z_{-1}^\top g_{-1})$ (PR+), which restarts by itself.
 
@@ -56,6 +58,7 @@ def polak_ribiere(gradient: Tree, scaled: Tree, last_gradient: Tree, last_scaled
     return jnp.maximum(0, _ratio(change, tree_product(last_scaled, last_gradient)))
 
 
+@described()
 def fletcher_reeves(gradient: Tree, scaled: Tree, last_gradient: Tree, last_scaled: Tree) -> jax.Array:
     r"""Return $\beta = z^\top g / z_{-1}^\top g_{-1}$; without a line search it grows with the gradients.
 
@@ -72,6 +75,7 @@ def fletcher_reeves(gradient: Tree, scaled: Tree, last_gradient: Tree, last_scal
     return _ratio(tree_product(scaled, gradient), tree_product(last_scaled, last_gradient))
 
 
+@described()
 def scale_by_nlcg(
     beta: Beta = polak_ribiere, *, preconditioner: optax.GradientTransformation | None = None
 ) -> optax.GradientTransformationExtraArgs:

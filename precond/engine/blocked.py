@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from precond.arguments import check_transformation
+from precond.arguments import check_headings, check_transformation, described, refuse_optimizers
 from precond.blocks import BlockSize, Views, without_info
 from precond.eager import compiled_if_eager
 from precond.engine.skip_nonfinite import SkipNonfiniteState, skip_nonfinite
@@ -39,6 +39,7 @@ class BlockedState(NamedTuple):
         return self.stacks.blocks_skipped + rest.steps_skipped
 
 
+@described(explain=True)
 def blocked(
     inner: optax.GradientTransformation,
     *,
@@ -95,6 +96,7 @@ def blocked(
     """
     otherwise = optax.scale_by_adam() if otherwise is None else otherwise
     check_transformation("otherwise", otherwise)
+    refuse_optimizers("inner", inner)
     first = stacked(inner, block_size=block_size, views=views, skipped=skipped, axis=axis, mesh=mesh)
 
     def unviewed(tree: Tree) -> Tree:
@@ -103,6 +105,7 @@ def blocked(
     second = optax.masked(skip_nonfinite(otherwise, skipped=skipped), unviewed)
 
     def init(params: optax.Params) -> BlockedState:
+        check_headings({"inner": inner, "otherwise": otherwise})
         return BlockedState(
             cast(StackedState, first.init(params)),
             cast(optax.MaskedState, second.init(params)),

@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from precond.arguments import check_transformation
+from precond.arguments import check_transformation, described
 from precond.blocks import BlockInfo, Factors, Layer, check_layers, info_of
 
 __all__ = ["by_layer"]
 
 
+@described()
 def by_layer(inner: optax.GradientTransformation, layers: Mapping[str, Layer]) -> optax.GradientTransformationExtraArgs:
     """Give a transformation of stacks the factors that the caller passes by layer as the extra argument `factors`.
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from precond.arguments import described
 from precond.blocks import Factors, Layer, Probe, path_name, with_zero_probes, without_probes
 from precond.transformation import transformation
 from precond.trees import Tree
@@ -14,6 +15,7 @@ from precond.trees import Tree
 __all__ = ["from_probes", "has_probes"]
 
 
+@described()
 def from_probes(
     make: Callable[[Mapping[str, Layer]], optax.GradientTransformation],
 ) -> optax.GradientTransformationExtraArgs:

@@ -5,12 +5,14 @@ from typing import Any
 import jax
 import optax
 
+from precond.arguments import along, check_transformation, described
 from precond.blocks import BlockInfo, info_of, keep_finite
 from precond.transformation import transformation
 
 __all__ = ["per_block"]
 
 
+@described()
 def per_block(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
     """Run a transformation on each block of each stack by itself.
 
@@ -34,6 +36,7 @@ def per_block(inner: optax.GradientTransformation) -> optax.GradientTransformati
       >>> state["2"].count.tolist()
       [1, 0, 1]
     """
+    check_transformation("inner", inner)
     inner = optax.with_extra_args_support(inner)
 
     def init(params: optax.Params) -> optax.OptState:
@@ -64,4 +67,4 @@ def per_block(inner: optax.GradientTransformation) -> optax.GradientTransformati
             out.append((moved, keep_finite(ok, new, s)))
         return treedef.unflatten([m for m, _ in out]), treedef.unflatten([n for _, n in out])
 
-    return transformation(init, update)
+    return along(transformation(init, update), like=inner)

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from precond.arguments import check_part, check_transformation, check_whole
-from precond.blocks import BlockInfo, info_of, keep_finite, path_name
+from precond.arguments import check_along, check_part, check_transformation, check_whole, described
+from precond.blocks import BlockInfo, check_stacks, info_of, keep_finite, path_name
 from precond.engine.host_state import capture, host_state
 from precond.engine.per_block import per_block
 from precond.engine.refresh_roots import refresh_roots
@@ -74,6 +74,7 @@ def _apply(root: Root, directions: Any, gradients: Any, roots: Any, finite: Any)
     return treedef.unflatten(out), treedef.unflatten(moved)
 
 
+@described(heading=1)
 def scale_by_kronecker(
     statistics: optax.GradientTransformation,
     root: Root,
@@ -115,7 +116,7 @@ def scale_by_kronecker(
       >>> updates["1x1"].item()  # 4 (4^2)^(-1/4) (4^2)^(-1/4)
       1.0
     """
-    momentum = optax.identity() if momentum is None else momentum
+    given, momentum = momentum, optax.identity() if momentum is None else momentum
     check_transformation("statistics", statistics)
     check_part("root", root, Root, "precond.inverse_root()")
     check_transformation("momentum", momentum)
@@ -147,6 +148,10 @@ def scale_by_kronecker(
             return _refresh(root, schedule, count, factors, roots, blocks)
 
     def init(params: optax.Params) -> KroneckerState:
+        check_stacks(params)
+        return start(params)
+
+    def start(params: optax.Params) -> KroneckerState:
         state = statistics.init(params)
         factors = jax.eval_shape(lambda p, s: factors_of(p, s, {}, None, BlockInfo(), {})[0], params, state)
         roots = jax.tree.map(root.init, params, factors)
@@ -183,4 +188,4 @@ def scale_by_kronecker(
         host = capture(schedule, step, info.any_finite, factors, state.host) if schedule.on_host else ()
         return out, KroneckerState(info.advance(state.count), collected, moved, velocity, host)
 
-    return transformation(init, update)
+    return check_along(transformation(init, update), momentum=given)

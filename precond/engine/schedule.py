@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from precond.arguments import check_whole
+from precond.arguments import check_whole, described
 
 __all__ = ["Refresh", "every", "on_host"]
 
@@ -38,6 +38,7 @@ class Refresh(NamedTuple):
         return now, jnp.where(step > self.start, now + 1, jnp.where(first, self.period, 0))
 
 
+@described()
 def every(
     period: int,
     *,
@@ -90,6 +91,7 @@ def every(
     return Refresh(period, start, start if phase is None else phase, stagger, delay, warmup)
 
 
+@described()
 def on_host(period: int, *, warmup: int = 0) -> Refresh:
     """Leave the refresh to `precond.host_refresh`, which runs beside training on the cores of the host.
 

@@ -6,11 +6,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from precond.arguments import described
 from precond.blocks import BlockInfo, info_of
 
 __all__ = ["use_measured_moments"]
 
 
+@described()
 def use_measured_moments(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
     """Pass the measured second moments to `inner` in place of the raw gradients, and NaN if nothing was measured.
 

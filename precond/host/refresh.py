@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from jax.core import Tracer
 
-from precond.arguments import check_whole
+from precond.arguments import check_whole, described
 from precond.engine import Engine, KroneckerState, describing
 from precond.host.job import Job, begin, cancel, finish, kernel_of, unfinished
 from precond.host.rows import put
@@ -124,6 +124,7 @@ class HostRefresh:
         self.close()
 
 
+@described()
 def host_refresh(
     tx: optax.GradientTransformation, params: Any, *, workers: int | Executor | None = None, updates: int = 1
 ) -> HostRefresh:

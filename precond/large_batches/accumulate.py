@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from precond.arguments import check_whole
+from precond.arguments import check_whole, described
 from precond.blocks import Factors, Layer
 from precond.eager import compiled_if_eager
 from precond.large_batches.average_factors import average_factors, zero_factors
@@ -46,6 +46,7 @@ class AccumulateState(NamedTuple):
     inner: optax.OptState
 
 
+@described()
 def accumulate(
     inner: optax.GradientTransformation,
     every_k: int,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from precond.arguments import check_number
+from precond.arguments import check_number, described
 from precond.trees import Tree, tree_product
 
 __all__ = ["Regularizer", "convexify"]
@@ -20,6 +20,7 @@ def _tensors(tree: Tree) -> int:
     return len(jax.tree.leaves(tree))
 
 
+@described()
 def convexify(
     cubic: ArrayLike | None = 1e-7,
     repulsion: ArrayLike | None = 1e-5,

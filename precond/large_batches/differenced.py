@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from precond.arguments import described
 from precond.replicas import Metric, Replicas, stacked
 from precond.transformation import transformation
 from precond.trees import Tree, all_finite, wide_zeros
@@ -28,6 +29,7 @@ class DifferencedState(NamedTuple):
     inner: optax.OptState
 
 
+@described()
 def differenced(
     inner: optax.GradientTransformation, *, metric: Callable[[optax.OptState], Metric] | None = None
 ) -> optax.GradientTransformationExtraArgs:

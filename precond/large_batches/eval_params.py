@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
+from precond.arguments import described
 from precond.trees import Tree, find_nodes, real_dtype
 
 __all__ = ["Displacement", "eval_params"]
@@ -24,6 +25,7 @@ class Displacement(NamedTuple):
     direction: Tree
 
 
+@described()
 def eval_params(state: optax.OptState, params: Tree) -> Tree:
     r"""Return the iterate itself, $w - s d$, if the optimizer takes gradients at $w$, ahead of it.
 

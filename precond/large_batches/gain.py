@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from precond.arguments import check_number, check_whole
+from precond.arguments import check_number, check_whole, described, made
 
 __all__ = ["GainEstimator", "adaptdl_gain", "fairscale_gain", "gain", "paper_gain"]
 
@@ -30,6 +30,10 @@ class GainEstimator(NamedTuple):
     before: Bounds
     after: Bounds
     start: int
+
+    def __repr__(self) -> str:
+        """Name the function that made it."""
+        return made(self)
 
 
 def gain(variance: jax.Array, square: jax.Array, scale: ArrayLike) -> jax.Array:
@@ -71,6 +75,7 @@ def _debiased(decay: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.Array
     return (1 - decay) / weight, weight
 
 
+@described()
 def paper_gain(smoothing: float | None = None, *, least_variance: float = 1e-6, start: int = 1) -> GainEstimator:
     r"""Average as the paper does: a plain mean of the first $1 / (1 - \theta)$ samples, then an exponential average.
 
@@ -107,6 +112,7 @@ def paper_gain(smoothing: float | None = None, *, least_variance: float = 1e-6, 
     return GainEstimator(average, _bounds(least_variance), _as_is, start)
 
 
+@described()
 def fairscale_gain(smoothing: float | None = None, *, least_variance: float = 1e-6) -> GainEstimator:
     r"""Average as FairScale does: a bias-corrected exponential average from the first sample on, which also sets $r_0$.
 
@@ -142,6 +148,7 @@ def fairscale_gain(smoothing: float | None = None, *, least_variance: float = 1e
     return GainEstimator(average, _bounds(least_variance), _as_is, 0)
 
 
+@described()
 def adaptdl_gain(smoothing: float = 0.999, *, least_variance: float = 1e-6) -> GainEstimator:
     r"""Average as AdaptDL (Pollux) does: a bias-corrected average with $\theta^S$, of samples that may be negative.
 

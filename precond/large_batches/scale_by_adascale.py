@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from precond.arguments import check_number, check_part, check_rate
+from precond.arguments import check_number, check_part, check_rate, described
 from precond.blocks import with_zero_probes, without_probes
 from precond.large_batches.gain import GainEstimator, gain, paper_gain
 from precond.replicas import Replicas
@@ -47,6 +47,7 @@ class AdascaleState(NamedTuple):
     scale: jax.Array
 
 
+@described()
 def scale_by_adascale(
     schedule: optax.ScalarOrSchedule,
     scale: ArrayLike,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from precond.arguments import check_number, check_whole
+from precond.arguments import check_number, check_whole, described
 from precond.large_batches.convexify import Regularizer, convexify
 from precond.large_batches.eval_params import Displacement
 from precond.transformation import transformation
@@ -35,6 +35,7 @@ class NeumannState(NamedTuple):
     age: jax.Array
 
 
+@described()
 def growing_momentum(low: float = 0.5, high: float = 0.9, *, epoch: ArrayLike = 1) -> optax.Schedule:
     r"""Make a schedule of the momentum, $\mu(t) = 1 - 1 / (1 + t)$, held between `low` and `high`.
 
@@ -102,6 +103,7 @@ def _check(warmup: Any, resets: Any, momentum: Any, decays: dict[str, Any]) -> N
         check_number(name, value, 0, 1)
 
 
+@described()
 def scale_by_neumann(
     learning_rate: optax.ScalarOrSchedule,
     *,

@@ -4,7 +4,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from precond.arguments import shown
 from precond.layers.capture import Capture
+from precond.layers.check_patterns import check_patterns
 from precond.layers.coverage import Coverage, Row
 from precond.layers.kinds import Kind, under_sharing
 from precond.layers.nested import leaves_of
@@ -49,6 +51,12 @@ def sharing_of(sharing: Sharing | Sequence[tuple[str, Sharing]]) -> Callable[[st
     """
     if callable(sharing):
         return lambda path: sharing
+    for pair in sharing:
+        if not (isinstance(pair, tuple | list) and len(pair) == 2 and callable(pair[1])):
+            raise TypeError(
+                f"sharing= has {shown(pair)}, where a pair of a regular expression and precond.layers.expand or "
+                f"precond.layers.reduce belongs."
+            )
     pairs = [(re.compile(pattern), rule) for pattern, rule in sharing]
     return lambda path: next((rule for pattern, rule in pairs if pattern.search(path)), expand)
 
@@ -73,6 +81,8 @@ def assemble(
       batch: as in `Tap`.
     """
     leaves, rule = leaves_of(params), sharing_of(sharing)
+    if not callable(sharing):
+        check_patterns("sharing", [pattern for pattern, _ in sharing], sorted(found))
     layers, taps, rows = {}, {}, []
     for path, layer in sorted(found.items()):
         try:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from precond.arguments import check_whole
+from precond.arguments import check_whole, described, made
 from precond.layers.likelihoods import Likelihood
 
 __all__ = ["Estimator", "Pull", "empirical", "exact", "sampled"]
@@ -26,7 +26,12 @@ class Estimator(NamedTuple):
 
     pull: Pull | None
 
+    def __repr__(self) -> str:
+        """Name the function that made it."""
+        return made(self)
 
+
+@described()
 def sampled(likelihood: Likelihood, *, samples: int = 1) -> Estimator:
     """Estimate the expected Fisher matrix by targets sampled from the model: a backward pass more for each sample.
 
@@ -64,6 +69,7 @@ def sampled(likelihood: Likelihood, *, samples: int = 1) -> Estimator:
     return Estimator(pull)
 
 
+@described()
 def exact(likelihood: Likelihood) -> Estimator:
     """Take the exact Fisher matrix, which is the Gauss-Newton matrix: a backward pass for each output of an example.
 
@@ -97,6 +103,7 @@ def exact(likelihood: Likelihood) -> Estimator:
     return Estimator(pull)
 
 
+@described()
 def empirical() -> Estimator:
     """Take the empirical Fisher matrix, from the loss's own gradients: no further backward pass, and a poorer matrix.
 

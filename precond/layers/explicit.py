@@ -5,12 +5,14 @@ from typing import Any
 
 import jax
 
+from precond.arguments import described
 from precond.layers.assemble import Found, assemble
 from precond.layers.capture import Capture
+from precond.layers.check_patterns import check_patterns
 from precond.layers.coverage import Uncovered, check_covered
 from precond.layers.front_end import tapped
 from precond.layers.kinds import Kind
-from precond.layers.nested import PROBE
+from precond.layers.nested import PROBE, leaves_of
 from precond.layers.sharing import Sharing, expand
 from precond.layers.tap import Tap
 from precond.trees import Tree
@@ -18,6 +20,7 @@ from precond.trees import Tree
 __all__ = ["explicit"]
 
 
+@described()
 def explicit(
     kinds: Mapping[str, Kind | Found],
     params: Tree,
@@ -75,5 +78,6 @@ def explicit(
 
     found = {path: found_of(kind) for path, kind in kinds.items()}
     capture = assemble(found, {}, params, bind, sharing=sharing, batch=batch)
+    check_patterns("allow_uncovered", allow_uncovered, leaves_of(params))
     check_covered(capture.coverage, allow_uncovered)
     return capture

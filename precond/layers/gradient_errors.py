@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from precond.arguments import described
 from precond.blocks import Probe
 from precond.layers.capture import Capture
 from precond.layers.nested import leaves_of
@@ -16,6 +17,7 @@ from precond.trees import Tree
 __all__ = ["gradient_errors"]
 
 
+@described()
 def gradient_errors(capture: Capture, params: Tree, run: Callable[[Tree], Tree]) -> dict[str, float]:
     r"""Compare each layer's gradient, as its signals have it, with autodiff's.
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from precond.arguments import check_number
+from precond.arguments import check_number, described, made
 from precond.trees import Tree
 
 __all__ = ["Likelihood", "bernoulli", "categorical", "gaussian"]
@@ -27,7 +27,12 @@ class Likelihood(NamedTuple):
     sample: Callable[[jax.Array, jax.Array], Tree]
     root: Callable[[jax.Array, jax.Array], jax.Array] | None = None
 
+    def __repr__(self) -> str:
+        """Name the function that made it."""
+        return made(self)
 
+
+@described()
 def categorical() -> Likelihood:
     """Take outputs as logits, along their last axis: softmax cross-entropy.
 
@@ -49,6 +54,7 @@ def categorical() -> Likelihood:
     return Likelihood(sample, root)
 
 
+@described()
 def bernoulli() -> Likelihood:
     """Take each output as the logit of a binary target: sigmoid cross-entropy, summed.
 
@@ -67,6 +73,7 @@ def bernoulli() -> Likelihood:
     return Likelihood(sample, root)
 
 
+@described()
 def gaussian(variance: ArrayLike = 1.0) -> Likelihood:
     r"""Take outputs as means: the loss is $\|y - f\|^2 / (2 \sigma^2)$, summed over an example's outputs.
 

@@ -6,6 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
+from precond.arguments import described
 from precond.layers.assemble import Found
 from precond.layers.capture import Capture, counted
 from precond.layers.convolutions import as_tuple, convolution, transposed_convolution
@@ -76,6 +77,7 @@ def _normalised(m: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> jax.Ar
     return m.clone(parent=None, name=None, **plain).apply(state, *args, **kwargs, mutable=list(state))[0]
 
 
+@described()
 def capture(
     model: nn.Module,
     variables: Mapping[str, Any],

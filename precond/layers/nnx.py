@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from precond.arguments import described
 from precond.blocks import Probe
 from precond.layers.assemble import Found
 from precond.layers.capture import Capture
@@ -103,6 +104,7 @@ def _tapped_class(cls: type, spec: Tap) -> type:
     return type(f"Tapped{cls.__name__}", (cls,), {"__call__": call})
 
 
+@described()
 def capture(
     model: nnx.Module,
     *args: Any,

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from precond.arguments import described
 from precond.blocks import Factors, Probe
 from precond.layers.bases_of import bases_of
 from precond.layers.capture import Capture
@@ -20,6 +21,7 @@ __all__ = ["factors_alone", "value_grad_factors"]
 Examples = Callable[..., jax.typing.ArrayLike] | float | None
 
 
+@described()
 def value_grad_factors(
     forward: Callable[..., Any],
     loss: Callable[..., jax.Array],
@@ -92,6 +94,7 @@ def value_grad_factors(
     return function
 
 
+@described()
 def factors_alone(
     forward: Callable[..., Any],
     capture: Capture,

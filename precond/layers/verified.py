@@ -4,8 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 from precond.layers.assemble import Bind, Found, assemble
 from precond.layers.capture import Capture
+from precond.layers.check_patterns import check_patterns
 from precond.layers.coverage import Uncovered, check_covered
 from precond.layers.gradient_errors import gradient_errors
+from precond.layers.nested import leaves_of
 from precond.layers.sharing import Sharing
 from precond.trees import Tree
 
@@ -40,6 +42,7 @@ def verified(
     Raises:
       ValueError: if a parameter has no factors and is not in `allow_uncovered`.
     """
+    check_patterns("allow_uncovered", allow_uncovered, leaves_of(params))
     made = assemble(found, reasons, params, bind, sharing=sharing, batch=batch)
     if tolerance is not None and made.layers:
         errors = gradient_errors(made, params, lambda params: run(made, params))

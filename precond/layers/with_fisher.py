@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from precond.arguments import described
 from precond.blocks import Probe, path_name
 from precond.layers.estimators import Estimator
 from precond.trees import Tree
@@ -13,6 +14,8 @@ from precond.trees import Tree
 __all__ = ["with_fisher"]
 
 
+@described()
+@described()
 def with_fisher(forward: Callable[..., Any], fisher: Estimator, *, has_aux: bool = False) -> Callable[..., Any]:
     r"""Return the same model, whose probes get the gradients of another Fisher matrix than the empirical one.
 

@@ -115,6 +115,11 @@ def find_placement(sharding: Sharded, mesh: Mesh | AbstractMesh | None, tree: Tr
             raise ValueError(f"axis={axes} is not an axis of the mesh, which has {names}. Name one of these.")
         return None
     found = fitting[0]
+    if unknown := [a for a in sharding.gradients if a not in found.axis_names]:
+        raise ValueError(
+            f"gradients={sharding.gradients}: '{unknown[0]}' is not an axis of the mesh, which has "
+            f"{tuple(found.axis_names)}. Name one of these."
+        )
     kinds = {dict(zip(found.axis_names, found.axis_types, strict=True))[a] for a in axes}
     if len(kinds) > 1:
         raise ValueError(f"axis={axes}: these axes of the mesh have different types ({kinds}). Name axes of one type.")

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from precond.arguments import check_number, check_transformation, check_whole
+from precond.arguments import check_number, check_transformation, check_whole, described
 
 __all__ = ["ByCost", "Sharded", "as_sharded", "by_cost", "sharded"]
 
@@ -19,6 +19,7 @@ class ByCost(NamedTuple):
     flops_per_byte: float
 
 
+@described()
 def by_cost(memory: float, *, flops_per_byte: float = 1000.0) -> ByCost:
     r"""Gather roots where that is cheaper than to gather directions, and memory allows it: for `sharded(roots=)`.
 
@@ -61,6 +62,7 @@ class Sharded(NamedTuple):
     gradients: tuple[str, ...]
 
 
+@described()
 def sharded(
     axis: str | Sequence[str] | None,
     *,
@@ -107,6 +109,8 @@ def sharded(
             raise TypeError(f"axis={axis!r}: pass the name of a mesh axis, several names, or None.")
         if not axes:
             raise ValueError(f"axis={axis!r}: pass the name of a mesh axis, several names, or None.")
+        if len(set(axes)) < len(axes):
+            raise ValueError(f"axis={axis!r} names a mesh axis twice: name each once.")
         axis = tuple(axes)
     if not isinstance(roots, ByCost):
         roots = (roots,) if isinstance(roots, str) else tuple(roots)

@@ -5,12 +5,14 @@ from collections.abc import Callable
 import optax
 from jax.typing import ArrayLike
 
+from precond.arguments import described
 from precond.large_batches import GainEstimator, scale_by_adascale
 from precond.trees import Tree
 
 __all__ = ["adascale"]
 
 
+@described(heading=-1)
 def adascale(
     optimizer: Callable[[float], optax.GradientTransformation],
     schedule: optax.ScalarOrSchedule,

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import jax
 import optax
 
-from precond.arguments import check_decay, check_number, check_whole
+from precond.arguments import along, check_decay, check_number, check_whole, described
 from precond.blocks import Layer, check_matrices
 from precond.engine import Refresh, every, per_block, use_measured_moments
 from precond.mesh import Sharded
@@ -18,6 +18,7 @@ from precond.trees import Mask
 __all__ = ["ekfac"]
 
 
+@described(heading=-1)
 def ekfac(
     learning_rate: optax.ScalarOrSchedule,
     layers: Mapping[str, Layer],
@@ -115,7 +116,7 @@ def ekfac(
         root=corrected_inverse(damping, follow=decayed_max(b2), method=method),
         refresh=refresh,
         around=around,
-        otherwise=optax.scale_by_adam(b1) if otherwise is None else otherwise,
+        otherwise=along(optax.scale_by_adam(b1)) if otherwise is None else otherwise,
         skipped=float("nan"),
         axis=axis,
         mesh=mesh,

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from precond.arguments import check_number, check_rate
+from precond.arguments import check_mask, check_number, check_rate
 from precond.eager import compiled_if_eager
 from precond.transformation import transformation
 from precond.trees import Mask
@@ -61,13 +61,14 @@ def decayed(weight_decay: float | jax.Array | None, mask: Any) -> optax.Gradient
       mask: as in `optax.adamw`.
 
     Raises:
-      ValueError, TypeError: for what is not a number, or negative.
+      ValueError, TypeError: for what is not a number, or negative; for a mask that is none, or that masks nothing.
 
     Examples:
       >>> tx = decayed(0.5, None)
       >>> tx.update(jnp.ones(1), tx.init(jnp.ones(1)), jnp.ones(1))[0].tolist()
       [1.5]
     """
+    check_mask(mask, weight_decay)
     if weight_decay is None:
         return optax.identity()
     check_number("weight_decay", weight_decay, 0)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import jax
 import optax
 
-from precond.arguments import check_decay
+from precond.arguments import along, check_decay, described
 from precond.blocks import Layer
 from precond.engine import Refresh, every, per_block
 from precond.mesh import Sharded
@@ -18,6 +18,7 @@ from precond.trees import Mask
 __all__ = ["kfac"]
 
 
+@described(heading=-1)
 def kfac(
     learning_rate: optax.ScalarOrSchedule,
     layers: Mapping[str, Layer] | None = None,
@@ -101,7 +102,7 @@ def kfac(
         root=root,
         refresh=refresh,
         around=around,
-        otherwise=optax.scale_by_adam(b1) if otherwise is None else otherwise,
+        otherwise=along(optax.scale_by_adam(b1)) if otherwise is None else otherwise,
         skipped=float("nan"),
         axis=axis,
         mesh=mesh,

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from precond.arguments import check_decay, check_number
+from precond.arguments import along, check_along, check_decay, check_number, described
 from precond.blocks import BlockSize, Views
 from precond.engine import Refresh, blocked, every, scale_by_kronecker
 from precond.mesh import Sharded
@@ -20,6 +20,7 @@ from precond.trees import Mask
 __all__ = ["kl_shampoo"]
 
 
+@described(heading=-1)
 def kl_shampoo(
     learning_rate: optax.ScalarOrSchedule,
     *,
@@ -91,12 +92,12 @@ def kl_shampoo(
         refresh=refresh,
     )
     tx = blocked(
-        optax.chain(direction, clip_by_rms(1.0)),
+        along(optax.chain(direction, clip_by_rms(1.0))),
         block_size=1024 if block_size is None else block_size,
         views=views,
-        otherwise=optax.scale_by_adam(b1, b2, eps) if otherwise is None else otherwise,
+        otherwise=along(optax.scale_by_adam(b1, b2, eps)) if otherwise is None else otherwise,
         skipped=jnp.nan,
         axis=axis,
         mesh=mesh,
     )
-    return finish(tx, learning_rate, weight_decay, mask)
+    return finish(check_along(tx, otherwise=otherwise), learning_rate, weight_decay, mask)

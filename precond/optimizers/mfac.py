@@ -3,13 +3,14 @@
 import jax
 import optax
 
-from precond.arguments import check_decay, check_number, check_rate
+from precond.arguments import check_decay, check_mask, check_number, check_rate, described
 from precond.transforms import block_top_k, error_feedback, finite_steps, lookahead_ema, scale_by_mfac, sparse_rows
 from precond.trees import Mask
 
 __all__ = ["mfac"]
 
 
+@described(heading=-1)
 def mfac(
     learning_rate: optax.ScalarOrSchedule,
     *,
@@ -63,6 +64,7 @@ def mfac(
     check_rate("learning_rate", learning_rate)
     check_decay("b1", b1)
     decay = optax.identity()
+    check_mask(mask, weight_decay)
     if weight_decay is not None:
         check_number("weight_decay", weight_decay, 0)
         decay = optax.add_decayed_weights(weight_decay, mask)

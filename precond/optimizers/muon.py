@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from precond.arguments import check_decay, check_number, check_rate, check_transformation
+from precond.arguments import along, check_along, check_decay, check_number, check_rate, check_transformation, described
 from precond.blocks import BlockSize, Views
 from precond.engine import blocked, per_block, viewed_by
 from precond.mesh import Sharded
@@ -18,6 +18,7 @@ from precond.transforms import nesterov, orthogonalize
 __all__ = ["muon", "scale_by_muon"]
 
 
+@described(heading=1, explain=True)
 def scale_by_muon(
     *,
     b1: jax.typing.ArrayLike = 0.95,
@@ -66,23 +67,25 @@ def scale_by_muon(
       >>> updates, state = tx.update(params, tx.init(params))
     """
     check_decay("b1", b1)
-    momentum = nesterov(b1) if momentum is None else momentum
+    given, momentum = momentum, nesterov(b1) if momentum is None else momentum
     check_transformation("momentum", momentum)
     parts = [per_block(momentum), orthogonalize(method, scale=match_rms(0.2) if scale is None else scale)]
     if after is not None:
         check_transformation("after", after)
         parts.append(per_block(after))
-    return blocked(
-        optax.chain(*parts),
+    tx = blocked(
+        along(optax.chain(*parts)),
         block_size=block_size,
         views=views,
-        otherwise=optax.scale_by_adam(adam_b1, adam_b2, adam_eps) if otherwise is None else otherwise,
+        otherwise=along(optax.scale_by_adam(adam_b1, adam_b2, adam_eps)) if otherwise is None else otherwise,
         skipped=skipped,
         axis=axis,
         mesh=mesh,
     )
+    return check_along(tx, momentum=given, after=after, otherwise=otherwise)
 
 
+@described(heading=-1)
 def muon(
     learning_rate: optax.ScalarOrSchedule,
     *,

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import optax
 
-from precond.arguments import check_number, check_rate
+from precond.arguments import check_mask, check_number, check_rate, described
 from precond.large_batches import convexify, growing_momentum, scale_by_neumann
 from precond.transforms import finite_steps
 from precond.trees import Mask, Tree
@@ -13,6 +13,7 @@ from precond.trees import Mask, Tree
 __all__ = ["neumann"]
 
 
+@described(heading=-1)
 def neumann(
     learning_rate: optax.ScalarOrSchedule,
     *,
@@ -82,6 +83,7 @@ def neumann(
         warmup=warmup * epoch,
         resets=resets * epoch,
     )
+    check_mask(mask, weight_decay)
     if weight_decay is not None:
         check_number("weight_decay", weight_decay, 0)
         step = optax.chain(optax.add_decayed_weights(weight_decay, mask), step)

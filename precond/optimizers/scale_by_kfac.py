@@ -7,6 +7,7 @@ import jax
 import optax
 from jax.typing import ArrayLike
 
+from precond.arguments import check_along, described
 from precond.blocks import Layer, check_present, views
 from precond.engine import Refresh, blocked, by_layer, every, from_probes, has_probes, scale_by_kronecker
 from precond.mesh import Sharded
@@ -16,6 +17,7 @@ from precond.statistics import activations, balance
 __all__ = ["scale_by_kfac"]
 
 
+@described(heading=1, explain=True)
 def scale_by_kfac(
     layers: Mapping[str, Layer] | None = None,
     *,
@@ -91,6 +93,6 @@ def scale_by_kfac(
             check_present(layers, params)
             return tx.init(params)
 
-        return optax.GradientTransformationExtraArgs(init, tx.update)
+        return check_along(optax.GradientTransformationExtraArgs(init, tx.update), otherwise=otherwise)
 
     return from_probes(of_layers) if layers is None else of_layers(layers)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from precond.arguments import check_decay, check_number, check_transformation
+from precond.arguments import along, check_along, check_decay, check_number, check_transformation, described
 from precond.blocks import BlockSize, Views
 from precond.engine import Refresh, blocked, every, per_block, scale_by_kronecker
 from precond.mesh import Sharded
@@ -20,6 +20,7 @@ from precond.trees import Mask
 __all__ = ["shampoo"]
 
 
+@described(heading=-1)
 def shampoo(
     learning_rate: optax.ScalarOrSchedule,
     *,
@@ -91,15 +92,16 @@ def shampoo(
         refresh=refresh,
     )
     adam = scale_by_diagonal(b2, eps=eps, bias_correction=True)  # with the momentum around it
-    magnitude = adam if magnitude is None else magnitude
+    given, magnitude = magnitude, adam if magnitude is None else magnitude
     check_transformation("magnitude", magnitude)
     tx = blocked(
-        with_momentum(per_block(optax.ema(b1)), graft(direction, per_block(magnitude))),
+        along(with_momentum(per_block(optax.ema(b1)), graft(direction, per_block(magnitude)))),
         block_size=1024 if block_size is None else block_size,
         views=views,
-        otherwise=with_momentum(optax.ema(b1), adam) if otherwise is None else otherwise,
+        otherwise=along(with_momentum(optax.ema(b1), adam)) if otherwise is None else otherwise,
         skipped=jnp.nan,
         axis=axis,
         mesh=mesh,
     )
+    tx = check_along(tx, otherwise=otherwise, magnitude=given)
     return finish(tx, learning_rate, weight_decay, mask)

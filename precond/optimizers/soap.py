@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from precond.arguments import check_decay, check_number, check_whole
+from precond.arguments import along, check_along, check_decay, check_number, check_whole, described
 from precond.blocks import BlockSize, Views
 from precond.engine import Refresh, blocked, every, scale_by_kronecker
 from precond.mesh import Sharded
@@ -19,6 +19,7 @@ from precond.trees import Mask
 __all__ = ["soap"]
 
 
+@described(heading=-1)
 def soap(
     learning_rate: optax.ScalarOrSchedule,
     *,
@@ -96,9 +97,9 @@ def soap(
         direction,
         block_size=1024 if block_size is None else block_size,
         views=views,
-        otherwise=optax.scale_by_adam(b1, b2, 1e-15 if eps is None else eps) if otherwise is None else otherwise,
+        otherwise=along(optax.scale_by_adam(b1, b2, 1e-15 if eps is None else eps)) if otherwise is None else otherwise,
         skipped=jnp.nan,
         axis=axis,
         mesh=mesh,
     )
-    return finish(tx, learning_rate, weight_decay, mask)
+    return finish(check_along(tx, otherwise=otherwise), learning_rate, weight_decay, mask)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from precond.arguments import described
 from precond.linalg import block_newton_schulz, gram_newton_schulz, gram_pays, polar_factor
 from precond.orthogonal.polynomials import check_polynomials, jordan
 
@@ -25,7 +26,12 @@ class Orthogonalizer(NamedTuple):
     name: str
     apply: Callable[[jax.Array], jax.Array]
 
+    def __repr__(self) -> str:
+        """Return what the user types to get it."""
+        return self.name
 
+
+@described()
 def newton_schulz(
     polynomials: Sequence[Sequence[float]] | None = None,
     *,
@@ -82,6 +88,7 @@ def newton_schulz(
     return Orthogonalizer("newton_schulz()", apply)
 
 
+@described()
 def polar() -> Orthogonalizer:
     """Take the polar factor itself, by a singular value decomposition.
 

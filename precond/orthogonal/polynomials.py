@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from precond.arguments import check_number, check_whole
+from precond.arguments import check_number, check_whole, described
 from precond.linalg import minimax_step
 
 __all__ = ["OddPolynomial", "check_polynomials", "cubic", "deepseek", "dion", "jordan", "polar_express"]
@@ -25,6 +25,7 @@ class OddPolynomial(NamedTuple):
     quintic: float = 0.0
 
 
+@described()
 def jordan(steps: int = 5) -> tuple[OddPolynomial, ...]:
     """Return the quintic of the original Muon, the same in every step.
 
@@ -47,6 +48,7 @@ def jordan(steps: int = 5) -> tuple[OddPolynomial, ...]:
     return (OddPolynomial(3.4445, -4.7750, 2.0315),) * steps
 
 
+@described()
 def dion() -> tuple[OddPolynomial, ...]:
     """Return five different quintics, which end closer to 1 than five times the same.
 
@@ -68,6 +70,7 @@ def dion() -> tuple[OddPolynomial, ...]:
     )
 
 
+@described()
 def polar_express(
     steps: int = 5, *, low: float = 1e-3, cushion: float = 0.02407327424182761, safety: float = 1.01
 ) -> tuple[OddPolynomial, ...]:
@@ -123,6 +126,7 @@ def _best(low: float, high: float, cushion: float) -> tuple[OddPolynomial, tuple
     return OddPolynomial(*(c * centre for c in step.coefficients)), (least * centre, 2 - least * centre)
 
 
+@described()
 def deepseek() -> tuple[OddPolynomial, ...]:
     """Return eight of Jordan's quintics, then two that converge.
 
@@ -136,6 +140,7 @@ def deepseek() -> tuple[OddPolynomial, ...]:
     return (*jordan(8), *(OddPolynomial(2.0, -1.5, 0.5),) * 2)
 
 
+@described()
 def cubic() -> tuple[OddPolynomial, ...]:
     """Return five cubics, for which no Gram matrix is squared.
 

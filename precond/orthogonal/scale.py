@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from jax.typing import ArrayLike
 
-from precond.arguments import check_number
+from precond.arguments import check_number, described
 
 __all__ = ["Scale", "match_rms", "width"]
 
@@ -21,7 +21,12 @@ class Scale(NamedTuple):
     name: str
     factor: Callable[[int, int], ArrayLike]
 
+    def __repr__(self) -> str:
+        """Return what the user types to get it."""
+        return self.name
 
+
+@described()
 def width(*, outputs: int = 1) -> Scale:
     r"""Scale by $\sqrt{\max(1, \text{outputs} / \text{inputs})}$, as the original Muon.
 
@@ -47,6 +52,7 @@ def width(*, outputs: int = 1) -> Scale:
     return Scale("width()", lambda *sides: max(1.0, sides[outputs] / sides[1 - outputs]) ** 0.5)
 
 
+@described()
 def match_rms(rms: ArrayLike = 0.2) -> Scale:
     r"""Scale by $\text{rms} \sqrt{\max(m, n)}$, so that entries have this root mean square whatever the shape.
 

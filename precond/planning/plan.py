@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
-from precond.arguments import check_whole
+from precond.arguments import check_whole, described
 from precond.planning.account import account
 from precond.planning.count import Count, Key, count_program, shard_shape
 from precond.planning.report import Plan, Stack, Work
@@ -26,6 +26,7 @@ _ROLES = ("statistics", "roots", "momentum", "rest")
 _PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
+@described()
 def plan(
     tx: optax.GradientTransformation,
     params: Any,

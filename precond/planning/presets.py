@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from precond.arguments import check_whole
+from precond.arguments import check_whole, described
 
 __all__ = ["gpt", "llama", "moe", "vit"]
 
@@ -13,6 +13,7 @@ Tree = dict[str, Any]
 Array = Callable[..., jax.ShapeDtypeStruct]
 
 
+@described()
 def gpt(
     width: int,
     layers: int,
@@ -54,6 +55,7 @@ def gpt(
     return embeddings | blocks | {"norm": _norm(array, width)}
 
 
+@described()
 def llama(
     width: int,
     layers: int,
@@ -100,6 +102,7 @@ def llama(
     return _language_model(array, width, vocabulary, {f"layer_{i}": block() for i in range(layers)})
 
 
+@described()
 def moe(
     width: int,
     layers: int,
@@ -151,6 +154,7 @@ def moe(
     return _language_model(array, width, vocabulary, {f"layer_{i}": block() for i in range(layers)})
 
 
+@described()
 def vit(
     width: int,
     layers: int,

@@ -6,11 +6,12 @@ import jax
 import optax
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-from precond.arguments import check_part
+from precond.arguments import check_part, described
 
 __all__ = ["state_shardings"]
 
 
+@described()
 def state_shardings(tx: optax.GradientTransformation, params: Any, mesh: Mesh | None = None) -> Any:
     """Say how the state of an optimizer is divided over the devices of a mesh.
 

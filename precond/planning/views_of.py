@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import optax
 
+from precond.arguments import described
 from precond.blocks import Reading, asking, readings_of, without_probes
 
 __all__ = ["Readings", "views_of"]
@@ -37,6 +38,7 @@ def _blocks(row: Reading) -> str:
     return ", ".join(f"{count} of {name}" for name, count in row.blocks.items())
 
 
+@described()
 def views_of(tx: optax.GradientTransformation, params: Any) -> Readings:
     """Say how an optimizer reads each parameter, without allocating anything.
 

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import optax
 
-from precond.arguments import check_number, check_whole
+from precond.arguments import check_number, check_whole, described
 from precond.blocks import View, ragged, tensors
 from precond.engine import blocked, every, scale_by_kronecker
 from precond.mesh import Sharded
@@ -32,6 +32,7 @@ def _times(weight_decay: float, learning_rate: optax.ScalarOrSchedule) -> optax.
     return lambda step: weight_decay * learning_rate(step)
 
 
+@described(heading=-1)
 def google_shampoo(
     learning_rate: optax.ScalarOrSchedule = 0.1,
     *,

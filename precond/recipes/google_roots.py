@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from precond.arguments import check_number
+from precond.arguments import check_number, described
 from precond.linalg.lapack import eigh
 from precond.linalg.products import matrix_power, product
 from precond.recipes.plain_root import Solution, plain_root, shifted
@@ -47,6 +47,7 @@ def _ridge(a: jax.Array, epsilon: float, relative: bool, floor: float) -> tuple[
     return largest, epsilon * (jnp.maximum(largest, floor) if relative else jnp.ones_like(largest))
 
 
+@described()
 def google_eigh(epsilon: float = 1e-6, *, power: Powers = None, relative: bool = True) -> Root:
     r"""`matrix_inverse_pth_root_eigh`: $U \max(\Lambda, \rho)^{-1/p} U^\top$ of $A + \rho I$.
 
@@ -119,6 +120,7 @@ def _with_retries(a: jax.Array, ridge: jax.Array, p: int) -> tuple[jax.Array, ja
     return lax.while_loop(going, attempt, (0, a, ridge * 0 + jnp.inf, ridge))[1:]
 
 
+@described()
 def google_newton(epsilon: float = 1e-6, *, power: Powers = None, relative: bool = True) -> Root:
     r"""`matrix_inverse_pth_root`: the coupled Newton iteration, as in `precond.newton`, with the reference's stops.
 

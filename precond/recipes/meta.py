@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import optax
 
-from precond.arguments import check_number, check_whole
+from precond.arguments import check_number, check_whole, described
 from precond.blocks import ragged, tensors
 from precond.engine import blocked, every, per_block, scale_by_kronecker
 from precond.mesh import Sharded
@@ -75,6 +75,7 @@ def _split(power: Override) -> tuple[Override, Callable[[int], list[int]] | None
     return kept, lambda k: [i for i in range(k) if given.get(k, {}).get(i) != 0]
 
 
+@described(heading=-1, common=_meta)
 def meta_shampoo(
     learning_rate: optax.ScalarOrSchedule = 0.01,
     *,
@@ -129,6 +130,7 @@ def meta_shampoo(
     return _meta(tx_root, statistics, learning_rate, beta1=betas[0], bias_correction=bias_correction, **common)
 
 
+@described(heading=-1, common=_meta)
 def meta_soap(
     learning_rate: optax.ScalarOrSchedule = 0.01,
     *,

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from precond.arguments import check_number, check_whole
+from precond.arguments import check_number, check_whole, described
 from precond.linalg import eigen_basis
 from precond.linalg.lapack import orthonormal_columns
 from precond.linalg.products import product, symmetric
@@ -23,6 +23,7 @@ def _off(b: jax.Array, tolerance: float) -> jax.Array:
     return jnp.linalg.norm(rest, axis=(1, 2)) > tolerance * jnp.linalg.norm(b, axis=(1, 2))
 
 
+@described()
 def meta_qr_basis(iterations: int = 1, tolerance: float = 0.01) -> Method:
     r"""`QREigendecompositionConfig`: the QR algorithm from the basis before, for `method=` of `meta_soap`.
 
@@ -61,6 +62,7 @@ def meta_qr_basis(iterations: int = 1, tolerance: float = 0.01) -> Method:
     return Method("meta_qr_basis()", None, basis)
 
 
+@described()
 def meta_eigh_basis(tolerance: float) -> Method:
     r"""`EighEigendecompositionConfig` with a tolerance: `eigh` where the basis before is not good enough.
 

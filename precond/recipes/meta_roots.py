@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from precond.arguments import check_number, check_whole
+from precond.arguments import check_number, check_whole, described
 from precond.linalg.lapack import eigh
 from precond.linalg.products import matrix_power, product
 from precond.recipes.plain_root import Solution, plain_root, shifted
@@ -22,6 +22,7 @@ def _from_eigen(values: jax.Array, inverse: jax.Array, vectors: jax.Array, ridge
     return Solution(root, 0 * ridge, jnp.maximum(values[:, -1], 0), ridge)
 
 
+@described()
 def meta_eigh(epsilon: float = 1e-12, *, power: Powers = None, after: bool = False) -> Root:
     r"""`EigenConfig`: the eigendecomposition of $A + \epsilon I$, its values shifted up until the least is $\epsilon$.
 
@@ -51,6 +52,7 @@ def meta_eigh(epsilon: float = 1e-12, *, power: Powers = None, after: bool = Fal
     return plain_root(solve, power=power)
 
 
+@described()
 def meta_pseudo_inverse(
     epsilon: float = 0.0, *, power: Powers = None, rtol: float | None = None, atol: float = 0.0
 ) -> Root:
@@ -118,6 +120,7 @@ def _iterate(a: jax.Array, z: jax.Array, p: int, series: list[float], stop: tupl
     return lax.while_loop(going, step, (int(first), m, x, error, error < 0))[2]
 
 
+@described()
 def meta_newton(
     epsilon: float = 1e-12, *, power: Powers = None, iterations: int = 100, tolerance: float = 1e-6
 ) -> Root:
@@ -156,6 +159,7 @@ def meta_newton(
     return plain_root(solve, power=power)
 
 
+@described()
 def meta_higher_order(
     epsilon: float = 0.0,
     *,

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from precond.arguments import check_number, check_rate
+from precond.arguments import check_number, check_rate, described
 from precond.transformation import transformation
 from precond.trees import Tree
 
@@ -27,6 +27,7 @@ class AveragingState(NamedTuple):
     ahead: Tree
 
 
+@described()
 def primal_averaging(
     train: float = 0.9, evaluation: float | None = 0.9, *, learning_rate: optax.ScalarOrSchedule = 1.0, power: float = 2
 ) -> optax.GradientTransformation:
@@ -90,6 +91,7 @@ def primal_averaging(
     return transformation(init, update)
 
 
+@described()
 def averaged_params(state: optax.OptState, params: Tree, train: float = 0.9) -> Tree:
     r"""The place to evaluate, $X = Y - (Z - Y) (1 - \mu_y) / \mu_y$.
 

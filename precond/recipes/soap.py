@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
+from precond.arguments import described
 from precond.blocks import View, Views, tensors
 from precond.engine import blocked, every, scale_by_kronecker
 from precond.mesh import Sharded
@@ -46,6 +47,7 @@ def _unit_rms() -> optax.GradientTransformationExtraArgs:
     return optax.chain(normalize(1e-30), grown)
 
 
+@described(heading=-1)
 def official_soap(
     learning_rate: optax.ScalarOrSchedule = 3e-3,
     *,

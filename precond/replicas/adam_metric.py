@@ -5,13 +5,14 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from precond.arguments import check_number, check_whole
+from precond.arguments import check_number, check_whole, described
 from precond.replicas.replicas import Metric
 from precond.trees import Tree, find_nodes
 
 __all__ = ["adam_metric"]
 
 
+@described()
 def adam_metric(state: optax.OptState, *, b2: ArrayLike = 0.999, eps: ArrayLike = 1e-8, start: int = 5) -> Metric:
     r"""Make Adam's metric $P g = g / (\sqrt{\nu / (1 - \beta_2^t)} + \epsilon)$ from the second moments in a state.
 

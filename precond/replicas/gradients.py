@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from precond.arguments import check_whole
+from precond.arguments import check_whole, described
 from precond.replicas.replicas import (
     Metric,
     Replicas,
@@ -67,6 +67,7 @@ class GradientFunction:
         return value, mean, Replicas(self.count(), self.count(), deviation, square)
 
 
+@described()
 def gradients(loss: Callable[..., Any], *, has_aux: bool = False, metric: Metric | None = None) -> GradientFunction:
     """Make one gradient of a loss on the whole batch, without any spread; the `over_` functions take it.
 
@@ -93,6 +94,7 @@ def gradients(loss: Callable[..., Any], *, has_aux: bool = False, metric: Metric
     return gradients_by(jax.value_and_grad(loss, has_aux=has_aux), metric=metric)
 
 
+@described()
 def gradients_by(function: Callable[..., tuple[Any, Any]], *, metric: Metric | None = None) -> GradientFunction:
     """Make one gradient by any function, such as one that clips by example or returns K-FAC's factors.
 
@@ -160,6 +162,7 @@ def _mean(parts: Tree) -> Tree:
     return jax.tree.map(lambda x: jnp.mean(x, axis=0), parts)
 
 
+@described()
 def over_groups(f: GradientFunction, groups: int) -> GradientFunction:
     """Cut the batch into groups and average their gradients, all at once: for `jax.jit` on one device or many.
 
@@ -197,6 +200,7 @@ def over_groups(f: GradientFunction, groups: int) -> GradientFunction:
     return GradientFunction(spread, f.squares, lambda: groups * f.count())
 
 
+@described()
 def over_micro_batches(f: GradientFunction, steps: int) -> GradientFunction:
     """Cut the batch into micro-batches and average their gradients, one after the other, in a `jax.lax.scan`.
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jax.typing import ArrayLike
 
+from precond.arguments import described
 from precond.replicas.gradients import Axes, GradientFunction
 from precond.replicas.replicas import Squares, sum_over_axes
 from precond.trees import Tree, vary, varying
@@ -15,6 +16,7 @@ from precond.trees import Tree, vary, varying
 __all__ = ["over_devices"]
 
 
+@described()
 def over_devices(f: GradientFunction, axis: str | Sequence[str], *, specs: Any = None) -> GradientFunction:
     """Average gradients over the devices of a mesh axis, each with its own part of the batch.
 

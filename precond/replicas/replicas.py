@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from precond.arguments import check_whole
+from precond.arguments import check_whole, described
 from precond.trees import Tree, varying, wide
 
 __all__ = [
@@ -120,6 +120,7 @@ def merge(
     return jax.tree.map(lambda a, d: (a + share * d).astype(a.dtype), mean, apart), deviation
 
 
+@described()
 def stacked(gradients: Tree, metric: Metric | None = None) -> tuple[Tree, Replicas]:
     """Compute the mean and the statistics of gradients that are stacked in every leaf, `[n, ..]`.
 
@@ -151,6 +152,7 @@ def stacked(gradients: Tree, metric: Metric | None = None) -> tuple[Tree, Replic
     return narrow, Replicas(n, n, deviation, local_squares(mean, metric))
 
 
+@described()
 def summed(count: int, squares: Tree, mean: Tree) -> Replicas:
     r"""Make statistics from sums of squared norms that a training loop has computed itself.
 

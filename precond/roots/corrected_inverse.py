@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from precond.arguments import check_number
+from precond.arguments import check_number, described
 from precond.blocks import finite_blocks, keep_finite
 from precond.linalg import multiply
 from precond.roots.eigenbasis import SecondMoment, eigenbasis
@@ -27,6 +27,7 @@ class MeasuredMoment(SecondMoment):
     """Hold the second moments of `corrected_inverse`. A capture tells the bases of EK-FAC from SOAP's by this type."""
 
 
+@described()
 def corrected_inverse(
     damping: ArrayLike = 1e-3, *, follow: MomentRule | None = None, method: Method | None = None
 ) -> Root:

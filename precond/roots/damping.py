@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from precond.arguments import check_number
+from precond.arguments import check_number, described, made
 
 __all__ = ["Damping", "absolute", "relative", "trace_damping"]
 
@@ -48,12 +48,17 @@ class Damping(NamedTuple):
     ridge: RidgeOf
     least: LeastOf = lambda size: 0.0
 
+    def __repr__(self) -> str:
+        """Name the function that made it."""
+        return made(self)
+
 
 def _known(eps: Any) -> float:
     """Return the value of `eps`, or 0 if it is injected."""
     return 0.0 if isinstance(eps, jax.Array) else float(eps)
 
 
+@described()
 def relative(eps: ArrayLike = 1e-6, *, floor: float = 0.0) -> Damping:
     r"""Add $\epsilon \max(\lambda_{\max}, \text{floor})$, so that the condition number is at most $1 + 1/\epsilon$.
 
@@ -74,6 +79,7 @@ def relative(eps: ArrayLike = 1e-6, *, floor: float = 0.0) -> Damping:
     return Damping(lambda largest, mean: eps * jnp.maximum(largest, floor), lambda size: _known(eps))
 
 
+@described()
 def absolute(eps: ArrayLike = 1e-12) -> Damping:
     r"""Add $\epsilon$ itself, as Meta's implementation and the papers do.
 
@@ -91,6 +97,7 @@ def absolute(eps: ArrayLike = 1e-12) -> Damping:
     return Damping(lambda largest, mean: eps * jnp.ones_like(largest))
 
 
+@described()
 def trace_damping(eps: ArrayLike = 1e-6) -> Damping:
     r"""Add $\epsilon \, \mathrm{tr}(A) / d$, which is relative to the mean eigenvalue.
 

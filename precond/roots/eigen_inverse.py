@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from precond.arguments import check_number
+from precond.arguments import check_number, described
 from precond.blocks import keep_finite
 from precond.linalg import dot_precision, multiply, orthogonality_residual
 from precond.roots.guard import Checked, accept, unchecked
@@ -32,6 +32,7 @@ class Spectrum(NamedTuple):
     values: jax.Array
 
 
+@described()
 def eigen_inverse(damping: ArrayLike = 1e-3, *, method: Method | None = None) -> Root:
     r"""Multiply each block by $(F_1 \otimes \cdots \otimes F_k + \lambda I)^{-1}$, exactly.
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from precond.arguments import check_number, check_part
+from precond.arguments import check_number, check_part, described
 from precond.linalg import average, dot_precision, multiply, orthogonality_residual
 from precond.roots.guard import Checked, accept, unchecked
 from precond.roots.methods import Method, qr
@@ -33,6 +33,7 @@ class SecondMoment(NamedTuple):
     nu: jax.Array
 
 
+@described()
 def eigenbasis(
     decay: ArrayLike = 0.99,
     *,

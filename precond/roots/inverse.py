@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from precond.arguments import check_number
+from precond.arguments import check_number, described
 from precond.linalg import multiply, root_residual
 from precond.roots.guard import PADDING, Checked, accept, raised, unchecked
 from precond.roots.methods import Method, RootOf, cholesky
@@ -16,6 +16,7 @@ from precond.trees import Leaf
 __all__ = ["inverse"]
 
 
+@described()
 def inverse(damping: ArrayLike = 1e-3, *, method: Method | None = None, tolerance: float = 0.5) -> Root:
     r"""Multiply every axis i of a block by $(F_i + \lambda^{1/k} I)^{-1}$, with k factors.
 

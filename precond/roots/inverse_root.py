@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from precond.arguments import check_number, check_part
+from precond.arguments import check_number, check_part, described
 from precond.linalg import multiply, root_residual
 from precond.roots.damping import Damping, relative
 from precond.roots.guard import PADDING, Checked, accept, raised, unchecked
@@ -15,6 +15,7 @@ from precond.trees import Leaf
 __all__ = ["inverse_root"]
 
 
+@described()
 def inverse_root(
     *,
     power: Powers = None,

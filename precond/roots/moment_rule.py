@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from precond.arguments import check_decay, check_number
+from precond.arguments import check_decay, check_number, described
 from precond.linalg import average
 
 __all__ = ["MomentRule", "decayed_max", "ema"]
@@ -26,6 +26,7 @@ class MomentRule(Protocol):
         ...
 
 
+@described()
 def decayed_max(decay: ArrayLike = 0.8) -> MomentRule:
     r"""Believe growth at once, and forget it slowly: $S \leftarrow \max(\beta S, X)$.
 
@@ -47,6 +48,7 @@ def decayed_max(decay: ArrayLike = 0.8) -> MomentRule:
     return lambda old, new, count: jnp.maximum(jnp.asarray(decay, old.dtype) * old, new)
 
 
+@described()
 def ema(decay: ArrayLike = 0.95) -> MomentRule:
     r"""Average moments, free of the bias of the start, as George et al. do: $S \leftarrow \beta S + (1 - \beta) X$.
 

@@ -20,8 +20,11 @@ def _check(name: str, power: Any) -> None:
             f"{name} is an array, but it chooses the iteration and must be a Python number. Under "
             "optax.inject_hyperparams, pass static_args=(*precond.STATIC_ARGS, 'power')."
         )
-    advice = "The root is F^(-power). To leave an axis without a root, give it no factor, by axes= of the statistics."
-    check_number(name, power, 1 / 64, advice=advice)
+    advice = (
+        "The root is F^(-power), so that the exponent 4 of other libraries is power=1/4. To leave an axis without a "
+        "root, give it no factor, by axes= of the statistics."
+    )
+    check_number(name, power, 1 / 64, 1, advice=advice)
 
 
 def powers(power: Powers) -> PowerOf:

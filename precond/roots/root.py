@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+from precond.arguments import made
 from precond.trees import Leaf
 
 __all__ = [
@@ -201,6 +202,10 @@ class Root(NamedTuple):
     whiten: Whiten | None
     power: PowerOf
     padding: Padding | None = None
+
+    def __repr__(self) -> str:
+        """Name the function that made it."""
+        return made(self)
 
 
 def as_fraction(power: Power) -> Fraction:

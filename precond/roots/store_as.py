@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from precond.arguments import described
 from precond.roots.guard import Health
 from precond.roots.root import Derived, Factor, Power, Root, RootState
 from precond.trees import Leaf
@@ -11,6 +12,7 @@ from precond.trees import Leaf
 __all__ = ["store_as"]
 
 
+@described()
 def store_as(root: Root, dtype: DTypeLike = jnp.bfloat16) -> Root:
     r"""Store roots and bases in a narrower type: in bfloat16 they take half the memory.
 

@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from precond.arguments import check_part
+from precond.arguments import check_part, described
 from precond.roots.guard import Checked
 from precond.roots.root import Root, RootState
 from precond.trees import find_nodes
@@ -13,6 +13,7 @@ from precond.trees import find_nodes
 __all__ = ["waiting"]
 
 
+@described()
 def waiting(root: Root) -> Root:
     """Leave a block where it is until every axis of it has a root.
 

@@ -8,7 +8,7 @@ import optax
 from jax.tree_util import KeyPath
 from jax.typing import ArrayLike
 
-from precond.arguments import check_number
+from precond.arguments import check_number, described
 from precond.blocks import BlockInfo, active_axes, info_of, path_name
 from precond.linalg import Packed, average, packed
 from precond.statistics.accumulate_grams import StatisticsState
@@ -20,6 +20,7 @@ __all__ = ["activations"]
 Factor = jax.Array | Packed
 
 
+@described()
 def activations(decay: ArrayLike = 0.95) -> optax.GradientTransformationExtraArgs:
     r"""Average the factors that layers captured, free of the bias of their start.
 

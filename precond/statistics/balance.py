@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from precond.arguments import described
 from precond.linalg import Packed, dense
 from precond.trees import Factors
 
@@ -12,6 +13,7 @@ __all__ = ["balance"]
 Factor = jax.Array | Packed
 
 
+@described()
 def balance() -> optax.GradientTransformation:
     r"""Scale the factors of each block to one mean eigenvalue, which leaves their Kronecker product as it is.
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
+from precond.arguments import described
 from precond.blocks import path_name
 from precond.linalg import Packed, batch_norm, dense, multiply_axis, packed_gram
 from precond.statistics.accumulate_grams import Axes, StatisticsState, accumulate_grams
@@ -31,6 +32,7 @@ class KlState(NamedTuple):
     accumulated: StatisticsState
 
 
+@described()
 def kl(
     decay: ArrayLike = 0.99,
     *,

@@ -4,6 +4,7 @@ import jax
 import optax
 from jax.typing import ArrayLike
 
+from precond.arguments import described
 from precond.linalg import Packed, packed_gram
 from precond.statistics.accumulate_grams import Axes, accumulate_grams
 from precond.statistics.statistic import Whiten
@@ -12,6 +13,7 @@ from precond.transformation import transformation
 __all__ = ["outer_products"]
 
 
+@described()
 def outer_products(
     decay: ArrayLike = 0.99,
     *,

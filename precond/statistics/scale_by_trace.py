@@ -4,12 +4,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from precond.arguments import described
 from precond.linalg import Packed, dense
 from precond.trees import Factors
 
 __all__ = ["scale_by_trace"]
 
 
+@described()
 def scale_by_trace(gamma: float = 0.5, *, eps: float = 1e-12) -> optax.GradientTransformation:
     r"""Scale every factor to $L_i \, \max(\mathrm{tr} L_i, \epsilon)^{-\gamma}$.
 

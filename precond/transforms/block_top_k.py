@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from precond.arguments import check_number, check_whole
+from precond.arguments import check_number, check_whole, described
 from precond.transformation import transformation
 
 __all__ = ["BLOCK_SIZE", "Entries", "block_top_k", "check_density", "cut", "join", "largest_entries"]
@@ -79,6 +79,7 @@ def largest_entries(part: jax.Array, density: float) -> Entries:
     return Entries(jnp.take_along_axis(part, places, 1), places.astype(jnp.uint16 if size <= 2**16 else jnp.uint32))
 
 
+@described()
 def block_top_k(density: float = 0.01, *, block_size: int = BLOCK_SIZE) -> optax.GradientTransformationExtraArgs:
     r"""Keep the entries of each block of each parameter that are largest in magnitude, and zero the others.
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from precond.arguments import check_number, check_rate
+from precond.arguments import check_number, check_rate, described
 from precond.blocks import BlockInfo, info_of
 from precond.transformation import transformation
 from precond.trees import tree_product
@@ -29,6 +29,7 @@ class ClipByKlState(NamedTuple):
     kl: jax.Array
 
 
+@described()
 def clip_by_kl(
     inner: optax.GradientTransformation,
     learning_rate: optax.ScalarOrSchedule,

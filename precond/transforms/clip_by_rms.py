@@ -8,7 +8,7 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
-from precond.arguments import check_number
+from precond.arguments import check_number, described
 from precond.blocks import BlockInfo, info_of
 from precond.linalg import batch_norm
 from precond.transformation import transformation
@@ -17,6 +17,7 @@ from precond.trees import wide_dtype
 __all__ = ["clip_by_rms"]
 
 
+@described()
 def clip_by_rms(threshold: ArrayLike = 1.0) -> optax.GradientTransformationExtraArgs:
     r"""Shorten updates to $P \min(1, \tau / \mathrm{rms}(P))$ by parameter; inside `precond.blocked` by block.
 

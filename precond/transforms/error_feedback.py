@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from precond.arguments import described
 from precond.transformation import transformation
 from precond.trees import Tree, wide_zeros_like
 
@@ -26,6 +27,7 @@ class ErrorFeedbackState(NamedTuple):
     compressor: optax.OptState
 
 
+@described()
 def error_feedback(compressor: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
     r"""Compress the sum of the gradient and of all that was left out before.
 

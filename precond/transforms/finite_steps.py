@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from precond.arguments import described
 from precond.transformation import transformation
 from precond.trees import all_finite
 
@@ -24,6 +25,7 @@ class FiniteStepsState(NamedTuple):
     inner: optax.OptState
 
 
+@described()
 def finite_steps(
     inner: optax.GradientTransformation, *, axis: str | tuple[str, ...] | None = None
 ) -> optax.GradientTransformationExtraArgs:

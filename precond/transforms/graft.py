@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from precond.arguments import check_number, check_transformation, check_whole
+from precond.arguments import along, check_headings, check_number, check_transformation, check_whole, described
 from precond.blocks import BlockInfo, info_of
 from precond.linalg import batch_norm
 from precond.transformation import transformation
@@ -30,6 +30,7 @@ class GraftState(NamedTuple):
     magnitude: optax.OptState
 
 
+@described()
 def graft(
     direction: optax.GradientTransformation,
     magnitude: optax.GradientTransformation,
@@ -60,7 +61,7 @@ def graft(
       Agarwal et al., Disentangling Adaptive Gradient Methods from Learning Rates, 2020.
 
     Examples:
-      >>> tx = graft(direction=optax.identity(), magnitude=optax.sign_sgd(1.0))
+      >>> tx = graft(direction=optax.identity(), magnitude=optax.scale_by_sign())
       >>> g = jnp.asarray([3.0, 4.0, 0.0, 0.0])
       >>> [round(x, 4) for x in tx.update(g, tx.init(g))[0].tolist()]  # the sign's norm is sqrt(2)
       [0.8485, 1.1314, 0.0, 0.0]
@@ -73,6 +74,7 @@ def graft(
     magnitude = optax.with_extra_args_support(magnitude)
 
     def init(params: optax.Params) -> GraftState:
+        check_headings({"direction": direction, "magnitude": magnitude})
         return GraftState(jnp.zeros([], jnp.int32), direction.init(params), magnitude.init(params))
 
     def update(
@@ -101,4 +103,4 @@ def graft(
         out = jax.tree.map(one, updates, way, size)
         return out, GraftState(count, first, second)
 
-    return transformation(init, update)
+    return along(transformation(init, update), like=direction)

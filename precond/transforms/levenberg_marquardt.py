@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from precond.arguments import check_number, check_whole
+from precond.arguments import check_number, check_whole, described
 from precond.transformation import transformation
 from precond.transforms.quadratic_model import Product
 from precond.trees import Tree, tree_product
@@ -34,6 +34,7 @@ class LevenbergMarquardtState(NamedTuple):
     rejected: jax.Array
 
 
+@described()
 def levenberg_marquardt(
     make: Callable[[jax.Array], optax.GradientTransformation],
     damping: float = 1.0,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from precond.arguments import check_decay, check_number
+from precond.arguments import check_decay, check_number, described
 from precond.transformation import transformation
 from precond.trees import Tree
 
@@ -26,6 +26,7 @@ class LookaheadEmaState(NamedTuple):
     ema: Tree
 
 
+@described()
 def lookahead_ema(
     b1: ArrayLike = 0.9, b3: ArrayLike | None = None, *, bias_correction: bool = True
 ) -> optax.GradientTransformation:

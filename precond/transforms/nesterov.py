@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from precond.arguments import check_decay
+from precond.arguments import check_decay, described
 
 __all__ = ["NesterovState", "nesterov"]
 
@@ -24,6 +24,7 @@ class NesterovState(NamedTuple):
     momentum: Any
 
 
+@described()
 def nesterov(decay: ArrayLike = 0.95) -> optax.GradientTransformation:
     r"""Average gradients, and weigh the newest once more.
 

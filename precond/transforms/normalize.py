@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from precond.arguments import check_number
+from precond.arguments import check_number, described
 from precond.blocks import BlockInfo, info_of
 from precond.linalg import batch_norm
 from precond.transformation import transformation
@@ -15,6 +15,7 @@ from precond.trees import wide_dtype
 __all__ = ["normalize"]
 
 
+@described()
 def normalize(eps: float = 1e-25) -> optax.GradientTransformationExtraArgs:
     r"""Scale gradients to unit norm, $G / (\|G\| + \epsilon)$, by parameter; inside `precond.blocked` by block.
 

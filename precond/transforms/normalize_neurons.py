@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from precond.arguments import check_number
+from precond.arguments import check_number, described
 from precond.blocks import info_of
 from precond.linalg import batch_norm
 
@@ -25,6 +25,7 @@ class NormalizeNeuronsState(NamedTuple):
     moment: Any
 
 
+@described()
 def normalize_neurons(
     decay: ArrayLike = 0.95, *, over: int | Sequence[int] = 0, eps: ArrayLike = 1e-8
 ) -> optax.GradientTransformationExtraArgs:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from precond.arguments import check_part
+from precond.arguments import check_part, described
 from precond.blocks import BlockInfo, info_of, keep_finite
 from precond.linalg import isometry_error
 from precond.orthogonal import Orthogonalizer, Scale, newton_schulz
@@ -24,6 +24,7 @@ class OrthogonalizeState(NamedTuple):
     error: Any
 
 
+@described()
 def orthogonalize(
     method: Orthogonalizer | None = None, *, scale: Scale | None = None
 ) -> optax.GradientTransformationExtraArgs:

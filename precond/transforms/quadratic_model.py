@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from precond.arguments import check_number
+from precond.arguments import check_number, described
 from precond.transformation import transformation
 from precond.trees import Tree, all_finite, tree_product
 
@@ -36,6 +36,7 @@ class QuadraticModelState(NamedTuple):
     momentum: jax.Array
 
 
+@described()
 def quadratic_model(
     direction: optax.GradientTransformation, damping: ArrayLike = 0.0
 ) -> optax.GradientTransformationExtraArgs:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from precond.arguments import check_whole
+from precond.arguments import check_whole, described, made
 from precond.transforms.block_top_k import BLOCK_SIZE, Entries, check_density, cut, join, largest_entries
 from precond.trees import Tree
 
@@ -61,6 +61,10 @@ class Rows(NamedTuple):
     products: Products
     combine: Combine
 
+    def __repr__(self) -> str:
+        """Name the function that made it."""
+        return made(self)
+
 
 def _weighted(rows: jax.Array, weights: jax.Array) -> jax.Array:
     real = jnp.promote_types(jnp.float32, jnp.finfo(rows.dtype).dtype)
@@ -86,6 +90,7 @@ def dense_rows() -> Rows:
     )
 
 
+@described()
 def sparse_rows(density: float = 0.01, *, block_size: int = BLOCK_SIZE) -> Rows:
     r"""Store the entries of each gradient that `precond.transforms.block_top_k` keeps, as values and places.
 

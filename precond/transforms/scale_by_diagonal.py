@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from precond.arguments import check_number
+from precond.arguments import check_flag, check_number, check_transformation, described
 from precond.blocks import BlockInfo, info_of
 from precond.linalg import average
 from precond.transformation import transformation
@@ -30,6 +30,7 @@ class DiagonalState(NamedTuple):
     momentum: optax.OptState
 
 
+@described(heading=1)
 def scale_by_diagonal(
     decay: ArrayLike = 1.0,
     *,
@@ -66,6 +67,9 @@ def scale_by_diagonal(
     """
     check_number("decay", decay, 0, 1, advice="1 sums, less than 1 averages.")
     check_number("eps", eps, 0)
+    if momentum is not None:
+        check_transformation("momentum", momentum)
+    check_flag("bias_correction", bias_correction)
     momentum = optax.with_extra_args_support(optax.identity() if momentum is None else momentum)
 
     def init(params: optax.Params) -> DiagonalState:

@@ -9,7 +9,7 @@ import optax
 from jax import lax
 from jax.typing import ArrayLike
 
-from precond.arguments import check_number, check_whole
+from precond.arguments import check_number, check_whole, described
 from precond.linalg.lapack import solve_positive
 from precond.transformation import transformation
 from precond.transforms.rows import Rows, dense_rows
@@ -33,6 +33,7 @@ class MFACState(NamedTuple):
     gram: jax.Array
 
 
+@described()
 def scale_by_mfac(
     window: int = 64,
     damping: ArrayLike = 1e-5,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from precond.arguments import check_whole
+from precond.arguments import check_whole, described
 from precond.blocks import BlockInfo, info_of
 from precond.transformation import transformation
 
@@ -25,6 +25,7 @@ class StochasticRoundingState(NamedTuple):
     count: jax.Array
 
 
+@described()
 def stochastic_rounding(seed: int = 0) -> optax.GradientTransformationExtraArgs:
     r"""Round stacks of blocks to bfloat16, up or down by chance, so that the mean stays the same.
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from precond.arguments import check_whole
+from precond.arguments import check_whole, described
 from precond.transformation import transformation
 
 __all__ = ["SwitchState", "switch"]
@@ -26,6 +26,7 @@ class SwitchState(NamedTuple):
     after: optax.OptState
 
 
+@described()
 def switch(
     start: int, before: optax.GradientTransformation, after: optax.GradientTransformation
 ) -> optax.GradientTransformationExtraArgs:

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import optax
 
+from precond.arguments import along, check_along, check_transformation, described
 from precond.blocks import BlockInfo, info_of
 from precond.transformation import transformation
 
@@ -22,6 +23,7 @@ class MomentumState(NamedTuple):
     inner: optax.OptState
 
 
+@described()
 def with_momentum(
     momentum: optax.GradientTransformation, inner: optax.GradientTransformation
 ) -> optax.GradientTransformationExtraArgs:
@@ -45,6 +47,10 @@ def with_momentum(
       >>> tx.update(g, tx.init(g))[0].tolist()
       [0.5]
     """
+    check_transformation("momentum", momentum)
+    check_transformation("inner", inner)
+    if "scale_by_kronecker(" in repr(momentum):
+        raise ValueError(f"momentum={momentum!r} is no momentum: the order is with_momentum(momentum, inner).")
     momentum, inner = optax.with_extra_args_support(momentum), optax.with_extra_args_support(inner)
 
     def init(params: optax.Params) -> MomentumState:
@@ -64,4 +70,4 @@ def with_momentum(
         out, inside = inner.update(directions, state.inner, params, **extra, blocks=raw)
         return out, MomentumState(velocity, inside)
 
-    return transformation(init, update)
+    return along(check_along(transformation(init, update), momentum=momentum), like=inner)

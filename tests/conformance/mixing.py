@@ -221,8 +221,9 @@ def outer(name, **more):
 
 
 def inner(name, **more):
-    """A system for the rest, where one that takes layers has the second."""
-    return make(name, 1.0, **({"layers": only("two")} if name in LAYERED else {}), **more)
+    """A system for the rest, where one that takes layers has the second; as a direction, along the gradient."""
+    own = {"layers": only("two")} if name in LAYERED else {}
+    return optax.chain(make(name, 1.0, **own, **more), optax.scale(-1.0))
 
 
 def run(tx, names=WHOLE, *, given=arguments, extra=None, grads=gradients, cut=None, order=ORDER, place=lambda x: x):

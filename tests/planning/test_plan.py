@@ -26,7 +26,7 @@ def chained(**arguments):
         momentum=optax.trace(0.9),
         refresh=refresh,
     )
-    tx = precond.blocked(precond.graft(engine, optax.scale_by_rms()), otherwise=optax.sgd(1.0), **arguments)
+    tx = precond.blocked(precond.graft(engine, optax.scale_by_rms()), otherwise=optax.identity(), **arguments)
     return optax.chain(optax.clip_by_global_norm(1.0), tx, optax.scale_by_learning_rate(1e-3))
 
 

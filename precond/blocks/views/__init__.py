@@ -7,6 +7,7 @@ from precond.blocks.views.haiku import haiku
 from precond.blocks.views.layers import LayerViews, layers
 from precond.blocks.views.maxtext import maxtext
 from precond.blocks.views.named import batch_axes, named, names_of
+from precond.blocks.views.patterns import PatternViews
 from precond.blocks.views.rules import as_views, rules
 from precond.blocks.views.stacked import stacked
 from precond.blocks.views.tensors import small_side, tensors
@@ -15,6 +16,7 @@ from precond.blocks.views.torch import torch as equinox  # its layers have PyTor
 
 __all__ = [
     "LayerViews",
+    "PatternViews",
     "as_views",
     "batch_axes",
     "default",

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from precond.arguments import described
 from precond.blocks.check_layers import check_layers
 from precond.blocks.layer import Layer
 from precond.blocks.view import View, Views
@@ -25,6 +26,7 @@ class LayerViews:
         return self.biases[path].bias_view(tuple(leaf.shape)) if path in self.biases else None
 
 
+@described()
 def layers(layers: Mapping[str, Layer]) -> Views:
     """Return views that read every layer of a capture as K-FAC needs it: as one matrix `[inputs, outputs]`.
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 
+from precond.arguments import described
 from precond.blocks.path_name import path_name
 from precond.blocks.view import View, Views
 from precond.blocks.views.default import default_views
@@ -18,6 +19,7 @@ _TOKENS = re.compile(r"vocab(_.*)?", re.I)
 _HEADS = re.compile(r"(.*_)?heads?|kv|head_dim|.*_head_dim|qk|v_dim", re.I)
 
 
+@described()
 def named(params: Any, otherwise: Views = default_views) -> Views:
     """Return views by the names of axes, as `nn.with_logical_partitioning` and nnx's `with_partitioning` give them.
 

@@ -4,8 +4,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from precond.arguments import check_function, described, shown
 from precond.blocks.view import View, Views
 from precond.blocks.views.default import default_views
+from precond.blocks.views.patterns import PatternViews
 
 __all__ = ["as_views", "rules"]
 
@@ -19,19 +21,24 @@ def _is_rule(rule: Any) -> bool:
 def _compiled(pair: Any) -> tuple[re.Pattern[str], Rule]:
     """Check a pattern and its rule as far as this is possible without a parameter."""
     if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
-        raise TypeError(f"views: {pair!r} must be a (pattern, view) pair.")
+        raise TypeError(f"views: {shown(pair)} must be a (pattern, view) pair.")
     pattern, rule = pair
     try:
         compiled = re.compile(pattern)
     except (re.error, TypeError) as error:
         raise ValueError(f"views: {pattern!r} is not a regular expression: {error}.") from error
     if isinstance(rule, Mapping) and not {"axes"} <= set(rule) <= set(View._fields):
-        raise TypeError(f"views: {rule!r} for {pattern!r} must have `axes`, and may have `passive`, `shape` and `row`.")
+        raise TypeError(
+            f"views: {shown(rule)} for {pattern!r} must have `axes`, and may have `passive`, `shape` and `row`."
+        )
     if not _is_rule(rule):
-        raise TypeError(f"views: {rule!r} for {pattern!r} must be a precond.View, its arguments, a function, or None.")
+        raise TypeError(
+            f"views: {shown(rule)} for {pattern!r} must be a precond.View, its arguments, a function, or None."
+        )
     return compiled, rule
 
 
+@described()
 def rules(*pairs: tuple[str, Rule], otherwise: Views = default_views) -> Views:
     """Return views by path: the first pattern that is found in the path decides.
 
@@ -61,7 +68,7 @@ def rules(*pairs: tuple[str, Rule], otherwise: Views = default_views) -> Views:
                 return View(**rule) if isinstance(rule, Mapping) else rule
         return otherwise(path, leaf)
 
-    return views
+    return PatternViews(tuple(str(pattern.pattern) for pattern, _ in compiled), views, otherwise)
 
 
 def as_views(views: Views | Sequence[tuple[str, Rule]] | None) -> Views:
@@ -78,10 +85,11 @@ def as_views(views: Views | Sequence[tuple[str, Rule]] | None) -> Views:
     if views is None:
         return default_views
     if callable(views):
+        check_function("views", views, 2, "a function of path and parameter. If this function makes views, call it")
         return views
     if isinstance(views, str) or not isinstance(views, Sequence):
         raise TypeError(
-            f"views={views!r}: expected a function of path and parameter, a list of (pattern, view) pairs, or None "
-            f"for precond.views.default."
+            f"views={shown(views)}: expected a function of path and parameter, a list of (pattern, view) pairs, or "
+            f"None for precond.views.default."
         )
     return rules(*views)

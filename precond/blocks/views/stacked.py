@@ -4,13 +4,16 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from precond.arguments import described
 from precond.blocks.view import View, Views
 from precond.blocks.views.default import default_views
+from precond.blocks.views.patterns import PatternViews
 from precond.blocks.views.reading import over
 
 __all__ = ["stacked"]
 
 
+@described()
 def stacked(pattern: str, axis: int | Sequence[int] = 0, otherwise: Views = default_views) -> Views:
     """Return views for which an axis of some parameters is a batch axis, and all else is read by other views.
 
@@ -49,4 +52,4 @@ def stacked(pattern: str, axis: int | Sequence[int] = 0, otherwise: Views = defa
             )
         return over(axes, otherwise)(path, leaf)
 
-    return views
+    return PatternViews((pattern,), views, otherwise)

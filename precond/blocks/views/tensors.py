@@ -5,6 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from precond.arguments import described
 from precond.blocks.view import View, Views
 
 __all__ = ["small_side", "tensors"]
@@ -49,6 +50,7 @@ def _merged_from_right(shape: tuple[int, ...], limit: float, target: int) -> tup
     return tuple(merged[::-1])
 
 
+@described()
 def tensors(
     *,
     min_rank: int = 0,

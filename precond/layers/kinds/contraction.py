@@ -5,6 +5,7 @@ import math
 
 import jax
 
+from precond.arguments import described
 from precond.blocks import Layer
 from precond.layers.kinds.kind import Kind, Signals, count_of, with_one
 
@@ -54,6 +55,7 @@ class Contraction(Kind):
         return Signals(with_one(inputs, self.bias), rows(g, self.output_groups, self.outputs))
 
 
+@described()
 def dense(bias: bool = True, inputs: int = 1, outputs: int = 1) -> Contraction:
     """Describe a product over the last axes of the input: Dense, DenseGeneral.
 
@@ -69,6 +71,7 @@ def dense(bias: bool = True, inputs: int = 1, outputs: int = 1) -> Contraction:
     return Contraction(bias, tuple(range(-inputs, 0)), tuple(range(-outputs, 0)), weights="i" * inputs + "o" * outputs)
 
 
+@described()
 def einsum(subscripts: str, ndim: int, bias: bool = False) -> Contraction:
     """Describe a product of an input (first) with weights (second) in Einstein's notation.
 

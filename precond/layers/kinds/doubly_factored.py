@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax
 
-from precond.arguments import check_whole
+from precond.arguments import check_whole, described
 from precond.blocks import Layer
 from precond.layers.kinds.kind import Kind, Rows, Signals, gram
 from precond.layers.sharing import Sharing, expand
@@ -116,6 +116,7 @@ def under_sharing(kind: Kind, layer: Layer, sharing: Sharing) -> Kind:
     return sharing.kind_of(kind, layer) if full and isinstance(sharing, DoublyFactored) else kind
 
 
+@described()
 def doubly_factored(channels: int | None = None, *, steps: int = 16) -> DoublyFactored:
     r"""Give three factors to a wide dense layer over a feature map, whose A would be too large to invert.
 

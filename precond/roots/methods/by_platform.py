@@ -2,6 +2,7 @@
 
 import jax
 
+from precond.arguments import described
 from precond.roots.methods.composite import composite
 from precond.roots.methods.eigh import eigh
 from precond.roots.methods.method import Method, Ridge, Solved
@@ -10,6 +11,7 @@ from precond.roots.root import Power
 __all__ = ["by_platform"]
 
 
+@described()
 def by_platform(*, cpu: Method | None = None, others: Method | None = None) -> Method:
     """Use one method on CPU and another on everything else; the choice is made where the program is lowered.
 

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from precond.arguments import described
 from precond.linalg import cholesky_inverse
 from precond.roots.methods.method import Method, Ridge, Solved
 from precond.roots.root import Power
@@ -10,6 +11,7 @@ from precond.roots.root import Power
 __all__ = ["cholesky"]
 
 
+@described()
 def cholesky() -> Method:
     """Invert by the Cholesky decomposition, for inverses alone (`power=1`), at a fraction of the cost of `eigh`.
 

@@ -1,5 +1,6 @@
 """The step of `precond.qr` by Cholesky decompositions and products."""
 
+from precond.arguments import described
 from precond.linalg import cholesky_qr_basis
 from precond.roots.methods.following import following
 from precond.roots.methods.method import Method
@@ -7,6 +8,7 @@ from precond.roots.methods.method import Method
 __all__ = ["cholesky_qr"]
 
 
+@described()
 def cholesky_qr() -> Method:
     """Take the step of `precond.qr` by Cholesky decompositions and products in place of a QR decomposition.
 

@@ -2,6 +2,7 @@
 
 import jax
 
+from precond.arguments import described
 from precond.linalg import composite_root
 from precond.roots.methods.condition import condition_of
 from precond.roots.methods.method import Method, Ridge, Solved
@@ -10,6 +11,7 @@ from precond.roots.root import Power, as_fraction
 __all__ = ["composite"]
 
 
+@described()
 def composite() -> Method:
     """Compose minimax polynomials: matrix products alone, in the fewest steps; for roots of any rational power.
 

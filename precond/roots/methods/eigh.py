@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from precond.arguments import described
 from precond.linalg import eigen_basis, eigh_root
 from precond.roots.methods.method import Method, Ridge, Solved
 from precond.roots.root import Power
@@ -10,6 +11,7 @@ from precond.roots.root import Power
 __all__ = ["eigh"]
 
 
+@described()
 def eigh() -> Method:
     """Decompose factors into eigenvalues and eigenvectors; for roots and bases.
 

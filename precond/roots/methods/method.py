@@ -79,3 +79,7 @@ class Method(NamedTuple):
     name: str
     root: RootOf | None
     basis: BasisOf | None
+
+    def __repr__(self) -> str:
+        """Return what the user types to get it."""
+        return self.name

@@ -2,7 +2,7 @@
 
 import jax
 
-from precond.arguments import check_number, check_whole
+from precond.arguments import check_number, check_whole, described
 from precond.linalg import coupled_newton, largest_eigenvalue
 from precond.roots.methods.condition import condition_of
 from precond.roots.methods.method import Method, Ridge, Solved
@@ -11,6 +11,7 @@ from precond.roots.root import Power, as_fraction
 __all__ = ["newton"]
 
 
+@described()
 def newton(*, iterations: int = 32, tolerance: float | None = None) -> Method:
     """Iterate as coupled Newton does: matrix products alone, for roots of any rational power.
 

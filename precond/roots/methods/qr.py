@@ -1,5 +1,6 @@
 """SOAP's refresh of a basis: one QR decomposition."""
 
+from precond.arguments import described
 from precond.linalg import qr_basis
 from precond.roots.methods.following import following
 from precond.roots.methods.method import Method
@@ -7,6 +8,7 @@ from precond.roots.methods.method import Method
 __all__ = ["qr"]
 
 
+@described()
 def qr() -> Method:
     """Refresh bases as SOAP does: `eigh` the first time, then one QR decomposition of `A Q`; for bases only.
 

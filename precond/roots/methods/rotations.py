@@ -2,7 +2,7 @@
 
 import jax
 
-from precond.arguments import check_number, check_whole
+from precond.arguments import check_number, check_whole, described
 from precond.linalg import redecompose_worst, rotate_basis
 from precond.roots.methods.following import following
 from precond.roots.methods.method import Method
@@ -10,6 +10,7 @@ from precond.roots.methods.method import Method
 __all__ = ["rotations"]
 
 
+@described()
 def rotations(*, sweeps: int = 2, tolerance: float = 0.1, group: int | None = 8) -> Method:
     """Rotate bases by matrix products alone, after `eigh` the first time; for bases only.
 

@@ -1,0 +1,45 @@
+"""What a user typed: checked, explained where it is wrong, and printed in one line. Floor 0 of the library."""
+
+from precond.arguments.checks import (
+    STATIC_ARGS,
+    check_choice,
+    check_decay,
+    check_flag,
+    check_function,
+    check_mask,
+    check_number,
+    check_part,
+    check_rate,
+    check_transformation,
+    check_whole,
+)
+from precond.arguments.described import Described, described
+from precond.arguments.directions import along, check_along, check_headings, heading, refuse_optimizers
+from precond.arguments.explain import check_arrays, check_trees
+from precond.arguments.shown import made, maker, shown
+
+__all__ = [
+    "STATIC_ARGS",
+    "Described",
+    "along",
+    "check_along",
+    "check_arrays",
+    "check_choice",
+    "check_decay",
+    "check_flag",
+    "check_function",
+    "check_headings",
+    "check_mask",
+    "check_number",
+    "check_part",
+    "check_rate",
+    "check_transformation",
+    "check_trees",
+    "check_whole",
+    "described",
+    "heading",
+    "made",
+    "maker",
+    "refuse_optimizers",
+    "shown",
+]

@@ -1,0 +1,113 @@
+"""Arguments of another kind than a function's annotations say: "3e-3" for a number, a function for what it makes."""
+
+import collections.abc
+import inspect
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from precond.arguments.checks import hint
+from precond.arguments.shown import shown
+
+__all__ = ["check_types"]
+
+_EXAMPLES = {
+    "GradientTransformation": "optax.scale_by_adam()",
+    "Root": "precond.inverse_root()",
+    "Method": "precond.eigh()",
+    "Damping": "precond.relative(1e-6)",
+    "Precision": "precond.precision()",
+    "Refresh": "precond.every(20)",
+    "Mesh": "jax.make_mesh((8,), ('data',))",
+    "Orthogonalizer": "precond.orthogonal.newton_schulz()",
+    "Scale": "precond.orthogonal.match_rms(0.2)",
+    "GainEstimator": "precond.large_batches.paper_gain()",
+    "Rows": "precond.transforms.sparse_rows(0.01)",
+    "GradientFunction": "precond.replicas.gradients(loss)",
+    "Likelihood": "precond.layers.categorical()",
+    "Estimator": "precond.layers.exact(precond.layers.categorical())",
+    "Capture": "precond.layers.linen.capture(model, variables, x)",
+}
+_NUMBERS = (bool, int, float, complex, jax.Array, np.ndarray, np.number, np.bool_, jax.typing.ArrayLike)
+_LOOSE = (Any, inspect.Parameter.empty, object)
+
+
+def check_types(hints: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Raise for an argument of another kind than its annotation says; ranges are looked at elsewhere.
+
+    Args:
+      hints: annotations by the names of arguments. A kind that is not known accepts everything.
+      given: the arguments.
+
+    Raises:
+      TypeError: naming the first such argument, and what it must be.
+
+    Examples:
+      >>> check_types({"b1": float, "refresh": int | None}, {"b1": "0.9"})
+      Traceback (most recent call last):
+      TypeError: b1='0.9': must be a number.
+    """
+    for name, value in given.items():
+        kinds = _kinds(hints.get(name, Any))
+        if not any(_is(value, kind) for kind in kinds):
+            words = dict.fromkeys(_in_words(kind) for kind in kinds if kind is not type(None))
+            optional = ", or None" if type(None) in kinds else ""
+            raise TypeError(f"{name}={shown(value)}: must be {' or '.join(words)}{optional}.{hint(value)}")
+
+
+def _kinds(annotation: Any) -> list[Any]:
+    """Return the members of a union, those of unions within it included."""
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return [kind for member in typing.get_args(annotation) for kind in _kinds(member)]
+    return [type(None) if annotation is None else annotation]
+
+
+def _is(value: Any, kind: Any) -> bool:
+    origin = typing.get_origin(kind) or kind
+    if isinstance(kind, typing.TypeVar) or any(kind is loose for loose in _LOOSE):
+        return True
+    if kind is bool:
+        return isinstance(value, bool | np.bool_)
+    if any(origin is number for number in _NUMBERS):
+        numeric = isinstance(value, bool | int | float | complex | np.generic) or hasattr(value, "__float__")
+        return numeric or (hasattr(value, "shape") and hasattr(value, "dtype"))
+    if getattr(origin, "_is_protocol", False) and "__call__" not in vars(origin):
+        return True
+    if origin is collections.abc.Callable or getattr(origin, "_is_protocol", False):
+        return callable(value) and not isinstance(value, type)
+    if origin is tuple and typing.get_args(kind) and Ellipsis not in typing.get_args(kind):
+        return isinstance(value, tuple | list) and len(value) == len(typing.get_args(kind))
+    if origin in (collections.abc.Sequence, tuple, list):
+        return isinstance(value, tuple | list)
+    if not isinstance(origin, type):
+        return True
+    if origin is optax.GradientTransformation:
+        return callable(getattr(value, "init", None)) and hasattr(value, "update") and not isinstance(value, type)
+    return isinstance(value, origin)
+
+
+def _in_words(kind: Any) -> str:
+    origin = typing.get_origin(kind) or kind
+    if kind is bool:
+        return "True or False"
+    if any(origin is number for number in _NUMBERS):
+        return "a number"
+    if origin is collections.abc.Callable or getattr(origin, "_is_protocol", False):
+        return "a function"
+    if origin is tuple and typing.get_args(kind) and Ellipsis not in typing.get_args(kind):
+        return f"a tuple of {len(typing.get_args(kind))}"
+    if origin in (collections.abc.Sequence, tuple, list):
+        return "a sequence"
+    if origin is collections.abc.Mapping or origin is dict:
+        return "a mapping"
+    if origin is str:
+        return "a string"
+    name = origin.__name__
+    place = "" if origin.__module__.startswith("precond") else ".".join(origin.__module__.split(".")[:2]) + "."
+    what = "an Optax transformation" if origin is optax.GradientTransformation else f"of type {place}{name}"
+    return what + (f", such as {_EXAMPLES[name]}" if name in _EXAMPLES else "")

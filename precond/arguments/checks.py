@@ -1,0 +1,253 @@
+"""Checks of what a user typed, with messages that say what, why and what to do."""
+
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.core import Tracer
+
+from precond.arguments.shown import shown
+
+__all__ = [
+    "STATIC_ARGS",
+    "check_choice",
+    "check_decay",
+    "check_flag",
+    "check_function",
+    "check_mask",
+    "check_number",
+    "check_part",
+    "check_rate",
+    "check_transformation",
+    "check_whole",
+    "hint",
+]
+
+STATIC_ARGS = ("block_size", "refresh", "views", "mask")
+"""Arguments of every alias that cannot be injected: `optax.inject_hyperparams(alias, precond.STATIC_ARGS)`."""
+
+
+def check_whole(name: str, value: Any, least: int) -> None:
+    """Raise unless `value` is a Python integer of at least `least`.
+
+    Raises:
+      TypeError: for a traced value, or one that is not an integer.
+      ValueError: for one that is too small.
+
+    Examples:
+      >>> check_whole("block_size", 0, least=1)
+      Traceback (most recent call last):
+      ValueError: block_size=0: must be at least 1.
+    """
+    if isinstance(value, jax.Array):
+        raise TypeError(
+            f"{name} is an array, but it sets shapes or schedules and must be a Python integer. Under "
+            f"optax.inject_hyperparams, pass static_args=precond.STATIC_ARGS."
+        )
+    if isinstance(value, bool) or not hasattr(value, "__index__") or np.ndim(value):
+        raise TypeError(f"{name}={shown(value)}: must be a Python integer of at least {least}.{hint(value)}")
+    if value < least:
+        raise ValueError(f"{name}={value}: must be at least {least}.")
+
+
+def check_number(name: str, value: Any, low: float, high: float | None = None, *, advice: str = "") -> None:
+    """Raise if `value` is no number, or one outside `[low, high]`; what `jax.jit` traces has no value to look at.
+
+    Raises:
+      TypeError: for what is no number.
+      ValueError: for a number out of range, or one that is not a number.
+
+    Examples:
+      >>> check_number("decay", 1.5, 0, 1, advice="1 sums, less than 1 averages.")
+      Traceback (most recent call last):
+      ValueError: decay=1.5: must lie between 0 and 1. 1 sums, less than 1 averages.
+    """
+    known = _number(name, value, advice)
+    if known is not None and not (low <= known and (high is None or known <= high)):
+        bounds = f"be at least {low}" if high is None else f"lie between {low} and {high}"
+        raise ValueError(f"{name}={value}: must {bounds}. {advice}".strip())
+
+
+def _number(name: str, value: Any, advice: str) -> float | None:
+    """Return a number as a float, or None where its value is not known: while it is traced, or lies elsewhere."""
+    wrong = isinstance(value, bool) or not (isinstance(value, (int, float)) or hasattr(value, "__float__"))
+    wrong = wrong or isinstance(value, complex) or getattr(value, "dtype", np.dtype(float)).kind in "bcOSU"
+    if not wrong and np.ndim(value):
+        raise TypeError(f"{name}={shown(value)}: must be one number.")
+    if wrong:
+        raise TypeError(f"{name}={shown(value)}: must be a number.{hint(value)} {advice}".strip())
+    if isinstance(value, Tracer) or (isinstance(value, jax.Array) and not value.is_fully_addressable):
+        return None
+    return float(value)
+
+
+def check_decay(name: str, value: Any) -> None:
+    """Raise unless a Python number can be the decay of a momentum: at least 0, and below 1.
+
+    Raises:
+      TypeError: for anything but a number.
+      ValueError: for a number out of range.
+
+    Examples:
+      >>> check_decay("b1", 1.0)
+      Traceback (most recent call last):
+      ValueError: b1=1.0: must be below 1, or the average never leaves its start.
+    """
+    check_number(name, value, 0, 1)
+    if _number(name, value, "") == 1:
+        raise ValueError(f"{name}={value}: must be below 1, or the average never leaves its start.")
+
+
+def check_rate(name: str, value: Any) -> None:
+    """Raise unless `value` is a schedule, or a number that can be a learning rate: at least 0, and finite.
+
+    Raises:
+      TypeError: for anything else.
+      ValueError: for a number out of range.
+
+    Examples:
+      >>> check_rate("learning_rate", -1.0)
+      Traceback (most recent call last):
+      ValueError: learning_rate=-1.0: must be at least 0.
+    """
+    if callable(value):
+        if isinstance(value, type) or not _takes(value, 1):
+            raise TypeError(
+                f"{name}={shown(value)}: must be a number, or a schedule: a function of the step alone. "
+                f"If this function makes a schedule, call it."
+            )
+        return
+    if hasattr(value, "init") and hasattr(value, "update"):
+        raise TypeError(f"{name}={shown(value)}: must be a number or a schedule. A transformation goes elsewhere.")
+    check_number(name, value, 0)
+    if _number(name, value, "") == math.inf:
+        raise ValueError(f"{name}={value}: must be finite.")
+
+
+def _takes(function: Callable[..., Any], count: int) -> bool:
+    """Return whether a function can be called with so many arguments; True where its signature is not known."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return True
+    try:
+        signature.bind(*range(count))
+    except TypeError:
+        return False
+    return True
+
+
+def check_function(name: str, value: Any, count: int, example: str) -> None:
+    """Raise unless `value` can be called with so many arguments.
+
+    Raises:
+      TypeError: saying what it must be.
+
+    Examples:
+      >>> check_function("loss", 3, 2, "a function of outputs and arguments")
+      Traceback (most recent call last):
+      TypeError: loss=3: must be a function of outputs and arguments.
+    """
+    if not callable(value) or not _takes(value, count):
+        raise TypeError(f"{name}={shown(value)}: must be {example}.")
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Raise unless `value` is True or False.
+
+    Raises:
+      TypeError: for anything else, the words "yes" and "no" included.
+
+    Examples:
+      >>> check_flag("stagger", "yes")
+      Traceback (most recent call last):
+      TypeError: stagger='yes': must be True or False.
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name}={shown(value)}: must be True or False.")
+
+
+def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
+    """Raise unless `value` is one of these.
+
+    Raises:
+      ValueError: naming them.
+
+    Examples:
+      >>> check_choice("platform", "gpu", ("cpu", "cuda"))
+      Traceback (most recent call last):
+      ValueError: platform='gpu': must be one of 'cpu', 'cuda'.
+    """
+    if not any(value is choice or (isinstance(value, str) and value == choice) for choice in choices):
+        raise ValueError(f"{name}={shown(value)}: must be one of {', '.join(map(repr, choices))}.")
+
+
+def check_mask(mask: Any, weight_decay: Any) -> None:
+    """Raise unless `mask` says which parameters decay: a tree of booleans, or a function that makes one.
+
+    Raises:
+      TypeError: for a name, a list of names, or a tree of something else.
+      ValueError: for a mask without a `weight_decay` that it could be for.
+
+    Examples:
+      >>> check_mask("kernel", 0.1)
+      Traceback (most recent call last):
+      TypeError: mask='kernel': must be a tree of booleans like the parameters, or a function from parameters to one.
+    """
+    if mask is None:
+        return
+    leaves = [mask] if isinstance(mask, str | type) else jax.tree.leaves(mask)
+    good = isinstance(mask, type) is False and callable(mask)
+    if not good and not (leaves and all(isinstance(x, bool | np.bool_ | jax.Array) for x in leaves)):
+        raise TypeError(
+            f"mask={shown(mask)}: must be a tree of booleans like the parameters, or a function from parameters to one."
+        )
+    if weight_decay is None:
+        raise ValueError("mask= says which parameters decay, but there is no weight_decay=. Give both, or neither.")
+
+
+def hint(value: Any) -> str:
+    """Return the advice to call a function, where one was given in place of what it makes.
+
+    Args:
+      value: anything.
+
+    Examples:
+      >>> hint(print), hint(3)
+      (' Call this function.', '')
+    """
+    return " Call this function." if callable(value) and not isinstance(value, type) else ""
+
+
+def check_part(name: str, value: Any, kind: type, example: str) -> None:
+    """Raise unless `value` is a part of this kind.
+
+    Raises:
+      TypeError: saying which there are, and that a function which makes one is to be called.
+
+    Examples:
+      >>> check_part("steps", "3", int, "3")
+      Traceback (most recent call last):
+      TypeError: steps='3': must be of type int, such as 3.
+    """
+    if not isinstance(value, kind):
+        raise TypeError(f"{name}={shown(value)}: must be of type {kind.__name__}, such as {example}.{hint(value)}")
+
+
+def check_transformation(name: str, value: Any) -> None:
+    """Raise unless `value` is an Optax transformation.
+
+    Raises:
+      TypeError: saying so, and that a function which makes one is to be called.
+
+    Examples:
+      >>> check_transformation("otherwise", "adam")
+      Traceback (most recent call last):
+      TypeError: otherwise='adam': must be an Optax transformation, such as optax.scale_by_adam().
+    """
+    if isinstance(value, type) or not (callable(getattr(value, "init", None)) and hasattr(value, "update")):
+        example = "optax.scale_by_adam()"
+        raise TypeError(f"{name}={shown(value)}: must be an Optax transformation, such as {example}.{hint(value)}")

@@ -1,0 +1,190 @@
+"""Whether a transformation goes along the gradient or against it: a direction, or a whole optimizer."""
+
+import functools
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.core import Tracer
+
+from precond.arguments.described import Described
+
+__all__ = ["along", "check_along", "check_headings", "heading", "refuse_optimizers"]
+
+_COSTLY = {"eigh", "eig", "qr", "svd", "cholesky", "geqrf", "householder_product", "lu", "while", "scan", "shard_map"}
+
+
+def heading(tx: optax.GradientTransformation, *, costly: bool = False) -> int:
+    """Return 1 for a transformation that goes along the gradient, -1 for one that goes against it, 0 where unknown.
+
+    The optimizers and the parts of this library say it themselves. Any other transformation takes a step with a
+    positive gradient: the sign of the inner product of its update with the gradient tells. That is done on two numbers
+    at `init`, where JAX has been started anyway. It is unknown what depends on traced hyperparameters, needs further
+    arguments, moves nothing in the first step, or decomposes matrices (unless `costly`).
+
+    Args:
+      tx: any transformation of parameters, or of stacks of blocks.
+      costly: whether to take the step even where matrices are decomposed.
+
+    Examples:
+      >>> heading(optax.scale_by_adam()), heading(optax.adam(1e-3)), heading(optax.set_to_zero())
+      (1, -1, 0)
+    """
+    if isinstance(tx, Described) and tx.heading:
+        return tx.heading
+    return _probed(tx.init, tx.update, costly)
+
+
+@functools.lru_cache(maxsize=64)
+def _probed(init: Callable[..., Any], update: Callable[..., Any], costly: bool) -> int:
+    tx = optax.with_extra_args_support(optax.GradientTransformationExtraArgs(init, update))
+    if not isinstance(tx, optax.GradientTransformationExtraArgs):
+        return 0
+
+    def step(gradient: Any) -> jax.Array:
+        params = jax.tree.map(lambda g: 0.5 * g, gradient)
+        moved = tx.update(gradient, tx.init(params), params)[0]
+        return sum(
+            (jnp.sum(u * g) for u, g in zip(*map(jax.tree.leaves, (moved, gradient)), strict=True)), jnp.zeros(())
+        )
+
+    # As a stack of one block, 2 x 2, it can be a part within `blocked`; its name says so.
+    gradient = {"2x2": jax.ShapeDtypeStruct((1, 2, 2), jnp.float32)}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            traced = jax.make_jaxpr(step)(gradient)
+            known = not any(isinstance(x, Tracer) for x in traced.consts) and (costly or not _is_costly(traced.jaxpr))
+            if not known:
+                return 0
+            with jax.ensure_compile_time_eval():
+                product = float(jax.jit(step)({"2x2": jnp.asarray([[[1.0, 2.0], [3.0, 5.0]]], jnp.float32)}))
+    except Exception:  # whatever it needs beyond a gradient, its heading is not known
+        return 0
+    return (product > 0) - (product < 0)
+
+
+def _is_costly(jaxpr: Any) -> bool:
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name in _COSTLY or eqn.primitive.name.endswith(("callback", "ffi_call")):
+            return True
+        inside = [x for value in eqn.params.values() for x in (value if isinstance(value, tuple | list) else [value])]
+        if any(_is_costly(getattr(x, "jaxpr", x)) for x in inside if hasattr(getattr(x, "jaxpr", x), "eqns")):
+            return True
+    return False
+
+
+def along(
+    tx: optax.GradientTransformation, like: optax.GradientTransformation | None = None
+) -> optax.GradientTransformationExtraArgs:
+    """Mark a transformation as a direction, so that `heading` need not look.
+
+    Args:
+      tx: any transformation.
+      like: the transformation whose heading it has, where that is known; None for a direction.
+
+    Examples:
+      >>> heading(along(optax.identity())), heading(along(optax.identity(), like=along(optax.sgd(0.1))))
+      (1, 1)
+    """
+    known = 1 if like is None else getattr(like, "heading", 0)
+    return Described(*optax.with_extra_args_support(tx), getattr(tx, "text", ""), known)
+
+
+def check_along(tx: optax.GradientTransformation, **parts: Any) -> optax.GradientTransformationExtraArgs:
+    """Return the transformation, whose `init` refuses parts that go against the gradient.
+
+    Args:
+      tx: made of the parts; it multiplies what they give by minus a learning rate, or leaves this to the user.
+      **parts: by the names of their arguments; None is no part.
+
+    Raises:
+      ValueError: in `init`, for a part that is a whole optimizer.
+
+    Examples:
+      >>> tx = check_along(optax.identity(), otherwise=optax.adamw(1e-3))
+      >>> tx.init(jnp.ones(2))
+      Traceback (most recent call last):
+      ...
+      ValueError: otherwise= goes against the gradient, as a whole optimizer does, and a direction belongs here. ...
+    """
+    given = {name: part for name, part in parts.items() if part is not None}
+    tx = optax.with_extra_args_support(tx)
+    if not given:
+        return tx
+
+    def init(params: Any) -> Any:
+        for name, part in given.items():
+            if heading(part) < 0:
+                raise ValueError(
+                    f"{name}= goes against the gradient, as a whole optimizer does, and a direction belongs here. "
+                    f"{_INSTEAD}"
+                )
+        return tx.init(params)
+
+    return Described(init, tx.update, heading=getattr(tx, "heading", 0))
+
+
+_INSTEAD = (
+    "Write optax.scale_by_adam() for optax.adam(..) or optax.adamw(..), and optax.identity() for optax.sgd(..). Any "
+    "other optimizer becomes a direction as optax.chain(optimizer(1.0), optax.scale(-1.0))."
+)
+
+
+def refuse_optimizers(name: str, tx: optax.GradientTransformation) -> None:
+    """Raise if a transformation is a whole optimizer of this library, or a `precond.blocked`.
+
+    Args:
+      name: of the argument.
+      tx: any transformation.
+
+    Raises:
+      ValueError: saying what to write instead.
+
+    Examples:
+      >>> import precond
+      >>> refuse_optimizers("inner", precond.soap(1e-3))
+      Traceback (most recent call last):
+      ...
+      ValueError: inner=precond.soap(0.001) cuts parameters into blocks itself, and sees none here: ...
+    """
+    if isinstance(tx, Described) and (tx.heading < 0 or tx.text.startswith("precond.blocked(")):
+        raise ValueError(
+            f"{name}={tx!r} cuts parameters into blocks itself, and sees none here: use it alone, or give the "
+            f"part of it that belongs on stacks, such as precond.scale_by_kronecker(precond.outer_products(), "
+            f"precond.inverse_root())."
+        )
+
+
+def check_headings(parts: Mapping[str, optax.GradientTransformation]) -> None:
+    """Raise if one of two transformations goes along the gradient and the other one against it.
+
+    If both are whole optimizers, or both are directions, there is nothing wrong. What is not known is accepted, but
+    that a second look is taken at the first one, however costly, where the other goes against the gradient.
+
+    Args:
+      parts: two by the names of their arguments.
+
+    Raises:
+      ValueError: naming the one that goes against the gradient.
+
+    Examples:
+      >>> check_headings({"inner": optax.sgd(0.1), "otherwise": optax.adam(1e-3)})
+      >>> check_headings({"inner": optax.scale_by_rms(), "otherwise": optax.adam(1e-3)})
+      Traceback (most recent call last):
+      ...
+      ValueError: otherwise= goes against the gradient, as a whole optimizer does, and inner= goes along it. ...
+    """
+    found = {name: heading(tx) for name, tx in parts.items()}
+    if min(found.values()) < 0:
+        found = {name: known or heading(parts[name], costly=True) for name, known in found.items()}
+    if {1, -1} <= set(found.values()):
+        (against,) = (name for name, known in found.items() if known < 0)
+        (along,) = (name for name, known in found.items() if known > 0)
+        raise ValueError(
+            f"{against}= goes against the gradient, as a whole optimizer does, and {along}= goes along it. Give two "
+            f"directions, and the learning rate behind them. {_INSTEAD}"
+        )

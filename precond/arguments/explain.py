@@ -1,0 +1,188 @@
+"""Why an update failed: trees that do not belong together, said by name."""
+
+import linecache
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from precond.arguments.shown import shown
+
+__all__ = ["check_arrays", "check_trees", "explained"]
+
+_FAILURES = (TypeError, ValueError, KeyError, AttributeError, IndexError)
+
+
+def explained(tx: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
+    """Return the transformation; if its `init` or `update` fails because of what it was given, the error says why.
+
+    Nothing is looked at as long as nothing fails.
+
+    Args:
+      tx: any transformation.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> tx = explained(optax.with_extra_args_support(optax.adam(1e-3)))
+      >>> params = {"kernel": jnp.ones(2)}
+      >>> tx.update(tx.init(params), params)
+      Traceback (most recent call last):
+      ...
+      TypeError: update() was given the state of an optimizer in place of gradients. The order is ...
+    """
+
+    def init(params: Any) -> Any:
+        try:
+            return tx.init(params)
+        except _FAILURES as error:
+            if not _says_why(error):
+                check_arrays("params", params)
+            raise
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
+        try:
+            return tx.update(updates, state, params, **extra)
+        except _FAILURES as error:
+            if not _says_why(error) and (why := _reason(tx.init, updates, state, params)) is not None:
+                raise why from error
+            raise
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _says_why(error: Exception) -> bool:
+    """Return whether an error is one of this library's own: one of our lines raised it, which begins with `raise`."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = "" if trace is None else trace.tb_frame.f_globals.get("__name__", "")
+    if trace is None or place.partition(".")[0] != "precond":
+        return False
+    line = linecache.getline(trace.tb_frame.f_code.co_filename, trace.tb_lineno)
+    return line.lstrip().startswith("raise ")
+
+
+def _reason(init: Callable[[Any], Any], updates: Any, state: Any, params: Any) -> Exception | None:
+    """Return the error that tells what is wrong with the arguments of an update, or None."""
+    try:
+        if _is_state(updates):
+            raise TypeError(
+                "update() was given the state of an optimizer in place of gradients. The order is "
+                "tx.update(gradients, state, params)."
+            )
+        check_arrays("updates", updates)
+        if params is not None:
+            if _is_state(params):
+                raise TypeError(
+                    "params= is the state of an optimizer. The order is tx.update(gradients, state, params)."
+                )
+            check_arrays("params", params)
+            check_trees(updates, params)
+        _check_state(init, state, updates if params is None else params)
+    except (TypeError, ValueError) as error:
+        return error
+    return None
+
+
+def _is_state(tree: Any) -> bool:
+    """Return whether a tree has the state of a transformation in it."""
+    if isinstance(tree, tuple) and type(tree).__name__.endswith("State"):
+        return True
+    children = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, tuple | list) else ()
+    return any(_is_state(child) for child in children)
+
+
+def _paths(tree: Any) -> dict[str, Any]:
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def check_arrays(name: str, tree: Any) -> None:
+    """Raise unless all leaves of a tree are arrays, or numbers.
+
+    Args:
+      name: of the argument.
+      tree: anything.
+
+    Raises:
+      TypeError: naming the first leaf that is neither.
+
+    Examples:
+      >>> check_arrays("params", {"kernel": "dense"})
+      Traceback (most recent call last):
+      TypeError: params= has 'dense' at 'kernel', where an array belongs.
+    """
+    for path, leaf in _paths(tree).items():
+        number = isinstance(leaf, int | float | complex | np.generic) or hasattr(leaf, "__jax_array__")
+        if number or (hasattr(leaf, "shape") and isinstance(getattr(leaf, "dtype", None), np.dtype)):
+            continue
+        if isinstance(leaf, jax.Array):  # keys of jax.random
+            continue
+        where = f" at '{path}'" if path else ""
+        advice = ""
+        if hasattr(leaf, "detach") or type(leaf).__module__.startswith("torch"):
+            advice = " Convert tensors of PyTorch to arrays of JAX."
+        elif callable(leaf) or hasattr(leaf, "apply"):
+            advice = " Pass the parameters of a model, not the model."
+        raise TypeError(f"{name}= has {shown(leaf)}{where}, where an array belongs.{advice}")
+
+
+def check_trees(updates: Any, params: Any) -> None:
+    """Raise unless gradients and parameters are trees of one structure.
+
+    Args:
+      updates: a tree of gradients.
+      params: a tree of parameters.
+
+    Raises:
+      ValueError: naming the first parameter that only one of them has.
+
+    Examples:
+      >>> check_trees({"kernel": 1.0}, {"kernel": 1.0, "bias": 1.0})
+      Traceback (most recent call last):
+      ValueError: The gradients have no 'bias', which the parameters have: both must be trees of one structure.
+    """
+    if jax.tree.structure(updates) == jax.tree.structure(params):
+        return
+    if isinstance(updates, tuple | list) and any(jax.tree.structure(x) == jax.tree.structure(params) for x in updates):
+        raise ValueError(
+            f"The gradients are a {type(updates).__name__} of {len(updates)} with the gradients in it, as "
+            f"jax.value_and_grad returns: pass the gradients alone."
+        )
+    first, second = _paths(updates), _paths(params)
+    must = "both must be trees of one structure."
+    for path in second:
+        if path not in first:
+            raise ValueError(f"The gradients have no '{path}', which the parameters have: {must}")
+    for path in first:
+        if path not in second:
+            raise ValueError(f"The parameters have no '{path}', which the gradients have: {must}")
+    kinds = type(updates).__name__, type(params).__name__
+    how = f" (a {kinds[0]} and a {kinds[1]})" if kinds[0] != kinds[1] else ""
+    raise ValueError(f"The gradients and the parameters have the same leaves in other containers{how}: {must}")
+
+
+def _check_state(init: Callable[[Any], Any], state: Any, params: Any) -> None:
+    """Raise unless a state is one that `init` makes for these parameters."""
+    if state is None:
+        raise TypeError("state=None: pass what init(params) returned, or the last update.")
+    try:
+        expected = jax.eval_shape(lambda p: init(p), params)
+    except _FAILURES:
+        return
+    ours, found = _paths(expected), _paths(state)
+    advice = "Pass the state that init of this optimizer made for these parameters."
+    for path in ours:
+        if path not in found:
+            raise ValueError(f"state= is of another optimizer, or of other parameters: it has no '{path}'. {advice}")
+    for path in found:
+        if path not in ours:
+            raise ValueError(f"state= is of another optimizer, or of other parameters: it has '{path}', too. {advice}")
+    for path, leaf in ours.items():
+        if np.shape(found[path]) != leaf.shape:
+            raise ValueError(
+                f"state= is of another optimizer, or of other parameters: '{path}' has the shape "
+                f"{np.shape(found[path])}, not {leaf.shape}. {advice}"
+            )
