@@ -15,7 +15,6 @@ __all__ = ["with_fisher"]
 
 
 @described()
-@described()
 def with_fisher(forward: Callable[..., Any], fisher: Estimator, *, has_aux: bool = False) -> Callable[..., Any]:
     r"""Return the same model, whose probes get the gradients of another Fisher matrix than the empirical one.
 
