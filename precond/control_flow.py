@@ -59,7 +59,7 @@ def run_if(predicate: jax.Array, on_true: Callable[..., Any], on_false: Callable
         shapes = jax.eval_shape(every(on_true, yes, axes[1]))
 
         def nothing() -> Any:
-            return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+            return jax.tree.map(jnp.zeros_like, shapes)  # which differ over the same axes of a mesh
 
         first = run_if(jnp.any(predicate), every(on_true, yes, axes[1]), nothing)
         second = run_if(jnp.any(~predicate), every(on_false, no, axes[2]), nothing)

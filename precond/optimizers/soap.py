@@ -12,7 +12,7 @@ from precond.blocks import BlockSize, Views
 from precond.engine import Refresh, blocked, every, scale_by_kronecker
 from precond.mesh import Sharded
 from precond.optimizers.finish import finish
-from precond.roots import Method, eigenbasis
+from precond.roots import Method, Transport, eigenbasis
 from precond.statistics import outer_products
 from precond.trees import Mask
 
@@ -30,6 +30,7 @@ def soap(
     mask: Mask = None,
     refresh: Refresh | int = every(10, stagger=True, delay=1, warmup=1),
     method: Method | None = None,
+    moments: Transport | None = None,
     block_size: BlockSize = None,
     views: Views | Sequence[Any] | None = None,
     otherwise: optax.GradientTransformation | None = None,
@@ -61,6 +62,8 @@ def soap(
         meets the basis made from itself, where entries that only rounding keeps from 0 are divided by themselves.
       method: how bases are refreshed: `precond.qr()` (the default), `precond.rotations()`, `precond.cholesky_qr()` or
         `precond.eigh()`.
+      moments: what becomes of V when a basis is refreshed: `precond.roots.kept()` (the default), as the official SOAP
+        does, or `precond.roots.turned()`, with which no update grows after a very large gradient.
       block_size: the longest side of a block; None is 1024.
       views: as in `precond.blocked`.
       otherwise: for parameters without a view; None is Adam with the same `b1`, `b2` and `eps`.
@@ -89,7 +92,7 @@ def soap(
     check_number("b2", b2, 0, 1, advice="1 sums.")
     direction = scale_by_kronecker(
         outer_products(b2),
-        eigenbasis(b2, eps=eps, method=method),
+        eigenbasis(b2, eps=eps, method=method, moments=moments),
         momentum=optax.ema(b1),
         refresh=refresh,
     )
