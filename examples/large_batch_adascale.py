@@ -41,8 +41,8 @@ class Run(NamedTuple):
       loss: of all images, at the end, `[seeds]`.
       at: the iterations at which the curves were recorded, `[points]`.
       curve: loss of all images, `[points, seeds]`.
-      tau: scale-invariant steps done, likewise.
-      gain: likewise.
+      tau: scale-invariant steps done, `[points, seeds]`.
+      gain: at these iterations, `[points, seeds]`.
     """
 
     iterations: np.ndarray

@@ -81,7 +81,7 @@ def metrics(state: Any) -> dict[str, jax.Array]:
 
 
 def _states(tree: Any) -> list[Any]:
-    """All states that tell something, also inside of others; but of blocks within blocks the outermost alone."""
+    """Return all states that report something; of blocks within blocks, the outermost alone."""
     kinds = (Health, BlockedState, FiniteStepsState, AdascaleState, OrthogonalizeState)
     found = [x for x in jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, kinds)) if isinstance(x, kinds)]
     for outer in list(found):

@@ -26,6 +26,6 @@ def add_doctor(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def _run(arguments: argparse.Namespace) -> tuple[str, int]:
-    """The text to print, and the exit status."""
+    """Return the text to print, and the exit status."""
     found = diagnose(arguments.dtype)
     return found.json() if arguments.json else found.text(), 1 if found.problems else 0

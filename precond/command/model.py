@@ -82,7 +82,7 @@ def _sizes_of(preset: str) -> list[str]:
 
 
 def _who_takes(name: str) -> str:
-    """The presets that take a size, with their defaults."""
+    """Return the presets that take a size, with their defaults."""
     takers = [preset for preset in _PRESETS if name in _sizes_of(preset)]
     defaults = {preset: inspect.signature(_PRESETS[preset]).parameters[name].default for preset in takers}
     return ", ".join(f"{preset}: {n}" if isinstance(n, int) else preset for preset, n in defaults.items())
@@ -100,7 +100,7 @@ def _of_file(file: str, dtype: str) -> Any:
 
 
 def _shaped(path: str, entry: Any, dtype: str) -> Any:
-    """An entry of the file: a shape, or names with entries of their own."""
+    """Return an entry of the file: a shape, or names with entries of their own."""
     if isinstance(entry, dict):
         return {name: _shaped(f"{path}/{name}", below, dtype) for name, below in entry.items()}
     sizes = entry if isinstance(entry, list) else [None]

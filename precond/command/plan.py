@@ -48,7 +48,7 @@ def add_plan(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 
 
 def _run(arguments: argparse.Namespace) -> tuple[str, int]:
-    """The text to print, and the exit status."""
+    """Return the text to print, and the exit status."""
     run = read_run(arguments, read_model(arguments))
     found = plan(run.tx, run.params, mesh=run.mesh, extra=run.extra, platform=arguments.platform)
     seconds = _seconds(arguments, found)

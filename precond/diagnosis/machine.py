@@ -97,6 +97,6 @@ def _versions() -> dict[str, str]:
 
 
 def _cores() -> int:
-    """Those that the operating system lets this process use, where it can tell."""
+    """Count the cores that the operating system lets this process use, if it says so."""
     allowed = getattr(os, "sched_getaffinity", None)
     return len(allowed(0)) if allowed else os.cpu_count() or 1

@@ -64,7 +64,7 @@ def _versions(evidence: Evidence) -> Iterator[Trap]:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    """The leading numbers of a version, in which 0.10 comes after 0.9.
+    """Return the leading numbers of a version, so that 0.10 is later than 0.9.
 
     Examples:
       >>> _numbers("0.10.2.dev3") > _numbers("0.9")

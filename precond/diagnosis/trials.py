@@ -75,7 +75,7 @@ def run_trials() -> Trials:
 
 
 def _matrices() -> tuple[np.ndarray, np.ndarray]:
-    """Orthonormal eigenvectors, and symmetric matrices that have them, in float64.
+    """Make orthonormal eigenvectors, and symmetric matrices that have them, in float64.
 
     The eigenvectors are products of reflections. No decomposition is called for: it may be what takes for ever here.
     """
@@ -90,7 +90,7 @@ def _matrices() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _refreshed(root: Root, matrices: np.ndarray, power: Any, old: np.ndarray | None) -> tuple[np.ndarray, float]:
-    """What a root derives from factors, and the milliseconds for each."""
+    """Return what a root derives from factors, and the milliseconds for each."""
     factors = jnp.asarray(matrices, jnp.float32)
     (derived, _) = root.init(jnp.zeros((*factors.shape[:2], 1)), (factors, None)).derived
     if old is not None:
@@ -101,7 +101,7 @@ def _refreshed(root: Root, matrices: np.ndarray, power: Any, old: np.ndarray | N
 
 
 def _timed(f: Callable[..., Any], *args: Any) -> tuple[Any, float]:
-    """What a compiled function returns, and the least time of some calls: one, if a call takes long."""
+    """Return the result of a compiled function, and the least time of some calls: of one call, if it takes long."""
     found: Any = None
     times: list[float] = []
     while not times or (sum(times) < _LONG and len(times) < 20):
@@ -123,7 +123,7 @@ def _root_residual(root: np.ndarray, matrices: np.ndarray) -> float:
 
 
 def _basis(vectors: np.ndarray, matrices: np.ndarray) -> Trial:
-    """One step of `precond.qr` from eigenvectors that are turned a little, two by two."""
+    """Take one step of `precond.qr` from eigenvectors that are turned a little, two by two."""
     even, odd = vectors[..., ::2], vectors[..., 1::2]
     nearby, cosine, sine = np.empty_like(vectors), np.cos(_TURN), np.sin(_TURN)
     nearby[..., ::2], nearby[..., 1::2] = cosine * even + sine * odd, cosine * odd - sine * even
@@ -132,7 +132,7 @@ def _basis(vectors: np.ndarray, matrices: np.ndarray) -> Trial:
 
 
 def _distance_from_identity(x: np.ndarray) -> float:
-    """In the spectral norm, of the worst matrix, by power iterations."""
+    """Return the largest distance from the identity, in the spectral norm, by power iterations."""
     error = x - np.eye(x.shape[-1])
     v = np.random.default_rng(1).standard_normal((*x.shape[:2], 1))
     for _ in range(_ITERATIONS):

@@ -53,7 +53,7 @@ class Job(NamedTuple):
 
 
 def kernel_of(root: Root) -> Kernel:
-    """A root's own `refresh` in float64, compiled for the CPU.
+    """Compile a root's own `refresh` in float64 for the CPU.
 
     Examples:
       >>> from precond import inverse_root
@@ -83,7 +83,7 @@ def _row(tree: Any, i: int) -> Any:
 
 
 def _stacks(state: KroneckerState) -> tuple[list[Any], list[RootState], list[Any], Any]:
-    """Of each stack: factors taken, roots, and failures; and how to put a list of stacks together again."""
+    """Return the captured factors, roots and failures of each stack, and a way to put stacks together again."""
     roots, treedef = jax.tree.flatten(state.roots, is_leaf=lambda x: isinstance(x, RootState))
     factors, failed = map(treedef.flatten_up_to, (state.host.factors, state.host.failed))
     return factors, roots, failed, treedef
@@ -94,11 +94,11 @@ def begin(state: KroneckerState, root: Root, kernel: Kernel, pool: Executor, *, 
 
     Args:
       state: the engine's.
-      root: likewise.
+      root: of the engine.
       kernel: of the root.
       pool: in whose threads.
       taken: as in the state, on the host.
-      used: likewise.
+      used: as in the state, on the host.
     """
     works = []
     for stack, (factors, roots, failed) in enumerate(zip(*_stacks(state)[:3], strict=True)):
@@ -120,7 +120,7 @@ def begin(state: KroneckerState, root: Root, kernel: Kernel, pool: Executor, *, 
 
 
 def _results(work: Work, start: int) -> tuple[Any, np.ndarray]:
-    """What is derived now from one piece, and which of its rows failed and are what they were."""
+    """Return the roots of one piece, and which of its rows failed and keep their old roots."""
     _, old, _ = work.leaving.piece(start)
     rows, failed = [], []
     for i, future in enumerate(work.futures[start]):
@@ -135,7 +135,7 @@ def _results(work: Work, start: int) -> tuple[Any, np.ndarray]:
 
 
 def finish(state: KroneckerState, job: Job, root: Root) -> KroneckerState:
-    """The engine's state with the roots that a job came to; waits for it.
+    """Wait for a job, and return the engine's state with its roots.
 
     Args:
       state: whose roots are those that the job began with.
@@ -161,7 +161,7 @@ def finish(state: KroneckerState, job: Job, root: Root) -> KroneckerState:
 
 
 def _moved(root: Root, state: RootState, derived: tuple[Any, ...]) -> RootState:
-    """A stack's state with new roots, and with the moments that belong to them."""
+    """Return a stack's state with new roots, and with the moments that belong to them."""
     moments = state.moments
     if root.transport is not None:
         along = jax.jit(root.transport, static_argnums=3)
@@ -183,7 +183,7 @@ def cancel(job: Job) -> None:
 
 
 def unfinished(job: Job) -> int:
-    """How many of its tasks are not done.
+    """Count the tasks that are not done.
 
     Args:
       job: from `begin`.

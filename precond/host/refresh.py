@@ -38,7 +38,7 @@ class _Slot:
         self.job = None
 
     def serve(self, state: KroneckerState, calls: int, updates: int, pool: Executor) -> tuple[KroneckerState, int]:
-        """The state, with the roots that are due; and the calls until there is something to do again."""
+        """Return the state with the roots that are due, and the number of calls until something is due again."""
         count, taken, used = _numbers(state)
         if self.seen is not None and count > self.seen + calls * updates:
             raise ValueError(
@@ -72,7 +72,7 @@ def _numbers(state: KroneckerState) -> list[int]:
 
 
 def _lost(state: KroneckerState, used: int) -> KroneckerState:
-    """Factors that nobody was given before the next ones took their place: as if that refresh had failed."""
+    """Count factors that were replaced before a worker took them as a refresh that failed."""
     failed = jax.tree.map(lambda x: x + 1, state.host.failed)
     mark = put(state.host.in_use_from, {0: np.asarray(used)})
     return state._replace(host=state.host._replace(in_use_from=mark, failed=failed))
@@ -86,7 +86,7 @@ class HostRefresh:
         self._calls, self._wait = 0, 1
 
     def __call__(self, state: State) -> State:
-        """The state, in which roots are new once in N updates; the same object in all other calls."""
+        """Return the state, with new roots once in N updates; in all other calls it is the same object."""
         self._calls += 1
         if self._calls < self._wait:
             return state
@@ -195,7 +195,7 @@ def host_refresh(
 
 
 def _check(root: Root) -> None:
-    """That the root can be used by itself."""
+    """Raise unless the root can be used by itself."""
 
     def refresh(factor: jax.Array) -> Any:
         return root.refresh(

@@ -16,7 +16,7 @@ Rows = dict[int, Any]
 
 
 def _by_rows(x: jax.Array) -> Any:
-    """The sharding of an array, with all axes but the leading one whole."""
+    """Return the sharding of an array, with all axes but the leading one whole."""
     kept = x.sharding
     if not isinstance(kept, NamedSharding):
         return kept
@@ -37,7 +37,7 @@ class Leaving:
         self.rows = {start: shards[0][start].shape[0] for start in sorted(shards[0])}
 
     def piece(self, start: int) -> Any:
-        """The piece that begins at a row, as numpy's arrays; waits until it is there, and frees it on the device."""
+        """Wait for the piece that begins at a row, free it on the device, and return it as numpy's arrays."""
         with self._lock:
             if start not in self._there:
                 arrays = [np.array(shards.pop(start)) for shards in self._shards]
@@ -70,7 +70,7 @@ def _copier(sharding: Any) -> Any:
 
 
 def put(like: jax.Array, rows: dict[int, np.ndarray]) -> jax.Array:
-    """An array in the shape, dtype and sharding of another.
+    """Put an array into the shape, dtype and sharding of another.
 
     Args:
       like: the other.

@@ -159,7 +159,7 @@ def solve_positive(a: jax.Array, b: jax.Array) -> jax.Array:
 
 @_matrix_by_matrix
 def svd(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The singular value decomposition `U S V^T`, with as many columns of U and V as the shorter side has.
+    """Return the singular value decomposition `U S V^T`, with as many columns of U and V as the shorter side has.
 
     Args:
       x: `[M, m, n]`.

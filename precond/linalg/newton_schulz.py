@@ -16,7 +16,7 @@ _TOGETHER = 3  # steps on one Gram matrix
 
 
 def _unit(x: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
-    """Each matrix divided by its Frobenius norm, which is no less than its largest singular value; zeros stay zeros."""
+    """Divide each matrix by its Frobenius norm, which its largest singular value does not exceed; zeros stay zeros."""
     norm = batch_norm(x, 1)
     return (x / jnp.where(norm > 0, norm, 1)).astype(dtype)
 
@@ -26,12 +26,12 @@ def _transposed(x: jax.Array) -> jax.Array:
 
 
 def _gram(x: jax.Array) -> jax.Array:
-    """The Gram matrix of the shorter side."""
+    """Return the Gram matrix of the shorter side."""
     return product(x, _transposed(x)) if x.shape[1] <= x.shape[2] else product(_transposed(x), x)
 
 
 def _times(q: jax.Array, x: jax.Array) -> jax.Array:
-    """A symmetric matrix times X, from the shorter side."""
+    """Multiply X by a symmetric matrix, from the shorter side."""
     return product(q, x) if x.shape[1] <= x.shape[2] else product(x, q)
 
 

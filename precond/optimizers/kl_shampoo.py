@@ -133,7 +133,7 @@ def kl_shampoo(
       views: as in `precond.blocked`.
       otherwise: for parameters without a view; None is Adam with the same `b1`, `b2` and `eps`.
       axis: mesh axes over whose devices blocks, bases and memory are divided, as in `precond.blocked`.
-      mesh: likewise.
+      mesh: as in `precond.blocked`.
 
     Returns:
       An Optax optimizer. Under `optax.inject_hyperparams` pass `static_args=precond.STATIC_ARGS`.

@@ -111,7 +111,7 @@ def polar_express(
 
 
 def _best(low: float, high: float, cushion: float) -> tuple[OddPolynomial, tuple[float, float]]:
-    """The best quintic for an interval, centred at 1; and where it takes the interval."""
+    """Return the best quintic for an interval, centred at 1, and the interval that it maps to."""
     if high - low < _CONVERGED * high:
         return OddPolynomial(15 / 8 / high, -10 / 8 / high**3, 3 / 8 / high**5), (1.0, 1.0)
     start = max(low, cushion * high)

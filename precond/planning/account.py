@@ -16,7 +16,7 @@ _TOLD = (StackedState, KroneckerState, RootState)
 
 
 def account(state: Any, role: str = "rest") -> Counter[str]:
-    """Bytes on one device by role.
+    """Count the bytes on one device by role.
 
     The roles are "statistics", "roots" (or bases), "momentum" (whatever else is kept by block, such as second moments)
     and "rest" (of parameters without a view, and outside of `precond.blocked`).

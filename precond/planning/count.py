@@ -113,7 +113,7 @@ def count_program(program: ClosedJaxpr, axes: dict[str, int], platform: str) -> 
 
 
 def _live(jaxpr: Jaxpr) -> tuple[list[Any], set[Any]]:
-    """The equations of which something is used, and all that they and the results use: the compiler drops the rest."""
+    """Return the equations whose results are used, and the values that these use: the compiler drops the rest."""
     used: set[Any] = {v for v in jaxpr.outvars if not isinstance(v, Literal)}
     eqns = []
     for eqn in reversed(jaxpr.eqns):
@@ -135,7 +135,7 @@ def _value(v: Any, known: dict[Any, int]) -> int | None:
 
 
 def _learn(eqn: Any, known: dict[Any, int]) -> None:
-    """Which scalars are known while the program is traced, such as whether a refresh is the first."""
+    """Note which scalars are known while the program is traced, such as whether a refresh is the first."""
     if eqn.primitive.name in ("convert_element_type", "pvary", "clamp") and len(eqn.outvars) == 1:
         values = [_value(v, known) for v in eqn.invars if not v.aval.shape]
         whole = sorted(value for value in values if value is not None)
@@ -144,7 +144,7 @@ def _learn(eqn: Any, known: dict[Any, int]) -> None:
 
 
 def _branch(eqn: Any, known: dict[Any, int], platform: str) -> int | None:
-    """Which branch is run, if that is known."""
+    """Return which branch runs, if that is known."""
     platforms = eqn.params.get("branches_platforms")
     if platforms is None:
         return _value(eqn.invars[0], known)
@@ -152,7 +152,7 @@ def _branch(eqn: Any, known: dict[Any, int], platform: str) -> int | None:
 
 
 def shard_shape(array: Any) -> tuple[int, ...]:
-    """Of the share of one device, of what has a shape and, where types say how arrays are sharded, a sharding.
+    """Return the shape of the share of one device, if types say how arrays are sharded.
 
     Examples:
       >>> import jax
@@ -167,20 +167,20 @@ def shard_shape(array: Any) -> tuple[int, ...]:
 
 
 def _names(array: Any) -> list[tuple[str, ...]]:
-    """The mesh axes over which each axis of an array is divided."""
+    """Return the mesh axes over which each axis of an array is divided."""
     spec = [(a,) if isinstance(a, str) else tuple(a or ()) for a in array.sharding.spec]
     return [*spec, *[()] * (len(array.shape) - len(spec))]
 
 
 def _missing(here: Any, there: Any, axes: dict[str, int]) -> int:
-    """How many numbers of its part of `there` a device does not have in its part of `here`, the same array."""
+    """Count the numbers of its part of `there` that a device does not have in its part of `here`, the same array."""
     both = [{*h, *t} for h, t in zip(_names(here), _names(there), strict=True)]
     has = math.prod(n // math.prod(axes[a] for a in names) for n, names in zip(there.shape, both, strict=True))
     return math.prod(shard_shape(there)) - has
 
 
 def _cost(eqn: Any, axes: dict[str, int]) -> tuple[str, int]:
-    """The kind and amount of one equation."""
+    """Return the kind and amount of one equation."""
     name = eqn.primitive.name
     ins = [shard_shape(v.aval) for v in eqn.invars if hasattr(v.aval, "shape")]
     outs = [v.aval for v in eqn.outvars if hasattr(v.aval, "shape")]

@@ -103,7 +103,7 @@ def plan(
 
 
 def _placed(x: Any, devices: AbstractMesh) -> jax.ShapeDtypeStruct:
-    """With a type that says how it is sharded."""
+    """Give an array a type that says how it is sharded."""
     spec = getattr(getattr(x, "sharding", None), "spec", PartitionSpec())
     sharding = NamedSharding(devices, spec) if devices.axis_names else None
     return jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x), sharding=sharding)
@@ -114,7 +114,7 @@ def _bytes(x: Any) -> int:
 
 
 def _sum(found: Count, kind: str) -> int:
-    """Of all parts but the first refresh, which is not a step's."""
+    """Add up all parts but the first refresh, which belongs to no usual step."""
     return sum(n for key, n in found.items() if key.kind == kind and not key.part.startswith("first"))
 
 
@@ -125,7 +125,7 @@ def _stacks(found: Count) -> tuple[Stack, ...]:
 
 
 def _refreshes(found: Count, name: str = "refresh") -> dict[str, tuple[int, ...]]:
-    """For each part of the refresh: the roots that are due in a step, of how many, and the period."""
+    """Return for each part of the refresh the roots that are due in a step, the number of all, and the period."""
     matches = {key.part: _REFRESH.fullmatch(key.part) for key in found if key.part.startswith(name)}
     return {part: tuple(int(n) for n in m.groups()) for part, m in matches.items() if m}
 

@@ -222,14 +222,14 @@ def _norm(array: Array, width: int) -> Tree:
 
 
 def _biased_block(array: Array, width: int, hidden: int) -> Tree:
-    """One layer of a GPT or a Vision Transformer."""
+    """Return one layer of a GPT or a Vision Transformer."""
     sizes = {"qkv": (width, 3 * width), "out": (width, width), "up": (width, hidden), "down": (hidden, width)}
     dense = {name: _dense(array, *size, bias=True) for name, size in sizes.items()}
     return {"norm_1": _norm(array, width), "norm_2": _norm(array, width)} | dense
 
 
 def _key_width(width: int, heads: int | None, kv_heads: int | None) -> int:
-    """The width of all keys of a layer."""
+    """Return the width of all keys of a layer."""
     heads = max(1, width // 128) if heads is None else heads
     kv_heads = min(8, heads) if kv_heads is None else kv_heads
     _check(heads=heads, kv_heads=kv_heads)
@@ -241,7 +241,7 @@ def _key_width(width: int, heads: int | None, kv_heads: int | None) -> int:
 
 
 def _gated_attention(array: Array, width: int, keys: int) -> Tree:
-    """The attention and the norms of one layer of a Llama."""
+    """Return the attention and the norms of one layer of a Llama."""
     norms = {name: {"scale": array(width)} for name in ("norm_1", "norm_2")}
     outputs = {"q_proj": width, "k_proj": keys, "v_proj": keys, "out": width}
     return norms | {name: _dense(array, width, n) for name, n in outputs.items()}

@@ -76,7 +76,7 @@ class Plan(NamedTuple):
         wire_bytes_per_s: float | None = None,
         memory_bytes_per_s: float | None = None,
     ) -> dict[str, float]:
-        """The time of a step on one device, if nothing overlaps: what is done over the rate at which it is done.
+        """Return the time of a step on one device if nothing overlaps: each amount divided by its rate.
 
         Args:
           flops_per_s: of matrix products, as measured in the precision they have here.
@@ -119,7 +119,7 @@ class Plan(NamedTuple):
         return out
 
     def json(self) -> str:
-        """All of it as JSON.
+        """Return everything as JSON.
 
         Examples:
           >>> Plan(1, 1, (Stack("2x2", 3, 1),), {}, 0, {}, (), False, {}, 0).json()[:52]
@@ -173,7 +173,7 @@ class Plan(NamedTuple):
         return [f"{self.loops} loops, whose number of turns is not known, count as one turn."] if self.loops else []
 
     def _label(self, name: str) -> str:
-        """A line of the operations, in words."""
+        """Write one line of the operations in words."""
         period = f", every {' or '.join(map(str, self.periods))} steps" if self.periods else ""
         chosen = " *" if self.periods and name == ("in turns" if self.staggered else "at once") else ""
         return {
@@ -203,7 +203,7 @@ def _row(first: str, *others: str) -> str:
 
 
 def _number(x: float, unit: str) -> str:
-    """In three digits, with a prefix."""
+    """Write a number in three digits, with a prefix."""
     thousands = min(int(math.log10(x)) // 3, 6) if x >= 1 else 0
     digits = f"{x / 1000**thousands:.3g}"
     return f"{digits} {['', 'k', 'M', 'G', 'T', 'P', 'E'][thousands]}{unit}".strip()

@@ -62,7 +62,7 @@ def state_shardings(tx: optax.GradientTransformation, params: Any, mesh: Mesh | 
 
 
 def _shortened(sharding: Any) -> PartitionSpec:
-    """The specification of an array, without axes at its end that are not divided."""
+    """Return the specification of an array, without axes at its end that are not divided."""
     spec = list(PartitionSpec() if sharding is None else sharding.spec)
     while spec and spec[-1] is None:
         spec.pop()
@@ -70,7 +70,7 @@ def _shortened(sharding: Any) -> PartitionSpec:
 
 
 def _mesh_of(params: Any) -> Mesh:
-    """The mesh of the context, or that of the first parameter that has one."""
+    """Return the mesh of the context, or that of the first parameter that has one."""
     meshes = [
         jax.sharding.get_mesh(),
         *(getattr(getattr(x, "sharding", None), "mesh", None) for x in jax.tree.leaves(params)),

@@ -23,7 +23,7 @@ class Readings(tuple[Reading, ...]):
     __slots__ = ()
 
     def __str__(self) -> str:
-        """The rows, aligned, under the names of their columns."""
+        """Return the rows, aligned, under the names of their columns."""
         head = ("parameter", "shape", "read as", "blocks")
         rows = [head, *((row.path, _times(row.shape), row.words, _blocks(row)) for row in self)]
         widths = [max(len(row[k]) for row in rows) for k in range(len(head))]

@@ -95,7 +95,7 @@ def google_shampoo(
         default `recipes.google_newton`; `functools.partial(.., relative=False)` makes the ridge absolute.
       stale: use roots from the step after the one in which they are computed, as its sharded mode does.
       axis: mesh axes over whose devices blocks are divided, as in `precond.blocked`; the reference's trajectory on any.
-      mesh: likewise.
+      mesh: as in `precond.blocked`.
 
     Examples:
       >>> import jax.numpy as jnp

@@ -22,7 +22,7 @@ _ITERATIONS, _TOLERANCE = 100, 1e-6
 
 
 def _largest_eigenvalue(a: jax.Array) -> jax.Array:
-    """By the power iteration, until it changes by an absolute 1e-6."""
+    """Find the largest eigenvalue by the power iteration, until it changes by less than an absolute 1e-6."""
     start = np.random.RandomState(1729).uniform(-1, 1, a.shape[-1])
     zero = 0 * a[0, 0]
 
@@ -41,7 +41,7 @@ def _largest_eigenvalue(a: jax.Array) -> jax.Array:
 
 
 def _ridge(a: jax.Array, epsilon: float, relative: bool, floor: float) -> tuple[jax.Array, jax.Array]:
-    """The largest eigenvalues and the ridges, `[M]`."""
+    """Return the largest eigenvalues and the ridges, `[M]`."""
     largest = jax.vmap(_largest_eigenvalue)(a)
     # Absolute is relative to 1 there, which the floor does not touch.
     return largest, epsilon * (jnp.maximum(largest, floor) if relative else jnp.ones_like(largest))
@@ -82,7 +82,7 @@ def google_eigh(epsilon: float = 1e-6, *, power: Powers = None, relative: bool =
 
 
 def _newton(a: jax.Array, p: int) -> tuple[jax.Array, jax.Array]:
-    """The coupled iteration on one matrix, and its largest `|M - I|`."""
+    """Run the coupled iteration on one matrix; return the root and its largest `|M - I|`."""
     eye = jnp.eye(a.shape[-1], dtype=a.dtype)
     z = (1 + p) / (2 * jnp.linalg.norm(a))
 
@@ -105,7 +105,7 @@ def _newton(a: jax.Array, p: int) -> tuple[jax.Array, jax.Array]:
 
 
 def _with_retries(a: jax.Array, ridge: jax.Array, p: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The root of one matrix with the first ridge that gives a small error, of up to six, each ten times the last."""
+    """Return the root with the first ridge that gives a small error, of up to six, each ten times the last."""
 
     def going(carry):
         tries, _, error, _ = carry

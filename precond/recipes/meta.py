@@ -67,7 +67,7 @@ def _meta(
 
 
 def _split(power: Override) -> tuple[Override, Callable[[int], list[int]] | None]:
-    """The powers that are not 0, and which axes have one."""
+    """Return the powers that are not 0, and a function to the axes that have one."""
     if not isinstance(power, Mapping):
         return power, None
     given = {k: dict(q) if isinstance(q, Mapping) else dict.fromkeys(range(k), q) for k, q in power.items()}

@@ -18,7 +18,7 @@ def _turned(a: jax.Array, basis: jax.Array) -> jax.Array:
 
 
 def _off(b: jax.Array, tolerance: float) -> jax.Array:
-    """Whether what is off the diagonal is more than this share of a matrix, `[M]`."""
+    """Return whether more than this share of a matrix is off its diagonal, `[M]`."""
     rest = b * (1 - jnp.eye(b.shape[-1], dtype=b.dtype))
     return jnp.linalg.norm(rest, axis=(1, 2)) > tolerance * jnp.linalg.norm(b, axis=(1, 2))
 

@@ -93,7 +93,7 @@ def primal_averaging(
 
 @described()
 def averaged_params(state: optax.OptState, params: Tree, train: float = 0.9) -> Tree:
-    r"""The place to evaluate, $X = Y - (Z - Y) (1 - \mu_y) / \mu_y$.
+    r"""Return the place to evaluate, $X = Y - (Z - Y) (1 - \mu_y) / \mu_y$.
 
     Args:
       state: of an optimizer with `primal_averaging` in it.

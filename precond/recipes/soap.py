@@ -89,7 +89,7 @@ def official_soap(
       normalize_grads: scale each parameter's P to a root mean square of 1.
       bias_correction: off leaves out the ratio above.
       axis: mesh axes over whose devices blocks are divided, as in `precond.blocked`; the reference's trajectory on any.
-      mesh: likewise.
+      mesh: as in `precond.blocked`.
 
     Examples:
       >>> tx, w = official_soap(0.1), jnp.ones((3, 2))

@@ -95,12 +95,12 @@ def with_stochastic_rounding(
 
 
 def _number(path: tuple[Any, ...]) -> int:
-    """A number of 32 bits for the path of a parameter, so that its noise does not depend on other parameters."""
+    """Return a number of 32 bits for the path of a parameter, so that its noise does not depend on other parameters."""
     return zlib.crc32(path_name(path).encode())
 
 
 def _to_rounded(key: jax.Array, update: jax.Array, param: jax.Array) -> jax.Array:
-    """The update that takes a parameter of bfloat16 to its rounded sum."""
+    """Return the update that takes a parameter of bfloat16 to its rounded sum."""
     param = jnp.asarray(param)
     if param.dtype != jnp.bfloat16:
         return update.astype(param.dtype)
