@@ -39,7 +39,7 @@ def arguments():
     parser.add_argument("--limit", type=int, default=570, help="seconds of the clock for one case")
     parser.add_argument("--missing", action="store_true", help="only cases that have no row yet, or that failed")
     parser.add_argument(
-        "--quick", action="store_true", help="compare, write nothing, fail where more than 3 % are added"
+        "--quick", action="store_true", help="compare, write nothing, fail where more than 3 %% are added"
     )
     parser.add_argument("--draw", action="store_true", help="compile nothing; draw what is there")
     parser.add_argument("--programs", help="a folder for the compiled programs, as text")

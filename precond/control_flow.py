@@ -1,4 +1,4 @@
-"""Conditions and loops that leave work undone under `jax.vmap`, too. Floor 0 of the library."""
+"""Conditions and loops that leave work undone under `jax.vmap`, too. Floor 1 of the library."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,10 +9,14 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
+from precond.trees import Tree
+
 __all__ = ["loop_between", "run_if"]
 
+Arrays = list[jax.Array]
 
-def run_if(predicate: jax.Array, on_true: Callable[..., Any], on_false: Callable[..., Any], *operands: Any) -> Any:
+
+def run_if(predicate: jax.Array, on_true: Callable[..., Any], on_false: Callable[..., Any], *operands: Tree) -> Any:
     """Run one of two functions, as `jax.lax.cond` does.
 
     Under `jax.vmap` with a predicate for every member, `cond` runs both functions for all members. Here a function runs
@@ -32,30 +36,30 @@ def run_if(predicate: jax.Array, on_true: Callable[..., Any], on_false: Callable
     yes, on_true = _hoisted(on_true, *operands)
     no, on_false = _hoisted(on_false, *operands)
 
-    def computing_both(predicate: Any, yes: Any, no: Any, operands: Any) -> Any:
+    def computing_both(predicate: jax.Array, yes: Arrays, no: Arrays, operands: tuple[Tree, ...]) -> Any:
         first = on_true(*_open_if(predicate, (yes, *operands)))
         second = on_false(*_open_if(~predicate, (no, *operands)))
         return jax.tree.map(lambda x, y: jnp.where(predicate, x, y), first, second)
 
-    def conditional(predicate: Any, yes: Any, no: Any, operands: Any) -> Any:
+    def conditional(predicate: jax.Array, yes: Arrays, no: Arrays, operands: tuple[Tree, ...]) -> Any:
         return lax.cond(predicate, lambda: on_true(yes, *operands), lambda: on_false(no, *operands))
 
     run = custom_vmap(conditional)
 
     @run.def_vmap
-    def rule(size: int, batched: Any, predicate: Any, yes: Any, no: Any, operands: Any) -> Any:
+    def rule(size: int, batched: Any, predicate: jax.Array, yes: Arrays, no: Arrays, operands: tuple[Tree, ...]) -> Any:
         axes = jax.tree.map(lambda b: 0 if b else None, tuple(batched))
         if not batched[0]:
             out = jax.vmap(conditional, axes, axis_size=size)(predicate, yes, no, operands)
             return out, jax.tree.map(lambda _: True, out)
 
-        def every(function: Callable[..., Any], hidden: Any, of: Any) -> Callable[[], Any]:
+        def every(function: Callable[..., Any], hidden: Arrays, of: Any) -> Callable[[], Any]:
             return lambda: jax.vmap(function, (of, *axes[3]), axis_size=size)(hidden, *operands)
 
         shapes = jax.eval_shape(every(on_true, yes, axes[1]))
 
         def nothing() -> Any:
-            return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+            return jax.tree.map(jnp.zeros_like, shapes)  # which differ over the same axes of a mesh
 
         first = run_if(jnp.any(predicate), every(on_true, yes, axes[1]), nothing)
         second = run_if(jnp.any(~predicate), every(on_false, no, axes[2]), nothing)
@@ -65,7 +69,15 @@ def run_if(predicate: jax.Array, on_true: Callable[..., Any], on_false: Callable
     return _with_derivative_of(computing_both, run, jnp.asarray(predicate), yes, no, operands)
 
 
-def loop_between(first: Any, last: Any, body: Callable[..., Any], carry: Any, given: Any, *, most: int) -> Any:
+def loop_between(
+    first: jax.typing.ArrayLike,
+    last: jax.typing.ArrayLike,
+    body: Callable[..., Any],
+    carry: Tree,
+    given: Tree,
+    *,
+    most: int,
+) -> Any:
     """Carry a tree through the turns `first <= turn < last`, which may be no turn at all.
 
     `jax.lax.fori_loop` does as much, but has no derivative in reverse. And under `jax.vmap` it runs from the least
@@ -91,8 +103,8 @@ def loop_between(first: Any, last: Any, body: Callable[..., Any], carry: Any, gi
     first, last = (jnp.asarray(x, jnp.int32) for x in (first, last))
     hidden, body = _hoisted(body, first, carry, given)
 
-    def every_turn(first: Any, last: Any, hidden: Any, carry: Any, given: Any) -> Any:
-        def turn(carry: Any, i: jax.Array) -> tuple[Any, None]:
+    def every_turn(first: jax.Array, last: jax.Array, hidden: Arrays, carry: Tree, given: Tree) -> Any:
+        def turn(carry: Tree, i: jax.Array) -> tuple[Tree, None]:
             due = (first <= i) & (i < last)
             seen, old, read = _open_if(due, (hidden, carry, given))
             return jax.tree.map(lambda x, y: jnp.where(due, x, y), body(seen, i, old, read), carry), None
@@ -100,19 +112,21 @@ def loop_between(first: Any, last: Any, body: Callable[..., Any], carry: Any, gi
         return lax.scan(turn, carry, jnp.arange(most, dtype=jnp.int32))[0]
 
     @custom_vmap
-    def run(first: Any, last: Any, hidden: Any, carry: Any, given: Any) -> Any:
+    def run(first: jax.Array, last: jax.Array, hidden: Arrays, carry: Tree, given: Tree) -> Any:
         return lax.fori_loop(first, last, lambda i, carry: body(hidden, i, carry, given), carry)
 
     @run.def_vmap
-    def rule(size: int, batched: Any, first: Any, last: Any, hidden: Any, carry: Any, given: Any) -> Any:
+    def rule(
+        size: int, batched: Any, first: jax.Array, last: jax.Array, hidden: Arrays, carry: Tree, given: Tree
+    ) -> Any:
         axes = jax.tree.map(lambda b: 0 if b else None, tuple(batched))
         # From the first turn on, every member has a state of its own.
         carry = jax.tree.map(lambda x, b: x if b else jnp.broadcast_to(x, (size, *x.shape)), carry, batched[3])
         none = first >= last
         begin, end = jnp.min(jnp.where(none, most, first)), jnp.max(jnp.where(none, 0, last))
 
-        def every(i: jax.Array, carry: Any, rest: Any) -> Any:
-            def one(first: Any, last: Any, hidden: Any, carry: Any, given: Any) -> Any:
+        def every(i: jax.Array, carry: Tree, rest: tuple[jax.Array, jax.Array, Arrays, Tree]) -> Any:
+            def one(first: jax.Array, last: jax.Array, hidden: Arrays, carry: Tree, given: Tree) -> Any:
                 new = body(hidden, i, carry, given)
                 due = (first <= i) & (i < last)
                 return jax.tree.map(lambda x, y: jnp.where(due, x, y), new, carry)
@@ -126,7 +140,7 @@ def loop_between(first: Any, last: Any, body: Callable[..., Any], carry: Any, gi
     return _with_derivative_of(every_turn, run, first, last, hidden, carry, given)
 
 
-def _hoisted(function: Callable[..., Any], *operands: Any) -> tuple[Any, Callable[..., Any]]:
+def _hoisted(function: Callable[..., Any], *operands: Tree) -> tuple[Any, Callable[..., Any]]:
     """Find the arrays that a function closes over, which a rule for `vmap` would not see.
 
     Returns:
@@ -135,29 +149,29 @@ def _hoisted(function: Callable[..., Any], *operands: Any) -> tuple[Any, Callabl
     closed, shapes = jax.make_jaxpr(function, return_shape=True)(*operands)
     treedef = jax.tree.structure(shapes)
 
-    def run(hidden: Any, *operands: Any) -> Any:
+    def run(hidden: Arrays, *operands: Tree) -> Any:
         return treedef.unflatten(jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, hidden))(*jax.tree.leaves(operands)))
 
     return list(closed.consts), run
 
 
-def _open_if(predicate: Any, tree: Any) -> Any:
+def _open_if(predicate: jax.Array, tree: Tree) -> Any:
     """Let derivatives through only if the predicate holds, so that a value that is not used gives no NaN."""
     return jax.tree.map(lambda x: jnp.where(predicate, x, lax.stop_gradient(x)), tree)
 
 
-def _with_derivative_of(definition: Callable[..., Any], run: Callable[..., Any], *given: Any) -> Any:
+def _with_derivative_of(definition: Callable[..., Any], run: Callable[..., Any], *given: Tree) -> Any:
     """Call `run`, and take its derivatives from `definition`, which leaves nothing undone.
 
     A function with a rule for `vmap` has no derivative in reverse, and neither has a `cond` whose derivative is mapped.
     """
 
     @jax.custom_jvp
-    def function(*given: Any) -> Any:
+    def function(*given: Tree) -> Any:
         return run(*given)
 
     @function.defjvp
-    def rule(primals: Any, tangents: Any) -> Any:
+    def rule(primals: tuple[Tree, ...], tangents: tuple[Tree, ...]) -> Any:
         return jax.jvp(definition, primals, tangents)
 
     return function(*given)

@@ -9,7 +9,7 @@ import optax
 import precond
 from precond.blocks import Layer, path_name
 from precond.layers import Factors
-from precond.layers.bases import bases_of
+from precond.layers.bases_of import bases_of
 
 __all__ = ["ekfac", "kfac"]
 

@@ -82,7 +82,15 @@ def shampoo_trajectory(w, gradients, *, lr, b1, b2, damping, block, period=1, kl
     return np.stack(path)
 
 
-def soap_trajectory(w, gradients, *, lr, b1, b2, eps, period, start):
+def turned_moment(v, old, new):
+    """The variances of independent entries, of variances v in old bases, in new ones: by their full covariance."""
+    full = np.ones((1, 1))
+    for a, b in zip(old, new, strict=True):
+        full = np.kron(full, b.T @ a)
+    return np.diag(full @ np.diag(v.ravel()) @ full.T).reshape(v.shape)
+
+
+def soap_trajectory(w, gradients, *, lr, b1, b2, eps, period, start, turned=False):
     """Adam in the eigenbasis by `eigh` of the newest statistics from step `start` on; bias correction before eps."""
     w, m, v = w.copy(), np.zeros_like(w), np.zeros_like(w)
     factors = [np.zeros((d, d)) for d in w.shape]
@@ -90,7 +98,8 @@ def soap_trajectory(w, gradients, *, lr, b1, b2, eps, period, start):
     for t, g in enumerate(gradients, 1):
         factors = [b2 * f + (1 - b2) * gram(g, i) for i, f in enumerate(factors)]
         if t >= start and (t - start) % period == 0:
-            bases = [np.linalg.eigh(f)[1] for f in factors]
+            old, bases = bases, [np.linalg.eigh(f)[1] for f in factors]
+            v = turned_moment(v, old, bases) if turned else v
         m = b1 * m + (1 - b1) * g
         v = b2 * v + (1 - b2) * kron_multiply(g, [q.T for q in bases]) ** 2
         direction = kron_multiply(m / (1 - b1**t), [q.T for q in bases]) / (np.sqrt(v / (1 - b2**t)) + eps)

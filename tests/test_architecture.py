@@ -17,7 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = {
     "arguments": 0,
     "collectives": 0,
-    "control_flow": 0,
+    "control_flow": 1,
     "eager": 0,
     "linalg": 0,
     "scopes": 0,
@@ -127,7 +127,7 @@ def test_few_annotations_say_nothing():
     """A bare `Any` hides a misspelled field from pyright; this share only ever falls."""
     found = [annotation for file in FILES for annotation in annotations(file)]
     bare = [x for x in found if isinstance(x, ast.Name) and x.id == "Any"]
-    assert len(bare) / len(found) <= 0.155
+    assert len(bare) / len(found) <= 0.1
 
 
 def test_an_alias_is_assembly_only():
@@ -144,7 +144,7 @@ PUBLIC = [("precond", name) for name in precond.__all__] + [
 
 def test_what_is_public_at_the_top_is_used_often():
     """Everything else is reached through its room."""
-    assert len([name for name in precond.__all__ if not inspect.ismodule(getattr(precond, name))]) <= 66
+    assert len([name for name in precond.__all__ if not inspect.ismodule(getattr(precond, name))]) <= 74
 
 
 @pytest.mark.parametrize(("space", "name"), PUBLIC)

@@ -70,7 +70,7 @@ def _kfac(shapes, axis):
             "K-FAC is compiled for models whose kernels are all matrices: pass --model gpt-small or gpt-124m."
         )
     kinds = {name: precond.layers.dense() for name in names}
-    layers = precond.layers.explicit(kinds, shapes, leave=[".*embedding.*", ".*norm.*"]).layers
+    layers = precond.layers.explicit(kinds, shapes, allow_uncovered=[".*embedding.*", ".*norm.*"]).layers
 
     def factors(layer):
         groups, n, m = layer.size

@@ -35,7 +35,7 @@ def new_capture(params):
     dense = layers.Found(layers.dense(), "w", "b")
     kinds = {name: dense for name in params if "linear" in name}
     kinds["embed"] = layers.Found(layers.Embed(SYMBOLS), "embeddings")
-    return layers.explicit(kinds, params, leave=["layer_norm"])
+    return layers.explicit(kinds, params, allow_uncovered=["layer_norm"])
 
 
 def apply(capture, params, tokens):

@@ -92,7 +92,7 @@ def new_capture(seed):
     """The model's parameters, and where its layers are."""
     model, example = ActorCritic(), jnp.ones((8, 4))
     variables = model.init(jax.random.key(seed), example)
-    return variables["params"], linen.capture(model, variables, example, leave=["log_std"])
+    return variables["params"], linen.capture(model, variables, example, allow_uncovered=["log_std"])
 
 
 def train(tx, steps=STEPS, seed=0):

@@ -3,7 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -81,7 +81,7 @@ def _number(name: str, value: Any, advice: str) -> float | None:
         raise TypeError(f"{name}={shown(value)}: must be a number.{hint(value)} {advice}".strip())
     if isinstance(value, Tracer) or (isinstance(value, jax.Array) and not value.is_fully_addressable):
         return None
-    return float(value)
+    return float(cast(float, value))
 
 
 def check_decay(name: str, value: Any) -> None:

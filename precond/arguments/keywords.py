@@ -99,7 +99,7 @@ _TABLE: tuple[tuple[str, Mapping[str, str]], ...] = (
     (
         "best_effort_shape_interpretation merge_dims merge_small_dims use_merge_dims reshape precondition_1d "
         "memory_save_mode target_dimensionality merge_small_dims_block_size",
-        {"views": "views=, such as precond.tensors(merge=4096)"},
+        {"views": "views=, such as precond.views.tensors(merge=4096)"},
     ),
     ("ns_steps num_ns_steps newton_schulz_steps", {"method": "method=precond.orthogonal.newton_schulz(..)"}),
     ("ns_coeffs ns_coefficients", {"method": "method=precond.orthogonal.newton_schulz(polynomials)"}),
@@ -111,7 +111,7 @@ _TABLE: tuple[tuple[str, Mapping[str, str]], ...] = (
     ),
     (
         "use_adaptive_damping adaptive_damping damping_schedule",
-        {"damping": "damping=, and precond.levenberg_marquardt around the optimizer"},
+        {"damping": "damping=, and precond.transforms.levenberg_marquardt around the optimizer"},
     ),
     (
         "mu_dtype accumulator_dtype factor_matrix_dtype precision_dtype state_dtype dtype",
@@ -121,7 +121,7 @@ _TABLE: tuple[tuple[str, Mapping[str, str]], ...] = (
     ("num_grads ngrads window_size history rank m", {"window": "window="}),
     ("k_init topk sparsity k_percent", {"density": "density="}),
     ("num_replicas world_size batch_scale batch_size_ratio", {"scale": "scale="}),
-    ("smoothing gain_smoothing", {"estimator": "estimator=, such as precond.fairscale_gain(..)"}),
+    ("smoothing gain_smoothing", {"estimator": "estimator=, such as precond.large_batches.fairscale_gain(..)"}),
     ("optimizer_fn inner_optimizer base_optimizer optim", {"optimizer": "optimizer=", "": "nothing"}),
     ("params parameters param_groups", {"": "nothing: tx.init(params) takes the parameters"}),
 )

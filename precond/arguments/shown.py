@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 __all__ = ["made", "maker", "shown"]
 
@@ -23,9 +24,9 @@ def shown(value: Any) -> str:
       >>> print(shown({"kernel": jnp.ones((2, 3))}), shown(optax.adam), shown(optax.sgd(0.1)), sep="; ")
       a dict with the keys 'kernel'; the function adam; an Optax transformation
     """
-    if isinstance(value, jax.Array | np.ndarray | jax.ShapeDtypeStruct) and np.ndim(value):
+    if isinstance(value, jax.Array | np.ndarray | jax.ShapeDtypeStruct) and value.ndim:
         return f"an array of shape {tuple(value.shape)} and {value.dtype}"
-    if isinstance(value, jax.core.Tracer):
+    if isinstance(value, Tracer):
         return "a traced array"
     if isinstance(value, type):
         return f"the class {value.__name__}"

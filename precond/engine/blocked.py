@@ -14,6 +14,7 @@ from precond.engine.skip_nonfinite import SkipNonfiniteState, skip_nonfinite
 from precond.engine.stacked import StackedState, stacked, viewed_by
 from precond.mesh import Sharded
 from precond.transformation import transformation
+from precond.trees import Tree
 
 __all__ = ["BlockedState", "blocked"]
 
@@ -28,13 +29,13 @@ class BlockedState(NamedTuple):
     """
 
     stacks: StackedState
-    otherwise: Any
+    otherwise: optax.MaskedState
     steps_skipped: jax.Array
 
     @property
     def blocks_skipped(self) -> jax.Array:
         """Blocks skipped so far; all parameters without a view count as one."""
-        rest: SkipNonfiniteState = self.otherwise.inner_state
+        rest = cast(SkipNonfiniteState, self.otherwise.inner_state)
         return self.stacks.blocks_skipped + rest.steps_skipped
 
 
@@ -98,14 +99,18 @@ def blocked(
     refuse_optimizers("inner", inner)
     first = stacked(inner, block_size=block_size, views=views, skipped=skipped, axis=axis, mesh=mesh)
 
-    def unviewed(tree: Any) -> Any:
+    def unviewed(tree: Tree) -> Tree:
         return jax.tree.map(lambda viewed: not viewed, viewed_by(views, tree))
 
     second = optax.masked(skip_nonfinite(otherwise, skipped=skipped), unviewed)
 
     def init(params: optax.Params) -> BlockedState:
         check_headings({"inner": inner, "otherwise": otherwise})
-        return BlockedState(cast(StackedState, first.init(params)), second.init(params), jnp.zeros([], jnp.int32))
+        return BlockedState(
+            cast(StackedState, first.init(params)),
+            cast(optax.MaskedState, second.init(params)),
+            jnp.zeros([], jnp.int32),
+        )
 
     def update(
         updates: optax.Updates, state: BlockedState, params: optax.Params | None = None, **extra: Any
@@ -115,7 +120,9 @@ def blocked(
         out, rest = second.update(moved, state.otherwise, params, **extra)
         viewed = jax.tree.leaves(viewed_by(views, updates))
         skipped = _all_skipped(state, stacks, rest, any(viewed), not all(viewed))
-        return out, BlockedState(cast(StackedState, stacks), rest, state.steps_skipped + skipped)
+        return out, BlockedState(
+            cast(StackedState, stacks), cast(optax.MaskedState, rest), state.steps_skipped + skipped
+        )
 
     return compiled_if_eager(transformation(init, update))
 

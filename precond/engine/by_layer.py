@@ -114,7 +114,7 @@ def _columns(factors: Factors, inputs: int) -> tuple[jax.Array | None, ...]:
     return own[:, :inputs] if own.ndim == 2 else own[:, :inputs, :inputs], factors.outputs
 
 
-def _stack(column: Sequence[Any], length: int) -> jax.Array:
+def _stack(column: Sequence[jax.Array], length: int) -> jax.Array:
     """Lay factors one behind another, and zeros behind them."""
     rows = list(column)
     if more := length - sum(len(x) for x in rows):

@@ -10,6 +10,7 @@ import optax
 from precond.arguments import described
 from precond.blocks import Factors, Layer, Probe, path_name, with_zero_probes, without_probes
 from precond.transformation import transformation
+from precond.trees import Tree
 
 __all__ = ["from_probes", "has_probes"]
 
@@ -81,7 +82,7 @@ def from_probes(
     return transformation(init, update)
 
 
-def has_probes(tree: Any) -> bool:
+def has_probes(tree: Tree) -> bool:
     """Return whether a tree has probes.
 
     Args:
@@ -98,7 +99,7 @@ def _is_probe(x: Any) -> bool:
     return isinstance(x, Probe)
 
 
-def _probes(tree: Any) -> dict[str, Probe]:
+def _probes(tree: Tree) -> dict[str, Probe]:
     """Return the probes by the path of the layer that they stand in."""
     out = {}
     for path, probe in jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_probe)[0]:

@@ -1,5 +1,6 @@
 """Which factors one call refreshes, and which of their rows are due in a turn."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -9,10 +10,12 @@ import numpy as np
 from jax import lax
 from jax.experimental.layout import Layout, with_layout_constraint
 
+from precond.control_flow import run_if
 from precond.linalg import Packed
 from precond.roots import Power, Root
+from precond.trees import Tree
 
-__all__ = ["Group", "groups_of", "pick", "put"]
+__all__ = ["Group", "groups_of", "pick", "put", "transported"]
 
 Factor = jax.Array | Packed
 Fit = Callable[[Any], Any]
@@ -43,7 +46,7 @@ class Group(NamedTuple):
     rows: tuple[int, ...]
     size: int
     padded: bool
-    power: Any
+    power: Power
     turns: int
 
     @property
@@ -142,7 +145,7 @@ def _few(counts: dict[int, int], most: int) -> dict[int, int]:
     return out
 
 
-def _places(group: Group, slot: int, turn: Any) -> list[tuple[int, Any, Any]]:
+def _places(group: Group, slot: int, turn: jax.Array) -> list[tuple[int, jax.Array, jax.Array]]:
     """Return for each stack that may fill a slot its member, the row, and whether it fills the slot now."""
     out = []
     for k, start, n in group.slots[slot]:
@@ -151,7 +154,7 @@ def _places(group: Group, slot: int, turn: Any) -> list[tuple[int, Any, Any]]:
     return out
 
 
-def _rows(tree: Any, start: Any, count: int) -> Any:
+def _rows(tree: Tree, start: jax.Array, count: int) -> Any:
     return jax.tree.map(lambda x: _row_major(lax.dynamic_slice_in_dim(x, start, count)), tree)
 
 
@@ -167,7 +170,52 @@ def _row_major(x: jax.Array) -> jax.Array:
     return lax.platform_dependent(x, tpu=lambda x: with_layout_constraint(x, order), default=lambda x: x)
 
 
-def pick(group: Group, turn: Any, trees: Sequence[Any], fit: Fit) -> Any:
+def _spots(group: Group, turn: jax.Array) -> list[tuple[int, Any, int, Any]]:
+    """Return a member, the first of its rows that are due in a turn, their number, and whether they are due at all."""
+    whole = [(k, turn * n, n, None) for k, n in enumerate(group.whole) if n]
+    left = [_places(group, slot, turn) for slot in range(len(group.slots))]
+    return whole + [(k, place, 1, here) for places in left for k, place, here in places]
+
+
+def transported(
+    root: Root,
+    group: Group,
+    turn: jax.Array,
+    moments: Sequence[Any],
+    old: Sequence[Any],
+    new: Sequence[Any],
+    places: Sequence[tuple[int, int]],
+) -> list[Any]:
+    """Return the moments after a turn, by `Root.transport` of the rows that were due.
+
+    Args:
+      root: that has a `transport`.
+      group: whose rows were refreshed.
+      turn: its number.
+      moments: the `RootState.moments` of all stacks.
+      old: what was derived from each member before the turn.
+      new: what is derived from each now.
+      places: for each member its stack and its axis.
+    """
+    assert root.transport is not None
+    out = list(moments)
+    for k, place, count, here in _spots(group, turn):
+        stack, axis = places[k]
+        rows = [_rows(tree, place, count) for tree in (out[stack], old[k], new[k])]
+        along = functools.partial(root.transport, axis=axis)
+        moved = along(*rows) if here is None else run_if(here, along, lambda *rows: rows[0], *rows)
+        out[stack] = _put_at(out[stack], moved, place)
+    return out
+
+
+def _put_at(tree: Tree, rows: Tree, place: jax.Array) -> Any:
+    def one(x: jax.Array, new: jax.Array) -> jax.Array:
+        return new if x.shape == new.shape else lax.dynamic_update_slice_in_dim(x, new, place, 0)
+
+    return jax.tree.map(one, tree, rows)
+
+
+def pick(group: Group, turn: jax.Array, trees: Sequence[Any], fit: Fit) -> Any:
     """Return the rows that are due in a turn, `[due, ..]`; zeros in empty slots.
 
     Args:
@@ -187,7 +235,7 @@ def pick(group: Group, turn: Any, trees: Sequence[Any], fit: Fit) -> Any:
     return jax.tree.map(lambda *x: x[0] if len(x) == 1 else jnp.concatenate(x), *rows)
 
 
-def put(group: Group, turn: Any, trees: Sequence[Any], rows: Any, crop: Callable[[Any, Any], Any]) -> list[Any]:
+def put(group: Group, turn: jax.Array, trees: Sequence[Any], rows: Tree, crop: Callable[[Any, Any], Any]) -> list[Any]:
     """Return the stacks with the rows that were due in their places, the inverse of `pick`.
 
     Args:
@@ -199,21 +247,15 @@ def put(group: Group, turn: Any, trees: Sequence[Any], rows: Any, crop: Callable
     """
     out, start, rows = list(trees), 0, jax.tree.map(_row_major, rows)
 
-    def place_at(tree: Any, rows: Any, place: Any) -> Any:
-        def one(x: jax.Array, new: jax.Array) -> jax.Array:
-            return new if x.shape == new.shape else lax.dynamic_update_slice_in_dim(x, new, place, 0)
-
-        return jax.tree.map(one, tree, rows)
-
     for k, n in enumerate(group.whole):
         if n:
             mine = crop(jax.tree.map(lambda x, a=start, n=n: x[a : a + n], rows), trees[k])
-            out[k] = place_at(out[k], mine, turn * n)
+            out[k] = _put_at(out[k], mine, turn * n)
         start += n
     for slot in range(len(group.slots)):
         row = jax.tree.map(lambda x, i=start + slot: x[i : i + 1], rows)
         for k, place, here in _places(group, slot, turn):
             old, new = _rows(out[k], place, 1), crop(row, trees[k])
             kept = jax.tree.map(lambda x, y, here=here: jnp.where(here, x, y), new, old)
-            out[k] = place_at(out[k], kept, place)
+            out[k] = _put_at(out[k], kept, place)
     return out

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from precond.control_flow import run_if
 from precond.engine.schedule import Refresh
 from precond.roots import Root
+from precond.trees import Factors, Stacks
 
 __all__ = ["Engine", "HostState", "capture", "describing", "host_state"]
 
@@ -29,9 +30,9 @@ class HostState(NamedTuple):
 
     captured_at: jax.Array
     in_use_from: jax.Array
-    failed: Any
+    failed: Stacks
     unserved: jax.Array
-    factors: Any
+    factors: Factors
 
 
 @jax.tree_util.register_static
@@ -71,7 +72,7 @@ def describing() -> Iterator[None]:
         _DESCRIBING.reset(token)
 
 
-def host_state(root: Root, schedule: Refresh, stacks: Any, factors: Any) -> Any:
+def host_state(root: Root, schedule: Refresh, stacks: Stacks, factors: Factors) -> Any:
     """Return the state before the first update.
 
     Args:
@@ -90,7 +91,9 @@ def host_state(root: Root, schedule: Refresh, stacks: Any, factors: Any) -> Any:
     return HostState(captured_at, in_use_from, failed, unserved, empty)
 
 
-def capture(schedule: Refresh, count: jax.Array, any_finite: Any, factors: Any, state: Any) -> Any:
+def capture(
+    schedule: Refresh, count: jax.Array, any_finite: jax.Array | None, factors: Factors, state: HostState
+) -> HostState:
     """Return the state with the newest factors if it is time to capture them, else the same state.
 
     Args:

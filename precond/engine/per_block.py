@@ -39,7 +39,7 @@ def per_block(inner: optax.GradientTransformation) -> optax.GradientTransformati
     check_transformation("inner", inner)
     inner = optax.with_extra_args_support(inner)
 
-    def init(params: Any) -> Any:
+    def init(params: optax.Params) -> optax.OptState:
         return jax.tree.map(jax.vmap(inner.init), params)
 
     def update(

@@ -10,7 +10,7 @@ from jax import lax
 
 from precond.blocks import BlockInfo
 from precond.control_flow import loop_between, run_if
-from precond.engine.groups import Group, groups_of, pick, put
+from precond.engine.groups import Group, groups_of, pick, put, transported
 from precond.engine.schedule import Refresh
 from precond.linalg import Packed, dense
 from precond.roots import Power, Root
@@ -67,7 +67,9 @@ def refresh_roots(
     derived: Sequence[Any],
     powers: Sequence[Power],
     blocks: BlockInfo,
-) -> list[Any]:
+    moments: Sequence[Any] = (),
+    places: Sequence[tuple[int, int]] = (),
+) -> tuple[list[Any], list[Any]]:
     """Refresh the roots that are due.
 
     One loop over turns does it: all turns at the first step, one turn at a later step, none if nothing is due. Each
@@ -85,30 +87,36 @@ def refresh_roots(
       blocks: `row_groups`: turns, and whatever a root does for the matrices of a call together, belong to one of these,
         so that no mesh changes them. `root_collectives`: `factors` are this device's part of what `derived` is all of,
         and only refreshed rows are gathered.
+      moments: the `RootState.moments` of each stack, if the root has a `transport`.
+      places: for each factor its stack and its axis.
 
     Returns:
-      What is derived from each factor; entries that are not due are as they were.
+      What is derived from each factor, and the moments of each stack; entries that are not due are as they were.
     """
-    derived, devices = list(derived), blocks.root_collectives
+    derived, moments, devices = list(derived), list(moments), blocks.root_collectives
     if not derived:
-        return derived
+        return derived, moments
     turns = schedule.period if schedule.stagger else 1  # as many as there are, or one in which all roots are due
     groups = groups_of(root, factors, powers, blocks.row_groups, turns)
     keep = True if blocks.any_finite is None else blocks.any_finite
 
-    def turn(now: Any, derived: list[Any], factors: Sequence[Factor]) -> list[Any]:
-        mine, out = devices.local(derived), list(derived)
+    def turn(now: Any, carry: tuple[list[Any], list[Any]], factors: Sequence[Factor]) -> tuple[list[Any], list[Any]]:
+        derived, moments = carry
+        mine, out, row_groups = devices.local(derived), list(derived), blocks.row_groups * devices.count
         for group in groups:
             with named("refresh", f"{group.due} of {group.roots}, every {schedule.period}"):
                 work = functools.partial(_refreshed, root, group, now, step == schedule.start, keep)
                 new = devices.all_gather(_by_row_group(work, blocks.row_groups)(group.of(factors), group.of(mine)))
                 back = functools.partial(put, group, now, crop=functools.partial(_cropped, root, group))
-                everywhere = _by_row_group(back, blocks.row_groups * devices.count)
+                everywhere = _by_row_group(back, row_groups)
                 for i, x in zip(group.members, everywhere(group.of(derived), new), strict=True):
                     out[i] = x
-        return out
+                if root.transport is not None:
+                    follow = functools.partial(transported, root, group, now, places=group.of(places))
+                    moments = _by_row_group(follow, row_groups)(moments, group.of(derived), group.of(out))
+        return out, moments
 
     if schedule.period == 1 and schedule.start == 1:
-        return turn(0, derived, factors)
+        return turn(0, (derived, moments), factors)
     with named("turns"):
-        return loop_between(*schedule.turns_due(step), turn, derived, list(factors), most=turns)
+        return loop_between(*schedule.turns_due(step), turn, (derived, moments), list(factors), most=turns)

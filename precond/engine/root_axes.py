@@ -1,25 +1,27 @@
 """The choice between gathering directions in every step and gathering roots when they are refreshed."""
 
 import math
-from typing import Any
+from collections.abc import Mapping
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from precond.engine.host_state import describing
 from precond.engine.scale_by_kronecker import KroneckerState
 from precond.mesh import ByCost, Placement, Sharded
 from precond.roots import RootState
+from precond.trees import Tree
 
 __all__ = ["choose_root_axes"]
 
 
-def _bytes(tree: Any) -> int:
+def _bytes(tree: Tree) -> int:
     """Count the bytes of the arrays that have an entry for every block."""
     return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree) if x.shape)
 
 
-def _application(engine: KroneckerState, stacks: Any) -> int:
+def _application(engine: KroneckerState, stacks: Mapping[str, jax.ShapeDtypeStruct]) -> int:
     """Count the operations in which each matrix of the roots multiplies its block once."""
     roots = jax.tree.leaves(engine.roots, is_leaf=lambda x: isinstance(x, RootState))
     pairs = zip(roots, jax.tree.leaves(stacks), strict=True)
@@ -35,8 +37,8 @@ def choose_root_axes(
     placement: Placement | None,
     sharding: Sharded,
     inner: optax.GradientTransformation,
-    stacks: Any,
-    dtypes: dict[str, Any],
+    stacks: Mapping[str, jax.ShapeDtypeStruct],
+    dtypes: Mapping[str, jnp.dtype],
 ) -> Placement | None:
     """Return the placement with the axes over which roots are gathered.
 

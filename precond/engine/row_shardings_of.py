@@ -7,14 +7,15 @@ import jax
 import optax
 
 from precond.engine.scale_by_kronecker import KroneckerState
-from precond.mesh import Placement, RowSharding
+from precond.mesh import Placement, RowSharding, RowShardings
+from precond.trees import Tree
 
 __all__ = ["row_shardings_of"]
 
 
 def row_shardings_of(
     inner: optax.GradientTransformation, stacks: Mapping[str, jax.ShapeDtypeStruct], placement: Placement | None
-) -> Any:
+) -> RowShardings:
     """Find which arrays of a state have the length of a stack, and over which axes each is divided.
 
     Args:
@@ -32,7 +33,7 @@ def row_shardings_of(
     if placement is None:
         return None
 
-    def state(times: int) -> Any:
+    def state(times: int) -> optax.OptState:
         longer = {n: jax.ShapeDtypeStruct((times * s.shape[0], *s.shape[1:]), s.dtype) for n, s in stacks.items()}
         return jax.eval_shape(lambda stacks: inner.init(stacks), longer)  # not from a cache: see `describing`
 
@@ -40,7 +41,7 @@ def row_shardings_of(
     once = state(1)
     lengths = jax.tree.map(lambda one, two: one.shape[0] if one.shape != two.shape else 0, once, state(2))
 
-    def over(axes: tuple[str, ...], lengths: Any) -> Any:
+    def over(axes: tuple[str, ...], lengths: Tree) -> RowShardings:
         return jax.tree.map(lambda n: RowSharding(n, axes) if n else RowSharding(), lengths)
 
     def engine(x: Any) -> bool:

@@ -47,7 +47,8 @@ def _refresh(root: Root, schedule: Refresh, step: jax.Array, factors: Any, roots
     states, treedef = jax.tree.flatten(roots, is_leaf=_is_root)
     tuples = treedef.flatten_up_to(factors)
     places = [(i, axis) for i, t in enumerate(tuples) for axis, f in enumerate(t) if f is not None]
-    new = refresh_roots(
+    moving = root.transport is not None
+    new, moments = refresh_roots(
         root,
         schedule,
         step,
@@ -55,11 +56,15 @@ def _refresh(root: Root, schedule: Refresh, step: jax.Array, factors: Any, roots
         [states[i].derived[axis] for i, axis in places],
         [power for t in tuples for power in powers_of(root, t)],
         blocks,
+        [state.moments for state in states] if moving else (),
+        places,
     )
     derived = [list(state.derived) for state in states]
     for (i, axis), x in zip(places, new, strict=True):
         derived[i][axis] = x
     states = [s._replace(derived=tuple(d)) for s, d in zip(states, derived, strict=True)]
+    if moving:
+        states = [s._replace(moments=m) for s, m in zip(states, moments, strict=True)]
     return jax.tree.unflatten(treedef, states)
 
 

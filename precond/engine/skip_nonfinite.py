@@ -23,7 +23,7 @@ class SkipNonfiniteState(NamedTuple):
     """
 
     steps_skipped: jax.Array
-    inner: Any
+    inner: optax.OptState
 
 
 def skip_nonfinite(

@@ -43,6 +43,7 @@ from precond.mesh import (
 from precond.scopes import named
 from precond.sharding import route_of
 from precond.transformation import transformation
+from precond.trees import Tree
 
 __all__ = ["StackedState", "stacked", "viewed_by"]
 
@@ -56,7 +57,7 @@ class StackedState(NamedTuple):
       steps_skipped: updates so far in which no block's gradient was finite.
     """
 
-    stacks: Any
+    stacks: optax.OptState
     blocks_skipped: jax.Array
     steps_skipped: jax.Array
 
@@ -71,7 +72,7 @@ class Stacking(NamedTuple):
     sharding: Sharded
     mesh: jax.sharding.Mesh | None
 
-    def layout(self, tree: Any) -> Layout:
+    def layout(self, tree: Tree) -> Layout:
         """Return the layout of a tree of parameters, or of gradients."""
         return layout_of(tree, self.views, self.block_size, self.sharding.multiple)
 
@@ -87,7 +88,7 @@ class Stacking(NamedTuple):
         dtype = self.sharding.gather_dtype
         return layout.dtypes(leaves) if dtype is None else dict.fromkeys(layout.stacks, dtype)
 
-    def placement(self, layout: Layout, tree: Any) -> Placement | None:
+    def placement(self, layout: Layout, tree: Tree) -> Placement | None:
         """Return where the stacks are sharded."""
         dtypes = self.gather_dtypes(layout, jax.tree.leaves(jax.eval_shape(lambda t: t, tree)))
         return choose_root_axes(
@@ -95,7 +96,7 @@ class Stacking(NamedTuple):
         )
 
 
-def viewed_by(views: Views | Sequence[Any] | None, tree: Any) -> Any:
+def viewed_by(views: Views | Sequence[Any] | None, tree: Tree) -> Tree:
     """Return for every parameter whether `stacked` takes it: a tree of booleans.
 
     Args:
@@ -163,7 +164,7 @@ def _init(options: Stacking, params: optax.Params) -> StackedState:
     state, layout = jnp.zeros((0,)), options.layout(params)
     placement, stacks = options.placement(layout, params), layout.stacks
 
-    def make() -> Any:
+    def make() -> optax.OptState:
         return options.inner.init({name: jnp.zeros(s.shape, s.dtype) for name, s in stacks.items()})
 
     if stacks:

@@ -134,12 +134,13 @@ def _results(work: Work, start: int) -> tuple[Any, np.ndarray]:
     return jax.tree.map(lambda *x: np.concatenate(x), *rows), np.asarray(failed, np.int32)
 
 
-def finish(state: KroneckerState, job: Job) -> KroneckerState:
+def finish(state: KroneckerState, job: Job, root: Root) -> KroneckerState:
     """The engine's state with the roots that a job came to; waits for it.
 
     Args:
       state: whose roots are those that the job began with.
       job: from `begin`.
+      root: the engine's.
     """
     _, roots, failed, treedef = _stacks(state)
     derived = [list(r.derived) for r in roots]
@@ -152,11 +153,21 @@ def finish(state: KroneckerState, job: Job) -> KroneckerState:
         for start, (_, lost) in pieces.items():
             before = counts[work.stack].get(start, work.leaving.piece(start)[2])
             counts[work.stack][start] = before + lost
-    roots = [r._replace(derived=tuple(d)) for r, d in zip(roots, derived, strict=True)]
+    roots = [_moved(root, r, tuple(d)) for r, d in zip(roots, derived, strict=True)]
     failed = [put(f, rows) if rows else f for f, rows in zip(failed, counts, strict=True)]
     used = put(state.host.in_use_from, {0: np.asarray(job.taken)})
     host = state.host._replace(in_use_from=used, failed=treedef.unflatten(failed))
     return state._replace(roots=treedef.unflatten(roots), host=host)
+
+
+def _moved(root: Root, state: RootState, derived: tuple[Any, ...]) -> RootState:
+    """A stack's state with new roots, and with the moments that belong to them."""
+    moments = state.moments
+    if root.transport is not None:
+        along = jax.jit(root.transport, static_argnums=3)
+        for axis, (old, new) in enumerate(zip(state.derived, derived, strict=True)):
+            moments = moments if old is None else along(moments, old, new, axis)
+    return state._replace(derived=derived, moments=moments)
 
 
 def cancel(job: Job) -> None:

@@ -56,7 +56,7 @@ class _Slot:
         if self.job is not None:
             left = taken + self.period - updates - count
             if left <= 0:  # the next updates may take other factors: these must have come home
-                state, self.job, left = finish(state, self.job), None, self.period - count % self.period
+                state, self.job, left = finish(state, self.job, self.root), None, self.period - count % self.period
         self.seen = count
         return state, max(1, -(-left // updates))
 

@@ -1,20 +1,33 @@
-"""What K-FAC needs from a model: its layers' inputs and cotangents, as factors. Floor 3 of the library.
+"""K-FAC's view of a model: its layers' inputs and cotangents, as factors. Floor 3 of the library.
 
-The front ends for Flax are the modules `precond.layers.linen` and `precond.layers.nnx`, which import it.
+The front ends for Flax are the modules `precond.layers.linen` and `precond.layers.nnx`, which alone import it.
 """
 
-from precond.blocks import Factors, Probe
-from precond.layers.capture import Capture, Found
-from precond.layers.check import gradient_errors
+from precond.blocks import Factors, Layer, Probe
+from precond.layers.assemble import Found
+from precond.layers.capture import Capture
 from precond.layers.coverage import Coverage, Row
+from precond.layers.estimators import Estimator, empirical, exact, sampled
 from precond.layers.explicit import explicit
-from precond.layers.fisher import Estimator, Likelihood, bernoulli, categorical, empirical, exact, gaussian, sampled
-from precond.layers.ggn import ggn_product
-from precond.layers.gradients import factors_alone, value_grad_factors
-from precond.layers.in_band import with_fisher
-from precond.layers.kinds import Contraction, Conv, Embed, Scale, dense, einsum
-from precond.layers.sharing import Sharing, doubly_factored, expand, reduce
+from precond.layers.ggn_product import ggn_product
+from precond.layers.gradient_errors import gradient_errors
+from precond.layers.kinds import (
+    Contraction,
+    Conv,
+    Embed,
+    Kind,
+    Rows,
+    Scale,
+    Signals,
+    dense,
+    doubly_factored,
+    einsum,
+)
+from precond.layers.likelihoods import Likelihood, bernoulli, categorical, gaussian
+from precond.layers.sharing import Sharing, expand, reduce
 from precond.layers.tap import Tap, tap
+from precond.layers.value_grad_factors import factors_alone, value_grad_factors
+from precond.layers.with_fisher import with_fisher
 
 __all__ = [
     "Capture",
@@ -25,11 +38,15 @@ __all__ = [
     "Estimator",
     "Factors",
     "Found",
+    "Kind",
+    "Layer",
     "Likelihood",
     "Probe",
     "Row",
+    "Rows",
     "Scale",
     "Sharing",
+    "Signals",
     "Tap",
     "bernoulli",
     "categorical",

@@ -1,4 +1,4 @@
-"""Flax's convolutions, linen and nnx, in the words of `jax.lax`."""
+"""The convolutions of Flax, linen and nnx, translated to the arguments of `jax.lax`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,9 +7,11 @@ from precond.layers.kinds import Conv
 
 __all__ = ["as_tuple", "convolution", "transposed_convolution"]
 
+Pairs = tuple[tuple[int, int], ...]
+
 
 def as_tuple(x: Any) -> tuple[Any, ...]:
-    """A sequence as a tuple, anything else as a tuple of one.
+    """Return a sequence as a tuple, and anything else as a tuple of one.
 
     Examples:
       >>> as_tuple(3), as_tuple([3, 4])
@@ -18,26 +20,26 @@ def as_tuple(x: Any) -> tuple[Any, ...]:
     return tuple(x) if isinstance(x, Sequence) else (x,)
 
 
-def _padding(padding: Any, k: int) -> Any:
-    """As `jax.lax` takes it."""
+def _padding(padding: str | int | Sequence[int | tuple[int, int]], k: int) -> str | Pairs:
+    """Return the padding in the form of `jax.lax`."""
     if isinstance(padding, str):
         return padding
     pairs = (padding,) * k if isinstance(padding, int) else tuple(padding)
-    return tuple((p, p) if isinstance(p, int) else tuple(p) for p in pairs)
+    return tuple((p, p) if isinstance(p, int) else (p[0], p[1]) for p in pairs)
 
 
-def _each(x: Any, k: int) -> tuple[int, ...]:
+def _each(x: int | Sequence[int] | None, k: int) -> tuple[int, ...]:
     return (x or 1,) * k if x is None or isinstance(x, int) else tuple(x)
 
 
 def convolution(m: Any) -> Conv:
-    """What a `Conv` of either Flax does.
+    """Describe a `Conv` of either Flax.
 
     Args:
       m: the module.
 
     Raises:
-      ValueError: for a masked kernel.
+      ValueError: if its kernel is masked.
     """
     kernel = as_tuple(m.kernel_size)
     k, padding, mode = len(kernel), _padding(m.padding, len(kernel)), "constant"
@@ -54,7 +56,7 @@ def convolution(m: Any) -> Conv:
 
 
 def _transposed(size: int, stride: int, padding: str) -> tuple[int, int]:
-    """The padding of a transposed convolution as one of a convolution of a dilated input, as `lax.conv_transpose`."""
+    """Return the padding of the dilated input for which `lax.conv_transpose` is a convolution."""
     if padding == "SAME":
         total = size + stride - 2
         low = size - 1 if stride > size - 1 else -(-total // 2)
@@ -63,13 +65,13 @@ def _transposed(size: int, stride: int, padding: str) -> tuple[int, int]:
 
 
 def transposed_convolution(m: Any) -> Conv:
-    """What a `ConvTranspose` of either Flax does: a convolution of an input with zeros between its positions.
+    """Describe a `ConvTranspose` of either Flax as a convolution of an input with zeros between its positions.
 
     Args:
       m: the module.
 
     Raises:
-      ValueError: for a mask, `transpose_kernel=True` or circular padding.
+      ValueError: if it has a mask, `transpose_kernel=True` or circular padding.
     """
     kernel = as_tuple(m.kernel_size)
     k, padding = len(kernel), _padding(m.padding, len(kernel))

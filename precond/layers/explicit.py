@@ -6,12 +6,16 @@ from typing import Any
 import jax
 
 from precond.arguments import described
-from precond.layers.capture import Capture, Found, assemble, tapped
-from precond.layers.coverage import Leave, check_covered, check_patterns
-from precond.layers.kinds import Embed, Kind, Scale
+from precond.layers.assemble import Found, assemble
+from precond.layers.capture import Capture
+from precond.layers.check_patterns import check_patterns
+from precond.layers.coverage import Uncovered, check_covered
+from precond.layers.front_end import tapped
+from precond.layers.kinds import Kind
 from precond.layers.nested import PROBE, leaves_of
 from precond.layers.sharing import Sharing, expand
 from precond.layers.tap import Tap
+from precond.trees import Tree
 
 __all__ = ["explicit"]
 
@@ -19,33 +23,33 @@ __all__ = ["explicit"]
 @described()
 def explicit(
     kinds: Mapping[str, Kind | Found],
-    params: Any,
+    params: Tree,
     *,
     sharing: Sharing | Sequence[tuple[str, Sharing]] = expand,
     batch: int = 1,
-    leave: Leave = (),
+    allow_uncovered: Uncovered = (),
 ) -> Capture:
-    """A capture of layers that are named here, for models in plain JAX.
+    """Capture layers that are named here, for models in plain JAX.
 
-    In the model, `y = capture.apply(path, layer_params, y, x)` behind each layer, with `layer_params` the layer's own
-    entry of the parameters, marks its output y and its input x; it returns y. It does nothing where the parameters
+    In the model, `y = capture.apply(path, layer_params, y, x)` behind each layer marks its output y and its input x,
+    and returns y; `layer_params` is the layer's own entry of the parameters. The call does nothing if the parameters
     carry no probes. Inside scans and maps over layers it gets their slices.
 
     Args:
       kinds: of each layer by the path of its parameters: `dense()`, `einsum(..)`, `Conv(..)`, `Embed(..)`, `Scale(..)`
-        of `precond.layers`. Their weights are called `kernel`, `embedding` or `scale` and their bias `bias`, unless a
-        `precond.layers.Found` says otherwise.
+        of `precond.layers`, or a `precond.layers.Kind` of your own. Their weights are called `kernel`, `embedding` or
+        `scale` and their bias `bias`, unless a `precond.layers.Found` says otherwise.
       params: nested dictionaries of the parameters, or of anything with shape and dtype.
       sharing: `precond.layers.expand` or `precond.layers.reduce`, or pairs of a regular expression and one of them.
       batch: how many leading axes of the layers' inputs number the examples; 0 for a model of one example that is
         mapped.
-      leave: paths of parameters that may have no factors.
+      allow_uncovered: paths of parameters that may have no factors.
 
     Returns:
       A `precond.layers.Capture`.
 
     Raises:
-      ValueError: for parameters without factors that are not in `leave`.
+      ValueError: if a parameter has no factors and is not in `allow_uncovered`.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -62,19 +66,18 @@ def explicit(
     """
 
     def found_of(kind: Kind | Found) -> Found:
-        if isinstance(kind, Found):
-            return kind
-        weights = "embedding" if isinstance(kind, Embed) else "scale" if isinstance(kind, Scale) else "kernel"
-        return Found(kind, weights)
+        return kind if isinstance(kind, Found) else Found(kind, kind.weights_name)
 
-    def bind(taps: Mapping[str, Tap]) -> Callable[..., Any]:
-        def apply(path: str, params: Mapping[str, Any], y: jax.Array, x: jax.Array, mask: Any = None) -> Any:
+    def bind(taps: Mapping[str, Tap]) -> Callable[..., jax.Array]:
+        def apply(
+            path: str, params: Mapping[str, Any], y: jax.Array, x: jax.Array, mask: jax.Array | None = None
+        ) -> jax.Array:
             return tapped(taps[path], y, x, params[PROBE], mask) if PROBE in params else y
 
         return apply
 
     found = {path: found_of(kind) for path, kind in kinds.items()}
     capture = assemble(found, {}, params, bind, sharing=sharing, batch=batch)
-    check_patterns("leave", leave, leaves_of(params))
-    check_covered(capture.coverage, leave)
+    check_patterns("allow_uncovered", allow_uncovered, leaves_of(params))
+    check_covered(capture.coverage, allow_uncovered)
     return capture

@@ -1,4 +1,4 @@
-"""The front end for Flax linen: unmodified models, by an interceptor; probes ride among the parameters."""
+"""The front end for Flax linen: an interceptor taps unmodified models, whose parameters carry the probes."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -7,26 +7,31 @@ import flax.linen as nn
 import jax
 
 from precond.arguments import described
-from precond.layers.capture import Capture, Found, check_used, counted, fits, given_input, tapped
-from precond.layers.check import of_believed
+from precond.layers.assemble import Found
+from precond.layers.capture import Capture, counted
 from precond.layers.convolutions import as_tuple, convolution, transposed_convolution
-from precond.layers.coverage import Leave
+from precond.layers.coverage import Uncovered
+from precond.layers.front_end import check_used, given_input, mask_fits, tapped
 from precond.layers.kinds import Contraction, Embed, Scale, dense, einsum
 from precond.layers.nested import PROBE
 from precond.layers.sharing import Sharing, expand
 from precond.layers.tap import Tap
+from precond.layers.verified import verified
+from precond.trees import Tree
 
 __all__ = ["RULES", "capture"]
 
 Rule = Callable[[Any, jax.Array, tuple[Any, ...]], Found]
-"""From a module, its input and all its positional arguments to what it is; ValueError says why it cannot be tapped."""
+"""A function that makes a `Found` from a module, its input and all its positional arguments.
+
+Its ValueError says why the module cannot be tapped."""
 
 
 def _general(m: nn.DenseGeneral, x: jax.Array, args: tuple[Any, ...]) -> Found:
     del args
     axes, batch, features = as_tuple(m.axis), as_tuple(m.batch_dims), len(as_tuple(m.features))
     axes = tuple(i % x.ndim - x.ndim for i in axes)
-    # The output's axes: those of the batch, those that are left, the features.
+    # The output's axes are those of the batch, then the shared ones, then the features.
     groups = tuple(i % x.ndim - (x.ndim - len(axes) + features) for i in batch)
     roles = "g" * len(batch) + "i" * len(axes) + "o" * features
     inner = tuple(i % x.ndim - x.ndim for i in batch)
@@ -58,15 +63,15 @@ RULES: Mapping[type, Rule] = {
     nn.GroupNorm: _norm,
     nn.BatchNorm: _norm,
 }
-"""By the module's own type; a subclass may do anything, so it needs a rule of its own."""
+"""Rules by the module's own type. A subclass may do anything, so it needs a rule of its own."""
 
 
 _CLOSED = (nn.SpectralNorm,)
-"""What is inside may carry no probes."""
+"""Modules whose inner modules may carry no probes."""
 
 
 def _normalised(m: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> jax.Array:
-    """The output of a norm without its scale and shift."""
+    """Return the output of a norm without its scale and shift."""
     plain = {name: False for name in ("use_scale", "use_bias") if hasattr(m, name)}
     state = {k: v for k, v in m.variables.items() if k != "params"}
     return m.clone(parent=None, name=None, **plain).apply(state, *args, **kwargs, mutable=list(state))[0]
@@ -75,40 +80,40 @@ def _normalised(m: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> jax.Ar
 @described()
 def capture(
     model: nn.Module,
-    variables: Any,
+    variables: Mapping[str, Any],
     *args: Any,
     sharing: Sharing | Sequence[tuple[str, Sharing]] = expand,
     batch: int = 1,
-    leave: Leave = (),
+    allow_uncovered: Uncovered = (),
     rules: Mapping[type, Rule] | None = None,
     tolerance: float | None = 0.02,
     **kwargs: Any,
 ) -> Capture:
-    """The layers of a linen model, found by calling it once on an example.
+    """Capture the layers of a linen model, by calling it once on an example.
 
-    Works through `jax.jit`, `nn.scan` (over the first axis of parameters), `nn.remat`, `nn.vmap`, `nn.RNN` and
+    This works through `jax.jit`, `nn.scan` (over the first axis of parameters), `nn.remat`, `nn.vmap`, `nn.RNN` and
     microbatches, since the probes are parameters.
 
     Args:
-      model: any module, as it is.
-      variables: what `model.init` returned.
-      *args: an example of what the model is called with.
-      sharing: `precond.layers.expand` or `precond.layers.reduce`, or pairs of a regular expression, searched in a
-        layer's path, and one of them; layers in which none is found expand.
+      model: any module, without changes.
+      variables: from `model.init`.
+      *args: an example of the arguments of the model.
+      sharing: `precond.layers.expand` or `precond.layers.reduce`, or pairs of a regular expression and one of them.
+        The first expression that is found in a layer's path decides; a layer without one expands.
       batch: how many leading axes of the layers' inputs number the examples; 0 for a model of one example that is
         mapped by `jax.vmap`.
-      leave: paths of parameters that may have no factors: regular expressions, or a predicate.
+      allow_uncovered: paths of parameters that may have no factors: regular expressions, or a predicate.
       rules: more of `RULES`, for your own modules.
-      tolerance: of the self-check: a layer whose gradient, made from its signals, is further from autodiff's is none.
-        None does not check, for variables or arguments that are only shapes.
-      **kwargs: as for `model.apply`: `rngs`, `mutable`, `method`, and what the model is called with.
+      tolerance: of the self-check. A layer has no factors if the gradient that its signals make is further from
+        autodiff's, as a part of its length. None does not check, for variables or arguments that are only shapes.
+      **kwargs: as for `model.apply`: `rngs`, `mutable`, `method`, and keyword arguments of the model.
 
     Returns:
-      A `precond.layers.Capture`. Its `apply` is `model.apply` with taps, and has one more argument: `valid`, a mask of
-      the positions (`[examples, tokens]`) that are no padding, for all layers whose outputs have those axes.
+      A `precond.layers.Capture`. Its `apply` is `model.apply` with taps, and has one more argument: `valid`, a mask
+      `[examples, tokens]` of the positions that are no padding, for all layers whose outputs have those axes.
 
     Raises:
-      ValueError: for parameters without factors that are not in `leave`, with the table of all.
+      ValueError: if a parameter has no factors and is not in `allow_uncovered`; the error shows the table.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -126,7 +131,7 @@ def capture(
     reasons: dict[str, str] = {}
     around = [""]
 
-    def record(next_fun: Any, given: tuple[Any, ...], named: dict[str, Any], context: Any) -> Any:
+    def record(next_fun: Callable[..., Any], given: tuple[Any, ...], named: dict[str, Any], context: Any) -> Any:
         m, path = context.module, "/".join(context.module.path)
         around.append(type(m).__name__ if isinstance(m, _CLOSED) else around[-1])
         y = next_fun(*given, **named)
@@ -145,27 +150,36 @@ def capture(
     leaves, treedef = jax.tree.flatten((args, kwargs))
     shapes = {i: x for i, x in enumerate(leaves) if isinstance(x, jax.ShapeDtypeStruct)}
 
-    def visit(variables: Any, arrays: dict[int, Any]) -> Any:
+    def visit(variables: Any, arrays: dict[int, Any]) -> Tree:
         given, named = treedef.unflatten([arrays.get(i, x) for i, x in enumerate(leaves)])
         with nn.intercept_methods(record):
             return model.apply(variables, *given, **named)
 
     def bind(taps: Mapping[str, Tap]) -> Callable[..., Any]:
-        def apply(variables: Any, *args: Any, valid: jax.Array | None = None, **kwargs: Any) -> Any:
+        def apply(variables: Mapping[str, Any], *args: Any, valid: jax.Array | None = None, **kwargs: Any) -> Any:
             return _apply(model, table, taps, variables, args, valid, kwargs)
 
         return apply
 
-    def run(capture: Capture, params: Any) -> Any:
+    def run(capture: Capture, params: Tree) -> Tree:
         return capture.apply({**variables, "params": params}, *args, **kwargs)
 
     jax.eval_shape(visit, variables, shapes)
-    return of_believed(
-        found, reasons, variables["params"], bind, run, tolerance=tolerance, leave=leave, sharing=sharing, batch=batch
+    return verified(
+        found,
+        reasons,
+        variables["params"],
+        bind,
+        run,
+        tolerance=tolerance,
+        allow_uncovered=allow_uncovered,
+        sharing=sharing,
+        batch=batch,
     )
 
 
-def _find(table: Mapping[type, Rule], m: nn.Module, x: Any, args: tuple[Any, ...], closed: str) -> Found:
+def _find(table: Mapping[type, Rule], m: nn.Module, x: jax.Array, args: tuple[Any, ...], closed: str) -> Found:
+    """Return what a module's rule finds, or raise the reason why it is not tapped."""
     rule = table.get(type(m))
     if rule is None:
         raise ValueError(f"no rule for {type(m).__name__}")
@@ -178,18 +192,27 @@ def _find(table: Mapping[type, Rule], m: nn.Module, x: Any, args: tuple[Any, ...
     return found._replace(shape=shape)
 
 
-def _apply(model: Any, table: Any, taps: Mapping[str, Tap], variables: Any, args: Any, valid: Any, kwargs: Any) -> Any:
+def _apply(
+    model: nn.Module,
+    table: Mapping[type, Rule],
+    taps: Mapping[str, Tap],
+    variables: Mapping[str, Any],
+    args: tuple[Any, ...],
+    valid: jax.Array | None,
+    kwargs: dict[str, Any],
+) -> Any:
+    """Call the model with its taps in place."""
     used = []
 
-    def insert(next_fun: Any, given: tuple[Any, ...], named: dict[str, Any], context: Any) -> Any:
+    def insert(next_fun: Callable[..., Any], given: tuple[Any, ...], named: dict[str, Any], context: Any) -> Any:
         y, m = next_fun(*given, **named), context.module
         path = "/".join(m.path)
         here = context.method_name == "__call__" and path in taps and type(m) in table
         if not (here and m.has_variable("params", PROBE)):
             return y
         spec = taps[path]
-        x = _normalised(m, given, named) if isinstance(spec.kind, Scale) else given_input(given, named)
-        used.append(fits(valid, y))
+        x = _normalised(m, given, named) if spec.kind.normalised else given_input(given, named)
+        used.append(mask_fits(valid, y))
         return tapped(spec, y, x, m.get_variable("params", PROBE), valid)
 
     with nn.intercept_methods(insert):

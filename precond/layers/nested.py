@@ -1,4 +1,4 @@
-"""Nested dictionaries of parameters: what is at a path, and probes beside it."""
+"""Parts of nested dictionaries of parameters, by path, and the probes in them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,19 +7,33 @@ import jax
 
 from precond.blocks import path_name
 
-__all__ = ["PROBE", "at", "inserted", "keys_to", "leaves_of", "without"]
+__all__ = ["PROBE", "inserted", "keys_to", "leaves_of", "subtree", "without"]
 
 PROBE = "_kfac"
 """The key of a layer's probe among its parameters."""
 
 
 def leaves_of(params: Any) -> dict[str, Any]:
-    """Leaves by path; those of boxes are inside them."""
+    """Return leaves by path; leaves in boxes are inside these.
+
+    Examples:
+      >>> leaves_of({"first": {"kernel": 1.0}})
+      {'first/kernel': 1.0}
+    """
     return {path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]}
 
 
-def at(tree: Any, name: str) -> Any:
-    """The part of a tree at a path."""
+def subtree(tree: Any, name: str) -> Any:
+    """Return the part of a tree at a path.
+
+    Args:
+      tree: nested mappings.
+      name: a path, of keys joined by slashes.
+
+    Examples:
+      >>> subtree({"first": {0: {"kernel": 1.0}}}, "first/0")
+      {'kernel': 1.0}
+    """
     for key in keys_to(tree, name):
         tree = tree[key]
     return tree
@@ -59,7 +73,7 @@ def _keys(tree: Any, name: str) -> tuple[Any, ...] | None:
 
 
 def inserted(tree: Any, name: str, probe: Any) -> Any:
-    """The tree, with a probe in the part at a path."""
+    """Put a probe into the part of a tree at a path."""
 
     def insert(tree: Any, keys: tuple[Any, ...]) -> Any:
         return {**tree, keys[0]: insert(tree[keys[0]], keys[1:])} if keys else {**tree, PROBE: probe}
@@ -68,5 +82,5 @@ def inserted(tree: Any, name: str, probe: Any) -> Any:
 
 
 def without(tree: Any) -> Any:
-    """The tree, without the probes anywhere in it."""
+    """Return a tree without its probes."""
     return {k: without(v) for k, v in tree.items() if k != PROBE} if isinstance(tree, Mapping) else tree

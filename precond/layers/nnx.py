@@ -10,23 +10,28 @@ import jax.numpy as jnp
 from flax import nnx
 
 from precond.arguments import described
-from precond.layers.capture import Capture, Found, check_used, fits, given_input, tapped
-from precond.layers.check import of_believed
+from precond.blocks import Probe
+from precond.layers.assemble import Found
+from precond.layers.capture import Capture
 from precond.layers.convolutions import as_tuple, convolution, transposed_convolution
-from precond.layers.coverage import Leave
+from precond.layers.count_examples import count_examples
+from precond.layers.coverage import Uncovered
+from precond.layers.front_end import check_used, given_input, mask_fits, tapped
 from precond.layers.kinds import Contraction, Embed, Scale, dense, einsum
-from precond.layers.nested import PROBE, at, leaves_of
+from precond.layers.nested import PROBE, leaves_of, subtree
 from precond.layers.sharing import Sharing, expand
-from precond.layers.tap import Tap, tally
+from precond.layers.tap import Tap
+from precond.layers.verified import verified
+from precond.trees import Tree
 
 __all__ = ["RULES", "ProbeParam", "attached", "capture"]
 
 Rule = Callable[[Any], Found]
-"""From a module to what it is; ValueError says why it cannot be tapped."""
+"""A function that makes a `Found` from a module; its ValueError says why the module cannot be tapped."""
 
 
 class ProbeParam(nnx.Param):
-    """A layer's probe among its variables; a parameter, so that who differentiates by parameters has its cotangent."""
+    """Hold a layer's probe among its variables, as a parameter: a gradient by parameters holds its cotangent."""
 
 
 def _general(m: nnx.LinearGeneral) -> Found:
@@ -62,15 +67,15 @@ RULES: Mapping[type, Rule] = {
     nnx.GroupNorm: _norm,
     nnx.BatchNorm: _norm,
 }
-"""By the module's own type; a subclass may do anything, so it needs a rule of its own."""
+"""Rules by the module's own type. A subclass may do anything, so it needs a rule of its own."""
 
 
 _CLOSED = (nnx.SpectralNorm,)
-"""What is inside may carry no probes."""
+"""Modules whose inner modules may carry no probes."""
 
 
-def _normalised(cls: Any, m: Any, args: Any, kwargs: Any) -> jax.Array:
-    """The output of a norm without its scale and shift, from a copy: a norm may update statistics when called."""
+def _normalised(cls: type, m: nnx.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> jax.Array:
+    """Return the output of a norm without its scale and shift, from a copy: its call may update statistics."""
     twin: Any = nnx.merge(*nnx.split(m), copy=True)
     for name, value in (("scale", 1.0), ("bias", 0.0)):
         variable = getattr(twin, name, None)
@@ -79,19 +84,21 @@ def _normalised(cls: Any, m: Any, args: Any, kwargs: Any) -> jax.Array:
     return cls.__call__(twin, *args, **kwargs)
 
 
-_VALID: contextvars.ContextVar[Any] = contextvars.ContextVar("valid", default=(None, []))
-"""The mask of one call of `apply`, and whether it fitted, by tapped layer."""
+_VALID: contextvars.ContextVar[tuple[jax.Array | None, list[bool]]] = contextvars.ContextVar(
+    "valid", default=(None, [])
+)
+"""The mask of one call of `apply`, and for each tapped layer whether it fits."""
 
 
 @functools.cache
-def _tapped_class(cls: Any, spec: Tap) -> Any:
-    """A subclass that differs in its call alone; one for each kind, so that graphs with equal layers stay equal."""
+def _tapped_class(cls: type, spec: Tap) -> type:
+    """Return a subclass with another call. There is one for each tap, so that graphs with equal layers stay equal."""
 
     def call(self: Any, *args: Any, **kwargs: Any) -> jax.Array:
         y = cls.__call__(self, *args, **kwargs)
-        signal = _normalised(cls, self, args, kwargs) if isinstance(spec.kind, Scale) else given_input(args, kwargs)
+        signal = _normalised(cls, self, args, kwargs) if spec.kind.normalised else given_input(args, kwargs)
         valid, used = _VALID.get()
-        used.append(fits(valid, y))
+        used.append(mask_fits(valid, y))
         return tapped(spec, y, signal, getattr(self, PROBE).get_value(), valid)
 
     return type(f"Tapped{cls.__name__}", (cls,), {"__call__": call})
@@ -103,36 +110,36 @@ def capture(
     *args: Any,
     sharing: Sharing | Sequence[tuple[str, Sharing]] = expand,
     batch: int = 1,
-    leave: Leave = (),
+    allow_uncovered: Uncovered = (),
     rules: Mapping[type, Rule] | None = None,
     tolerance: float | None = 0.02,
     method: Callable[..., Any] | None = None,
     **kwargs: Any,
 ) -> Capture:
-    """The layers of an nnx model, found by their types.
+    """Capture the layers of an nnx model, found by their types.
 
-    The model itself is not changed: each call of `capture.apply` taps a copy. Works through `nnx.scan` and `nnx.vmap`
-    over the first axis of the parameters of stacked layers.
+    The model itself is not changed: each call of `capture.apply` taps a copy. This works through `nnx.scan` and
+    `nnx.vmap` over the first axis of the parameters of stacked layers.
 
     Args:
       model: any module.
-      *args: an example of what it is called with.
+      *args: an example of its arguments.
       sharing: as in `precond.layers.linen.capture`.
-      batch: likewise.
-      leave: likewise.
+      batch: how many leading axes of the layers' inputs number the examples.
+      allow_uncovered: paths of parameters that may have no factors: regular expressions, or a predicate.
       rules: more of `RULES`, for your own modules.
       tolerance: as in `precond.layers.linen.capture`.
-      method: what is called, with the model first: `MyModel.encode`. None is the model itself.
-      **kwargs: what else the model is called with.
+      method: the function to call, with the model as its first argument: `MyModel.encode`. None calls the model.
+      **kwargs: keyword arguments of the model.
 
     Returns:
       A `precond.layers.Capture`. Its parameters are those of `graph, params, rest = nnx.split(model, nnx.Param, ...)`.
       Its `apply` takes `params`, `rest` and the model's arguments, and returns the output and the new `rest`: for
-      `precond.layers.value_grad_factors(..., has_aux=True)`. It has one more argument, `valid`, as that of
-      `precond.layers.linen.capture`.
+      `precond.layers.value_grad_factors(..., has_aux=True)`. It has one more argument: `valid`, a mask
+      `[examples, tokens]` of the positions that are no padding, for all layers whose outputs have those axes.
 
     Raises:
-      ValueError: for parameters without factors that are not in `leave`, with the table of all.
+      ValueError: if a parameter has no factors and is not in `allow_uncovered`; the error shows the table.
 
     Examples:
       >>> from precond.layers import nnx as front
@@ -147,21 +154,23 @@ def capture(
     found, reasons = {}, {}
     modules = {"/".join(map(str, keys)): m for keys, m in nnx.iter_modules(model)}
     for path, m in modules.items():
-        closed = [type(x).__name__ for at, x in modules.items() if isinstance(x, _CLOSED) and path.startswith(f"{at}/")]
+        closed = [type(x).__name__ for p, x in modules.items() if isinstance(x, _CLOSED) and path.startswith(f"{p}/")]
         try:
             found[path] = _find(table, m, closed)
         except ValueError as why:
             reasons[path] = str(why)
 
     def bind(taps: Mapping[str, Tap]) -> Callable[..., Any]:
-        def apply(params: Any, rest: Any, *args: Any, valid: Any = None, **kwargs: Any) -> tuple[Any, Any]:
+        def apply(
+            params: Tree, rest: Tree, *args: Any, valid: jax.Array | None = None, **kwargs: Any
+        ) -> tuple[Any, Any]:
             leaves = leaves_of(params)
             plain = jax.tree.unflatten(jax.tree.structure(state), [leaves[path] for path in leaves_of(state)])
             twin = nnx.merge(graph, plain, rest, copy=True)  # the variables too: a call may write to them
             for keys, m in list(nnx.iter_modules(twin)):
                 path = "/".join(map(str, keys))
-                if path in taps and PROBE in at(params, path):
-                    _put(m, taps[path], at(params, path)[PROBE])
+                if path in taps and PROBE in subtree(params, path):
+                    _put(m, taps[path], subtree(params, path)[PROBE])
             token = _VALID.set((valid, used := []))
             try:
                 out = (type(twin).__call__ if method is None else method)(twin, *args, **kwargs)
@@ -172,24 +181,34 @@ def capture(
 
         return apply
 
-    def run(capture: Capture, params: Any) -> Any:
+    def run(capture: Capture, params: Tree) -> Tree:
         return capture.apply(params, rest, *args, **kwargs)[0]
 
-    return of_believed(found, reasons, state, bind, run, tolerance=tolerance, leave=leave, sharing=sharing, batch=batch)
+    return verified(
+        found,
+        reasons,
+        state,
+        bind,
+        run,
+        tolerance=tolerance,
+        allow_uncovered=allow_uncovered,
+        sharing=sharing,
+        batch=batch,
+    )
 
 
 def attached(model: nnx.Module, capture: Capture) -> Any:
-    """The model, with a probe in each of its layers: for training loops that can pass no `factors=`.
+    """Return a copy of the model with a probe in each of its layers, for training loops that can pass no `factors=`.
 
-    It is called as the model is, and the probes are parameters to `nnx.grad` and `nnx.Optimizer`. The gradient of a
-    loss has the factors in it, for `precond.kfac` without `layers`.
+    Call the copy as you call the model. The probes are parameters to `nnx.grad` and `nnx.Optimizer`, and the gradient
+    of a loss holds the factors, for `precond.kfac` without `layers`.
 
     Args:
       model: of the capture.
       capture: from `capture`.
 
     Returns:
-      A copy. Only what passes through the `__call__` of the model itself is counted.
+      The copy. It counts the examples of calls of the model itself, not of its other methods.
 
     Examples:
       >>> import precond
@@ -213,24 +232,25 @@ def attached(model: nnx.Module, capture: Capture) -> Any:
 
 
 @functools.cache
-def _counting_class(cls: Any, batch: int) -> Any:
-    """A subclass whose call counts examples for all probes in it."""
+def _counting_class(cls: type, batch: int) -> type:
+    """Return a subclass whose call counts examples for all probes in it."""
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         out = cls.__call__(self, *args, **kwargs)
         probes = [getattr(m, PROBE).get_value() for _, m in nnx.iter_modules(self) if hasattr(m, PROBE)]
-        return tally(out, [probe.sums["examples"] for probe in probes], batch)
+        return count_examples(out, [probe.sums["examples"] for probe in probes], batch)
 
     return type(f"Counting{cls.__name__}", (cls,), {"__call__": call})
 
 
-def _put(m: Any, spec: Tap, probe: Any) -> None:
+def _put(m: nnx.Module, spec: Tap, probe: Probe) -> None:
     """Tap a module in place."""
     setattr(m, PROBE, ProbeParam(probe))
     object.__setattr__(m, "__class__", _tapped_class(type(m), spec))
 
 
 def _find(table: Mapping[type, Rule], m: Any, closed: Sequence[str]) -> Found:
+    """Return what a module's rule finds, or raise the reason why it is not tapped."""
     rule = table.get(type(m))
     if rule is None:
         raise ValueError(f"no rule for {type(m).__name__}")

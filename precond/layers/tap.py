@@ -1,30 +1,30 @@
 """The tap: an identity whose backward pass returns the sums that K-FAC's factors are made of."""
 
 import functools
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from precond.layers.kinds import Embed, Kind, Scale, Signals
-from precond.layers.moments import second_moments
-from precond.layers.sharing import DoublyFactored, Sharing, expand
-from precond.linalg import dot_precision
+from precond.layers.kinds import Kind
+from precond.layers.sharing import Sharing, expand
+from precond.trees import Tree, vary, varying
 
-__all__ = ["Tap", "tally", "tap", "vary", "varying"]
+__all__ = ["Tap", "partitioned", "tap", "traced_one"]
+
+Arrays = Mapping[str, jax.Array]
+Kept = tuple[jax.Array, jax.Array | None, Arrays, Arrays]
 
 
 class Tap(NamedTuple):
-    """What a tap does to the signals; static.
+    """Say how a tap makes sums of a layer's signals; static.
 
     Attributes:
       kind: of the layer.
       sharing: `expand`, `reduce` or a `doubly_factored`.
-      batch: how many leading axes number the examples: 1, or 0 for a model of a single example that is mapped.
+      batch: how many leading axes number the examples: 1, or 0 for a model of one example that is mapped.
     """
 
     kind: Kind
@@ -32,138 +32,99 @@ class Tap(NamedTuple):
     batch: int = 1
 
 
-def _gram(rows: jax.Array, weights: jax.Array | None) -> jax.Array:
-    weighted = rows if weights is None else rows * weights[:, :, None, None]
-    return jnp.einsum("ntri,ntrj->rij", weighted, rows, precision=dot_precision())
+def traced_one(g: jax.Array) -> jax.Array:
+    """Return a 1 that depends on an array: under `jax.vmap` it is summed, as a count from shapes alone would not be.
 
-
-def _gradient(kind: Kind, signals: Signals) -> jax.Array:
-    """The layer's gradient from its signals, `[r, i, o]`: what autodiff must find too, if the signals are all."""
-    a, g = signals
-    if g is None:
-        return jnp.sum(a, axis=(0, 1))[..., None]
-    if isinstance(kind, Embed):
-        zeros = jnp.zeros((1, kind.vocabulary, g.shape[-1]), g.dtype)
-        return zeros.at[:, a.reshape(-1)].add(g.reshape(1, -1, g.shape[-1]))
-    return jnp.einsum("ntri,ntro->rio", a, g, precision=dot_precision())
-
-
-def _one(g: jax.Array) -> jax.Array:
-    """A count that came from shapes alone would not be summed under vmap: this one depends on the data."""
+    Examples:
+      >>> traced_one(jnp.zeros(3)).item()
+      1
+    """
     return jnp.where(jnp.ravel(g)[0] == 0, 1, 1)
 
 
-def _sums(spec: Tap, x: jax.Array, g: jax.Array, mask: Any, probe: Any, bases: Any) -> dict[str, jax.Array]:
-    """The entries that the probe has, each in its shape."""
+def _sums(spec: Tap, x: jax.Array, g: jax.Array, mask: jax.Array | None, probe: Arrays, bases: Arrays) -> Arrays:
+    """Return the entries that the probe has, each in its shape."""
     kind, dtype = spec.kind, probe["rows"].dtype
-    signals = kind.signals(x if isinstance(kind, Embed) else x.astype(dtype), g.astype(dtype), spec.batch)
-    a, o = signals
-    if mask is not None:
-        mask = mask.reshape(a.shape[:2])
-    out: dict[str, jax.Array] = {}
-    if isinstance(kind, Embed):
-        weights = jnp.ones(a.shape, dtype) if mask is None else mask.astype(dtype)
-        out["inputs"] = jnp.zeros((kind.vocabulary,), dtype).at[a.reshape(-1)].add(weights.reshape(-1))
-    elif isinstance(kind, Scale):
-        weights = jnp.ones(a.shape[:2], dtype)
-        out["inputs"] = _gram(a, None)
-    else:
-        a, o, weights = spec.sharing(a, o, mask)
-        if isinstance(spec.sharing, DoublyFactored):
-            over, a = spec.sharing.halves(a, probe["positions"].shape[-1])
-            out["positions"] = _gram(over, weights)
-        out["inputs"] = _gram(a, weights)
-    if o is not None:
-        out["outputs"] = _gram(o, None)
-    out["rows"] = jnp.sum(weights) * _one(g).astype(dtype)
+    signals = kind.signals(x, g.astype(dtype), spec.batch)
+    rows = kind.rows(signals, spec.sharing, mask)
+    out = {**kind.sums(rows), "rows": jnp.sum(rows.weights) * traced_one(g).astype(dtype)}
     if "moments" in probe:
-        out["moments"] = second_moments(kind, Signals(a, o), weights, bases)
+        out["moments"] = kind.moments(rows, bases)
     if "gradient" in probe:
-        out["gradient"] = _gradient(kind, signals)
+        out["gradient"] = kind.gradient(signals)
     return {name: out[name].reshape(like.shape).astype(dtype) for name, like in probe.items()}
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _tap(spec: Tap, y: jax.Array, x: jax.Array, mask: Any, probe: Any, bases: Any) -> jax.Array:
+def _tap(spec: Tap, y: jax.Array, x: jax.Array, mask: jax.Array | None, probe: Arrays, bases: Arrays) -> jax.Array:
     del spec, x, mask, probe, bases
     return y
 
 
-def _forward(spec: Tap, y: jax.Array, x: jax.Array, mask: Any, probe: Any, bases: Any) -> Any:
+def _forward(
+    spec: Tap, y: jax.Array, x: jax.Array, mask: jax.Array | None, probe: Arrays, bases: Arrays
+) -> tuple[jax.Array, Kept]:
     del spec
     return y, (x, mask, probe, bases)
 
 
-def _nothing(x: Any) -> Any:
-    """The cotangent of what the tap only looks at."""
+def _no_cotangent(x: Tree | None) -> Tree | None:
+    """Return zeros for floating arrays and None for others: the tap only looks at them."""
     return jax.tree.map(lambda v: jnp.zeros_like(v) if jnp.issubdtype(v.dtype, jnp.inexact) else None, x)
 
 
-def _partitioned(f: Callable[..., Any], *signals: jax.Array) -> Callable[..., Any]:
-    """Where a mesh has explicit axes, which sums over sharded examples would have to name, leave them to XLA."""
+def partitioned(f: Callable[..., Any], *signals: jax.Array) -> Callable[..., Any]:
+    """Return a function that leaves its sharding to XLA where a mesh has explicit axes.
+
+    A sum over sharded examples would otherwise have to name these axes.
+
+    Args:
+      f: a function of the signals, and of more arrays.
+      *signals: arrays that show which mesh they are on.
+
+    Examples:
+      >>> partitioned(jnp.sum, jnp.ones(3)) is jnp.sum  # no mesh
+      True
+    """
     for mesh in (jax.typeof(x).sharding.mesh for x in signals):
         if not mesh.empty and AxisType.Explicit in mesh.axis_types:
             return jax.sharding.auto_axes(f, out_sharding=NamedSharding(mesh, PartitionSpec()))
     return f
 
 
-def _backward(spec: Tap, kept: Any, g: jax.Array) -> Any:
+def _backward(spec: Tap, kept: Kept, g: jax.Array) -> tuple[Tree | None, ...]:
     x, mask, probe, bases = kept
-    sums = _partitioned(functools.partial(_sums, spec), g, x)(x, g, mask, probe, bases)
-    return g, _nothing(x), _nothing(mask), sums, _nothing(bases)
+    sums = partitioned(functools.partial(_sums, spec), g, x)(x, g, mask, probe, bases)
+    return g, _no_cotangent(x), _no_cotangent(mask), sums, _no_cotangent(bases)
 
 
 _tap.defvjp(_forward, _backward)
-
-
-def varying(x: jax.Array) -> frozenset[str]:
-    """The axes of a `shard_map` over which an array differs, where that is checked; none elsewhere.
-
-    Examples:
-      >>> varying(jnp.ones(2))
-      frozenset()
-    """
-    aval = jax.typeof(x)
-    return frozenset(getattr(getattr(aval, "mat", aval), "varying", None) or getattr(aval, "vma", ()))
-
-
-def vary(tree: Any, axes: frozenset[str]) -> Any:
-    """The same arrays, said to differ over these axes.
-
-    Examples:
-      >>> vary(jnp.ones(2), frozenset()).tolist()
-      [1.0, 1.0]
-    """
-
-    def cast(x: jax.Array) -> jax.Array:
-        missing = tuple(axes - varying(x))
-        return lax.pcast(x, missing, to="varying") if missing else x
-
-    return jax.tree.map(cast, tree)
 
 
 def tap(
     spec: Tap,
     y: jax.Array,
     x: jax.Array,
-    probe: Mapping[str, jax.Array],
+    probe: Arrays,
     mask: jax.Array | None = None,
-    bases: Mapping[str, jax.Array] | None = None,
+    bases: Arrays | None = None,
 ) -> jax.Array:
-    """Give `y` itself; in the backward pass, the cotangent of `probe` is what K-FAC needs of this layer.
+    """Return `y` itself; in the backward pass, the cotangent of `probe` holds the sums of this layer's factors.
 
-    The cotangents are sums over the examples: those of several calls, of the steps of a scan, of what is mapped and of
-    the devices that share a batch add up by themselves. A probe is a mapping of zeros: `inputs` `[i, i]` (`[i]` for an
-    embedding, `[r, i, i]` for groups), `outputs` `[o, o]`, `rows` `[]`, for a map that is doubly factored `positions`
-    `[p, p]`, and, to check the layer, `gradient` `[r, i, o]` for its gradient as the signals have it, or `moments`
-    `[r, i, o]` for second moments in a basis: `precond.layers.moments.second_moments`.
+    The sums run over the examples. Those of several calls, of the steps of a scan, of a map and of the devices that
+    share a batch add up by themselves. A probe is a mapping of zeros:
+
+    - `inputs` `[i, i]` (`[i]` for an embedding, `[r, i, i]` for groups), `outputs` `[o, o]` and `rows` `[]`;
+    - `positions` `[p, p]` for a layer that is doubly factored;
+    - `gradient` `[r, i, o]` to check the layer: its gradient as the signals have it;
+    - `moments` `[r, i, o]` for second moments in a basis (`precond.layers.Kind.moments`).
 
     Args:
-      spec: what kind of layer this is.
+      spec: the layer's kind and sharing rule.
       y: the output of a layer.
-      x: its input; of a norm, the normalised one.
+      x: its input; for a norm, the normalised one.
       probe: zeros, of float32 or wider.
-      mask: of the positions of `y` that count, for the inputs (padding); None for all.
+      mask: of the positions of `y` that count for the inputs (padding does not); None counts all.
       bases: for `moments`; None for none.
 
     Returns:
@@ -177,46 +138,6 @@ def tap(
       >>> sums["inputs"].tolist(), sums["outputs"].tolist(), sums["rows"].item()
       ([[10.0, 14.0], [14.0, 20.0]], [[2.0]], 2.0)
     """
-    # The cast's transpose is the sum over devices.
+    # The transpose of the cast adds up over devices.
     axes = varying(y) | varying(x)
     return _tap(spec, y, x, mask, vary(dict(probe), axes), vary(dict(bases or {}), axes))
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _tally(batch: int, y: jax.Array, counters: Any) -> jax.Array:
-    del batch, counters
-    return y
-
-
-def _tally_forward(batch: int, y: jax.Array, counters: Any) -> Any:
-    del batch
-    return y, counters
-
-
-def _tally_backward(batch: int, counters: Any, g: jax.Array) -> Any:
-    count = math.prod(g.shape[:batch]) * _partitioned(_one, g)(g)
-    return g, jax.tree.map(lambda c: jnp.broadcast_to(count, c.shape).astype(c.dtype), counters)
-
-
-_tally.defvjp(_tally_forward, _tally_backward)
-
-
-def tally(outputs: Any, counters: Any, batch: int = 1) -> Any:
-    """Give `outputs` themselves; in the backward pass, the cotangent of each counter is the number of examples.
-
-    As the sums of a tap, numbers of what is mapped and of the devices that share a batch add up by themselves.
-
-    Args:
-      outputs: of a model, a tree; the examples are counted in its first floating array.
-      counters: a tree of zeros, `[..]`; each entry counts.
-      batch: how many leading axes number the examples.
-
-    Examples:
-      >>> jax.grad(lambda c: jnp.mean(tally(jnp.ones((5, 2)), c)))(jnp.zeros(2)).tolist()
-      [5.0, 5.0]
-    """
-    leaves, treedef = jax.tree.flatten(outputs)
-    first = next((i for i, x in enumerate(leaves) if jnp.issubdtype(x.dtype, jnp.inexact)), None)
-    if first is not None and jax.tree.leaves(counters):
-        leaves[first] = _tally(batch, leaves[first], vary(counters, varying(leaves[first])))
-    return treedef.unflatten(leaves)

@@ -20,6 +20,7 @@ from precond.linalg.qr_basis import qr_basis
 from precond.linalg.redecompose import continued_eigen_basis, redecompose_worst
 from precond.linalg.residual import orthogonality_residual, root_residual
 from precond.linalg.rotate_basis import rotate_basis, scaled_off_diagonal
+from precond.linalg.round_by_chance import round_by_chance
 
 __all__ = [
     "Packed",
@@ -56,5 +57,6 @@ __all__ = [
     "redecompose_worst",
     "root_residual",
     "rotate_basis",
+    "round_by_chance",
     "scaled_off_diagonal",
 ]

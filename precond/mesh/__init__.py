@@ -3,7 +3,7 @@
 from precond.mesh.collectives_over import collectives_over
 from precond.mesh.init_sharded import init_sharded, warn_if_whole
 from precond.mesh.on_shards import on_shards
-from precond.mesh.placement import Placement, RowSharding, find_placement
+from precond.mesh.placement import Placement, RowSharding, RowShardings, find_placement
 from precond.mesh.reshard import match_sharding, replicate, reshard_in, typed_sharding
 from precond.mesh.sharded import ByCost, Sharded, as_sharded, by_cost, sharded
 
@@ -11,6 +11,7 @@ __all__ = [
     "ByCost",
     "Placement",
     "RowSharding",
+    "RowShardings",
     "Sharded",
     "as_sharded",
     "by_cost",

@@ -7,6 +7,7 @@ from jax import lax
 
 from precond.collectives import SINGLE, Collectives
 from precond.mesh.placement import Placement
+from precond.trees import Tree
 
 __all__ = ["collectives_over"]
 
@@ -24,7 +25,7 @@ def collectives_over(placement: Placement | None) -> Collectives:
         return SINGLE
     count, axes = placement.count, placement.axes
 
-    def local(tree: Any) -> Any:
+    def local(tree: Tree) -> Any:
         index = lax.axis_index(axes)
 
         def one(x: jax.Array) -> jax.Array:
@@ -33,11 +34,11 @@ def collectives_over(placement: Placement | None) -> Collectives:
 
         return jax.tree.map(one, tree)
 
-    def all_gather(tree: Any) -> Any:
+    def all_gather(tree: Tree) -> Any:
         # "invarying" says in the type that the result is the same on all devices, which the user's shard_map needs.
         return jax.tree.map(lambda x: lax.all_gather(x, axes, tiled=True, to="invarying"), tree)
 
-    def all_to_all(tree: Any) -> Any:
+    def all_to_all(tree: Tree) -> Any:
         return jax.tree.map(lambda x: lax.all_to_all(x, axes, 0, 0, tiled=True), tree)
 
     return Collectives(count, lambda: lax.axis_index(axes), local, all_gather, all_to_all, lambda x: lax.psum(x, axes))

@@ -9,13 +9,16 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import AxisType
 
-from precond.mesh.placement import Placement
+from precond.mesh.placement import Placement, RowSharding, RowShardings
 from precond.mesh.reshard import typed_sharding
+from precond.trees import Tree
 
 __all__ = ["constrained", "init_sharded", "warn_if_whole"]
 
 
-def init_sharded(placement: Placement | None, make: Callable[[], Any], row_shardings: Any, params: Any) -> Any:
+def init_sharded(
+    placement: Placement | None, make: Callable[[], Any], row_shardings: RowShardings, params: Tree
+) -> Any:
     """Make a state that is sharded from the start, and never whole on one device.
 
     Args:
@@ -41,7 +44,7 @@ def init_sharded(placement: Placement | None, make: Callable[[], Any], row_shard
     return jax.jit(tied)([x for x in jax.tree.leaves(params) if isinstance(x, jax.Array)])
 
 
-def constrained(placement: Placement, tree: Any, row_shardings: Any) -> Any:
+def constrained(placement: Placement, tree: Tree, row_shardings: RowShardings) -> Any:
     """Put the stacks of a tree where their shards belong.
 
     Args:
@@ -53,7 +56,7 @@ def constrained(placement: Placement, tree: Any, row_shardings: Any) -> Any:
     return jax.tree.map(lambda x, e: constrain(x, placement.sharding(e)) if e.length else x, tree, row_shardings)
 
 
-def warn_if_whole(placement: Placement | None, state: Any, row_shardings: Any) -> None:
+def warn_if_whole(placement: Placement | None, state: Tree, row_shardings: RowShardings) -> None:
     """Warn of stacks that are whole on every device although they should be divided.
 
     The types of arrays show it on a mesh with explicit axes. On a mesh with automatic axes nothing shows it while a
@@ -70,7 +73,7 @@ def warn_if_whole(placement: Placement | None, state: Any, row_shardings: Any) -
     if placement is None or placement.count == 1 or placement.kind == AxisType.Manual:
         return
 
-    def whole(x: Any, row_sharding: Any) -> bool:
+    def whole(x: jax.Array, row_sharding: RowSharding) -> bool:
         sharding = typed_sharding(x)
         return bool(row_sharding.length and row_sharding.axes and sharding is not None and sharding.is_fully_replicated)
 

@@ -8,13 +8,14 @@ from jax.sharding import AxisType, PartitionSpec
 
 from precond.mesh.collectives_over import collectives_over
 from precond.mesh.init_sharded import constrained
-from precond.mesh.placement import Placement, RowSharding
+from precond.mesh.placement import Placement, RowSharding, RowShardings, Specs
+from precond.trees import Tree
 
 __all__ = ["on_shards"]
 
 
 def _with_whole_state(
-    body: Callable[..., Any], placement: Placement, given: Any, state: Any, row_shardings: Any
+    body: Callable[..., Any], placement: Placement, given: Tree, state: Tree, row_shardings: RowShardings
 ) -> Any:
     """Run in the user's own `shard_map` or `pmap`, where a device has its share of the state, or all of it."""
 
@@ -45,11 +46,11 @@ def on_shards(
     body: Callable[..., Any],
     placement: Placement | None,
     given: Any,
-    state: Any,
-    row_shardings: Any,
+    state: Tree,
+    row_shardings: RowShardings,
     *,
-    in_specs: Any = PartitionSpec(),
-    out_specs: Any = PartitionSpec(),
+    in_specs: Specs = PartitionSpec(),
+    out_specs: Specs = PartitionSpec(),
 ) -> Any:
     """Run a function of stacks on every device, each with its share of the state.
 

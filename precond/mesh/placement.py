@@ -6,11 +6,12 @@ from typing import Any, NamedTuple
 
 import jax
 from jax.core import Tracer
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from precond.mesh.sharded import ByCost, Sharded
+from precond.trees import Tree
 
-__all__ = ["Placement", "RowSharding", "find_placement"]
+__all__ = ["Placement", "RowSharding", "RowShardings", "Specs", "find_placement"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +32,13 @@ class RowSharding:
         return PartitionSpec(self.axes) if self.length and self.axes else PartitionSpec()
 
 
+RowShardings = Any
+"""A tree of `RowSharding`, one for each array of a state."""
+
+Specs = Any
+"""A tree of `PartitionSpec`, or one for all arrays of a tree or of a part of it."""
+
+
 class Placement(NamedTuple):
     """Where stacks are sharded.
 
@@ -43,7 +51,7 @@ class Placement(NamedTuple):
     """
 
     axes: tuple[str, ...]
-    mesh: Any
+    mesh: Mesh | AbstractMesh
     kind: AxisType
     count: int
     root_axes: tuple[str, ...] = ()
@@ -62,7 +70,7 @@ class Placement(NamedTuple):
         return NamedSharding(self.mesh, row_sharding.spec)
 
 
-def _meshes(mesh: Any, tree: Any) -> list[Any]:
+def _meshes(mesh: Mesh | AbstractMesh | None, tree: Tree) -> list[Any]:
     """Return the meshes of the context, the argument, and the arrays; types of traced arrays show Auto meshes, too."""
     found = [jax.sharding.get_abstract_mesh(), mesh]
     for leaf in jax.tree.leaves(tree):
@@ -72,7 +80,7 @@ def _meshes(mesh: Any, tree: Any) -> list[Any]:
     return [m for m in found if m is not None and not m.empty]
 
 
-def find_placement(sharding: Sharded, mesh: Any, tree: Any) -> Placement | None:
+def find_placement(sharding: Sharded, mesh: Mesh | AbstractMesh | None, tree: Tree) -> Placement | None:
     """Find where the stacks of this call are sharded.
 
     Args:

@@ -7,6 +7,7 @@ import jax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from precond.mesh.placement import Placement
+from precond.trees import Tree
 
 __all__ = ["match_sharding", "replicate", "reshard_in", "typed_sharding"]
 
@@ -77,7 +78,7 @@ def reshard_in(placement: Placement | None, x: Any, spec: PartitionSpec) -> Any:
     return jax.sharding.reshard(x, wanted)
 
 
-def replicate(tree: Any) -> Any:
+def replicate(tree: Tree) -> Any:
     """Gather the arrays of a tree that are sharded explicitly, and leave everything else as it is.
 
     Args:

@@ -3,13 +3,14 @@
 from precond.optimizers.adascale import adascale
 from precond.optimizers.ekfac import ekfac
 from precond.optimizers.kfac import kfac
-from precond.optimizers.kl_shampoo import kl_shampoo
+from precond.optimizers.kl_shampoo import kl_shampoo, scale_by_kl_shampoo
 from precond.optimizers.mfac import mfac
 from precond.optimizers.muon import muon, scale_by_muon
 from precond.optimizers.neumann import neumann
+from precond.optimizers.scale_by_ekfac import scale_by_ekfac
 from precond.optimizers.scale_by_kfac import scale_by_kfac
-from precond.optimizers.shampoo import shampoo
-from precond.optimizers.soap import soap
+from precond.optimizers.shampoo import scale_by_shampoo, shampoo
+from precond.optimizers.soap import scale_by_soap, soap
 
 __all__ = [
     "adascale",
@@ -19,8 +20,12 @@ __all__ = [
     "mfac",
     "muon",
     "neumann",
+    "scale_by_ekfac",
     "scale_by_kfac",
+    "scale_by_kl_shampoo",
     "scale_by_muon",
+    "scale_by_shampoo",
+    "scale_by_soap",
     "shampoo",
     "soap",
 ]

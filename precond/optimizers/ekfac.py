@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 import jax
 import optax
 
-from precond.arguments import along, check_decay, check_number, check_whole, described
-from precond.blocks import Layer, check_matrices
-from precond.engine import Refresh, every, per_block, use_measured_moments
+from precond.arguments import along, check_decay, described
+from precond.blocks import Layer
+from precond.engine import Refresh, every, per_block
 from precond.mesh import Sharded
 from precond.optimizers.finish import finish
-from precond.optimizers.scale_by_kfac import scale_by_kfac
-from precond.roots import Method, corrected_inverse, decayed_max
+from precond.optimizers.scale_by_ekfac import scale_by_ekfac
+from precond.roots import Method
 from precond.transforms import clip_by_kl, with_momentum
 from precond.trees import Mask
 
@@ -28,7 +28,7 @@ def ekfac(
     decay: jax.typing.ArrayLike = 0.95,
     damping: jax.typing.ArrayLike = 1e-3,
     bound: optax.ScalarOrSchedule = 1e-3,
-    weight_decay: float | jax.Array | None = None,
+    weight_decay: optax.ScalarOrSchedule | None = None,
     mask: Mask = None,
     refresh: Refresh | int = every(10, stagger=True, delay=1, warmup=1),
     method: Method | None = None,
@@ -57,7 +57,8 @@ def ekfac(
       decay: of the factors.
       damping: $\lambda$, in the units of the Fisher matrix.
       bound: c, as in `precond.kfac`.
-      weight_decay: $\gamma$, decoupled; None leaves it out, and `params` need not be given to `update`.
+      weight_decay: $\gamma$, decoupled, a number or an Optax schedule; None leaves it out, and `params` need not
+        be given to `update`.
       mask: which parameters decay, as in `optax.adamw`.
       refresh: `precond.every`, or a number of steps n for `every(n, delay=1, warmup=1)`: all bases at once. By default
         each every 10 steps, in turns.
@@ -93,28 +94,18 @@ def ekfac(
       >>> updates["kernel"].item()  # 1 / 4
       -0.25
     """
-    check_matrices(layers)
     check_decay("b1", b1)
-    check_number("b2", b2, 0, 1)
-    if not isinstance(refresh, Refresh):
-        check_whole("refresh", refresh, least=1)
-        refresh = every(refresh, delay=1, warmup=1)
-    if not (refresh.delay and refresh.warmup):
-        raise ValueError(
-            "refresh= must have delay=1 and warmup=1 or more (precond.every(10, delay=1, warmup=1)): second moments "
-            "are measured in the bases of before the step, and in the first step there are none."
-        )
 
     def around(direction: optax.GradientTransformation) -> optax.GradientTransformation:
-        return with_momentum(
-            per_block(optax.ema(b1)), clip_by_kl(use_measured_moments(direction), learning_rate, bound)
-        )
+        return with_momentum(per_block(optax.ema(b1)), clip_by_kl(direction, learning_rate, bound))
 
-    tx = scale_by_kfac(
+    tx = scale_by_ekfac(
         layers,
+        b2=b2,
         decay=decay,
-        root=corrected_inverse(damping, follow=decayed_max(b2), method=method),
+        damping=damping,
         refresh=refresh,
+        method=method,
         around=around,
         otherwise=along(optax.scale_by_adam(b1)) if otherwise is None else otherwise,
         skipped=float("nan"),

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from precond.arguments import check_mask, check_number, check_rate
+from precond.arguments import check_mask, check_rate
 from precond.eager import compiled_if_eager
 from precond.transformation import transformation
 from precond.trees import Mask
@@ -26,7 +26,7 @@ class Skipping(Protocol):
 def finish(
     scaled: optax.GradientTransformation,
     learning_rate: optax.ScalarOrSchedule,
-    weight_decay: float | jax.Array | None,
+    weight_decay: optax.ScalarOrSchedule | None,
     mask: Mask,
 ) -> optax.GradientTransformationExtraArgs:
     """`scaled`, then decoupled weight decay (None: none, and `params` is not needed), then the learning rate.
@@ -36,7 +36,7 @@ def finish(
     Args:
       scaled: a `precond.blocked` that marks what it skips (`skipped=jnp.nan`).
       learning_rate: a number or a schedule.
-      weight_decay: a number or None.
+      weight_decay: a number, a schedule of the count of steps from 0, or None.
       mask: as in `optax.adamw`.
 
     Raises:
@@ -53,11 +53,11 @@ def finish(
     return behind(scaled, optax.chain(decayed(weight_decay, mask), optax.scale_by_learning_rate(learning_rate)))
 
 
-def decayed(weight_decay: float | jax.Array | None, mask: Any) -> optax.GradientTransformation:
+def decayed(weight_decay: optax.ScalarOrSchedule | None, mask: Any) -> optax.GradientTransformation:
     """Add decoupled weight decay, or nothing for None.
 
     Args:
-      weight_decay: a number or None.
+      weight_decay: a number, a schedule of the count of steps from 0, or None.
       mask: as in `optax.adamw`.
 
     Raises:
@@ -71,7 +71,7 @@ def decayed(weight_decay: float | jax.Array | None, mask: Any) -> optax.Gradient
     check_mask(mask, weight_decay)
     if weight_decay is None:
         return optax.identity()
-    check_number("weight_decay", weight_decay, 0)
+    check_rate("weight_decay", weight_decay)
     return optax.add_decayed_weights(weight_decay, mask)
 
 

@@ -27,7 +27,7 @@ def kfac(
     decay: jax.typing.ArrayLike = 0.95,
     damping: jax.typing.ArrayLike = 1e-3,
     bound: optax.ScalarOrSchedule = 1e-3,
-    weight_decay: float | jax.Array | None = None,
+    weight_decay: optax.ScalarOrSchedule | None = None,
     mask: Mask = None,
     refresh: Refresh | int = every(10, stagger=True),
     root: Root | None = None,
@@ -54,7 +54,8 @@ def kfac(
       damping: $\lambda$, in the units of the Fisher matrix: the one to tune.
       bound: c, twice the divergence between predictions before and after a step; a number, a schedule, or infinity
         for none (without it, K-FAC is easily lost in its first steps).
-      weight_decay: $\gamma$, decoupled; None leaves it out, and `params` need not be given to `update`.
+      weight_decay: $\gamma$, decoupled, a number or an Optax schedule; None leaves it out, and `params` need not
+        be given to `update`.
       mask: which parameters decay, as in `optax.adamw`.
       refresh: `precond.every`, or a number of steps (all inverses at once). By default each every 10 steps, in turns.
       root: in place of `precond.inverse(damping)`, as `precond.eigen_inverse(1e-3)`; it has its own damping.

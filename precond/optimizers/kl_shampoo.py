@@ -17,7 +17,75 @@ from precond.statistics import kl
 from precond.transforms import clip_by_rms
 from precond.trees import Mask
 
-__all__ = ["kl_shampoo"]
+__all__ = ["kl_shampoo", "scale_by_kl_shampoo"]
+
+
+@described(heading=1, explain=True)
+def scale_by_kl_shampoo(
+    *,
+    b1: jax.typing.ArrayLike = 0.95,
+    b2: jax.typing.ArrayLike = 0.95,
+    eps: jax.typing.ArrayLike = 1e-15,
+    damping: jax.typing.ArrayLike = 1e-4,
+    refresh: Refresh | int = every(10, stagger=True),
+    method: Method | None = None,
+    block_size: BlockSize = None,
+    views: Views | Sequence[Any] | None = None,
+    otherwise: optax.GradientTransformation | None = None,
+    skipped: float = 0.0,
+    axis: str | Sequence[str] | Sharded | None = None,
+    mesh: jax.sharding.Mesh | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Do what `precond.kl_shampoo` does, without weight decay and learning rate.
+
+    Updates go along the gradient: a trainer that ends the chain itself multiplies them by minus its learning rate.
+
+    Args:
+      b1: as in `precond.kl_shampoo`.
+      b2: as in `precond.kl_shampoo`.
+      eps: as in `precond.kl_shampoo`.
+      damping: as in `precond.kl_shampoo`.
+      refresh: as in `precond.kl_shampoo`.
+      method: as in `precond.kl_shampoo`.
+      block_size: as in `precond.kl_shampoo`.
+      views: as in `precond.kl_shampoo`.
+      otherwise: as in `precond.kl_shampoo`.
+      skipped: as in `precond.blocked`.
+      axis: as in `precond.kl_shampoo`.
+      mesh: as in `precond.kl_shampoo`.
+
+    Returns:
+      A transformation of parameters.
+
+    Raises:
+      ValueError, TypeError: as `precond.kl_shampoo`.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> tx = optax.chain(scale_by_kl_shampoo(), optax.scale_by_learning_rate(1e-3))
+      >>> params = {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}
+      >>> updates, state = tx.update(params, tx.init(params), params)
+    """
+    check_decay("b1", b1)
+    check_number("b2", b2, 0, 1, advice="1 sums the factors.")
+    check_number("eps", eps, 0)
+    check_number("damping", damping, 0)
+    direction = scale_by_kronecker(
+        kl(b2),
+        waiting(inverse_root(power=0.5, method=method, damping=relative(damping))),
+        momentum=optax.ema(b1),
+        refresh=refresh,
+    )
+    tx = blocked(
+        along(optax.chain(direction, clip_by_rms(1.0))),
+        block_size=1024 if block_size is None else block_size,
+        views=views,
+        otherwise=along(optax.scale_by_adam(b1, b2, eps)) if otherwise is None else otherwise,
+        skipped=skipped,
+        axis=axis,
+        mesh=mesh,
+    )
+    return check_along(tx, otherwise=otherwise)
 
 
 @described(heading=-1)
@@ -28,7 +96,7 @@ def kl_shampoo(
     b2: jax.typing.ArrayLike = 0.95,
     eps: jax.typing.ArrayLike = 1e-15,
     damping: jax.typing.ArrayLike = 1e-4,
-    weight_decay: float | jax.Array | None = None,
+    weight_decay: optax.ScalarOrSchedule | None = None,
     mask: Mask = None,
     refresh: Refresh | int = every(10, stagger=True),
     method: Method | None = None,
@@ -56,7 +124,8 @@ def kl_shampoo(
       eps: of Adam's denominator, for parameters without a view.
       damping: added to each factor, relative to its largest eigenvalue. Larger than Shampoo's, since the power is:
         1e-4 lets rounding in either factor grow by at most 100.
-      weight_decay: $\lambda$, decoupled; None leaves it out, and `params` need not be given to `update`.
+      weight_decay: $\lambda$, decoupled, a number or an Optax schedule; None leaves it out, and `params` need not
+        be given to `update`.
       mask: which parameters decay, as in `optax.adamw`.
       refresh: `precond.every`, or a number of steps (all roots at once). By default each root every 10 steps, in turns.
       method: how roots are computed: `precond.eigh()` (the default) or `precond.newton()`.
@@ -81,23 +150,18 @@ def kl_shampoo(
       >>> updates, state = tx.update(params, tx.init(params), params)
       >>> params = optax.apply_updates(params, updates)
     """
-    check_decay("b1", b1)
-    check_number("b2", b2, 0, 1, advice="1 sums the factors.")
-    check_number("eps", eps, 0)
-    check_number("damping", damping, 0)
-    direction = scale_by_kronecker(
-        kl(b2),
-        waiting(inverse_root(power=0.5, method=method, damping=relative(damping))),
-        momentum=optax.ema(b1),
+    tx = scale_by_kl_shampoo(
+        b1=b1,
+        b2=b2,
+        eps=eps,
+        damping=damping,
         refresh=refresh,
-    )
-    tx = blocked(
-        along(optax.chain(direction, clip_by_rms(1.0))),
-        block_size=1024 if block_size is None else block_size,
+        method=method,
+        block_size=block_size,
         views=views,
-        otherwise=along(optax.scale_by_adam(b1, b2, eps)) if otherwise is None else otherwise,
+        otherwise=otherwise,
         skipped=jnp.nan,
         axis=axis,
         mesh=mesh,
     )
-    return finish(check_along(tx, otherwise=otherwise), learning_rate, weight_decay, mask)
+    return finish(tx, learning_rate, weight_decay, mask)

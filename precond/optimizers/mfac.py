@@ -3,7 +3,8 @@
 import jax
 import optax
 
-from precond.arguments import check_decay, check_mask, check_number, check_rate, described
+from precond.arguments import check_decay, check_rate, described
+from precond.optimizers.finish import decayed
 from precond.transforms import block_top_k, error_feedback, finite_steps, lookahead_ema, scale_by_mfac, sparse_rows
 from precond.trees import Mask
 
@@ -18,7 +19,7 @@ def mfac(
     damping: jax.typing.ArrayLike = 1e-5,
     density: float | None = None,
     b1: jax.typing.ArrayLike = 0.9,
-    weight_decay: float | jax.Array | None = None,
+    weight_decay: optax.ScalarOrSchedule | None = None,
     mask: Mask = None,
     axis: str | tuple[str, ...] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -41,7 +42,8 @@ def mfac(
       density: which part of the entries of a gradient is kept (`precond.transforms.block_top_k`): 0.01 in the paper of
         EFCP. None keeps all.
       b1: decay of the momentum $\beta_1$, which is taken after F and starts at 0, as in the official implementation.
-      weight_decay: $\lambda_w$, decoupled; None leaves it out, and `params` need not be given to `update`.
+      weight_decay: $\lambda_w$, decoupled, a number or an Optax schedule; None leaves it out, and `params` need not
+        be given to `update`.
       mask: which parameters decay, as in `optax.adamw`.
       axis: as in `precond.scale_by_mfac`.
 
@@ -63,11 +65,6 @@ def mfac(
     """
     check_rate("learning_rate", learning_rate)
     check_decay("b1", b1)
-    decay = optax.identity()
-    check_mask(mask, weight_decay)
-    if weight_decay is not None:
-        check_number("weight_decay", weight_decay, 0)
-        decay = optax.add_decayed_weights(weight_decay, mask)
     m = 64 if window is None else window
     if density is None:
         scaled = scale_by_mfac(m, damping, axis=axis)
@@ -78,7 +75,7 @@ def mfac(
         optax.chain(
             scaled,
             lookahead_ema(b1, bias_correction=False),
-            decay,
+            decayed(weight_decay, mask),
             optax.scale_by_learning_rate(learning_rate),
         )
     )

@@ -94,7 +94,7 @@ def muon(
     adam_b1: jax.typing.ArrayLike = 0.9,
     adam_b2: jax.typing.ArrayLike = 0.95,
     adam_eps: jax.typing.ArrayLike = 1e-15,
-    weight_decay: float | jax.Array | None = None,
+    weight_decay: optax.ScalarOrSchedule | None = None,
     mask: Any = None,
     momentum: optax.GradientTransformation | None = None,
     method: Orthogonalizer | None = None,
@@ -122,8 +122,8 @@ def muon(
       adam_b1: decay of Adam's first moment.
       adam_b2: decay of Adam's second moment.
       adam_eps: of Adam's denominator.
-      weight_decay: $\lambda$, decoupled, for all parameters; None leaves it out, and `params` need not be given to
-        `update`.
+      weight_decay: $\lambda$, decoupled, for all parameters, a number or an Optax schedule; None leaves it out, and
+        `params` need not be given to `update`.
       mask: which parameters decay, as in `optax.adamw`.
       momentum: in place of `precond.transforms.nesterov(b1)`, which is Optax's. `optax.trace(0.95, nesterov=True)` is
         the original, and `optax.ema(0.95)` does not look ahead.

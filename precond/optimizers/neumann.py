@@ -5,8 +5,9 @@ from collections.abc import Callable
 import jax
 import optax
 
-from precond.arguments import check_mask, check_number, check_rate, described
+from precond.arguments import check_mask, check_rate, described
 from precond.large_batches import convexify, growing_momentum, scale_by_neumann
+from precond.optimizers.finish import decayed
 from precond.transforms import finite_steps
 from precond.trees import Mask, Tree
 
@@ -25,7 +26,7 @@ def neumann(
     warmup: int | jax.Array = 5,
     resets: int | jax.Array = 10,
     epoch: int | jax.Array = 1,
-    weight_decay: float | jax.Array | None = None,
+    weight_decay: optax.ScalarOrSchedule | None = None,
     mask: Mask = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""The Neumann optimizer: Nesterov's momentum that grows and restarts, kept away from the weights' average.
@@ -54,7 +55,7 @@ def neumann(
       warmup: epochs of plain SGD at first.
       resets: the momentum is reset after so many epochs, then after twice as many, and so on.
       epoch: the number of updates in an epoch.
-      weight_decay: $\lambda$, added to the gradient as in SGD; None leaves it out.
+      weight_decay: $\lambda$, added to the gradient as in SGD, a number or an Optax schedule; None leaves it out.
       mask: which parameters decay, as in `optax.add_decayed_weights`.
 
     Returns:
@@ -85,6 +86,5 @@ def neumann(
     )
     check_mask(mask, weight_decay)
     if weight_decay is not None:
-        check_number("weight_decay", weight_decay, 0)
-        step = optax.chain(optax.add_decayed_weights(weight_decay, mask), step)
+        step = optax.chain(decayed(weight_decay, mask), step)
     return finite_steps(step)

@@ -17,7 +17,80 @@ from precond.statistics import outer_products
 from precond.transforms import graft, scale_by_diagonal, with_momentum
 from precond.trees import Mask
 
-__all__ = ["shampoo"]
+__all__ = ["scale_by_shampoo", "shampoo"]
+
+
+@described(heading=1, explain=True)
+def scale_by_shampoo(
+    *,
+    b1: jax.typing.ArrayLike = 0.9,
+    b2: jax.typing.ArrayLike = 0.99,
+    eps: jax.typing.ArrayLike = 1e-15,
+    damping: jax.typing.ArrayLike = 1e-6,
+    power: float | None = None,
+    refresh: Refresh | int = every(20, stagger=True),
+    magnitude: optax.GradientTransformation | None = None,
+    method: Method | None = None,
+    block_size: BlockSize = None,
+    views: Views | Sequence[Any] | None = None,
+    otherwise: optax.GradientTransformation | None = None,
+    skipped: float = 0.0,
+    axis: str | Sequence[str] | Sharded | None = None,
+    mesh: jax.sharding.Mesh | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Do what `precond.shampoo` does, without weight decay and learning rate.
+
+    Updates go along the gradient: a trainer that ends the chain itself multiplies them by minus its learning rate.
+
+    Args:
+      b1: as in `precond.shampoo`.
+      b2: as in `precond.shampoo`.
+      eps: as in `precond.shampoo`.
+      damping: as in `precond.shampoo`.
+      power: as in `precond.shampoo`.
+      refresh: as in `precond.shampoo`.
+      magnitude: as in `precond.shampoo`.
+      method: as in `precond.shampoo`.
+      block_size: as in `precond.shampoo`.
+      views: as in `precond.shampoo`.
+      otherwise: as in `precond.shampoo`.
+      skipped: as in `precond.blocked`.
+      axis: as in `precond.shampoo`.
+      mesh: as in `precond.shampoo`.
+
+    Returns:
+      A transformation of parameters.
+
+    Raises:
+      ValueError, TypeError: as `precond.shampoo`.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> tx = optax.chain(scale_by_shampoo(), optax.add_decayed_weights(1e-4), optax.scale_by_learning_rate(1e-3))
+      >>> params = {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}
+      >>> updates, state = tx.update(params, tx.init(params), params)
+    """
+    check_decay("b1", b1)
+    check_number("b2", b2, 0, 1, advice="1 sums the factors.")
+    check_number("damping", damping, 0)
+    direction = scale_by_kronecker(
+        outer_products(b2),
+        inverse_root(power=power, method=method, damping=relative(damping)),
+        refresh=refresh,
+    )
+    adam = scale_by_diagonal(b2, eps=eps, bias_correction=True)  # with the momentum around it
+    given, magnitude = magnitude, adam if magnitude is None else magnitude
+    check_transformation("magnitude", magnitude)
+    tx = blocked(
+        along(with_momentum(per_block(optax.ema(b1)), graft(direction, per_block(magnitude)))),
+        block_size=1024 if block_size is None else block_size,
+        views=views,
+        otherwise=along(with_momentum(optax.ema(b1), adam)) if otherwise is None else otherwise,
+        skipped=skipped,
+        axis=axis,
+        mesh=mesh,
+    )
+    return check_along(tx, otherwise=otherwise, magnitude=given)
 
 
 @described(heading=-1)
@@ -29,7 +102,7 @@ def shampoo(
     eps: jax.typing.ArrayLike = 1e-15,
     damping: jax.typing.ArrayLike = 1e-6,
     power: float | None = None,
-    weight_decay: float | jax.Array | None = None,
+    weight_decay: optax.ScalarOrSchedule | None = None,
     mask: Mask = None,
     refresh: Refresh | int = every(20, stagger=True),
     magnitude: optax.GradientTransformation | None = None,
@@ -55,7 +128,8 @@ def shampoo(
       eps: of Adam's denominator.
       damping: added to each factor, relative to its largest eigenvalue.
       power: of the inverse roots; None is 1/(2k), the paper's. 1/2 was better in the one run of `examples/ablation.py`.
-      weight_decay: $\lambda$, decoupled; None leaves it out, and `params` need not be given to `update`.
+      weight_decay: $\lambda$, decoupled, a number or an Optax schedule; None leaves it out, and `params` need not
+        be given to `update`.
       mask: which parameters decay, as in `optax.adamw`.
       refresh: `precond.every`, or a number of steps (all roots at once). By default each root every 20 steps, in turns.
       magnitude: in place of Adam; sees blocks of the momentum, and of the gradients as
@@ -83,25 +157,20 @@ def shampoo(
       >>> updates, state = tx.update(params, tx.init(params), params)
       >>> params = optax.apply_updates(params, updates)
     """
-    check_decay("b1", b1)
-    check_number("b2", b2, 0, 1, advice="1 sums the factors.")
-    check_number("damping", damping, 0)
-    direction = scale_by_kronecker(
-        outer_products(b2),
-        inverse_root(power=power, method=method, damping=relative(damping)),
+    tx = scale_by_shampoo(
+        b1=b1,
+        b2=b2,
+        eps=eps,
+        damping=damping,
+        power=power,
         refresh=refresh,
-    )
-    adam = scale_by_diagonal(b2, eps=eps, bias_correction=True)  # with the momentum around it
-    given, magnitude = magnitude, adam if magnitude is None else magnitude
-    check_transformation("magnitude", magnitude)
-    tx = blocked(
-        along(with_momentum(per_block(optax.ema(b1)), graft(direction, per_block(magnitude)))),
-        block_size=1024 if block_size is None else block_size,
+        magnitude=magnitude,
+        method=method,
+        block_size=block_size,
         views=views,
-        otherwise=along(with_momentum(optax.ema(b1), adam)) if otherwise is None else otherwise,
+        otherwise=otherwise,
         skipped=jnp.nan,
         axis=axis,
         mesh=mesh,
     )
-    tx = check_along(tx, otherwise=otherwise, magnitude=given)
     return finish(tx, learning_rate, weight_decay, mask)

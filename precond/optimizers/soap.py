@@ -12,11 +12,80 @@ from precond.blocks import BlockSize, Views
 from precond.engine import Refresh, blocked, every, scale_by_kronecker
 from precond.mesh import Sharded
 from precond.optimizers.finish import finish
-from precond.roots import Method, eigenbasis
+from precond.roots import Method, Transport, eigenbasis
 from precond.statistics import outer_products
 from precond.trees import Mask
 
-__all__ = ["soap"]
+__all__ = ["scale_by_soap", "soap"]
+
+
+@described(heading=1, explain=True)
+def scale_by_soap(
+    *,
+    b1: jax.typing.ArrayLike = 0.95,
+    b2: jax.typing.ArrayLike = 0.95,
+    eps: jax.typing.ArrayLike | None = None,
+    refresh: Refresh | int = every(10, stagger=True, delay=1, warmup=1),
+    method: Method | None = None,
+    moments: Transport | None = None,
+    block_size: BlockSize = None,
+    views: Views | Sequence[Any] | None = None,
+    otherwise: optax.GradientTransformation | None = None,
+    skipped: float = 0.0,
+    axis: str | Sequence[str] | Sharded | None = None,
+    mesh: jax.sharding.Mesh | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Do what `precond.soap` does, without weight decay and learning rate.
+
+    Updates go along the gradient: a trainer that ends the chain itself multiplies them by minus its learning rate.
+
+    Args:
+      b1: as in `precond.soap`.
+      b2: as in `precond.soap`.
+      eps: as in `precond.soap`.
+      refresh: as in `precond.soap`.
+      method: as in `precond.soap`.
+      moments: as in `precond.soap`.
+      block_size: as in `precond.soap`.
+      views: as in `precond.soap`.
+      otherwise: as in `precond.soap`.
+      skipped: as in `precond.blocked`.
+      axis: as in `precond.soap`.
+      mesh: as in `precond.soap`.
+
+    Returns:
+      A transformation of parameters.
+
+    Raises:
+      ValueError, TypeError: as `precond.soap`.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> tx = optax.chain(scale_by_soap(), optax.add_decayed_weights(1e-4), optax.scale_by_learning_rate(3e-3))
+      >>> params = {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}
+      >>> updates, state = tx.update(params, tx.init(params), params)
+    """
+    if not isinstance(refresh, Refresh):
+        check_whole("refresh", refresh, least=1)
+        refresh = every(refresh, delay=1, warmup=1)
+    check_decay("b1", b1)
+    check_number("b2", b2, 0, 1, advice="1 sums.")
+    direction = scale_by_kronecker(
+        outer_products(b2),
+        eigenbasis(b2, eps=eps, method=method, moments=moments),
+        momentum=optax.ema(b1),
+        refresh=refresh,
+    )
+    tx = blocked(
+        direction,
+        block_size=1024 if block_size is None else block_size,
+        views=views,
+        otherwise=along(optax.scale_by_adam(b1, b2, 1e-15 if eps is None else eps)) if otherwise is None else otherwise,
+        skipped=skipped,
+        axis=axis,
+        mesh=mesh,
+    )
+    return check_along(tx, otherwise=otherwise)
 
 
 @described(heading=-1)
@@ -26,10 +95,11 @@ def soap(
     b1: jax.typing.ArrayLike = 0.95,
     b2: jax.typing.ArrayLike = 0.95,
     eps: jax.typing.ArrayLike | None = None,
-    weight_decay: float | jax.Array | None = None,
+    weight_decay: optax.ScalarOrSchedule | None = None,
     mask: Mask = None,
     refresh: Refresh | int = every(10, stagger=True, delay=1, warmup=1),
     method: Method | None = None,
+    moments: Transport | None = None,
     block_size: BlockSize = None,
     views: Views | Sequence[Any] | None = None,
     otherwise: optax.GradientTransformation | None = None,
@@ -54,13 +124,16 @@ def soap(
       b2: decay of the factors and of the second moment, $\beta_2$.
       eps: $\epsilon$, in the units of the gradient; None takes 1e-7 of the root mean square of the block's denominator,
         so that no scale of the gradients matters.
-      weight_decay: $\lambda$, decoupled; None leaves it out, and `params` need not be given to `update`.
+      weight_decay: $\lambda$, decoupled, a number or an Optax schedule; None leaves it out, and `params` need not
+        be given to `update`.
       mask: which parameters decay, as in `optax.adamw`.
       refresh: `precond.every`, or a number of steps n for `every(n, delay=1, warmup=1)`: all bases at once, as the
         official implementation. By default each basis every 10 steps, in turns. With `delay=0` the first gradient
         meets the basis made from itself, where entries that only rounding keeps from 0 are divided by themselves.
       method: how bases are refreshed: `precond.qr()` (the default), `precond.rotations()`, `precond.cholesky_qr()` or
         `precond.eigh()`.
+      moments: what becomes of V when a basis is refreshed: `precond.roots.kept()` (the default), as the official SOAP
+        does, or `precond.roots.turned()`, with which no update grows after a very large gradient.
       block_size: the longest side of a block; None is 1024.
       views: as in `precond.blocked`.
       otherwise: for parameters without a view; None is Adam with the same `b1`, `b2` and `eps`.
@@ -82,24 +155,18 @@ def soap(
       >>> updates, state = tx.update(params, tx.init(params), params)
       >>> params = optax.apply_updates(params, updates)
     """
-    if not isinstance(refresh, Refresh):
-        check_whole("refresh", refresh, least=1)
-        refresh = every(refresh, delay=1, warmup=1)
-    check_decay("b1", b1)
-    check_number("b2", b2, 0, 1, advice="1 sums.")
-    direction = scale_by_kronecker(
-        outer_products(b2),
-        eigenbasis(b2, eps=eps, method=method),
-        momentum=optax.ema(b1),
+    tx = scale_by_soap(
+        b1=b1,
+        b2=b2,
+        eps=eps,
         refresh=refresh,
-    )
-    tx = blocked(
-        direction,
-        block_size=1024 if block_size is None else block_size,
+        method=method,
+        moments=moments,
+        block_size=block_size,
         views=views,
-        otherwise=along(optax.scale_by_adam(b1, b2, 1e-15 if eps is None else eps)) if otherwise is None else otherwise,
+        otherwise=otherwise,
         skipped=jnp.nan,
         axis=axis,
         mesh=mesh,
     )
-    return finish(check_along(tx, otherwise=otherwise), learning_rate, weight_decay, mask)
+    return finish(tx, learning_rate, weight_decay, mask)

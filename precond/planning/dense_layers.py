@@ -72,6 +72,6 @@ def dense_layers(params: Any, *, longest: int = _LONGEST) -> DenseLayers:
         kinds[layer] = Found(dense(bias, inputs=len(rows), outputs=len(columns)), weights)
     if not kinds:
         raise ValueError("K-FAC needs layers, and none of these parameters is the weights of a dense layer.")
-    capture = explicit(kinds, params, leave=lambda path: True)
+    capture = explicit(kinds, params, allow_uncovered=lambda path: True)
     factors = jax.eval_shape(lambda: capture.factors(capture.probes(params), 1))
     return DenseLayers(capture.layers, factors, tuple(left))

@@ -8,12 +8,12 @@ import optax
 
 from precond.arguments import check_number, check_whole, described
 from precond.blocks import ragged, tensors
-from precond.engine import blocked, every, scale_by_kronecker
+from precond.engine import blocked, every, per_block, scale_by_kronecker
 from precond.mesh import Sharded
 from precond.recipes.meta_roots import meta_eigh
 from precond.roots import Method, Power, Root, eigenbasis, eigh
 from precond.statistics import kl, outer_products, scale_by_trace
-from precond.transforms import graft, lookahead_ema
+from precond.transforms import graft, lookahead_ema, with_momentum
 
 __all__ = ["meta_shampoo", "meta_soap"]
 
@@ -46,14 +46,11 @@ def _meta(
     if start_preconditioning_step is not None:
         check_whole("start_preconditioning_step", start_preconditioning_step, least=1)
     start = precondition_frequency if start_preconditioning_step is None else start_preconditioning_step
-    tx = scale_by_kronecker(
-        statistics,
-        root,
-        momentum=lookahead_ema(beta1, beta3, bias_correction=bias_correction) if beta1 else None,
-        refresh=every(precondition_frequency, start=start, phase=0),
-    )
+    tx = scale_by_kronecker(statistics, root, refresh=every(precondition_frequency, start=start, phase=0))
     if grafting is not None:
         tx = graft(tx, grafting, start=start, eps=1e-16)
+    if beta1:
+        tx = with_momentum(per_block(lookahead_ema(beta1, beta3, bias_correction=bias_correction)), tx)
     decay = optax.add_decayed_weights(weight_decay)
     heavy_ball = optax.chain(optax.scale(1 - dampening), optax.trace(momentum, nesterov))
     cut = None if max_preconditioner_dim is None else ragged(max_preconditioner_dim)
@@ -107,14 +104,14 @@ def meta_shampoo(
       trace_scaling: $\gamma$: factors are multiplied by $\max(\mathrm{tr}, \epsilon)^{-\gamma}$ before the root.
       bias_correction: of momentum and factors.
       drop_weighting_factor: add the outer products to the factors with weight 1, and correct no bias of these.
-      **common: `beta3` (None: `betas[0]`), `grafting` (None, or a transformation that sees blocks
-        of raw gradients: `precond.transforms.scale_by_diagonal(0.99, eps=1e-8, bias_correction=True,
-        momentum=precond.transforms.lookahead_ema(0.9))` is Adam's), `momentum`, `dampening`, `nesterov`, `averaging`
-        (`recipes.primal_averaging()`), `weight_decay` (a number, or a schedule: with the learning rate's peak,
-        `lambda t: decay * schedule(t) / peak` is CORRECTED, and `decay / peak` INDEPENDENT),
-        `decoupled_weight_decay` (off: L2), `max_preconditioner_dim` (None cuts nothing), `target_dimensionality`
-        (neighbouring axes are merged, from the right, up to `max_preconditioner_dim`, until so many are left; None
-        merges none), `precondition_frequency`, `start_preconditioning_step` (None: the frequency),
+      **common: `beta3` (None: `betas[0]`), `grafting` (None, or a transformation of the blocks of
+        the averaged gradients, with second moments of the raw ones:
+        `precond.transforms.scale_by_diagonal(0.99, eps=1e-8, bias_correction=True)` is Adam's), `momentum`,
+        `dampening`, `nesterov`, `averaging` (`recipes.primal_averaging()`), `weight_decay` (a number, or a schedule:
+        with the learning rate's peak, `lambda t: decay * schedule(t) / peak` is CORRECTED, and `decay / peak`
+        INDEPENDENT), `decoupled_weight_decay` (off: L2), `max_preconditioner_dim` (None cuts nothing),
+        `target_dimensionality` (neighbouring axes are merged, from the right, up to `max_preconditioner_dim`, until so
+        many are left; None merges none), `precondition_frequency`, `start_preconditioning_step` (None: the frequency),
         `axis` and `mesh` (as in `precond.blocked`).
 
     Examples:

@@ -23,6 +23,7 @@ from precond.roots.methods import (
 from precond.roots.moment_rule import MomentRule, decayed_max, ema
 from precond.roots.root import Axis, Padding, Power, Root, RootState, as_fraction, powers_of
 from precond.roots.store_as import store_as
+from precond.roots.transport import Transport, kept, turned
 from precond.roots.waiting import waiting
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "Root",
     "RootState",
     "Solved",
+    "Transport",
     "absolute",
     "accept",
     "as_fraction",
@@ -52,6 +54,7 @@ __all__ = [
     "ema",
     "inverse",
     "inverse_root",
+    "kept",
     "last_finite",
     "newton",
     "powers_of",
@@ -60,5 +63,6 @@ __all__ = [
     "rotations",
     "store_as",
     "trace_damping",
+    "turned",
     "waiting",
 ]

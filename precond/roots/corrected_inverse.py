@@ -15,6 +15,7 @@ from precond.roots.guard import Checked, unchecked
 from precond.roots.methods import Method
 from precond.roots.moment_rule import MomentRule, decayed_max
 from precond.roots.root import Factor, Power, Root, RootState
+from precond.roots.transport import Transport
 from precond.trees import Leaf
 
 __all__ = ["MeasuredMoment", "corrected_inverse"]
@@ -29,7 +30,11 @@ class MeasuredMoment(SecondMoment):
 
 @described()
 def corrected_inverse(
-    damping: ArrayLike = 1e-3, *, follow: MomentRule | None = None, method: Method | None = None
+    damping: ArrayLike = 1e-3,
+    *,
+    follow: MomentRule | None = None,
+    method: Method | None = None,
+    moments: Transport | None = None,
 ) -> Root:
     r"""Divide by the measured and damped diagonal of the Fisher matrix in the eigenbasis of the factors (EK-FAC).
 
@@ -48,7 +53,9 @@ def corrected_inverse(
       damping: $\lambda$, in the units of the Fisher matrix.
       follow: how S follows X': `precond.roots.decayed_max` (the default), or `precond.roots.ema`, as George et al. have
         it.
-      method: as in `precond.eigenbasis`, whose columns must continue those of the basis before (not `precond.eigh`).
+      method: as in `precond.eigenbasis`, whose columns must continue those of the basis before (not `precond.eigh`),
+        unless S turns with the basis.
+      moments: as in `precond.eigenbasis`, of S.
 
     Returns:
       A `Root`, for a refresh with `precond.every(.., delay=1, warmup=1)`, with which S belongs to one basis from its
@@ -67,12 +74,12 @@ def corrected_inverse(
       0.75
     """
     check_number("damping", damping, 0)
-    base = eigenbasis(eps=damping, power=1.0, method=method)
+    base = eigenbasis(eps=damping, power=1.0, method=method, moments=moments)
     follow = decayed_max() if follow is None else follow
 
     def init(stack: Leaf, factors: tuple[Factor | None, ...]) -> RootState:
-        moments = MeasuredMoment(*base.init(stack, ()).moments)
-        return RootState(tuple(None if f is None else _start(f) for f in factors), moments)
+        measured = MeasuredMoment(*base.init(stack, ()).moments)
+        return RootState(tuple(None if f is None else _start(f) for f in factors), measured)
 
     def refresh(factors: jax.Array, derived: Basis, power: Power, first: jax.Array) -> Basis:
         return derived if factors.ndim == 2 else base.refresh(factors, derived, power, first)
@@ -83,10 +90,15 @@ def corrected_inverse(
         count, nu = state.moments
         given = keep_finite(seen, gradient, jnp.zeros_like(gradient)).astype(nu.dtype)
         count = jnp.asarray(optax.safe_increment(count))
-        moments = keep_finite(seen, MeasuredMoment(count, follow(nu, given, count)), state.moments)
-        return _divide(direction, bases, moments.nu + damping), RootState(state.derived, moments)
+        measured = keep_finite(seen, MeasuredMoment(count, follow(nu, given, count)), state.moments)
+        return _divide(direction, bases, measured.nu + damping), RootState(state.derived, measured)
 
-    return Root(init, refresh, apply, base.whiten, base.power)
+    def transport(measured: MeasuredMoment, old: Basis, new: Basis, axis: int) -> MeasuredMoment:
+        assert base.transport is not None
+        return measured if isinstance(old, jax.Array) else base.transport(measured, old, new, axis)
+
+    turning = None if base.transport is None else transport
+    return Root(init, refresh, apply, base.whiten, base.power, transport=turning)
 
 
 def _divide(direction: jax.Array, bases: Sequence[Checked | None], denominator: jax.Array) -> jax.Array:

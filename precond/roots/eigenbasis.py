@@ -11,10 +11,11 @@ from precond.arguments import check_number, check_part, described
 from precond.linalg import average, dot_precision, multiply, orthogonality_residual
 from precond.roots.guard import Checked, accept, unchecked
 from precond.roots.methods import Method, qr
-from precond.roots.root import Factor, Power, Root, RootState
+from precond.roots.root import Factor, Power, Root, RootState, TransportOf
+from precond.roots.transport import Transport, kept
 from precond.trees import Leaf, wide_dtype
 
-__all__ = ["SecondMoment", "eigenbasis"]
+__all__ = ["SecondMoment", "eigenbasis", "transport_by"]
 
 
 _LEAST = 1e-7  # rounding leaves about so much of a zero beside entries of size 1
@@ -42,6 +43,7 @@ def eigenbasis(
     bias_correction: bool = True,
     power: ArrayLike = 0.5,
     method: Method | None = None,
+    moments: Transport | None = None,
 ) -> Root:
     r"""Divide by a root of the second moment in the eigenbasis of the factors (SOAP; eigenvalue correction).
 
@@ -52,8 +54,9 @@ def eigenbasis(
       P = \frac{M'}{(V / (1 - \beta^t))^{q} + \epsilon} \times_1 Q_1 \cdots \times_k Q_k$$
 
     where $M'$ is the momentum in the same basis. The momentum itself is kept in the parameter's own basis. SOAP keeps
-    it in the eigenbasis and turns it at each refresh, which is the same. V is never turned: the columns of a refreshed
-    basis continue those of the old one (`precond.qr`, `precond.cholesky_qr`, `precond.rotations`).
+    it in the eigenbasis and turns it at each refresh, which is the same. SOAP does not turn V: the columns of a
+    refreshed basis continue those of the old one (`precond.qr`, `precond.cholesky_qr`, `precond.rotations`). With
+    `moments=precond.roots.turned()` V turns with the basis, and columns may come in any order (`precond.eigh`).
 
     Args:
       decay: $\beta$; 1 sums for ever, less than 1 averages.
@@ -63,6 +66,8 @@ def eigenbasis(
       bias_correction: divide V by $1 - \beta^t$, t the number of steps.
       power: q.
       method: `precond.qr()` (the default), `precond.rotations()`, `precond.cholesky_qr()` or `precond.eigh()`.
+      moments: what becomes of V when a basis is refreshed: `precond.roots.kept()` (the default) or
+        `precond.roots.turned()`.
 
     Returns:
       A `Root`. Before the first refresh the basis is the parameter's own, and this is Adam's or AdaGrad's rule.
@@ -90,6 +95,8 @@ def eigenbasis(
     if eps is not None:
         check_number("eps", eps, 0)
     check_number("power", power, 0)
+    moments = kept() if moments is None else moments
+    check_part("moments", moments, Transport, "precond.roots.turned()")
 
     debiased = bias_correction and weight is None
 
@@ -129,4 +136,23 @@ def eigenbasis(
         inverse = jnp.where(values > 1e-12 * peak, values, jnp.inf) ** -0.5
         return jnp.einsum("mij,mkj->mik", basis * inverse, basis, precision=dot_precision())
 
-    return Root(init, refresh, apply, whiten, lambda axis: 1.0)
+    return Root(init, refresh, apply, whiten, lambda axis: 1.0, transport=transport_by(moments))
+
+
+def transport_by(rule: Transport) -> TransportOf | None:
+    """Make `Root.transport` of a root whose second moments are a `SecondMoment`.
+
+    Args:
+      rule: from `precond.roots.turned` or `precond.roots.kept`.
+
+    Examples:
+      >>> transport_by(kept()) is None
+      True
+    """
+    along = rule.along
+
+    def transport(moments: SecondMoment, old: Checked, new: Checked, axis: int) -> SecondMoment:
+        assert along is not None
+        return moments._replace(nu=along(moments.nu, old.matrix, new.matrix, axis))
+
+    return None if along is None else transport

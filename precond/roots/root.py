@@ -21,6 +21,7 @@ __all__ = [
     "Refresh",
     "Root",
     "RootState",
+    "TransportOf",
     "Whiten",
     "as_fraction",
     "identity_like",
@@ -56,7 +57,7 @@ class RootState(NamedTuple):
     Attributes:
       derived: an entry for each axis: the result of `refresh` for its factor (any tree of arrays with leading axis N),
         or None for an axis without a factor.
-      moments: the part of the state that `apply` changes; any tree of arrays with leading axis N.
+      moments: the part of the state that `apply` changes, and `transport`; any tree of arrays with leading axis N.
     """
 
     derived: tuple[Derived, ...]
@@ -128,6 +129,21 @@ class Whiten(Protocol):
         ...
 
 
+class TransportOf(Protocol):
+    """The type of `Root.transport`."""
+
+    def __call__(self, moments: Any, old: Derived, new: Derived, axis: int) -> Any:
+        """Return `RootState.moments` after the refresh of one axis.
+
+        Args:
+          moments: of some rows of one stack.
+          old: what was derived from the factors of this axis before the refresh, of the same rows.
+          new: what is derived from them now.
+          axis: of the blocks, from 0.
+        """
+        ...
+
+
 class PowerOf(Protocol):
     """The type of `Root.power`."""
 
@@ -194,6 +210,9 @@ class Root(NamedTuple):
       power: from an `Axis` to a number that `refresh` needs for its factor (`precond.roots.root.PowerOf`).
       padding: None if a root depends on the size of its matrix. If you replace `refresh`, and what it derives has
         another form, replace this by None, too.
+      transport: from `RootState.moments` and the old and the new matrices of one axis to the moments that belong to the
+        new ones (`precond.roots.root.TransportOf`). It runs with each refresh, on the rows that are refreshed. None
+        leaves the moments as they are.
     """
 
     init: Init
@@ -202,6 +221,7 @@ class Root(NamedTuple):
     whiten: Whiten | None
     power: PowerOf
     padding: Padding | None = None
+    transport: TransportOf | None = None
 
     def __repr__(self) -> str:
         """Name the function that made it."""

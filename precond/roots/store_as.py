@@ -1,5 +1,7 @@
 """A wrapper that stores roots and bases in a narrower type than they are computed in."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
@@ -68,5 +70,11 @@ def store_as(root: Root, dtype: DTypeLike = jnp.bfloat16) -> Root:
         assert root.whiten is not None
         return root.whiten(widen(derived, factor.dtype), factor)
 
+    def transport(moments: Any, old: Derived, new: Derived, axis: int) -> Any:
+        assert root.transport is not None
+        wide = next((x.dtype for x in jax.tree.leaves(moments) if jnp.issubdtype(x.dtype, jnp.floating)), dtype)
+        return root.transport(moments, widen(old, wide), widen(new, wide), axis)
+
     given = None if root.whiten is None else whiten
-    return root._replace(init=init, refresh=refresh, apply=apply, whiten=given)
+    turning = None if root.transport is None else transport
+    return root._replace(init=init, refresh=refresh, apply=apply, whiten=given, transport=turning)

@@ -19,6 +19,7 @@ from precond.transforms.scale_by_mfac import scale_by_mfac
 from precond.transforms.stochastic_rounding import stochastic_rounding
 from precond.transforms.switch import switch
 from precond.transforms.with_momentum import with_momentum
+from precond.transforms.with_stochastic_rounding import with_stochastic_rounding
 
 __all__ = [
     "FiniteStepsState",
@@ -43,4 +44,5 @@ __all__ = [
     "stochastic_rounding",
     "switch",
     "with_momentum",
+    "with_stochastic_rounding",
 ]

@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
 
 from precond.arguments import check_whole, described
 from precond.blocks import BlockInfo, info_of
+from precond.linalg import round_by_chance
 from precond.transformation import transformation
 
 __all__ = ["StochasticRoundingState", "stochastic_rounding"]
@@ -87,12 +87,7 @@ def stochastic_rounding(seed: int = 0) -> optax.GradientTransformationExtraArgs:
 
 
 def _rounded(key: jax.Array, stack: jax.Array, rows: jax.Array) -> jax.Array:
-    """Round by adding noise to the lower half of a float32 and cutting it off; the upper half is a bfloat16."""
-
     def noise(row: jax.Array) -> jax.Array:
         return jax.random.bits(jax.random.fold_in(key, row), stack.shape[1:], jnp.uint16)
 
-    x = stack.astype(jnp.float32)
-    bits = lax.bitcast_convert_type(x, jnp.uint32) + jax.vmap(noise)(rows)
-    cut = lax.bitcast_convert_type(bits & jnp.uint32(0xFFFF0000), jnp.float32)
-    return jnp.where(jnp.isfinite(x), cut, x).astype(jnp.bfloat16)
+    return round_by_chance(stack, jax.vmap(noise)(rows))

@@ -34,8 +34,8 @@ SCALE = 4
 def captured():
     """The layers of an explicit capture. Their shapes differ, as the bases of EK-FAC are found by shape."""
     found = {"one": layers.dense(), "two": layers.dense()}
-    leave = ("gain/scale", "table/embedding")
-    return layers.explicit(found, jax.eval_shape(lambda: harness.normal(SHAPES)), leave=leave).layers
+    uncovered = ("gain/scale", "table/embedding")
+    return layers.explicit(found, jax.eval_shape(lambda: harness.normal(SHAPES)), allow_uncovered=uncovered).layers
 
 
 def by_layer(inner, otherwise):

@@ -14,7 +14,7 @@ import pytest
 
 import precond
 from precond.blocks import path_name
-from precond.layers.bases import bases_of
+from precond.layers.bases_of import bases_of
 from tests.conformance import mixing
 from tests.conformance.mixing import FIRST, LABELS, SECOND, SYSTEMS
 

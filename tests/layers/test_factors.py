@@ -140,3 +140,52 @@ def test_a_mask_that_fits_no_layer_is_an_error():
     capture = linen.capture(model, variables, x)
     with pytest.raises(ValueError, match=r"valid of shape \(4, 2\)"):
         capture.apply({"params": capture.attach(variables["params"])}, x, valid=jnp.ones((4, 2), bool))
+
+
+def test_a_mask_of_padding_passes_through_a_model_with_norms():
+    """The norm's own factor takes all cotangents, as every G does; those of padding are zero."""
+    x, valid = normal(2, 4, 3), jnp.asarray([[True, True, True, False], [True, False, False, False]])
+    model = nn.Sequential([nn.Dense(3, **F64), nn.LayerNorm(**F64)])
+    params = jax.jit(model.init)(jax.random.key(0), x)["params"]
+    capture = linen.capture(model, {"params": params}, x)
+    made = [
+        layers.factors_alone(
+            lambda params, x, mask=mask: capture.apply({"params": params}, x, valid=mask) * valid[..., None],
+            capture,
+            fisher=layers.exact(layers.gaussian()),
+            examples=4,
+        )
+        for mask in (valid, None)
+    ]
+    masked, plain = (jax.jit(f)(params, x) for f in made)
+    np.testing.assert_array_equal(masked["layers_1"].inputs, plain["layers_1"].inputs)
+    tokens = np.concatenate([np.asarray(x)[np.asarray(valid)], np.ones((4, 1))], axis=1)
+    np.testing.assert_allclose(masked["layers_0"].inputs[0], tokens.T @ tokens / 4, atol=1e-14)
+
+
+def test_a_mask_of_fewer_axes_than_the_positions_holds_for_all_of_them():
+    x, valid = normal(2, 4, 5, 3), jnp.asarray([[True, True, True, False], [True, False, False, False]])
+    model = nn.Dense(2, **F64)
+    params = jax.jit(model.init)(jax.random.key(0), x)["params"]
+    capture = linen.capture(model, {"params": params}, x)
+    f = layers.factors_alone(
+        lambda params, x: capture.apply({"params": params}, x, valid=valid),
+        capture,
+        fisher=layers.exact(layers.gaussian()),
+    )
+    rows = np.asarray(x)[np.asarray(valid)].reshape(-1, 3)
+    rows = np.concatenate([rows, np.ones((len(rows), 1))], axis=1)
+    np.testing.assert_allclose(jax.jit(f)(params, x)[""].inputs[0], rows.T @ rows / len(rows), atol=1e-14)
+
+
+def test_a_mask_of_groups_is_an_error():
+    model, x = nn.Einsum((5, 6, 3), "nei,eio->neo", **F64), normal(4, 5, 6)
+    variables = jax.jit(model.init)(jax.random.key(0), x)
+    capture = linen.capture(model, variables, x)
+    f = layers.factors_alone(
+        lambda params: capture.apply({"params": params}, x, valid=jnp.ones((4, 5), bool)),
+        capture,
+        fisher=layers.exact(layers.gaussian()),
+    )
+    with pytest.raises(ValueError, match="axes number groups"):
+        f(variables["params"])

@@ -46,7 +46,7 @@ def test_every_parameter_has_factors_or_a_reason(case):
     params, state = variables["params"], {k: v for k, v in variables.items() if k != "params"}
     # The self-check, to rounding.
     tolerance = {"mixed_precision": 5e-3, "narrow_parameters": 2e-2}.get(case.name, 1e-12)
-    capture = linen.capture(module, variables, x, leave=everything, tolerance=tolerance, **case.kwargs)
+    capture = linen.capture(module, variables, x, allow_uncovered=everything, tolerance=tolerance, **case.kwargs)
     missing = capture.coverage.missing
     for part, reason in case.missing.items():
         assert any(part in path and reason in why for path, why in missing.items()), missing
@@ -67,10 +67,10 @@ def test_a_parameter_without_factors_is_an_error_that_shows_the_table_unless_it_
     x = jnp.ones((3, 5, 4))
     module = models.Function(models.positions)
     variables = jax.jit(module.init)(jax.random.key(0), x)
-    with pytest.raises(ValueError, match=r"Position_0/table \(no rule for Position\).*leave=") as error:
+    with pytest.raises(ValueError, match=r"Position_0/table \(no rule for Position\).*allow_uncovered=") as error:
         linen.capture(module, variables, x)
     assert "Dense_0" in str(error.value)
-    capture = linen.capture(module, variables, x, leave=["table$"])
+    capture = linen.capture(module, variables, x, allow_uncovered=["table$"])
     assert list(capture.layers) == ["Dense_0"]
 
 

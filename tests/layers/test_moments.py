@@ -10,7 +10,7 @@ import pytest
 
 import precond
 from precond import layers
-from precond.layers.bases import bases_of
+from precond.layers.bases_of import bases_of
 
 N = 6
 KINDS = {

@@ -18,7 +18,7 @@ def test_keys_with_slashes_make_no_difference(probes):
     """Haiku calls a layer `mlp/~/linear` where Flax nests dictionaries, and may have one called `mlp` beside it."""
 
     def update_of(params, find):
-        capture = layers.explicit({"mlp/~/linear": layers.dense()}, params, leave=["^mlp/scale$"])
+        capture = layers.explicit({"mlp/~/linear": layers.dense()}, params, allow_uncovered=["^mlp/scale$"])
 
         def forward(params, x):
             p = find(params)

@@ -156,11 +156,15 @@ def test_directions_on_the_wire_may_be_rounded_once():
 @pytest.mark.usefixtures("x64", "quick_compilation")
 @pytest.mark.slow
 def test_or_by_chance_and_then_alike_on_every_mesh():
-    def trained(count, wire):
-        return run(count, 50, "float64", axis=precond.sharded("data", gather_dtype=wire))[0]
+    def trained(count, **how):
+        return run(count, 50, "float64", axis=precond.sharded("data", **how))[0]
 
     chance = precond.transforms.stochastic_rounding()
-    eight, one, nearest = trained(8, chance), trained(1, chance), trained(8, "bfloat16")
+    eight, one, nearest = (
+        trained(8, rounding=chance),
+        trained(1, rounding=chance),
+        trained(8, gather_dtype="bfloat16"),
+    )
     for name in ("wide", "layers", "tall"):
         np.testing.assert_allclose(eight[name], one[name], rtol=0, atol=1e-12)
         assert np.abs(eight[name] - nearest[name]).max() > 1e-5
@@ -168,12 +172,12 @@ def test_or_by_chance_and_then_alike_on_every_mesh():
 
 @pytest.mark.usefixtures("x64")
 def test_bfloat16_makes_a_quarter_of_the_bytes_of_float64():
-    def gathered(wire):
+    def gathered(**how):
         # As lowered: the CPU's compiler knows no bfloat16.
-        program, _ = lowered(axis=precond.sharded("data", gather_dtype=wire))
+        program, _ = lowered(axis=precond.sharded("data", **how))
         (kind,) = set(re.findall(r"stablehlo.all_gather.*-> tensor<[\dx]+x(\w+)>", program.as_text()))
         return kind
 
-    assert gathered(None) == "f64"
-    assert gathered("bfloat16") == "bf16"
-    assert gathered(precond.transforms.stochastic_rounding()) == "bf16"
+    assert gathered() == "f64"
+    assert gathered(gather_dtype="bfloat16") == "bf16"
+    assert gathered(rounding=precond.transforms.stochastic_rounding()) == "bf16"

@@ -10,7 +10,7 @@ import pytest
 
 import precond
 from precond.layers import Factors
-from precond.layers.bases import bases_of
+from precond.layers.bases_of import bases_of
 from precond.mesh import replicate
 from tests.mesh import loops
 from tests.mesh.test_devices import stacks_of

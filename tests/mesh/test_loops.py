@@ -50,6 +50,9 @@ OTHERS = {
     "soap by rotations": functools.partial(
         precond.soap, refresh=precond.every(2, delay=1, warmup=1), method=precond.rotations(group=3)
     ),
+    "soap, turned moments": functools.partial(
+        precond.soap, refresh=precond.every(2, stagger=True, delay=1, warmup=1), moments=precond.roots.turned()
+    ),
     "shampoo by newton": functools.partial(precond.shampoo, method=precond.newton(), refresh=1),
     "shampoo by composite": functools.partial(precond.shampoo, method=precond.composite(), refresh=2),
     "kl_shampoo": functools.partial(precond.kl_shampoo, refresh=precond.every(3, stagger=True)),

@@ -64,6 +64,21 @@ def test_soap_by_eigh_with_the_newest_statistics():
     check(tx, lambda w, g: reference.soap_trajectory(w, g, **given))
 
 
+def test_soap_whose_second_moments_turn_with_its_bases():
+    given = {"lr": 0.01, "b1": 0.9, "b2": 0.95, "eps": 1e-6, "period": 3, "start": 9}
+    tx = precond.soap(
+        0.01,
+        b1=0.9,
+        b2=0.95,
+        eps=1e-6,
+        refresh=precond.every(3, start=9),
+        method=precond.eigh(),
+        moments=precond.roots.turned(),
+        views=TENSORS,
+    )
+    check(tx, lambda w, g: reference.soap_trajectory(w, g, turned=True, **given))
+
+
 def test_the_shampoo_alias_is_the_chain_that_it_documents():
     grads, start = gradients(SHAPES, steps=8), gradients(SHAPES, steps=1, seed=5)[0]
     spelled = optax.chain(

@@ -113,13 +113,9 @@ def meta_grafting(given):
     if "graft" not in given:
         return None
     kind, b2, eps = given["graft"]
-    bias = given.get("bias", True)
-    momentum = (
-        precond.transforms.lookahead_ema(given["b1"], given.get("b3"), bias_correction=bias) if given["b1"] else None
-    )
     if kind == "sgd":
-        return momentum or optax.identity()
-    return precond.transforms.scale_by_diagonal(b2, eps=eps, bias_correction=kind == "adam", momentum=momentum)
+        return optax.identity()
+    return precond.transforms.scale_by_diagonal(b2, eps=eps, bias_correction=kind == "adam")
 
 
 def meta_recipe(make, rate, given, words, **more):

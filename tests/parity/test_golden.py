@@ -15,9 +15,7 @@ pytestmark = pytest.mark.usefixtures("x64")
 
 
 def meta_shampoo():
-    adam = precond.transforms.scale_by_diagonal(
-        0.99, eps=1e-8, bias_correction=True, momentum=precond.transforms.lookahead_ema(0.9)
-    )
+    adam = precond.transforms.scale_by_diagonal(0.99, eps=1e-8, bias_correction=True)
     return recipes.meta_shampoo(
         2**-7,
         betas=(0.9, 0.99),

@@ -1,4 +1,4 @@
-"""The expected Fisher matrix in loops that pass gradients alone: what probes are sent is not what weights are sent."""
+"""The expected Fisher matrix in loops that pass gradients alone: probes get other cotangents than weights do."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,30 +8,31 @@ import jax.numpy as jnp
 
 from precond.arguments import described
 from precond.blocks import Probe, path_name
-from precond.layers.fisher import Estimator
+from precond.layers.estimators import Estimator
+from precond.trees import Tree
 
 __all__ = ["with_fisher"]
 
 
 @described()
 def with_fisher(forward: Callable[..., Any], fisher: Estimator, *, has_aux: bool = False) -> Callable[..., Any]:
-    r"""The same model, whose gradient by its probes is that of another Fisher matrix than the empirical one.
+    r"""Return the same model, whose probes get the gradients of another Fisher matrix than the empirical one.
 
-    A backward pass has one cotangent for all that is behind the outputs: of a loss's gradient, probes get what belongs
-    to the empirical Fisher matrix. Here the backward pass of the model as a whole is two: that of the loss for the
-    parameters and one of what `fisher` says for the probes, by the same forward pass. So `jax.grad`, and what is built
-    on it (`TrainState`, `optax.MultiSteps`), sees nothing but gradients.
+    One backward pass has one cotangent of the outputs. If this is the loss's, probes get the empirical Fisher matrix.
+    Here the backward pass of the whole model runs twice from the same forward pass: with the cotangent of the loss for
+    the parameters, and with the cotangents of `fisher` for the probes. So `jax.grad` and everything built on it
+    (`TrainState`, `optax.MultiSteps`) sees nothing but gradients.
 
     Args:
-      forward: from parameters that carry probes (`capture.attach(params)`) and arguments to the outputs (with
-        `has_aux`, and something else), by examples: `lambda params, x: capture.apply({"params": params}, x)`. What
-        depends on parameters that are differentiated must be an argument.
+      forward: from parameters that carry probes (`capture.attach(params)`) and arguments to the outputs by examples
+        (with `has_aux`, to a pair of them and anything else): `lambda params, x: capture.apply({"params": params}, x)`.
+        Anything that depends on parameters to be differentiated must be an argument.
       fisher: `sampled` or `exact`.
       has_aux: whether `forward` returns a pair.
 
     Returns:
-      A function as `forward`, with one more argument, `key`, which `sampled` needs. The number of examples is counted
-      in the outputs, as in `precond.layers.Capture.attach`. Reverse differentiation alone, and once.
+      A function like `forward`, with one more argument, `key`, which `sampled` needs. The number of examples is counted
+      in the outputs, as in `precond.layers.Capture.attach`. It can be differentiated in reverse, and once.
 
     Raises:
       ValueError: for the empirical Fisher matrix, which needs no wrapper.
@@ -51,22 +52,22 @@ def with_fisher(forward: Callable[..., Any], fisher: Estimator, *, has_aux: bool
     """
     pull = fisher.pull
     if pull is None:
-        raise ValueError("fisher=empirical() is what probes get without with_fisher(): leave it out.")
+        raise ValueError("fisher=empirical() is the default of probes without with_fisher(): leave it out.")
 
-    def run(params: Any, args: Any) -> tuple[Any, Any]:
+    def run(params: Tree, args: tuple[Any, ...]) -> tuple[Any, Any]:
         out = forward(params, *args)
         return out if has_aux else (out, None)
 
     @jax.custom_vjp
-    def model(params: Any, args: Any, key: Any) -> tuple[Any, Any]:
+    def model(params: Tree, args: tuple[Any, ...], key: jax.Array | None) -> tuple[Any, Any]:
         del key
         return run(params, args)
 
-    def ahead(params: Any, args: Any, key: Any) -> Any:
+    def ahead(params: Tree, args: tuple[Any, ...], key: jax.Array | None) -> tuple[Any, Any]:
         outputs, back, aux = jax.vjp(run, params, args, has_aux=True)
         return (outputs, aux), (outputs, back, key)
 
-    def behind(kept: Any, slopes: Any) -> Any:
+    def behind(kept: tuple[Any, ...], slopes: tuple[Any, ...]) -> tuple[Any, ...]:
         outputs, back, key = kept
         own, others = back(slopes[0])
         seen = pull(key, outputs, lambda g: _probes(back(g)[0]))
@@ -74,35 +75,35 @@ def with_fisher(forward: Callable[..., Any], fisher: Estimator, *, has_aux: bool
 
     model.defvjp(ahead, behind)
 
-    def wrapped(params: Any, *args: Any, key: jax.Array | None = None) -> Any:
+    def wrapped(params: Tree, *args: Any, key: jax.Array | None = None) -> Any:
         outputs, aux = model(params, args, key)
         return (outputs, aux) if has_aux else outputs
 
     return wrapped
 
 
-def _is_probe(x: Any) -> bool:
+def _is_probe(x: object) -> bool:
     return isinstance(x, Probe)
 
 
-def _probes(tree: Any) -> dict[str, Probe]:
+def _probes(tree: Tree) -> dict[str, Probe]:
     leaves = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_probe)[0]
     return {path_name(path): x for path, x in leaves if _is_probe(x)}
 
 
-def _exchanged(tree: Any, seen: dict[str, Probe]) -> Any:
-    """The tree with other probes."""
+def _exchanged(tree: Tree, seen: dict[str, Probe]) -> Tree:
+    """Return the tree with other probes."""
 
-    def one(path: Any, own: Any) -> Any:
+    def one(path: tuple[Any, ...], own: Any) -> Any:
         return _as_of_a_mean(own, seen[path_name(path)]) if _is_probe(own) else own
 
     return jax.tree_util.tree_map_with_path(one, tree, is_leaf=_is_probe)
 
 
 def _as_of_a_mean(own: Probe, new: Probe) -> Probe:
-    """Sums of cotangents of each example's own as those of their mean, which a loop's gradients are, and its count."""
+    """Return sums of each example's own cotangents as those of their mean, which a loop's gradients are."""
     n = own.sums["examples"]
-    squares = ("outputs",) if own.layer.outputs else ("inputs",)  # a norm's factor is one of cotangents
+    squares = ("outputs",) if own.layer.outputs else ("inputs",)  # the factor of a norm is one of cotangents
 
     def scaled(x: jax.Array) -> jax.Array:
         return x / jnp.square(n).reshape(n.shape + (1,) * (x.ndim - n.ndim))

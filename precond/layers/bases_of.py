@@ -1,38 +1,38 @@
 """The eigenbases that an optimizer has of each layer, from its state."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax import lax
 from jax.sharding import AxisType
 
 from precond.blocks import Layer, Layout, check_matrices, layout_of, path_name, views
 from precond.layers.nested import leaves_of
-from precond.layers.tap import varying
 from precond.mesh import replicate
 from precond.roots import Checked, RootState
 from precond.roots.corrected_inverse import MeasuredMoment
+from precond.trees import Tree, varying
 
 __all__ = ["bases_of"]
 
 
-def bases_of(state: Any, layers: Mapping[str, Layer], params: Any) -> dict[str, dict[str, jax.Array]]:
-    """What `precond.ekfac` has of each layer.
+def bases_of(state: optax.OptState, layers: Mapping[str, Layer], params: Tree) -> dict[str, dict[str, jax.Array]]:
+    """Return the eigenbases that `precond.ekfac` has of each layer.
 
     Args:
-      state: of an optimizer, chained or wrapped as may be.
-      layers: those that it was given.
-      params: those that it was given.
+      state: of the optimizer, which may be chained or wrapped.
+      layers: the layers that the optimizer was given.
+      params: the parameters that it was given.
 
     Returns:
-      By layer `inputs` and `outputs`, in the shapes of a probe's factors, `[.., i, i]` and `[.., o, o]`. An axis whose
-      factor is diagonal, or that has none, has no basis.
+      By layer `inputs` and `outputs`, in the shapes of a probe's factors, `[.., i, i]` and `[.., o, o]`. An axis with a
+      diagonal factor or without one has no basis.
 
     Raises:
-      ValueError: for layers that are doubly factored; where the state has no bases of these layers, or has them
-        divided over several axes of a `shard_map`.
+      ValueError: if a layer is doubly factored, if the state has no bases of these layers, or if it has them divided
+        over several axes of a `shard_map`.
 
     Examples:
       >>> import precond
@@ -53,37 +53,37 @@ def bases_of(state: Any, layers: Mapping[str, Layer], params: Any) -> dict[str, 
             for origin in origins:
                 name, one, start = names[origin.path], whole[start : start + origin.blocks], start + origin.blocks
                 layer, lead = layers[name], leaves[origin.path].shape[: layers[name].lead]
-                one = _grown(one, layer.size[1]) if part == "inputs" else one
+                one = _with_bias(one, layer.size[1]) if part == "inputs" else one
                 out[name][part] = one.reshape(*lead, *([layer.size[0]] if layer.groups else []), *one.shape[1:])
     return out
 
 
-def _found(tree: Any) -> Iterator[tuple[str, RootState]]:
-    """The roots of EK-FAC by stack, and none of other systems that stand in the same state."""
+def _is_root(x: object) -> bool:
+    return isinstance(x, RootState)
 
-    def is_root(x: Any) -> bool:
-        return isinstance(x, RootState)
 
-    for path, x in jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_root)[0]:
-        if is_root(x) and isinstance(x.moments, MeasuredMoment):
+def _found(tree: optax.OptState) -> Iterator[tuple[str, RootState]]:
+    """Yield the roots of EK-FAC by stack, without those of other systems in the same state."""
+    for path, x in jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_root)[0]:
+        if _is_root(x) and isinstance(x.moments, MeasuredMoment):
             yield path_name(path[-1:]), x
 
 
-def _roots(state: Any, layout: Layout) -> dict[str, RootState]:
-    """By stack."""
+def _roots(state: optax.OptState, layout: Layout) -> dict[str, RootState]:
+    """Return the roots by stack."""
     found = list(_found(state))
     out = dict(found)
     if len(found) > len(out) or out.keys() != layout.stacks.keys():
         raise ValueError(
             "state= has no eigenbases of these layers. Give the state of precond.ekfac, made with the layers of this "
-            "capture and the parameters that it is now given; where it trains some of them alone (optax.partition), "
-            "capture._replace(layers=..) with these."
+            "capture and the parameters that it now gets. If the optimizer trains some of the layers alone "
+            "(optax.partition), capture with these: capture._replace(layers=..)."
         )
     return out
 
 
 def _whole(matrix: jax.Array, blocks: int) -> jax.Array:
-    """All of a stack that may be divided over devices."""
+    """Gather a stack that may be divided over devices."""
     if matrix.shape[0] >= blocks:
         return replicate(matrix)
     mesh = jax.sharding.get_abstract_mesh()
@@ -91,15 +91,15 @@ def _whole(matrix: jax.Array, blocks: int) -> jax.Array:
     axes = sorted(varying(matrix)) or manual
     if len(axes) != 1 or matrix.shape[0] * lax.axis_size(axes[0]) < blocks:
         raise ValueError(
-            "state= has fewer blocks than these layers. If it is of others, give a capture with its own layers; if it "
-            "is divided over several axes of a shard_map, let precond.ekfac gather bases where they are refreshed: "
+            "state= has fewer blocks than these layers. If it is of other layers, give a capture of these. If it is "
+            "divided over several axes of a shard_map, let precond.ekfac gather bases when they are refreshed: "
             "axis=precond.sharded(axis, roots=axis)."
         )
     return lax.all_gather(matrix, axes[0], tiled=True)
 
 
-def _grown(basis: jax.Array, rows: int) -> jax.Array:
-    """Of a layer whose bias is not trained, with a last row and column for it."""
+def _with_bias(basis: jax.Array, rows: int) -> jax.Array:
+    """Add the last row and column of a bias that is not trained: the basis has none for it."""
     if basis.shape[-1] == rows:
         return basis
     return jnp.pad(basis, ((0, 0), (0, 1), (0, 1))).at[:, -1, -1].set(1)

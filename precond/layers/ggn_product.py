@@ -1,23 +1,27 @@
-"""Products with the Gauss-Newton matrix of the whole network, without ever having it."""
+"""Products with the Gauss-Newton matrix of the whole network, without ever forming it."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
+
+from precond.trees import Tree
 
 __all__ = ["ggn_product"]
 
 
-def ggn_product(forward: Callable[[Any], Any], loss: Callable[[Any], jax.Array], params: Any) -> Callable[[Any], Any]:
-    r"""A function from v to $J^\top H J v$, with J the Jacobian of the outputs and H the Hessian of the loss by them.
+def ggn_product(
+    forward: Callable[[Tree], Tree], loss: Callable[[Tree], jax.Array], params: Tree
+) -> Callable[[Tree], Tree]:
+    r"""Return the function from v to $J^\top H J v$: the product with the Gauss-Newton matrix of the whole network.
 
-    For softmax and sigmoid cross-entropy and squared error it is the Fisher matrix of the predictions, divided by the
-    number of examples that the loss is a mean of. The model is to be without taps: give it parameters without probes.
+    J is the Jacobian of the outputs by the parameters, and H the Hessian of the loss by the outputs.
+    For softmax and sigmoid cross-entropy and squared error this is the Fisher matrix of the predictions, divided by the
+    number of examples over which the loss is a mean. The model must be without taps: give it parameters without probes.
 
     Args:
       forward: from parameters to outputs: `lambda params: model.apply({"params": params}, x)`.
       loss: from outputs to a scalar.
-      params: where.
+      params: the parameters at which the matrix is taken.
 
     Returns:
       A function of trees: `curvature=` of `precond.transforms.quadratic_model` and
@@ -34,7 +38,7 @@ def ggn_product(forward: Callable[[Any], Any], loss: Callable[[Any], jax.Array],
     """
     outputs, back = jax.vjp(forward, params)
 
-    def product(v: Any) -> Any:
+    def product(v: Tree) -> Tree:
         moved = jax.jvp(forward, (params,), (v,))[1]
         return back(jax.jvp(jax.grad(loss), (outputs,), (moved,))[1])[0]
 

@@ -2,19 +2,23 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from precond.arguments import described
-from precond.layers.bases import bases_of
+from precond.blocks import Factors, Probe
+from precond.layers.bases_of import bases_of
 from precond.layers.capture import Capture
-from precond.layers.fisher import Estimator
-from precond.layers.tap import vary, varying
+from precond.layers.estimators import Estimator
+from precond.trees import Tree, vary, varying
 
 __all__ = ["factors_alone", "value_grad_factors"]
+
+Examples = Callable[..., jax.typing.ArrayLike] | float | None
 
 
 @described()
@@ -24,38 +28,38 @@ def value_grad_factors(
     capture: Capture,
     *,
     fisher: Estimator,
-    examples: Callable[..., Any] | float | None = None,
+    examples: Examples = None,
     has_aux: bool = False,
-) -> Callable[..., tuple[Any, Any, Any]]:
-    r"""As `jax.value_and_grad`, with the Kronecker factors of the layers as a third result.
+) -> Callable[..., tuple[Any, Any, dict[str, Factors]]]:
+    r"""Do as `jax.value_and_grad` does, with the Kronecker factors of the layers as a third result.
 
     With a loss $L = \frac1N \sum_n \ell_n$ and $F$ the Fisher matrix of a layer's weights for that loss,
 
     $$F \approx A \otimes G, \qquad A = E_{n,t}[a a^\top], \qquad G = \frac1N \sum_n \sum_t E[g g^\top]$$
 
     with a the layer's input (with a one for the bias), t its shared positions and g the gradient of
-    $-\log p(y | x_n)$ by its output, in expectation over the targets that `fisher` says. The forward pass is shared:
-    the same dropout masks, no second update of batch statistics.
+    $-\log p(y | x_n)$ by its output, in expectation over the targets that `fisher` names. All share one forward pass:
+    the dropout masks are the same, and batch statistics are updated once.
 
-    Where devices share a batch in a `jax.shard_map`, gradients and factors go together: both are those of a device's
-    part, to be averaged by `jax.lax.pmean`, or, where parameters are the same on all and the loss is a `pmean`, both
-    are those of the whole batch. Under `jax.jit` alone they are always those of the whole batch.
+    If devices share a batch in a `jax.shard_map`, gradients and factors agree in what they sum over. Both are those of
+    a device's part, to be averaged by `jax.lax.pmean`; or, if the parameters are the same on all devices and the loss
+    is a `pmean`, both are those of the whole batch. Under `jax.jit` alone they are always those of the whole batch.
 
     Args:
-      forward: from parameters with probes and the arguments to the outputs (with `has_aux`, and something else):
-        for Flax, `lambda params, x, y: capture.apply({"params": params}, x)`.
+      forward: from parameters with probes and the arguments to the outputs (with `has_aux`, to a pair of them and
+        anything else): for Flax, `lambda params, x, y: capture.apply({"params": params}, x)`.
       loss: from the outputs and the arguments to a scalar, a mean over N.
       capture: of the model.
       fisher: `sampled`, `exact` or `empirical`.
-      examples: N, by what the loss divides its sum: a number, or a function of outputs and arguments (for padded
+      examples: N, by which the loss divides its sum: a number, or a function of outputs and arguments (for padded
         tokens, their number). None is the length of the outputs' first axis.
       has_aux: whether `forward` returns a pair.
 
     Returns:
-      A function of parameters (without probes), arguments, `key=` and `state=`, that returns the value (with `has_aux`,
-      a pair of it and what else there was), the gradient, and the factors by layer: for `factors=` of the optimizer's
-      `update`. With `state`, that of `precond.ekfac` before the step, the factors come with second moments in its bases
-      (`precond.layers.moments.second_moments`), divided by N.
+      A function of parameters (without probes), arguments, `key=` and `state=`. It returns the value (with `has_aux`,
+      a pair of it and the second result of `forward`), the gradient, and the factors by layer: `factors=` of the
+      optimizer's `update`. If `state` is that of `precond.ekfac` before the step, the factors hold second moments in
+      its bases (`precond.layers.Kind.moments`), divided by N.
 
     Reference:
       Martens and Grosse, 2015; Ba, Grosse and Martens, Distributed Second-Order Optimization using Kronecker-Factored
@@ -73,7 +77,9 @@ def value_grad_factors(
       ([[[0.5, 0.0], [0.0, 2.0]]], [[[1.0]]])
     """
 
-    def function(params: Any, *args: Any, key: jax.Array | None = None, state: Any = None) -> tuple[Any, Any, Any]:
+    def function(
+        params: Tree, *args: Any, key: jax.Array | None = None, state: optax.OptState | None = None
+    ) -> tuple[Any, Any, dict[str, Factors]]:
         outputs, back, aux, mine = _pullback(forward, capture, params, args, has_aux, state)
         value, slope = jax.value_and_grad(lambda o: loss(o, *args))(outputs)
         n = _number(examples, outputs, args, mine)
@@ -94,26 +100,26 @@ def factors_alone(
     capture: Capture,
     *,
     fisher: Estimator,
-    examples: Callable[..., Any] | float | None = None,
+    examples: Examples = None,
     has_aux: bool = False,
-) -> Callable[..., Any]:
-    """The factors of `value_grad_factors`, without value and gradient: of a part of the batch, and now and then.
+) -> Callable[..., dict[str, Factors]]:
+    """Return the factors of `value_grad_factors` alone: for a part of the batch, in some of the steps.
 
-    An eighth of the batch every few steps is enough for averages, and costs next to nothing. Between these steps,
-    `factors=None` is what `update` is given.
+    An eighth of the batch every few steps is enough for averages, and costs next to nothing. In the steps between,
+    give `update` the argument `factors=None`.
 
     Args:
       forward: as in `value_grad_factors`.
-      capture: likewise.
+      capture: of the model.
       fisher: `sampled` or `exact`, which need no loss.
       examples: as in `value_grad_factors`.
-      has_aux: likewise; what else there is, is dropped.
+      has_aux: whether `forward` returns a pair; its second entry is dropped.
 
     Returns:
       A function of parameters (without probes), arguments, `key=` and `state=`, that returns the factors by layer.
 
     Raises:
-      ValueError: for the empirical Fisher matrix, which is made of gradients.
+      ValueError: for the empirical Fisher matrix, which needs gradients.
 
     Reference:
       Martens and Grosse, 2015, section 8: statistics from an eighth of each batch.
@@ -131,7 +137,9 @@ def factors_alone(
     if pull is None:
         raise ValueError("fisher=empirical() takes the loss's own gradients: use precond.layers.value_grad_factors.")
 
-    def function(params: Any, *args: Any, key: jax.Array | None = None, state: Any = None) -> Any:
+    def function(
+        params: Tree, *args: Any, key: jax.Array | None = None, state: optax.OptState | None = None
+    ) -> dict[str, Factors]:
         outputs, back, _, mine = _pullback(forward, capture, params, args, has_aux, state)
         n = _number(examples, outputs, args, mine)
         return jax.lax.stop_gradient(capture.factors(pull(key, outputs, lambda g: back(g)[1]), n))
@@ -140,26 +148,32 @@ def factors_alone(
 
 
 def _pullback(
-    forward: Callable[..., Any], capture: Capture, params: Any, args: Any, has_aux: bool, state: Any
-) -> tuple[Any, Callable[[Any], Any], Any, frozenset[str]]:
-    """Outputs, their pull-back to parameters and probes, what else there is, and over which axes parameters differ."""
+    forward: Callable[..., Any],
+    capture: Capture,
+    params: Tree,
+    args: tuple[Any, ...],
+    has_aux: bool,
+    state: optax.OptState | None,
+) -> tuple[Any, Callable[[Tree], tuple[Any, Any]], Any, frozenset[str]]:
+    """Return outputs, their pull-back to parameters and probes, the rest, and over which axes parameters differ."""
     bases = {} if state is None else jax.lax.stop_gradient(bases_of(state, capture.layers, params))
 
-    def run(params: Any, probes: Any) -> tuple[Any, Any]:
+    def run(params: Tree, probes: Mapping[str, Probe]) -> tuple[Any, Any]:
         probes = {name: dataclasses.replace(probe, bases=bases.get(name, {})) for name, probe in probes.items()}
         out = forward(capture.attach(params, probes), *args)
         return out if has_aux else (out, None)
 
-    mine = frozenset().union(*map(varying, jax.tree.leaves(params)))
-    probes = vary(capture.probes(params, moments=state is not None), mine)
+    mine = frozenset[str]().union(*map(varying, jax.tree.leaves(params)))
+    zeros: Any = capture.probes(params, moments=state is not None)
+    probes = vary(zeros, mine)
     outputs, back, aux = jax.vjp(run, params, probes, has_aux=True)
     return outputs, back, aux, mine
 
 
-def _number(examples: Any, outputs: Any, args: Any, mine: frozenset[str]) -> Any:
-    """N."""
+def _number(examples: Examples, outputs: Tree, args: tuple[Any, ...], mine: frozenset[str]) -> jax.typing.ArrayLike:
+    """Return N."""
     if examples is None:
         first = jax.tree.leaves(outputs)[0]
-        # In a shard_map, sums are those over devices where the parameters are one and the outputs differ.
+        # In a shard_map, sums run over the devices if the parameters are the same on all and the outputs differ.
         return first.shape[0] * math.prod(jax.lax.axis_size(axis) for axis in varying(first) - mine)
     return examples(outputs, *args) if callable(examples) else examples

@@ -1,0 +1,116 @@
+"""Estimators: which Fisher matrix the factors of a batch belong to, and what it costs."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from precond.arguments import check_whole, described, made
+from precond.layers.likelihoods import Likelihood
+
+__all__ = ["Estimator", "Pull", "empirical", "exact", "sampled"]
+
+Pull = Callable[[jax.Array | None, Any, Callable[[Any], Any]], Any]
+"""A function that makes the layers' sums from a key, the outputs, and a function from a cotangent of these to sums."""
+
+
+class Estimator(NamedTuple):
+    """Say which cotangents of the outputs make the factors of one batch.
+
+    Attributes:
+      pull: makes the layers' sums. None takes the sums of the loss's own gradient, which cost nothing more (the
+        empirical Fisher matrix).
+    """
+
+    pull: Pull | None
+
+    def __repr__(self) -> str:
+        """Name the function that made it."""
+        return made(self)
+
+
+@described()
+def sampled(likelihood: Likelihood, *, samples: int = 1) -> Estimator:
+    """Estimate the expected Fisher matrix by targets sampled from the model: a backward pass more for each sample.
+
+    Args:
+      likelihood: `categorical()`, `bernoulli()`, `gaussian()`, or your own.
+      samples: how many targets for each example.
+
+    Returns:
+      A value for `fisher=` of `precond.layers.value_grad_factors`, whose function then needs a `key`.
+
+    Raises:
+      ValueError, TypeError: if `samples` is below 1 or no integer.
+
+    Reference:
+      Martens and Grosse, Optimizing Neural Networks with Kronecker-factored Approximate Curvature, 2015, section 5.
+
+    Examples:
+      >>> from precond.layers import categorical
+      >>> fisher = sampled(categorical(), samples=2)
+    """
+    check_whole("samples", samples, least=1)
+
+    def pull(key: jax.Array | None, outputs: Any, back: Callable[[Any], Any]) -> Any:
+        if key is None:
+            raise ValueError("Sampled targets need a random key: give key= in every step, or use fisher=exact(..).")
+
+        def one(key: jax.Array) -> Any:
+            drawn = likelihood.sample(key, outputs)
+            return back(jax.tree.map(lambda g: g * samples**-0.5, drawn))
+
+        if samples == 1:
+            return one(key)
+        return jax.tree.map(lambda s: jnp.sum(s, 0), jax.lax.map(one, jax.random.split(key, samples)))
+
+    return Estimator(pull)
+
+
+@described()
+def exact(likelihood: Likelihood) -> Estimator:
+    """Take the exact Fisher matrix, which is the Gauss-Newton matrix: a backward pass for each output of an example.
+
+    Args:
+      likelihood: one that has a `root`.
+
+    Returns:
+      A value for `fisher=` of `precond.layers.value_grad_factors`.
+
+    Raises:
+      ValueError: if the likelihood has no root.
+
+    Examples:
+      >>> from precond.layers import gaussian
+      >>> fisher = exact(gaussian())
+    """
+    root = likelihood.root
+    if root is None:
+        raise ValueError("exact() needs a likelihood with a root; with a sampler alone, use precond.layers.sampled.")
+
+    def pull(key: jax.Array | None, outputs: jax.Array, back: Callable[[Any], Any]) -> Any:
+        del key
+        event = outputs.shape[1:]
+
+        def one(i: jax.Array) -> Any:
+            column = jax.nn.one_hot(i, math.prod(event), dtype=outputs.dtype).reshape(event)
+            return back(root(outputs, jnp.broadcast_to(column, outputs.shape)))
+
+        return jax.tree.map(lambda s: jnp.sum(s, 0), jax.lax.map(one, jnp.arange(math.prod(event))))
+
+    return Estimator(pull)
+
+
+@described()
+def empirical() -> Estimator:
+    """Take the empirical Fisher matrix, from the loss's own gradients: no further backward pass, and a poorer matrix.
+
+    Reference:
+      Kunstner, Balles and Hennig, Limitations of the Empirical Fisher Approximation, 2019.
+
+    Examples:
+      >>> fisher = empirical()
+    """
+    return Estimator(None)

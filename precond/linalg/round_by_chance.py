@@ -1,0 +1,27 @@
+"""Rounding to bfloat16, up or down by chance."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+__all__ = ["round_by_chance"]
+
+
+def round_by_chance(x: jax.Array, noise: jax.Array) -> jax.Array:
+    """Round to one of the two neighbours in bfloat16, so that the mean over the noise is the number itself.
+
+    Noise is added to the lower half of a float32, and cut off; the upper half is a bfloat16.
+
+    Args:
+      x: an array; wider types than float32 are rounded to float32 first.
+      noise: uniform numbers of 16 bits, of the same shape.
+
+    Examples:
+      >>> x = jnp.full((2,), 1 + 1 / 512)  # the upper neighbour, 1 + 1 / 128, is met by a quarter of the noise
+      >>> round_by_chance(x, jnp.asarray([3 * 2**14 - 1, 3 * 2**14], jnp.uint16)).tolist()
+      [1.0, 1.0078125]
+    """
+    x = x.astype(jnp.float32)
+    bits = lax.bitcast_convert_type(x, jnp.uint32) + noise
+    cut = lax.bitcast_convert_type(bits & jnp.uint32(0xFFFF0000), jnp.float32)
+    return jnp.where(jnp.isfinite(x), cut, x).astype(jnp.bfloat16)
