@@ -1,12 +1,17 @@
 """What an optimizer's state tells of its health, as numbers to log."""
 
+import dataclasses
 import functools
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
+from jax.core import Tracer
 
+from precond.arguments import shown
 from precond.engine import BlockedState, KroneckerState
 from precond.large_batches import AdascaleState
 from precond.roots import Health
@@ -30,6 +35,7 @@ def metrics(state: Any) -> dict[str, jax.Array]:
     | `blocks/skipped` | blocks skipped so far, because their gradient was not finite |
     | `host/staleness` | updates since the statistics were taken that the roots in use come from (`precond.on_host`) |
     | `host/failed` | refreshes on the host that failed or never took place, after which the last root stayed |
+    | `host/unserved` | how often in a row nobody took the factors for the host (with a warning outside of `jax.jit`) |
     | `orthogonal/error` | how far singular values are from 1: the largest root mean square of $s^2 - 1$ in a block |
     | `steps/skipped` | steps that `precond.transforms.finite_steps` skipped so far; of several, the most |
     | `adascale/step` | scale-invariant steps done, $\tau$ |
@@ -37,6 +43,9 @@ def metrics(state: Any) -> dict[str, jax.Array]:
     | `adascale/efficiency` | r / S: how much of a base batch's progress each base batch made |
     | `adascale/noise_scale` | $\sigma^2 / \mu^2$ in base batches: the critical batch size |
     | `adascale/norm_test` | $(\sigma^2 / S) / (\mu^2 + \sigma^2 / S)$, noise in the squared norm of the gradient |
+
+    Of a state that is mapped (`jax.vmap(tx.init)`) or replicated (`jax.pmap`), each number is the largest among its
+    models: what the worst of them has.
 
     At a scale S of the noise scale, training takes twice the fewest steps and twice the fewest examples (McCandlish et
     al., An Empirical Model of Large-Batch Training, 2018, section 2): much more than it is wasted, much less is slow.
@@ -49,34 +58,109 @@ def metrics(state: Any) -> dict[str, jax.Array]:
     Returns:
       A flat dictionary of scalars.
 
+    Raises:
+      TypeError: for an optimizer, for parameters, and for anything else that has no state in it.
+
     Examples:
       >>> import precond
       >>> tx, params = precond.shampoo(1e-3), {"kernel": jnp.ones((4, 3))}
       >>> {key: value.item() for key, value in metrics(tx.init(params)).items()}["roots/condition"]
       1.0
     """
-    found = _states(state)
-    records = [x for x in found if isinstance(x, Health)]
-    blocks = [x for x in found if isinstance(x, BlockedState)]
-    isometries = [x for x in found if isinstance(x, OrthogonalizeState)]
-    whole = [x for x in found if isinstance(x, FiniteStepsState)]
-    scaled = [x for x in found if isinstance(x, AdascaleState)]
+    _check(state)
+    found: list[Any] = [*_states(state), *(x for x in find_nodes(state, KroneckerState) if x.host != ())]
+    numbers, mapped = _numbers, _mapped_axes(found)
+    for _ in range(mapped):
+        numbers = jax.vmap(numbers)
+    out = numbers([_essence(x) for x in found])
+    out = {key: jnp.max(x) for key, x in out.items()} if mapped else out
+    unserved = out.get("host/unserved", 0)
+    if not isinstance(unserved, Tracer) and unserved > 0:
+        warnings.warn(
+            f"Factors were left for the host, and nobody took them, {int(unserved)} times in a row: roots stay as they "
+            f"are, at first the identity. Make refresh = precond.host_refresh(tx, params), and call state = "
+            f"refresh(state) before every update.",
+            stacklevel=2,
+        )
+    return out
+
+
+def _check(state: Any) -> None:
+    """Raise for what is no state of an optimizer."""
+    if isinstance(state, optax.GradientTransformation):
+        raise TypeError(f"metrics() was given {shown(state)}, where its state belongs: tx.init(params).")
+    leaves = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, tuple) and hasattr(x, "_fields"))
+    if leaves and not any(isinstance(x, tuple) for x in leaves):
+        raise TypeError(
+            f"metrics() was given {shown(state)}, which has no state of an optimizer in it: pass what tx.init(params) "
+            f"or tx.update(..) returned, and not parameters, nor a checkpoint that was restored as plain arrays."
+        )
+
+
+def _mapped_axes(found: Sequence[Any]) -> int:
+    """Return the number of leading axes that all states have more than those of one model have: those of `jax.vmap`."""
+    scalars = [(_scalar(x), 2 if isinstance(x, Health) else 0) for x in found]
+    shapes = [jnp.shape(x)[: jnp.ndim(x) - more] for x, more in scalars if x is not None]
+    ranks = [len(shape) for shape in shapes]
+    least = min(ranks, default=0)
+    return least if len({shape[:least] for shape in shapes}) == 1 else 0
+
+
+def _scalar(state: Any) -> Any:
+    """Return an array whose axes are known: a scalar where one model has one state, or the numbers of `Health`."""
+    if isinstance(state, Health):
+        return state.numbers
+    if isinstance(state, OrthogonalizeState):
+        return next((x[..., 0] for x in jax.tree.leaves(state.error)), None)
+    if isinstance(state, BlockedState):
+        return state.steps_skipped
+    return state.skipped if isinstance(state, FiniteStepsState) else state.count
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class _Seen:
+    """Say which kind of state some arrays are from."""
+
+    kind: str
+
+
+def _essence(state: Any) -> tuple[_Seen, Any]:
+    """Return the kind of a state, and those of its arrays that are looked at."""
+    if isinstance(state, Health):
+        return _Seen("roots"), state
+    if isinstance(state, BlockedState):
+        return _Seen("blocks"), state.blocks_skipped
+    if isinstance(state, OrthogonalizeState):
+        return _Seen("orthogonal"), jax.tree.leaves(state.error)
+    if isinstance(state, FiniteStepsState):
+        return _Seen("steps"), state.skipped
+    if isinstance(state, KroneckerState):
+        host = state.host
+        return _Seen("host"), (state.count - host.in_use_from, jax.tree.leaves(host.failed), host.unserved)
+    return _Seen("adascale"), state
+
+
+def _numbers(found: Sequence[tuple[_Seen, Any]]) -> dict[str, jax.Array]:
+    """Return the numbers of one model."""
+
+    def of(kind: str) -> list[Any]:
+        return [x for seen, x in found if seen.kind == kind]
+
     out: dict[str, jax.Array] = {}
-    if records:
+    if records := of("roots"):
         out |= _of_roots(records)
-    if blocks:
-        out["blocks/skipped"] = functools.reduce(jnp.add, [jnp.sum(b.blocks_skipped) for b in blocks])
-    errors = [jnp.max(x) for state in isometries for x in jax.tree.leaves(state.error)]
-    if errors:
+    if blocks := of("blocks"):
+        out["blocks/skipped"] = functools.reduce(jnp.add, [jnp.sum(x) for x in blocks])
+    if errors := [jnp.max(x) for leaves in of("orthogonal") for x in leaves]:
         out["orthogonal/error"] = functools.reduce(jnp.maximum, errors)
-    if whole:
-        out["steps/skipped"] = functools.reduce(jnp.maximum, [x.skipped for x in whole])
-    on_host = [x for x in find_nodes(state, KroneckerState) if x.host != ()]
-    if on_host:
+    if steps := of("steps"):
+        out["steps/skipped"] = functools.reduce(jnp.maximum, [jnp.max(x) for x in steps])
+    if on_host := of("host"):
         out |= _of_host(on_host)
-    if scaled:
+    if scaled := of("adascale"):
         each = [_of_adascale(x) for x in scaled]
-        out |= {key: functools.reduce(jnp.maximum, [x[key] for x in each]) for key in each[0]}
+        out |= {key: functools.reduce(jnp.maximum, [jnp.max(x[key]) for x in each]) for key in each[0]}
     return out
 
 
@@ -104,11 +188,11 @@ def _of_adascale(state: AdascaleState) -> dict[str, jax.Array]:
     }
 
 
-def _of_host(engines: Sequence[KroneckerState]) -> dict[str, jax.Array]:
-    failed = [jnp.sum(x) for e in engines for x in jax.tree.leaves(e.host.failed)]
+def _of_host(engines: Sequence[Any]) -> dict[str, jax.Array]:
     return {
-        "host/staleness": functools.reduce(jnp.maximum, [e.count - e.host.in_use_from for e in engines]),
-        "host/failed": functools.reduce(jnp.add, failed),
+        "host/staleness": functools.reduce(jnp.maximum, [jnp.max(stale) for stale, _, _ in engines]),
+        "host/failed": functools.reduce(jnp.add, [jnp.sum(x) for _, failed, _ in engines for x in failed]),
+        "host/unserved": functools.reduce(jnp.maximum, [jnp.max(unserved) for _, _, unserved in engines]),
     }
 
 

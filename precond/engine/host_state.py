@@ -24,12 +24,14 @@ class HostState(NamedTuple):
       captured_at: the count at which `factors` were captured_at, a multiple of N; 0 before the first.
       in_use_from: the same of those that the roots in use come from.
       failed: of each block of each stack, refreshes that failed or never took place, `[N]`.
+      unserved: how often in a row factors took the place of others that nobody had taken.
       factors: as the statistics gave them.
     """
 
     captured_at: jax.Array
     in_use_from: jax.Array
     failed: Stacks
+    unserved: jax.Array
     factors: Factors
 
 
@@ -85,7 +87,8 @@ def host_state(root: Root, schedule: Refresh, stacks: Stacks, factors: Factors) 
         return ()
     failed = jax.tree.map(lambda stack: jnp.zeros(stack.shape[:1], jnp.int32), stacks)
     empty = jax.tree.map(lambda f: jnp.zeros(f.shape, f.dtype), factors)
-    return HostState(jnp.zeros([], jnp.int32), jnp.zeros([], jnp.int32), failed, empty)
+    captured_at, in_use_from, unserved = (jnp.zeros([], jnp.int32) for _ in range(3))
+    return HostState(captured_at, in_use_from, failed, unserved, empty)
 
 
 def capture(
@@ -102,4 +105,6 @@ def capture(
     """
     due = count % schedule.period == 0
     due = due if any_finite is None else due & any_finite
-    return run_if(due, lambda: state._replace(captured_at=count, factors=factors), lambda: state)
+    unserved = jnp.where(state.captured_at > state.in_use_from, state.unserved + 1, 0)
+    newest = state._replace(captured_at=count, factors=factors, unserved=unserved)
+    return run_if(due, lambda: newest, lambda: state)

@@ -71,7 +71,9 @@ def convexify(
     count = _tensors if variables is None else variables
 
     def pull(offset: Tree) -> Tree:
-        r, n = jnp.sqrt(tree_product(offset, offset)), count(offset)
+        square, n = tree_product(offset, offset), count(offset)
+        # The square root has no derivative at 0, where the first step starts; nothing is multiplied by it there.
+        r = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
         factor = jnp.zeros_like(r)
         if cubic is not None:
             factor += jnp.asarray(cubic, r.dtype) * r

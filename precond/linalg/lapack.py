@@ -13,6 +13,8 @@ from precond.linalg.hidden_constants import hidden_constants
 __all__ = ["cholesky", "eigh", "orthonormal_columns", "solve_positive", "solve_triangular", "svd"]
 
 
+Derivative = Callable[[Sequence[jax.Array], Sequence[jax.Array], Any], Any]
+
 _LANES = 16  # with fewer, XLA does not use all cores; with more, the program only grows
 _SMALL = 64  # matrices below this size are done before another core has woken up
 
@@ -38,13 +40,17 @@ def _one_by_one(decompose: Callable[..., Any], *stacks: jax.Array) -> Any:
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:m], out)
 
 
-def _matrix_by_matrix(decompose: Callable[..., Any]) -> Callable[..., Any]:
+def _matrix_by_matrix(decompose: Callable[..., Any], *, derivative: Derivative | None = None) -> Callable[..., Any]:
     """Make a function of stacks that on CPU calls LAPACK for each matrix by itself.
 
     XLA's CPU client (jaxlib 0.10) splits a batch for LAPACK over one pool of threads and waits there for its share. Two
     such calls at the same time, of one program or of two devices, can wait for each other for ever. No order within a
     program prevents it, since an `optimization_barrier` does not outlive compilation. A batch of one is not split, and
     nothing waits. Calls that do not depend on each other still run on all cores.
+
+    Args:
+      decompose: of stacks of matrices.
+      derivative: from the matrices, their tangents and the result to the tangents of the result; None is that of JAX.
     """
 
     def of_stacks(*stacks: jax.Array) -> Any:
@@ -64,11 +70,55 @@ def _matrix_by_matrix(decompose: Callable[..., Any]) -> Callable[..., Any]:
         return call(*stacks)
 
     # A function with a batching rule of its own has no reverse mode; the decompositions themselves have.
-    differentiable.defjvp(lambda primals, tangents: jax.jvp(decompose, primals, tangents))
+    def jvp(primals: Sequence[jax.Array], tangents: Sequence[jax.Array]) -> tuple[Any, Any]:
+        if derivative is None:
+            return jax.jvp(decompose, primals, tangents)
+        out = differentiable(*primals)
+        return out, derivative(primals, tangents, out)
+
+    differentiable.defjvp(jvp)
     return functools.wraps(decompose)(differentiable)
 
 
-@_matrix_by_matrix
+def _eigh_derivative(
+    primals: Sequence[jax.Array], tangents: Sequence[jax.Array], out: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    """Return tangents of eigenvalues and eigenvectors; those of equal eigenvalues do not turn into each other.
+
+    Which basis they have is arbitrary, and nothing that has a derivative depends on it.
+    """
+    del primals
+    values, vectors = out
+    turned = _product(vectors.mT, _product(tangents[0], vectors))
+    gaps = values[:, None, :] - values[:, :, None]
+    largest = jnp.max(jnp.abs(values), axis=1)[:, None, None]
+    apart = jnp.abs(gaps) > values.shape[1] * jnp.finfo(values.dtype).eps * largest
+    rotation = jnp.where(apart, turned / jnp.where(apart, gaps, 1), 0)
+    return jnp.diagonal(turned, axis1=1, axis2=2), _product(vectors, rotation)
+
+
+def _qr_derivative(primals: Sequence[jax.Array], tangents: Sequence[jax.Array], out: jax.Array) -> jax.Array:
+    """Return the tangent of the orthonormal factor; columns that depend on those before them turn into no later ones.
+
+    Which direction they have is arbitrary, and nothing that has a derivative depends on it.
+    """
+    upper = jnp.triu(_product(out.mT, primals[0]))
+    diagonal = jnp.diagonal(upper, axis1=1, axis2=2)
+    largest = jnp.max(jnp.abs(diagonal), axis=1, keepdims=True)
+    known = jnp.abs(diagonal) > upper.shape[1] * jnp.finfo(upper.dtype).eps * largest
+    eye = jnp.eye(upper.shape[1], dtype=upper.dtype)
+    safe = jnp.where(known[:, None, :], upper, eye)
+    change = jnp.where(known[:, None, :], _product(out.mT, tangents[0]), 0)
+    lower = jnp.tril(lax.linalg.triangular_solve(safe, change, left_side=False, lower=False), -1)
+    lower = jnp.where(known[:, None, :], lower, 0)
+    return _product(out, lower - lower.mT)
+
+
+def _product(x: jax.Array, y: jax.Array) -> jax.Array:
+    return jnp.matmul(x, y, precision=lax.Precision.HIGHEST)
+
+
+@functools.partial(_matrix_by_matrix, derivative=_eigh_derivative)
 def eigh(a: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Compute ascending eigenvalues and orthonormal eigenvectors of symmetric matrices.
 
@@ -85,7 +135,7 @@ def eigh(a: jax.Array) -> tuple[jax.Array, jax.Array]:
     return tuple(jnp.linalg.eigh(a, symmetrize_input=False))
 
 
-@_matrix_by_matrix
+@functools.partial(_matrix_by_matrix, derivative=_qr_derivative)
 def orthonormal_columns(x: jax.Array) -> jax.Array:
     """Compute the orthonormal factor of the QR decomposition.
 

@@ -120,7 +120,8 @@ def eigenbasis(
         steps = count.reshape(-1, *[1] * (nu.ndim - 1))
         nu = average(nu, jnp.square(turned), decay, weight, count=steps if debiased else None)
         least = _LEAST * jnp.mean(nu, axis=tuple(range(1, nu.ndim)), keepdims=True) ** power if eps is None else eps
-        denominator = nu**power + least
+        # A power below 1 has no derivative at 0. There the entry has had no gradient, and does not move.
+        denominator = jnp.where(nu > 0, jnp.where(nu > 0, nu, 1) ** power, 0) + least
         turned = multiply(direction, bases, transpose=True)
         # An entry without any gradient so far has 0 / 0, and does not move.
         scaled = jnp.where(denominator > 0, turned / jnp.where(denominator > 0, denominator, 1), 0)

@@ -26,37 +26,37 @@ class Health(NamedTuple):
     @property
     def residual(self) -> jax.Array:
         """The residual of the last attempt, accepted or not; the largest number of its type if it was not finite."""
-        return self.numbers[:, 0]
+        return self.numbers[..., 0]
 
     @property
     def damping(self) -> jax.Array:
         """The ridge in use, relative to the largest eigenvalue; 0 if there is none."""
-        return self.numbers[:, 1]
+        return self.numbers[..., 1]
 
     @property
     def condition(self) -> jax.Array:
         """The condition number of the damped factor whose root is in use; 1 before there is a root."""
-        return jnp.maximum(self.numbers[:, 2], 1)
+        return jnp.maximum(self.numbers[..., 2], 1)
 
     @property
     def known(self) -> jax.Array:
         """Whether the matrix in use is a root: before the first one, and for a zero factor, it is the identity."""
-        return self.numbers[:, 2] > 0
+        return self.numbers[..., 2] > 0
 
     @property
     def escalated(self) -> jax.Array:
         """The number of powers of ten by which the damping of the next attempt is raised."""
-        return self.numbers[:, 3].astype(jnp.int32)
+        return self.numbers[..., 3].astype(jnp.int32)
 
     @property
     def refused(self) -> jax.Array:
         """The number of attempts refused so far."""
-        return self.numbers[:, 4].astype(jnp.int32)
+        return self.numbers[..., 4].astype(jnp.int32)
 
     @property
     def stale(self) -> jax.Array:
         """The number of attempts refused since the last one that was accepted."""
-        return self.numbers[:, 5].astype(jnp.int32)
+        return self.numbers[..., 5].astype(jnp.int32)
 
 
 class Checked(NamedTuple):

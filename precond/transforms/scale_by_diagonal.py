@@ -96,7 +96,7 @@ def scale_by_diagonal(
             return average(v, jnp.square(jnp.abs(g).astype(v.dtype)), decay, weight, count=debiased)
 
         def divide(g: jax.Array, m: jax.Array, v: jax.Array) -> jax.Array:
-            denominator = jnp.sqrt(v) + eps
+            denominator = jnp.where(v > 0, jnp.sqrt(jnp.where(v > 0, v, 1)), 0) + eps  # at 0 it has a derivative
             safe = jnp.where(denominator > 0, denominator, 1)
             return jnp.where(denominator > 0, m / safe, 0).astype(jnp.result_type(g))
 

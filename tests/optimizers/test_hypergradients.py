@@ -18,16 +18,19 @@ OPTIMIZERS = {
     "shampoo at once": functools.partial(precond.shampoo, refresh=2, damping=1e-2),
     "shampoo in every step": functools.partial(precond.shampoo, refresh=1, damping=1e-2),
     "kl_shampoo": functools.partial(precond.kl_shampoo, refresh=TURNS, damping=1e-2),
+    "neumann": functools.partial(precond.neumann, warmup=1),
+    "neumann, warming up": precond.neumann,
     "a root of few turns": functools.partial(precond.shampoo, refresh=precond.every(5, stagger=True), damping=1e-2),
 }
 
 
-QUICK = ("shampoo in turns", "a root of few turns")
+QUICK = ("shampoo in turns", "neumann", "a root of few turns")
 
 
-def outer(make, rate, w):
-    """The loss after three steps."""
-    x, y = (jax.random.normal(jax.random.key(i), s) for i, s in [(1, (16, 6)), (2, (16, 4))])
+def outer(make, rate, w, rank=6):
+    """The loss after three steps, on inputs of this rank."""
+    x, y = (jax.random.normal(jax.random.key(i), (16, d)) for i, d in zip((1, 2), w.shape, strict=True))
+    x = x.at[:, rank:].set(0)
     tx = make(rate)
 
     def loss(w):
@@ -65,3 +68,39 @@ def test_they_can_be_mapped():
     np.testing.assert_allclose(mapped, each, rtol=1e-9)
     alone = [jax.grad(lambda rate: outer(make, rate, w))(rate) for rate in rates]
     np.testing.assert_allclose(summed, alone, rtol=1e-9)
+
+
+BASES = {
+    "soap": precond.soap,
+    "soap at once": functools.partial(precond.soap, refresh=1),
+    "soap by eigh": functools.partial(precond.soap, method=precond.eigh(), refresh=1),
+    "soap by rotations": functools.partial(precond.soap, method=precond.rotations(), refresh=1),
+}
+
+
+@pytest.mark.parametrize(
+    "make", [pytest.param(m, id=n, marks=[pytest.mark.slow] * (n != "soap at once")) for n, m in BASES.items()]
+)
+def test_those_of_bases_are_the_finite_differences(make):
+    """The matrix is square, so that no eigenvalue is 0 and no eigenvector arbitrary."""
+    w, run = jax.random.normal(jax.random.key(0), (4, 4)), jax.jit(functools.partial(outer, make))
+    by_rate, by_w = jax.jit(jax.grad(functools.partial(outer, make), (0, 1)))(0.01, w)
+    size = 1e-6
+    expected = (run(0.01 + size, w) - run(0.01 - size, w)) / (2 * size)
+    np.testing.assert_allclose(by_rate, expected, rtol=1e-6)
+    expected = (run(0.01, w + size) - run(0.01, w - size)) / (2 * size)
+    np.testing.assert_allclose(jnp.sum(by_w), expected, rtol=1e-5, atol=1e-7)
+
+
+NEUMANN = functools.partial(precond.neumann, warmup=1)
+POOR = {"soap": precond.soap, "shampoo": precond.shampoo, "kl_shampoo": precond.kl_shampoo, "neumann": NEUMANN}
+
+
+@pytest.mark.parametrize("make", [pytest.param(m, id=n) for n, m in POOR.items()])
+def test_those_by_the_learning_rate_are_right_where_gradients_have_a_low_rank(make):
+    """Factors have eigenvalues that are 0, several of them, and rows of the gradient are 0."""
+    w, run = jax.random.normal(jax.random.key(0), (6, 4)), jax.jit(functools.partial(outer, make, rank=3))
+    by_rate, by_w = jax.jit(jax.grad(functools.partial(outer, make, rank=3), (0, 1)))(0.01, w)
+    expected = (run(0.01 + 1e-6, w) - run(0.01 - 1e-6, w)) / 2e-6
+    np.testing.assert_allclose(by_rate, expected, rtol=1e-6)
+    assert jnp.all(jnp.isfinite(by_w))
