@@ -29,7 +29,7 @@ ONE = ("shampoo",)
 """The quick case of what no part of an alias has a say in: trees, dtypes, meshes and hyperparameters."""
 
 
-def each(cases, quick=("shampoo", "soap", "muon")):
+def each(cases, quick=("shampoo", "soap")):
     """Run a test once for each case; all but the quick ones, of which the others differ in a part, are slow."""
 
     def marked(case):

@@ -13,7 +13,7 @@ from flax import nnx
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 ROOT = Path(__file__).parents[2]
-# How many steps are enough for the loss to fall, and what is tried beside AdamW and Shampoo.
+# How many steps are enough for the loss to fall, and which other optimizers the slow tests try.
 CASES = {
     "sharded_transformer": (20, ["SOAP"]),
     "nnx_partitioned": (20, []),
@@ -28,7 +28,11 @@ CASES = {
     "pinn": (64, ["SOAP"]),
     "vmc": (48, ["SOAP"]),
 }
-RUNS = [(name, tx) for name, (_, more) in CASES.items() for tx in ("AdamW", "Shampoo", *more)]
+RUNS = [
+    pytest.param(name, tx, marks=[pytest.mark.slow] * (tx in more), id=f"{name}-{tx}")
+    for name, (_, more) in CASES.items()
+    for tx in ("AdamW", "Shampoo", *more)
+]
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +48,7 @@ def optimizers_of(table, name):
     return {optimizer: tx for optimizer, _, tx in table.optimizers(table.PROGRAMS[name][0])}
 
 
-@pytest.mark.parametrize(("name", "optimizer"), RUNS, ids=[f"{name}-{tx}" for name, tx in RUNS])
+@pytest.mark.parametrize(("name", "optimizer"), RUNS)
 def test_the_loss_falls(table, name, optimizer):
     steps = CASES[name][0]
     losses = table.PROGRAMS[name][1](optimizers_of(table, name)[optimizer], steps, 0)
