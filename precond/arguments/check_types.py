@@ -27,12 +27,14 @@ _EXAMPLES = {
     "Orthogonalizer": "precond.orthogonal.newton_schulz()",
     "Scale": "precond.orthogonal.match_rms(0.2)",
     "GainEstimator": "precond.large_batches.paper_gain()",
+    "Transport": "precond.roots.turned()",
     "Rows": "precond.transforms.sparse_rows(0.01)",
     "GradientFunction": "precond.replicas.gradients(loss)",
     "Likelihood": "precond.layers.categorical()",
     "Estimator": "precond.layers.exact(precond.layers.categorical())",
     "Capture": "precond.layers.linen.capture(model, variables, x)",
 }
+_WHENCE = {"layers": " Give those of a capture, capture.layers."}
 _NUMBERS = (bool, int, float, complex, jax.Array, np.ndarray, np.number, np.bool_, jax.typing.ArrayLike)
 _LOOSE = (Any, inspect.Parameter.empty, object)
 
@@ -57,7 +59,10 @@ def check_types(hints: Mapping[str, Any], given: Mapping[str, Any]) -> None:
         if not any(_is(value, kind) for kind in kinds):
             words = dict.fromkeys(_in_words(kind) for kind in kinds if kind is not type(None))
             optional = ", or None" if type(None) in kinds else ""
-            raise TypeError(f"{name}={shown(value)}: must be {' or '.join(words)}{optional}.{hint(value)}")
+            advice = hint(value) or _WHENCE.get(name, "")
+            if isinstance(value, optax.GradientTransformation):
+                advice = " Give the function that makes it: optax.sgd, not optax.sgd(0.1)."
+            raise TypeError(f"{name}={shown(value)}: must be {' or '.join(words)}{optional}.{advice}")
 
 
 def _kinds(annotation: Any) -> list[Any]:
@@ -108,6 +113,7 @@ def _in_words(kind: Any) -> str:
     if origin is str:
         return "a string"
     name = origin.__name__
-    place = "" if origin.__module__.startswith("precond") else ".".join(origin.__module__.split(".")[:2]) + "."
+    module = origin.__module__
+    place = "" if module.startswith("precond") or "._" in module else ".".join(module.split(".")[:2]) + "."
     what = "an Optax transformation" if origin is optax.GradientTransformation else f"of type {place}{name}"
     return what + (f", such as {_EXAMPLES[name]}" if name in _EXAMPLES else "")

@@ -243,7 +243,7 @@ def test_what_cannot_be_accumulated_says_so():
     tx = accumulated()
     with pytest.raises(TypeError, match="factors="):
         tx.update(params, tx.init(params), params)
-    with pytest.raises(ValueError, match=r"'two'.*another capture"):
+    with pytest.raises(ValueError, match=r"'two'.*the same capture"):
         tx.update(params, tx.init(params), params, factors={"one": factors_of(0)["one"]})
     measured = {k: f._replace(moments=f.inputs) for k, f in factors_of(0).items()}
     with pytest.raises(ValueError, match="come with second moments"):

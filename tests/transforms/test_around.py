@@ -155,7 +155,7 @@ def test_parts_of_another_kind_are_refused_by_name():
             "estimator=.*Call this function",
         ),
         (lambda: precond.kfac(1.0, {"kernel": jnp.ones((2, 3))}), "layers= must be .* capture.layers, not a dict of"),
-        (lambda: precond.ekfac(1.0, None), "layers= must be those of a capture, .* not of type NoneType"),
+        (lambda: precond.ekfac(1.0, None), "layers=None: must be a mapping. Give those of a capture, capture.layers"),
         (lambda: precond.blocked(optax.identity(), mesh=3), "mesh=3: must be of type Mesh"),
         (lambda: precond.shampoo(1.0, views=[("kernel",)]), r"\('kernel',\) must be a \(pattern, view\) pair"),
         (lambda: precond.shampoo(1.0, views=[("kernel", {"axis": [0]})]), "must have `axes`"),
