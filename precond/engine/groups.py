@@ -172,7 +172,7 @@ def _row_major(x: jax.Array) -> jax.Array:
 
 def _spots(group: Group, turn: jax.Array) -> list[tuple[int, Any, int, Any]]:
     """Return a member, the first of its rows that are due in a turn, their number, and whether they are due at all."""
-    whole = [(k, turn * n, n, None) for k, n in enumerate(group.whole) if n]
+    whole: list[tuple[int, Any, int, Any]] = [(k, turn * n, n, None) for k, n in enumerate(group.whole) if n]
     left = [_places(group, slot, turn) for slot in range(len(group.slots))]
     return whole + [(k, place, 1, here) for places in left for k, place, here in places]
 

@@ -93,9 +93,9 @@ def corrected_inverse(
         measured = keep_finite(seen, MeasuredMoment(count, follow(nu, given, count)), state.moments)
         return _divide(direction, bases, measured.nu + damping), RootState(state.derived, measured)
 
-    def transport(measured: MeasuredMoment, old: Basis, new: Basis, axis: int) -> MeasuredMoment:
+    def transport(moments: MeasuredMoment, old: Basis, new: Basis, axis: int) -> MeasuredMoment:
         assert base.transport is not None
-        return measured if isinstance(old, jax.Array) else base.transport(measured, old, new, axis)
+        return moments if isinstance(old, jax.Array) else base.transport(moments, old, new, axis)
 
     turning = None if base.transport is None else transport
     return Root(init, refresh, apply, base.whiten, base.power, transport=turning)

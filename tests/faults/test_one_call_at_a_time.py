@@ -44,7 +44,9 @@ GROUPS = "lambda tree: {name: name > 'p56' for name in tree}"
         pytest.param(SOAP.replace("VIEWS", "method=precond.rotations(), VIEWS"), 1, marks=pytest.mark.slow),
         # Two optimizers that know nothing of each other; devices that share the threads.
         (f"optax.partition({{True: {EIGH}, False: {TURNS}}}, {GROUPS})", 1),
-        (EIGH.replace("VIEWS", "VIEWS, axis=precond.sharded('data', multiple=2)"), 2),
+        pytest.param(
+            EIGH.replace("VIEWS", "VIEWS, axis=precond.sharded('data', multiple=2)"), 2, marks=pytest.mark.slow
+        ),
         (TURNS.replace("VIEWS", "VIEWS, axis=precond.sharded('data', multiple=4)"), 4),
     ],
 )

@@ -24,7 +24,7 @@ OPTIMIZERS = {
 }
 
 
-QUICK = ("shampoo in turns", "neumann", "a root of few turns")
+QUICK = ("neumann", "a root of few turns")
 
 
 def outer(make, rate, w, rank=6):
