@@ -72,7 +72,9 @@ def store_as(root: Root, dtype: DTypeLike = jnp.bfloat16) -> Root:
 
     def transport(moments: Any, old: Derived, new: Derived, axis: int) -> Any:
         assert root.transport is not None
-        wide = next((x.dtype for x in jax.tree.leaves(moments) if jnp.issubdtype(x.dtype, jnp.floating)), jnp.dtype(dtype))
+        wide = next(
+            (x.dtype for x in jax.tree.leaves(moments) if jnp.issubdtype(x.dtype, jnp.floating)), jnp.dtype(dtype)
+        )
         return root.transport(moments, widen(old, wide), widen(new, wide), axis)
 
     given = None if root.whiten is None else whiten
