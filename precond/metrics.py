@@ -15,6 +15,7 @@ from precond.arguments import shown
 from precond.engine import BlockedState, KroneckerState
 from precond.large_batches import AdascaleState
 from precond.roots import Health
+from precond.statistics import ActivationsState
 from precond.transforms import FiniteStepsState, OrthogonalizeState
 from precond.trees import find_nodes
 
@@ -33,6 +34,7 @@ def metrics(state: Any) -> dict[str, jax.Array]:
     | `roots/refused` | attempts refused so far |
     | `roots/stale` | how many are older than their last turn, which was refused |
     | `blocks/skipped` | blocks skipped so far, because their gradient was not finite |
+    | `kfac/unseen` | updates since a layer was given factors that are not all zero; of the layers, the most |
     | `host/staleness` | updates since the statistics were taken that the roots in use come from (`precond.on_host`) |
     | `host/failed` | refreshes on the host that failed or never took place, after which the last root stayed |
     | `host/unserved` | how often in a row nobody took the factors for the host (with a warning outside of `jax.jit`) |
@@ -69,6 +71,7 @@ def metrics(state: Any) -> dict[str, jax.Array]:
     """
     _check(state)
     found: list[Any] = [*_states(state), *(x for x in find_nodes(state, KroneckerState) if x.host != ())]
+    found += find_nodes(state, ActivationsState)
     numbers, mapped = _numbers, _mapped_axes(found)
     for _ in range(mapped):
         numbers = jax.vmap(numbers)
@@ -138,6 +141,8 @@ def _essence(state: Any) -> tuple[_Seen, Any]:
     if isinstance(state, KroneckerState):
         host = state.host
         return _Seen("host"), (state.count - host.in_use_from, jax.tree.leaves(host.failed), host.unserved)
+    if isinstance(state, ActivationsState):
+        return _Seen("kfac"), jax.tree.leaves(state.unseen)
     return _Seen("adascale"), state
 
 
@@ -156,6 +161,8 @@ def _numbers(found: Sequence[tuple[_Seen, Any]]) -> dict[str, jax.Array]:
         out["orthogonal/error"] = functools.reduce(jnp.maximum, errors)
     if steps := of("steps"):
         out["steps/skipped"] = functools.reduce(jnp.maximum, [jnp.max(x) for x in steps])
+    if unseen := [jnp.max(x) for leaves in of("kfac") for x in leaves]:
+        out["kfac/unseen"] = functools.reduce(jnp.maximum, unseen)
     if on_host := of("host"):
         out |= _of_host(on_host)
     if scaled := of("adascale"):

@@ -16,7 +16,7 @@ from precond.arguments.checks import (
 from precond.arguments.described import Described, described
 from precond.arguments.directions import along, check_along, check_headings, heading, refuse_optimizers
 from precond.arguments.explain import check_arrays, check_trees
-from precond.arguments.shown import made, maker, shown
+from precond.arguments.shown import is_function, made, maker, shown
 
 __all__ = [
     "STATIC_ARGS",
@@ -38,6 +38,7 @@ __all__ = [
     "check_whole",
     "described",
     "heading",
+    "is_function",
     "made",
     "maker",
     "refuse_optimizers",

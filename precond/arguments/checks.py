@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
-from precond.arguments.shown import shown
+from precond.arguments.shown import is_function, shown
 
 __all__ = [
     "STATIC_ARGS",
@@ -219,7 +219,7 @@ def hint(value: Any) -> str:
       >>> hint(print), hint(3)
       (' Call this function.', '')
     """
-    return " Call this function." if callable(value) and not isinstance(value, type) else ""
+    return " Call this function." if is_function(value) else ""
 
 
 def check_part(name: str, value: Any, kind: type, example: str) -> None:

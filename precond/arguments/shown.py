@@ -1,5 +1,7 @@
 """Values in one short line, for error messages and for how parts print."""
 
+import functools
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,7 +9,7 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
-__all__ = ["made", "maker", "shown"]
+__all__ = ["is_function", "made", "maker", "shown"]
 
 _LONGEST = 100
 
@@ -36,7 +38,7 @@ def shown(value: Any) -> str:
             return text
     if hasattr(value, "init") and hasattr(value, "update"):
         return "an Optax transformation"
-    if callable(value) and not isinstance(value, tuple):
+    if is_function(value):
         return f"the function {maker(value)}"
     if isinstance(value, Mapping):
         return f"a dict with the keys {_few([repr(key) for key in value])}" if value else "{}"
@@ -59,6 +61,19 @@ def _prints(value: Any) -> bool:
 
 def _few(words: Sequence[str]) -> str:
     return ", ".join([*words[:3], ".."] if len(words) > 3 else words)
+
+
+def is_function(value: Any) -> bool:
+    """Return whether a value is a function, and not merely something that can be called.
+
+    Args:
+      value: anything.
+
+    Examples:
+      >>> is_function(shown), is_function(dict), is_function(3)
+      (True, False, False)
+    """
+    return inspect.isroutine(value) or isinstance(value, functools.partial)
 
 
 def maker(function: Any) -> str:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from precond.arguments import check_transformation, described
+from precond.arguments import check_transformation, described, shown
 from precond.blocks import BlockInfo, Factors, Layer, check_layers, info_of
 
 __all__ = ["by_layer"]
@@ -64,11 +64,23 @@ def by_layer(inner: optax.GradientTransformation, layers: Mapping[str, Layer]) -
                 "which no factors were captured."
             )
         info, factors = info_of(blocks), extra["factors"]
+        if factors is not None:
+            _check_factors(factors)
         if factors is not None and info.origins is not None:
             info = _with_factors(info, layers, factors, updates)
         return inner.update(updates, state, params, **extra, blocks=info)
 
     return optax.GradientTransformationExtraArgs(inner.init, update)
+
+
+def _check_factors(factors: object) -> None:
+    """Raise for what is no mapping from layers to factors, such as gradients."""
+    good = isinstance(factors, Mapping) and all(isinstance(x, tuple | list) and len(x) >= 2 for x in factors.values())
+    if not good:
+        raise TypeError(
+            f"factors={shown(factors)}: must be the factors by layer, which are the third result of "
+            f"precond.layers.value_grad_factors(..)(params, ..), or None in a step without them."
+        )
 
 
 def _with_factors(info: BlockInfo, layers: Mapping[str, Layer], factors: Mapping[str, Any], stacks: Any) -> BlockInfo:

@@ -223,6 +223,8 @@ def _check(replicas: Replicas | None, scale: ArrayLike) -> None:
             f"precond.replicas and pass tx.update(mean, state, params, replicas=replicas), or wrap the optimizer in "
             f"precond.accumulate or precond.large_batches.differenced."
         )
+    if replicas is not None:
+        check_part("replicas", replicas, Replicas, "those that a function of precond.replicas returns third")
     if replicas is not None and isinstance(replicas.count, int) and replicas.count < 2 and not alone:
         raise ValueError(
             f"AdaScale with scale={scale} got replicas of one gradient, which says nothing of its noise: split the "

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from precond.arguments import described
+from precond.arguments import described, is_function, shown
 from precond.layers.assemble import Found, assemble
 from precond.layers.capture import Capture
 from precond.layers.check_patterns import check_patterns
@@ -64,6 +64,10 @@ def explicit(
       first  contraction, expand  4x4 + 2x2  80
       8 of 8 parameters have factors, of 80 bytes
     """
+    for path, kind in kinds.items():
+        if not isinstance(kind, Found) and (is_function(kind) or not hasattr(kind, "weights_name")):
+            call = " Call this function." if is_function(kind) else ""
+            raise TypeError(f"kinds= has {shown(kind)} for '{path}', where a precond.layers.dense() belongs.{call}")
 
     def found_of(kind: Kind | Found) -> Found:
         return kind if isinstance(kind, Found) else Found(kind, kind.weights_name)
@@ -77,6 +81,10 @@ def explicit(
         return apply
 
     found = {path: found_of(kind) for path, kind in kinds.items()}
+    known = leaves_of(params)
+    for path, layer in found.items():
+        if (place := f"{path}/{layer.weights}" if path else layer.weights) not in known:
+            raise ValueError(f"kinds= has '{path}', but the parameters have no '{place}': they are {', '.join(known)}.")
     capture = assemble(found, {}, params, bind, sharing=sharing, batch=batch)
     check_patterns("allow_uncovered", allow_uncovered, leaves_of(params))
     check_covered(capture.coverage, allow_uncovered)

@@ -9,6 +9,7 @@ import jax
 from precond.arguments import described
 from precond.layers.assemble import Found
 from precond.layers.capture import Capture, counted
+from precond.layers.check_rules import check_rules
 from precond.layers.convolutions import as_tuple, convolution, transposed_convolution
 from precond.layers.coverage import Uncovered
 from precond.layers.front_end import check_used, given_input, mask_fits, tapped
@@ -126,6 +127,9 @@ def capture(
       layers_2  contraction, expand  4x4 + 2x2  80
       26 of 26 parameters have factors, of 260 bytes
     """
+    if "params" not in variables:
+        raise ValueError("variables= has no 'params': pass what model.init returned, {'params': ..}, and not its part.")
+    check_rules(rules)
     table = {**RULES, **({} if rules is None else rules)}
     found: dict[str, Found] = {}
     reasons: dict[str, str] = {}
@@ -164,7 +168,13 @@ def capture(
     def run(capture: Capture, params: Tree) -> Tree:
         return capture.apply({**variables, "params": params}, *args, **kwargs)
 
-    jax.eval_shape(visit, variables, shapes)
+    try:
+        jax.eval_shape(visit, variables, shapes)
+    except TypeError as error:
+        raise TypeError(
+            f"model.apply(variables, *args, **kwargs) failed: {error}. Give capture() an example of what the model is "
+            f"called with; kwargs= has {', '.join(kwargs) or 'nothing'}."
+        ) from error
     return verified(
         found,
         reasons,

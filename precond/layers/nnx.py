@@ -13,6 +13,7 @@ from precond.arguments import described
 from precond.blocks import Probe
 from precond.layers.assemble import Found
 from precond.layers.capture import Capture
+from precond.layers.check_rules import check_rules
 from precond.layers.convolutions import as_tuple, convolution, transposed_convolution
 from precond.layers.count_examples import count_examples
 from precond.layers.coverage import Uncovered
@@ -149,6 +150,7 @@ def capture(
              contraction, expand  4x4 + 2x2  80
       8 of 8 parameters have factors, of 80 bytes
     """
+    check_rules(rules)
     table = {**RULES, **({} if rules is None else rules)}
     graph, state, rest = nnx.split(model, nnx.Param, ...)
     found, reasons = {}, {}

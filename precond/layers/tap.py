@@ -10,6 +10,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from precond.layers.kinds import Kind
 from precond.layers.sharing import Sharing, expand
+from precond.layers.watch_taps import note_backward, note_tap
 from precond.trees import Tree, vary, varying
 
 __all__ = ["Tap", "partitioned", "tap", "traced_one"]
@@ -93,6 +94,7 @@ def partitioned(f: Callable[..., Any], *signals: jax.Array) -> Callable[..., Any
 
 
 def _backward(spec: Tap, kept: Kept, g: jax.Array) -> tuple[Tree | None, ...]:
+    note_backward()
     x, mask, probe, bases = kept
     sums = partitioned(functools.partial(_sums, spec), g, x)(x, g, mask, probe, bases)
     return g, _no_cotangent(x), _no_cotangent(mask), sums, _no_cotangent(bases)
@@ -138,6 +140,7 @@ def tap(
       >>> sums["inputs"].tolist(), sums["outputs"].tolist(), sums["rows"].item()
       ([[10.0, 14.0], [14.0, 20.0]], [[2.0]], 2.0)
     """
+    note_tap()
     # The transpose of the cast adds up over devices.
     axes = varying(y) | varying(x)
     return _tap(spec, y, x, mask, vary(dict(probe), axes), vary(dict(bases or {}), axes))

@@ -14,6 +14,7 @@ from precond.blocks import Factors, Probe
 from precond.layers.bases_of import bases_of
 from precond.layers.capture import Capture
 from precond.layers.estimators import Estimator
+from precond.layers.watch_taps import check_tapped, watch_taps
 from precond.trees import Tree, vary, varying
 
 __all__ = ["factors_alone", "value_grad_factors"]
@@ -166,7 +167,12 @@ def _pullback(
     mine = frozenset[str]().union(*map(varying, jax.tree.leaves(params)))
     zeros: Any = capture.probes(params, moments=state is not None)
     probes = vary(zeros, mine)
-    outputs, back, aux = jax.vjp(run, params, probes, has_aux=True)
+    with watch_taps() as watch:
+        outputs, back, aux = jax.vjp(run, params, probes, has_aux=True)
+    if not jax.tree.leaves(outputs):
+        raise ValueError("forward= returned no outputs: it must return the model's, as lambda params, x: .. does.")
+    if capture.taps:
+        check_tapped(watch.taps, run, params, probes)
     return outputs, back, aux, mine
 
 

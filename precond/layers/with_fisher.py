@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from precond.arguments import described
 from precond.blocks import Probe, path_name
 from precond.layers.estimators import Estimator
+from precond.layers.watch_taps import watch_taps
 from precond.trees import Tree
 
 __all__ = ["with_fisher"]
@@ -64,7 +65,8 @@ def with_fisher(forward: Callable[..., Any], fisher: Estimator, *, has_aux: bool
         return run(params, args)
 
     def ahead(params: Tree, args: tuple[Any, ...], key: jax.Array | None) -> tuple[Any, Any]:
-        outputs, back, aux = jax.vjp(run, params, args, has_aux=True)
+        with watch_taps():
+            outputs, back, aux = jax.vjp(run, params, args, has_aux=True)
         return (outputs, aux), (outputs, back, key)
 
     def behind(kept: tuple[Any, ...], slopes: tuple[Any, ...]) -> tuple[Any, ...]:

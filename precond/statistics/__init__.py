@@ -1,6 +1,6 @@
 """Statistics estimate curvature: Optax transformations from stacks of gradients to factors. Floor 2 of the library."""
 
-from precond.statistics.activations import activations
+from precond.statistics.activations import ActivationsState, activations
 from precond.statistics.balance import balance
 from precond.statistics.kl import kl
 from precond.statistics.outer_products import outer_products
@@ -9,6 +9,7 @@ from precond.statistics.statistic import Accumulate, Gram, Statistic, Whiten
 
 __all__ = [
     "Accumulate",
+    "ActivationsState",
     "Gram",
     "Statistic",
     "Whiten",

@@ -1,6 +1,6 @@
 """K-FAC's statistics, which average over steps the factors that layers captured."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +11,28 @@ from jax.typing import ArrayLike
 from precond.arguments import check_number, described
 from precond.blocks import BlockInfo, active_axes, info_of, path_name
 from precond.linalg import Packed, average, packed
-from precond.statistics.accumulate_grams import StatisticsState
 from precond.transformation import transformation
-from precond.trees import Leaf, wide_dtype
+from precond.trees import Factors, Leaf, Stacks, wide_dtype
 
-__all__ = ["activations"]
+__all__ = ["ActivationsState", "activations"]
 
 Factor = jax.Array | Packed
+
+
+class ActivationsState(NamedTuple):
+    """Hold the state of `activations`.
+
+    Attributes:
+      count: the number of updates that had factors.
+      terms: by stack, the number of terms in the factors of each block, `[N]`.
+      factors: by stack, a tuple with an entry for each axis.
+      unseen: by stack, the number of updates since each block had factors that were not all zero, `[N]`.
+    """
+
+    count: jax.Array
+    terms: Stacks
+    factors: Factors
+    unseen: Stacks
 
 
 @described()
@@ -57,7 +72,7 @@ def activations(decay: ArrayLike = 0.95) -> optax.GradientTransformationExtraArg
     """
     check_number("decay", decay, 0, 1, advice="1 sums, less than 1 averages.")
 
-    def init(params: optax.Params) -> StatisticsState:
+    def init(params: optax.Params) -> ActivationsState:
         def start(path: KeyPath, stack: Leaf) -> tuple[Factor | None, ...]:
             n, *shape = stack.shape
             dtype = wide_dtype(stack)
@@ -72,7 +87,7 @@ def activations(decay: ArrayLike = 0.95) -> optax.GradientTransformationExtraArg
 
         factors = jax.tree_util.tree_map_with_path(start, params)
         terms = jax.tree.map(lambda stack: jnp.zeros(stack.shape[:1], jnp.int32), params)
-        return StatisticsState(jnp.zeros([], jnp.int32), terms, factors)
+        return ActivationsState(jnp.zeros([], jnp.int32), terms, factors, jax.tree.map(jnp.zeros_like, terms))
 
     def add(
         old: tuple[Factor | None, ...], new: tuple[jax.Array, ...], terms: jax.Array, good: jax.Array
@@ -92,12 +107,12 @@ def activations(decay: ArrayLike = 0.95) -> optax.GradientTransformationExtraArg
 
     def update(
         updates: optax.Updates,
-        state: StatisticsState,
+        state: ActivationsState,
         params: optax.Params | None = None,
         *,
         blocks: BlockInfo | None = None,
         **extra: Any,
-    ) -> tuple[optax.Updates, StatisticsState]:
+    ) -> tuple[optax.Updates, ActivationsState]:
         del params
         info = info_of(blocks)
         if info.factors is None and extra.get("factors") is not None:
@@ -108,13 +123,29 @@ def activations(decay: ArrayLike = 0.95) -> optax.GradientTransformationExtraArg
         finite, factors = info.finite, info.factors
         if finite is None:
             finite = jax.tree.map(lambda stack: jnp.ones(stack.shape[:1], bool), updates)
-        count, terms, kept = state
+        count, terms, kept, unseen = state
         if factors is not None:
             treedef = jax.tree.structure(updates)
             columns = [treedef.flatten_up_to(x) for x in (kept, factors, terms, finite)]
             out = [add(*row) for row in zip(*columns, strict=True)]
             terms, kept = treedef.unflatten([t for t, _ in out]), treedef.unflatten([f for _, f in out])
             count = info.advance(count)
-        return kept, StatisticsState(count, terms, kept)
+        return kept, ActivationsState(count, terms, kept, _count_unseen(unseen, info))
 
     return transformation(init, update)
+
+
+def _count_unseen(unseen: Stacks, info: BlockInfo) -> Stacks:
+    """Count one more update for the blocks without factors, or with factors that are all zero."""
+
+    def one(path: KeyPath, old: jax.Array) -> jax.Array:
+        name, seen = path_name(path), jnp.zeros(old.shape, bool)
+        for factor in () if info.factors is None else info.factors[name]:
+            if factor is not None:
+                seen |= jnp.any(factor != 0, axis=tuple(range(1, factor.ndim)))
+        if info.origins is not None and info.index is not None:  # what pads a stack has no factors
+            seen |= info.index[name] >= sum(origin.blocks for origin in info.origins[name])
+        moved = jnp.where(seen, 0, old + 1)
+        return moved if info.any_finite is None else jnp.where(info.any_finite, moved, old)
+
+    return jax.tree_util.tree_map_with_path(one, unseen)

@@ -1,0 +1,101 @@
+"""K-FAC without curvature is refused, or counted: taps that are never called, derivatives by the input, no factors."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import precond
+from precond import layers
+from precond.layers import linen
+
+X = jnp.linspace(-1.0, 1.0, 8).reshape(4, 2)
+
+
+@pytest.fixture(scope="module")
+def net():
+    model = nn.Sequential([nn.Dense(3), nn.tanh, nn.Dense(1)])
+    variables = model.init(jax.random.key(0), X)
+    return model, variables["params"], linen.capture(model, variables, X)
+
+
+def squares(outputs, x):
+    return jnp.mean(outputs**2)
+
+
+def factors_of(forward, net):
+    _, params, capture = net
+    return layers.value_grad_factors(forward, squares, capture, fisher=layers.empirical())(params, X)[2]
+
+
+def slope(apply, params):
+    """The derivative of the model by its input, of each example."""
+    return jax.vmap(jax.grad(lambda z: apply({"params": params}, z[None])[0, 0]))(X)[:, :1]
+
+
+def test_a_model_without_taps_is_refused(net):
+    model, _, _ = net
+    with pytest.raises(ValueError, match=r"calls no layer of the capture.*capture.apply"):
+        factors_of(lambda params, x: model.apply({"params": params}, x), net)
+
+
+def test_a_function_that_was_traced_before_is_believed(net):
+    capture = net[2]
+    inner = jax.jit(lambda params, x: capture.apply({"params": params}, x))
+    first, second = (factors_of(lambda params, x: inner(params, x), net) for _ in range(2))
+    jax.tree.map(np.testing.assert_array_equal, second, first)
+    assert all(jnp.any(x != 0) for x in jax.tree.leaves(second))
+
+
+@pytest.mark.parametrize("by", [jax.grad, jax.hessian, jax.jacfwd])
+def test_a_derivative_by_the_input_is_refused(by, net):
+    capture = net[2]
+
+    def forward(params, x):
+        return jax.vmap(by(lambda z: capture.apply({"params": params}, z[None])[0, 0]))(x)
+
+    with pytest.raises(ValueError, match=r"capture.detach"):
+        factors_of(forward, net)
+    with pytest.raises(ValueError, match=r"capture.detach"):
+        factors_of(lambda params, x: capture.apply({"params": params}, x) + jnp.sum(forward(params, x)), net)
+
+
+def test_what_the_error_says_to_write_has_the_gradient_of_all_and_the_factors_of_the_outputs(net):
+    model, params, capture = net
+
+    def forward(params, x):
+        return capture.apply({"params": params}, x) + slope(model.apply, capture.detach(params))
+
+    f = layers.value_grad_factors(forward, squares, capture, fisher=layers.exact(layers.gaussian()))
+    _, grads, factors = f(params, X)
+    expected = jax.grad(lambda p: squares(model.apply({"params": p}, X) + slope(model.apply, p), X))(params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), grads, expected)
+    np.testing.assert_allclose(factors["layers_2"].outputs, 1, rtol=1e-6)  # of a Gaussian with one output
+
+
+def test_steps_without_factors_are_counted(net):
+    _, params, capture = net
+    tx = precond.kfac(1e-2, capture.layers)
+    f = factors_of(lambda p, x: capture.apply({"params": p}, x), net)
+    some = {**f, "layers_0": jax.tree.map(jnp.zeros_like, f["layers_0"])}
+    state, update, seen = tx.init(params), jax.jit(tx.update), []
+    for factors in (f, None, None, f, jax.tree.map(jnp.zeros_like, f), some, f):
+        state = update(params, state, params, factors=factors)[1]
+        seen.append(int(precond.metrics(state)["kfac/unseen"]))
+    assert seen == [0, 1, 2, 0, 1, 2, 0]
+
+
+def test_what_pads_a_stack_is_not_counted(net):
+    _, params, capture = net
+    tx = precond.kfac(1e-2, capture.layers, axis=precond.sharded(None, multiple=4))
+    f = factors_of(lambda p, x: capture.apply({"params": p}, x), net)
+    state = jax.jit(tx.update)(params, tx.init(params), params, factors=f)[1]
+    assert int(precond.metrics(state)["kfac/unseen"]) == 0
+
+
+def test_gradients_are_no_factors(net):
+    _, params, capture = net
+    tx = precond.kfac(1e-2, capture.layers)
+    with pytest.raises(TypeError, match=r"factors=.*third result"):
+        tx.update(params, tx.init(params), params, factors=params)
