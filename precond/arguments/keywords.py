@@ -60,7 +60,7 @@ _TABLE: tuple[tuple[str, Mapping[str, str]], ...] = (
     ),
     (
         "max_preconditioner_dim max_precond_dim max_size_triangular max_size preconditioner_size blocksize "
-        "max_block_size dim_threshold skip_preconditioning_dim_size_gt",
+        "block_size max_block_size dim_threshold skip_preconditioning_dim_size_gt",
         {
             "block_size": "block_size=",
             "max_preconditioner_dim": "max_preconditioner_dim=",

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from precond.arguments import check_arrays
 from precond.blocks.path_name import path_name
 
 __all__ = ["check_leaves", "check_shapes"]
@@ -45,6 +46,8 @@ def check_shapes(updates: Any, params: Any) -> None:
         return
     for (path, g), p in zip(gradients, leaves, strict=True):
         if jnp.shape(g) != jnp.shape(p):
+            check_arrays("updates", updates)
+            check_arrays("params", params)
             raise ValueError(
                 f"The gradient of '{path_name(path)}' has the shape {jnp.shape(g)}, the parameter {jnp.shape(p)}."
             )

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from precond.arguments import check_number, check_transformation, check_whole, described
+from precond.arguments import check_number, check_transformation, check_whole, described, shown
 
 __all__ = ["ByCost", "Sharded", "as_sharded", "by_cost", "sharded"]
 
@@ -136,7 +136,10 @@ def _checked_dtype(gather_dtype: Any, rounding: Any) -> Any:
         return None
     if isinstance(gather_dtype, optax.GradientTransformation):
         raise TypeError("gather_dtype= takes a dtype, such as jnp.bfloat16: give a transformation as rounding=.")
-    found = jnp.dtype(gather_dtype)
+    try:
+        found = jnp.dtype(gather_dtype)
+    except TypeError:
+        raise TypeError(f"gather_dtype={shown(gather_dtype)}: there is no such type: give jnp.bfloat16.") from None
     if not jnp.issubdtype(found, jnp.floating):
         raise TypeError(f"gather_dtype={found.name}: directions are floating numbers: give one such as jnp.bfloat16.")
     return found

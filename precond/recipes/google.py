@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import optax
 
-from precond.arguments import check_number, check_whole, described
+from precond.arguments import check_number, check_rate, check_whole, described
 from precond.blocks import View, ragged, tensors
 from precond.engine import blocked, every, scale_by_kronecker
 from precond.mesh import Sharded
@@ -103,6 +103,7 @@ def google_shampoo(
       >>> round(float(jnp.linalg.norm(tx.update(w, tx.init(w), w)[0]) / jnp.linalg.norm(w)), 4)  # 0.1 (1 + beta1)
       0.19
     """
+    check_rate("learning_rate", learning_rate)
     check_number("beta1", beta1, 0, 1)
     check_number("beta2", beta2, 0, 1, advice="1 sums.")
     check_number("matrix_epsilon", matrix_epsilon, 0)

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import optax
 
-from precond.arguments import check_number, check_whole, described
+from precond.arguments import check_number, check_rate, check_whole, described
 from precond.blocks import ragged, tensors
 from precond.engine import blocked, every, per_block, scale_by_kronecker
 from precond.mesh import Sharded
@@ -42,6 +42,7 @@ def _meta(
     axis: str | Sequence[str] | Sharded | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
+    check_rate("learning_rate", learning_rate)
     check_number("betas[0]", beta1, 0, 1)
     if start_preconditioning_step is not None:
         check_whole("start_preconditioning_step", start_preconditioning_step, least=1)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from precond.arguments import described
+from precond.arguments import check_rate, described
 from precond.blocks import View, Views, tensors
 from precond.engine import blocked, every, scale_by_kronecker
 from precond.mesh import Sharded
@@ -96,6 +96,7 @@ def official_soap(
       >>> tx.update(w, tx.init(w), w)[0].any().item()
       False
     """
+    check_rate("learning_rate", learning_rate)
 
     def rate(count: ArrayLike) -> jax.Array:
         # The parts that wait for the second call count from there.

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from precond.arguments import described
+from precond.arguments import described, shown
 from precond.roots.guard import Health
 from precond.roots.root import Derived, Factor, Power, Root, RootState
 from precond.trees import Leaf
@@ -38,7 +38,11 @@ def store_as(root: Root, dtype: DTypeLike = jnp.bfloat16) -> Root:
       >>> state.derived[0].matrix.dtype
       dtype(bfloat16)
     """
-    if not jnp.issubdtype(dtype, jnp.floating):
+    try:
+        floating = jnp.issubdtype(dtype, jnp.floating)
+    except TypeError:
+        raise TypeError(f"dtype={shown(dtype)}: there is no such type. Pass one such as jnp.bfloat16.") from None
+    if not floating:
         raise ValueError(
             f"dtype={dtype}: roots cannot be stored in it. Pass a floating-point type, such as jnp.bfloat16."
         )

@@ -1,0 +1,119 @@
+"""Wrong inputs are refused by name: by this library, where they are typed, in one line."""
+
+import linecache
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import precond
+from precond import (
+    adascale,
+    contrib,
+    ekfac,
+    kfac,
+    kl_shampoo,
+    large_batches,
+    layers,
+    mfac,
+    muon,
+    neumann,
+    orthogonal,
+    recipes,
+    relative,
+    replicas,
+    shampoo,
+    soap,
+    transforms,
+    views,
+)
+from precond.command import main
+from precond.layers import linen
+from precond.layers import nnx as nnx_front
+from tests.conformance import wrong_inputs
+
+LONGEST = 700
+
+
+def rows(table):
+    return [tuple(line.rsplit(" -> ", 1)) for line in table.strip().splitlines()]
+
+
+CALLS = [row for table in wrong_inputs.WRONG.values() for row in rows(table)]
+
+
+@pytest.fixture(scope="module")
+def names():
+    """What the calls speak of."""
+    params = {"kernel": jnp.arange(12.0).reshape(4, 3), "bias": jnp.ones(3)}
+    capture = layers.explicit({"": layers.dense()}, params)
+    x, tx = jnp.ones((2, 4)), shampoo(1e-3)
+    linear, module = nn.Dense(3), nnx.Linear(4, 3, rngs=nnx.Rngs(0))
+    own = {
+        "P": params,
+        "SHAPES": jax.eval_shape(lambda: params),
+        "X": x,
+        "TX": tx,
+        "STATE": tx.init(params),
+        "LAYERS": capture.layers,
+        "CAPTURE": capture,
+        "F": lambda p, x: capture.apply("", p, x @ p["kernel"] + p["bias"], x),
+        "LOSS": lambda outputs, x: jnp.mean(outputs**2),
+        "KFAC": kfac(1e-3, capture.layers),
+        "ADASCALE": adascale(optax.sgd, 0.1, scale=4),
+        "KRONECKER": precond.scale_by_kronecker(precond.outer_products(), precond.inverse_root()),
+        "MESH": jax.make_mesh((1,), ("data",)),
+        "MODEL": linear,
+        "VARIABLES": linear.init(jax.random.key(0), x),
+        "NNX": module,
+        "View": precond.View,
+    }
+    modules = (adascale, contrib, ekfac, kfac, kl_shampoo, large_batches, layers, linen, mfac, muon, neumann)
+    modules += (orthogonal, precond, recipes, relative, replicas, shampoo, soap, transforms, views)
+    known = {"jnp": jnp, "np": np, "jax": jax, "optax": optax, "nnx_front": nnx_front, "nn": nn}
+    return known | {m.__name__.rsplit(".", 1)[-1]: m for m in modules} | known | own
+
+
+def raised_here(error):
+    """Whether a line of this library that begins with `raise` (or warns) made the error."""
+    trace = error.__traceback__
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    frame = trace.tb_frame
+    line = linecache.getline(frame.f_code.co_filename, trace.tb_lineno).strip()
+    return frame.f_globals["__name__"].startswith("precond.") and line.startswith(("raise ", "warnings.warn("))
+
+
+@pytest.mark.parametrize(("call", "words"), CALLS, ids=[call for call, _ in CALLS])
+def test_it_is_refused_by_name(call, words, names):
+    with pytest.raises((TypeError, ValueError, UserWarning)) as caught:
+        eval(call, dict(names))
+    message = str(caught.value)
+    assert words in message
+    assert raised_here(caught.value), caught.value
+    assert len(message.partition("\n")[0]) <= LONGEST
+    assert " at 0x" not in message
+    assert "Array(" not in message
+
+
+@pytest.mark.parametrize(("words", "part"), rows(wrong_inputs.COMMANDS))
+def test_the_command_line_says_what_is_wrong(words, part, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(words.split())
+    assert caught.value.code == 2
+    assert part in capsys.readouterr().err
+
+
+def test_there_are_many_and_few_are_accepted():
+    assert len(set(CALLS)) == len(CALLS)
+    assert len(CALLS) + len(rows(wrong_inputs.COMMANDS)) >= 250
+    assert len(wrong_inputs.ACCEPTED) <= 5
+
+
+@pytest.mark.parametrize("call", wrong_inputs.ACCEPTED)
+def test_what_is_accepted_is_so_still(call, names):
+    eval(call, dict(names))

@@ -1,0 +1,481 @@
+"""What people type wrong, and a part of what they should read. A row is a call, an arrow, and a part of the message."""
+
+__all__ = ["ACCEPTED", "COMMANDS", "WRONG"]
+
+WRONG = {
+    "numbers": """
+shampoo('1e-3') -> learning_rate='1e-3': must be a number
+shampoo(-1e-3) -> learning_rate=-0.001: must be at least 0
+shampoo(jnp.float32(-1e-3)) -> must be at least 0
+shampoo(jnp.nan) -> learning_rate=nan
+shampoo(jnp.asarray(jnp.nan)) -> learning_rate=nan
+shampoo(float('inf')) -> must be finite
+shampoo(jnp.asarray([1e-3, 1e-2])) -> learning_rate=an array of shape (2,)
+shampoo(np.asarray([1e-3])) -> learning_rate=an array of shape (1,)
+shampoo(None) -> learning_rate=None
+shampoo(P) -> learning_rate=a dict with the keys
+shampoo(optax.cosine_decay_schedule) -> If this function makes a schedule, call it
+shampoo(optax.adam(1e-3)) -> learning_rate=an Optax transformation
+shampoo(True) -> learning_rate=True
+shampoo(1e-3, b1=1.0) -> b1=1.0: must be below 1
+shampoo(1e-3, b1=-0.1) -> b1=-0.1
+shampoo(1e-3, b1='0.9') -> b1='0.9': must be a number
+shampoo(1e-3, b2=1.5) -> b2=1.5
+shampoo(1e-3, b2=jnp.asarray(2.0)) -> b2=2.0
+shampoo(1e-3, eps=-1e-8) -> eps=
+shampoo(1e-3, eps='tiny') -> eps='tiny'
+shampoo(1e-3, damping=-1.0) -> damping
+shampoo(1e-3, damping=relative(1e-6)) -> damping=Damping made by relative()
+shampoo(1e-3, damping=jnp.nan) -> nan
+shampoo(1e-3, power=4) -> power=1/4
+shampoo(1e-3, power=0) -> power=0
+shampoo(1e-3, power='quarter') -> power='quarter'
+shampoo(1e-3, power=jnp.asarray(0.5)) -> power is an array
+shampoo(1e-3, weight_decay=-0.1) -> weight_decay=-0.1
+shampoo(1e-3, weight_decay='0.1') -> weight_decay='0.1'
+shampoo(1e-3, weight_decay=jnp.asarray([0.1, 0.2])) -> weight_decay=an array of shape (2,)
+shampoo(1e-3, block_size=0) -> block_size=0
+shampoo(1e-3, block_size=-1) -> block_size=-1
+shampoo(1e-3, block_size=12.5) -> block_size=12.5
+shampoo(1e-3, block_size='128') -> block_size='128'
+shampoo(1e-3, block_size=True) -> block_size=True
+shampoo(1e-3, block_size=jnp.asarray(128)) -> block_size is an array
+shampoo(1e-3, block_size=(64, 64)) -> block_size=(64, 64)
+shampoo(1e-3, refresh=0) -> refresh=0
+shampoo(1e-3, refresh=2.5) -> refresh=2.5
+shampoo(1e-3, refresh='20') -> refresh='20'
+shampoo(1e-3, refresh=precond.every) -> Call this function
+shampoo(1e-3, refresh=True) -> refresh=True
+soap(-1.0) -> learning_rate=-1.0
+soap(3e-3, b1=2) -> b1=2
+soap(3e-3, b2='0.95') -> b2='0.95'
+soap(3e-3, eps=-1.0) -> eps=-1.0
+soap(3e-3, refresh=-1) -> refresh=-1
+kl_shampoo(jnp.float32(jnp.nan)) -> learning_rate=nan
+kl_shampoo(1e-3, damping='small') -> damping='small'
+kl_shampoo(1e-3, b1=1) -> b1=1
+muon('0.02') -> learning_rate='0.02'
+muon(0.02, b1=1.0) -> b1=1.0
+muon(0.02, adam_b1=-1) -> adam_b1=-1
+muon(0.02, adam_learning_rate=-1.0) -> adam_learning_rate=-1.0
+muon(0.02, adam_eps='0') -> adam_eps='0'
+neumann('0.1') -> learning_rate='0.1'
+neumann(0.1, cubic=-1.0) -> cubic=-1.0
+neumann(0.1, repulsion='1e-5') -> repulsion='1e-5'
+neumann(0.1, warmup=2.5) -> warmup
+neumann(0.1, decay=2.0) -> decay=2.0
+neumann(0.1, momentum=2.0) -> momentum=2.0
+neumann(0.1, weight_decay=-1) -> weight_decay=-1
+neumann(0.1, epoch='10') -> epoch='10'
+mfac(1e-3, window=0) -> window=0
+mfac(1e-3, window=2.5) -> window=2.5
+mfac(1e-3, density=0) -> density=0
+mfac(1e-3, density=2) -> density=2
+mfac(1e-3, damping=-1) -> damping=-1
+adascale(optax.sgd(0.1), 0.1, scale=4) -> optimizer=
+adascale('sgd', 0.1, scale=4) -> optimizer='sgd'
+adascale(optax.sgd, 0.1, scale=0.5) -> scale=0.5
+adascale(optax.sgd, -0.1, scale=4) -> schedule=-0.1
+adascale(optax.sgd, 0.1, scale='4') -> scale='4'
+adascale(optax.sgd, 0.1, 4, estimator=large_batches.paper_gain) -> estimator=
+adascale(optax.sgd, 0.1, 4, power=2) -> power=2
+kfac(1e-3, LAYERS, damping=-1) -> damping=-1
+kfac(1e-3, LAYERS, bound='1e-3') -> bound='1e-3'
+kfac(1e-3, LAYERS, decay=2) -> decay=2
+kfac('1e-3', LAYERS) -> learning_rate='1e-3'
+ekfac(1e-3, LAYERS, b2=2) -> b2=2
+ekfac(1e-3, LAYERS, refresh=precond.every(10)) -> delay=1 and warmup=1
+""",
+    "names of other libraries": """
+shampoo(lr=1e-3) -> learning_rate=
+shampoo(1e-3, betas=(0.9, 0.99)) -> b1= and b2=
+shampoo(1e-3, beta1=0.9) -> b1=
+shampoo(1e-3, beta2=0.99) -> b2=
+shampoo(1e-3, eps_root=0.0) -> otherwise=optax.scale_by_adam(eps_root=..)
+shampoo(1e-3, epsilon=1e-8) -> eps=
+shampoo(1e-3, matrix_epsilon=1e-6) -> damping=
+shampoo(1e-3, precondition_frequency=20) -> refresh=precond.every(n)
+shampoo(1e-3, preconditioning_compute_steps=20) -> refresh=precond.every(n)
+shampoo(1e-3, start_preconditioning_step=5) -> refresh=precond.every(n, start=..)
+shampoo(1e-3, max_preconditioner_dim=1024) -> block_size=
+shampoo(1e-3, graft_type='ADAM') -> magnitude=
+shampoo(1e-3, grafting_config=None) -> magnitude=
+shampoo(1e-3, momentum=0.9) -> b1=
+shampoo(1e-3, nesterov=True) -> nesterov(b1)
+shampoo(1e-3, weight_decay_mask=None) -> mask=
+shampoo(1e-3, wd=0.1) -> weight_decay=
+shampoo(1e-3, use_decoupled_weight_decay=True) -> decoupled, as in AdamW
+shampoo(1e-3, exponent_override=4) -> power=
+shampoo(1e-3, mu_dtype=jnp.bfloat16) -> float32 or wider
+shampoo(1e-3, best_effort_shape_interpretation=True) -> views=
+shampoo(1e-3, distributed_config=None) -> axis=
+shampoo(1e-3, dampng=1e-6) -> Did you mean damping=?
+shampoo(1e-3, 0.9, 0.99) -> learning_rate by position
+shampoo() -> needs learning_rate=
+shampoo(1e-3, learning_rate=1e-3) -> by position and by name
+soap(lr=3e-3) -> learning_rate=
+soap(3e-3, betas=(0.95, 0.95)) -> b1= and b2=
+soap(3e-3, shampoo_beta=0.95) -> b2=
+soap(3e-3, precondition_frequency=10) -> refresh=
+soap(3e-3, max_precond_dim=10000) -> block_size=
+soap(3e-3, merge_dims=True) -> views=
+kl_shampoo(lr=1e-3) -> learning_rate=
+kl_shampoo(1e-3, beta1=0.9) -> b1=
+kl_shampoo(1e-3, graft_type=1) -> not grafted
+muon(lr=0.02) -> learning_rate=
+muon(0.02, ns_steps=5) -> newton_schulz
+muon(0.02, nesterov=True) -> momentum=
+muon(0.02, beta=0.95) -> b1=
+neumann(lr=0.1) -> learning_rate=
+mfac(1e-3, ngrads=64) -> window=
+mfac(lr=1e-3) -> learning_rate=
+kfac(1e-3, LAYERS, momentum=0.9) -> b1=
+kfac(1e-3, LAYERS, stat_decay=0.95) -> decay=
+kfac(1e-3, LAYERS, norm_constraint=1e-3) -> bound=
+kfac(1e-3, LAYERS, inverse_update_period=5) -> refresh=
+kfac(1e-3, LAYERS, initial_damping=1.0) -> damping=
+kfac(1e-3, LAYERS, use_adaptive_damping=True) -> levenberg_marquardt
+ekfac(1e-3, LAYERS, epsilon=1e-8) -> damping=
+adascale(optax.sgd, 0.1, scale=4, smoothing=0.9) -> estimator=
+adascale(optax.sgd, lr=0.1, scale=4) -> schedule=
+adascale(optax.sgd, 0.1, num_replicas=4) -> scale=
+recipes.meta_shampoo(lr=0.01) -> learning_rate=
+recipes.meta_shampoo(precondition_freq=10) -> precondition_frequency=
+recipes.meta_shampoo(block_size=128) -> max_preconditioner_dim=
+recipes.meta_shampoo(beta1=0.9) -> betas=
+recipes.google_shampoo(b1=0.9) -> beta1=
+recipes.google_shampoo(graft_type=1) -> grafting=
+recipes.official_soap(betas=(0.9, 0.99)) -> b1=
+precond.blocked(optax.identity(), blocksize=64) -> block_size=
+precond.scale_by_muon(lr=0.02) -> scale_by_muon() takes no lr=
+""",
+    "kinds": """
+shampoo(1e-3, method=precond.eigh) -> Call this function
+shampoo(1e-3, method='eigh') -> method='eigh': must be of type Method
+shampoo(1e-3, method=precond.qr()) -> computes no inverse roots
+shampoo(1e-3, method=orthogonal.newton_schulz()) -> method=newton_schulz()
+shampoo(1e-3, magnitude='adam') -> magnitude='adam'
+shampoo(1e-3, magnitude=optax.scale_by_adam) -> Call this function
+shampoo(1e-3, otherwise=optax.adam) -> Call this function
+shampoo(1e-3, otherwise='adam') -> otherwise='adam'
+shampoo(1e-3, otherwise=3) -> otherwise=3
+shampoo(1e-3, mask='kernel') -> mask='kernel'
+shampoo(1e-3, weight_decay=0.1, mask='kernel') -> mask='kernel': must be a tree of booleans
+shampoo(1e-3, weight_decay=0.1, mask=['kernel']) -> mask=['kernel']
+shampoo(1e-3, mask={'kernel': True}) -> no weight_decay=
+mfac(1e-3, mask={'kernel': True}) -> no weight_decay=
+neumann(1e-3, weight_decay=0.1, mask='kernel') -> mask='kernel'
+shampoo(1e-3, views='kernel') -> views='kernel'
+shampoo(1e-3, views=3) -> views=3
+shampoo(1e-3, views=views.tensors) -> views=the function tensors
+shampoo(1e-3, views=[('kernel', 3)]) -> 3 for 'kernel'
+shampoo(1e-3, views=['kernel']) -> must be a (pattern, view) pair
+shampoo(1e-3, views=[('(', None)]) -> not a regular expression
+shampoo(1e-3, views=[('kernel', {'shape': (3, 4)})]) -> must have `axes`
+soap(1e-3, method=precond.newton()) -> computes no eigenbasis
+soap(1e-3, method=precond.qr) -> Call this function
+kl_shampoo(1e-3, method=3) -> method=3
+muon(1e-3, method=precond.eigh()) -> method=eigh()
+muon(1e-3, scale=0.2) -> scale=0.2
+muon(1e-3, after='normalize') -> after='normalize'
+muon(1e-3, momentum=0.95) -> momentum=0.95
+kfac(1e-3, {'kernel': jnp.ones((2, 3))}) -> layers=
+kfac(1e-3, jnp.ones(3)) -> layers=an array of shape (3,)
+kfac(LAYERS) -> learning_rate=a dict
+kfac(1e-3, LAYERS, root=precond.inverse) -> Call this function
+kfac(1e-3, LAYERS, root=precond.cholesky()) -> root=cholesky()
+precond.blocked('adam') -> inner='adam'
+precond.blocked(optax.adam) -> Call this function
+precond.blocked(optax.identity(), mesh='data') -> mesh='data'
+precond.blocked(optax.identity(), mesh=8) -> mesh=8
+precond.scale_by_kronecker(precond.outer_products, precond.inverse_root()) -> statistics=the function outer_products
+precond.scale_by_kronecker(precond.outer_products(), precond.inverse_root) -> root=the function inverse_root
+precond.scale_by_kronecker(precond.inverse_root(), precond.outer_products()) -> statistics=Root made by inverse_root()
+precond.scale_by_kronecker(precond.outer_products(), precond.eigh()) -> root=eigh()
+precond.scale_by_kronecker(precond.outer_products(), precond.inverse_root(), precision='highest') -> precision='highest'
+precond.scale_by_kronecker(precond.outer_products(), precond.inverse_root(), refresh='20') -> refresh='20'
+precond.scale_by_kronecker(precond.outer_products()) -> needs root=
+precond.graft(optax.identity(), 'adam') -> magnitude='adam'
+precond.graft(optax.identity(), optax.identity(), start=0) -> start=0
+precond.graft(optax.identity(), optax.identity(), eps='0') -> eps='0'
+precond.with_momentum(0.9, optax.identity()) -> momentum=0.9
+precond.with_momentum(optax.ema(0.9), optax.identity) -> inner=the function identity
+precond.per_block(optax.ema) -> inner=the function ema
+precond.by_layer(optax.identity(), {'a': 3}) -> layers=
+precond.every('20') -> period='20'
+precond.every(0) -> period=0
+precond.every(20, stagger='yes') -> stagger='yes': must be True or False
+precond.every(20, delay=2) -> delay=2
+precond.every(20, phase=3, stagger=True) -> phase=
+precond.every(20, start=0) -> start=0
+precond.on_host(2.5) -> period=2.5
+precond.ragged('128') -> size='128'
+precond.inverse_root(damping=1e-6) -> damping=1e-06
+precond.inverse_root(power=-1) -> power=-1
+precond.inverse_root(tolerance='0.5') -> tolerance='0.5'
+precond.eigenbasis(decay=2) -> decay=2
+precond.eigenbasis(method='qr') -> method='qr'
+precond.inverse(damping='1e-3') -> damping='1e-3'
+precond.inverse(method=precond.qr()) -> computes no inverses
+precond.eigen_inverse(method=precond.newton()) -> computes no eigenbasis
+precond.corrected_inverse(follow=0.9) -> follow=0.9
+precond.store_as(precond.inverse_root) -> root=the function inverse_root
+precond.store_as(precond.inverse_root(), 'bf16') -> dtype='bf16'
+precond.store_as(precond.inverse_root(), jnp.int8) -> dtype=
+precond.relative(-1) -> eps=-1
+precond.absolute('1e-12') -> eps='1e-12'
+precond.trace_damping(None) -> eps=None
+precond.by_platform(cpu=precond.eigh) -> cpu=the function eigh
+precond.by_platform(others=precond.qr()) -> one of them computes no inverse roots
+precond.newton(iterations=0) -> iterations=0
+precond.rotations(sweeps=0) -> sweeps=0
+precond.precision(roots='bf16') -> roots='bf16'
+precond.precision(statistics=jax.lax.Precision.DEFAULT) -> statistics=DEFAULT
+precond.precision(statistics='highest') -> statistics='highest'
+precond.outer_products(2.0) -> decay=2.0
+precond.outer_products(0.9, every=0) -> every=0
+precond.outer_products(bias_correction='yes') -> bias_correction='yes'
+precond.kl('0.9') -> decay='0.9'
+precond.activations(decay=-1) -> decay=-1
+transforms.scale_by_diagonal(2) -> decay=2
+transforms.scale_by_diagonal(momentum=0.9) -> momentum=0.9
+transforms.clip_by_rms(-1) -> threshold=-1
+transforms.clip_by_kl(optax.identity(), 'fast') -> learning_rate='fast'
+transforms.clip_by_kl('kfac', 0.1) -> inner='kfac'
+transforms.nesterov(1.0) -> decay=1.0
+transforms.lookahead_ema('0.9') -> b1='0.9'
+transforms.normalize(-1.0) -> eps=-1.0
+transforms.normalize_neurons(over=-1) -> over=-1
+transforms.orthogonalize('svd') -> method='svd'
+transforms.finite_steps(optax.sgd) -> inner=the function sgd
+transforms.switch(0, optax.identity(), optax.identity()) -> start=0
+transforms.switch(1, optax.identity(), 3) -> after=3
+transforms.error_feedback(0.01) -> compressor=0.01
+transforms.block_top_k(0) -> density=0
+transforms.sparse_rows(2.0) -> density=2.0
+transforms.scale_by_mfac(rows='sparse') -> rows='sparse'
+transforms.stochastic_rounding(seed=-1) -> seed=-1
+transforms.levenberg_marquardt(optax.sgd(1.0), 1.0) -> make=
+transforms.levenberg_marquardt(optax.sgd, 1.0, decay=2) -> decay=2
+transforms.quadratic_model(optax.identity(), -1.0) -> damping=-1.0
+large_batches.paper_gain(smoothing=1) -> smoothing=1
+large_batches.fairscale_gain('0.9') -> smoothing='0.9'
+large_batches.growing_momentum(2) -> low=2
+large_batches.convexify(-1) -> cubic=-1
+large_batches.convexify(eps=0) -> eps=0
+large_batches.differenced('sgd') -> inner='sgd'
+precond.accumulate(optax.sgd(0.1), 0) -> every_k=0
+precond.accumulate(optax.sgd, 2) -> inner=the function sgd
+precond.accumulate(optax.sgd(0.1), every_k=2.5) -> every_k=2.5
+precond.scale_by_adascale(0.1, 0) -> scale=0
+orthogonal.newton_schulz([(1.0,)]) -> polynomials=
+orthogonal.newton_schulz(dtype='int8') -> dtype='int8'
+orthogonal.newton_schulz(gram='auto') -> gram='auto'
+orthogonal.jordan(0) -> steps=0
+orthogonal.width(outputs=2) -> outputs=2
+orthogonal.match_rms('0.2') -> rms='0.2'
+""",
+    "devices": """
+precond.sharded(3) -> axis=3
+precond.sharded([]) -> axis=[]
+precond.sharded(('data', 'data')) -> names a mesh axis twice
+precond.sharded('data', multiple=0) -> multiple=0
+precond.sharded('data', multiple='8') -> multiple='8'
+precond.sharded('data', gather_dtype='bf16') -> gather_dtype='bf16'
+precond.sharded('data', gather_dtype=jnp.int8) -> gather_dtype=int8
+precond.sharded('data', gather_dtype=optax.identity()) -> rounding=
+precond.sharded('data', rounding='bf16') -> rounding='bf16'
+precond.sharded('data', roots='model') -> roots=
+precond.sharded('data', roots=3) -> roots=3
+precond.sharded('data', gradients=3) -> gradients=3
+precond.sharded('data', wire='bf16') -> sharded() takes no wire=
+precond.by_cost(-1) -> memory=-1
+precond.by_cost('2GB') -> memory='2GB'
+shampoo(1e-3, axis=3) -> axis=3
+shampoo(1e-3, axis=('data', 'data')) -> names a mesh axis twice
+shampoo(1e-3, mesh='data') -> mesh='data'
+shampoo(1e-3, axis='dta', mesh=MESH).init(P) -> axis=('dta',)
+shampoo(1e-3, axis=precond.sharded('data', gradients='dat'), mesh=MESH).init(P) -> 'dat' is not an axis of the mesh
+precond.plan(shampoo(1e-3), SHAPES, mesh=8) -> mesh=8
+precond.plan(shampoo(1e-3), SHAPES, mesh={'data': 0}) -> mesh['data']=0
+precond.plan(shampoo(1e-3), SHAPES, platform='banana') -> platform='banana'
+precond.plan(shampoo, SHAPES) -> tx=the function shampoo
+precond.plan(shampoo(1e-3, axis='dta'), SHAPES, mesh={'data': 8}) -> axis=('dta',)
+precond.plan(shampoo(1e-3), {'kernel': 'x'}) -> params=
+precond.state_shardings(shampoo(1e-3), SHAPES, 'data') -> mesh='data'
+precond.state_shardings(shampoo(1e-3), SHAPES) -> There is no mesh
+precond.views_of('shampoo', SHAPES) -> tx='shampoo'
+precond.host_refresh(shampoo(1e-3), P) -> refresh=precond.on_host(100)
+precond.host_refresh(shampoo, P) -> tx=the function shampoo
+precond.host_refresh(shampoo(1e-3, refresh=precond.on_host(2)), P, workers=0) -> workers=0
+precond.host_refresh(shampoo(1e-3, refresh=precond.on_host(2)), P, updates='1') -> updates='1'
+""",
+    "directions": """
+shampoo(1e-3, otherwise=optax.adamw(1e-3)).init(P) -> otherwise= goes against the gradient
+shampoo(1e-3, otherwise=optax.sgd(1e-3)).init(P) -> otherwise= goes against the gradient
+shampoo(1e-3, otherwise=optax.lamb(1e-3)).init(P) -> otherwise= goes against the gradient
+shampoo(1e-3, otherwise=soap(1e-3)).init(P) -> otherwise= goes against the gradient
+shampoo(1e-3, otherwise=optax.scale(-1.0)).init(P) -> otherwise= goes against the gradient
+jax.jit(shampoo(1e-3, otherwise=optax.adam(1e-3)).init)(P) -> otherwise= goes against the gradient
+shampoo(1e-3, magnitude=optax.adam(1e-3)).init(P) -> magnitude= goes against the gradient
+soap(1e-3, otherwise=optax.adamw(1e-3)).init(P) -> otherwise= goes against the gradient
+kl_shampoo(1e-3, otherwise=optax.adam(1e-3)).init(P) -> otherwise= goes against the gradient
+muon(1e-3, otherwise=optax.adamw(1e-3)).init(P) -> otherwise= goes against the gradient
+muon(1e-3, after=optax.sgd(1.0)).init(P) -> after= goes against the gradient
+muon(1e-3, momentum=optax.sgd(1.0, momentum=0.9)).init(P) -> momentum= goes against the gradient
+kfac(1e-3, LAYERS, otherwise=optax.adamw(1e-3)).init(P) -> otherwise= goes against the gradient
+precond.blocked(shampoo(1e-3)) -> inner=precond.shampoo(0.001) cuts parameters into blocks itself
+precond.blocked(muon(1e-3)) -> cuts parameters into blocks itself
+precond.blocked(precond.blocked(optax.identity())) -> cuts parameters into blocks itself
+precond.blocked(recipes.meta_shampoo(1e-3)) -> cuts parameters into blocks itself
+precond.blocked(optax.sgd(1e-3)).init(P) -> inner= goes against the gradient
+precond.blocked(optax.identity(), otherwise=optax.adam(1e-3)).init(P) -> otherwise= goes against the gradient
+precond.blocked(KRONECKER, otherwise=optax.adam(1e-3)).init(P) -> otherwise= goes against the gradient
+precond.graft(shampoo(1e-3), optax.scale_by_adam()).init(P) -> direction= goes against the gradient
+precond.graft(optax.scale_by_rms(), optax.adam(1e-3)).init(P) -> magnitude= goes against the gradient
+precond.with_momentum(optax.sgd(0.1), optax.identity()).init(P) -> momentum= goes against the gradient
+precond.with_momentum(KRONECKER, optax.ema(0.9)) -> the order is with_momentum(momentum, inner)
+KRONECKER.init(P) -> precond.blocked(
+KRONECKER.init({'kernel': jnp.ones((8, 4))}) -> 'kernel' of shape (8, 4) is a parameter
+KRONECKER.init({'conv': {'kernel': jnp.ones((3, 3, 8, 4))}}) -> 'conv/kernel' of shape (3, 3, 8, 4)
+""",
+    "trees": """
+shampoo(1e-3).init({'kernel': 'dense'}) -> params= has 'dense' at 'kernel'
+shampoo(1e-3).init({'steps': jnp.zeros(3, int)}) -> 'steps' is of int32
+shampoo(1e-3).init(MODEL) -> Pass the parameters of a model, not the model
+shampoo(1e-3, views=[('kernel', View((0, 5)))]).init(P) -> View.axes=(0, 5)
+shampoo(1e-3, views=lambda path, leaf: 3).init(P) -> `views` gave 3
+TX.update(STATE, P, P) -> The order is tx.update(gradients, state, params)
+TX.update(P, P, STATE) -> The order is tx.update(gradients, state, params)
+TX.update((1.0, P), STATE, P) -> as jax.value_and_grad returns
+TX.update({'kernel': P['kernel']}, STATE, P) -> The gradients have no 'bias'
+TX.update({**P, 'more': P['bias']}, STATE, P) -> The parameters have no 'more'
+TX.update({**P, 'bias': 'none'}, STATE, P) -> updates= has 'none' at 'bias'
+TX.update(P, STATE, {**P, 'bias': 'none'}) -> params= has 'none' at 'bias'
+TX.update(P, None, P) -> state=
+TX.update(P, optax.adamw(1e-3).init(P), P) -> state=
+TX.update(P, soap(1e-3).init(P), P) -> state=
+TX.update(P, shampoo(1e-3, block_size=2).init(P), P) -> state=
+TX.update({'kernel': P['kernel'].T, 'bias': P['bias']}, STATE, P) -> 'kernel'
+TX.update({'kernel': P['kernel'].T, 'bias': P['bias']}, STATE) -> state=
+KFAC.update(P, KFAC.init(P), P) -> needs factors=
+KFAC.update(P, KFAC.init(P), P, factors=P) -> factors=a dict
+KFAC.update(P, KFAC.init(P), P, factors={}) -> factors=
+KFAC.init({'other': jnp.ones((2, 2))}) -> layers=
+ADASCALE.update(P, ADASCALE.init(P), P) -> needs the extra argument replicas
+ADASCALE.update(P, ADASCALE.init(P), P, replicas=8) -> replicas=8
+neumann(0.1).update(P, neumann(0.1).init(P)) -> params
+precond.metrics(TX) -> where its state belongs
+precond.metrics(P) -> no state of an optimizer in it
+large_batches.done(STATE, 10) -> done()
+large_batches.eval_params(STATE, P) -> eval_params
+shampoo(1e-3, views=[('kernle', None)]).init(P) -> 'kernle' is found in none
+shampoo(1e-3, views=views.stacked('layres', 0)).init(P) -> 'layres' is found in none
+""",
+    "capture": """
+layers.sampled(layers.categorical) -> likelihood=the function categorical
+layers.sampled(layers.categorical(), samples=0) -> samples=0
+layers.exact('gaussian') -> likelihood='gaussian'
+layers.exact(layers.Likelihood(lambda key, outputs: outputs)) -> needs a likelihood with a root
+layers.gaussian(-1.0) -> variance=-1.0
+layers.gaussian('1') -> variance='1'
+layers.value_grad_factors(F, LOSS, CAPTURE, fisher='empirical') -> fisher='empirical'
+layers.value_grad_factors(F, LOSS, CAPTURE, fisher=layers.empirical) -> fisher=the function empirical
+layers.value_grad_factors(F, LOSS, LAYERS, fisher=layers.empirical()) -> capture=
+layers.value_grad_factors(F, LOSS, CAPTURE) -> needs fisher=
+layers.value_grad_factors(F, 3, CAPTURE, fisher=layers.empirical()) -> loss=3
+layers.value_grad_factors(lambda p, x: x @ p['kernel'], LOSS, CAPTURE, fisher=layers.empirical())(P, X) -> capture.apply
+layers.value_grad_factors(F, LOSS, CAPTURE, fisher=layers.sampled(layers.gaussian()))(P, X) -> key=
+layers.value_grad_factors(lambda p, x: None, LOSS, CAPTURE, fisher=layers.empirical())(P, X) -> no outputs
+layers.factors_alone(F, CAPTURE, fisher=layers.empirical()) -> fisher=empirical()
+layers.with_fisher(F, layers.empirical()) -> fisher=empirical()
+layers.explicit({'': layers.dense}, P) -> Call this function
+layers.explicit({'': 'dense'}, P) -> kinds= has 'dense'
+layers.explicit(layers.dense(), P) -> kinds=
+layers.explicit({'a': layers.dense()}, P) -> the parameters have no 'a/kernel'
+layers.explicit({'': layers.dense(bias=False)}, P) -> allow_uncovered=
+layers.explicit({'': layers.dense()}, P, allow_uncovered=['embeding']) -> allow_uncovered= has 'embeding'
+layers.explicit({'': layers.dense()}, P, allow_uncovered='bias') -> allow_uncovered='bias'
+layers.explicit({'': layers.dense()}, P, sharing='expand') -> sharing='expand'
+layers.explicit({'': layers.dense()}, P, sharing=[('nomatch', layers.expand)]) -> sharing= has 'nomatch'
+layers.explicit({'': layers.dense()}, P, sharing=[('.', 'expand')]) -> sharing=
+layers.doubly_factored(channels=0) -> channels=0
+layers.einsum('ab', ndim=2) -> einsum
+linen.capture(MODEL, X, VARIABLES) -> variables=
+linen.capture(MODEL, VARIABLES['params'], X) -> variables= has no 'params'
+linen.capture(MODEL, VARIABLES) -> Give capture() an example
+linen.capture(MODEL, VARIABLES, X, rules={'Dense': linen.RULES[nn.Dense]}) -> rules= has the key 'Dense'
+linen.capture(NNX, VARIABLES, X) -> must be of type flax
+linen.capture(nn.Dense, VARIABLES, X) -> model=the class Dense
+nnx_front.capture(MODEL, X) -> must be of type flax
+nnx_front.capture(NNX, X, rules={'Linear': None}) -> rules= has the key 'Linear'
+nnx_front.capture(NNX, X, allow_uncovered=['kernle']) -> allow_uncovered= has 'kernle'
+replicas.over_groups(jax.value_and_grad(LOSS), 4) -> f=
+replicas.over_groups(replicas.gradients(LOSS), 0) -> groups=0
+replicas.over_micro_batches(replicas.gradients(LOSS), 1.5) -> steps=1.5
+replicas.gradients(3) -> loss=3
+replicas.gradients(LOSS, has_aux='yes') -> has_aux='yes'
+replicas.over_groups(replicas.gradients(lambda w, x: jnp.mean(w * x)), 3)(1.0, jnp.ones(4)) -> groups=3
+""",
+    "recipes": """
+recipes.meta_shampoo(-0.01) -> learning_rate=-0.01
+recipes.meta_shampoo('0.01') -> learning_rate='0.01'
+recipes.meta_shampoo(betas=0.9) -> betas=0.9
+recipes.meta_shampoo(betas=(0.9,)) -> betas=(0.9,)
+recipes.meta_shampoo(betas=(2.0, 0.99)) -> betas[0]=2.0
+recipes.meta_shampoo(precondition_frequency=0) -> 0
+recipes.meta_shampoo(grafting='adam') -> grafting='adam'
+recipes.meta_shampoo(nesterov='yes') -> nesterov='yes'
+recipes.meta_shampoo(root=recipes.meta_eigh()) -> root=
+recipes.meta_soap(epsilon='1e-12') -> epsilon='1e-12'
+recipes.meta_soap(method='qr') -> method='qr'
+recipes.google_shampoo(grafting='adagrad') -> grafting='adagrad'
+recipes.google_shampoo(beta1=2.0) -> beta1=2.0
+recipes.google_shampoo(block_size=0) -> 0
+recipes.google_shampoo(start_preconditioning_step=-1) -> start_preconditioning_step=-1
+recipes.google_shampoo(learning_rate='0.1') -> learning_rate='0.1'
+recipes.google_shampoo(learning_rate=-0.1) -> learning_rate=-0.1
+recipes.official_soap('3e-3') -> learning_rate='3e-3'
+recipes.official_soap(-3e-3) -> learning_rate=-0.003
+recipes.official_soap(precondition_frequency=0) -> 0
+recipes.official_soap(precondition_1d='no') -> precondition_1d='no'
+recipes.primal_averaging(train='0.9') -> train='0.9'
+""",
+}
+"""By theme: calls, and a part of the message of each."""
+
+COMMANDS = """
+plan -> Name one model
+plan --preset gpt -> needs --width and --layers
+plan --preset bert --width 64 --layers 2 -> invalid choice: 'bert'
+plan --preset gpt --width 0 --layers 2 -> whole number of at least 1
+plan --preset gpt --width wide --layers 2 -> whole number of at least 1
+plan --preset gpt --width 64 --layers 2 --experts 4 -> no size of --preset gpt
+plan --preset gpt --width 64 --layers 2 --platform banana -> invalid choice: 'banana'
+plan --preset gpt --width 64 --layers 2 --optimizer adam -> invalid choice: 'adam'
+plan --preset gpt --width 64 --layers 2 --refresh 0 -> --refresh
+plan --preset gpt --width 64 --layers 2 --devices 0 -> --devices
+plan --preset gpt --width 64 --layers 2 --dtype float31 -> floating-point type
+plan --preset gpt --width 64 --layers 2 --dtype int8 -> floating-point type
+plan --preset gpt --width 64 --layers 2 --mesh data -> name
+plan --preset gpt --width 64 --layers 2 --mesh data=2 --axis dta -> --axis dta
+plan --preset gpt --width 64 --layers 2 --mesh data=2 --gradients dta -> --gradients dta
+plan --preset gpt --width 64 --layers 2 --method qr -> --method qr
+plan --preset gpt --width 64 --layers 2 --at-once -> --at-once needs --refresh
+plan --preset gpt --width 64 --layers 2 --step-ms 10 -> --step-ms needs --flops-per-s
+plan --preset gpt --width 64 --layers 2 --flops-per-s -1 -> --flops-per-s
+plan --preset gpt --width 64 --layers 2 --optimizer muon --refresh 3 -> Muon has no roots
+plan --preset gpt --width 64 --layers 2 --optimizer kfac --block-size 3 -> --block-size
+plan --shapes nowhere.json -> nowhere.json
+doctor --dtype float31 -> floating-point type
+"""
+"""Words on the command line, and a part of what stands on the standard error."""
+
+ACCEPTED = {
+    "optax.chain(shampoo(1e-3), soap(1e-3))": "the chain is Optax's, which calls neither of the two differently",
+    "optax.chain(shampoo(1e-3), optax.scale(-1e-3))": "the chain is Optax's",
+    "precond.graft(optax.scale_by_adam(), KRONECKER)": "swapped, it is a graft, too: Adam's way, Shampoo's length",
+    "shampoo(lambda step: -1e-3)": "a schedule has no value before training, as in Optax",
+    "TX.update(P, STATE, P, factor=3)": "extra arguments are for other parts of a chain, as in Optax",
+}
+"""What is accepted, and why."""
