@@ -48,6 +48,7 @@ DEFAULTS = (
     Case("shampoo", precond.shampoo, {"learning_rate": 1e-2}),
     Case("soap", precond.soap, {"learning_rate": 1e-2}),
     Case("kl_shampoo", precond.kl_shampoo, {"learning_rate": 1e-2}),
+    Case("kl_soap", precond.kl_soap, {"learning_rate": 1e-2}),
     Case("muon", precond.muon, {"learning_rate": 1e-2}),
 )
 """The aliases as they come: the costly properties are tested on these."""
@@ -55,6 +56,7 @@ DEFAULTS = (
 _LR = {"learning_rate": 1e-2}
 _TURNS = precond.every(3, stagger=True)
 _AT_ONCE = precond.every(3)
+_ADAM = precond.transforms.scale_by_diagonal(0.95, eps=1e-15, bias_correction=True)
 _ORTHOGONAL = precond.orthogonal
 _LATE = {"delay": 1, "warmup": 1}  # as soap needs it: no gradient meets a basis made from itself
 
@@ -75,6 +77,7 @@ VARIANTS = (
     Case("soap_eigh", precond.soap, _LR | {"method": precond.eigh(), "refresh": _AT_ONCE._replace(**_LATE)}),
     Case("soap_rotations", precond.soap, _LR | {"method": precond.rotations()}),
     Case("soap_turned", precond.soap, _LR | {"moments": precond.roots.turned()}),
+    Case("soap_adam_magnitude", precond.soap, _LR | {"magnitude": _ADAM}),
     Case("soap_small_blocks", precond.soap, _LR | {"block_size": 2}),
     Case("soap_tensors", precond.soap, _LR | {"views": precond.views.tensors()}),
     Case("soap_decayed", precond.soap, _LR | {"weight_decay": 1e-4}, needs_params=True),
@@ -82,6 +85,12 @@ VARIANTS = (
     Case("kl_shampoo_newton", precond.kl_shampoo, _LR | {"method": precond.newton(), "refresh": _AT_ONCE}),
     Case("kl_shampoo_small_blocks", precond.kl_shampoo, _LR | {"block_size": 2}),
     Case("kl_shampoo_decayed", precond.kl_shampoo, _LR | {"weight_decay": 1e-4}, needs_params=True),
+    Case("kl_shampoo_adam_magnitude", precond.kl_shampoo, _LR | {"magnitude": _ADAM}),
+    Case("kl_soap_refreshed_in_turns", precond.kl_soap, _LR | {"refresh": _TURNS._replace(**_LATE)}),
+    Case("kl_soap_eigh", precond.kl_soap, _LR | {"method": precond.eigh(), "refresh": _AT_ONCE._replace(**_LATE)}),
+    Case("kl_soap_adam_magnitude", precond.kl_soap, _LR | {"magnitude": _ADAM}),
+    Case("kl_soap_small_blocks", precond.kl_soap, _LR | {"block_size": 2}),
+    Case("kl_soap_decayed", precond.kl_soap, _LR | {"weight_decay": 1e-4}, needs_params=True),
     Case("muon_polar", precond.muon, _LR | {"method": _ORTHOGONAL.polar()}),
     Case("muon_width", precond.muon, {"learning_rate": 2e-3, "scale": _ORTHOGONAL.width(), "adam_learning_rate": 1e-2}),
     Case("muon_normalized", precond.muon, _LR | {"after": precond.transforms.normalize_neurons()}),
@@ -95,6 +104,7 @@ RECIPES = (
     Case("meta_shampoo", recipes.meta_shampoo, {"learning_rate": 1e-1}, needs_params=True),
     Case("meta_soap", recipes.meta_soap, {"learning_rate": 1e-1}, needs_params=True),
     Case("official_soap", recipes.official_soap, {"learning_rate": 1e-2, "weight_decay": 0.0}, needs_params=True),
+    Case("nvidia_kl_soap", recipes.nvidia_kl_soap, _LR | {"weight_decay": 0.0}, needs_params=True),
 )
 """The reference implementations; they always decay weights, if by nothing."""
 

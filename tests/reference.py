@@ -106,3 +106,27 @@ def soap_trajectory(w, gradients, *, lr, b1, b2, eps, period, start, turned=Fals
         w = w - lr * kron_multiply(direction, bases)
         path.append(w.copy())
     return np.stack(path)
+
+
+def kl_soap_trajectory(w, gradients, *, lr, b1, b2, eps, damping, period, start):
+    """As `soap_trajectory` with moments that turn, on factors that see the gradient whitened by the others."""
+    w, m, v = w.copy(), np.zeros_like(w), np.zeros_like(w)
+    factors = [np.zeros((d, d)) for d in w.shape]
+    bases, path = [np.eye(d) for d in w.shape], []
+    white = [np.eye(d) / np.sqrt(np.sqrt(np.mean(gradients[0] ** 2))) for d in w.shape]
+    for t, g in enumerate(gradients, 1):
+        for i, d in enumerate(w.shape):
+            seen = kron_multiply(g, [None if j == i else x for j, x in enumerate(white)])
+            factors[i] = b2 * factors[i] + (1 - b2) * gram(seen, i) * d / w.size
+        corrected = [f / (1 - b2**t) for f in factors]
+        if t >= start and (t - start) % period == 0:
+            old, bases = bases, [np.linalg.eigh(f)[1] for f in corrected]
+            v = turned_moment(v, old, bases)
+        values = [np.diag(q.T @ f @ q) for q, f in zip(bases, corrected, strict=True)]
+        white = [(q / np.sqrt(x + damping * x.max())) @ q.T for q, x in zip(bases, values, strict=True)]
+        m = b1 * m + (1 - b1) * g
+        v = b2 * v + (1 - b2) * kron_multiply(g, [q.T for q in bases]) ** 2
+        direction = kron_multiply(m / (1 - b1**t), [q.T for q in bases]) / (np.sqrt(v / (1 - b2**t)) + eps)
+        w = w - lr * kron_multiply(direction, bases)
+        path.append(w.copy())
+    return np.stack(path)

@@ -16,12 +16,13 @@ def kept(m, n):
         "shampoo": factors + roots + 2 * m * n,
         "kl_shampoo": factors + roots + m * n,
         "soap": factors + roots + 2 * m * n,
+        "kl_soap": factors + roots + 2 * m * n,
         "muon": m * n,
     }
 
 
 @pytest.mark.parametrize("shape", BLOCKS, ids=str)
-@pytest.mark.parametrize("name", ["shampoo", "kl_shampoo", "soap", "muon"])
+@pytest.mark.parametrize("name", ["shampoo", "kl_shampoo", "soap", "kl_soap", "muon"])
 def test_the_state_has_the_documented_size(name, shape):
     params = {f"layer_{i}": {"kernel": jax.ShapeDtypeStruct(shape, jnp.float32)} for i in range(3)}
     state = jax.eval_shape(getattr(precond, name)(1e-3).init, params)

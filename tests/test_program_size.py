@@ -14,6 +14,7 @@ OPTIMIZERS = {
     "shampoo, newton": lambda: precond.shampoo(1e-3, weight_decay=1e-4, method=precond.newton()),
     "soap": lambda: precond.soap(1e-3, weight_decay=1e-4),
     "kl_shampoo": lambda: precond.kl_shampoo(1e-3, weight_decay=1e-4),
+    "kl_soap": lambda: precond.kl_soap(1e-3, weight_decay=1e-4),
     "muon": lambda: precond.muon(1e-3, weight_decay=1e-4),
 }
 

@@ -13,12 +13,18 @@ from precond.planning import dense_layers, divided
 
 __all__ = ["Run", "add_devices", "add_optimizer", "read_run"]
 
-_BLOCKED = {"shampoo": precond.shampoo, "soap": precond.soap, "kl_shampoo": precond.kl_shampoo, "muon": precond.muon}
+_BLOCKED = {
+    "shampoo": precond.shampoo,
+    "soap": precond.soap,
+    "kl_shampoo": precond.kl_shampoo,
+    "kl_soap": precond.kl_soap,
+    "muon": precond.muon,
+}
 _ROOTS = {"eigh": precond.eigh, "composite": precond.composite, "newton": precond.newton}
 _BASES = {"qr": precond.qr, "eigh": precond.eigh, "rotations": precond.rotations, "cholesky_qr": precond.cholesky_qr}
 _INVERSES = _ROOTS | {"cholesky": precond.cholesky}
 _ORTHOGONAL = {"newton_schulz": precond.orthogonal.newton_schulz, "polar": precond.orthogonal.polar}
-_METHODS = dict.fromkeys(_BLOCKED, _ROOTS) | {"soap": _BASES, "muon": _ORTHOGONAL, "kfac": _INVERSES}
+_METHODS = dict.fromkeys(_BLOCKED, _ROOTS) | {"soap": _BASES, "kl_soap": _BASES, "muon": _ORTHOGONAL, "kfac": _INVERSES}
 _BLOCK_SIZE = 1024
 
 

@@ -4,6 +4,7 @@ from precond.optimizers.adascale import adascale
 from precond.optimizers.ekfac import ekfac
 from precond.optimizers.kfac import kfac
 from precond.optimizers.kl_shampoo import kl_shampoo, scale_by_kl_shampoo
+from precond.optimizers.kl_soap import kl_soap, scale_by_kl_soap
 from precond.optimizers.mfac import mfac
 from precond.optimizers.muon import muon, scale_by_muon
 from precond.optimizers.neumann import neumann
@@ -17,12 +18,14 @@ __all__ = [
     "ekfac",
     "kfac",
     "kl_shampoo",
+    "kl_soap",
     "mfac",
     "muon",
     "neumann",
     "scale_by_ekfac",
     "scale_by_kfac",
     "scale_by_kl_shampoo",
+    "scale_by_kl_soap",
     "scale_by_muon",
     "scale_by_shampoo",
     "scale_by_soap",

@@ -9,9 +9,10 @@ import optax
 
 from precond.arguments import along, check_along, check_decay, check_number, described
 from precond.blocks import BlockSize, Views
-from precond.engine import Refresh, blocked, every, scale_by_kronecker
+from precond.engine import Refresh, blocked, every
 from precond.mesh import Sharded
 from precond.optimizers.finish import finish
+from precond.optimizers.grafted import grafted
 from precond.roots import Method, inverse_root, relative, waiting
 from precond.statistics import kl
 from precond.transforms import clip_by_rms
@@ -28,6 +29,7 @@ def scale_by_kl_shampoo(
     eps: jax.typing.ArrayLike = 1e-15,
     damping: jax.typing.ArrayLike = 1e-4,
     refresh: Refresh | int = every(10, stagger=True),
+    magnitude: optax.GradientTransformation | None = None,
     method: Method | None = None,
     block_size: BlockSize = None,
     views: Views | Sequence[Any] | None = None,
@@ -46,6 +48,7 @@ def scale_by_kl_shampoo(
       eps: as in `precond.kl_shampoo`.
       damping: as in `precond.kl_shampoo`.
       refresh: as in `precond.kl_shampoo`.
+      magnitude: as in `precond.kl_shampoo`.
       method: as in `precond.kl_shampoo`.
       block_size: as in `precond.kl_shampoo`.
       views: as in `precond.kl_shampoo`.
@@ -70,14 +73,9 @@ def scale_by_kl_shampoo(
     check_number("b2", b2, 0, 1, advice="1 sums the factors.")
     check_number("eps", eps, 0)
     check_number("damping", damping, 0)
-    direction = scale_by_kronecker(
-        kl(b2),
-        waiting(inverse_root(power=0.5, method=method, damping=relative(damping))),
-        momentum=optax.ema(b1),
-        refresh=refresh,
-    )
+    root = waiting(inverse_root(power=0.5, method=method, damping=relative(damping)))
     tx = blocked(
-        along(optax.chain(direction, clip_by_rms(1.0))),
+        along(grafted(kl(b2), root, magnitude, momentum=optax.ema(b1), refresh=refresh, after=clip_by_rms(1.0))),
         block_size=1024 if block_size is None else block_size,
         views=views,
         otherwise=along(optax.scale_by_adam(b1, b2, eps)) if otherwise is None else otherwise,
@@ -85,7 +83,7 @@ def scale_by_kl_shampoo(
         axis=axis,
         mesh=mesh,
     )
-    return check_along(tx, otherwise=otherwise)
+    return check_along(tx, otherwise=otherwise, magnitude=magnitude)
 
 
 @described(heading=-1)
@@ -99,6 +97,7 @@ def kl_shampoo(
     weight_decay: optax.ScalarOrSchedule | None = None,
     mask: Mask = None,
     refresh: Refresh | int = every(10, stagger=True),
+    magnitude: optax.GradientTransformation | None = None,
     method: Method | None = None,
     block_size: BlockSize = None,
     views: Views | Sequence[Any] | None = None,
@@ -128,6 +127,9 @@ def kl_shampoo(
         be given to `update`.
       mask: which parameters decay, as in `optax.adamw`.
       refresh: `precond.every`, or a number of steps (all roots at once). By default each root every 10 steps, in turns.
+      magnitude: a transformation of blocks to whose norm each block's step is scaled, as in `precond.shampoo`.
+        `precond.transforms.scale_by_diagonal(0.95, eps=1e-15, bias_correction=True)` is Adam's. None leaves steps as
+        long as they are.
       method: how roots are computed: `precond.eigh()` (the default) or `precond.newton()`.
       block_size: the longest side of a block; None is 1024.
       views: as in `precond.blocked`.
@@ -156,6 +158,7 @@ def kl_shampoo(
         eps=eps,
         damping=damping,
         refresh=refresh,
+        magnitude=magnitude,
         method=method,
         block_size=block_size,
         views=views,

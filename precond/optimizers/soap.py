@@ -9,9 +9,10 @@ import optax
 
 from precond.arguments import along, check_along, check_decay, check_number, check_whole, described
 from precond.blocks import BlockSize, Views
-from precond.engine import Refresh, blocked, every, scale_by_kronecker
+from precond.engine import Refresh, blocked, every
 from precond.mesh import Sharded
 from precond.optimizers.finish import finish
+from precond.optimizers.grafted import grafted
 from precond.roots import Method, Transport, eigenbasis
 from precond.statistics import outer_products
 from precond.trees import Mask
@@ -28,6 +29,7 @@ def scale_by_soap(
     refresh: Refresh | int = every(10, stagger=True, delay=1, warmup=1),
     method: Method | None = None,
     moments: Transport | None = None,
+    magnitude: optax.GradientTransformation | None = None,
     block_size: BlockSize = None,
     views: Views | Sequence[Any] | None = None,
     otherwise: optax.GradientTransformation | None = None,
@@ -46,6 +48,7 @@ def scale_by_soap(
       refresh: as in `precond.soap`.
       method: as in `precond.soap`.
       moments: as in `precond.soap`.
+      magnitude: as in `precond.soap`.
       block_size: as in `precond.soap`.
       views: as in `precond.soap`.
       otherwise: as in `precond.soap`.
@@ -70,14 +73,9 @@ def scale_by_soap(
         refresh = every(refresh, delay=1, warmup=1)
     check_decay("b1", b1)
     check_number("b2", b2, 0, 1, advice="1 sums.")
-    direction = scale_by_kronecker(
-        outer_products(b2),
-        eigenbasis(b2, eps=eps, method=method, moments=moments),
-        momentum=optax.ema(b1),
-        refresh=refresh,
-    )
+    root = eigenbasis(b2, eps=eps, method=method, moments=moments)
     tx = blocked(
-        direction,
+        along(grafted(outer_products(b2), root, magnitude, momentum=optax.ema(b1), refresh=refresh)),
         block_size=1024 if block_size is None else block_size,
         views=views,
         otherwise=along(optax.scale_by_adam(b1, b2, 1e-15 if eps is None else eps)) if otherwise is None else otherwise,
@@ -85,7 +83,7 @@ def scale_by_soap(
         axis=axis,
         mesh=mesh,
     )
-    return check_along(tx, otherwise=otherwise)
+    return check_along(tx, otherwise=otherwise, magnitude=magnitude)
 
 
 @described(heading=-1)
@@ -100,6 +98,7 @@ def soap(
     refresh: Refresh | int = every(10, stagger=True, delay=1, warmup=1),
     method: Method | None = None,
     moments: Transport | None = None,
+    magnitude: optax.GradientTransformation | None = None,
     block_size: BlockSize = None,
     views: Views | Sequence[Any] | None = None,
     otherwise: optax.GradientTransformation | None = None,
@@ -134,6 +133,9 @@ def soap(
         `precond.eigh()`.
       moments: what becomes of V when a basis is refreshed: `precond.roots.kept()` (the default), as the official SOAP
         does, or `precond.roots.turned()`, with which no update grows after a very large gradient.
+      magnitude: a transformation of blocks to whose norm each block's step is scaled, as in `precond.shampoo`.
+        `precond.transforms.scale_by_diagonal(0.95, eps=1e-15, bias_correction=True)` is Adam's. None leaves steps as
+        long as they are.
       block_size: the longest side of a block; None is 1024.
       views: as in `precond.blocked`.
       otherwise: for parameters without a view; None is Adam with the same `b1`, `b2` and `eps`.
@@ -162,6 +164,7 @@ def soap(
         refresh=refresh,
         method=method,
         moments=moments,
+        magnitude=magnitude,
         block_size=block_size,
         views=views,
         otherwise=otherwise,

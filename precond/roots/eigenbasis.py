@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 
 from precond.arguments import check_number, check_part, described
 from precond.linalg import average, dot_precision, multiply, orthogonality_residual
+from precond.roots.damping import Damping
 from precond.roots.guard import Checked, accept, unchecked
 from precond.roots.methods import Method, qr
 from precond.roots.root import Factor, Power, Root, RootState, TransportOf
@@ -18,7 +19,6 @@ from precond.trees import Leaf, wide_dtype
 __all__ = ["SecondMoment", "eigenbasis", "transport_by"]
 
 
-_LEAST = 1e-7  # rounding leaves about so much of a zero beside entries of size 1
 _ORTHOGONAL = 0.01  # a basis that is less orthonormal is refused
 
 
@@ -44,6 +44,8 @@ def eigenbasis(
     power: ArrayLike = 0.5,
     method: Method | None = None,
     moments: Transport | None = None,
+    damping: Damping | None = None,
+    least: ArrayLike = 1e-7,
 ) -> Root:
     r"""Divide by a root of the second moment in the eigenbasis of the factors (SOAP; eigenvalue correction).
 
@@ -60,14 +62,20 @@ def eigenbasis(
 
     Args:
       decay: $\beta$; 1 sums for ever, less than 1 averages.
-      eps: $\epsilon$, added to the denominator, in the units of the gradient (for q = 1/2). None takes 1e-7 times the
-        denominator that belongs to the mean of V over the block, so that the scale of the gradients does not matter.
+      eps: $\epsilon$, added to the denominator, in the units of the gradient (for q = 1/2). None takes `least`
+        times the denominator that belongs to the mean of V over the block, so that the scale of the gradients does not
+        matter.
       weight: w; None takes $1 - \beta$, or 1 for a sum.
       bias_correction: divide V by $1 - \beta^t$, t the number of steps.
       power: q.
       method: `precond.qr()` (the default), `precond.rotations()`, `precond.cholesky_qr()` or `precond.eigh()`.
       moments: what becomes of V when a basis is refreshed: `precond.roots.kept()` (the default) or
         `precond.roots.turned()`.
+      damping: added to the eigenvalues of a factor by which the other axes' statistics are whitened (`precond.kl`), as
+        in `precond.inverse_root`. None adds nothing, and leaves out directions in which the factor is rounding's.
+      least: dimensionless, where `eps` is None. Rounding leaves about 1e-7 of a zero beside entries of size 1. Where a
+        gradient meets a basis made from itself, entries of which only rounding is left must not be divided by
+        themselves, and more is needed.
 
     Returns:
       A `Root`. Before the first refresh the basis is the parameter's own, and this is Adam's or AdaGrad's rule.
@@ -95,8 +103,11 @@ def eigenbasis(
     if eps is not None:
         check_number("eps", eps, 0)
     check_number("power", power, 0)
+    check_number("least", least, 0)
     moments = kept() if moments is None else moments
     check_part("moments", moments, Transport, "precond.roots.turned()")
+    if damping is not None:
+        check_part("damping", damping, Damping, "precond.relative(1e-4)")
 
     debiased = bias_correction and weight is None
 
@@ -119,9 +130,10 @@ def eigenbasis(
         count = jnp.asarray(optax.safe_increment(count))
         steps = count.reshape(-1, *[1] * (nu.ndim - 1))
         nu = average(nu, jnp.square(turned), decay, weight, count=steps if debiased else None)
-        least = _LEAST * jnp.mean(nu, axis=tuple(range(1, nu.ndim)), keepdims=True) ** power if eps is None else eps
+        mean = jnp.mean(nu, axis=tuple(range(1, nu.ndim)), keepdims=True)
         # A power below 1 has no derivative at 0. There the entry has had no gradient, and does not move.
-        denominator = jnp.where(nu > 0, jnp.where(nu > 0, nu, 1) ** power, 0) + least
+        denominator = jnp.where(nu > 0, jnp.where(nu > 0, nu, 1) ** power, 0)
+        denominator = denominator + (least * mean**power if eps is None else eps)
         turned = multiply(direction, bases, transpose=True)
         # An entry without any gradient so far has 0 / 0, and does not move.
         scaled = jnp.where(denominator > 0, turned / jnp.where(denominator > 0, denominator, 1), 0)
@@ -133,7 +145,11 @@ def eigenbasis(
         values = jnp.sum(basis * product, axis=1, keepdims=True)
         peak = jnp.max(values, axis=2, keepdims=True)
         # Directions without any gradient so far are left out; of a zero factor, all are.
-        inverse = jnp.where(values > 1e-12 * peak, values, jnp.inf) ** -0.5
+        smallest = 1e-12 * peak
+        if damping is not None:
+            ridge = jnp.asarray(damping.ridge(peak[:, 0, 0], jnp.mean(values, axis=(1, 2))))
+            values = jnp.where(peak > 0, jnp.maximum(values, 0) + ridge[:, None, None], 0)
+        inverse = jnp.where(values > smallest, values, jnp.inf) ** -0.5
         return jnp.einsum("mij,mkj->mik", basis * inverse, basis, precision=dot_precision())
 
     return Root(init, refresh, apply, whiten, lambda axis: 1.0, transport=transport_by(moments))

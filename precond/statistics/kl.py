@@ -143,7 +143,8 @@ def kl(
         def scaled(name: str, axis: int, factor: jax.Array) -> jax.Array:
             found, size = whiten(name, axis, factor), by_name[name]
             least = jnp.where(size > 0, size, 1)[:, None, None] ** -0.5 * jnp.eye(found.shape[-1], dtype=found.dtype)
-            return jnp.where(found[:, :1, :1] == 0, least, found)
+            unknown = jnp.trace(found, axis1=1, axis2=2) == 0  # a row that saw nothing is zero for itself
+            return jnp.where(unknown[:, None, None], least, found)
 
         factors, accumulated = accumulate(updates, state.accumulated, params, whiten=scaled, **extra)
         return factors, KlState(units, accumulated)

@@ -33,6 +33,7 @@ SAID = {
         "cuda",
     ),
     "--optimizer kl_shampoo --method newton": (precond.kl_shampoo, {"method": precond.newton()}, "cuda"),
+    "--optimizer kl_soap --method eigh": (precond.kl_soap, {"method": precond.eigh()}, "cuda"),
     "--gather-dtype bfloat16 --platform cpu": (
         precond.shampoo,
         {"axis": precond.sharded("data", gather_dtype="bfloat16")},

@@ -20,6 +20,7 @@ OPTIMIZERS = {
     "soap, turned moments": lambda: precond.soap(SCHEDULE, moments=precond.roots.turned(), refresh=1),
     "kl_shampoo, every step": lambda: precond.kl_shampoo(1e-2, weight_decay=1e-2, refresh=1),
     "kl_shampoo": lambda: precond.kl_shampoo(SCHEDULE, weight_decay=1e-2, refresh=2),
+    "kl_soap": lambda: precond.kl_soap(SCHEDULE, weight_decay=1e-2),
     "muon": lambda: precond.muon(1e-2, weight_decay=1e-2, after=precond.transforms.normalize_neurons()),
     "muon, two rates": lambda: precond.muon(SCHEDULE, adam_learning_rate=SCHEDULE, weight_decay=1e-2),
 }

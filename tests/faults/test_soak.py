@@ -21,6 +21,7 @@ OPTIMIZERS = {
         precond.soap, 3e-3, refresh=TURNS._replace(delay=1, warmup=1), method=precond.rotations()
     ),
     "kl_shampoo": functools.partial(precond.kl_shampoo, 3e-3, refresh=TURNS),
+    "kl_soap": functools.partial(precond.kl_soap, 3e-3, refresh=TURNS._replace(delay=1, warmup=1)),
     "muon": functools.partial(precond.muon, 3e-3, after=precond.transforms.normalize_neurons()),
 }
 EACH = [pytest.param(name, marks=[pytest.mark.slow] * (name not in ("shampoo", "soap"))) for name in OPTIMIZERS]

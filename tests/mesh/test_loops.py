@@ -56,6 +56,7 @@ OTHERS = {
     "shampoo by newton": functools.partial(precond.shampoo, method=precond.newton(), refresh=1),
     "shampoo by composite": functools.partial(precond.shampoo, method=precond.composite(), refresh=2),
     "kl_shampoo": functools.partial(precond.kl_shampoo, refresh=precond.every(3, stagger=True)),
+    "kl_soap": functools.partial(precond.kl_soap, refresh=precond.every(2, stagger=True, delay=1, warmup=1)),
     "muon": precond.muon,
     "muon with normalized neurons": functools.partial(
         precond.muon, after=precond.transforms.normalize_neurons(), adam_learning_rate=0.02

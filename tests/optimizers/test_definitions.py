@@ -1,5 +1,8 @@
 """The aliases' trajectories against dense float64 definitions."""
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
@@ -77,6 +80,72 @@ def test_soap_whose_second_moments_turn_with_its_bases():
         views=TENSORS,
     )
     check(tx, lambda w, g: reference.soap_trajectory(w, g, turned=True, **given))
+
+
+@pytest.mark.parametrize("period", [1, 3])
+def test_kl_soap_by_eigh(period):
+    given = {"b1": 0.9, "b2": 0.95, "eps": 1e-6, "damping": 1e-3}
+    # By step 9 the factors have full rank; before it, this is Adam.
+    tx = precond.kl_soap(0.01, **given, refresh=precond.every(period, start=9), method=precond.eigh(), views=TENSORS)
+    check(tx, lambda w, g: reference.kl_soap_trajectory(w, g, lr=0.01, period=period, start=9, **given))
+
+
+ADAM = precond.transforms.scale_by_diagonal(0.95, eps=1e-15, bias_correction=True)
+STATISTICS_AND_ROOT = {
+    "soap": lambda: (precond.outer_products(0.95), precond.eigenbasis(0.95, eps=None)),
+    "kl_shampoo": lambda: (
+        precond.kl(0.95),
+        precond.roots.waiting(precond.inverse_root(power=0.5, damping=precond.relative(1e-4))),
+    ),
+    "kl_soap": lambda: (
+        precond.kl(0.95),
+        precond.eigenbasis(0.95, eps=None, moments=precond.roots.turned(), damping=precond.relative(1e-4), least=1e-4),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STATISTICS_AND_ROOT)
+def test_a_magnitude_makes_each_block_of_an_alias_as_long_as_that_of_another_method(name):
+    grads, start = gradients(SHAPES, steps=8), gradients(SHAPES, steps=1, seed=5)[0]
+    refresh = precond.every(3, stagger=True)
+    spelled = optax.chain(
+        precond.blocked(
+            precond.with_momentum(
+                precond.per_block(optax.ema(0.9)),
+                precond.graft(
+                    precond.scale_by_kronecker(*STATISTICS_AND_ROOT[name](), refresh=refresh), precond.per_block(ADAM)
+                ),
+            ),
+            block_size=4,
+        ),
+        optax.scale_by_learning_rate(1e-3),
+    )
+    alias = getattr(precond, name)(1e-3, b1=0.9, b2=0.95, refresh=refresh, magnitude=ADAM, block_size=4)
+    ours, chain = trajectory(alias, start, grads), trajectory(spelled, start, grads)
+    for k, w in start.items():
+        assert distance(ours[k], chain[k], w) < 1e-12
+    with pytest.raises(TypeError, match="magnitude"):
+        getattr(precond, name)(1e-3, magnitude="adam")
+
+
+def test_kl_soap_does_not_divide_rounding_by_itself():
+    """A gradient of rank one is one entry in its own basis, which Adam's rule makes 1."""
+    rng = np.random.default_rng(0)
+    left, right = rng.integers(-8, 8, (128, 1)), rng.integers(-8, 8, (1, 32))  # exact in float32
+    grads = {"kernel": jnp.asarray(left * right, jnp.float32)}
+    tx = precond.kl_soap(1.0, refresh=precond.every(1))
+    updates, _ = jax.jit(tx.update)(grads, tx.init(grads))
+    unit = grads["kernel"] / jnp.linalg.norm(grads["kernel"])
+    assert jnp.linalg.norm(updates["kernel"] + unit) < 0.3  # of 1; by rounding's own, it would be more than 10
+
+
+def test_scale_by_kl_soap_is_kl_soap_without_rate_and_sign():
+    grads, start = gradients(SHAPES, steps=4), gradients(SHAPES, steps=1, seed=5)[0]
+    ended = optax.chain(precond.scale_by_kl_soap(), optax.add_decayed_weights(0.01), optax.scale_by_learning_rate(0.1))
+    path = trajectory(ended, start, grads)
+    whole = trajectory(precond.kl_soap(0.1, weight_decay=0.01), start, grads)
+    for k, w in start.items():
+        assert distance(whole[k], path[k], w) < 1e-12
 
 
 def test_the_shampoo_alias_is_the_chain_that_it_documents():

@@ -52,7 +52,7 @@ def test_it_is_asked_through_any_wrapper(wrapper):
     assert read(around(precond.shampoo(1e-3))[wrapper]) == READ
 
 
-@pytest.mark.parametrize("alias", ["shampoo", "soap", "kl_shampoo", "muon"])
+@pytest.mark.parametrize("alias", ["shampoo", "soap", "kl_shampoo", "kl_soap", "muon"])
 def test_aliases_read_alike(alias):
     assert read(getattr(precond, alias)(1e-3)) == READ
 

@@ -140,6 +140,12 @@ def test_after_one_gradient_of_a_thousand_times_no_update_of_soap_is_twice_as_lo
     assert largest < 2 * usual
 
 
+@pytest.mark.parametrize("refresh", [every(1, delay=1, warmup=1), every(1)], ids=["by default", "before use"])
+def test_nor_is_one_of_kl_soap(refresh):
+    usual, largest = sizes(precond.kl_soap(1.0, refresh=refresh))
+    assert largest < 2 * usual
+
+
 def test_with_second_moments_that_are_kept_updates_grow_by_far_more():
     usual, largest = sizes(precond.soap(1.0, moments=kept()))
     assert largest > 5 * usual

@@ -1,0 +1,169 @@
+"""KL-SOAP: Adam in the eigenbasis of factors fitted in Kullback-Leibler divergence."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from precond.arguments import along, check_along, check_decay, check_number, check_whole, described
+from precond.blocks import BlockSize, Views
+from precond.engine import Refresh, blocked, every
+from precond.mesh import Sharded
+from precond.optimizers.finish import finish
+from precond.optimizers.grafted import grafted
+from precond.roots import Method, Transport, eigenbasis, relative, turned
+from precond.statistics import kl
+from precond.trees import Mask
+
+__all__ = ["kl_soap", "scale_by_kl_soap"]
+
+_LEAST = 1e-4  # for refresh=every(1): in the basis that is made from itself, zeros of a gradient are rounding
+
+
+@described(heading=1, explain=True)
+def scale_by_kl_soap(
+    *,
+    b1: jax.typing.ArrayLike = 0.9,
+    b2: jax.typing.ArrayLike = 0.95,
+    eps: jax.typing.ArrayLike | None = None,
+    damping: jax.typing.ArrayLike = 1e-4,
+    refresh: Refresh | int = every(1, delay=1, warmup=1),
+    method: Method | None = None,
+    moments: Transport | None = None,
+    magnitude: optax.GradientTransformation | None = None,
+    block_size: BlockSize = None,
+    views: Views | Sequence[Any] | None = None,
+    otherwise: optax.GradientTransformation | None = None,
+    skipped: float = 0.0,
+    axis: str | Sequence[str] | Sharded | None = None,
+    mesh: jax.sharding.Mesh | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Do what `precond.kl_soap` does, without weight decay and learning rate.
+
+    Updates go along the gradient: a trainer that ends the chain itself multiplies them by minus its learning rate.
+
+    Args:
+      b1: as in `precond.kl_soap`.
+      b2: as in `precond.kl_soap`.
+      eps: as in `precond.kl_soap`.
+      damping: as in `precond.kl_soap`.
+      refresh: as in `precond.kl_soap`.
+      method: as in `precond.kl_soap`.
+      moments: as in `precond.kl_soap`.
+      magnitude: as in `precond.kl_soap`.
+      block_size: as in `precond.kl_soap`.
+      views: as in `precond.kl_soap`.
+      otherwise: as in `precond.kl_soap`.
+      skipped: as in `precond.blocked`.
+      axis: as in `precond.kl_soap`.
+      mesh: as in `precond.kl_soap`.
+
+    Returns:
+      A transformation of parameters.
+
+    Raises:
+      ValueError, TypeError: as `precond.kl_soap`.
+
+    Examples:
+      >>> tx, params = scale_by_kl_soap(), {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}
+      >>> updates, state = tx.update(params, tx.init(params))
+    """
+    check_decay("b1", b1)
+    check_number("b2", b2, 0, 1, advice="1 sums.")
+    check_number("damping", damping, 0)
+    if not isinstance(refresh, Refresh):
+        check_whole("refresh", refresh, least=1)
+        refresh = every(refresh, delay=1, warmup=1)
+    moments = turned() if moments is None else moments
+    root = eigenbasis(b2, eps=eps, method=method, moments=moments, damping=relative(damping), least=_LEAST)
+    tx = blocked(
+        along(grafted(kl(b2), root, magnitude, momentum=optax.ema(b1), refresh=refresh)),
+        block_size=1024 if block_size is None else block_size,
+        views=views,
+        otherwise=along(optax.scale_by_adam(b1, b2, 1e-15 if eps is None else eps)) if otherwise is None else otherwise,
+        skipped=skipped,
+        axis=axis,
+        mesh=mesh,
+    )
+    return check_along(tx, otherwise=otherwise, magnitude=magnitude)
+
+
+@described(heading=-1)
+def kl_soap(
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    b1: jax.typing.ArrayLike = 0.9,
+    b2: jax.typing.ArrayLike = 0.95,
+    eps: jax.typing.ArrayLike | None = None,
+    damping: jax.typing.ArrayLike = 1e-4,
+    weight_decay: optax.ScalarOrSchedule | None = None,
+    mask: Mask = None,
+    refresh: Refresh | int = every(1, delay=1, warmup=1),
+    method: Method | None = None,
+    moments: Transport | None = None,
+    magnitude: optax.GradientTransformation | None = None,
+    block_size: BlockSize = None,
+    views: Views | Sequence[Any] | None = None,
+    otherwise: optax.GradientTransformation | None = None,
+    axis: str | Sequence[str] | Sharded | None = None,
+    mesh: jax.sharding.Mesh | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""KL-SOAP: Adam in the eigenbasis of KL-Shampoo's factors, refreshed in every step.
+
+    $$L \leftarrow \beta_2 L + \frac{1 - \beta_2}{n} G \hat R^{-1} G^\top, \quad
+      R \leftarrow \beta_2 R + \frac{1 - \beta_2}{m} G^\top \hat L^{-1} G, \quad
+      W \leftarrow W - \eta \Big(Q_L \frac{Q_L^\top \hat M Q_R}{\sqrt{\hat V} + \epsilon} Q_R^\top + \lambda W\Big)$$
+
+    with $\hat{}$ for bias correction, M the moving average of G `[m, n]`, $Q_L, Q_R$ the eigenvectors of L and R, and V
+    the moving average of $(Q_L^\top G Q_R)^2$. Every basis takes one step of orthogonal iteration in each step. The
+    momentum is kept in the parameter's own basis, and V turns with the bases (`precond.roots.turned`). NVIDIA's
+    `KlSoapV3` to the last digit is `precond.recipes.nvidia_kl_soap`.
+
+    Args:
+      learning_rate: $\eta$, of Adam's size; a number or an Optax schedule.
+      b1: decay of the momentum, $\beta_1$.
+      b2: decay of the factors and of the second moment, $\beta_2$.
+      eps: $\epsilon$, in the units of the gradient; None takes 1e-4 of the root mean square of the block's denominator.
+        With `delay=0` it must not be much smaller: a gradient then meets the basis that is made from itself, where in
+        the first steps all entries but the diagonal are rounding.
+      damping: added to the eigenvalues by which the factors whiten the gradient, relative to the largest.
+      weight_decay: $\lambda$, decoupled, a number or an Optax schedule; None leaves it out, and `params` need not
+        be given to `update`.
+      mask: which parameters decay, as in `optax.adamw`.
+      refresh: `precond.every`, or a number of steps n for `every(n, delay=1, warmup=1)`. By default all bases in every
+        step, each gradient in the bases of before, as in `precond.soap`; the first update only feeds the statistics.
+        `precond.every(1)` refreshes before use, as NVIDIA does.
+        `precond.every(10, stagger=True, delay=1, warmup=1)` takes a tenth of the work.
+      method: how bases are refreshed: `precond.qr()` (the default), `precond.rotations()`, `precond.cholesky_qr()`, or
+        `precond.eigh()`, which makes it NVIDIA's REKLS.
+      moments: what becomes of V when a basis is refreshed: `precond.roots.turned()` (the default), or
+        `precond.roots.kept()`.
+      magnitude: a transformation of blocks to whose norm each block's step is scaled, as in `precond.shampoo`.
+        `precond.transforms.scale_by_diagonal(0.95, eps=1e-15, bias_correction=True)` is Adam's. None leaves steps as
+        long as they are.
+      block_size: the longest side of a block; None is 1024.
+      views: as in `precond.blocked`.
+      otherwise: for parameters without a view; None is Adam with the same `b1`, `b2` and `eps`.
+      axis: mesh axes over whose devices blocks, bases and memory are divided, as in `precond.blocked`.
+      mesh: the mesh, as in `precond.blocked`.
+
+    Returns:
+      An Optax optimizer. Under `optax.inject_hyperparams` pass `static_args=precond.STATIC_ARGS`.
+
+    Raises:
+      ValueError, TypeError: for numbers out of range or of a wrong type.
+
+    Reference:
+      Lin et al., Understanding and Improving Shampoo and SOAP via Kullback-Leibler Minimization, 2025.
+
+    Examples:
+      >>> tx, params = kl_soap(1e-3), {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}
+      >>> updates, state = tx.update(params, tx.init(params), params)
+      >>> params = optax.apply_updates(params, updates)
+    """
+    adam = {"b1": b1, "b2": b2, "eps": eps, "otherwise": otherwise}
+    bases = {"damping": damping, "refresh": refresh, "method": method, "moments": moments, "magnitude": magnitude}
+    stacks = {"block_size": block_size, "views": views, "axis": axis, "mesh": mesh}
+    return finish(scale_by_kl_soap(**adam, **bases, **stacks, skipped=jnp.nan), learning_rate, weight_decay, mask)
