@@ -75,7 +75,7 @@ VARIANTS = (
     Case("soap_refreshed_each_step", precond.soap, _LR | {"refresh": 1}),
     Case("soap_refreshed_in_turns", precond.soap, _LR | {"refresh": _TURNS._replace(**_LATE)}),
     Case("soap_eigh", precond.soap, _LR | {"method": precond.eigh(), "refresh": _AT_ONCE._replace(**_LATE)}),
-    Case("soap_rotations", precond.soap, _LR | {"method": precond.rotations()}),
+    Case("soap_rotations", precond.soap, _LR | {"method": precond.roots.rotations()}),
     Case("soap_turned", precond.soap, _LR | {"moments": precond.roots.turned()}),
     Case("soap_adam_magnitude", precond.soap, _LR | {"magnitude": _ADAM}),
     Case("soap_small_blocks", precond.soap, _LR | {"block_size": 2}),

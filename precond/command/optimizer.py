@@ -21,8 +21,13 @@ _BLOCKED = {
     "muon": precond.muon,
 }
 _ROOTS = {"eigh": precond.eigh, "composite": precond.composite, "newton": precond.newton}
-_BASES = {"qr": precond.qr, "eigh": precond.eigh, "rotations": precond.rotations, "cholesky_qr": precond.cholesky_qr}
-_INVERSES = _ROOTS | {"cholesky": precond.cholesky}
+_BASES = {
+    "qr": precond.qr,
+    "eigh": precond.eigh,
+    "rotations": precond.roots.rotations,
+    "cholesky_qr": precond.roots.cholesky_qr,
+}
+_INVERSES = _ROOTS | {"cholesky": precond.roots.cholesky}
 _ORTHOGONAL = {"newton_schulz": precond.orthogonal.newton_schulz, "polar": precond.orthogonal.polar}
 _METHODS = dict.fromkeys(_BLOCKED, _ROOTS) | {"soap": _BASES, "kl_soap": _BASES, "muon": _ORTHOGONAL, "kfac": _INVERSES}
 _BLOCK_SIZE = 1024

@@ -40,7 +40,7 @@ class Trials(NamedTuple):
     """What was computed.
 
     Attributes:
-      chosen: the method for roots that `precond.by_platform` takes on this machine.
+      chosen: the method for roots that `precond.roots.by_platform` takes on this machine.
       roots: one trial for each method for roots.
       basis: a trial of `precond.qr`.
     """
@@ -53,8 +53,8 @@ class Trials(NamedTuple):
 def run_trials() -> Trials:
     """Compute roots and bases of 4 matrices of 256 x 256 with a condition number of 10,000.
 
-    Residuals are measured in float64 on the host, by their definition. Which method `precond.by_platform` takes is
-    seen from its result, which is that of the method.
+    Residuals are measured in float64 on the host, by their definition. Which method `precond.roots.by_platform` takes
+    is seen from its result, which is that of the method.
 
     Returns:
       What was found.

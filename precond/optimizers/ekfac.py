@@ -62,8 +62,8 @@ def ekfac(
       mask: which parameters decay, as in `optax.adamw`.
       refresh: `precond.every`, or a number of steps n for `every(n, delay=1, warmup=1)`: all bases at once. By default
         each every 10 steps, in turns.
-      method: how bases are refreshed: `precond.qr()` (the default), `precond.rotations()` or `precond.cholesky_qr()`,
-        by which a column continues the one before, as its second moments do.
+      method: how bases are refreshed: `precond.qr()` (the default), `precond.roots.rotations()` or
+        `precond.roots.cholesky_qr()`, by which a column continues the one before, as its second moments do.
       otherwise: for parameters that belong to no layer; None is Adam, with the same learning rate.
       axis: mesh axes over whose devices factors, bases, second moments and momentum are divided, as in
         `precond.scale_by_kfac`. A capture gathers the bases, unless `precond.sharded(axis, roots=axis)` keeps them

@@ -44,7 +44,8 @@ def eigen_inverse(damping: ArrayLike = 1e-3, *, method: Method | None = None) ->
     Args:
       damping: $\lambda$, in the units of the Fisher matrix. A direction in which both it and the matrix are 0 is left
         out.
-      method: `precond.eigh()` (the default), `precond.qr()`, `precond.rotations()` or `precond.cholesky_qr()`.
+      method: `precond.eigh()` (the default), `precond.qr()`, `precond.roots.rotations()` or
+        `precond.roots.cholesky_qr()`.
 
     Returns:
       A `Root`. Before the first refresh the factors count as the identity.

@@ -57,8 +57,9 @@ def eigenbasis(
 
     where $M'$ is the momentum in the same basis. The momentum itself is kept in the parameter's own basis. SOAP keeps
     it in the eigenbasis and turns it at each refresh, which is the same. SOAP does not turn V: the columns of a
-    refreshed basis continue those of the old one (`precond.qr`, `precond.cholesky_qr`, `precond.rotations`). With
-    `moments=precond.roots.turned()` V turns with the basis, and columns may come in any order (`precond.eigh`).
+    refreshed basis continue those of the old one (`precond.qr`, `precond.roots.cholesky_qr`,
+    `precond.roots.rotations`). With `moments=precond.roots.turned()` V turns with the basis, and columns may come in
+    any order (`precond.eigh`).
 
     Args:
       decay: $\beta$; 1 sums for ever, less than 1 averages.
@@ -68,7 +69,8 @@ def eigenbasis(
       weight: w; None takes $1 - \beta$, or 1 for a sum.
       bias_correction: divide V by $1 - \beta^t$, t the number of steps.
       power: q.
-      method: `precond.qr()` (the default), `precond.rotations()`, `precond.cholesky_qr()` or `precond.eigh()`.
+      method: `precond.qr()` (the default), `precond.roots.rotations()`, `precond.roots.cholesky_qr()` or
+        `precond.eigh()`.
       moments: what becomes of V when a basis is refreshed: `precond.roots.kept()` (the default) or
         `precond.roots.turned()`.
       damping: added to the eigenvalues of a factor by which the other axes' statistics are whitened (`precond.kl`), as

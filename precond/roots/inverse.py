@@ -30,8 +30,8 @@ def inverse(damping: ArrayLike = 1e-3, *, method: Method | None = None, toleranc
 
     Args:
       damping: $\lambda$, in the units of the Fisher matrix.
-      method: `precond.cholesky()` (the default), or another method that computes roots. `precond.composite()` needs
-        matrix products alone.
+      method: `precond.roots.cholesky()` (the default), or another method that computes roots. `precond.composite()`
+        needs matrix products alone.
       tolerance: as in `precond.inverse_root`.
 
     Returns:
@@ -54,7 +54,7 @@ def inverse(damping: ArrayLike = 1e-3, *, method: Method | None = None, toleranc
     check_number("tolerance", tolerance, 0)
     solve = method.root
     if solve is None:
-        raise ValueError(f"method={method.name} computes no inverses: use precond.cholesky() or precond.eigh().")
+        raise ValueError(f"method={method.name} computes no inverses: use precond.roots.cholesky() or precond.eigh().")
 
     def ridge(order: Power) -> jax.Array:
         return jnp.asarray(damping) ** (1 / float(order))

@@ -39,8 +39,8 @@ def inverse_root(
         `eigh()` read floats as fractions with a denominator of at most 64. The power cannot be injected by
         `optax.inject_hyperparams`.
       method: `precond.eigh()`, `precond.composite()` or `precond.newton()`; None takes the first on CPU and the second
-        on everything else (`precond.by_platform`).
-      damping: `precond.relative` (the default, with 1e-6), `precond.absolute` or `precond.trace_damping`.
+        on everything else (`precond.roots.by_platform`).
+      damping: `precond.relative` (the default, with 1e-6), `precond.absolute` or `precond.roots.trace_damping`.
       tolerance: on the residual of each new root, $\|X^{1/q} (L + \epsilon I) - I\|_2$ as estimated by
         `precond.linalg.root_residual`. One that is above it is refused: its block keeps the last good root, and the
         damping of the next attempt is ten times as large. Infinity accepts every finite root.

@@ -29,7 +29,7 @@ SAID = {
     "--optimizer soap --block-size 64 --refresh 5 --at-once": (precond.soap, {"block_size": 64, "refresh": 5}, "cuda"),
     "--optimizer soap --refresh 20 --method rotations": (
         precond.soap,
-        {"method": precond.rotations(), "refresh": LATE},
+        {"method": precond.roots.rotations(), "refresh": LATE},
         "cuda",
     ),
     "--optimizer kl_shampoo --method newton": (precond.kl_shampoo, {"method": precond.newton()}, "cuda"),

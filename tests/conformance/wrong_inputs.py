@@ -121,7 +121,7 @@ soap(3e-3, max_precond_dim=10000) -> block_size=
 soap(3e-3, merge_dims=True) -> views=
 kl_shampoo(lr=1e-3) -> learning_rate=
 kl_shampoo(1e-3, beta1=0.9) -> b1=
-kl_shampoo(1e-3, graft_type=1) -> not grafted
+kl_shampoo(1e-3, graft_type=1) -> magnitude=
 muon(lr=0.02) -> learning_rate=
 muon(0.02, ns_steps=5) -> newton_schulz
 muon(0.02, nesterov=True) -> momentum=
@@ -183,7 +183,7 @@ kfac(1e-3, {'kernel': jnp.ones((2, 3))}) -> layers=
 kfac(1e-3, jnp.ones(3)) -> layers=an array of shape (3,)
 kfac(LAYERS) -> learning_rate=a dict
 kfac(1e-3, LAYERS, root=precond.inverse) -> Call this function
-kfac(1e-3, LAYERS, root=precond.cholesky()) -> root=cholesky()
+kfac(1e-3, LAYERS, root=precond.roots.cholesky()) -> root=cholesky()
 precond.blocked('adam') -> inner='adam'
 precond.blocked(optax.adam) -> Call this function
 precond.blocked(optax.identity(), mesh='data') -> mesh='data'
@@ -224,11 +224,11 @@ precond.store_as(precond.inverse_root(), 'bf16') -> dtype='bf16'
 precond.store_as(precond.inverse_root(), jnp.int8) -> dtype=
 precond.relative(-1) -> eps=-1
 precond.absolute('1e-12') -> eps='1e-12'
-precond.trace_damping(None) -> eps=None
-precond.by_platform(cpu=precond.eigh) -> cpu=the function eigh
-precond.by_platform(others=precond.qr()) -> one of them computes no inverse roots
+precond.roots.trace_damping(None) -> eps=None
+precond.roots.by_platform(cpu=precond.eigh) -> cpu=the function eigh
+precond.roots.by_platform(others=precond.qr()) -> one of them computes no inverse roots
 precond.newton(iterations=0) -> iterations=0
-precond.rotations(sweeps=0) -> sweeps=0
+precond.roots.rotations(sweeps=0) -> sweeps=0
 precond.precision(roots='bf16') -> roots='bf16'
 precond.precision(statistics=jax.lax.Precision.DEFAULT) -> statistics=DEFAULT
 precond.precision(statistics='highest') -> statistics='highest'

@@ -110,7 +110,7 @@ def test_errors_say_what_to_do():
     with pytest.raises(ValueError, match="damping=-1"):
         precond.ekfac(0.1, LAYERS, damping=-1)
     with pytest.raises(ValueError, match="computes no eigenbasis"):
-        precond.ekfac(0.1, LAYERS, method=precond.cholesky())
+        precond.ekfac(0.1, LAYERS, method=precond.roots.cholesky())
     with pytest.raises(ValueError, match="refresh=0"):
         precond.ekfac(0.1, LAYERS, refresh=0)
     for refresh in (precond.every(5), precond.every(5, delay=1), precond.every(5, warmup=1)):

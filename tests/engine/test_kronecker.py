@@ -236,7 +236,7 @@ def test_many_sizes_are_padded_to_few_and_no_root_is_another_for_it(schedule, me
     grads = [{f"{d}x{d + 1}": rng.standard_normal((2, d, d + 1)) for d in SIZES} for _ in range(4)]
 
     def updates():
-        root = precond.inverse_root(method=method(), damping=precond.trace_damping(1e-3))
+        root = precond.inverse_root(method=method(), damping=precond.roots.trace_damping(1e-3))
         tx = precond.scale_by_kronecker(precond.outer_products(0.9), root, refresh=schedule)
         state, update, out = tx.init(grads[0]), jax.jit(tx.update), []
         for g in grads:

@@ -19,7 +19,7 @@ DECAY, EPS = 0.8, 0.05
 DAMPING = {
     "relative": (precond.relative(EPS), lambda a: EPS * np.linalg.eigvalsh(a)[-1]),
     "absolute": (precond.absolute(EPS), lambda a: EPS),
-    "trace": (precond.trace_damping(EPS), lambda a: EPS * np.trace(a) / len(a)),
+    "trace": (precond.roots.trace_damping(EPS), lambda a: EPS * np.trace(a) / len(a)),
 }
 STATISTICS = {
     "averaged": (precond.outer_products(DECAY), lambda t: (1 - DECAY) / (1 - DECAY**t)),

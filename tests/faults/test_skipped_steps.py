@@ -16,7 +16,9 @@ OPTIMIZERS = {
     "shampoo, every step": lambda: precond.shampoo(1e-2, weight_decay=1e-2, refresh=1),
     "shampoo, composite": lambda: precond.shampoo(SCHEDULE, method=precond.composite(), refresh=2),
     "soap": lambda: precond.soap(SCHEDULE, weight_decay=1e-2, refresh=2),
-    "soap, rotations": lambda: precond.soap(1e-2, method=precond.rotations(), refresh=precond.every(3, stagger=True)),
+    "soap, rotations": lambda: precond.soap(
+        1e-2, method=precond.roots.rotations(), refresh=precond.every(3, stagger=True)
+    ),
     "soap, turned moments": lambda: precond.soap(SCHEDULE, moments=precond.roots.turned(), refresh=1),
     "kl_shampoo, every step": lambda: precond.kl_shampoo(1e-2, weight_decay=1e-2, refresh=1),
     "kl_shampoo": lambda: precond.kl_shampoo(SCHEDULE, weight_decay=1e-2, refresh=2),

@@ -18,7 +18,7 @@ OPTIMIZERS = {
     "shampoo, newton": functools.partial(precond.shampoo, 3e-3, refresh=TURNS, method=precond.newton()),
     "soap": functools.partial(precond.soap, 3e-3, refresh=TURNS._replace(delay=1, warmup=1)),
     "soap, rotations": functools.partial(
-        precond.soap, 3e-3, refresh=TURNS._replace(delay=1, warmup=1), method=precond.rotations()
+        precond.soap, 3e-3, refresh=TURNS._replace(delay=1, warmup=1), method=precond.roots.rotations()
     ),
     "kl_shampoo": functools.partial(precond.kl_shampoo, 3e-3, refresh=TURNS),
     "kl_soap": functools.partial(precond.kl_soap, 3e-3, refresh=TURNS._replace(delay=1, warmup=1)),

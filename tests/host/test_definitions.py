@@ -100,8 +100,8 @@ ROOTS = {
     "shampoo": (lambda r: runs.shampoo(refresh=r), lambda: precond.inverse_root(damping=precond.relative(1e-3))),
     "soap": (lambda r: precond.soap(0.1, refresh=r, block_size=4), precond.eigenbasis),
     "soap, rotations": (
-        lambda r: precond.soap(0.1, method=precond.rotations(group=1), refresh=r, block_size=4),
-        lambda: precond.eigenbasis(method=precond.rotations(group=1)),
+        lambda r: precond.soap(0.1, method=precond.roots.rotations(group=1), refresh=r, block_size=4),
+        lambda: precond.eigenbasis(method=precond.roots.rotations(group=1)),
     ),
     "kl_shampoo": (
         lambda r: precond.kl_shampoo(0.1, refresh=r, damping=1e-3, block_size=4),

@@ -48,7 +48,7 @@ STACKED = precond.sharded(None, multiple=8)
 OTHERS = {
     "soap": functools.partial(precond.soap, refresh=precond.every(2, stagger=True, delay=1, warmup=1)),
     "soap by rotations": functools.partial(
-        precond.soap, refresh=precond.every(2, delay=1, warmup=1), method=precond.rotations(group=3)
+        precond.soap, refresh=precond.every(2, delay=1, warmup=1), method=precond.roots.rotations(group=3)
     ),
     "soap, turned moments": functools.partial(
         precond.soap, refresh=precond.every(2, stagger=True, delay=1, warmup=1), moments=precond.roots.turned()

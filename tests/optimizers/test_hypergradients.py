@@ -74,7 +74,7 @@ BASES = {
     "soap": precond.soap,
     "soap at once": functools.partial(precond.soap, refresh=1),
     "soap by eigh": functools.partial(precond.soap, method=precond.eigh(), refresh=1),
-    "soap by rotations": functools.partial(precond.soap, method=precond.rotations(), refresh=1),
+    "soap by rotations": functools.partial(precond.soap, method=precond.roots.rotations(), refresh=1),
 }
 
 

@@ -32,7 +32,7 @@ def chained(**arguments):
 
 PRODUCTS = {
     "shampoo": lambda **a: precond.shampoo(1e-3, method=precond.composite(), **a),
-    "soap": lambda **a: precond.soap(1e-3, method=precond.rotations(group=None), **a),
+    "soap": lambda **a: precond.soap(1e-3, method=precond.roots.rotations(group=None), **a),
     "kl_shampoo": lambda **a: precond.kl_shampoo(1e-3, method=precond.newton(iterations=1), **a),
     "a chain": lambda **a: chained(method=precond.composite(), **a),
 }
@@ -143,7 +143,7 @@ def test_a_schedule_is_planned_both_in_turns_and_at_once():
 DECOMPOSED = {
     "eigh": (precond.shampoo, precond.eigh, 9),
     "qr": (precond.soap, precond.qr, 8 / 3),
-    "cholesky_qr": (precond.soap, precond.cholesky_qr, 3 / 3 + 2),  # three, and two triangular systems,
+    "cholesky_qr": (precond.soap, precond.roots.cholesky_qr, 3 / 3 + 2),  # three, and two triangular systems,
 }
 
 
@@ -158,7 +158,7 @@ def test_decompositions_count_as_in_the_textbook_on_any_platform(alias, method, 
 
 
 def test_of_algorithms_that_the_platform_chooses_one_is_counted():
-    params, tx = shapes(), precond.shampoo(1e-3, block_size=BLOCK, method=precond.by_platform())
+    params, tx = shapes(), precond.shampoo(1e-3, block_size=BLOCK, method=precond.roots.by_platform())
     decomposed = {p: precond.plan(tx, params, platform=p).work["at once"].decompositions for p in ("cpu", "cuda")}
     assert decomposed["cpu"] > decomposed["cuda"] == 0
 

@@ -9,8 +9,9 @@ import optax
 import pytest
 
 import precond
-from precond import cholesky_qr, eigenbasis, inverse_root, qr, rotations
+from precond import eigenbasis, inverse_root, qr
 from precond.linalg import continued_eigen_basis, rotate_basis, scaled_off_diagonal
+from precond.roots import cholesky_qr, rotations
 from tests import reference
 from tests.drift import drifting, geometric_mean, recorded, root_error
 

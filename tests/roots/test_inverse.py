@@ -55,7 +55,7 @@ def test_a_diagonal_factor_is_inverted_by_entry_and_a_zero_one_is_the_identity()
 
 
 def test_cholesky_computes_inverses_alone():
-    root = precond.inverse_root(method=precond.cholesky())
+    root = precond.inverse_root(method=precond.roots.cholesky())
     stack = jnp.ones((1, 2, 2))
     state = root.init(stack, (stack, None))
     with pytest.raises(ValueError, match=r"method=cholesky\(\) computes inverses"):

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from precond import absolute, by_platform, composite, eigh, inverse_root, newton, qr, relative, trace_damping
-from precond.roots import Axis
+from precond import absolute, composite, eigh, inverse_root, newton, qr, relative
+from precond.roots import Axis, by_platform, trace_damping
 from tests import reference
 
 METHODS = [eigh(), newton(), composite(), by_platform()]
