@@ -53,7 +53,7 @@ def _method(evidence: Evidence) -> Iterator[Trap]:
     times = chosen.milliseconds / fastest.milliseconds
     if times > _WORTH_CHANGING:
         yield Trap(
-            f"{fastest.method} is {times:.1f} times as fast here as {chosen.method}, which by_platform takes.",
+            f"{fastest.method} is {times:.1f} times as fast here as {chosen.method}, the default.",
             "Refreshes take longer than they need.",
             f"Try method=precond.{fastest.method}() with blocks of your own size.",
         )

@@ -81,7 +81,7 @@ def _settings(machine: Machine) -> dict[str, str]:
 def _computed(trials: Trials) -> list[str]:
     rows = []
     for trial in trials.roots:
-        chosen = ", as by_platform()" if trial.method == trials.chosen else ""
+        chosen = ", the default" if trial.method == trials.chosen else ""
         rows.append((f"root by {trial.method}(){chosen}", trial))
     rows.append(("basis by qr()", trials.basis))
     head = f"{'Roots and bases of 256 x 256':<38}{'ms a matrix':>12}{'residual':>12}"

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ __all__ = ["composite_root"]
 _ABOVE = 1.1  # times the estimate of the largest eigenvalue is a bound of it
 
 
-def _polynomial(m: jax.Array, coefficients: Sequence[jax.typing.ArrayLike]) -> jax.Array:
+def _polynomial(m: jax.Array, coefficients: Sequence[Any]) -> jax.Array:
     identity = jnp.eye(m.shape[-1], dtype=m.dtype)
     constant, slope, *square = coefficients
     h = constant * identity + slope * m

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from precond.linalg.products import product, symmetric
 
@@ -59,12 +60,13 @@ def rotate_basis(a: jax.Array, basis: jax.Array, sweeps: int = 1) -> jax.Array:
     of `qr_basis` at a decay of 0.999, and 3 times smaller at 0.99. At 0.95, two fifths of the statistics are new. There
     the error is about the same on synthetic statistics. On those of a training run it is up to 3 times larger with one
     sweep. Two sweeps are better than QR there, too, except for single matrices, on which `scaled_off_diagonal` stays
-    above 0.1. The step is local: from a basis that has nothing to do with A it takes many sweeps.
+    above 0.1. From a basis that has nothing to do with A it takes many sweeps: from the identity, 20 to 40 at a size of
+    64 and 40 to 96 at 768 leave less than 0.02, at condition numbers up to 1e6 and for matrices without full rank.
 
     Args:
       a: `[M, n, n]`, symmetric positive semi-definite, at any scale.
       basis: `[M, n, n]`, columns orthonormal up to rounding.
-      sweeps: the number of sweeps. In float32 the first takes 9 products of matrices, and each other one 7.
+      sweeps: the number of sweeps. Each takes 9 products of matrices in float32, of which the compiler meets 7.
 
     Returns:
       `[M, n, n]`, orthonormal columns. Column j continues column j, so that a second moment that is stored in this
@@ -83,11 +85,11 @@ def rotate_basis(a: jax.Array, basis: jax.Array, sweeps: int = 1) -> jax.Array:
     a = _normalised(a)
     # After a sweep the columns are orthonormal to 2e-2 at worst; steps square this to 1e-4, 1e-8 and 1e-16.
     polish = 2 if jnp.finfo(basis.dtype).eps > 1e-10 else 3
-    for sweep in range(1, sweeps + 1):
-        basis = _sweep(a, basis)
-        for _ in range(polish if sweep == sweeps else 1):
-            basis = _polish(basis)
-    return basis
+
+    def sweep(_: jax.typing.ArrayLike, basis: jax.Array) -> jax.Array:
+        return lax.fori_loop(0, polish, lambda _, q: _polish(q), _sweep(a, basis))
+
+    return lax.fori_loop(0, sweeps, sweep, basis)
 
 
 def scaled_off_diagonal(a: jax.Array, basis: jax.Array, floor: float | None = None) -> jax.Array:

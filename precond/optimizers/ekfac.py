@@ -62,7 +62,7 @@ def ekfac(
       mask: which parameters decay, as in `optax.adamw`.
       refresh: `precond.every`, or a number of steps n for `every(n, delay=1, warmup=1)`: all bases at once. By default
         each every 10 steps, in turns.
-      method: how bases are refreshed: `precond.qr()` (the default), `precond.roots.rotations()` or
+      method: how bases are refreshed: `precond.qr()` (the default, but on TPU), `precond.roots.rotations()` or
         `precond.roots.cholesky_qr()`, by which a column continues the one before, as its second moments do.
       otherwise: for parameters that belong to no layer; None is Adam, with the same learning rate.
       axis: mesh axes over whose devices factors, bases, second moments and momentum are divided, as in

@@ -129,7 +129,7 @@ def soap(
       refresh: `precond.every`, or a number of steps n for `every(n, delay=1, warmup=1)`: all bases at once, as the
         official implementation. By default each basis every 10 steps, in turns. With `delay=0` the first gradient
         meets the basis made from itself, where entries that only rounding keeps from 0 are divided by themselves.
-      method: how bases are refreshed: `precond.qr()` (the default), `precond.roots.rotations()`,
+      method: how bases are refreshed: `precond.qr()` (the default, but on TPU), `precond.roots.rotations()`,
         `precond.roots.cholesky_qr()` or `precond.eigh()`.
       moments: what becomes of V when a basis is refreshed: `precond.roots.kept()` (the default), as the official SOAP
         does, or `precond.roots.turned()`, with which no update grows after a very large gradient.

@@ -11,7 +11,7 @@ from precond.arguments import check_number, check_part, described
 from precond.linalg import average, dot_precision, multiply, orthogonality_residual
 from precond.roots.damping import Damping
 from precond.roots.guard import Checked, accept, unchecked
-from precond.roots.methods import Method, qr
+from precond.roots.methods import Method, by_platform, qr, rotations
 from precond.roots.root import Factor, Power, Root, RootState, TransportOf
 from precond.roots.transport import Transport, kept
 from precond.trees import Leaf, wide_dtype
@@ -69,8 +69,8 @@ def eigenbasis(
       weight: w; None takes $1 - \beta$, or 1 for a sum.
       bias_correction: divide V by $1 - \beta^t$, t the number of steps.
       power: q.
-      method: `precond.qr()` (the default), `precond.roots.rotations()`, `precond.roots.cholesky_qr()` or
-        `precond.eigh()`.
+      method: `precond.qr()`, `precond.roots.rotations()`, `precond.roots.cholesky_qr()` or `precond.eigh()`. None takes
+        the first, and on TPU `precond.roots.rotations(group=None)`, which has nothing but matrix products.
       moments: what becomes of V when a basis is refreshed: `precond.roots.kept()` (the default) or
         `precond.roots.turned()`.
       damping: added to the eigenvalues of a factor by which the other axes' statistics are whitened (`precond.kl`), as
@@ -96,7 +96,7 @@ def eigenbasis(
       >>> root.apply(g, g, state)[0].item()
       -1.0
     """
-    method = qr() if method is None else method
+    method = by_platform(qr(), tpu=rotations(group=None)) if method is None else method
     check_part("method", method, Method, "precond.qr()")
     basis_of = method.basis
     if basis_of is None:

@@ -7,7 +7,7 @@ from precond.arguments import check_number, check_part, described
 from precond.linalg import multiply, root_residual
 from precond.roots.damping import Damping, relative
 from precond.roots.guard import PADDING, Checked, accept, raised, unchecked
-from precond.roots.methods import Method, Ridge, Solved, by_platform
+from precond.roots.methods import Method, Ridge, Solved, by_platform, composite, eigh
 from precond.roots.powers import Powers, powers
 from precond.roots.root import Factor, Power, Root, RootState, as_fraction, identity_like
 from precond.trees import Leaf
@@ -39,7 +39,7 @@ def inverse_root(
         `eigh()` read floats as fractions with a denominator of at most 64. The power cannot be injected by
         `optax.inject_hyperparams`.
       method: `precond.eigh()`, `precond.composite()` or `precond.newton()`; None takes the first on CPU and the second
-        on everything else (`precond.roots.by_platform`).
+        on everything else.
       damping: `precond.relative` (the default, with 1e-6), `precond.absolute` or `precond.roots.trace_damping`.
       tolerance: on the residual of each new root, $\|X^{1/q} (L + \epsilon I) - I\|_2$ as estimated by
         `precond.linalg.root_residual`. One that is above it is refused: its block keeps the last good root, and the
@@ -63,7 +63,7 @@ def inverse_root(
       >>> root.refresh(factor, state.derived[0], 0.5, jnp.asarray(True)).matrix.item()
       0.5
     """
-    method = by_platform() if method is None else method
+    method = by_platform(composite(), cpu=eigh()) if method is None else method
     damping = relative() if damping is None else damping
     check_part("method", method, Method, "precond.eigh()")
     check_part("damping", damping, Damping, "precond.relative(1e-6)")

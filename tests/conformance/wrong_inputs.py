@@ -225,8 +225,8 @@ precond.store_as(precond.inverse_root(), jnp.int8) -> dtype=
 precond.relative(-1) -> eps=-1
 precond.absolute('1e-12') -> eps='1e-12'
 precond.roots.trace_damping(None) -> eps=None
-precond.roots.by_platform(cpu=precond.eigh) -> cpu=the function eigh
-precond.roots.by_platform(others=precond.qr()) -> one of them computes no inverse roots
+precond.roots.by_platform(precond.qr(), cpu=precond.eigh) -> cpu=the function eigh
+precond.roots.by_platform(precond.qr(), cpu=precond.newton()) -> one of them computes roots alone
 precond.newton(iterations=0) -> iterations=0
 precond.roots.rotations(sweeps=0) -> sweeps=0
 precond.precision(roots='bf16') -> roots='bf16'

@@ -188,7 +188,7 @@ def test_the_text_has_all_that_was_found():
     trials = GOOD._replace(basis=Trial("qr", 2.0, 0.5))
     machine = evidence(settings={"jax_compilation_cache_dir": "/cache"}).machine
     text = Diagnosis(machine, trials, find_problems(Evidence(machine, trials, "float32")), ()).text()
-    for part in ("0.12.0.1", "1 x cpu", "/cache", "root by eigh(), as by_platform()", "4.0e-03", "Problem: The bases"):
+    for part in ("0.12.0.1", "1 x cpu", "/cache", "root by eigh(), the default", "4.0e-03", "Problem: The bases"):
         assert part in text
     assert "Why it matters: SOAP refuses" in text
     assert "What to do: Choose another method" in text

@@ -159,9 +159,8 @@ def test_it_is_made_of_products_alone_at_full_precision(platform):
         jax.jit(lambda a, q: rotate_basis(a, q, 2)).trace(shape, shape).lower(lowering_platforms=(platform,)).as_text()
     )
     assert "custom_call" not in text
-    assert "while" not in text
     products = [line for line in text.splitlines() if "dot_general" in line]
-    assert len(products) == 9 + 7
+    assert len(products) == 7  # five of a sweep and two that make the columns orthonormal, in loops
     assert all("precision = [HIGHEST, HIGHEST]" in line for line in products)
 
 

@@ -12,6 +12,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import precond
+from precond.linalg.products import product
 from tests import catalog
 
 BLOCK = 64
@@ -30,11 +31,13 @@ def chained(**arguments):
     return optax.chain(optax.clip_by_global_norm(1.0), tx, optax.scale_by_learning_rate(1e-3))
 
 
+ROOT = precond.newton(iterations=1)
+BASIS = precond.Method("a step", None, lambda a, old, first: product(a, old))
 PRODUCTS = {
-    "shampoo": lambda **a: precond.shampoo(1e-3, method=precond.composite(), **a),
-    "soap": lambda **a: precond.soap(1e-3, method=precond.roots.rotations(group=None), **a),
-    "kl_shampoo": lambda **a: precond.kl_shampoo(1e-3, method=precond.newton(iterations=1), **a),
-    "a chain": lambda **a: chained(method=precond.composite(), **a),
+    "shampoo": lambda **a: precond.shampoo(1e-3, method=ROOT, **a),
+    "soap": lambda **a: precond.soap(1e-3, method=BASIS, **a),
+    "kl_shampoo": lambda **a: precond.kl_shampoo(1e-3, method=ROOT, **a),
+    "a chain": lambda **a: chained(method=ROOT, **a),
 }
 """Of matrix products alone: XLA counts no decomposition, and one turn of a loop."""
 
@@ -108,7 +111,7 @@ def test_and_so_are_those_of_a_step_in_turns(count, part, repeated):
     # What the count is, XLA knows: it compiles the branch that is run, and no other. But it counts the body of a loop
     # once, and the first refresh is one over all turns.
     stacks = {"64x64": jnp.zeros((16, BLOCK, BLOCK))}
-    root = precond.inverse_root(method=precond.composite())
+    root = precond.inverse_root(method=ROOT)
     tx = precond.scale_by_kronecker(precond.outer_products(), root, refresh=precond.every(4, stagger=True))
     state = tx.init(stacks)._replace(count=np.int32(count))
 
@@ -158,7 +161,12 @@ def test_decompositions_count_as_in_the_textbook_on_any_platform(alias, method, 
 
 
 def test_of_algorithms_that_the_platform_chooses_one_is_counted():
-    params, tx = shapes(), precond.shampoo(1e-3, block_size=BLOCK, method=precond.roots.by_platform())
+    params, tx = (
+        shapes(),
+        precond.shampoo(
+            1e-3, block_size=BLOCK, method=precond.roots.by_platform(precond.composite(), cpu=precond.eigh())
+        ),
+    )
     decomposed = {p: precond.plan(tx, params, platform=p).work["at once"].decompositions for p in ("cpu", "cuda")}
     assert decomposed["cpu"] > decomposed["cuda"] == 0
 

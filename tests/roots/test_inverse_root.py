@@ -12,7 +12,7 @@ from precond import absolute, composite, eigh, inverse_root, newton, qr, relativ
 from precond.roots import Axis, by_platform, trace_damping
 from tests import reference
 
-METHODS = [eigh(), newton(), composite(), by_platform()]
+METHODS = [eigh(), newton(), composite(), by_platform(composite(), cpu=eigh())]
 
 
 def matrix(n=8, condition=1e3, seed=0):

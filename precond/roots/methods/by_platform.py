@@ -1,10 +1,11 @@
-"""One method on CPU and another on everything else."""
+"""One method on one platform and another on the others."""
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
 
-from precond.arguments import described
-from precond.roots.methods.composite import composite
-from precond.roots.methods.eigh import eigh
+from precond.arguments import check_part, described
 from precond.roots.methods.method import Method, Ridge, Solved
 from precond.roots.root import Power
 
@@ -12,30 +13,55 @@ __all__ = ["by_platform"]
 
 
 @described()
-def by_platform(*, cpu: Method | None = None, others: Method | None = None) -> Method:
-    """Use one method on CPU and another on everything else; the choice is made where the program is lowered.
+def by_platform(
+    default: Method, *, cpu: Method | None = None, gpu: Method | None = None, tpu: Method | None = None
+) -> Method:
+    """Use one method on one platform and another on the others; the choice is made where the program is lowered.
+
+    Shampoo's default is `by_platform(precond.composite(), cpu=precond.eigh())`, since at the default damping `eigh` is
+    the fastest on CPU at sizes from 128 to 1024. SOAP's default is
+    `by_platform(precond.qr(), tpu=precond.roots.rotations(group=None))`, since the compiler for TPUs takes more than
+    ten minutes for decompositions of large matrices.
 
     Args:
-      cpu: None is `precond.eigh()`, which at the default damping is the fastest there at sizes from 128 to 1024.
-      others: None is `precond.composite()`, which has nothing but matrix products.
+      default: on every platform for which no other is given.
+      cpu: on CPU.
+      gpu: on the GPUs of any maker.
+      tpu: on TPU.
+
+    Returns:
+      A `precond.Method` that computes what all of them compute: roots, bases, or both.
 
     Raises:
-      ValueError: if one of them computes no roots. For a basis, name one method.
+      ValueError: if one computes roots alone and another one bases alone.
+      TypeError: for what is no method.
 
     Examples:
-      >>> from precond import inverse_root, newton
-      >>> root = inverse_root(method=by_platform(others=newton()))
+      >>> from precond import composite, inverse_root, newton
+      >>> root = inverse_root(method=by_platform(composite(), gpu=newton()))
     """
-    cpu, others = eigh() if cpu is None else cpu, composite() if others is None else others
-    first, second = cpu.root, others.root
-    if first is None or second is None:
-        raise ValueError(f"by_platform(cpu={cpu.name}, others={others.name}): one of them computes no inverse roots.")
+    named = {"cpu": cpu, "gpu": gpu, "tpu": tpu}
+    given = {name: method for name, method in named.items() if method is not None}
+    for name, method in {"default": default, **given}.items():
+        check_part(name, method, Method, "precond.eigh()")
+    methods = {"default": default, **given}
+    text = f"by_platform({', '.join([default.name, *(f'{name}={method.name}' for name, method in given.items())])})"
+    roots = {name: method.root for name, method in methods.items() if method.root is not None}
+    bases = {name: method.basis for name, method in methods.items() if method.basis is not None}
+    if len(methods) > max(len(roots), len(bases)):
+        raise ValueError(f"{text}: one of them computes roots alone and another one bases alone, so choose others.")
 
     def root(a: jax.Array, power: Power, ridge: Ridge, least: float) -> Solved:
-        return jax.lax.platform_dependent(
-            a,
-            cpu=lambda x: first(x, power, ridge, least),
-            default=lambda x: second(x, power, ridge, least),
-        )
+        return _choose({name: lambda f=f: f(a, power, ridge, least) for name, f in roots.items()})
 
-    return Method("by_platform()", root, None)
+    def basis(a: jax.Array, old: jax.Array, first: jax.Array) -> jax.Array:
+        return _choose({name: lambda f=f: f(a, old, first) for name, f in bases.items()})
+
+    return Method(text, root if len(roots) == len(methods) else None, basis if len(bases) == len(methods) else None)
+
+
+def _choose(calls: dict[str, Callable[[], Any]]) -> Any:
+    """Make the call of the platform. JAX has two names for GPUs."""
+    if "gpu" in calls:
+        calls["cuda"] = calls["rocm"] = calls.pop("gpu")
+    return jax.lax.platform_dependent(**calls)

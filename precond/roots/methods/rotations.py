@@ -1,8 +1,12 @@
 """Rotations of a basis by matrix products alone."""
 
+import functools
+
 import jax
+import jax.numpy as jnp
 
 from precond.arguments import check_number, check_whole, described
+from precond.control_flow import loop_between
 from precond.linalg import redecompose_worst, rotate_basis
 from precond.roots.methods.following import following
 from precond.roots.methods.method import Method
@@ -10,22 +14,27 @@ from precond.roots.methods.method import Method
 __all__ = ["rotations"]
 
 
+_FIRST = 96  # sweeps from the identity find the eigenvectors of matrices of up to 768 rows (see `rotate_basis`)
+
+
 @described()
 def rotations(*, sweeps: int = 2, tolerance: float = 0.1, group: int | None = 8) -> Method:
-    """Rotate bases by matrix products alone, after `eigh` the first time; for bases only.
+    """Rotate bases by matrix products, after `eigh` the first time or without it; for bases only.
 
     Rotations follow statistics that drift, not those that jump. So after every refresh the bases are measured. Of
     every `group` matrices in a row, the one whose basis is worst is decomposed by `eigh`, and its basis is replaced if
     it is above the tolerance. The number of decompositions is the same in every step. Groups are counted from the first
     of the matrices that are refreshed together.
 
-    Use it on devices that multiply much faster than they decompose; on CPU `eigh` itself is cheaper.
+    Use it on devices that multiply much faster than they decompose; on CPU `eigh` itself is cheaper. With `group=None`
+    nothing is ever decomposed. The first basis then comes from 96 sweeps, which begin at the identity. They leave
+    directions alone that the matrix does not tell apart from the start, as those of a matrix of ones.
 
     Args:
       sweeps: 2 are more accurate than `precond.qr` on all but the fastest drift; 1 on synthetic statistics with a decay
         of 0.99 or more, and about as accurate on recorded ones.
       tolerance: on `precond.linalg.scaled_off_diagonal`; 0.1 is an error of 2 to 5 % in `A^(-1/4)`.
-      group: one in so many is decomposed; None decomposes none after the first time.
+      group: one in so many is decomposed; None decomposes none, the first time included.
 
     Raises:
       ValueError, TypeError: for a number out of range.
@@ -42,8 +51,18 @@ def rotations(*, sweeps: int = 2, tolerance: float = 0.1, group: int | None = 8)
     if group is not None:
         check_whole("group", group, least=1)
 
+    if group is None:
+        return Method("rotations(group=None)", None, functools.partial(_without_decompositions, sweeps=sweeps))
+
     def step(a: jax.Array, old: jax.Array) -> jax.Array:
-        new = rotate_basis(a, old, sweeps)
-        return new if group is None else redecompose_worst(a, new, tolerance, group)
+        return redecompose_worst(a, rotate_basis(a, old, sweeps), tolerance, group)
 
     return Method("rotations()", None, following(step))
+
+
+def _without_decompositions(a: jax.Array, old: jax.Array, first: jax.Array, *, sweeps: int) -> jax.Array:
+    """Refresh once, or as often as the first basis needs, in one loop, so that a refresh is compiled once."""
+    most = -(-_FIRST // sweeps)
+    return loop_between(
+        0, jnp.where(first, most, 1), lambda _, basis, a: rotate_basis(a, basis, sweeps), old, a, most=most
+    )
