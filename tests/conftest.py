@@ -1,15 +1,24 @@
-"""Eight CPU devices, one thread of BLAS each, and float64 for the tests that ask for it."""
+"""Eight CPU devices, one thread of BLAS each, quick compilation, and float64 for the tests that ask for it."""
 
+import gc
 import os
+from importlib.metadata import version
 
 # Before numpy and jax are imported: eight devices that each start a pool of threads stand in each other's way.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
+# The older code generator for fusions compiles a step in half the time. Later versions of XLA do not have it any more,
+# so the tests with Python 3.12 and 3.13, which have these, see the code that users get.
+if version("jaxlib").startswith("0.10."):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
 
 import jax
 import pytest
 from hypothesis import settings
 
 jax.config.update("jax_num_cpu_devices", 8)
+
+# Traced programs are many objects that live long. Python would look through all of them again and again.
+gc.set_threshold(100_000, 20, 50)
 
 # Compilation takes what it takes; and the same examples every time, so that a failure can be found again.
 settings.register_profile("precond", deadline=None, derandomize=True, max_examples=25)
