@@ -32,8 +32,8 @@ demo: venv  ## train a small model with precond
 test: venv  ## run the tests, but for the slow ones
 	$(PYTEST) $(PYTEST_ARGS)
 
-test-slow: venv  ## run the slow tests
-	$(PYTEST) -m slow $(PYTEST_ARGS)
+test-slow: venv  ## run the slow tests, and those that draw their examples with five times as many
+	$(PYTEST) -m "slow or hypothesis" --hypothesis-profile thorough $(PYTEST_ARGS)
 
 # Each Python has a venv of its own. A name that does not run (as a pyenv shim may not) counts as absent.
 test-all:  ## run the tests with each of $(PYTHONS) that is there

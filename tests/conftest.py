@@ -20,8 +20,9 @@ jax.config.update("jax_num_cpu_devices", 8)
 # Traced programs are many objects that live long. Python would look through all of them again and again.
 gc.set_threshold(100_000, 20, 50)
 
-# Compilation takes what it takes; and the same examples every time, so that a failure can be found again.
-settings.register_profile("precond", deadline=None, derandomize=True, max_examples=25)
+# The same examples every time, so that a failure can be found again; more of them with the slow tests.
+settings.register_profile("precond", deadline=None, derandomize=True, max_examples=10)
+settings.register_profile("thorough", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("precond")
 
 

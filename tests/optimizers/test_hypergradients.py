@@ -96,7 +96,9 @@ NEUMANN = functools.partial(precond.neumann, warmup=1)
 POOR = {"soap": precond.soap, "shampoo": precond.shampoo, "kl_shampoo": precond.kl_shampoo, "neumann": NEUMANN}
 
 
-@pytest.mark.parametrize("make", [pytest.param(m, id=n) for n, m in POOR.items()])
+@pytest.mark.parametrize(
+    "make", [pytest.param(m, id=n, marks=[pytest.mark.slow] * (n == "kl_shampoo")) for n, m in POOR.items()]
+)
 def test_those_by_the_learning_rate_are_right_where_gradients_have_a_low_rank(make):
     """Factors have eigenvalues that are 0, several of them, and rows of the gradient are 0."""
     w, run = jax.random.normal(jax.random.key(0), (6, 4)), jax.jit(functools.partial(outer, make, rank=3))
