@@ -23,7 +23,7 @@ __all__ = ["metrics"]
 
 
 def metrics(state: Any) -> dict[str, jax.Array]:
-    r"""Finite scalars from the state of any optimizer that has parts of this library in it, inside `jax.jit` or out.
+    r"""Return numbers to log from the state of any optimizer that has parts of this library in it; all are finite.
 
     | key | over all roots and bases, or blocks |
     |---|---|

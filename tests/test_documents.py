@@ -1,11 +1,16 @@
-"""Every block of Python in the README and the docs runs, in the order of its page."""
+"""Every block of Python in README and docs runs, every public name is documented once, no page needs a network."""
 
+import importlib.util
+import inspect
 import json
 import re
+from collections import Counter
 from pathlib import Path
 
 import matplotlib as mpl
 import pytest
+
+import precond
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -33,3 +38,74 @@ def test_what_k_fac_costs_is_what_was_counted():
 
 def test_the_readme_has_an_example():
     assert blocks(ROOT / "README.md")
+
+
+def module_of(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+HOOKS = module_of(ROOT / "docs" / "hooks.py")
+REFERENCE = [name for page in PAGES if page.parent.name == "reference" for name in HOOKS.NAME.findall(page.read_text())]
+ROOMS = ("contrib", "diagnosis", "host", "large_batches", "layers", "orthogonal", "planning", "recipes")
+ROOMS += ("replicas", "roots", "statistics", "transforms", "views")
+TOP = [f"precond.{name}" for name in precond.__all__ if name != "__version__"]
+PUBLIC = [name for name in TOP if not inspect.ismodule(HOOKS.lookup(name))]
+PUBLIC += [f"precond.{room}.{name}" for room in ROOMS for name in HOOKS.lookup(f"precond.{room}").__all__]
+
+
+def test_the_reference_has_every_public_name_exactly_once():
+    shown = Counter(id(HOOKS.lookup(name)) for name in REFERENCE)
+    assert [name for name in REFERENCE if shown[id(HOOKS.lookup(name))] > 1] == []
+    assert [name for name in PUBLIC if id(HOOKS.lookup(name)) not in shown] == []
+    assert len(PUBLIC) > 200
+
+
+def test_every_page_of_the_reference_is_in_its_index():
+    pages = {page.name for page in PAGES if page.parent.name == "reference"} - {"index.md"}
+    assert set(re.findall(r"\]\((\w+\.md)\)", (ROOT / "docs" / "reference" / "index.md").read_text())) == pages
+
+
+@pytest.mark.parametrize("name", REFERENCE)
+def test_words_come_before_formulas(name):
+    thing = HOOKS.lookup(name)
+    if inspect.isfunction(thing) or inspect.isclass(thing):
+        first = thing.__doc__.split("\n\n")[0]
+        assert "$" not in first
+        assert first.rstrip().endswith("."), first
+
+
+def test_a_name_that_hides_behind_its_file_is_found():
+    page = HOOKS.with_table("# Page\n\nWords.\n\n## Part\n\n::: precond.shampoo\n")
+    assert "::: precond.optimizers.shampoo.shampoo\n" in page
+    assert '<a id="precond.shampoo"></a>' in page
+    assert page.index("| [`precond.shampoo`](#precond.shampoo) | ") < page.index("## Part")
+
+
+@pytest.mark.parametrize(
+    ("text", "addresses"),
+    [
+        ('<script src="https://cdn.net/a.js"></script>', ["https://cdn.net/a.js"]),
+        ("<img alt=x src='//cdn.net/a.png'>", ["//cdn.net/a.png"]),
+        ('<link rel="stylesheet" href="https://fonts.net/a.css">', ["https://fonts.net/a.css"]),
+        ('<link rel="canonical" href="https://here.net/a">', []),
+        ("@import 'https://fonts.net/a.css'; a { background: url(https://b.net/c.png) }", ["https://fonts.net/a.css"]),
+        ('<a href="https://arxiv.org/abs/1802.09568">Shampoo</a> <img src="images/a.svg">', []),
+    ],
+)
+def test_the_build_sees_what_a_page_asks_the_network_for(text, addresses):
+    assert HOOKS.asks_network(text)[: max(len(addresses), 1)] == addresses
+
+
+def test_formulas_are_drawn_without_a_script():
+    pytest.importorskip("latex2mathml", reason="make docs installs it")
+    page = HOOKS.as_mathml(r'<p><span class="arithmatex">\(\beta_2 &lt; 1\)</span></p>')
+    assert page.startswith("<p><math")
+    assert "<mi>&#x003B2;</mi>" in page
+    assert 'display="block"' in HOOKS.as_mathml(r'<div class="arithmatex">\[x\]</div>')
+
+
+def test_the_site_runs_no_script_of_ours():
+    assert "javascript" not in (ROOT / "mkdocs.yml").read_text()

@@ -105,7 +105,7 @@ def kl_shampoo(
     axis: str | Sequence[str] | Sharded | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""KL-Shampoo: factors fitted to the gradient's covariance in Kullback-Leibler divergence.
+    r"""Train with KL-Shampoo: fit the factors to the gradient's covariance in Kullback-Leibler divergence.
 
     $$L \leftarrow \beta_2 L + \frac{1 - \beta_2}{n} G \hat R^{-1} G^\top, \quad
       R \leftarrow \beta_2 R + \frac{1 - \beta_2}{m} G^\top \hat L^{-1} G, \quad

@@ -106,7 +106,7 @@ def muon(
     axis: str | Sequence[str] | Sharded | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Muon: the momentum of each matrix with all its singular values made equal, and AdamW for the rest.
+    r"""Train with Muon: make all singular values of each matrix's momentum equal, and leave the rest to AdamW.
 
     $$U = \text{momentum of } G, \quad O \approx (U U^\top)^{-1/2} U, \quad
       W \leftarrow W - \eta \big(0.2 \sqrt{\max(m, n)} \, O + \lambda W\big)$$

@@ -113,7 +113,7 @@ def shampoo(
     axis: str | Sequence[str] | Sharded | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Shampoo: the momentum of each block multiplied on every axis by an inverse root of its factor.
+    r"""Train with Shampoo: multiply the momentum of each block on every axis by an inverse root of its factor.
 
     $$L \leftarrow \beta_2 L + (1 - \beta_2) G G^\top, \quad R \leftarrow \beta_2 R + (1 - \beta_2) G^\top G, \quad
       D = \hat L^{-1/4} \hat M \hat R^{-1/4}, \quad W \leftarrow W - \eta \Big(D \frac{\|U\|}{\|D\|} + \lambda W\Big)$$

@@ -15,7 +15,7 @@ __all__ = ["Orthogonalizer", "newton_schulz", "polar"]
 
 
 class Orthogonalizer(NamedTuple):
-    """How matrices are orthogonalized.
+    """Say how matrices are orthogonalized.
 
     Attributes:
       name: as the user typed it, for errors.

@@ -13,7 +13,7 @@ __all__ = ["DenseLayers", "dense_layers"]
 
 
 class DenseLayers(NamedTuple):
-    """Layers of a model, and the shapes of their factors.
+    """Hold the layers of a model, and the shapes of their factors.
 
     Attributes:
       layers: by path, for `precond.kfac`.

@@ -90,7 +90,7 @@ def meta_shampoo(
     drop_weighting_factor: bool = False,
     **common: Any,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""`DistributedShampoo` with `RootInvShampooPreconditionerConfig` (or its KL variant), step by step.
+    r"""Follow `DistributedShampoo` with `RootInvShampooPreconditionerConfig` (or its KL variant), step by step.
 
     Args:
       learning_rate: a number or a schedule.
@@ -143,7 +143,7 @@ def meta_soap(
     drop_weighting_factor: bool = False,
     **common: Any,
 ) -> optax.GradientTransformationExtraArgs:
-    """`DistributedShampoo` with `EigenvalueCorrectedShampooPreconditionerConfig` (EShampoo), step by step.
+    """Follow `DistributedShampoo` with `EigenvalueCorrectedShampooPreconditionerConfig` (EShampoo), step by step.
 
     Args:
       learning_rate: a number or a schedule.

@@ -29,7 +29,9 @@ def _falling(a: jax.Array, basis: jax.Array) -> jax.Array:
 
 @described()
 def nvidia_orthogonal_iteration() -> Method:
-    r"""Refresh bases as `KlSoapV3` does: `eigh` the first time, then a QR decomposition of $L Q$.
+    r"""Refresh bases as `KlSoapV3` does: by `eigh` the first time, then by a QR decomposition.
+
+    The decomposition is that of $L Q$.
 
     The columns of every new basis are sorted by falling eigenvalue. Where `precond.qr` keeps the second moment and the
     columns that it belongs to together, nothing here does.
@@ -79,7 +81,7 @@ def nvidia_kl_soap(
     axis: str | Sequence[str] | Sharded | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""`KlSoapV3`, and `ReklsV3`, step by step.
+    r"""Follow `KlSoapV3`, and `ReklsV3`, step by step.
 
     In each step the factors of KL-Shampoo are updated with the bases and eigenvalues of the last one, eigenvalues below
     $\epsilon$ being replaced by $\epsilon$. Then one step of orthogonal iteration moves the bases, the momentum is
