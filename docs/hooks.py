@@ -80,7 +80,7 @@ def first_sentence(name: str) -> str:
 def with_table(markdown: str) -> str:
     """Return a page of the reference with its summary table, and with names in place of the paths behind them."""
     names = NAME.findall(markdown)
-    rows = [f"| [`{name}`](#{name}) | {first_sentence(name)} |" for name in names]
+    rows = [f"| [`{name.removeprefix('precond.')}`](#{name}) | {first_sentence(name)} |" for name in names]
     table = "\n".join(["| name | what it does |", "|---|---|", *rows])
 
     def entry(match: re.Match[str]) -> str:

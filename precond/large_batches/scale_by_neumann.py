@@ -154,8 +154,8 @@ def scale_by_neumann(
         w and v may be far apart at first.
 
     Returns:
-      A transformation. For evaluation, apply `precond.large_batches.eval_params` to the parameters, which returns $w -
-      \mu m$. Norms are taken over all parameters that it sees, which are all unless it is masked.
+      A transformation. For evaluation, apply `precond.large_batches.eval_params` to the parameters, which returns
+      $w - \mu m$. Norms are taken over all parameters that it sees, which are all unless it is masked.
 
     Raises:
       ValueError, TypeError: for numbers out of range; in `update` for missing parameters.
