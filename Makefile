@@ -104,12 +104,12 @@ dist-check: dist  ## install the wheel and the sdist in empty environments, and 
 	done
 
 define TAKE_A_STEP
-import importlib.util, jax, jax.numpy as jnp, precond
+import importlib.util, jax.numpy as jnp, precond
 assert "empty" in precond.__file__ and importlib.util.find_spec("flax") is None
 params = {"kernel": jnp.ones((8, 4)), "bias": jnp.ones(4)}
 for make in (precond.shampoo, precond.soap, precond.kl_shampoo, precond.muon):
     updates, _ = make(1e-3).update(params, make(1e-3).init(params), params)
-    assert all(jnp.all(u < 0) for u in jax.tree.leaves(updates)), make
+    assert jnp.isfinite(updates["kernel"]).all() and jnp.all(updates["bias"] < 0), make
 endef
 export TAKE_A_STEP
 
