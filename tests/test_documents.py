@@ -1,5 +1,6 @@
 """Every block of Python in README and docs runs, every public name is documented once, no page needs a network."""
 
+import functools
 import importlib.util
 import inspect
 import json
@@ -7,7 +8,10 @@ import re
 from collections import Counter
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import matplotlib as mpl
+import optax
 import pytest
 
 import precond
@@ -109,3 +113,52 @@ def test_formulas_are_drawn_without_a_script():
 
 def test_the_site_runs_no_script_of_ours():
     assert "javascript" not in (ROOT / "mkdocs.yml").read_text()
+
+
+def table_rows(page):
+    """The rows of the tables of a page, as lists of cells; a bar inside of code does not part cells."""
+    lines = [line for line in page.read_text().splitlines() if line.startswith("| ") and not line.startswith("|---")]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+
+
+def expressions(cells):
+    return [code for cell in cells for code in re.findall(r"`([^`]+)`", cell) if "(" in code]
+
+
+COMING_FROM = [code for cells in table_rows(ROOT / "docs" / "coming_from.md") for code in expressions(cells[1:])]
+
+
+@pytest.fixture(scope="module")
+def names_of_a_user():
+    params = {"first": {"kernel": jnp.ones((6, 4)), "bias": jnp.ones(4)}}
+    capture = precond.layers.explicit({"first": precond.layers.dense()}, params)
+    loss = lambda params, x: jnp.mean((x @ params["first"]["kernel"] + params["first"]["bias"]) ** 2)
+    tx = precond.adascale(optax.sgd, 0.1, scale=8)
+    gradient = precond.replicas.over_groups(precond.replicas.gradients(loss), 8)
+    _, grads, spread = gradient(params, jax.random.normal(jax.random.key(0), (16, 6)))
+    _, state = tx.update(grads, tx.init(params), params, replicas=spread)
+    own = {
+        "capture": capture,
+        "params": params,
+        "loss": loss,
+        "tx": tx,
+        "state": state,
+        "grads": grads,
+        "spread": spread,
+    }
+    return vars(precond) | {"optax": optax, "jax": jax, "functools": functools} | own
+
+
+@pytest.mark.parametrize("code", COMING_FROM)
+def test_a_row_of_the_tables_of_arguments_can_be_constructed(code, names_of_a_user):
+    made = eval(code, dict(names_of_a_user))
+    if isinstance(made, optax.GradientTransformation) and "capture" not in code and "adascale" not in code:
+        params = names_of_a_user["params"]
+        updates, _ = jax.eval_shape(lambda p: made.update(p, made.init(p), p), params)  # nothing is compiled
+        assert jax.tree.map(jnp.shape, updates) == jax.tree.map(jnp.shape, params)
+
+
+def test_every_library_has_its_table():
+    assert len(COMING_FROM) > 100
+    for cells in table_rows(ROOT / "docs" / "coming_from.md"):
+        assert len(cells) in (2, 3), cells
