@@ -5,6 +5,7 @@ import importlib.util
 import inspect
 import json
 import re
+import textwrap
 from collections import Counter
 from pathlib import Path
 
@@ -21,7 +22,9 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def blocks(page):
-    return re.findall(r"^```python\n(.*?)^```", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    """The blocks of Python of a page; those of a tab are indented."""
+    found = re.findall(r"^( *)```python\n(.*?)^\1```", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    return [textwrap.dedent(block) for _, block in found]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -132,7 +135,10 @@ COMING_FROM = [code for cells in table_rows(ROOT / "docs" / "coming_from.md") fo
 def names_of_a_user():
     params = {"first": {"kernel": jnp.ones((6, 4)), "bias": jnp.ones(4)}}
     capture = precond.layers.explicit({"first": precond.layers.dense()}, params)
-    loss = lambda params, x: jnp.mean((x @ params["first"]["kernel"] + params["first"]["bias"]) ** 2)
+
+    def loss(params, x):
+        return jnp.mean((x @ params["first"]["kernel"] + params["first"]["bias"]) ** 2)
+
     tx = precond.adascale(optax.sgd, 0.1, scale=8)
     gradient = precond.replicas.over_groups(precond.replicas.gradients(loss), 8)
     _, grads, spread = gradient(params, jax.random.normal(jax.random.key(0), (16, 6)))
@@ -162,3 +168,32 @@ def test_every_library_has_its_table():
     assert len(COMING_FROM) > 100
     for cells in table_rows(ROOT / "docs" / "coming_from.md"):
         assert len(cells) in (2, 3), cells
+
+
+def cells_between(page, begin, end):
+    text = page.read_text().split(begin)[1].split(end)[0]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in text.strip().splitlines()[2:]]
+
+
+def results(name):
+    return json.loads((ROOT / name).read_text())
+
+
+def test_the_numbers_of_choosing_are_those_of_the_demo_and_the_benchmark():
+    page = ROOT / "docs" / "choosing.md"
+    demo = [
+        [
+            row["optimizer"],
+            f"{row['held_out_loss']:.3f}",
+            str(row["steps_to_baseline"]),
+            f"{row['seconds_to_baseline']:.1f}",
+            f"{row['update_ms']:.1f}",
+            f"{row['state_bytes'] / 1e6:.1f}",
+        ]
+        for row in results("examples/results/demo.json")["table"]
+    ]
+    assert cells_between(page, "<!-- demo begins -->", "<!-- demo ends -->") == demo
+    columns = ("mean_time_to_best_peer", "state_to_best_peer", "slowest_to_median")
+    ratios = results("benchmarks/results/step.json")["ratios"]
+    rows = [[name, *(str(ratios[name][c]) for c in columns)] for name in ratios if not name.endswith("newton")]
+    assert cells_between(page, "<!-- step begins -->", "<!-- step ends -->") == rows
