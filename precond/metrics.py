@@ -89,7 +89,7 @@ def metrics(state: Any) -> dict[str, jax.Array]:
 
 
 def _check(state: Any) -> None:
-    """Raise for what is no state of an optimizer."""
+    """Raise for anything but the state of an optimizer."""
     if isinstance(state, optax.GradientTransformation):
         raise TypeError(f"metrics() was given {shown(state)}, where its state belongs: tx.init(params).")
     leaves = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, tuple) and hasattr(x, "_fields"))

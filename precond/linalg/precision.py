@@ -66,7 +66,7 @@ def precision(
 
     Raises:
       ValueError: for statistics in less than float32.
-      TypeError: for what is not a precision, such as its name.
+      TypeError: for anything but a precision, such as its name.
 
     Examples:
       >>> emulated = lax.DotAlgorithmPreset.TF32_TF32_F32_X3

@@ -59,7 +59,7 @@ def neumann(
       mask: which parameters decay, as in `optax.add_decayed_weights`.
 
     Returns:
-      An Optax optimizer; `update` needs the parameters. A gradient that is not finite is no step at all.
+      An Optax optimizer; `update` needs the parameters. A gradient that is not finite is skipped, and does not count.
 
     Raises:
       ValueError, TypeError: for numbers out of range or of a wrong type.

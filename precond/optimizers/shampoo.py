@@ -134,7 +134,8 @@ def shampoo(
       refresh: `precond.every`, or a number of steps (all roots at once). By default each root every 20 steps, in turns.
       magnitude: in place of Adam; sees blocks of the momentum, and of the gradients as
         `precond.BlockInfo.gradients`. `optax.identity()` is SGD's.
-      method: how roots are computed: `precond.eigh()` (the default) or `precond.newton()`.
+      method: how roots are computed: `precond.roots.by_platform()` (the default: `eigh` on CPU, `composite` elsewhere),
+        `precond.eigh()`, `precond.composite()` or `precond.newton()`.
       block_size: the longest side of a block; None is 1024.
       views: as in `precond.blocked`.
       otherwise: for parameters without a view; None is Adam with the same `b1`, `b2` and `eps`.

@@ -58,7 +58,7 @@ def newton_schulz(
       A value for `method=` of `precond.muon`.
 
     Raises:
-      ValueError, TypeError: for what is no set of polynomials, or no type of floating point.
+      ValueError, TypeError: if `polynomials` is not a set of polynomials, or `dtype` not a type of floating point.
 
     Reference:
       Jordan et al., Muon: An optimizer for hidden layers in neural networks, 2024.

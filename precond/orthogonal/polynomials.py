@@ -164,7 +164,7 @@ def check_polynomials(value: Sequence[Sequence[float]]) -> tuple[OddPolynomial, 
       value: a sequence with two or three numbers for each step.
 
     Raises:
-      TypeError: for what is no such sequence.
+      TypeError: for anything but such a sequence.
       ValueError: for a sequence without steps.
 
     Examples:

@@ -61,7 +61,7 @@ def match_rms(rms: ArrayLike = 0.2) -> Scale:
     The scale is $\text{rms} \sqrt{\max(m, n)}$.
 
     The usual root mean square of AdamW's update is 0.2: the learning rate and the weight decay of AdamW then fit, and
-    the same ones fit the parameters that are no matrices.
+    the same ones fit the parameters that are not matrices.
 
     Args:
       rms: of the update.

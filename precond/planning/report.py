@@ -89,7 +89,7 @@ class Plan(NamedTuple):
           and "memory" where their rates are given. Operations by number wait for memory, and are not counted here.
 
         Raises:
-          ValueError: for a rate that is not positive; where something is decomposed and there is no rate for it.
+          ValueError: for a rate that is not positive; if something is decomposed and no rate for it is given.
 
         Examples:
           >>> work = dict.fromkeys(("statistics", "application", "mean"), Work(products=1000))
