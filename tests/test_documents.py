@@ -197,3 +197,36 @@ def test_the_numbers_of_choosing_are_those_of_the_demo_and_the_benchmark():
     ratios = results("benchmarks/results/step.json")["ratios"]
     rows = [[name, *(str(ratios[name][c]) for c in columns)] for name in ratios if not name.endswith("newton")]
     assert cells_between(page, "<!-- step begins -->", "<!-- step ends -->") == rows
+
+
+def test_the_table_of_methods_for_roots_is_that_of_the_benchmark():
+    found = results("benchmarks/results/roots-cpu.json")
+    errors = {(x["n"], x["p"], x["condition"], x["method"]): x["error"] for x in found["results"]}
+    slower = {(x["n"], x["p"], x["condition"]): x for x in found["times_slower_than_composite"]}
+    for n, condition, *cells in cells_between(ROOT / "docs" / "costs.md", "<!-- roots begin -->", "<!-- roots end -->"):
+        place, wanted = (int(n), 4, float(condition)), []
+        for method in ("optax, newton", "precond.eigh"):
+            error = errors[*place, method] / errors[*place, "precond.composite"]
+            wanted += [f"{slower[place][method]:.1f}", f"{error:.1f}"]
+        assert cells == wanted
+
+
+def sentences():
+    """Sentences with numbers: the page, and its words with the numbers of a committed result."""
+    demo = {row["optimizer"]: row["steps_to_baseline"] for row in results("examples/results/demo.json")["table"]}
+    yield "README.md", "in {Shampoo} of its {AdamW} steps and SOAP in {SOAP},", demo
+    host = results("benchmarks/results/host.json")["results"]
+    host = {name: round(value) for name, value in host.items()}
+    words = "took {median_ms_alone} ms alone, {median_ms_beside_a_refresh} ms beside a refresh and "
+    yield "docs/devices.md", words + "{median_ms_with_blocking_refresh} ms with the refresh within it", host
+    eight = results("benchmarks/results/scaling.json")["results"][-1]
+    yield "docs/devices.md", "one device does {flops} times an eighth", eight["times_ideal"]
+    seeds = results("examples/results/autoencoder_kfac.json")["seeds"]
+    steps = {name: [seed[name]["steps"] for seed in seeds] for name in ("K-FAC", "EK-FAC")}
+    ends = {"a": min(steps["K-FAC"]), "b": max(steps["K-FAC"]), "c": min(steps["EK-FAC"]), "d": max(steps["EK-FAC"])}
+    yield "docs/kfac.md", "in {a} to {b} steps with every one of five seeds, and EK-FAC in {c} to {d}", ends
+
+
+@pytest.mark.parametrize(("page", "words", "numbers"), [*sentences()], ids=lambda x: x if isinstance(x, str) else "")
+def test_a_sentence_with_numbers_is_that_of_the_results(page, words, numbers):
+    assert words.format(**numbers) in " ".join((ROOT / page).read_text().split())
