@@ -11,7 +11,7 @@ PYTHONS     ?= python3.11 python3.12 python3.13
 # The compilers of TPUs and GPUs need Python 3.12 or newer.
 ACCEL_PYTHON ?= python3.12
 ACCEL_ARGS  ?=
-QUICK_TESTS ?= tests/linalg tests/blocks tests/statistics tests/test_architecture.py tests/test_package.py tests/test_metrics.py
+QUICK_TESTS ?= tests/linalg tests/blocks tests/statistics tests/test_architecture.py tests/test_package.py
 DIST_TESTS  ?= tests/test_package.py tests/test_architecture.py tests/test_documents.py
 
 BIN     := $(VENV)/bin
