@@ -113,7 +113,7 @@ def muon(
 
     for a matrix of m rows and n columns. Matrices are taken whole. Parameters without a view (vectors, embeddings) get
     Adam's update. With the default scale the learning rate and the weight decay that are good for AdamW are a good
-    start. What is kept is one number a parameter of a matrix.
+    start. It keeps one number for each entry of a matrix.
 
     Args:
       learning_rate: $\eta$; a number or an Optax schedule. It is that of AdamW, unless the scale is another.

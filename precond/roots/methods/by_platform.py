@@ -17,7 +17,7 @@ def by_platform(*, cpu: Method | None = None, others: Method | None = None) -> M
 
     Args:
       cpu: None is `precond.eigh()`, which at the default damping is the fastest there at sizes from 128 to 1024.
-      others: None is `precond.composite()`, which has nothing but matrix products.
+      others: None is `precond.composite()`, which needs only matrix products.
 
     Raises:
       ValueError: if one of them computes no roots. For a basis, name one method.
