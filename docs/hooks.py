@@ -126,6 +126,7 @@ def on_files(files: Any, config: Any) -> Any:
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Write the summary table of a page of the reference; lead links of pages from elsewhere to the site's own."""
     if page.file.src_uri.startswith("reference/") and NAME.search(markdown):
+        page.meta["search"] = {"boost": 0.5}  # a search should find a guide before a name
         return with_table(markdown)
     return re.sub(r"\]\((?:\.\./)?docs/", "](../" if "/" in page.file.src_uri else "](", markdown)
 
