@@ -88,7 +88,7 @@ def test_a_name_that_hides_behind_its_file_is_found():
     page = HOOKS.with_table("# Page\n\nWords.\n\n## Part\n\n::: precond.shampoo\n")
     assert "::: precond.optimizers.shampoo.shampoo\n" in page
     assert '<a id="precond.shampoo"></a>' in page
-    assert page.index("| [`precond.shampoo`](#precond.shampoo) | ") < page.index("## Part")
+    assert page.index("| [`shampoo`](#precond.shampoo) | ") < page.index("## Part")
 
 
 @pytest.mark.parametrize(
