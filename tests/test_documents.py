@@ -230,3 +230,17 @@ def sentences():
 @pytest.mark.parametrize(("page", "words", "numbers"), [*sentences()], ids=lambda x: x if isinstance(x, str) else "")
 def test_a_sentence_with_numbers_is_that_of_the_results(page, words, numbers):
     assert words.format(**numbers) in " ".join((ROOT / page).read_text().split())
+
+
+RIDDLES = re.compile(
+    r"\b[Ll]ikewise\b|\bis none\b|\bcomes? so\b|\b[Ww]hat is not?\b|(?<!here )\bis no\b(?! more| less| longer)"
+)
+
+
+def test_no_page_and_no_public_docstring_speaks_in_riddles():
+    words = {str(page.relative_to(ROOT)): page.read_text() for page in PAGES}
+    words |= {name: HOOKS.lookup(name).__doc__ or "" for name in REFERENCE}
+    found = {
+        place: RIDDLES.findall(re.sub(r"```.*?```|`[^`]*`", "", text, flags=re.DOTALL)) for place, text in words.items()
+    }
+    assert {place: riddles for place, riddles in found.items() if riddles} == {}
