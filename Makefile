@@ -1,5 +1,6 @@
 # Everything a contributor needs. Only make and a Python of 3.11 or newer must be there:
 #   make test                                 the tests, in a fresh .venv
+#   make quick                                those of the inner loop, in one process
 #   make test PYTEST_ARGS=tests/linalg        some of them, in one process
 #   make test PYTHON=/path/to/python3.11      with another interpreter
 
@@ -10,6 +11,7 @@ PYTHONS     ?= python3.11 python3.12 python3.13
 # The compilers of TPUs and GPUs need Python 3.12 or newer.
 ACCEL_PYTHON ?= python3.12
 ACCEL_ARGS  ?=
+QUICK_TESTS ?= tests/linalg tests/blocks tests/statistics tests/test_architecture.py tests/test_package.py
 DIST_TESTS  ?= tests/test_package.py tests/test_architecture.py tests/test_documents.py
 
 BIN     := $(VENV)/bin
@@ -19,7 +21,8 @@ PYTEST  := OPENBLAS_NUM_THREADS=1 JAX_COMPILATION_CACHE_DIR=$(abspath $(VENV))/c
            JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 $(BIN)/python -m pytest
 PINS    := pyproject.toml constraints.txt
 
-.PHONY: help venv demo test test-slow test-all lint docs bench accelerators accelerators-cuda accel-python dist clean
+.PHONY: help venv demo test quick test-slow test-all lint format docs bench accelerators accelerators-cuda accel-python \
+        dist dist-check check clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -31,6 +34,9 @@ demo: venv  ## train a small model with precond
 
 test: venv  ## run the tests, but for the slow ones
 	$(PYTEST) $(PYTEST_ARGS)
+
+quick: venv  ## run the tests of the inner loop, in one process and under 3 minutes
+	$(PYTEST) $(QUICK_TESTS)
 
 test-slow: venv  ## run the slow tests, and those that draw their examples with five times as many
 	$(PYTEST) -m "slow or hypothesis" --hypothesis-profile thorough $(PYTEST_ARGS)
@@ -53,7 +59,13 @@ lint: $(VENV)/.lint  ## check style, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-docs: $(VENV)/.docs  ## build the documentation into site/
+format: $(VENV)/.lint  ## mend style and format as far as the tools can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+check: lint docs dist-check  ## check all that continuous integration checks beside the tests
+
+docs: $(VENV)/.docs  ## build the documentation into site/; any warning, or a page that needs a network, is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # The peers live apart, so that the tests never see them. Compilers of other machines have targets of their own.
@@ -81,6 +93,25 @@ dist: $(VENV)/.dist  ## build the sdist and the wheel into dist/, and run some o
 	$(BIN)/python -m build --no-isolation
 	mkdir -p build/sdist && tar -xzf dist/*.tar.gz -C build/sdist --strip-components=1
 	cd build/sdist && OPENBLAS_NUM_THREADS=1 $(abspath $(BIN))/python -m pytest $(DIST_TESTS)
+
+# An empty environment has nothing but what the distribution asks for: no Flax, no chex, no pytest.
+dist-check: dist  ## install the wheel and the sdist in empty environments, and take a step there
+	@for file in dist/*.whl dist/*.tar.gz; do \
+	  echo "== $$file"; rm -rf build/empty; \
+	  "$(PYTHON)" -m venv build/empty && \
+	  build/empty/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "$$file" && \
+	  (cd build && empty/bin/precond --version && empty/bin/python -c "$$TAKE_A_STEP") || exit 1; \
+	done
+
+define TAKE_A_STEP
+import importlib.util, jax.numpy as jnp, precond
+assert "empty" in precond.__file__ and importlib.util.find_spec("flax") is None
+params = {"kernel": jnp.ones((8, 4)), "bias": jnp.ones(4)}
+for make in (precond.shampoo, precond.soap, precond.kl_shampoo, precond.muon):
+    updates, _ = make(1e-3).update(params, make(1e-3).init(params), params)
+    assert jnp.isfinite(updates["kernel"]).all() and jnp.all(updates["bias"] < 0), make
+endef
+export TAKE_A_STEP
 
 clean:  ## remove the venvs, the caches and what was built
 	rm -rf .venv .venv-* build dist site .hypothesis .pytest_cache .ruff_cache

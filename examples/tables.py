@@ -9,7 +9,7 @@ __all__ = ["write"]
 
 
 def write(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """One line for each, under the names of the first, in a folder that is made where there is none."""
+    """Write one line for each, under the names of the first; make the folder if it is not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))

@@ -23,7 +23,7 @@ __all__ = ["metrics"]
 
 
 def metrics(state: Any) -> dict[str, jax.Array]:
-    r"""Finite scalars from the state of any optimizer that has parts of this library in it, inside `jax.jit` or out.
+    r"""Return numbers to log from the state of any optimizer that has parts of this library in it; all are finite.
 
     | key | over all roots and bases, or blocks |
     |---|---|
@@ -89,7 +89,7 @@ def metrics(state: Any) -> dict[str, jax.Array]:
 
 
 def _check(state: Any) -> None:
-    """Raise for what is no state of an optimizer."""
+    """Raise for anything but the state of an optimizer."""
     if isinstance(state, optax.GradientTransformation):
         raise TypeError(f"metrics() was given {shown(state)}, where its state belongs: tx.init(params).")
     leaves = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, tuple) and hasattr(x, "_fields"))

@@ -1,18 +1,30 @@
-"""Every block of Python in the README and the docs runs, in the order of its page."""
+"""Every block of Python in README and docs runs, every public name is documented once, no page needs a network."""
 
+import functools
+import importlib.util
+import inspect
 import json
 import re
+import textwrap
+from collections import Counter
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import matplotlib as mpl
+import optax
 import pytest
+
+import precond
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def blocks(page):
-    return re.findall(r"^```python\n(.*?)^```", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    """The blocks of Python of a page; those of a tab are indented."""
+    found = re.findall(r"^( *)```python\n(.*?)^\1```", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    return [textwrap.dedent(block) for _, block in found]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -33,3 +45,202 @@ def test_what_k_fac_costs_is_what_was_counted():
 
 def test_the_readme_has_an_example():
     assert blocks(ROOT / "README.md")
+
+
+def module_of(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+HOOKS = module_of(ROOT / "docs" / "hooks.py")
+REFERENCE = [name for page in PAGES if page.parent.name == "reference" for name in HOOKS.NAME.findall(page.read_text())]
+ROOMS = ("contrib", "diagnosis", "host", "large_batches", "layers", "orthogonal", "planning", "recipes")
+ROOMS += ("replicas", "roots", "statistics", "transforms", "views")
+TOP = [f"precond.{name}" for name in precond.__all__ if name != "__version__"]
+PUBLIC = [name for name in TOP if not inspect.ismodule(HOOKS.lookup(name))]
+PUBLIC += [f"precond.{room}.{name}" for room in ROOMS for name in HOOKS.lookup(f"precond.{room}").__all__]
+
+
+def test_the_reference_has_every_public_name_exactly_once():
+    shown = Counter(id(HOOKS.lookup(name)) for name in REFERENCE)
+    assert [name for name in REFERENCE if shown[id(HOOKS.lookup(name))] > 1] == []
+    assert [name for name in PUBLIC if id(HOOKS.lookup(name)) not in shown] == []
+    assert len(PUBLIC) > 200
+
+
+def test_every_page_of_the_reference_is_in_its_index():
+    pages = {page.name for page in PAGES if page.parent.name == "reference"} - {"index.md"}
+    assert set(re.findall(r"\]\((\w+\.md)\)", (ROOT / "docs" / "reference" / "index.md").read_text())) == pages
+
+
+@pytest.mark.parametrize("name", REFERENCE)
+def test_words_come_before_formulas(name):
+    thing = HOOKS.lookup(name)
+    if inspect.isfunction(thing) or inspect.isclass(thing):
+        first = thing.__doc__.split("\n\n")[0]
+        assert "$" not in first
+        assert first.rstrip().endswith("."), first
+
+
+def test_a_name_that_hides_behind_its_file_is_found():
+    page = HOOKS.with_table("# Page\n\nWords.\n\n## Part\n\n::: precond.shampoo\n")
+    assert "::: precond.optimizers.shampoo.shampoo\n" in page
+    assert '<a id="precond.shampoo"></a>' in page
+    assert page.index("| [`shampoo`](#precond.shampoo) | ") < page.index("## Part")
+
+
+@pytest.mark.parametrize(
+    ("text", "addresses"),
+    [
+        ('<script src="https://cdn.net/a.js"></script>', ["https://cdn.net/a.js"]),
+        ("<img alt=x src='//cdn.net/a.png'>", ["//cdn.net/a.png"]),
+        ('<link rel="stylesheet" href="https://fonts.net/a.css">', ["https://fonts.net/a.css"]),
+        ('<link rel="canonical" href="https://here.net/a">', []),
+        ("@import 'https://fonts.net/a.css'; a { background: url(https://b.net/c.png) }", ["https://fonts.net/a.css"]),
+        ('<a href="https://arxiv.org/abs/1802.09568">Shampoo</a> <img src="images/a.svg">', []),
+    ],
+)
+def test_the_build_sees_what_a_page_asks_the_network_for(text, addresses):
+    assert HOOKS.asks_network(text)[: max(len(addresses), 1)] == addresses
+
+
+def test_formulas_are_drawn_without_a_script():
+    pytest.importorskip("latex2mathml", reason="make docs installs it")
+    page = HOOKS.as_mathml(r'<p><span class="arithmatex">\(\beta_2 &lt; 1\)</span></p>')
+    assert page.startswith("<p><math")
+    assert "<mi>&#x003B2;</mi>" in page
+    assert 'display="block"' in HOOKS.as_mathml(r'<div class="arithmatex">\[x\]</div>')
+
+
+def test_the_site_runs_no_script_of_ours():
+    assert "javascript" not in (ROOT / "mkdocs.yml").read_text()
+
+
+def table_rows(page):
+    """The rows of the tables of a page, as lists of cells; a bar inside of code does not part cells."""
+    lines = [line for line in page.read_text().splitlines() if line.startswith("| ") and not line.startswith("|---")]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+
+
+def expressions(cells):
+    return [code for cell in cells for code in re.findall(r"`([^`]+)`", cell) if "(" in code]
+
+
+COMING_FROM = [code for cells in table_rows(ROOT / "docs" / "coming_from.md") for code in expressions(cells[1:])]
+
+
+@pytest.fixture(scope="module")
+def names_of_a_user():
+    params = {"first": {"kernel": jnp.ones((6, 4)), "bias": jnp.ones(4)}}
+    capture = precond.layers.explicit({"first": precond.layers.dense()}, params)
+
+    def loss(params, x):
+        return jnp.mean((x @ params["first"]["kernel"] + params["first"]["bias"]) ** 2)
+
+    tx = precond.adascale(optax.sgd, 0.1, scale=8)
+    gradient = precond.replicas.over_groups(precond.replicas.gradients(loss), 8)
+    _, grads, spread = gradient(params, jax.random.normal(jax.random.key(0), (16, 6)))
+    _, state = tx.update(grads, tx.init(params), params, replicas=spread)
+    own = {
+        "capture": capture,
+        "params": params,
+        "loss": loss,
+        "tx": tx,
+        "state": state,
+        "grads": grads,
+        "spread": spread,
+    }
+    return vars(precond) | {"optax": optax, "jax": jax, "functools": functools} | own
+
+
+@pytest.mark.parametrize("code", COMING_FROM)
+def test_a_row_of_the_tables_of_arguments_can_be_constructed(code, names_of_a_user):
+    made = eval(code, dict(names_of_a_user))
+    if isinstance(made, optax.GradientTransformation) and "capture" not in code and "adascale" not in code:
+        params = names_of_a_user["params"]
+        updates, _ = jax.eval_shape(lambda p: made.update(p, made.init(p), p), params)  # nothing is compiled
+        assert jax.tree.map(jnp.shape, updates) == jax.tree.map(jnp.shape, params)
+
+
+def test_every_library_has_its_table():
+    assert len(COMING_FROM) > 100
+    for cells in table_rows(ROOT / "docs" / "coming_from.md"):
+        assert len(cells) in (2, 3), cells
+
+
+def cells_between(page, begin, end):
+    text = page.read_text().split(begin)[1].split(end)[0]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in text.strip().splitlines()[2:]]
+
+
+def results(name):
+    return json.loads((ROOT / name).read_text())
+
+
+def test_the_numbers_of_choosing_are_those_of_the_demo_and_the_benchmark():
+    page = ROOT / "docs" / "choosing.md"
+    demo = [
+        [
+            row["optimizer"],
+            f"{row['held_out_loss']:.3f}",
+            str(row["steps_to_baseline"]),
+            f"{row['seconds_to_baseline']:.1f}",
+            f"{row['update_ms']:.1f}",
+            f"{row['state_bytes'] / 1e6:.1f}",
+        ]
+        for row in results("examples/results/demo.json")["table"]
+    ]
+    assert cells_between(page, "<!-- demo begins -->", "<!-- demo ends -->") == demo
+    columns = ("mean_time_to_best_peer", "state_to_best_peer", "slowest_to_median")
+    ratios = results("benchmarks/results/step.json")["ratios"]
+    rows = [[name, *(str(ratios[name][c]) for c in columns)] for name in ratios if not name.endswith("newton")]
+    assert cells_between(page, "<!-- step begins -->", "<!-- step ends -->") == rows
+
+
+def test_the_table_of_methods_for_roots_is_that_of_the_benchmark():
+    found = results("benchmarks/results/roots-cpu.json")
+    errors = {(x["n"], x["p"], x["condition"], x["method"]): x["error"] for x in found["results"]}
+    slower = {(x["n"], x["p"], x["condition"]): x for x in found["times_slower_than_composite"]}
+    for n, condition, *cells in cells_between(ROOT / "docs" / "costs.md", "<!-- roots begin -->", "<!-- roots end -->"):
+        place, wanted = (int(n), 4, float(condition)), []
+        for method in ("optax, newton", "precond.eigh"):
+            error = errors[*place, method] / errors[*place, "precond.composite"]
+            wanted += [f"{slower[place][method]:.1f}", f"{error:.1f}"]
+        assert cells == wanted
+
+
+def sentences():
+    """Sentences with numbers: the page, and its words with the numbers of a committed result."""
+    demo = {row["optimizer"]: row["steps_to_baseline"] for row in results("examples/results/demo.json")["table"]}
+    yield "README.md", "in {Shampoo} of its {AdamW} steps and SOAP in {SOAP},", demo
+    host = results("benchmarks/results/host.json")["results"]
+    host = {name: round(value) for name, value in host.items()}
+    words = "took {median_ms_alone} ms alone, {median_ms_beside_a_refresh} ms beside a refresh and "
+    yield "docs/devices.md", words + "{median_ms_with_blocking_refresh} ms with the refresh within it", host
+    eight = results("benchmarks/results/scaling.json")["results"][-1]
+    yield "docs/devices.md", "one device does {flops} times an eighth", eight["times_ideal"]
+    seeds = results("examples/results/autoencoder_kfac.json")["seeds"]
+    steps = {name: [seed[name]["steps"] for seed in seeds] for name in ("K-FAC", "EK-FAC")}
+    ends = {"a": min(steps["K-FAC"]), "b": max(steps["K-FAC"]), "c": min(steps["EK-FAC"]), "d": max(steps["EK-FAC"])}
+    yield "docs/kfac.md", "in {a} to {b} steps with every one of five seeds, and EK-FAC in {c} to {d}", ends
+
+
+@pytest.mark.parametrize(("page", "words", "numbers"), [*sentences()], ids=lambda x: x if isinstance(x, str) else "")
+def test_a_sentence_with_numbers_is_that_of_the_results(page, words, numbers):
+    assert words.format(**numbers) in " ".join((ROOT / page).read_text().split())
+
+
+RIDDLES = re.compile(
+    r"\b[Ll]ikewise\b|\bis none\b|\bcomes? so\b|\b[Ww]hat is not?\b|(?<!here )\bis no\b(?! more| less| longer)"
+)
+
+
+def test_no_page_and_no_public_docstring_speaks_in_riddles():
+    words = {str(page.relative_to(ROOT)): page.read_text() for page in PAGES}
+    words |= {name: HOOKS.lookup(name).__doc__ or "" for name in REFERENCE}
+    found = {
+        place: RIDDLES.findall(re.sub(r"```.*?```|`[^`]*`", "", text, flags=re.DOTALL)) for place, text in words.items()
+    }
+    assert {place: riddles for place, riddles in found.items() if riddles} == {}

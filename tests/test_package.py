@@ -1,6 +1,7 @@
 """What is installed and what is released: the version, the command, and the files of the sdist."""
 
 import importlib
+import re
 import runpy
 import subprocess
 import sys
@@ -17,8 +18,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 SDIST = PROJECT["tool"]["hatch"]["build"]["targets"]["sdist"]
 # Hatch adds these by itself.
 BY_ITSELF = {"pyproject.toml", "README.md", "LICENSE", ".gitignore"}
-# Continuous integration has a checkout.
-LEFT_OUT = {".ci"}
+# Continuous integration and tools of developers have a checkout.
+LEFT_OUT = {".ci", ".github", ".pre-commit-config.yaml"}
 
 
 def test_there_is_one_version():
@@ -84,3 +85,39 @@ def test_the_sdist_is_built_as_said():
     sdist = pytest.importorskip("hatchling.builders.sdist", reason="make dist installs it")
     files = {file.distribution_path for file in sdist.SdistBuilder(str(ROOT)).recurse_included_files()}
     assert {"docs/plan.md", "examples/demo.py", "tests/test_package.py", "constraints.txt", "Makefile"} <= files
+
+
+def pinned():
+    """The tested versions by package: for Python 3.11, and for 3.12 and later."""
+    found = {}
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        if "==" in line and not line.startswith("#"):
+            name, _, rest = line.partition("==")
+            version, _, marker = rest.partition(";")
+            old, new = found.setdefault(name, ["", ""])
+            found[name] = [old if ">=" in marker else version.strip(), new if "< " in marker else version.strip()]
+    return found
+
+
+@pytest.mark.parametrize("package", ["jax", "optax", "numpy", "flax"])
+def test_the_table_of_supported_versions_is_that_of_the_pins(package):
+    table = (ROOT / "docs" / "versions.md").read_text()
+    (row,) = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith(f"| {package}")]
+    assert row[1:] == [OLDEST[package], *pinned()[package]]
+
+
+def test_everything_that_names_the_version_names_this_one():
+    assert f"\nversion: {precond.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"version = {{{precond.__version__}}}" in (ROOT / "docs" / "citing.md").read_text()
+    assert f"\n## [{precond.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
+    assert re.search(rf"precond +{re.escape(precond.__version__)}\n", (ROOT / "docs" / "doctor.md").read_text())
+
+
+@pytest.mark.skipif(not (ROOT / ".github").exists(), reason="not a checkout")
+def test_the_workflows_run_targets_of_the_makefile():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    flows = "".join(path.read_text() for path in (ROOT / ".github" / "workflows").glob("*.yml"))
+    named = set(re.findall(r"run: make ([a-z-]+)", flows)) | set(re.search(r"target: \[(.*)\]", flows)[1].split(", "))
+    assert {"lint", "docs", "dist-check", "quick", "test"} <= named <= targets
+    for version in re.findall(r'"(3\.\d+)"', flows):
+        assert f"Programming Language :: Python :: {version}" in PROJECT["project"]["classifiers"]

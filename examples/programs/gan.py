@@ -1,7 +1,6 @@
 """A GAN: two networks and two optimizers in one step. Points in the plane shall form a ring of eight clouds.
 
-What is returned is no loss of either network, since neither falls, but the energy distance between generated and real
-points.
+It returns the energy distance between generated and real points.
 """
 
 import jax

@@ -39,7 +39,7 @@ def apply(params, x):
 
 
 def labels(params):
-    """Who trains what."""
+    """Say which optimizer trains which parameter."""
     return jax.tree_util.tree_map_with_path(
         lambda path, _: "trained" if path[-1].key.startswith("lora") else "frozen", params
     )

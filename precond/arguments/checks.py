@@ -54,10 +54,10 @@ def check_whole(name: str, value: Any, least: int) -> None:
 
 
 def check_number(name: str, value: Any, low: float, high: float | None = None, *, advice: str = "") -> None:
-    """Raise if `value` is no number, or one outside `[low, high]`; what `jax.jit` traces has no value to look at.
+    """Raise if `value` is not a number, or is outside `[low, high]`; a value that `jax.jit` traces cannot be looked at.
 
     Raises:
-      TypeError: for what is no number.
+      TypeError: if `value` is not a number.
       ValueError: for a number out of range, or one that is not a number.
 
     Examples:

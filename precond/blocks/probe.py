@@ -14,7 +14,7 @@ __all__ = ["Factors", "Probe", "with_zero_probes", "without_probes"]
 
 
 class Factors(NamedTuple):
-    """The Kronecker factors of one layer's Fisher matrix, as estimated from one batch.
+    """Hold the Kronecker factors of one layer's Fisher matrix, as estimated from one batch.
 
     Attributes:
       inputs: A, `[L, i, i]` (the bias last), or its diagonal `[L, i]` for an embedding; L counts scanned layers and
@@ -32,7 +32,7 @@ class Factors(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Probe:
-    """Of one layer, a node of a tree; what it is the probe of is part of the tree's structure.
+    """Hold the probe of one layer: a node of a tree, whose structure says which layer it belongs to.
 
     Attributes:
       layer: with paths from where the probe stands.

@@ -8,7 +8,7 @@ __all__ = ["View", "Views", "geometry"]
 
 
 class View(NamedTuple):
-    """Which axes of a parameter are preconditioned, in the spirit of Optax's `MuonDimensionNumbers`.
+    """Say which axes of a parameter are preconditioned, in the spirit of Optax's `MuonDimensionNumbers`.
 
     Axes that are not named are batch axes: scanned layers, experts, heads. Every entry of the batch is a tensor
     of its own, preconditioned alone.

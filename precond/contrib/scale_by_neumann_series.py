@@ -20,7 +20,9 @@ __all__ = ["scale_by_neumann_series"]
 def scale_by_neumann_series(
     inner_rate: ArrayLike, terms: int, *, shrink: ArrayLike = 1.0
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Approximate $H^{-1} g$, H the Hessian of the loss on the batch of g, by `terms` more gradients of this batch.
+    r"""Approximate the inverse Hessian times the gradient, by `terms` more gradients of the same batch.
+
+    The result tends to $H^{-1} g$, with H the Hessian of the loss on the batch of g.
 
     $$m_0 = -\eta g, \qquad m_k = \mu m_{k-1} - \eta \nabla f(w + \mu m_{k-1}), \qquad \text{update} = -m_K$$
 

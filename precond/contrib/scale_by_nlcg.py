@@ -41,7 +41,9 @@ def _ratio(x: jax.Array, y: jax.Array) -> jax.Array:
 
 @described()
 def polak_ribiere(gradient: Tree, scaled: Tree, last_gradient: Tree, last_scaled: Tree) -> jax.Array:
-    r"""Return $\beta = \max(0, \; z^\top (g - g_{-1}) / z_{-1}^\top g_{-1})$ (PR+), which restarts by itself.
+    r"""Choose β by the rule of Polak and Ribière (PR+), which restarts by itself.
+
+    $$\beta = \max(0, \; z^\top (g - g_{-1}) / z_{-1}^\top g_{-1})$$
 
     Args:
       gradient: g.
@@ -60,7 +62,9 @@ def polak_ribiere(gradient: Tree, scaled: Tree, last_gradient: Tree, last_scaled
 
 @described()
 def fletcher_reeves(gradient: Tree, scaled: Tree, last_gradient: Tree, last_scaled: Tree) -> jax.Array:
-    r"""Return $\beta = z^\top g / z_{-1}^\top g_{-1}$; without a line search it grows with the gradients.
+    r"""Choose β by the rule of Fletcher and Reeves; without a line search it grows with the gradients.
+
+    $$\beta = z^\top g / z_{-1}^\top g_{-1}$$
 
     Args:
       gradient: g.

@@ -23,7 +23,7 @@ _DEVICE_FILES = {"/dev/nvidia0": "an NVIDIA GPU", "/dev/kfd": "an AMD GPU", "/de
 
 
 class Machine(NamedTuple):
-    """What was found of a machine.
+    """Hold what was found of a machine.
 
     Attributes:
       versions: by package; one that is not installed is left out.

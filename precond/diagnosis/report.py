@@ -13,7 +13,7 @@ __all__ = ["Diagnosis"]
 
 
 class Diagnosis(NamedTuple):
-    """What `diagnose` found.
+    """Hold what `diagnose` found.
 
     Attributes:
       machine: packages, devices, settings and environment.

@@ -23,7 +23,7 @@ class Evidence(NamedTuple):
 
 
 class Trap(NamedTuple):
-    """One thing that makes training fail, crawl or lose precision.
+    """Describe one thing that makes training fail, crawl or lose precision.
 
     Attributes:
       seen: what was found on this machine.

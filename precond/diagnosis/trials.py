@@ -23,7 +23,7 @@ _METHODS = {"eigh": eigh, "composite": composite}
 
 
 class Trial(NamedTuple):
-    """What one method did on a batch of matrices of known spectrum.
+    """Hold what one method did on a batch of matrices of known spectrum.
 
     Attributes:
       method: its name.
@@ -37,7 +37,7 @@ class Trial(NamedTuple):
 
 
 class Trials(NamedTuple):
-    """What was computed.
+    """Hold what was computed.
 
     Attributes:
       chosen: the method for roots that `precond.inverse_root` takes on this machine.

@@ -74,7 +74,7 @@ def by_layer(inner: optax.GradientTransformation, layers: Mapping[str, Layer]) -
 
 
 def _check_factors(factors: object) -> None:
-    """Raise for what is no mapping from layers to factors, such as gradients."""
+    """Raise for anything but a mapping from layers to factors, such as for gradients."""
     good = isinstance(factors, Mapping) and all(isinstance(x, tuple | list) and len(x) >= 2 for x in factors.values())
     if not good:
         raise TypeError(

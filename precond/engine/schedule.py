@@ -11,7 +11,7 @@ __all__ = ["Refresh", "every", "on_host"]
 
 
 class Refresh(NamedTuple):
-    """When roots are refreshed; made by `precond.every` or `precond.on_host`, whose arguments these are.
+    """Hold when roots are refreshed; `precond.every` and `precond.on_host` make it, and document its fields.
 
     With `on_host`, roots are never refreshed within an update.
     """

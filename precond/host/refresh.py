@@ -79,7 +79,7 @@ def _lost(state: KroneckerState, used: int) -> KroneckerState:
 
 
 class HostRefresh:
-    """Made by `precond.host_refresh`: a function from state to state, and a context that ends its threads."""
+    """Refresh roots on the host: a function from state to state, and a context that ends its threads."""
 
     def __init__(self, engines: list[Engine], pool: Executor, updates: int) -> None:
         self._slots, self._pool, self._updates = [_Slot(e) for e in engines], pool, updates

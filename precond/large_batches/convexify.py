@@ -29,7 +29,9 @@ def convexify(
     by_tensor: bool = False,
     eps: ArrayLike = 1e-3,
 ) -> Regularizer:
-    r"""Make a gradient of $\frac{\alpha}{3} \|w - v\|^3 + \frac{\beta n}{\|w - v\|}$, v the average of the weights.
+    r"""Make the gradient of a penalty that keeps the weights near their average, but not on it.
+
+    The penalty is $\frac{\alpha}{3} \|w - v\|^3 + \frac{\beta n}{\|w - v\|}$, with v the average of the weights.
 
     $$\Big(\alpha r^2 - \frac{\beta n}{r^2}\Big) \frac{w - v}{r}, \qquad r = \|w - v\|$$
 

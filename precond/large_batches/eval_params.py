@@ -27,7 +27,9 @@ class Displacement(NamedTuple):
 
 @described()
 def eval_params(state: optax.OptState, params: Tree) -> Tree:
-    r"""Return the iterate itself, $w - s d$, if the optimizer takes gradients at $w$, ahead of it.
+    r"""Return the iterate itself, for optimizers that take gradients at a point ahead of it.
+
+    The parameters are $w$, and the iterate is $w - s d$.
 
     Methods that look ahead (`precond.neumann`, `precond.contrib.extrapolated`) keep the displaced parameters in the
     training loop, so that the loop's gradient is the one that they need. Evaluate and export the result of this

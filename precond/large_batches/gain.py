@@ -15,7 +15,9 @@ Bounds = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
 
 class GainEstimator(NamedTuple):
-    r"""Average $\sigma^2$ and $\mu^2$ over steps; your own rule is another set of pure functions.
+    r"""Average the variance and the squared norm of the gradient over steps, by pure functions.
+
+    They are $\sigma^2$ and $\mu^2$ in the paper.
 
     Attributes:
       average: from the number of this sample (from 1), the weight kept so far (0 at first), the scale S of the sample's
@@ -77,7 +79,9 @@ def _debiased(decay: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.Array
 
 @described()
 def paper_gain(smoothing: float | None = None, *, least_variance: float = 1e-6, start: int = 1) -> GainEstimator:
-    r"""Average as the paper does: a plain mean of the first $1 / (1 - \theta)$ samples, then an exponential average.
+    r"""Average as the paper does: a plain mean of the first samples, then an exponential average.
+
+    The plain mean is that of the first $1 / (1 - \theta)$ samples.
 
     Samples are clipped before they are averaged, $\hat\sigma^2 \geq 10^{-6}$ and $\hat\mu^2 \geq 0$, and $r_0 = 1$. The
     bound of the variance is an absolute number: if gradients are so small that $\sigma^2$ is of its size, pass a
@@ -114,7 +118,9 @@ def paper_gain(smoothing: float | None = None, *, least_variance: float = 1e-6, 
 
 @described()
 def fairscale_gain(smoothing: float | None = None, *, least_variance: float = 1e-6) -> GainEstimator:
-    r"""Average as FairScale does: a bias-corrected exponential average from the first sample on, which also sets $r_0$.
+    r"""Average as FairScale does: a bias-corrected exponential average from the first sample on.
+
+    The first sample also sets $r_0$.
 
     FairScale's `debias_ewma=False` is `paper_gain(smoothing, start=0)`. When the scale changes, FairScale multiplies
     its average of the variance by the old scale over the new one. But the average is that of the base batch's variance,
@@ -150,7 +156,9 @@ def fairscale_gain(smoothing: float | None = None, *, least_variance: float = 1e
 
 @described()
 def adaptdl_gain(smoothing: float = 0.999, *, least_variance: float = 1e-6) -> GainEstimator:
-    r"""Average as AdaptDL (Pollux) does: a bias-corrected average with $\theta^S$, of samples that may be negative.
+    r"""Average as AdaptDL (Pollux) does: a bias-corrected average of samples that may be negative.
+
+    Its decay is $\theta^S$.
 
     The averages are bounded, not the samples. So the estimates stay unbiased; those of `paper_gain` do not if noise
     prevails.

@@ -167,7 +167,9 @@ def scale_by_adascale(
 
 
 def done(state: optax.OptState, total: ArrayLike) -> jax.Array:
-    r"""Tell whether training is done, whatever the scale was: after T scale-invariant steps, $\tau \geq T$.
+    r"""Tell whether training is done, whatever the scale was.
+
+    It is done after T scale-invariant steps, $\tau \geq T$.
 
     Args:
       state: the state of an optimizer with `scale_by_adascale` in it; if there are several, all must be done.

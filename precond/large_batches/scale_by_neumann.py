@@ -37,7 +37,9 @@ class NeumannState(NamedTuple):
 
 @described()
 def growing_momentum(low: float = 0.5, high: float = 0.9, *, epoch: ArrayLike = 1) -> optax.Schedule:
-    r"""Make a schedule of the momentum, $\mu(t) = 1 - 1 / (1 + t)$, held between `low` and `high`.
+    r"""Make a schedule of a momentum that grows towards 1, held between `low` and `high`.
+
+    $$\mu(t) = 1 - 1 / (1 + t)$$
 
     The paper gives "starts 0.5, peaks 0.9" and this formula, but no unit of t. If t counts updates, it passes from the
     one to the other in 9 updates; if it counts epochs, in 9 epochs.
@@ -116,7 +118,9 @@ def scale_by_neumann(
     regularized_resets: bool = False,
     warmup_decay: ArrayLike = 0.0,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Step as Algorithm 2 of the Neumann optimizer does, with gradients at the displaced parameters $w$.
+    r"""Step as Algorithm 2 of the Neumann optimizer does, with gradients at the displaced parameters.
+
+    The displaced parameters are $w$.
 
     $$d = g + \nabla R(w, v), \quad m \leftarrow \mu m - \eta d, \quad w \leftarrow w + \mu m - \eta d, \quad
       v \leftarrow w + \gamma (v - w)$$
@@ -150,8 +154,8 @@ def scale_by_neumann(
         w and v may be far apart at first.
 
     Returns:
-      A transformation. For evaluation, apply `precond.large_batches.eval_params` to the parameters, which returns $w -
-      \mu m$. Norms are taken over all parameters that it sees, which are all unless it is masked.
+      A transformation. For evaluation, apply `precond.large_batches.eval_params` to the parameters, which returns
+      $w - \mu m$. Norms are taken over all parameters that it sees, which are all unless it is masked.
 
     Raises:
       ValueError, TypeError: for numbers out of range; in `update` for missing parameters.

@@ -12,7 +12,7 @@ def check_rules(rules: Mapping[Any, Any] | None) -> None:
     """Raise unless rules are functions by the types of modules.
 
     Args:
-      rules: by type; None is none.
+      rules: by type; None stands for an empty set.
 
     Raises:
       TypeError: for a key that is not a type, such as its name, and for a rule that is not a function.

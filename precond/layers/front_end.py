@@ -57,7 +57,7 @@ def tapped(spec: Tap, y: jax.Array, x: jax.Array, probe: Probe, mask: jax.Array 
       y: the output of the layer.
       x: its input.
       probe: of the layer.
-      mask: of positions that are no padding, or None.
+      mask: of positions that are not padding, or None.
     """
     sums = {name: zeros for name, zeros in probe.sums.items() if name != "examples"}
     return tap(spec, y, x, sums, mask if mask_fits(mask, y) else None, probe.bases)

@@ -12,7 +12,9 @@ __all__ = ["ggn_product"]
 def ggn_product(
     forward: Callable[[Tree], Tree], loss: Callable[[Tree], jax.Array], params: Tree
 ) -> Callable[[Tree], Tree]:
-    r"""Return the function from v to $J^\top H J v$: the product with the Gauss-Newton matrix of the whole network.
+    r"""Return the function that multiplies a vector by the Gauss-Newton matrix of the whole network.
+
+    It takes v to $J^\top H J v$.
 
     J is the Jacobian of the outputs by the parameters, and H the Hessian of the loss by the outputs.
     For softmax and sigmoid cross-entropy and squared error this is the Fisher matrix of the predictions, divided by the

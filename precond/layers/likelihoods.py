@@ -14,7 +14,9 @@ __all__ = ["Likelihood", "bernoulli", "categorical", "gaussian"]
 
 
 class Likelihood(NamedTuple):
-    r"""Describe the distribution $p(y)$ whose parameters the model's outputs are.
+    r"""Describe the distribution of the targets, whose parameters the model's outputs are.
+
+    The distribution is $p(y)$.
 
     Attributes:
       sample: from a key and the outputs to the gradient of $-\log p(y)$ by the outputs, at targets $y$ drawn from the
@@ -75,7 +77,9 @@ def bernoulli() -> Likelihood:
 
 @described()
 def gaussian(variance: ArrayLike = 1.0) -> Likelihood:
-    r"""Take outputs as means: the loss is $\|y - f\|^2 / (2 \sigma^2)$, summed over an example's outputs.
+    r"""Take outputs as means of normal distributions: the loss is a sum of squares.
+
+    The loss is $\|y - f\|^2 / (2 \sigma^2)$, summed over an example's outputs.
 
     Args:
       variance: $\sigma^2$; 0.5 if the loss has no factor of one half.

@@ -111,7 +111,7 @@ def capture(
 
     Returns:
       A `precond.layers.Capture`. Its `apply` is `model.apply` with taps, and has one more argument: `valid`, a mask
-      `[examples, tokens]` of the positions that are no padding, for all layers whose outputs have those axes.
+      `[examples, tokens]` of the positions that are not padding, for all layers whose outputs have those axes.
 
     Raises:
       ValueError: if a parameter has no factors and is not in `allow_uncovered`; the error shows the table.

@@ -137,7 +137,7 @@ def capture(
       A `precond.layers.Capture`. Its parameters are those of `graph, params, rest = nnx.split(model, nnx.Param, ...)`.
       Its `apply` takes `params`, `rest` and the model's arguments, and returns the output and the new `rest`: for
       `precond.layers.value_grad_factors(..., has_aux=True)`. It has one more argument: `valid`, a mask
-      `[examples, tokens]` of the positions that are no padding, for all layers whose outputs have those axes.
+      `[examples, tokens]` of the positions that are not padding, for all layers whose outputs have those axes.
 
     Raises:
       ValueError: if a parameter has no factors and is not in `allow_uncovered`; the error shows the table.

@@ -66,7 +66,7 @@ def precision(
 
     Raises:
       ValueError: for statistics in less than float32.
-      TypeError: for what is not a precision, such as its name.
+      TypeError: for anything but a precision, such as its name.
 
     Examples:
       >>> emulated = lax.DotAlgorithmPreset.TF32_TF32_F32_X3
@@ -74,15 +74,14 @@ def precision(
       >>> precision(statistics=lax.Precision.DEFAULT)
       Traceback (most recent call last):
       ...
-      ValueError: statistics=DEFAULT: less than float32 is no precision for statistics; use jax.lax.Precision.HIGHEST.
+      ValueError: statistics=DEFAULT: statistics need float32 or more; use jax.lax.Precision.HIGHEST.
     """
     for name, value in (("statistics", statistics), ("roots", roots), ("projections", projections)):
         if not isinstance(value, Dot):
             raise TypeError(f"{name}={value!r}: must be a jax.lax.Precision, such as jax.lax.Precision.HIGHEST.")
     if statistics in _BELOW_FLOAT32:
         raise ValueError(
-            f"statistics={statistics.name}: less than float32 is no precision for statistics; "
-            "use jax.lax.Precision.HIGHEST."
+            f"statistics={statistics.name}: statistics need float32 or more; use jax.lax.Precision.HIGHEST."
         )
     return Precision(statistics, roots, projections)
 

@@ -22,7 +22,7 @@ def adascale(
     power: float = 1.0,
     groups: Callable[[Tree], Tree] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""An optimizer on batches of S base batches, with the learning rate of the base batch times AdaScale's gain.
+    r"""Train with S times the batch: multiply the learning rate of the base batch by AdaScale's gain.
 
     $$r_t = \frac{\sigma_t^2 + \mu_t^2}{\sigma_t^2 / S + \mu_t^2}, \quad w \leftarrow w + r_t \,
       \mathrm{lr}(\lfloor \tau_t \rfloor) \, u_t, \quad \tau_{t+1} = \tau_t + r_t$$

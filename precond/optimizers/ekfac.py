@@ -36,7 +36,7 @@ def ekfac(
     axis: str | Sequence[str] | Sharded | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""EK-FAC: the momentum of each layer divided by second moments in the eigenbasis of its Kronecker factors.
+    r"""Train with EK-FAC: divide each layer's momentum by second moments in the eigenbasis of its Kronecker factors.
 
     $$S \leftarrow \max\big(\beta_2 S, E[(Q_A^\top a)^2 \otimes (Q_G^\top g)^2]\big), \quad
       V = Q_A \frac{Q_A^\top \hat M \, Q_G}{S + \lambda} Q_G^\top, \quad

@@ -31,7 +31,7 @@ def finish(
 ) -> optax.GradientTransformationExtraArgs:
     """`scaled`, then decoupled weight decay (None: none, and `params` is not needed), then the learning rate.
 
-    Neither moves a block that is skipped, and a step that skips all of them is none for the learning rate's schedule.
+    Neither moves a block that is skipped, and a step that skips all does not advance the schedule.
 
     Args:
       scaled: a `precond.blocked` that marks what it skips (`skipped=jnp.nan`).
@@ -61,7 +61,7 @@ def decayed(weight_decay: optax.ScalarOrSchedule | None, mask: Any) -> optax.Gra
       mask: as in `optax.adamw`.
 
     Raises:
-      ValueError, TypeError: for what is not a number, or negative; for a mask that is none, or that masks nothing.
+      ValueError, TypeError: if a number is negative or not a number; if a mask is of another kind, or masks nothing.
 
     Examples:
       >>> tx = decayed(0.5, None)
@@ -80,7 +80,7 @@ def behind(
 ) -> optax.GradientTransformationExtraArgs:
     """Put `tail` behind `scaled`, so that it moves nothing which is skipped.
 
-    A step that skips everything is none for the tail's schedules.
+    A step that skips everything does not advance the tail's schedules.
 
     Args:
       scaled: a `precond.blocked` that marks what it skips (`skipped=jnp.nan`).

@@ -28,7 +28,7 @@ def grafted(
         `precond.BlockInfo.gradients`; None leaves the length of a step as it is.
       momentum: a transformation of single blocks.
       refresh: as in `precond.scale_by_kronecker`.
-      after: follows where there is no magnitude.
+      after: follows if there is no magnitude.
 
     Raises:
       TypeError: for a magnitude that is not a transformation.

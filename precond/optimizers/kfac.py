@@ -35,7 +35,7 @@ def kfac(
     axis: str | Sequence[str] | Sharded | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""K-FAC: the momentum of each layer times the damped inverse of its Kronecker-factored Fisher matrix.
+    r"""Train with K-FAC: multiply each layer's momentum by the damped inverse of its Kronecker-factored Fisher matrix.
 
     $$V = (A + \pi \sqrt\lambda I)^{-1} \hat M \, (G + \sqrt\lambda / \pi \, I)^{-1}, \quad
       W \leftarrow W - \min\Big(\eta, \sqrt{\tfrac{c}{\langle V, \hat M \rangle}}\Big) V - \eta \gamma W$$

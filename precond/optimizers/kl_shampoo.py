@@ -105,7 +105,7 @@ def kl_shampoo(
     axis: str | Sequence[str] | Sharded | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""KL-Shampoo: factors fitted to the gradient's covariance in Kullback-Leibler divergence.
+    r"""Train with KL-Shampoo: fit the factors to the gradient's covariance in Kullback-Leibler divergence.
 
     $$L \leftarrow \beta_2 L + \frac{1 - \beta_2}{n} G \hat R^{-1} G^\top, \quad
       R \leftarrow \beta_2 R + \frac{1 - \beta_2}{m} G^\top \hat L^{-1} G, \quad
@@ -130,7 +130,8 @@ def kl_shampoo(
       magnitude: a transformation of blocks to whose norm each block's step is scaled, as in `precond.shampoo`.
         `precond.transforms.scale_by_diagonal(0.95, eps=1e-15, bias_correction=True)` is Adam's. None leaves steps as
         long as they are.
-      method: how roots are computed: `precond.eigh()` (the default) or `precond.newton()`.
+      method: how roots are computed: `precond.roots.by_platform()` (the default: `eigh` on CPU, `composite` elsewhere),
+        `precond.eigh()`, `precond.composite()` or `precond.newton()`.
       block_size: the longest side of a block; None is 1024.
       views: as in `precond.blocked`.
       otherwise: for parameters without a view; None is Adam with the same `b1`, `b2` and `eps`.

@@ -110,7 +110,7 @@ def kl_soap(
     axis: str | Sequence[str] | Sharded | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""KL-SOAP: Adam in the eigenbasis of KL-Shampoo's factors, refreshed in every step.
+    r"""Train with KL-SOAP: run Adam in the eigenbasis of KL-Shampoo's factors, refreshed in every step.
 
     $$L \leftarrow \beta_2 L + \frac{1 - \beta_2}{n} G \hat R^{-1} G^\top, \quad
       R \leftarrow \beta_2 R + \frac{1 - \beta_2}{m} G^\top \hat L^{-1} G, \quad

@@ -23,7 +23,7 @@ def mfac(
     mask: Mask = None,
     axis: str | tuple[str, ...] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""M-FAC: the gradient times the exact inverse of the damped empirical Fisher matrix of the last m gradients.
+    r"""Train with M-FAC: multiply the gradient by the inverse of the empirical Fisher matrix of the last gradients.
 
     $$F = \lambda I + \frac{1}{m} \sum_{i=1}^m g_i g_i^\top, \quad M \leftarrow \beta_1 M + (1 - \beta_1) F^{-1} g,
       \quad W \leftarrow W - \eta (M + \lambda_w W)$$

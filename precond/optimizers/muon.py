@@ -106,14 +106,14 @@ def muon(
     axis: str | Sequence[str] | Sharded | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Muon: the momentum of each matrix with all its singular values made equal, and AdamW for the rest.
+    r"""Train with Muon: make all singular values of each matrix's momentum equal, and leave the rest to AdamW.
 
     $$U = \text{momentum of } G, \quad O \approx (U U^\top)^{-1/2} U, \quad
       W \leftarrow W - \eta \big(0.2 \sqrt{\max(m, n)} \, O + \lambda W\big)$$
 
     for a matrix of m rows and n columns. Matrices are taken whole. Parameters without a view (vectors, embeddings) get
     Adam's update. With the default scale the learning rate and the weight decay that are good for AdamW are a good
-    start. What is kept is one number a parameter of a matrix.
+    start. It keeps one number for each entry of a matrix.
 
     Args:
       learning_rate: $\eta$; a number or an Optax schedule. It is that of AdamW, unless the scale is another.

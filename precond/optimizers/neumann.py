@@ -29,7 +29,7 @@ def neumann(
     weight_decay: optax.ScalarOrSchedule | None = None,
     mask: Mask = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""The Neumann optimizer: Nesterov's momentum that grows and restarts, kept away from the weights' average.
+    r"""Train with the Neumann optimizer: let Nesterov's momentum grow and restart, away from the weights' average.
 
     $$d = g + \lambda w + \Big(\alpha r^2 - \frac{\beta n}{r^2}\Big) \frac{w - v}{r}, \quad m \leftarrow \mu m - \eta d,
       \quad w \leftarrow w + \mu m - \eta d, \quad v \leftarrow \gamma v + (1 - \gamma) w$$
@@ -59,7 +59,7 @@ def neumann(
       mask: which parameters decay, as in `optax.add_decayed_weights`.
 
     Returns:
-      An Optax optimizer; `update` needs the parameters. A gradient that is not finite is no step at all.
+      An Optax optimizer; `update` needs the parameters. A gradient that is not finite is skipped, and does not count.
 
     Raises:
       ValueError, TypeError: for numbers out of range or of a wrong type.

@@ -113,7 +113,7 @@ def shampoo(
     axis: str | Sequence[str] | Sharded | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Shampoo: the momentum of each block multiplied on every axis by an inverse root of its factor.
+    r"""Train with Shampoo: multiply the momentum of each block on every axis by an inverse root of its factor.
 
     $$L \leftarrow \beta_2 L + (1 - \beta_2) G G^\top, \quad R \leftarrow \beta_2 R + (1 - \beta_2) G^\top G, \quad
       D = \hat L^{-1/4} \hat M \hat R^{-1/4}, \quad W \leftarrow W - \eta \Big(D \frac{\|U\|}{\|D\|} + \lambda W\Big)$$
@@ -134,7 +134,8 @@ def shampoo(
       refresh: `precond.every`, or a number of steps (all roots at once). By default each root every 20 steps, in turns.
       magnitude: in place of Adam; sees blocks of the momentum, and of the gradients as
         `precond.BlockInfo.gradients`. `optax.identity()` is SGD's.
-      method: how roots are computed: `precond.eigh()` (the default) or `precond.newton()`.
+      method: how roots are computed: `precond.roots.by_platform()` (the default: `eigh` on CPU, `composite` elsewhere),
+        `precond.eigh()`, `precond.composite()` or `precond.newton()`.
       block_size: the longest side of a block; None is 1024.
       views: as in `precond.blocked`.
       otherwise: for parameters without a view; None is Adam with the same `b1`, `b2` and `eps`.

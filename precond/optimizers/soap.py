@@ -105,7 +105,7 @@ def soap(
     axis: str | Sequence[str] | Sharded | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""SOAP: Adam in the slowly turning eigenbasis of Shampoo's factors.
+    r"""Train with SOAP: run Adam in the slowly turning eigenbasis of Shampoo's factors.
 
     $$G' = Q_L^\top G Q_R, \quad V \leftarrow \beta_2 V + (1 - \beta_2) G' \odot G', \quad
       W \leftarrow W - \eta \Big(Q_L \frac{Q_L^\top \hat M Q_R}{\sqrt{\hat V} + \epsilon} Q_R^\top

@@ -15,7 +15,7 @@ __all__ = ["Orthogonalizer", "newton_schulz", "polar"]
 
 
 class Orthogonalizer(NamedTuple):
-    """How matrices are orthogonalized.
+    """Say how matrices are orthogonalized.
 
     Attributes:
       name: as the user typed it, for errors.
@@ -58,7 +58,7 @@ def newton_schulz(
       A value for `method=` of `precond.muon`.
 
     Raises:
-      ValueError, TypeError: for what is no set of polynomials, or no type of floating point.
+      ValueError, TypeError: if `polynomials` is not a set of polynomials, or `dtype` not a type of floating point.
 
     Reference:
       Jordan et al., Muon: An optimizer for hidden layers in neural networks, 2024.

@@ -12,7 +12,7 @@ _CONVERGED = 5e-6  # an interval that is shorter than this share of itself is a 
 
 
 class OddPolynomial(NamedTuple):
-    """The polynomial `linear s + cubic s^3 + quintic s^5`.
+    """Hold the polynomial `linear s + cubic s^3 + quintic s^5`.
 
     Attributes:
       linear: the coefficient of s, by which the smallest singular values grow.
@@ -164,7 +164,7 @@ def check_polynomials(value: Sequence[Sequence[float]]) -> tuple[OddPolynomial, 
       value: a sequence with two or three numbers for each step.
 
     Raises:
-      TypeError: for what is no such sequence.
+      TypeError: for anything but such a sequence.
       ValueError: for a sequence without steps.
 
     Examples:

@@ -11,7 +11,7 @@ __all__ = ["Scale", "match_rms", "width"]
 
 
 class Scale(NamedTuple):
-    """By what an orthogonalized matrix is multiplied.
+    """Say by what number an orthogonalized matrix is multiplied.
 
     Attributes:
       name: as the user typed it, for errors.
@@ -28,7 +28,9 @@ class Scale(NamedTuple):
 
 @described()
 def width(*, outputs: int = 1) -> Scale:
-    r"""Scale by $\sqrt{\max(1, \text{outputs} / \text{inputs})}$, as the original Muon.
+    r"""Scale by the shape of the matrix, as the original Muon does.
+
+    The scale is $\sqrt{\max(1, \text{outputs} / \text{inputs})}$.
 
     The learning rate is then that of the spectral norm, and about the same at every width of a network. It is not
     AdamW's: 0.02 is usual.
@@ -54,10 +56,12 @@ def width(*, outputs: int = 1) -> Scale:
 
 @described()
 def match_rms(rms: ArrayLike = 0.2) -> Scale:
-    r"""Scale by $\text{rms} \sqrt{\max(m, n)}$, so that entries have this root mean square whatever the shape.
+    r"""Scale so that the entries have a given root mean square, whatever the shape.
+
+    The scale is $\text{rms} \sqrt{\max(m, n)}$.
 
     The usual root mean square of AdamW's update is 0.2: the learning rate and the weight decay of AdamW then fit, and
-    the same ones fit the parameters that are no matrices.
+    the same ones fit the parameters that are not matrices.
 
     Args:
       rms: of the update.

@@ -13,7 +13,7 @@ __all__ = ["DenseLayers", "dense_layers"]
 
 
 class DenseLayers(NamedTuple):
-    """Layers of a model, and the shapes of their factors.
+    """Hold the layers of a model, and the shapes of their factors.
 
     Attributes:
       layers: by path, for `precond.kfac`.
@@ -35,7 +35,7 @@ def dense_layers(params: Any, *, longest: int = _LONGEST) -> DenseLayers:
 
     Every parameter that `precond.views.default` reads as a matrix counts as the weights of a dense layer, with the
     `bias` beside it if there is one; a convolution has the factors of the dense layer that sees one patch. Leading axes
-    that are no part of the matrix, such as that of experts, number layers of the same size.
+    that do not belong to the matrix, such as that of experts, number layers of the same size.
 
     Args:
       params: nested dictionaries of anything with shape and dtype.

@@ -35,7 +35,7 @@ def plan(
     extra: Mapping[str, Any] | None = None,
     platform: str = "cuda",
 ) -> Plan:
-    """Say what an optimizer will keep, compute and send in a step, by nothing but tracing it.
+    """Say what an optimizer will keep, compute and send in a step, by tracing it alone.
 
     It is the program of `tx` itself that is counted, on shapes: any transformation can be planned, nothing is compiled
     or allocated, and no device is needed, however many the mesh has. The gradients' own reduction is not part of it,

@@ -10,7 +10,7 @@ __all__ = ["Plan", "Stack", "Work"]
 
 
 class Stack(NamedTuple):
-    """All blocks of one shape.
+    """Describe all blocks of one shape.
 
     Attributes:
       shape: as the stack is named; an axis without a factor in brackets.
@@ -29,7 +29,7 @@ class Stack(NamedTuple):
 
 
 class Work(NamedTuple):
-    """Floating-point operations: of matrix products, of decompositions, and of all else, number by number."""
+    """Count floating-point operations: of matrix products, of decompositions, and of all else, number by number."""
 
     products: int = 0
     decompositions: int = 0
@@ -37,7 +37,7 @@ class Work(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What `precond.plan` found; everything of one device, but for `parameters` and `stacks`.
+    """Hold what `precond.plan` found; all fields but `parameters` and `stacks` are of one device.
 
     Attributes:
       devices: how many.
@@ -89,7 +89,7 @@ class Plan(NamedTuple):
           and "memory" where their rates are given. Operations by number wait for memory, and are not counted here.
 
         Raises:
-          ValueError: for a rate that is not positive; where something is decomposed and there is no rate for it.
+          ValueError: for a rate that is not positive; if something is decomposed and no rate for it is given.
 
         Examples:
           >>> work = dict.fromkeys(("statistics", "application", "mean"), Work(products=1000))

@@ -12,7 +12,7 @@ __all__ = ["Readings", "views_of"]
 
 
 class Readings(tuple[Reading, ...]):
-    """Rows that print as a table.
+    """Hold rows that print as a table.
 
     Examples:
       >>> print(Readings((Reading("kernel", (4, 6), None, "not preconditioned", {}),)))

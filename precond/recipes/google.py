@@ -60,7 +60,7 @@ def google_shampoo(
     axis: str | Sequence[str] | Sharded | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """`distributed_shampoo` of google-research/precondition, step by step.
+    """Follow `distributed_shampoo` of google-research/precondition, step by step.
 
     Two momenta are kept, one of the grafted direction and one of the graft alone; the second is used up to
     `start_preconditioning_step`.

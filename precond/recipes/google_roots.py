@@ -49,7 +49,9 @@ def _ridge(a: jax.Array, epsilon: float, relative: bool, floor: float) -> tuple[
 
 @described()
 def google_eigh(epsilon: float = 1e-6, *, power: Powers = None, relative: bool = True) -> Root:
-    r"""`matrix_inverse_pth_root_eigh`: $U \max(\Lambda, \rho)^{-1/p} U^\top$ of $A + \rho I$.
+    r"""Compute roots as `matrix_inverse_pth_root_eigh` does, by an eigendecomposition with a ridge.
+
+    $$U \max(\Lambda, \rho)^{-1/p} U^\top \quad \text{of} \quad A + \rho I$$
 
     With $\rho = \epsilon \max(\lambda_{\max}, 10^{-6})$ and $\lambda_{\max}$ of a power iteration that stops at an
     absolute 1e-6. A root is refused where $\max |U^\top (A + \rho I) U - \Lambda|$ is above 0.1, also absolute.
@@ -122,7 +124,7 @@ def _with_retries(a: jax.Array, ridge: jax.Array, p: int) -> tuple[jax.Array, ja
 
 @described()
 def google_newton(epsilon: float = 1e-6, *, power: Powers = None, relative: bool = True) -> Root:
-    r"""`matrix_inverse_pth_root`: the coupled Newton iteration, as in `precond.newton`, with the reference's stops.
+    r"""Compute roots as `matrix_inverse_pth_root` does: by the coupled Newton iteration, with the reference's stops.
 
     It ends where $\max |M - I|$ is below 1e-6 or has grown by a fifth (the step before is then taken). An error
     above 0.05 asks for ten times the ridge, up to six times; one that stays above 0.1 refuses the root. The ridge is

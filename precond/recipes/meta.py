@@ -90,7 +90,7 @@ def meta_shampoo(
     drop_weighting_factor: bool = False,
     **common: Any,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""`DistributedShampoo` with `RootInvShampooPreconditionerConfig` (or its KL variant), step by step.
+    r"""Follow `DistributedShampoo` with `RootInvShampooPreconditionerConfig` (or its KL variant), step by step.
 
     Args:
       learning_rate: a number or a schedule.
@@ -98,7 +98,7 @@ def meta_shampoo(
       epsilon: added to the factors, absolute.
       power: of the inverse root (`inverse_exponent_override`): a number, a function from the number of axes to it, or a
         mapping from the number of axes to a number or to a mapping from an axis to its own; 0 leaves an axis as it
-        is. None, and what is not named, is 1 / (2 k).
+        is. None stands for 1 / (2 k), and so does every number or axis that is not named.
       root: from `epsilon` and the keyword `power` to a `precond.Root`: `recipes.meta_eigh`, `meta_pseudo_inverse`,
         `meta_newton`, `meta_higher_order`, with their own arguments by `functools.partial`.
       kullback_leibler: each factor sees the gradient preconditioned on the other axes.
@@ -143,7 +143,7 @@ def meta_soap(
     drop_weighting_factor: bool = False,
     **common: Any,
 ) -> optax.GradientTransformationExtraArgs:
-    """`DistributedShampoo` with `EigenvalueCorrectedShampooPreconditionerConfig` (EShampoo), step by step.
+    """Follow `DistributedShampoo` with `EigenvalueCorrectedShampooPreconditionerConfig` (EShampoo), step by step.
 
     Args:
       learning_rate: a number or a schedule.

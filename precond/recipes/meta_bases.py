@@ -25,7 +25,9 @@ def _off(b: jax.Array, tolerance: float) -> jax.Array:
 
 @described()
 def meta_qr_basis(iterations: int = 1, tolerance: float = 0.01) -> Method:
-    r"""`QREigendecompositionConfig`: the QR algorithm from the basis before, for `method=` of `meta_soap`.
+    r"""Compute bases as `QREigendecompositionConfig` does, for `method=` of `meta_soap`.
+
+    It is the QR algorithm, which starts from the basis before.
 
     $B = Q^\top A Q$; then $B = q r$, $B \leftarrow r q$, $Q \leftarrow Q q$ while what is off the diagonal of B is more
     than the tolerance times its norm. Columns are sorted by rising eigenvalue. Where `precond.qr` keeps the second
@@ -64,7 +66,9 @@ def meta_qr_basis(iterations: int = 1, tolerance: float = 0.01) -> Method:
 
 @described()
 def meta_eigh_basis(tolerance: float) -> Method:
-    r"""`EighEigendecompositionConfig` with a tolerance: `eigh` where the basis before is not good enough.
+    r"""Compute bases as `EighEigendecompositionConfig` with a tolerance does.
+
+    It calls `eigh` where the basis before is not good enough.
 
     Args:
       tolerance: the basis stays where what is off the diagonal of $Q^\top A Q$ is at most so much of its norm.

@@ -24,7 +24,9 @@ def _from_eigen(values: jax.Array, inverse: jax.Array, vectors: jax.Array, ridge
 
 @described()
 def meta_eigh(epsilon: float = 1e-12, *, power: Powers = None, after: bool = False) -> Root:
-    r"""`EigenConfig`: the eigendecomposition of $A + \epsilon I$, its values shifted up until the least is $\epsilon$.
+    r"""Compute roots as `EigenConfig` does: by an eigendecomposition whose values are shifted up.
+
+    The matrix is $A + \epsilon I$; its values are shifted up until the least is $\epsilon$.
 
     Args:
       epsilon: absolute.
@@ -56,7 +58,9 @@ def meta_eigh(epsilon: float = 1e-12, *, power: Powers = None, after: bool = Fal
 def meta_pseudo_inverse(
     epsilon: float = 0.0, *, power: Powers = None, rtol: float | None = None, atol: float = 0.0
 ) -> Root:
-    r"""`PseudoInverseConfig`: eigenvalues up to $\max(\mathrm{rtol} \, \lambda_{\max}, \mathrm{atol})$ have no inverse.
+    r"""Compute roots as `PseudoInverseConfig` does: small eigenvalues have no inverse.
+
+    Small are those up to $\max(\mathrm{rtol} \, \lambda_{\max}, \mathrm{atol})$.
 
     Args:
       epsilon: must be 0.
@@ -124,7 +128,9 @@ def _iterate(a: jax.Array, z: jax.Array, p: int, series: list[float], stop: tupl
 def meta_newton(
     epsilon: float = 1e-12, *, power: Powers = None, iterations: int = 100, tolerance: float = 1e-6
 ) -> Root:
-    r"""`CoupledNewtonConfig`: the coupled Newton iteration on $A + \epsilon I$, without retries.
+    r"""Compute roots as `CoupledNewtonConfig` does: by the coupled Newton iteration, without retries.
+
+    The matrix is $A + \epsilon I$.
 
     Args:
       epsilon: absolute.
@@ -169,7 +175,9 @@ def meta_higher_order(
     iterations: int = 100,
     tolerance: float = 1e-8,
 ) -> Root:
-    r"""`CoupledHigherOrderConfig`: the coupled iteration with `order` terms of the series of $(1 - x)^{-1/p}$.
+    r"""Compute roots as `CoupledHigherOrderConfig` does: by a coupled iteration with `order` terms of a series.
+
+    The series is that of $(1 - x)^{-1/p}$.
 
     To a factor $\max(\mathrm{relative} \, \|A\|_\infty, \epsilon)$ is added. It begins with a step of Newton's from
     $M = (A + \epsilon I) / \mathrm{tr}$, and ends as well where the error stagnates or grows. A root with

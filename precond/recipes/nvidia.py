@@ -29,7 +29,9 @@ def _falling(a: jax.Array, basis: jax.Array) -> jax.Array:
 
 @described()
 def nvidia_orthogonal_iteration() -> Method:
-    r"""Refresh bases as `KlSoapV3` does: `eigh` the first time, then a QR decomposition of $L Q$.
+    r"""Refresh bases as `KlSoapV3` does: by `eigh` the first time, then by a QR decomposition.
+
+    The decomposition is that of $L Q$.
 
     The columns of every new basis are sorted by falling eigenvalue. Where `precond.qr` keeps the second moment and the
     columns that it belongs to together, nothing here does.
@@ -79,7 +81,7 @@ def nvidia_kl_soap(
     axis: str | Sequence[str] | Sharded | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""`KlSoapV3`, and `ReklsV3`, step by step.
+    r"""Follow `KlSoapV3`, and `ReklsV3`, step by step.
 
     In each step the factors of KL-Shampoo are updated with the bases and eigenvalues of the last one, eigenvalues below
     $\epsilon$ being replaced by $\epsilon$. Then one step of orthogonal iteration moves the bases, the momentum is
@@ -101,8 +103,8 @@ def nvidia_kl_soap(
 
     Examples:
       >>> tx, w = nvidia_kl_soap(0.1, weight_decay=0.0), jnp.diag(jnp.asarray([3.0, -2.0]))
-      >>> [round(x, 4) for x in jnp.diag(tx.update(w, tx.init(w), w)[0]).tolist()]
-      [-0.1, 0.1]
+      >>> [f"{u:.2f}" for u in jnp.diag(tx.update(w, tx.init(w), w)[0])]
+      ['-0.10', '0.10']
     """
     check_number("shampoo_beta", shampoo_beta, 0, 1)
     method = nvidia_orthogonal_iteration() if method is None else method

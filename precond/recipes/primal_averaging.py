@@ -14,7 +14,7 @@ __all__ = ["AveragingState", "averaged_params", "primal_averaging"]
 
 
 class AveragingState(NamedTuple):
-    """What `primal_averaging` keeps.
+    """Hold the state of `primal_averaging`.
 
     Attributes:
       count: updates seen.
@@ -31,7 +31,9 @@ class AveragingState(NamedTuple):
 def primal_averaging(
     train: float = 0.9, evaluation: float | None = 0.9, *, learning_rate: optax.ScalarOrSchedule = 1.0, power: float = 2
 ) -> optax.GradientTransformation:
-    r"""Train at $Y = \mu_y X + (1 - \mu_y) Z$, with X the average of what the updates make of Z; to be chained last.
+    r"""Train at a point between the iterate and its average; chain this last.
+
+    The point is $Y = \mu_y X + (1 - \mu_y) Z$, with X the average of what the updates make of Z.
 
     $$Z \leftarrow Z + U, \qquad X \leftarrow \mu_x X + (1 - \mu_x) Z$$
 
@@ -93,7 +95,9 @@ def primal_averaging(
 
 @described()
 def averaged_params(state: optax.OptState, params: Tree, train: float = 0.9) -> Tree:
-    r"""Return the place to evaluate, $X = Y - (Z - Y) (1 - \mu_y) / \mu_y$.
+    r"""Return the average, which is the place to evaluate.
+
+    $$X = Y - (Z - Y) (1 - \mu_y) / \mu_y$$
 
     Args:
       state: of an optimizer with `primal_averaging` in it.

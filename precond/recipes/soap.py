@@ -66,7 +66,7 @@ def official_soap(
     axis: str | Sequence[str] | Sharded | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""`nikhilvyas/SOAP`, step by step.
+    r"""Follow `nikhilvyas/SOAP`, step by step.
 
     The first call feeds the statistics alone and moves nothing. From then on, with $s$ the calls after the first,
 

@@ -14,7 +14,9 @@ __all__ = ["adam_metric"]
 
 @described()
 def adam_metric(state: optax.OptState, *, b2: ArrayLike = 0.999, eps: ArrayLike = 1e-8, start: int = 5) -> Metric:
-    r"""Make Adam's metric $P g = g / (\sqrt{\nu / (1 - \beta_2^t)} + \epsilon)$ from the second moments in a state.
+    r"""Make Adam's metric, by which Adam scales gradients, from the second moments in a state.
+
+    $$P g = g / (\sqrt{\nu / (1 - \beta_2^t)} + \epsilon)$$
 
     Args:
       state: the optimizer's state before the step; it holds one `optax.ScaleByAdamState`.

@@ -41,7 +41,7 @@ class Spread(Protocol):
         ...
 
 
-# It is no tuple, since jax.jit keeps weak references to the functions it compiles, and a tuple cannot have any.
+# It is not a tuple, since jax.jit keeps weak references to the functions it compiles, and a tuple cannot have any.
 @dataclasses.dataclass(frozen=True)
 class GradientFunction:
     """Compute a mean gradient and its statistics: `value, mean, replicas = f(params, batch)`.

@@ -30,7 +30,9 @@ Squares = Callable[[Tree], Tree]
 
 
 class Replicas(NamedTuple):
-    r"""Hold statistics of n gradients beside their mean $\bar g$; an update takes them as `replicas`.
+    r"""Hold statistics of n gradients beside their mean; an update takes them as `replicas`.
+
+    The mean is $\bar g$.
 
     The sum is centred, since $\sum_i \|g_i\|^2 - n \|\bar g\|^2$ cancels in float32 if there is little noise.
 

@@ -60,7 +60,9 @@ def _known(eps: Any) -> float:
 
 @described()
 def relative(eps: ArrayLike = 1e-6, *, floor: float = 0.0) -> Damping:
-    r"""Add $\epsilon \max(\lambda_{\max}, \text{floor})$, so that the condition number is at most $1 + 1/\epsilon$.
+    r"""Add a ridge relative to the largest eigenvalue, which bounds the condition number.
+
+    It adds $\epsilon \max(\lambda_{\max}, \text{floor})$, so that the condition number is at most $1 + 1/\epsilon$.
 
     Args:
       eps: dimensionless.
@@ -81,7 +83,9 @@ def relative(eps: ArrayLike = 1e-6, *, floor: float = 0.0) -> Damping:
 
 @described()
 def absolute(eps: ArrayLike = 1e-12) -> Damping:
-    r"""Add $\epsilon$ itself, as Meta's implementation and the papers do.
+    r"""Add a ridge of one size to every factor, as Meta's implementation and the papers do.
+
+    The ridge is $\epsilon$ itself.
 
     Args:
       eps: in the units of the factor, which are those of squared gradients.
@@ -99,7 +103,9 @@ def absolute(eps: ArrayLike = 1e-12) -> Damping:
 
 @described()
 def trace_damping(eps: ArrayLike = 1e-6) -> Damping:
-    r"""Add $\epsilon \, \mathrm{tr}(A) / d$, which is relative to the mean eigenvalue.
+    r"""Add a ridge relative to the mean eigenvalue.
+
+    The ridge is $\epsilon \, \mathrm{tr}(A) / d$.
 
     Args:
       eps: dimensionless.

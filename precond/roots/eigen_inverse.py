@@ -34,7 +34,9 @@ class Spectrum(NamedTuple):
 
 @described()
 def eigen_inverse(damping: ArrayLike = 1e-3, *, method: Method | None = None) -> Root:
-    r"""Multiply each block by $(F_1 \otimes \cdots \otimes F_k + \lambda I)^{-1}$, exactly.
+    r"""Multiply each block by the exact inverse of the damped Kronecker product of its factors.
+
+    $$(F_1 \otimes \cdots \otimes F_k + \lambda I)^{-1}$$
 
     With $F_i = Q_i \, \mathrm{diag}(s_i) \, Q_i^\top$, each entry of the gradient in the basis of the $Q_i$ is divided
     by $\prod_i s_i + \lambda$. Here the whole matrix is damped. `precond.inverse` damps each factor, and so adds the

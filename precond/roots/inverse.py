@@ -18,7 +18,9 @@ __all__ = ["inverse"]
 
 @described()
 def inverse(damping: ArrayLike = 1e-3, *, method: Method | None = None, tolerance: float = 0.5) -> Root:
-    r"""Multiply every axis i of a block by $(F_i + \lambda^{1/k} I)^{-1}$, with k factors.
+    r"""Multiply every axis of a block by the inverse of its damped factor, as K-FAC does.
+
+    For axis i, and with k factors, that is $(F_i + \lambda^{1/k} I)^{-1}$.
 
     Behind `precond.balance`, which gives the factors of a block one mean eigenvalue, this is K-FAC with factored
     Tikhonov damping. For a layer with the factors A of its inputs and G of its outputs, and $\pi^2 = n_A / n_G$ the

@@ -23,7 +23,9 @@ def inverse_root(
     damping: Damping | None = None,
     tolerance: float = 0.5,
 ) -> Root:
-    r"""Multiply every axis $i$ of a block by $(L_i + \epsilon I)^{-q}$.
+    r"""Multiply every axis of a block by an inverse root of its damped factor.
+
+    For axis $i$ the root is $(L_i + \epsilon I)^{-q}$.
 
     $$P = G \times_1 (L_1 + \epsilon_1 I)^{-q} \cdots \times_k (L_k + \epsilon_k I)^{-q}, \qquad
       q = \frac{1}{2k}$$

@@ -13,7 +13,7 @@ __all__ = ["MomentRule", "decayed_max", "ema"]
 
 
 class MomentRule(Protocol):
-    """The type of `follow=` of `precond.corrected_inverse`."""
+    """Combine old and new second moments: the type of `follow=` of `precond.corrected_inverse`."""
 
     def __call__(self, old: jax.Array, new: jax.Array, count: jax.Array) -> jax.Array:
         """Return the second moments after one more measurement.
@@ -28,7 +28,9 @@ class MomentRule(Protocol):
 
 @described()
 def decayed_max(decay: ArrayLike = 0.8) -> MomentRule:
-    r"""Believe growth at once, and forget it slowly: $S \leftarrow \max(\beta S, X)$.
+    r"""Believe growth at once, and forget it slowly.
+
+    $$S \leftarrow \max(\beta S, X)$$
 
     If curvature has grown since it was measured, a step that is divided by the old measurement is too long. At the
     start of training it is too long by orders of magnitude.
@@ -50,7 +52,9 @@ def decayed_max(decay: ArrayLike = 0.8) -> MomentRule:
 
 @described()
 def ema(decay: ArrayLike = 0.95) -> MomentRule:
-    r"""Average moments, free of the bias of the start, as George et al. do: $S \leftarrow \beta S + (1 - \beta) X$.
+    r"""Average moments, free of the bias of the start, as George et al. do.
+
+    $$S \leftarrow \beta S + (1 - \beta) X$$
 
     Args:
       decay: $\beta$, below 1.

@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 Power = float | Fraction
+"""A power of a factor. A fraction says exactly how many products of matrices a root takes."""
 
 Derived = Any
 """What a root keeps of one factor, a tree of arrays with leading axis N. Nobody but the root knows its form."""
@@ -65,7 +66,7 @@ class RootState(NamedTuple):
 
 
 class Init(Protocol):
-    """The type of `Root.init`."""
+    """Make the first state: the type of `Root.init`."""
 
     def __call__(self, stack: Leaf, factors: tuple[Factor | None, ...]) -> RootState:
         """Make the state for one stack; it acts as the identity until the first refresh.
@@ -78,7 +79,7 @@ class Init(Protocol):
 
 
 class Refresh(Protocol):
-    """The type of `Root.refresh`."""
+    """Derive matrices from factors: the type of `Root.refresh`."""
 
     def __call__(self, factors: jax.Array, derived: Derived, power: Power, first: jax.Array) -> Derived:
         """Derive from factors the matrices that `apply` needs. It is the only costly function of a root.
@@ -100,7 +101,7 @@ class Refresh(Protocol):
 
 
 class Apply(Protocol):
-    """The type of `Root.apply`."""
+    """Precondition a direction: the type of `Root.apply`."""
 
     def __call__(self, direction: jax.Array, gradient: jax.Array, state: RootState) -> tuple[jax.Array, RootState]:
         """Precondition one stack. It runs in every step.
@@ -117,7 +118,7 @@ class Apply(Protocol):
 
 
 class Whiten(Protocol):
-    """The type of `Root.whiten`."""
+    """Return the matrices that whiten an axis: the type of `Root.whiten`."""
 
     def __call__(self, derived: Derived, factor: jax.Array) -> jax.Array:
         """Return the matrices `[N, d, d]` by which this root whitens an axis; zeros where no root is known yet.
@@ -130,7 +131,7 @@ class Whiten(Protocol):
 
 
 class TransportOf(Protocol):
-    """The type of `Root.transport`."""
+    """Move second moments between bases: the type of `Root.transport`."""
 
     def __call__(self, moments: Any, old: Derived, new: Derived, axis: int) -> Any:
         """Return `RootState.moments` after the refresh of one axis.
@@ -145,7 +146,7 @@ class TransportOf(Protocol):
 
 
 class PowerOf(Protocol):
-    """The type of `Root.power`."""
+    """Choose the power of an axis: the type of `Root.power`."""
 
     def __call__(self, axis: Axis) -> Power:
         """Return a number that `refresh` needs for the factor of this axis.

@@ -12,7 +12,7 @@ __all__ = ["Along", "Transport", "kept", "turned"]
 
 
 class Along(Protocol):
-    """The type of `Transport.along`."""
+    """Move second moments along one axis: the type of `Transport.along`."""
 
     def __call__(self, moments: jax.Array, old: jax.Array, new: jax.Array, axis: int) -> jax.Array:
         """Return second moments in the new basis of one axis.
@@ -50,7 +50,9 @@ def kept() -> Transport:
 
 
 def turned() -> Transport:
-    r"""Turn second moments with the basis: $V' = (P \circ P) V (O \circ O)^\top$.
+    r"""Turn second moments with the basis.
+
+    $$V' = (P \circ P) V (O \circ O)^\top$$
 
     $P = Q_L'^\top Q_L$ takes coordinates in the old basis to coordinates in the new one, $O$ does so for the other
     axis, and $\circ$ is the product by element. If the coordinates in the old basis are independent and have mean 0,

@@ -44,7 +44,9 @@ def kl(
     mean: bool = True,
     unit: float | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Estimate factors that minimise the Kullback-Leibler divergence from the gradient's covariance to $L \otimes R$.
+    r"""Estimate the factors whose Kronecker product is closest to the gradient's covariance.
+
+    They minimise the Kullback-Leibler divergence from the covariance to $L \otimes R$.
 
     For a matrix $G$ `[m, n]`, with the other axis whitened by the current root ($R^{-1/2}$ in the paper):
 

@@ -13,7 +13,9 @@ __all__ = ["scale_by_trace"]
 
 @described()
 def scale_by_trace(gamma: float = 0.5, *, eps: float = 1e-12) -> optax.GradientTransformation:
-    r"""Scale every factor to $L_i \, \max(\mathrm{tr} L_i, \epsilon)^{-\gamma}$.
+    r"""Divide every factor by a power of its trace.
+
+    The scale is $L_i \, \max(\mathrm{tr} L_i, \epsilon)^{-\gamma}$.
 
     Args:
       gamma: $\gamma$; with 1/2 on both sides of a matrix, $L \otimes R / \mathrm{tr}$ estimates the covariance.

@@ -13,7 +13,10 @@ __all__ = ["Accumulate", "Gram", "Statistic", "Whiten"]
 
 
 class Whiten(Protocol):
-    """The type of the extra argument `whiten`, which `precond.scale_by_kronecker` gives to its statistics."""
+    """Return the matrices that whiten an axis: the type of the extra argument `whiten`.
+
+    `precond.scale_by_kronecker` gives it to its statistics.
+    """
 
     def __call__(self, name: str, axis: int, factor: jax.Array) -> jax.Array:
         """Return the matrices `[N, d, d]` by which the root whitens an axis; zeros where no root is known yet.
@@ -66,7 +69,7 @@ class Statistic(Protocol):
 
 
 class Accumulate(Protocol):
-    """The type of `Statistic.update`."""
+    """Turn gradients into factors: the type of `Statistic.update`."""
 
     def __call__(
         self,

@@ -35,7 +35,9 @@ def clip_by_kl(
     learning_rate: optax.ScalarOrSchedule,
     bound: optax.ScalarOrSchedule = 1e-3,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Shorten the update $v = \hat F^{-1} m$ so that a step of $\eta v$ moves the model's predictions little.
+    r"""Shorten the update so that a step moves the model's predictions little.
+
+    The update is $v = \hat F^{-1} m$, and the step is $\eta v$.
 
     $$v \leftarrow v \, \min\Big(1, \sqrt{\frac{c_k}{\eta^2 \, v^\top m}}\Big)$$
 

@@ -19,7 +19,9 @@ __all__ = ["clip_by_rms"]
 
 @described()
 def clip_by_rms(threshold: ArrayLike = 1.0) -> optax.GradientTransformationExtraArgs:
-    r"""Shorten updates to $P \min(1, \tau / \mathrm{rms}(P))$ by parameter; inside `precond.blocked` by block.
+    r"""Shorten updates to a greatest root mean square by parameter; inside `precond.blocked` by block.
+
+    $$P \min(1, \tau / \mathrm{rms}(P))$$
 
     Roots can be as old as their refresh period. If the gradient has grown since, the step is too long by as much. Where
     the length of a step has a natural bound (whitened gradients have entries of size 1), this enforces it.

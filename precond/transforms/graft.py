@@ -38,7 +38,9 @@ def graft(
     start: int = 1,
     eps: ArrayLike = 0.0,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Scale the direction's update $D$ to the norm of the magnitude's update $U$, by parameter or by block.
+    r"""Take the direction of one update and the norm of another, by parameter or by block.
+
+    The direction's update is $D$, and the magnitude's is $U$.
 
     $$P = D \, \frac{\|U\|}{\|D\| + \epsilon}$$
 

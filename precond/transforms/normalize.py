@@ -17,7 +17,9 @@ __all__ = ["normalize"]
 
 @described()
 def normalize(eps: float = 1e-25) -> optax.GradientTransformationExtraArgs:
-    r"""Scale gradients to unit norm, $G / (\|G\| + \epsilon)$, by parameter; inside `precond.blocked` by block.
+    r"""Scale gradients to unit norm by parameter; inside `precond.blocked` by block.
+
+    $$G / (\|G\| + \epsilon)$$
 
     Google's `*_NORMALIZED` grafting has it in front of a diagonal method. (`optax.normalize_by_update_norm` takes one
     norm of the whole tree.)

@@ -15,7 +15,7 @@ __all__ = ["OrthogonalizeState", "orthogonalize"]
 
 
 class OrthogonalizeState(NamedTuple):
-    """What `orthogonalize` keeps.
+    """Hold the state of `orthogonalize`.
 
     Attributes:
       error: by stack, an estimate of the root mean square of $s^2 - 1$ over the singular values s of each block, `[N]`.

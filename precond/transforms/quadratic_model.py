@@ -40,7 +40,9 @@ class QuadraticModelState(NamedTuple):
 def quadratic_model(
     direction: optax.GradientTransformation, damping: ArrayLike = 0.0
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Choose the update $\delta = \alpha \Delta + \mu \delta_0$ that minimises a quadratic model of the loss.
+    r"""Choose the learning rate and the momentum that minimise a quadratic model of the loss.
+
+    The update is $\delta = \alpha \Delta + \mu \delta_0$.
 
     Let $\Delta$ be the direction, $\delta_0$ the update before this one, g the gradient and F a curvature matrix (the
     Gauss-Newton or Fisher matrix of the whole network, not its approximation). The model is

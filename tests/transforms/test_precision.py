@@ -50,5 +50,5 @@ def test_statistics_may_be_emulated_but_not_in_less_than_float32():
     emulated = [line for line in dots(precond.precision(statistics=X3)) if "tf32" in line]
     assert len(emulated) == 2  # a product an axis
     for less in (lax.Precision.DEFAULT, lax.Precision.HIGH, lax.DotAlgorithmPreset.TF32_TF32_F32):
-        with pytest.raises(ValueError, match="less than float32 is no precision for statistics"):
+        with pytest.raises(ValueError, match="statistics need float32 or more"):
             precond.precision(statistics=less)

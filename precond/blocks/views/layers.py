@@ -14,7 +14,7 @@ __all__ = ["LayerViews", "layers"]
 
 @dataclasses.dataclass(frozen=True)
 class LayerViews:
-    """The views of layers by path of their weights; what belongs to no layer has no view."""
+    """Hold the views of layers by path of their weights; a parameter of no layer has no view."""
 
     kernels: Mapping[str, Layer]
     biases: Mapping[str, Layer]

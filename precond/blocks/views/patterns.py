@@ -12,7 +12,7 @@ __all__ = ["PatternViews"]
 
 @dataclasses.dataclass(frozen=True)
 class PatternViews:
-    """Views by regular expressions that are searched in paths.
+    """Hold views by regular expressions that are searched in paths.
 
     Attributes:
       patterns: the regular expressions.

@@ -113,7 +113,7 @@ class Kind(Protocol):
         Args:
           signals: of one call.
           sharing: the rule for shared positions; a kind may have its own and ignore this one.
-          mask: of the positions that are no padding, by the leading axes of the layer's output; None counts all.
+          mask: of the positions that are not padding, by the leading axes of the layer's output; None counts all.
         """
         a, g = signals
         if g is None:

@@ -34,7 +34,7 @@ def by_platform(
 
     Raises:
       ValueError: if one computes roots alone and another one bases alone.
-      TypeError: for what is no method.
+      TypeError: for anything but methods.
 
     Examples:
       >>> from precond import composite, inverse_root, newton

@@ -38,7 +38,7 @@ class Solved(NamedTuple):
 
 
 class RootOf(Protocol):
-    """The type of `Method.root`."""
+    """Compute roots: the type of `Method.root`."""
 
     def __call__(self, a: jax.Array, power: Power, ridge: Ridge, least: float) -> Solved:
         """Compute `(A + ridge I)^(-power)`.
@@ -53,7 +53,7 @@ class RootOf(Protocol):
 
 
 class BasisOf(Protocol):
-    """The type of `Method.basis`."""
+    """Compute bases: the type of `Method.basis`."""
 
     def __call__(self, a: jax.Array, old: jax.Array, first: jax.Array) -> jax.Array:
         """Compute orthonormal bases near the eigenvectors of A, in the columns of `[M, d, d]`.
