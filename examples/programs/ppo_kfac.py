@@ -1,7 +1,7 @@
 """PPO for continuous actions with K-FAC, as ACKTR has it: an actor and a critic, and a free `log_std`.
 
-K-FAC needs three things more than other optimizers: a capture of the model, which leaves `log_std` to Adam; a sampler
-of the two outputs' targets; and `layers.value_grad_factors` in place of `jax.value_and_grad`. AdamW, wrapped by
+K-FAC needs three things more than other optimizers: a capture of the model, which leaves `log_std` to Adam; what the
+outputs are the parameters of; and `layers.value_grad_factors` in place of `jax.value_and_grad`. AdamW, wrapped by
 `optax.with_extra_args_support`, ignores the factors, and jit leaves them out. A point shall come to rest at the origin;
 what is returned is the mean cost.
 """
@@ -73,19 +73,11 @@ def rollout(apply, params, key):
 
 
 def objective(outputs, batch):
-    mean, log_std, value = outputs
+    (mean, log_std), value = outputs
     ratio = jnp.exp(log_p(mean, log_std, batch["action"]) - batch["log_p"])
     a = (batch["advantage"] - batch["advantage"].mean()) / (batch["advantage"].std() + 1e-8)
     actor = -jnp.minimum(ratio * a, jnp.clip(ratio, 1 - CLIP, 1 + CLIP) * a).mean()
     return actor + 0.5 * jnp.mean((value - batch["target"]) ** 2)
-
-
-def targets(key, outputs):
-    """Gradients of the negative log-likelihood at drawn actions and returns; `log_std` has no layer, and gets none."""
-    mean, log_std, value = outputs
-    keys = jax.random.split(key)
-    noise = jax.random.normal(keys[0], mean.shape) * jnp.exp(-log_std)
-    return noise, jnp.zeros_like(log_std), jax.random.normal(keys[1], value.shape)
 
 
 def new_capture(seed):
@@ -104,9 +96,9 @@ def train(tx, steps=STEPS, seed=0):
 
     def forward(params, batch):
         mean, value = apply(params, batch["x"])
-        return mean, params["log_std"], value
+        return (mean, params["log_std"]), value
 
-    fisher = layers.sampled(layers.Likelihood(targets))
+    fisher = layers.sampled(layers.joint(layers.gaussian(None), layers.gaussian()))
     value_grad_factors = layers.value_grad_factors(forward, objective, capture, fisher=fisher)
 
     def minibatch(carry, now):

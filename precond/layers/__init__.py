@@ -23,7 +23,7 @@ from precond.layers.kinds import (
     doubly_factored,
     einsum,
 )
-from precond.layers.likelihoods import Likelihood, bernoulli, categorical, gaussian
+from precond.layers.likelihoods import Likelihood, bernoulli, categorical, gaussian, joint
 from precond.layers.sharing import Sharing, expand, reduce
 from precond.layers.tap import Tap, tap
 from precond.layers.value_grad_factors import factors_alone, value_grad_factors
@@ -61,6 +61,7 @@ __all__ = [
     "gaussian",
     "ggn_product",
     "gradient_errors",
+    "joint",
     "reduce",
     "sampled",
     "tap",

@@ -14,10 +14,17 @@ from precond.layers.sharing import Sharing, expand
 from precond.layers.tap import Tap
 from precond.trees import Leaf, Tree
 
-__all__ = ["Bind", "Found", "assemble", "sharing_of"]
+__all__ = ["STACKED_ELSEWHERE", "Bind", "Found", "assemble", "may_be_stacked_elsewhere", "sharing_of"]
 
 Bind = Callable[[Mapping[str, Tap]], Callable[..., Any]]
 """A function that makes the `apply` of a capture from the taps by path."""
+
+
+STACKED_ELSEWHERE = (
+    "its weights are scanned, mapped or stacked over another axis than the first: write nn.scan(.., "
+    "variable_axes={'params': 0}), or 0 for its axis with nnx, and move weights that you have by jnp.moveaxis(x, 1, 0)"
+)
+"""Why a layer whose stack is not over the first axis has no factors, and what to write."""
 
 
 class Found(NamedTuple):
@@ -109,10 +116,29 @@ def _located(leaves: Mapping[str, Leaf], place: str, found: Found) -> tuple[Kind
         raise ValueError("the weights of its layer are those of another one, or no parameters")
     inner, outer = found.shape, tuple(leaves[weights].shape)
     if inner is not None and outer[len(outer) - len(inner) :] != inner:
-        raise ValueError("its weights are scanned, mapped or stacked over another axis than the first")
+        raise ValueError(STACKED_ELSEWHERE)
     if not kind.bias:
         return kind, weights, None
     return (kind, weights, bias) if bias in leaves else (kind.without_bias(), weights, None)
+
+
+def may_be_stacked_elsewhere(path: str, found: Found, params: Tree) -> bool:
+    """Return whether the shape of a layer's weights fits a stack over another axis as well as one over the first.
+
+    Args:
+      path: of the layer.
+      found: what a rule found there.
+      params: the model's parameters.
+
+    Examples:
+      >>> import numpy as np
+      >>> from precond.layers.kinds import dense
+      >>> found = Found(dense(), shape=(4, 4))
+      >>> [may_be_stacked_elsewhere("", found, {"kernel": np.ones(shape)}) for shape in ((4, 4, 4), (2, 4, 4))]
+      [True, False]
+    """
+    outer = tuple(leaves_of(params)[f"{path}/{found.weights}" if path else found.weights].shape)
+    return any(outer[:k] + outer[k + 1 :] == found.shape for k in range(1, len(outer)))
 
 
 def _reason(path: str, reasons: Mapping[str, str]) -> str:

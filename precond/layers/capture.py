@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from precond.blocks import Factors, Layer, Probe
+from precond.layers.carriers import probe_of
 from precond.layers.count_examples import count_examples
 from precond.layers.coverage import Coverage
 from precond.layers.factor_shapes import factor_shapes
-from precond.layers.nested import PROBE, inserted, leaves_of, subtree, without
+from precond.layers.nested import inserted, leaves_of, subtree, without
 from precond.layers.tap import Tap
 from precond.trees import Leaf, Tree, wide_dtype
 
@@ -56,7 +57,7 @@ class Capture(NamedTuple):
         factors, for `precond.kfac` without `layers`. Give `apply` either the probes of all layers or none.
 
         Args:
-          params: nested dictionaries.
+          params: a tree in which the parameters of each layer are a dictionary, a tuple, a list or a dataclass.
           probes: from `probes`; None makes probes that count examples.
         """
         for name, probe in (self.probes(params, count=True) if probes is None else probes).items():
@@ -112,6 +113,6 @@ def counted(taps: Mapping[str, Tap], params: Tree, outputs: Tree) -> Tree:
       params: that may carry probes.
       outputs: of the model, by examples.
     """
-    probes = [subtree(params, path).get(PROBE) for path in taps]
+    probes = [probe_of(subtree(params, path)) for path in taps]
     counters = [p.sums["examples"] for p in probes if p is not None and "examples" in p.sums]
     return count_examples(outputs, counters, next(iter(taps.values())).batch) if counters else outputs

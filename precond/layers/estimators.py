@@ -1,5 +1,6 @@
 """Estimators: which Fisher matrix the factors of a batch belong to, and what it costs."""
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -36,7 +37,7 @@ def sampled(likelihood: Likelihood, *, samples: int = 1) -> Estimator:
     """Estimate the expected Fisher matrix by targets sampled from the model: a backward pass more for each sample.
 
     Args:
-      likelihood: `categorical()`, `bernoulli()`, `gaussian()`, or your own.
+      likelihood: `categorical()`, `bernoulli()`, `gaussian()`, a `joint(..)` of these, or your own.
       samples: how many targets for each example.
 
     Returns:
@@ -90,15 +91,20 @@ def exact(likelihood: Likelihood) -> Estimator:
     if root is None:
         raise ValueError("exact() needs a likelihood with a root; with a sampler alone, use precond.layers.sampled.")
 
-    def pull(key: jax.Array | None, outputs: jax.Array, back: Callable[[Any], Any]) -> Any:
+    def pull(key: jax.Array | None, outputs: Any, back: Callable[[Any], Any]) -> Any:
         del key
-        event = outputs.shape[1:]
+        leaves, treedef = jax.tree.flatten(outputs)
+        ends = list(itertools.accumulate(math.prod(x.shape[1:]) for x in leaves))
 
         def one(i: jax.Array) -> Any:
-            column = jax.nn.one_hot(i, math.prod(event), dtype=outputs.dtype).reshape(event)
-            return back(root(outputs, jnp.broadcast_to(column, outputs.shape)))
+            def column(x: jax.Array, end: int) -> jax.Array:
+                size = math.prod(x.shape[1:])
+                hot = jax.nn.one_hot(i - (end - size), size, dtype=x.dtype)
+                return jnp.broadcast_to(hot.reshape(x.shape[1:]), x.shape)
 
-        return jax.tree.map(lambda s: jnp.sum(s, 0), jax.lax.map(one, jnp.arange(math.prod(event))))
+            return back(root(outputs, treedef.unflatten(map(column, leaves, ends))))
+
+        return jax.tree.map(lambda s: jnp.sum(s, 0), jax.lax.map(one, jnp.arange(ends[-1])))
 
     return Estimator(pull)
 

@@ -8,14 +8,14 @@ import jax
 from precond.arguments import described, is_function, shown
 from precond.layers.assemble import Found, assemble
 from precond.layers.capture import Capture
+from precond.layers.carriers import carrying, probe_of
 from precond.layers.check_patterns import check_patterns
 from precond.layers.coverage import Uncovered, check_covered
 from precond.layers.front_end import tapped
 from precond.layers.kinds import Kind
-from precond.layers.nested import PROBE, leaves_of
+from precond.layers.nested import leaves_of, subtree
 from precond.layers.sharing import Sharing, expand
 from precond.layers.tap import Tap
-from precond.trees import Tree
 
 __all__ = ["explicit"]
 
@@ -23,7 +23,7 @@ __all__ = ["explicit"]
 @described()
 def explicit(
     kinds: Mapping[str, Kind | Found],
-    params: Tree,
+    params: Any,
     *,
     sharing: Sharing | Sequence[tuple[str, Sharing]] = expand,
     batch: int = 1,
@@ -38,8 +38,10 @@ def explicit(
     Args:
       kinds: of each layer by the path of its parameters: `dense()`, `einsum(..)`, `Conv(..)`, `Embed(..)`, `Scale(..)`
         of `precond.layers`, or a `precond.layers.Kind` of your own. Their weights are called `kernel`, `embedding` or
-        `scale` and their bias `bias`, unless a `precond.layers.Found` says otherwise.
-      params: nested dictionaries of the parameters, or of anything with shape and dtype.
+        `scale` and their bias `bias`, unless a `precond.layers.Found` says otherwise: in a list of pairs, the first
+        layer is `{"0": Found(dense(), "0", "1")}`.
+      params: the parameters, or anything with their shapes and dtypes: dictionaries, lists, tuples and dataclasses that
+        JAX knows, in one another.
       sharing: `precond.layers.expand` or `precond.layers.reduce`, or pairs of a regular expression and one of them.
       batch: how many leading axes of the layers' inputs number the examples; 0 for a model of one example that is
         mapped.
@@ -50,6 +52,7 @@ def explicit(
 
     Raises:
       ValueError: if a parameter has no factors and is not in `allow_uncovered`.
+      TypeError: if the parameters of a layer are of a class that can carry no probe.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -73,10 +76,9 @@ def explicit(
         return kind if isinstance(kind, Found) else Found(kind, kind.weights_name)
 
     def bind(taps: Mapping[str, Tap]) -> Callable[..., jax.Array]:
-        def apply(
-            path: str, params: Mapping[str, Any], y: jax.Array, x: jax.Array, mask: jax.Array | None = None
-        ) -> jax.Array:
-            return tapped(taps[path], y, x, params[PROBE], mask) if PROBE in params else y
+        def apply(path: str, params: Any, y: jax.Array, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+            probe = probe_of(params)
+            return y if probe is None else tapped(taps[path], y, x, probe, mask)
 
         return apply
 
@@ -85,6 +87,7 @@ def explicit(
     for path, layer in found.items():
         if (place := f"{path}/{layer.weights}" if path else layer.weights) not in known:
             raise ValueError(f"kinds= has '{path}', but the parameters have no '{place}': they are {', '.join(known)}.")
+        carrying(subtree(params, path), None)
     capture = assemble(found, {}, params, bind, sharing=sharing, batch=batch)
     check_patterns("allow_uncovered", allow_uncovered, leaves_of(params))
     check_covered(capture.coverage, allow_uncovered)

@@ -1,14 +1,61 @@
-"""Helpers of the front ends for Flax and plain JAX: taps with masks, and the input of a call."""
+"""Helpers of the front ends for Flax and plain JAX: taps with masks, the input of a call, and axes of devices."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from precond.blocks import Probe
 from precond.layers.tap import Tap, tap
+from precond.trees import Tree
 
-__all__ = ["check_used", "given_input", "mask_fits", "tapped"]
+__all__ = ["bound", "check_used", "given_input", "mask_fits", "tapped"]
+
+
+def bound(axis_name: str | Sequence[str] | None, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that runs as on one device of a `jax.pmap` or `jax.shard_map` with axes of these names.
+
+    Args:
+      axis_name: a name, or several, each of which is bound by a map over one entry; None binds none.
+      function: whose results are arrays.
+
+    Raises:
+      ValueError: when the function is called and uses another axis.
+
+    Examples:
+      >>> bound("batch", lambda x: jax.lax.pmean(x, "batch"))(jnp.ones(2)).tolist()
+      [1.0, 1.0]
+      >>> bound(None, lambda x: jax.lax.pmean(x, "batch"))(jnp.ones(2))
+      Traceback (most recent call last):
+      ...
+      ValueError: The model uses the axis 'batch', which only its training over devices binds. Give capture() its ...
+    """
+
+    def over_one(inner: Callable[..., Any], name: str) -> Callable[..., Any]:
+        def call(*args: Any) -> Tree:
+            return jax.tree.map(lambda x: x[0], jax.vmap(lambda _: inner(*args), axis_name=name)(jnp.zeros(1)))
+
+        return call
+
+    run = function
+    for name in (axis_name,) if isinstance(axis_name, str) else axis_name or ():
+        run = over_one(run, name)
+
+    def translated(*args: Any) -> Tree:
+        try:
+            return run(*args)
+        except NameError as error:
+            unbound = re.search(r"unbound axis name: ([^\s.]+)", str(error))
+            if unbound is None:
+                raise
+            raise ValueError(
+                f"The model uses the axis {unbound[1]!r}, which only its training over devices binds. Give capture() "
+                f"its name: axis_name={unbound[1]!r}."
+            ) from error
+
+    return translated
 
 
 def given_input(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ __all__ = ["gradient_errors"]
 
 
 @described()
-def gradient_errors(capture: Capture, params: Tree, run: Callable[[Tree], Tree]) -> dict[str, float]:
+def gradient_errors(capture: Capture, params: Any, run: Callable[[Any], Tree]) -> dict[str, float]:
     r"""Compare each layer's gradient, as its signals have it, with autodiff's.
 
     The error is $\|\sum a g^\top - \nabla\|_F / \|\nabla\|_F$. It is rounding if the weights act through the tapped
@@ -34,6 +35,9 @@ def gradient_errors(capture: Capture, params: Tree, run: Callable[[Tree], Tree])
     Returns:
       The relative error by layer.
 
+    Raises:
+      ValueError: if there are no floating outputs with an entry.
+
     Examples:
       >>> from precond import layers
       >>> params, x = {"kernel": jnp.asarray([[1.0], [2.0]])}, jnp.asarray([[3.0, 4.0]])
@@ -48,6 +52,11 @@ def gradient_errors(capture: Capture, params: Tree, run: Callable[[Tree], Tree])
         outputs = [
             x for x in jax.tree.leaves(run(capture.attach(params, probes))) if jnp.issubdtype(x.dtype, jnp.inexact)
         ]
+        if not any(x.size for x in outputs):
+            raise ValueError(
+                "The example for the capture has outputs without any entry, which say nothing of its layers: give one "
+                "with at least one row."
+            )
         rng = np.random.default_rng(0)
         return sum((jnp.vdot(jnp.asarray(rng.standard_normal(x.shape), x.dtype), x) for x in outputs), jnp.zeros(()))
 

@@ -12,7 +12,7 @@ from precond.layers.capture import Capture, counted
 from precond.layers.check_rules import check_rules
 from precond.layers.convolutions import as_tuple, convolution, transposed_convolution
 from precond.layers.coverage import Uncovered
-from precond.layers.front_end import check_used, given_input, mask_fits, tapped
+from precond.layers.front_end import bound, check_used, given_input, mask_fits, tapped
 from precond.layers.kinds import Contraction, Embed, Scale, dense, einsum
 from precond.layers.nested import PROBE
 from precond.layers.sharing import Sharing, expand
@@ -88,6 +88,7 @@ def capture(
     allow_uncovered: Uncovered = (),
     rules: Mapping[type, Rule] | None = None,
     tolerance: float | None = 0.02,
+    axis_name: str | Sequence[str] | None = None,
     **kwargs: Any,
 ) -> Capture:
     """Capture the layers of a linen model, by calling it once on an example.
@@ -107,6 +108,8 @@ def capture(
       rules: more of `RULES`, for your own modules.
       tolerance: of the self-check. A layer has no factors if the gradient that its signals make is further from
         autodiff's, as a part of its length. None does not check, for variables or arguments that are only shapes.
+      axis_name: of the axis, or the axes, over which the model averages in its training under `jax.pmap`, `jax.vmap` or
+        `jax.shard_map`, as `BatchNorm(axis_name="batch")` does: the example is then one device's.
       **kwargs: as for `model.apply`: `rngs`, `mutable`, `method`, and keyword arguments of the model.
 
     Returns:
@@ -114,7 +117,8 @@ def capture(
       `[examples, tokens]` of the positions that are not padding, for all layers whose outputs have those axes.
 
     Raises:
-      ValueError: if a parameter has no factors and is not in `allow_uncovered`; the error shows the table.
+      ValueError: if a parameter has no factors and is not in `allow_uncovered`; the error shows the table. If the
+        model uses an axis that is not in `axis_name`.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -169,7 +173,7 @@ def capture(
         return capture.apply({**variables, "params": params}, *args, **kwargs)
 
     try:
-        jax.eval_shape(visit, variables, shapes)
+        jax.eval_shape(bound(axis_name, visit), variables, shapes)
     except TypeError as error:
         raise TypeError(
             f"model.apply(variables, *args, **kwargs) failed: {error}. Give capture() an example of what the model is "
@@ -180,7 +184,7 @@ def capture(
         reasons,
         variables["params"],
         bind,
-        run,
+        bound(axis_name, run),
         tolerance=tolerance,
         allow_uncovered=allow_uncovered,
         sharing=sharing,

@@ -1,19 +1,16 @@
-"""Parts of nested dictionaries of parameters, by path, and the probes in them."""
+"""Parts of trees of parameters, by path, and the probes in them."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 
-from precond.blocks import path_name
+from precond.blocks import Probe, path_name
+from precond.layers.carriers import PROBE, carrying, parts_by_key, with_parts, without_probe
 
 __all__ = ["PROBE", "inserted", "keys_to", "leaves_of", "subtree", "without"]
 
-PROBE = "_kfac"
-"""The key of a layer's probe among its parameters."""
 
-
-def leaves_of(params: Any) -> dict[str, Any]:
+def leaves_of(params: object) -> dict[str, Any]:
     """Return leaves by path; leaves in boxes are inside these.
 
     Examples:
@@ -23,29 +20,29 @@ def leaves_of(params: Any) -> dict[str, Any]:
     return {path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]}
 
 
-def subtree(tree: Any, name: str) -> Any:
+def subtree(tree: object, name: str) -> Any:
     """Return the part of a tree at a path.
 
     Args:
-      tree: nested mappings.
+      tree: of nodes that JAX knows.
       name: a path, of keys joined by slashes.
 
     Examples:
-      >>> subtree({"first": {0: {"kernel": 1.0}}}, "first/0")
-      {'kernel': 1.0}
+      >>> subtree({"first": {0: {"kernel": 1.0}}}, "first/0"), subtree([(1.0, 2.0)], "0/1")
+      ({'kernel': 1.0}, 2.0)
     """
     for key in keys_to(tree, name):
-        tree = tree[key]
+        tree = parts_by_key(tree)[key]
     return tree
 
 
-def keys_to(tree: Any, name: str) -> tuple[Any, ...]:
+def keys_to(tree: object, name: str) -> tuple[Any, ...]:
     """Return the keys that lead to the part of a tree at a path.
 
     A key may have slashes of its own, as those of Haiku do, and it need not be text: nnx numbers the entries of a list.
 
     Args:
-      tree: nested mappings.
+      tree: of nodes that JAX knows; the keys of those that are no mappings are text.
       name: a path, of keys joined by slashes.
 
     Raises:
@@ -57,16 +54,16 @@ def keys_to(tree: Any, name: str) -> tuple[Any, ...]:
     """
     found = _keys(tree, name)
     if found is None:
-        raise ValueError(f"There is no layer {name!r} among the parameters, which are {list(tree)}.")
+        raise ValueError(f"There is no layer {name!r} among the parameters, which are {list(parts_by_key(tree))}.")
     return found
 
 
-def _keys(tree: Any, name: str) -> tuple[Any, ...] | None:
+def _keys(tree: object, name: str) -> tuple[Any, ...] | None:
     if not name:
         return ()
-    for key in tree if isinstance(tree, Mapping) else ():
+    for key, part in parts_by_key(tree).items():
         if f"{name}/".startswith(f"{key}/"):
-            rest = _keys(tree[key], name[len(str(key)) + 1 :])
+            rest = _keys(part, name[len(str(key)) + 1 :])
             if rest is not None:
                 return (key, *rest)
     return None
@@ -76,11 +73,22 @@ def inserted(tree: Any, name: str, probe: Any) -> Any:
     """Put a probe into the part of a tree at a path."""
 
     def insert(tree: Any, keys: tuple[Any, ...]) -> Any:
-        return {**tree, keys[0]: insert(tree[keys[0]], keys[1:])} if keys else {**tree, PROBE: probe}
+        if not keys:
+            return carrying(tree, probe)
+        parts = parts_by_key(tree)
+        return with_parts(tree, {**parts, keys[0]: insert(parts[keys[0]], keys[1:])})
 
     return insert(tree, keys_to(tree, name))
 
 
 def without(tree: Any) -> Any:
     """Return a tree without its probes."""
-    return {k: without(v) for k, v in tree.items() if k != PROBE} if isinstance(tree, Mapping) else tree
+    leaves = jax.tree.leaves(tree, is_leaf=_is_probe)
+    if not any(map(_is_probe, leaves)):
+        return tree
+    plain = without_probe(tree)
+    return with_parts(plain, {key: without(part) for key, part in parts_by_key(plain).items()})
+
+
+def _is_probe(x: object) -> bool:
+    return isinstance(x, Probe)

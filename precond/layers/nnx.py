@@ -17,7 +17,7 @@ from precond.layers.check_rules import check_rules
 from precond.layers.convolutions import as_tuple, convolution, transposed_convolution
 from precond.layers.count_examples import count_examples
 from precond.layers.coverage import Uncovered
-from precond.layers.front_end import check_used, given_input, mask_fits, tapped
+from precond.layers.front_end import bound, check_used, given_input, mask_fits, tapped
 from precond.layers.kinds import Contraction, Embed, Scale, dense, einsum
 from precond.layers.nested import PROBE, leaves_of, subtree
 from precond.layers.sharing import Sharing, expand
@@ -114,6 +114,7 @@ def capture(
     allow_uncovered: Uncovered = (),
     rules: Mapping[type, Rule] | None = None,
     tolerance: float | None = 0.02,
+    axis_name: str | Sequence[str] | None = None,
     method: Callable[..., Any] | None = None,
     **kwargs: Any,
 ) -> Capture:
@@ -124,12 +125,14 @@ def capture(
 
     Args:
       model: any module.
-      *args: an example of its arguments.
+      *args: an example of its arguments. `nnx.Rngs` and other modules among them are copied in each call, as the model
+        is, so that your own do not change.
       sharing: as in `precond.layers.linen.capture`.
       batch: how many leading axes of the layers' inputs number the examples.
       allow_uncovered: paths of parameters that may have no factors: regular expressions, or a predicate.
       rules: more of `RULES`, for your own modules.
       tolerance: as in `precond.layers.linen.capture`.
+      axis_name: as in `precond.layers.linen.capture`.
       method: the function to call, with the model as its first argument: `MyModel.encode`. None calls the model.
       **kwargs: keyword arguments of the model.
 
@@ -140,7 +143,8 @@ def capture(
       `[examples, tokens]` of the positions that are not padding, for all layers whose outputs have those axes.
 
     Raises:
-      ValueError: if a parameter has no factors and is not in `allow_uncovered`; the error shows the table.
+      ValueError: if a parameter has no factors and is not in `allow_uncovered`; the error shows the table. If the
+        model uses an axis that is not in `axis_name`.
 
     Examples:
       >>> from precond.layers import nnx as front
@@ -173,6 +177,7 @@ def capture(
                 path = "/".join(map(str, keys))
                 if path in taps and PROBE in subtree(params, path):
                     _put(m, taps[path], subtree(params, path)[PROBE])
+            args, kwargs = _copied((args, kwargs))
             token = _VALID.set((valid, used := []))
             try:
                 out = (type(twin).__call__ if method is None else method)(twin, *args, **kwargs)
@@ -191,7 +196,7 @@ def capture(
         reasons,
         state,
         bind,
-        run,
+        bound(axis_name, run),
         tolerance=tolerance,
         allow_uncovered=allow_uncovered,
         sharing=sharing,
@@ -249,6 +254,16 @@ def _put(m: nnx.Module, spec: Tap, probe: Probe) -> None:
     """Tap a module in place."""
     setattr(m, PROBE, ProbeParam(probe))
     object.__setattr__(m, "__class__", _tapped_class(type(m), spec))
+
+
+def _is_node(x: object) -> bool:
+    return isinstance(x, nnx.Pytree | nnx.Variable)
+
+
+def _copied(given: Any) -> Any:
+    """Return arguments with copies of the modules, random streams and variables in them, which a call may write to."""
+    nodes = any(map(_is_node, jax.tree.leaves(given, is_leaf=_is_node)))
+    return nnx.merge(*nnx.split(given), copy=True) if nodes else given
 
 
 def _find(table: Mapping[type, Rule], m: Any, closed: Sequence[str]) -> Found:

@@ -40,7 +40,7 @@ def traced_one(g: jax.Array) -> jax.Array:
       >>> traced_one(jnp.zeros(3)).item()
       1
     """
-    return jnp.where(jnp.ravel(g)[0] == 0, 1, 1)
+    return jnp.where((jnp.ravel(g)[0] if g.size else jnp.sum(g)) == 0, 1, 1)
 
 
 def _sums(spec: Tap, x: jax.Array, g: jax.Array, mask: jax.Array | None, probe: Arrays, bases: Arrays) -> Arrays:

@@ -53,7 +53,8 @@ def value_grad_factors(
       capture: of the model.
       fisher: `sampled`, `exact` or `empirical`.
       examples: N, by which the loss divides its sum: a number, or a function of outputs and arguments (for padded
-        tokens, their number). None is the length of the outputs' first axis.
+        tokens, their number). None is the length of the outputs' first axis. Where the number turns out to be 0, all
+        factors are zero, which change no average.
       has_aux: whether `forward` returns a pair.
 
     Returns:
@@ -61,6 +62,9 @@ def value_grad_factors(
       a pair of it and the second result of `forward`), the gradient, and the factors by layer: `factors=` of the
       optimizer's `update`. If `state` is that of `precond.ekfac` before the step, the factors hold second moments in
       its bases (`precond.layers.Kind.moments`), divided by N.
+
+    Raises:
+      ValueError: when the function is traced, for a batch without examples.
 
     Reference:
       Martens and Grosse, 2015; Ba, Grosse and Martens, Distributed Second-Order Optimization using Kronecker-Factored
@@ -86,10 +90,11 @@ def value_grad_factors(
         n = _number(examples, outputs, args, mine)
         if fisher.pull is None:
             grads, sums = back(slope)
-            factors = capture.factors(sums, 1 / jnp.asarray(n, jnp.result_type(float)))  # slopes are N times smaller
+            each = 1 / jnp.asarray(n, jnp.result_type(float))  # slopes are N times smaller
+            factors = _counted(capture.factors(sums, each), n)
         else:
             grads = back(slope)[0]
-            factors = capture.factors(fisher.pull(key, outputs, lambda g: back(g)[1]), n)
+            factors = _counted(capture.factors(fisher.pull(key, outputs, lambda g: back(g)[1]), n), n)
         return ((value, aux) if has_aux else value), grads, jax.lax.stop_gradient(factors)
 
     return function
@@ -120,7 +125,8 @@ def factors_alone(
       A function of parameters (without probes), arguments, `key=` and `state=`, that returns the factors by layer.
 
     Raises:
-      ValueError: for the empirical Fisher matrix, which needs gradients.
+      ValueError: for the empirical Fisher matrix, which needs gradients; when the function is traced, for a batch
+        without examples.
 
     Reference:
       Martens and Grosse, 2015, section 8: statistics from an eighth of each batch.
@@ -143,7 +149,8 @@ def factors_alone(
     ) -> dict[str, Factors]:
         outputs, back, _, mine = _pullback(forward, capture, params, args, has_aux, state)
         n = _number(examples, outputs, args, mine)
-        return jax.lax.stop_gradient(capture.factors(pull(key, outputs, lambda g: back(g)[1]), n))
+        factors = capture.factors(pull(key, outputs, lambda g: back(g)[1]), n)
+        return jax.lax.stop_gradient(_counted(factors, n))
 
     return function
 
@@ -171,15 +178,31 @@ def _pullback(
         outputs, back, aux = jax.vjp(run, params, probes, has_aux=True)
     if not jax.tree.leaves(outputs):
         raise ValueError("forward= returned no outputs: it must return the model's, as lambda params, x: .. does.")
+    if not any(x.size for x in jax.tree.leaves(outputs)):
+        shapes = ", ".join(str(x.shape) for x in jax.tree.leaves(outputs))
+        raise ValueError(
+            f"The batch is empty: forward= returned outputs of shape {shapes}, and a mean over no examples has neither "
+            f"a gradient nor factors. Leave this batch out; shapes are known when the step is traced."
+        )
     if capture.taps:
         check_tapped(watch.taps, run, params, probes)
     return outputs, back, aux, mine
+
+
+def _counted(factors: dict[str, Factors], n: jax.typing.ArrayLike) -> dict[str, Factors]:
+    """Return factors, or zeros, which count as nothing, if a traced number of examples is 0."""
+    return factors if isinstance(n, int) else jax.tree.map(lambda f: jnp.where(jnp.asarray(n) > 0, f, 0), factors)
 
 
 def _number(examples: Examples, outputs: Tree, args: tuple[Any, ...], mine: frozenset[str]) -> jax.typing.ArrayLike:
     """Return N."""
     if examples is None:
         first = jax.tree.leaves(outputs)[0]
+        if not first.ndim:
+            raise ValueError(
+                "forward= returned a scalar first, so that no axis numbers the examples. Return the outputs of the "
+                "model, of which loss= takes the mean, or say examples=."
+            )
         # In a shard_map, sums run over the devices if the parameters are the same on all and the outputs differ.
         return first.shape[0] * math.prod(jax.lax.axis_size(axis) for axis in varying(first) - mine)
     return examples(outputs, *args) if callable(examples) else examples

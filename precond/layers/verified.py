@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from precond.layers.assemble import Bind, Found, assemble
+from precond.layers.assemble import STACKED_ELSEWHERE, Bind, Found, assemble, may_be_stacked_elsewhere
 from precond.layers.capture import Capture
 from precond.layers.check_patterns import check_patterns
 from precond.layers.coverage import Uncovered, check_covered
@@ -45,7 +45,17 @@ def verified(
     check_patterns("allow_uncovered", allow_uncovered, leaves_of(params))
     made = assemble(found, reasons, params, bind, sharing=sharing, batch=batch)
     if tolerance is not None and made.layers:
-        errors = gradient_errors(made, params, lambda params: run(made, params))
+        try:
+            errors = gradient_errors(made, params, lambda params: run(made, params))
+        except (IndexError, TypeError, ValueError):
+            # The probes do not fit where they are sliced.
+            unclear = {path for path in made.layers if may_be_stacked_elsewhere(path, found[path], params)}
+            if not unclear:
+                raise
+            found = {path: layer for path, layer in found.items() if path not in unclear}
+            reasons = {**reasons, **dict.fromkeys(unclear, STACKED_ELSEWHERE)}
+            made = assemble(found, reasons, params, bind, sharing=sharing, batch=batch)
+            errors = gradient_errors(made, params, lambda params: run(made, params))
         lost = {
             path: f"its signals miss {error:.0%} of its gradient (weights tied, changed, or masked?)"
             for path, error in errors.items()

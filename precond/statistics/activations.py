@@ -1,5 +1,6 @@
 """K-FAC's statistics, which average over steps the factors that layers captured."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -51,7 +52,7 @@ def activations(decay: ArrayLike = 0.95) -> optax.GradientTransformationExtraArg
       A transformation from stacks `[N, d1, .., dk]` to a tuple of factors in place of each; full factors are packed
       (`precond.linalg.Packed`). It averages `precond.BlockInfo.factors`, which are dense and have the form of its
       result. If they are None, because nothing was captured in a step, everything stays as it is. A block keeps its
-      factors if a new one, or its gradient, is not finite.
+      factors if a new one, or its gradient, is not finite, and if the new ones are all zero, as its layer saw no rows.
 
     Raises:
       ValueError, TypeError: for a decay out of range.
@@ -95,6 +96,7 @@ def activations(decay: ArrayLike = 0.95) -> optax.GradientTransformationExtraArg
         pairs = [(f, packed(n) if isinstance(f, Packed) else n) for f, n in zip(old, new, strict=True) if f is not None]
         for x in jax.tree.leaves([n for _, n in pairs]):
             good &= jnp.all(jnp.isfinite(x), axis=tuple(range(1, x.ndim)))
+        good &= _seen(new)
         terms = terms + good
 
         def one(f: jax.Array, n: jax.Array) -> jax.Array:
@@ -135,14 +137,18 @@ def activations(decay: ArrayLike = 0.95) -> optax.GradientTransformationExtraArg
     return transformation(init, update)
 
 
+def _seen(factors: tuple[jax.Array | None, ...]) -> jax.Array:
+    """Return for each block whether some entry of its factors is not zero."""
+    one = [jnp.any(x != 0, axis=tuple(range(1, x.ndim))) for x in factors if x is not None]
+    return functools.reduce(jnp.logical_or, one)
+
+
 def _count_unseen(unseen: Stacks, info: BlockInfo) -> Stacks:
     """Count one more update for the blocks without factors, or with factors that are all zero."""
 
     def one(path: KeyPath, old: jax.Array) -> jax.Array:
-        name, seen = path_name(path), jnp.zeros(old.shape, bool)
-        for factor in () if info.factors is None else info.factors[name]:
-            if factor is not None:
-                seen |= jnp.any(factor != 0, axis=tuple(range(1, factor.ndim)))
+        name = path_name(path)
+        seen = jnp.zeros(old.shape, bool) if info.factors is None else _seen(info.factors[name])
         if info.origins is not None and info.index is not None:  # what pads a stack has no factors
             seen |= info.index[name] >= sum(origin.blocks for origin in info.origins[name])
         moved = jnp.where(seen, 0, old + 1)

@@ -379,6 +379,12 @@ layers.exact('gaussian') -> likelihood='gaussian'
 layers.exact(layers.Likelihood(lambda key, outputs: outputs)) -> needs a likelihood with a root
 layers.gaussian(-1.0) -> variance=-1.0
 layers.gaussian('1') -> variance='1'
+layers.joint(layers.categorical, layers.gaussian()) -> joint() is given the function categorical
+layers.joint() -> no likelihoods
+layers.factors_alone(lambda p, x: (F(p, x), x), CAPTURE, fisher=layers.exact(layers.gaussian()))(P, X) -> joint(
+layers.factors_alone(F, CAPTURE, fisher=layers.exact(layers.joint(layers.gaussian())))(P, X) -> Return a tuple of 1
+layers.factors_alone(F, CAPTURE, fisher=layers.exact(layers.gaussian()))(P, X[:0]) -> The batch is empty
+layers.factors_alone(lambda p, x: F(p, x).sum(), CAPTURE, fisher=layers.exact(layers.gaussian()))(P, X) -> a scalar
 layers.value_grad_factors(F, LOSS, CAPTURE, fisher='empirical') -> fisher='empirical'
 layers.value_grad_factors(F, LOSS, CAPTURE, fisher=layers.empirical) -> fisher=the function empirical
 layers.value_grad_factors(F, LOSS, LAYERS, fisher=layers.empirical()) -> capture=

@@ -1,5 +1,6 @@
 """A matrix of networks: each layer's signals make its gradient and its factors, or it is named with a reason."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -89,3 +90,15 @@ def test_a_module_of_ones_own_gets_a_rule():
     variables = module.init(jax.random.key(0), x)
     rules = {models.MyDense: lambda module, x, args: layers.Found(layers.dense())}
     assert list(linen.capture(module, variables, x, rules=rules).layers) == ["MyDense_0"]
+
+
+@pytest.mark.parametrize("axis", [1, -1])
+def test_a_stack_over_another_axis_says_what_to_write_where_its_shape_does_not_tell(axis):
+    """As many layers as features, so that the weights' shape is that of a stack over the first axis."""
+    over = {"variable_axes": {"params": axis}, "split_rngs": {"params": True}, "length": 4}
+    module = models.Function(lambda x: models.Dense(2)(nn.scan(models.Layer, **over)()(x, None)[0]))
+    x = jnp.ones((3, 4))
+    variables = module.init(jax.random.key(0), x)
+    with pytest.raises(ValueError, match=r"over another axis than the first: write nn.scan\(.*'params': 0"):
+        linen.capture(module, variables, x)
+    assert list(linen.capture(module, variables, x, allow_uncovered=["Scan"]).layers) == ["Dense_0"]
