@@ -1,6 +1,7 @@
 """Second-order and large-batch optimizers for JAX and Optax, whose parts chain."""
 
 from precond import (
+    checkpoints,
     contrib,
     diagnosis,
     large_batches,
@@ -88,6 +89,7 @@ __all__ = [
     "blocked",
     "by_cost",
     "by_layer",
+    "checkpoints",
     "composite",
     "contrib",
     "corrected_inverse",

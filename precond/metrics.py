@@ -34,6 +34,7 @@ def metrics(state: Any) -> dict[str, jax.Array]:
     | `roots/refused` | attempts refused so far |
     | `roots/stale` | how many are older than their last turn, which was refused |
     | `blocks/skipped` | blocks skipped so far, because their gradient was not finite |
+    | `blocks/foreign` | updates so far that were given the state of other parameters, and moved to infinity |
     | `kfac/unseen` | updates since a layer was given factors that are not all zero; of the layers, the most |
     | `host/staleness` | updates since the statistics were taken that the roots in use come from (`precond.on_host`) |
     | `host/failed` | refreshes on the host that failed or never took place, after which the last root stayed |
@@ -133,7 +134,7 @@ def _essence(state: Any) -> tuple[_Seen, Any]:
     if isinstance(state, Health):
         return _Seen("roots"), state
     if isinstance(state, BlockedState):
-        return _Seen("blocks"), state.blocks_skipped
+        return _Seen("blocks"), (state.blocks_skipped, state.stacks.foreign)
     if isinstance(state, OrthogonalizeState):
         return _Seen("orthogonal"), jax.tree.leaves(state.error)
     if isinstance(state, FiniteStepsState):
@@ -156,7 +157,8 @@ def _numbers(found: Sequence[tuple[_Seen, Any]]) -> dict[str, jax.Array]:
     if records := of("roots"):
         out |= _of_roots(records)
     if blocks := of("blocks"):
-        out["blocks/skipped"] = functools.reduce(jnp.add, [jnp.sum(x) for x in blocks])
+        out["blocks/skipped"] = functools.reduce(jnp.add, [jnp.sum(skipped) for skipped, _ in blocks])
+        out["blocks/foreign"] = functools.reduce(jnp.add, [jnp.sum(foreign) for _, foreign in blocks])
     if errors := [jnp.max(x) for leaves in of("orthogonal") for x in leaves]:
         out["orthogonal/error"] = functools.reduce(jnp.maximum, errors)
     if steps := of("steps"):

@@ -35,6 +35,7 @@ FLOORS = {
     "transforms": 3,
     "large_batches": 3,
     "layers": 3,
+    "checkpoints": 4,
     "diagnosis": 4,
     "host": 4,
     "metrics": 4,
@@ -136,7 +137,18 @@ def test_an_alias_is_assembly_only():
             assert body_lines(function) <= 30, function.name
 
 
-NAMESPACES = ["contrib", "large_batches", "layers", "orthogonal", "recipes", "replicas", "roots", "transforms", "views"]
+NAMESPACES = [
+    "checkpoints",
+    "contrib",
+    "large_batches",
+    "layers",
+    "orthogonal",
+    "recipes",
+    "replicas",
+    "roots",
+    "transforms",
+    "views",
+]
 PUBLIC = [("precond", name) for name in precond.__all__] + [
     (f"precond.{space}", name) for space in NAMESPACES for name in getattr(precond, space).__all__
 ]

@@ -13,6 +13,7 @@ from precond.arguments.check_types import check_types
 from precond.arguments.explain import explained
 from precond.arguments.keywords import check_call
 from precond.arguments.shown import shown
+from precond.arguments.whose import known_states
 
 __all__ = ["Described", "described"]
 
@@ -72,6 +73,8 @@ def described(
     """
 
     def decorate(function: Callable[P, T]) -> Callable[P, T]:
+        if heading and _place(function):
+            known_states[f"{_place(function)}{function.__name__}"] = lambda: cast(Any, function)(*[1.0][: heading < 0])
         hints: dict[str, Any] = {}
         signature, name = _joined(inspect.signature(function), common), function.__name__
 
@@ -91,9 +94,10 @@ def described(
                 return made
             given = [shown(x) for x in args] + [f"{key}={shown(x)}" for key, x in kwargs.items()]
             tx = optax.with_extra_args_support(made)
-            tx = explained(tx) if explain or heading < 0 else tx
+            full = f"{_place(function)}{name}"
+            tx = explained(tx, full) if explain or heading < 0 else tx
             known = heading or getattr(made, "heading", 0)
-            return Described(tx.init, tx.update, f"{_place(function)}{name}({', '.join(given)})", known)
+            return Described(tx.init, tx.update, f"{full}({', '.join(given)})", known)
 
         # A function of the module of the one it stands for, so that doctest finds its examples.
         closure = cast(Any, call)

@@ -9,19 +9,23 @@ import numpy as np
 import optax
 
 from precond.arguments.shown import shown
+from precond.arguments.whose import whose
 
 __all__ = ["check_arrays", "check_trees", "explained"]
 
 _FAILURES = (TypeError, ValueError, KeyError, AttributeError, IndexError)
 
 
-def explained(tx: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
+def explained(
+    tx: optax.GradientTransformationExtraArgs, name: str = "this optimizer"
+) -> optax.GradientTransformationExtraArgs:
     """Return the transformation; if its `init` or `update` fails because of what it was given, the error says why.
 
     Nothing is looked at as long as nothing fails.
 
     Args:
       tx: any transformation.
+      name: how to call it.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -45,7 +49,9 @@ def explained(tx: optax.GradientTransformationExtraArgs) -> optax.GradientTransf
         try:
             return tx.update(updates, state, params, **extra)
         except _FAILURES as error:
-            if not _says_why(error) and (why := _reason(tx.init, updates, state, params)) is not None:
+            if not _says_why(error) and (why := _reason(tx.init, updates, state, params, name)) is not None:
+                raise why from error
+            if str(error).startswith("state=") and (why := _of_another(tx.init, updates, state, params, name)):
                 raise why from error
             raise
 
@@ -64,7 +70,7 @@ def _says_why(error: Exception) -> bool:
     return line.lstrip().startswith("raise ")
 
 
-def _reason(init: Callable[[Any], Any], updates: Any, state: Any, params: Any) -> Exception | None:
+def _reason(init: Callable[[Any], Any], updates: Any, state: Any, params: Any, name: str) -> Exception | None:
     """Return the error that tells what is wrong with the arguments of an update, or None."""
     try:
         if _is_state(updates):
@@ -80,7 +86,7 @@ def _reason(init: Callable[[Any], Any], updates: Any, state: Any, params: Any) -
                 )
             check_arrays("params", params)
             check_trees(updates, params)
-        _check_state(init, state, updates if params is None else params)
+        _check_state(init, state, updates if params is None else params, name)
     except (TypeError, ValueError) as error:
         return error
     return None
@@ -164,7 +170,16 @@ def check_trees(updates: Any, params: Any) -> None:
     raise ValueError(f"The gradients and the parameters have the same leaves in other containers{how}: {must}")
 
 
-def _check_state(init: Callable[[Any], Any], state: Any, params: Any) -> None:
+def _of_another(init: Callable[[Any], Any], updates: Any, state: Any, params: Any, name: str) -> Exception | None:
+    """Return the error for a state of another optimizer, or None for one of this."""
+    try:
+        _check_state(init, state, updates if params is None else params, name)
+    except ValueError as error:
+        return error if f"not of {name}" in str(error) else None
+    return None
+
+
+def _check_state(init: Callable[[Any], Any], state: Any, params: Any, name: str) -> None:
     """Raise unless a state is one that `init` makes for these parameters."""
     if state is None:
         raise TypeError("state=None: pass what init(params) returned, or the last update.")
@@ -173,16 +188,29 @@ def _check_state(init: Callable[[Any], Any], state: Any, params: Any) -> None:
     except _FAILURES:
         return
     ours, found = _paths(expected), _paths(state)
-    advice = "Pass the state that init of this optimizer made for these parameters."
+    owner = whose(state)
+    other = "state= is of another optimizer, or of other parameters:"
+    if owner is not None:
+        # The nearest of all is no other optimizer where it is the nearest to a state of this one, too.
+        same = owner == whose(expected)
+        another = f"state= is of {owner}, as it seems, and not of {name}:"
+        alike = f"state= is of {name} with other parameters or arguments, or of one that is alike:"
+        other = alike if same else another
+    advice = (
+        "Pass the state that init of this optimizer made for these parameters, or keep what fits: "
+        "precond.checkpoints.adopt(tx, params, state)."
+    )
     for path in ours:
         if path not in found:
-            raise ValueError(f"state= is of another optimizer, or of other parameters: it has no '{path}'. {advice}")
+            raise ValueError(f"{other} it has no '{path}'. {advice}")
     for path in found:
         if path not in ours:
-            raise ValueError(f"state= is of another optimizer, or of other parameters: it has '{path}', too. {advice}")
+            raise ValueError(f"{other} it has '{path}', too. {advice}")
     for path, leaf in ours.items():
         if np.shape(found[path]) != leaf.shape:
-            raise ValueError(
-                f"state= is of another optimizer, or of other parameters: '{path}' has the shape "
-                f"{np.shape(found[path])}, not {leaf.shape}. {advice}"
-            )
+            raise ValueError(f"{other} '{path}' has the shape {np.shape(found[path])}, not {leaf.shape}. {advice}")
+    if owner is None and jax.tree.structure(state) != jax.tree.structure(expected):
+        raise ValueError(
+            "state= has the arrays of this optimizer in other containers, as a checkpoint has that was restored "
+            "without a target: precond.checkpoints.adopt(tx, params, state) makes a state of it."
+        )

@@ -7,6 +7,7 @@ from precond.blocks.cuts import BlockSize, Cut, Ragged, Region, ragged
 from precond.blocks.finite_blocks import finite_blocks, keep_finite
 from precond.blocks.layer import Layer
 from precond.blocks.layout import Layout, Origin, layout_of
+from precond.blocks.owners import STARTS, fingerprint, hashed, owners_of, reading_of
 from precond.blocks.parameter import Parameter
 from precond.blocks.path_name import path_name
 from precond.blocks.probe import Factors, Probe, with_zero_probes, without_probes
@@ -17,6 +18,7 @@ from precond.blocks.view import Geometry, View, Views
 from precond.blocks.views import as_views, default_views, rules, small_side, tensors
 
 __all__ = [
+    "STARTS",
     "BlockInfo",
     "BlockSize",
     "Cut",
@@ -44,12 +46,16 @@ __all__ = [
     "check_shapes",
     "check_stacks",
     "default_views",
+    "fingerprint",
     "finite_blocks",
+    "hashed",
     "info_of",
     "keep_finite",
     "layout_of",
+    "owners_of",
     "path_name",
     "ragged",
+    "reading_of",
     "readings_of",
     "rules",
     "small_side",

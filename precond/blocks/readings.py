@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from precond.blocks.cuts import BlockSize
-from precond.blocks.layout import layout_of
+from precond.blocks.layout import Layout, layout_of
 from precond.blocks.parameter import Parameter, parameters_of
 from precond.blocks.view import View, Views, geometry
 from precond.blocks.warn_of_views import in_words, warn_of_views
 
-__all__ = ["Reading", "asking", "readings_of", "tell_readings"]
+__all__ = ["Asked", "Reading", "asking", "readings_of", "tell_readings"]
 
 
 class Reading(NamedTuple):
@@ -66,42 +66,53 @@ def readings_of(tree: Any, views: Views, block_size: BlockSize) -> list[Reading]
     return [one(path, leaf) for path, leaf in parameters]
 
 
-_ASKED: contextvars.ContextVar[list[Reading] | None] = contextvars.ContextVar("asked", default=None)
+class Asked(NamedTuple):
+    """What was told: how parameters are read, and the layouts of their blocks."""
+
+    readings: list[Reading]
+    layouts: list[Layout]
+
+
+_ASKED: contextvars.ContextVar[Asked | None] = contextvars.ContextVar("asked", default=None)
 
 
 @contextlib.contextmanager
-def asking() -> Iterator[list[Reading]]:
-    """Make a list to which every `init` of `blocked` inside this context adds how it reads its parameters.
+def asking() -> Iterator[Asked]:
+    """Make lists to which every `init` of `blocked` inside this context adds how it reads and cuts its parameters.
 
     Examples:
       >>> import jax.numpy as jnp
-      >>> with asking() as rows:
-      ...     tell_readings({"kernel": jnp.zeros((4, 6))}, lambda path, leaf: View((0, 1)), None)
-      >>> rows[0].words
-      'matrix 4 x 6'
+      >>> tree, views = {"kernel": jnp.zeros((4, 6))}, lambda path, leaf: View((0, 1))
+      >>> with asking() as told:
+      ...     tell_readings(tree, views, None, layout_of(tree, views, None))
+      >>> told.readings[0].words, list(told.layouts[0].stacks)
+      ('matrix 4 x 6', ['4x6'])
     """
-    rows: list[Reading] = []
-    token = _ASKED.set(rows)
+    told = Asked([], [])
+    token = _ASKED.set(told)
     try:
-        yield rows
+        yield told
     finally:
         _ASKED.reset(token)
 
 
-def tell_readings(tree: Any, views: Views, block_size: BlockSize) -> None:
-    """Tell who asks how parameters are read, and warn of readings that nobody means.
+def tell_readings(tree: Any, views: Views, block_size: BlockSize, layout: Layout) -> None:
+    """Tell who asks how parameters are read and cut, and warn of readings that nobody means.
 
     Args:
       tree: of parameters, in their boxes if they have some.
       views: as in `layout_of`.
       block_size: as in `layout_of`.
+      layout: of this tree.
 
     Examples:
       >>> import jax.numpy as jnp
-      >>> tell_readings({"kernel": jnp.zeros((4, 6))}, lambda path, leaf: View((0, 1)), None)
+      >>> tree, views = {"kernel": jnp.zeros((4, 6))}, lambda path, leaf: View((0, 1))
+      >>> tell_readings(tree, views, None, layout_of(tree, views, None))
     """
-    rows = _ASKED.get()
-    if rows is not None:
-        rows += readings_of(tree, views, block_size)
-    else:
+    told = _ASKED.get()
+    if told is None:
         warn_of_views(tree, views)
+    else:
+        told.readings.extend(readings_of(tree, views, block_size))
+        told.layouts.append(layout)

@@ -2,13 +2,16 @@
 
 from precond.engine.blocked import BlockedState, blocked
 from precond.engine.by_layer import by_layer
+from precond.engine.check_owners import first_difference
 from precond.engine.from_probes import from_probes, has_probes
 from precond.engine.host_state import Engine, HostState, describing
 from precond.engine.per_block import per_block
+from precond.engine.refuse_foreign import layouts_of, refuse_foreign
 from precond.engine.scale_by_kronecker import KroneckerState, scale_by_kronecker
 from precond.engine.schedule import Refresh, every, on_host
 from precond.engine.skip_nonfinite import SkipNonfiniteState, skip_nonfinite
-from precond.engine.stacked import StackedState, stacked, viewed_by
+from precond.engine.stacked import stacked, viewed_by
+from precond.engine.stacked_state import StackedState
 from precond.engine.use_measured_moments import use_measured_moments
 
 __all__ = [
@@ -23,10 +26,13 @@ __all__ = [
     "by_layer",
     "describing",
     "every",
+    "first_difference",
     "from_probes",
     "has_probes",
+    "layouts_of",
     "on_host",
     "per_block",
+    "refuse_foreign",
     "scale_by_kronecker",
     "skip_nonfinite",
     "stacked",

@@ -10,8 +10,10 @@ import optax
 from precond.arguments import check_headings, check_transformation, described, refuse_optimizers
 from precond.blocks import BlockSize, Views, without_info
 from precond.eager import compiled_if_eager
+from precond.engine.refuse_foreign import refuse_foreign
 from precond.engine.skip_nonfinite import SkipNonfiniteState, skip_nonfinite
-from precond.engine.stacked import StackedState, stacked, viewed_by
+from precond.engine.stacked import stacked, viewed_by
+from precond.engine.stacked_state import StackedState
 from precond.mesh import Sharded
 from precond.transformation import transformation
 from precond.trees import Tree
@@ -63,6 +65,10 @@ def blocked(
     state of the block as it was. The parameters without a view are skipped together. If everything is skipped, the
     step does not count.
 
+    The state knows the parameters that it was made for: their paths, how they are read, and the order of their blocks.
+    Outside of `jax.jit` a state of other parameters is refused. Inside, where nothing can be raised, its updates are
+    infinite, and `precond.metrics` counts them as `blocks/foreign`.
+
     Args:
       inner: any transformation of stacks. Its state is shaped like the stacks, not like the parameters.
       block_size: the longest side of a block. A longer axis is cut into the fewest pieces, which are equal if it
@@ -85,7 +91,8 @@ def blocked(
       ValueError, TypeError: for a block size that is not a positive integer, and for views, transformations or a mesh
         of another kind; in `init` for a parameter of integers, for a view that does not fit its parameter, and for an
         axis that the mesh does not have or whose size does not divide the `multiple`; and in `update` for a gradient
-        that has not its parameter's shape.
+        that has not its parameter's shape, and for a state of other parameters, which `precond.checkpoints.adopt`
+        takes over as far as it fits.
 
     Examples:
       >>> params = {"kernel": jnp.ones((4, 6)), "bias": jnp.ones(6)}
@@ -124,7 +131,7 @@ def blocked(
             cast(StackedState, stacks), cast(optax.MaskedState, rest), state.steps_skipped + skipped
         )
 
-    return compiled_if_eager(transformation(init, update))
+    return refuse_foreign(compiled_if_eager(transformation(init, update)))
 
 
 def _all_skipped(before: Any, stacks: Any, rest: Any, viewed: bool, others: bool) -> jax.Array:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import PartitionSpec
+from jax.sharding import AxisType, PartitionSpec
 
 from precond.arguments import check_part, check_transformation, check_whole
 from precond.blocks import (
@@ -20,15 +20,21 @@ from precond.blocks import (
     as_views,
     check_leaves,
     check_shapes,
+    fingerprint,
     finite_blocks,
     keep_finite,
     layout_of,
+    owners_of,
     tell_readings,
 )
+from precond.engine.check_owners import check_inner, check_owners
 from precond.engine.root_axes import choose_root_axes
 from precond.engine.row_shardings_of import row_shardings_of
+from precond.engine.stacked_state import StackedState
 from precond.mesh import (
     Placement,
+    RowSharding,
+    RowShardings,
     Sharded,
     as_sharded,
     collectives_over,
@@ -45,21 +51,7 @@ from precond.sharding import route_of
 from precond.transformation import transformation
 from precond.trees import Tree
 
-__all__ = ["StackedState", "stacked", "viewed_by"]
-
-
-class StackedState(NamedTuple):
-    """What `stacked` keeps.
-
-    Attributes:
-      stacks: the state of the inner transformation; an empty array where no parameter has a view.
-      blocks_skipped: blocks so far whose gradient was not finite.
-      steps_skipped: updates so far in which no block's gradient was finite.
-    """
-
-    stacks: optax.OptState
-    blocks_skipped: jax.Array
-    steps_skipped: jax.Array
+__all__ = ["stacked", "viewed_by"]
 
 
 class Stacking(NamedTuple):
@@ -158,18 +150,29 @@ def stacked(
 
 def _init(options: Stacking, params: optax.Params) -> StackedState:
     check_leaves(params)
-    tell_readings(params, options.views, options.block_size)
+    layout = options.layout(params)
+    tell_readings(params, options.views, options.block_size, layout)
     # One array that stands for everything: on a tree without leaves optax.tree.map_params takes this for the
     # prefix of whatever the stacks' state is, and leaves it alone.
-    state, layout = jnp.zeros((0,)), options.layout(params)
+    made = jnp.zeros((0,)), jnp.zeros((0,), jnp.int32)
     placement, stacks = options.placement(layout, params), layout.stacks
 
-    def make() -> optax.OptState:
-        return options.inner.init({name: jnp.zeros(s.shape, s.dtype) for name, s in stacks.items()})
+    def make() -> tuple[optax.OptState, Any]:
+        state = options.inner.init({name: jnp.zeros(s.shape, s.dtype) for name, s in stacks.items()})
+        return state, jax.tree.map(jnp.asarray, owners_of(layout))
 
     if stacks:
-        state = init_sharded(placement, make, row_shardings_of(options.inner, stacks, placement), params)
-    return StackedState(state, jnp.zeros([], jnp.int32), jnp.zeros([], jnp.int32))
+        made = init_sharded(placement, make, _row_shardings(options, layout, placement), params)
+    counts = (jnp.zeros([], jnp.int32) for _ in range(3))
+    return StackedState(made[0], next(counts), next(counts), made[1], jnp.int32(fingerprint(layout)), next(counts))
+
+
+def _row_shardings(options: Stacking, layout: Layout, placement: Placement | None) -> RowShardings:
+    """Say how the state of the stacks is divided, and whose they are."""
+    if placement is None:
+        return None
+    owners = {name: RowSharding(s.shape[0], placement.axes) for name, s in layout.stacks.items()}
+    return row_shardings_of(options.inner, layout.stacks, placement), owners
 
 
 def _update(
@@ -186,18 +189,34 @@ def _update(
         return updates, state
     leaves, treedef = jax.tree.flatten(updates)
     placement = options.placement(layout, leaves)
-    moved, inner, lost = _run(options, layout, leaves, state.stacks, params, replicate(extra), placement)
+    divided = placement is not None and placement.kind == AxisType.Manual
+    check_owners(state.owners, layout, divided=divided)
+    check_inner(state.stacks, jax.eval_shape(lambda stacks: options.inner.init(stacks), layout.stacks), divided=divided)
+    foreign = state.layout != fingerprint(layout)
+    moved, inner, lost = _run(options, layout, leaves, state.stacks, params, replicate(extra), foreign, placement)
     out = [match_sharding(m, x) if v else x for v, m, x in zip(layout.viewed, moved, leaves, strict=True)]
     after = StackedState(
-        inner, state.blocks_skipped + lost, state.steps_skipped + (lost == sum(layout.blocks.values()))
+        inner,
+        state.blocks_skipped + lost,
+        state.steps_skipped + (lost == sum(layout.blocks.values())),
+        state.owners,
+        state.layout,
+        state.foreign + foreign,
     )
     return treedef.unflatten(out), after
 
 
 def _run(
-    options: Stacking, layout: Layout, leaves: Any, state: Any, params: Any, extra: Any, placement: Placement | None
+    options: Stacking,
+    layout: Layout,
+    leaves: Any,
+    state: Any,
+    params: Any,
+    extra: Any,
+    foreign: jax.Array,
+    placement: Placement | None,
 ) -> tuple[Any, Any, jax.Array]:
-    """Run the inner transformation on every shard.
+    """Run the inner transformation on every shard; where the state is that of other parameters, updates are infinite.
 
     Returns:
       What it makes of the leaves, its new state, and the number of blocks that were skipped.
@@ -214,7 +233,7 @@ def _run(
         return [reshard_in(placement, jnp.asarray(x), spec) if v else None for x, spec, v in pairs]
 
     def body(given: Any, state: Any) -> tuple[Any, Any]:
-        leaves, params, extra = given[0], given[1], rebuild(given[2])
+        leaves, params, extra, foreign = given[0], given[1], rebuild(given[2]), given[3]
         params = None if params is None else route.pack(params)
         with named("stacks", _counted(layout)):
             stacks = route.pack(leaves)
@@ -236,7 +255,9 @@ def _run(
         stacks = {name: keep_finite(finite[name], x, jnp.zeros_like(x)) for name, x in stacks.items()}
         moved: Any
         moved, new = options.inner.update(stacks, state, params, **extra, blocks=info)
-        out = {n: keep_finite(finite[n], x, jnp.full_like(x, options.skipped)) for n, x in moved.items()}
+        # Not NaN, which may mark what is skipped. Nobody shall go on with the statistics of other parameters.
+        other = jnp.where(foreign, jnp.inf, options.skipped)
+        out = {n: keep_finite(finite[n] & ~foreign, x, jnp.full_like(x, other)) for n, x in moved.items()}
         out = out if options.rounds else {name: x.astype(dtypes[name]) for name, x in out.items()}
         return (route.unpack(out, leaves), lost), new
 
@@ -245,10 +266,10 @@ def _run(
     (out, lost), new = on_shards(
         body,
         placement,
-        (entered(leaves), None if params is None else entered(params), arrays),
+        (entered(leaves), None if params is None else entered(params), arrays, foreign),
         state,
         row_shardings,
-        in_specs=(route.specs, None if params is None else route.specs, PartitionSpec()),
+        in_specs=(route.specs, None if params is None else route.specs, PartitionSpec(), PartitionSpec()),
         out_specs=(route.specs, PartitionSpec()),
     )
     return out, new, lost

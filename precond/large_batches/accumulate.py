@@ -46,7 +46,7 @@ class AccumulateState(NamedTuple):
     inner: optax.OptState
 
 
-@described()
+@described(explain=True)
 def accumulate(
     inner: optax.GradientTransformation,
     every_k: int,

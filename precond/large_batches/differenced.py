@@ -29,7 +29,7 @@ class DifferencedState(NamedTuple):
     inner: optax.OptState
 
 
-@described()
+@described(explain=True)
 def differenced(
     inner: optax.GradientTransformation, *, metric: Callable[[optax.OptState], Metric] | None = None
 ) -> optax.GradientTransformationExtraArgs:

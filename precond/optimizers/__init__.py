@@ -1,5 +1,11 @@
 """Drop-in optimizers: assembly only. Floor 4 of the library."""
 
+from typing import Any
+
+import jax.numpy as jnp
+
+from precond.arguments import known_states
+from precond.layers import dense, explicit
 from precond.optimizers.adascale import adascale
 from precond.optimizers.ekfac import ekfac
 from precond.optimizers.kfac import kfac
@@ -12,6 +18,14 @@ from precond.optimizers.scale_by_ekfac import scale_by_ekfac
 from precond.optimizers.scale_by_kfac import scale_by_kfac
 from precond.optimizers.shampoo import scale_by_shampoo, shampoo
 from precond.optimizers.soap import scale_by_soap, soap
+
+
+def _of_one_layer(optimizer: Any) -> Any:
+    """Make one for the parameters `kernel` and `bias`, as all of `known_states` are."""
+    return lambda: optimizer(1.0, explicit({"": dense()}, {"kernel": jnp.zeros((4, 3)), "bias": jnp.zeros(3)}).layers)
+
+
+known_states |= {"precond.kfac": _of_one_layer(kfac), "precond.ekfac": _of_one_layer(ekfac)}
 
 __all__ = [
     "adascale",

@@ -8,6 +8,7 @@ import optax
 
 from precond.arguments import check_mask, check_rate
 from precond.eager import compiled_if_eager
+from precond.engine import refuse_foreign
 from precond.transformation import transformation
 from precond.trees import Mask
 
@@ -107,4 +108,4 @@ def behind(
         moved = jax.tree.map(lambda m, u: jnp.where(jnp.isnan(m), 0, u).astype(u.dtype), marked, moved)
         return moved, (after, optax.tree.where(after.steps_skipped > before.steps_skipped, schedule, last))
 
-    return compiled_if_eager(transformation(init, update))
+    return refuse_foreign(compiled_if_eager(transformation(init, update)))

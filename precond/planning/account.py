@@ -29,13 +29,15 @@ def account(state: Any, role: str = "rest") -> Counter[str]:
       >>> import optax
       >>> from precond.engine import blocked
       >>> tx = blocked(optax.trace(0.9), otherwise=optax.identity())
-      >>> account(jax.eval_shape(tx.init, {"kernel": jax.ShapeDtypeStruct((4, 6), "float32")}))["momentum"]
-      96
+      >>> params = {"kernel": jax.ShapeDtypeStruct((4, 6), "float32")}
+      >>> account(jax.eval_shape(tx.init, params))["momentum"]  # and five numbers that say whose the block is
+      116
     """
     total: Counter[str] = Counter()
     for x in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, _TOLD)):
         if isinstance(x, StackedState):
-            total += account(x.stacks, "momentum") + account((x.blocks_skipped, x.steps_skipped), role)
+            total += account((x.stacks, x.owners), "momentum")
+            total += account((x.blocks_skipped, x.steps_skipped, x.layout, x.foreign), role)
         elif isinstance(x, KroneckerState):
             total += account(x.statistics, "statistics") + account((x.count, x.roots, x.momentum), "momentum")
         elif isinstance(x, RootState):

@@ -69,6 +69,6 @@ def views_of(tx: optax.GradientTransformation, params: Any) -> Readings:
         jax.eval_shape(lambda tree: tx.init(tree), params)  # a new function, of which JAX has kept no trace
     rows: list[Reading] = []
     for left in readings_of(without_probes(params), lambda path, leaf: None, None):
-        found = [row for row in told if row.path == left.path and row.view is not None]
+        found = [row for row in told.readings if row.path == left.path and row.view is not None]
         rows += [row for k, row in enumerate(found) if row not in found[:k]] or [left]
     return Readings(rows)

@@ -1,0 +1,130 @@
+"""Whose every block of a stack is, as numbers that a state keeps, and that need no layout to be read."""
+
+import hashlib
+import math
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from precond.blocks.cuts import Region
+from precond.blocks.layout import Layout
+from precond.blocks.tensor_group import Member
+
+__all__ = ["STARTS", "fingerprint", "hashed", "owners_of", "reading_of"]
+
+STARTS = 3
+"""The column of an owner's row at which the places of the block begin; before it stand path, reading and number."""
+
+_LARGE = 2**20  # rows beyond which nothing is computed while a program is traced
+
+
+class _Run(NamedTuple):
+    """Consecutive blocks of one parameter in one stack."""
+
+    path: str
+    row: str | None
+    reading: int
+    region: Region
+    blocks: int
+
+
+def hashed(text: str) -> int:
+    """Return a number of 32 bits that stands for a text, and is not 0.
+
+    Args:
+      text: any.
+
+    Examples:
+      >>> hashed("dense/kernel") == hashed("dense/kernel"), hashed("dense/kernel") == hashed("dense/bias")
+      (True, False)
+    """
+    (number,) = np.frombuffer(hashlib.sha256(text.encode()).digest()[:4], np.int32)
+    return int(number) or 1
+
+
+def reading_of(member: Member) -> int:
+    """Return a number that stands for how a parameter is read, before it is cut.
+
+    Args:
+      member: of a group.
+
+    Examples:
+      >>> from precond.blocks.view import Geometry
+      >>> a, b = (Member(0, Geometry((4, 6), order, (4, 6), ())) for order in [(0, 1), (1, 0)])
+      >>> reading_of(a) == reading_of(b)
+      False
+    """
+    return hashed(repr([*(tuple(map(int, x)) for x in member.geometry), member.row is not None]))
+
+
+def _runs(layout: Layout) -> dict[str, list[_Run]]:
+    found: dict[str, list[_Run]] = {name: [] for name in layout.stacks}
+    for group in layout.groups:
+        for name, region in group.regions:
+            grid = math.prod(cut.count for cut in region)
+            for m in group.members:
+                row = None if m.row is None else layout.paths[m.row]
+                found[name].append(_Run(layout.paths[m.leaf], row, reading_of(m), region, m.batch * grid))
+    return found
+
+
+def fingerprint(layout: Layout) -> int:
+    """Return a number that stands for everything that the order and the meaning of blocks depend on.
+
+    It knows paths, readings, cuts and order; and neither dtypes nor the rows of zeros behind the blocks, so that it
+    does not depend on the number of devices.
+
+    Args:
+      layout: of a tree.
+
+    Examples:
+      >>> from precond.blocks.layout import layout_of
+      >>> from precond.blocks.views import default_views
+      >>> a, b = ({name: jnp.zeros((4, 6))} for name in "ab")
+      >>> fingerprint(layout_of(a, default_views, 8)) == fingerprint(layout_of(b, default_views, 8))
+      False
+    """
+    return hashed(repr(sorted(_runs(layout).items())))
+
+
+def owners_of(layout: Layout) -> dict[str, Any]:
+    """Return for every stack whose its blocks are, an array `[N, 3 + k]` of int32 for blocks of k axes.
+
+    A row has the hash of the parameter's path, the hash of how the parameter is read, the number of the block among
+    those of its parameter in this stack, and where the block begins on each axis of its tensor. Rows behind the blocks
+    are 0.
+
+    Args:
+      layout: of a tree.
+
+    Examples:
+      >>> from precond.blocks.layout import layout_of
+      >>> from precond.blocks.views import default_views
+      >>> rows = owners_of(layout_of({"kernel": jnp.zeros((16, 8))}, default_views, 8, multiple=3))["8x8"]
+      >>> rows[:, 2:].tolist(), rows[:, 0].tolist() == [hashed("kernel"), hashed("kernel"), 0]
+      ([[0, 0, 0], [1, 8, 0], [0, 0, 0]], True)
+    """
+    runs = _runs(layout)
+    return {name: _rows(runs[name], stack.shape[0]) for name, stack in layout.stacks.items()}
+
+
+def _rows(runs: list[_Run], length: int) -> Any:
+    xp: Any = np if length <= _LARGE else jnp
+    ends = np.cumsum([run.blocks for run in runs])
+    # For each run its first row, and for each axis the step, count, start and size of its cut.
+    table = np.array([[end - run.blocks, *_steps(run.region)] for run, end in zip(runs, ends, strict=True)], np.int32)
+    own = np.array([[hashed(run.path), run.reading] for run in runs], np.int32)
+    place = xp.arange(length, dtype=np.int32)
+    which = xp.minimum(xp.searchsorted(ends.astype(np.int32), place, side="right"), len(runs) - 1)
+    first, *steps = xp.moveaxis(xp.asarray(table)[which], 1, 0)
+    number = place - first
+    axes = [steps[i : i + 4] for i in range(0, len(steps), 4)]
+    starts = [start + number // step % count * size for step, count, start, size in axes]
+    rows = xp.concatenate([xp.asarray(own)[which], xp.stack([number, *starts], axis=1)], axis=1)
+    return xp.where((place < ends[-1])[:, None], rows, 0).astype(np.int32)
+
+
+def _steps(region: Region) -> list[int]:
+    counts = [cut.count for cut in region]
+    return [x for i, cut in enumerate(region) for x in (math.prod(counts[i + 1 :]), cut.count, cut.start, cut.size)]

@@ -1,0 +1,110 @@
+"""Make a state from one of another model, another configuration, or of Adam: what fits is kept."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from precond.arguments import check_decay, described
+from precond.checkpoints.by_path import Record, record_of, shapes_of
+from precond.checkpoints.filling import Filling
+from precond.checkpoints.moments import moments_of
+from precond.checkpoints.places import named_leaves
+from precond.engine import layouts_of
+from precond.trees import Tree
+
+__all__ = ["Adopted", "adopt"]
+
+
+class Adopted(NamedTuple):
+    """A state, and what became of each parameter.
+
+    Attributes:
+      state: for the optimizer and the parameters that `adopt` was given.
+      kept: paths of the parameters of which everything was kept.
+      partly: for each parameter of which something was kept, the names of the places that begin anew.
+      anew: paths of the parameters of which nothing was kept.
+    """
+
+    state: optax.OptState
+    kept: tuple[str, ...]
+    partly: dict[str, tuple[str, ...]]
+    anew: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        """Return the report without the state."""
+        return f"Adopted(kept={self.kept}, partly={self.partly}, anew={self.anew})"
+
+
+@described()
+def adopt(
+    tx: optax.GradientTransformation,
+    params: Tree,
+    state: Any,
+    *,
+    renamed: Mapping[str, str] | Callable[[str], str] | None = None,
+    b1: float = 0.9,
+    b2: float = 0.999,
+) -> Adopted:
+    r"""Make a state of an optimizer from another one: keep what fits, begin anew what does not, and report both.
+
+    Parameters are found by their paths, whatever their order. So a model may gain, lose and rename parameters in the
+    middle of a run, and the block size or the views may change. What has a number for each entry of a parameter
+    (momentum, second moments) is then cut anew. Factors, roots and bases are kept where a parameter's blocks are the
+    same. Counts go on, unless all that they count begins anew.
+
+    From the state of `optax.adam` or `optax.adamw`, also within `optax.chain` and other wrappers, the momentum and the
+    second moments become those of the optimizer: of the graft, and of the parameters without blocks. Factors and roots
+    begin anew. Schedules go on at Adam's step.
+
+    Args:
+      tx: the optimizer to go on with, from this library or around it.
+      params: its parameters, arrays.
+      state: of any optimizer, for other parameters or the same; what `precond.checkpoints.by_path` returned; or one
+        that was restored from a checkpoint as plain dictionaries and lists.
+      renamed: from new paths to those in the state; a mapping, or a function of every new path. A path that a mapping
+        leaves out has not changed.
+      b1: decay of the first moment of the Adam whose state it is, by which its bias is removed.
+      b2: decay of the second moment of this Adam.
+
+    Returns:
+      The state, on the devices where `tx.init(params)` puts it, and the report.
+
+    Raises:
+      ValueError, TypeError: for what `tx.init` does not take, and for a state of several models (`jax.vmap`).
+
+    Examples:
+      >>> import jax.numpy as jnp, precond
+      >>> params = {"kernel": jnp.ones((4, 6)), "bias": jnp.ones(6)}
+      >>> old = optax.adamw(1e-3).init(params)
+      >>> adopted = adopt(precond.shampoo(1e-3), params, old)
+      >>> adopted.kept, list(adopted.partly)  # roots begin anew
+      (('bias',), ['kernel'])
+    """
+    check_decay("b1", b1)
+    check_decay("b2", b2)
+    layouts, shapes = layouts_of(tx, params), shapes_of(params)
+
+    def old_path(path: str) -> str:
+        return renamed(path) if callable(renamed) else (renamed or {}).get(path, path)
+
+    if isinstance(state, dict) and set(state) == set(Record._fields):
+        record = Record({path: state["parameters"].get(old_path(path), {}) for path in shapes}, state["others"])
+    else:
+        record = record_of(named_leaves(state), shapes, layouts, old_path)
+    fresh = tx.init(params)
+    filling = Filling(named_leaves(fresh), shapes, layouts, record, moments_of(record, b1, b2))
+    made = [_put(filling.filled[name], x) for name, x in named_leaves(fresh).items()]
+    return Adopted(jax.tree.unflatten(jax.tree.structure(fresh), made), *filling.report())
+
+
+def _put(x: Any, like: Any) -> Any:
+    """Put numbers where an array of a new state lies, in its dtype."""
+    if x is like or not isinstance(like, jax.Array) or isinstance(x, jax.Array):
+        return x
+    x = x.real if np.iscomplexobj(x) and not np.iscomplexobj(like) else x
+    x = np.asarray(x).astype(like.dtype)
+    return jax.device_put(x, like.sharding) if like.committed else jnp.asarray(x)

@@ -1,0 +1,159 @@
+"""A new state that is filled, place by place, with what fits of an old one."""
+
+from typing import Any
+
+import numpy as np
+
+from precond.blocks import Layout, fingerprint
+from precond.checkpoints.by_path import Record, rows_by_path
+from precond.checkpoints.moments import SETTLED, Moments
+from precond.checkpoints.places import Stacked, beside, on_host, places_in, stacks_in
+
+__all__ = ["Filling"]
+
+
+class Filling:
+    """Fill the arrays of a new state.
+
+    Attributes:
+      filled: the arrays by name; those into which nothing fits are as they were.
+    """
+
+    def __init__(
+        self,
+        fresh: dict[str, Any],
+        shapes: dict[str, tuple[int, ...]],
+        layouts: list[Layout],
+        record: Record,
+        moments: Moments,
+    ) -> None:
+        """Fill them.
+
+        Args:
+          fresh: the arrays of the new state by name.
+          shapes: of the parameters by path.
+          layouts: of the parameters.
+          record: of the old state.
+          moments: that an Adam kept in the old state.
+        """
+        self.filled = dict(fresh)
+        self._shapes, self._record, self._moments = shapes, record, moments
+        self._owners = stacks_in(fresh)
+        self._rows = {prefix: rows_by_path(owners, {p: p for p in shapes}) for prefix, owners in self._owners.items()}
+        numbers = {fingerprint(layout): layout for layout in layouts}
+        self._layouts = {prefix: numbers[int(on_host(fresh[f"{prefix}layout"]))] for prefix in self._owners}
+        self._blocked = [x.removesuffix("stacks/layout") for x in fresh if f"/{x}".endswith("/stacks/layout")]
+        self._packed: dict[tuple[str, str], dict[str, Any]] = {}
+        self._counts: dict[str, dict[str, Any]] = {}  # by name and by parameter, the counts of averages taken over
+        self._went: dict[str, dict[str, bool]] = {path: {} for path in shapes}
+        self._kept: set[str] = set()  # names of arrays in which something is old
+        places = places_in(fresh)
+        one = {name: own for name in fresh if name not in places and (own := beside(name, shapes)) is not None}
+        self._arrays = places.keys() | one.keys()
+        for name, at in sorted(places.items(), key=lambda item: not item[1].by_entry):  # counts behind their averages
+            self._fill_entries(name, at) if at.by_entry else self._fill_rows(name, at)
+        for name, (path, place) in one.items():
+            self._fill_one(name, path, place)
+        for name in fresh.keys() - self._arrays:
+            self._fill_other(name)
+
+    def report(self) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]], tuple[str, ...]]:
+        """Return which parameters were kept, of which others which places begin anew, and which begin anew."""
+        went = {path: of for path, of in self._went.items() if of}
+        kept = tuple(path for path, of in went.items() if all(of.values()))
+        anew = tuple(path for path, of in went.items() if not any(of.values()))
+        left = [path for path in went if path not in kept and path not in anew]
+        return kept, {path: tuple(name for name, ok in went[path].items() if not ok) for path in left}, anew
+
+    def _note(self, name: str, place: str, path: str, value: Any) -> None:
+        """Note whether something is kept of a parameter."""
+        self._went[path][place] = value is not None
+        if value is not None:
+            self._kept.add(name)
+
+    def _known(self, place: str, path: str) -> tuple[Any, bool]:
+        """Return what is known of the entries of a parameter, and whether it is Adam's moment."""
+        value = _fitting(self._record.parameters[path].get(place), self._shapes[path])
+        if value is not None:
+            return value, False
+        return _fitting(self._moments.at(place, path), self._shapes[path]), True
+
+    def _fill_entries(self, name: str, at: Stacked) -> None:
+        """Cut what is known of the entries of each parameter as the new state needs it."""
+        self.filled[name] = x = np.array(on_host(self.filled[name]))
+        for path, which in self._rows[at.prefix][at.stack].items():
+            value, settled = self._known(at.place, path)
+            self._note(name, at.place, path, value)
+            if value is not None:
+                rows = self._pack(at.prefix, at.place)[at.stack][which]
+                x[which] = np.real(rows) if np.isrealobj(x) else rows
+                count = self._moments_count(at.place) if settled else self._count(at, path)
+                for parent in (name.rpartition("/")[0], at.place.rpartition("/")[0]):
+                    self._counts.setdefault(f"{parent}/count", {})[path] = count
+
+    def _moments_count(self, place: str) -> Any:
+        """Return the count for a moment of Adam that is kept free of bias, where others keep it with theirs."""
+        parent, _, last = place.rpartition("/")
+        alone = last == "nu" and not any(name.startswith(f"{parent}/mu/") for name in self.filled)
+        return self._moments.count if alone else SETTLED
+
+    def _count(self, at: Stacked, path: str) -> Any:
+        """Return how many steps an average of single blocks has seen, of those that a parameter was cut into before."""
+        old, parent = self._record.parameters[path], at.place.rpartition("/")[0]
+        stacks = [x.removeprefix(f"{at.prefix}owners/") for x in old if x.startswith(f"{at.prefix}owners/")]
+        found = [np.max(old[f"{parent}/{stack}/count"]) for stack in stacks if f"{parent}/{stack}/count" in old]
+        return max(found, default=None)
+
+    def _pack(self, prefix: str, place: str) -> dict[str, np.ndarray]:
+        """Return the stacks of what is known of all parameters at this place, and zeros for the rest."""
+        if (prefix, place) not in self._packed:
+            layout = self._layouts[prefix]
+            known = [self._known(place, path)[0] for path in layout.paths]
+            pairs = zip(known, layout.paths, strict=True)
+            leaves = [np.zeros(self._shapes[path], np.float32) if x is None else np.asarray(x) for x, path in pairs]
+            self._packed[prefix, place] = {name: np.asarray(x) for name, x in layout.pack(leaves).items()}
+        return self._packed[prefix, place]
+
+    def _fill_rows(self, name: str, at: Stacked) -> None:
+        """Keep what belongs to whole blocks, where these are the same."""
+        self.filled[name] = x = np.array(on_host(self.filled[name]))
+        for path, which in self._rows[at.prefix][at.stack].items():
+            old, now = self._record.parameters[path], self._owners[at.prefix][at.stack][which]
+            was = old.get(f"{at.prefix}owners/{at.stack}")
+            value = old.get(name) if was is not None and np.array_equal(was[:, 1:], now[:, 1:]) else None
+            count = self._counts.get(name, {}).get(path)
+            value = np.full(len(which), count) if value is None and count is not None else value
+            value = _fitting(value, x[which].shape)
+            self._note(name, name, path, value)
+            if value is not None:
+                x[which] = value
+
+    def _fill_one(self, name: str, path: str, place: str) -> None:
+        """Keep what stands beside a parameter, as the moments of those without a view do."""
+        value, shape = self._record.parameters[path].get(place), np.shape(self.filled[name])
+        of_blocked = any(place.startswith(f"{blocked}otherwise/") for blocked in self._blocked)
+        if value is None and of_blocked and (value := self._moments.at(place, path)) is not None:
+            self._counts.setdefault(f"{place.rpartition('/')[0]}/count", {})[path] = self._moments_count(place)
+        value = _fitting(value, shape)
+        self._note(name, place, path, value)
+        if value is not None:
+            self.filled[name] = value
+
+    def _fill_other(self, name: str) -> None:
+        """Let counts and whatever else belongs to no parameter go on, unless something beside it begins anew."""
+        parent = "".join(name.rpartition("/")[:2])
+        beside_it = [x for x in self.filled if x.startswith(parent) and x != name]
+        value = self._record.others.get(name)
+        if name in self._counts:
+            value = max((x for x in self._counts[name].values() if x is not None), default=value)
+        elif value is None and name.endswith("count") and not beside_it:
+            value = self._moments.count  # of a schedule
+        fields = {x.removeprefix(parent).partition("/")[0] for x in beside_it if x in self._arrays}
+        old = {x.removeprefix(parent).partition("/")[0] for x in beside_it if x in self._kept}
+        if _fitting(value, np.shape(self.filled[name])) is not None and fields <= old:
+            self.filled[name] = value
+
+
+def _fitting(value: Any, shape: tuple[int, ...]) -> Any:
+    """Return what is known if it has this shape, else None."""
+    return value if value is not None and np.shape(value) == shape else None

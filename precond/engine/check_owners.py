@@ -1,0 +1,133 @@
+"""Whether the blocks of a state are those of the parameters at hand."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from precond.blocks import STARTS, Layout, hashed, owners_of, path_name
+
+__all__ = ["check_inner", "check_owners", "first_difference"]
+
+_ADVICE = (
+    "Restore it with the parameters and the arguments with which it was made, or keep what fits: "
+    "precond.checkpoints.adopt(tx, params, state)."
+)
+
+
+def check_owners(owners: Any, layout: Layout, *, divided: bool) -> None:
+    """Raise if a state has other stacks than the parameters at hand: what is known before its numbers are.
+
+    Args:
+      owners: of the state.
+      layout: of the parameters.
+      divided: whether a device may see no more than its share of a stack.
+
+    Raises:
+      ValueError: naming the first stack that differs.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from precond.blocks import layout_of, default_views
+      >>> a, b = (layout_of({"kernel": jnp.zeros((n, 8))}, default_views, None) for n in (4, 6))
+      >>> check_owners(owners_of(a), b, divided=False)
+      Traceback (most recent call last):
+      ...
+      ValueError: state= is of other parameters, or of another block_size or views: it has no blocks 6x8, ...
+    """
+    found = {name: np.shape(x) for name, x in owners.items()} if isinstance(owners, dict) else {}
+    other = "state= is of other parameters, or of another block_size or views:"
+    for name, stack in layout.stacks.items():
+        if name not in found:
+            has = ", ".join(found) or "none at all"
+            path = layout.origins()[name][0].path
+            raise ValueError(f"{other} it has no blocks {name}, which '{path}' is cut into, but {has}. {_ADVICE}")
+        length, there = stack.shape[0], found[name][0]
+        if length != there and not divided:
+            raise ValueError(f"{other} it has {there} blocks {name}, and {length} are needed. {_ADVICE}")
+    if more := [name for name in found if name not in layout.stacks]:
+        raise ValueError(f"{other} it has blocks {more[0]}, which no parameter is cut into. {_ADVICE}")
+
+
+def check_inner(state: Any, expected: Any, *, divided: bool) -> None:
+    """Raise if what is kept of the blocks is not what the transformation of stacks would make: that of another method.
+
+    Args:
+      state: of the transformation of stacks.
+      expected: what it makes of these stacks; anything with shapes.
+      divided: whether a device may see no more than its share of a stack.
+
+    Raises:
+      ValueError: naming the first array that differs.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> check_inner({"ema": jnp.ones(2)}, {"ema": jnp.ones(2), "nu": jnp.ones(2)}, divided=False)
+      Traceback (most recent call last):
+      ...
+      ValueError: state= is of another optimizer: it has no 'nu'. ...
+    """
+    found, wanted = _named(state), _named(expected)
+    if missing := [name for name in wanted if name not in found]:
+        raise ValueError(f"state= is of another optimizer: it has no '{missing[0]}'. {_ADVICE}")
+    if more := [name for name in found if name not in wanted]:
+        raise ValueError(f"state= is of another optimizer: it has '{more[0]}', too. {_ADVICE}")
+    for name, shape in wanted.items():
+        if found[name] != shape and not divided:
+            raise ValueError(
+                f"state= is of another optimizer: '{name}' has the shape {found[name]}, not {shape}. {_ADVICE}"
+            )
+
+
+def _named(tree: Any) -> dict[str, tuple[int, ...]]:
+    return {path_name(path): np.shape(x) for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]}
+
+
+def first_difference(owners: dict[str, np.ndarray], layout: Layout, shapes: dict[str, tuple[int, ...]]) -> str:
+    """Say which parameter's blocks are the first that differ in a state, with what it should have and what it has.
+
+    Args:
+      owners: of the state, numbers that are known.
+      layout: of the parameters.
+      shapes: of the parameters by path.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from precond.blocks import layout_of, default_views
+      >>> a, b = ({name: jnp.zeros((4, 6))} for name in "ab")
+      >>> owners, layout = owners_of(layout_of(a, default_views, 8)), layout_of(b, default_views, 8)
+      >>> first_difference(owners, layout, {"b": (4, 6)})
+      "state= is of other parameters: where 'b' of shape (4, 6) has block 0 of 4x6, it has one of a parameter ..."
+    """
+    known = {hashed(path): path for path in layout.paths}
+    for name, now in owners_of(layout).items():
+        rows = owners.get(name, np.zeros((0, now.shape[1]), np.int32))
+        count = max(len(now), len(rows))
+        was, new = (np.pad(np.asarray(x), ((0, count - len(x)), (0, 0))) for x in (rows, now))
+        differs = np.flatnonzero(np.any(was != new, axis=1))
+        if differs.size:
+            i = differs[0]
+            return f"state= is of other parameters: {_told(name, i, was, new, known, shapes)} {_ADVICE}"
+    return f"state= is of other parameters, of which some are the last rows of others. {_ADVICE}"
+
+
+def _told(
+    name: str, i: int, was: np.ndarray, new: np.ndarray, known: dict[int, str], shapes: dict[str, tuple[int, ...]]
+) -> str:
+    path, old = known.get(int(new[i, 0])), int(was[i, 0])
+    wanted = "no parameter has" if path is None else f"'{path}' of shape {shapes[path]} has"
+    if path is not None and old == new[i, 0]:
+        same = was[i, 1] == new[i, 1]
+        how = "is cut in another way" if same else "has another shape, or is read in another way"
+        return f"'{path}' of shape {shapes[path]} {how}: block {i} of {name} began at {_start(was[i])} of its tensors."
+    if old == 0:
+        there = "no block"
+    elif old in known:
+        there = f"one of '{known[old]}'"
+    else:
+        there = f"one of a parameter that is not there now, with {np.sum(was[:, 0] == old)} blocks of this size"
+    return f"where {wanted} block {i} of {name}, it has {there}."
+
+
+def _start(row: np.ndarray) -> tuple[int, ...]:
+    return tuple(int(x) for x in row[STARTS:])

@@ -1,0 +1,84 @@
+"""An optimizer that is given the state of other parameters says so, wherever numbers are known."""
+
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from jax.core import Tracer
+
+from precond.blocks import Layout, asking, path_name, without_probes
+from precond.engine.check_owners import first_difference
+from precond.engine.stacked_state import StackedState
+from precond.trees import Tree, find_nodes
+
+__all__ = ["layouts_of", "refuse_foreign"]
+
+
+def refuse_foreign(tx: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
+    """Refuse the state of other parameters, outside of `jax.jit`.
+
+    The update counts how often it was given one. This count is looked at, but for a state that the last update
+    returned, of the same tree: a loop waits for its first step alone.
+
+    Args:
+      tx: any transformation with the state of `precond.blocked` in its own.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from precond.engine import stacked
+      >>> tx = refuse_foreign(stacked(optax.identity()))
+      >>> tx.update({"b": jnp.ones((4, 6))}, tx.init({"a": jnp.ones((4, 6))}))
+      Traceback (most recent call last):
+      ...
+      ValueError: state= is of other parameters: where 'b' of shape (4, 6) has block 0 of 4x6, it has one of a ...
+    """
+    trusted: list[Any] = []
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        out, new = tx.update(updates, state, params, **extra)
+        before, after = find_nodes(state, StackedState), find_nodes(new, StackedState)
+        if all(_is_known(x.foreign) for x in (*before, *after)):
+            tree = jax.tree.structure(updates)
+            last = trusted[1:] if trusted and trusted[0] == tree else []
+            for old, now in zip(before, after, strict=False):
+                if not any(old.layout is x for x in last) and np.any(now.foreign != old.foreign):
+                    raise ValueError(_why(tx, old, updates))
+            trusted[:] = [tree, *(x.layout for x in after)]
+        return out, new
+
+    return optax.GradientTransformationExtraArgs(tx.init, update)
+
+
+def layouts_of(tx: optax.GradientTransformation, params: Tree) -> list[Layout]:
+    """Return the layouts of the blocks that an optimizer cuts parameters into: of every `precond.blocked` in it.
+
+    Args:
+      tx: any optimizer.
+      params: a tree of arrays, or of anything with shape and dtype.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from precond.engine import stacked
+      >>> [layout] = layouts_of(stacked(optax.identity()), {"kernel": jnp.ones((4, 6))})
+      >>> layout.blocks
+      {'4x6': 1}
+    """
+    with asking() as told:
+        jax.eval_shape(lambda tree: tx.init(tree), params)  # a new function, of which JAX has kept no trace
+    return told.layouts
+
+
+def _is_known(x: Any) -> bool:
+    if isinstance(x, Tracer):
+        return False
+    return not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated
+
+
+def _why(tx: optax.GradientTransformation, state: StackedState, updates: Tree) -> str:
+    leaves = jax.tree_util.tree_flatten_with_path(without_probes(updates))[0]
+    shapes = {path_name(path): np.shape(x) for path, x in leaves}
+    owners = {name: np.asarray(x) for name, x in state.owners.items() if _is_known(x)}
+    layouts = [x for x in layouts_of(tx, updates) if {*x.stacks} == {*state.owners}]
+    differences = [first_difference(owners, layout, shapes) for layout in layouts if len(owners) == len(state.owners)]
+    return differences[0] if differences else "state= is of other parameters, or of another configuration."

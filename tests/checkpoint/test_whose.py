@@ -1,0 +1,258 @@
+"""A state knows its parameters: one of others is refused where numbers are known, and never used where they are not."""
+
+import itertools
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+import pytest
+
+import precond
+from precond.blocks import STARTS, default_views, fingerprint, hashed, layout_of, owners_of, ragged
+from precond.blocks.views import tensors
+from tests import catalog
+from tests.checkpoint.models import gradients, parameters, renamed, run
+from tests.mesh import loops
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+BLOCKED = catalog.DEFAULTS + catalog.RECIPES
+
+
+def resorted():
+    """Parameters, and the same with a name that sorts elsewhere."""
+    params = parameters()
+    return params, renamed(params, a="z")
+
+
+def relabelled(tx, state, params):
+    """What a checkpoint gives that is restored by the shapes of other parameters: the same arrays in the new tree."""
+    return jax.tree.unflatten(jax.tree.structure(tx.init(params)), jax.tree.leaves(state))
+
+
+@pytest.mark.parametrize("multiple", [1, 4])
+@pytest.mark.parametrize("block_size", [None, 5, ragged(5)], ids=str)
+@pytest.mark.parametrize("views", [default_views, tensors()], ids=["default", "tensors"])
+def test_owners_say_where_every_block_begins(views, block_size, multiple):
+    # Definition: every entry holds its own place, and blocks are packed.
+    tree = {"a": np.zeros((12, 7)), "b": np.zeros((2, 7, 12)), "c": np.zeros((7, 12)), "d": np.zeros((3, 3, 4, 7))}
+    layout = layout_of(tree, views, block_size, multiple)
+    leaves = [np.arange(x.size, dtype=np.float32).reshape(x.shape) + 1000 * i for i, x in enumerate(tree.values())]
+    stacks, seen = layout.pack(leaves), set()
+    for group in layout.groups:
+        for m in group.members:
+            tensor = np.asarray(m.read(leaves, np.float32))
+            for name, rows in owners_of(layout).items():
+                mine = rows[:, 0] == hashed(layout.paths[m.leaf])
+                numbers = rows[mine][:, STARTS - 1]
+                assert numbers.tolist() == list(range(len(numbers)))
+                starts = rows[mine][:, STARTS:]
+                grid = len(np.unique(starts, axis=0))
+                for number, start, block in zip(numbers, starts, np.asarray(stacks[name])[mine], strict=True):
+                    assert block.flat[0] == tensor[(number // grid, *start)]
+                    seen.add(block.flat[0])
+    assert len(seen) == sum(layout.blocks.values())
+    for name, rows in owners_of(layout).items():
+        assert not rows[layout.blocks[name] :].any()
+        assert rows.shape[0] == layout.stacks[name].shape[0]
+
+
+def test_a_fingerprint_depends_on_names_shapes_cuts_and_nothing_else():
+    def of(tree, block_size=8, multiple=1):
+        return fingerprint(layout_of(tree, default_views, block_size, multiple))
+
+    tree = {"a": np.zeros((12, 8)), "b": np.zeros((8, 12))}
+    assert of(tree) == of(tree, multiple=8) == of(jax.tree.map(lambda x: x.astype(np.float16), tree))
+    others = [of(renamed(tree, a="z")), of(renamed(tree, b="bb")), of(tree, 4), of(tree | {"c": np.zeros((8, 12))})]
+    others += [of({"a": tree["b"], "b": tree["a"]}), of({"a": np.zeros((13, 8)), "b": tree["b"]})]
+    assert len({of(tree), *others}) == 1 + len(others)
+
+
+def test_very_long_stacks_cost_nothing_while_they_are_planned():
+    layout = layout_of({"a": jax.ShapeDtypeStruct((2**15, 8, 2**15), "float32")}, default_views, 8)
+    rows = jax.eval_shape(lambda: owners_of(layout))
+    assert {name: x.shape for name, x in rows.items()} == {"8x8": (2**27, 5)}
+
+
+def test_long_stacks_have_the_same_owners_as_short_ones(monkeypatch):
+    layout = layout_of({"a": np.zeros((12, 7)), "b": np.zeros((3, 12, 7))}, default_views, ragged(5), 4)
+    expected = owners_of(layout)
+    monkeypatch.setattr("precond.blocks.owners._LARGE", 0)
+    for name, rows in owners_of(layout).items():
+        assert isinstance(rows, jax.Array)
+        np.testing.assert_array_equal(rows, expected[name])
+
+
+@pytest.mark.parametrize("case", BLOCKED, ids=lambda case: case.name)
+def test_a_state_whose_parameters_were_renamed_is_refused_and_its_own_is_not(case):
+    tx, (params, others) = case.make(), resorted()
+    state = relabelled(tx, tx.init(params), others)
+    for _ in range(2):
+        updates, after = tx.update(gradients(0, others), tx.init(others), others)
+        assert precond.metrics(after)["blocks/foreign"] == 0
+        assert all(np.isfinite(x).all() for x in jax.tree.leaves(updates))
+        with pytest.raises(ValueError, match=r"state= is of other parameters.*'b/(kernel|bias)' of shape"):
+            tx.update(gradients(0, others), state, others)
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [("shampoo", {}), ("muon", {}), ("google_shampoo", {"start_preconditioning_step": 0}), ("meta_soap", {})],
+)
+def test_under_jit_it_moves_to_infinity_and_is_counted(name, given):
+    tx, (params, others) = catalog.find(name).make(**given), resorted()
+    state, update = relabelled(tx, tx.init(params), others), jax.jit(tx.update)
+    updates, state = update(gradients(0, others), state, others)
+    assert precond.metrics(state)["blocks/foreign"] == 1
+    for layer in others:
+        assert not np.isfinite(updates[layer]["kernel"]).any()
+    updates, state = update(gradients(0, others), tx.init(others), others)
+    assert precond.metrics(state)["blocks/foreign"] == 0
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(updates))
+
+
+def test_a_state_is_refused_after_others_were_accepted():
+    tx, (params, others) = precond.shampoo(1e-2), resorted()
+    state = foreign = relabelled(tx, tx.init(params), others)
+    mine = tx.init(others)
+    for step in range(3):
+        _, mine = tx.update(gradients(step, others), mine, others)
+    for state in (foreign, foreign):
+        with pytest.raises(ValueError, match="other parameters"):
+            tx.update(gradients(0, others), state, others)
+    _, last = tx.update(gradients(0, params), tx.init(params), params)
+    with pytest.raises(ValueError, match="other parameters"):  # the very arrays that the last update returned
+        tx.update(gradients(0, others), relabelled(tx, last, others), others)
+
+
+def test_names_that_are_the_same_in_another_tree_are_no_difference():
+    tx, params = precond.shampoo(1e-2), parameters()
+    state = tx.init(nn.FrozenDict(params) if hasattr(nn, "FrozenDict") else params)
+    boxed = jax.tree.map(lambda x: nn.Partitioned(x, (None,) * x.ndim), params)
+    for same in (tx.init(boxed), state):
+        after = tx.update(gradients(0, params), relabelled(tx, same, params), params)[1]
+        assert precond.metrics(after)["blocks/foreign"] == 0
+
+
+@pytest.mark.parametrize("how", [lambda tx: tx.update, lambda tx: jax.jit(tx.update)], ids=["eager", "jit"])
+def test_one_parameter_more_or_less_and_another_block_size_are_named(how):
+    params = parameters()
+    more = params | {"d": {"kernel": np.ones((12, 8), np.float32), "bias": np.ones(8, np.float32)}}
+    longer = params | {"c": {"kernel": np.ones((10, 8), np.float32), "bias": np.ones(8, np.float32)}}
+    tx = precond.shampoo(1e-2)
+    for own, other, says in [
+        (more, params, r"it has 3 blocks 12x8, and 4 are needed"),
+        (params, more, r"it has 4 blocks 12x8, and 3 are needed"),
+        (longer, params, r"it has no blocks 10x8, which 'c/kernel' is cut into"),
+    ]:
+        with pytest.raises(ValueError, match=says):
+            how(tx)(gradients(0, own), tx.init(other), own)
+    state = precond.shampoo(1e-2, block_size=4).init(params)
+    with pytest.raises(ValueError, match=r"it has no blocks 12x8, which 'a/kernel' is cut into, but 4x4"):
+        how(tx)(gradients(0, params), state, params)
+
+
+def test_the_same_blocks_cut_in_another_way_are_refused():
+    params = {"a": {"kernel": np.ones((12, 8), np.float32)}}
+    turned = {"a": {"kernel": np.ones((8, 12), np.float32)}}
+    tx = precond.shampoo(1e-2, block_size=4)
+    with pytest.raises(ValueError, match=r"'a/kernel' of shape \(8, 12\) has another shape, or is read in another way"):
+        tx.update(gradients(0, turned), tx.init(params), turned)
+
+
+def optimizers():
+    """All that have a name, those of layers included."""
+    params = parameters()
+    kinds = {name: precond.layers.dense() for name in params}
+    layers = precond.layers.explicit(kinds, params).layers
+    made = {case.name: case.make() for case in BLOCKED + catalog.WHOLE}
+    made |= {"kfac": precond.kfac(1e-2, layers), "ekfac": precond.ekfac(1e-2, layers)}
+    return made | {"adamw": optax.adamw(1e-3), "lion": optax.lion(1e-3)}
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_state_of_another_optimizer_says_whose_it_is():
+    params = parameters()
+    made = optimizers()
+    states = {name: jax.eval_shape(tx.init, params) for name, tx in made.items()}
+    for (name, tx), (other, state) in itertools.product(made.items(), states.items()):
+        if name == other or name in ("adamw", "lion"):
+            continue
+        extra = {"factors": None} if "kfac" in name else {}
+        with pytest.raises(ValueError, match=r"^state=") as error:
+            jax.eval_shape(lambda g, s, tx=tx, extra=extra: tx.update(g, s, g, **extra), params, state)
+        owner = "kl_soap" if other == "nvidia_kl_soap" else other  # of the same parts
+        if {name, other} != {"kl_soap", "nvidia_kl_soap"}:
+            assert f"{owner}, as it seems, and not of precond." in str(error.value)
+        assert "'" in str(error.value)  # the name of the first array that differs
+
+
+def save(path, tree):
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(path / "run", tree)
+
+
+def restore(path, target=None):
+    with ocp.StandardCheckpointer() as checkpointer:
+        return checkpointer.restore(path / "run", target)
+
+
+def test_a_checkpoint_restored_for_other_parameters_is_refused(tmp_path):
+    tx, (params, others) = precond.muon(1e-2, otherwise=optax.identity()), resorted()
+    save(tmp_path, run(tx, params)[0])
+    state = restore(tmp_path, jax.eval_shape(tx.init, others))
+    with pytest.raises(ValueError, match="state= is of other parameters"):
+        tx.update(gradients(0, others), state, others)
+
+
+def test_a_checkpoint_restored_without_a_target_says_so(tmp_path):
+    tx, params = precond.shampoo(1e-2), parameters()
+    state = run(tx, params)[0]
+    save(tmp_path, state)
+    plain = restore(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"in other containers, as a checkpoint has that was restored without a target"
+    ):
+        tx.update(gradients(0, params), plain, params)
+    adopted = precond.checkpoints.adopt(tx, params, plain)
+    jax.tree.map(np.testing.assert_array_equal, adopted.state, state)
+
+
+def test_on_a_mesh_every_device_refuses_and_owners_are_divided():
+    mesh = loops.mesh_of()
+    tx, (params, others) = loops.make(), resorted()
+    with jax.set_mesh(mesh):
+        state = jax.jit(tx.init)(params)
+        owners = state[0].stacks.owners
+        assert all(x.sharding.spec == jax.sharding.PartitionSpec("data") for x in owners.values())
+        assert all(x.shape[0] % 8 == 0 for x in owners.values())
+        state = jax.tree.unflatten(jax.tree.structure(jax.eval_shape(tx.init, others)), jax.tree.leaves(state))
+        updates, state = jax.jit(tx.update)(gradients(0, others), state, others)
+    assert not np.isfinite(updates["z"]["kernel"]).any()
+    assert precond.metrics(state)["blocks/foreign"] == 1
+
+
+def test_mapped_models_each_know_their_parameters():
+    tx, (params, others) = precond.shampoo(1e-2), resorted()
+
+    def several(tree):
+        return jax.tree.map(lambda x: jnp.stack([x, x]), tree)
+
+    state = jax.vmap(tx.init)(several(params))
+    updates, state = jax.jit(jax.vmap(tx.update))(several(params), state, several(params))
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(updates))
+    state = jax.tree.unflatten(jax.tree.structure(jax.vmap(tx.init)(several(others))), jax.tree.leaves(state))
+    updates, state = jax.jit(jax.vmap(tx.update))(several(others), state, several(others))
+    assert not np.isfinite(updates["z"]["kernel"]).any()
+    assert precond.metrics(state)["blocks/foreign"] == 1
+
+
+def test_every_array_of_a_state_is_a_scalar_or_has_the_length_of_a_stack():
+    tx = precond.muon(1e-2, otherwise=optax.identity(), block_size=4, axis=precond.sharded(None, multiple=8))
+    state = tx.init(parameters())
+    assert {x.shape[0] % 8 for x in jax.tree.leaves(state) if x.ndim} == {0}
+    assert math.prod(x.ndim for x in jax.tree.leaves(state[0].stacks.owners)) == 2 ** len(state[0].stacks.owners)
