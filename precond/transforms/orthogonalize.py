@@ -95,10 +95,11 @@ def orthogonalize(
         del params, extra
         _check_stacks(updates, blocks)
         leaves, treedef = jax.tree.flatten(updates)
-        finite = info_of(blocks).finite
+        info = info_of(blocks)
+        finite = info.finite
         columns = [treedef.flatten_up_to(t) if t is not None else [None] * len(leaves) for t in (state.error, finite)]
         out = [one(*row) for row in zip(leaves, *columns, [state.count] * len(leaves), strict=True)]
-        count = jnp.asarray(optax.safe_increment(state.count))
+        count = info.advance(state.count)
         new = OrthogonalizeState(count, treedef.unflatten([error for _, error in out]))
         return treedef.unflatten([x for x, _ in out]), new
 
