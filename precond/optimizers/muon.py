@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from precond.arguments import along, check_along, check_decay, check_number, check_rate, check_transformation, described
-from precond.blocks import BlockSize, Views
+from precond.blocks import BlockSize, Views, as_views
+from precond.blocks.wide_views import wide_views
 from precond.engine import blocked, per_block, viewed_by
 from precond.mesh import Sharded
 from precond.optimizers.finish import behind, decayed, finish
@@ -69,7 +70,10 @@ def scale_by_muon(
     check_decay("b1", b1)
     given, momentum = momentum, nesterov(b1) if momentum is None else momentum
     check_transformation("momentum", momentum)
-    parts = [per_block(momentum), orthogonalize(method, scale=match_rms(0.2) if scale is None else scale)]
+    scale = match_rms(0.2) if scale is None else scale
+    parts = [per_block(momentum), orthogonalize(method, scale=scale)]
+    if given is None and after is None and scale.symmetric:  # the same for a matrix and its transpose
+        views = wide_views(as_views(views))
     if after is not None:
         check_transformation("after", after)
         parts.append(per_block(after))
@@ -113,7 +117,9 @@ def muon(
 
     for a matrix of m rows and n columns. Matrices are taken whole. Parameters without a view (vectors, embeddings) get
     Adam's update. With the default scale the learning rate and the weight decay that are good for AdamW are a good
-    start. It keeps one number for each entry of a matrix.
+    start. It keeps one number for each entry of a matrix. Where rows and columns may be exchanged, which is so with
+    the default momentum and scale and without `after`, tall matrices are read as their transposes and share a stack
+    with wide ones.
 
     Args:
       learning_rate: $\eta$; a number or an Optax schedule. It is that of AdamW, unless the scale is another.
@@ -127,8 +133,9 @@ def muon(
       mask: which parameters decay, as in `optax.adamw`.
       momentum: in place of `precond.transforms.nesterov(b1)`, which is Optax's. `optax.trace(0.95, nesterov=True)` is
         the original, and `optax.ema(0.95)` does not look ahead.
-      method: `precond.orthogonal.newton_schulz(polynomials)`, by default with Jordan's quintic in five steps, or
-        `precond.orthogonal.polar()`.
+      method: `precond.orthogonal.newton_schulz(polynomials)`, by default with Jordan's quintic in five steps,
+        `precond.orthogonal.polar()`, or `precond.orthogonal.block_periodic(block_size)`, which takes blocks in most
+        steps.
       scale: `precond.orthogonal.match_rms(0.2)` (the default), or `precond.orthogonal.width()`, which is the original,
         for a learning rate such as 0.02.
       after: any transformation of single matrices that follows. `precond.transforms.normalize_neurons()` makes it

@@ -24,7 +24,7 @@ __all__ = ["scale_by_shampoo", "shampoo"]
 def scale_by_shampoo(
     *,
     b1: jax.typing.ArrayLike = 0.9,
-    b2: jax.typing.ArrayLike = 0.99,
+    b2: jax.typing.ArrayLike = 0.95,
     eps: jax.typing.ArrayLike = 1e-15,
     damping: jax.typing.ArrayLike = 1e-6,
     power: float | None = None,
@@ -98,7 +98,7 @@ def shampoo(
     learning_rate: optax.ScalarOrSchedule,
     *,
     b1: jax.typing.ArrayLike = 0.9,
-    b2: jax.typing.ArrayLike = 0.99,
+    b2: jax.typing.ArrayLike = 0.95,
     eps: jax.typing.ArrayLike = 1e-15,
     damping: jax.typing.ArrayLike = 1e-6,
     power: float | None = None,

@@ -13,7 +13,7 @@ from precond.engine import Refresh, blocked, every
 from precond.mesh import Sharded
 from precond.optimizers.finish import finish
 from precond.optimizers.grafted import grafted
-from precond.roots import Method, Transport, eigenbasis
+from precond.roots import Method, Transport, eigenbasis, turned
 from precond.statistics import outer_products
 from precond.trees import Mask
 
@@ -73,7 +73,7 @@ def scale_by_soap(
         refresh = every(refresh, delay=1, warmup=1)
     check_decay("b1", b1)
     check_number("b2", b2, 0, 1, advice="1 sums.")
-    root = eigenbasis(b2, eps=eps, method=method, moments=moments)
+    root = eigenbasis(b2, eps=eps, method=method, moments=turned() if moments is None else moments)
     tx = blocked(
         along(grafted(outer_products(b2), root, magnitude, momentum=optax.ema(b1), refresh=refresh)),
         block_size=1024 if block_size is None else block_size,
@@ -114,8 +114,8 @@ def soap(
     with $\hat{}$ for bias correction, $M$ the moving average of $G$, and $Q_L, Q_R$ the eigenvectors of the moving
     averages of $G G^\top$ and $G^\top G$, refreshed by one QR decomposition each. As in the official implementation
     the first update only feeds the statistics (matrices stay where they are) and a gradient never meets a basis
-    made from itself. Unlike there, $\epsilon$ is added after bias correction, as in Adam; for the official behaviour
-    to the last digit see `precond.recipes.official_soap`.
+    made from itself. Unlike there, $V$ turns with the bases, and $\epsilon$ is added after bias correction, as in Adam;
+    for the official behaviour to the last digit see `precond.recipes.official_soap`.
 
     Args:
       learning_rate: $\eta$, of Adam's size; a number or an Optax schedule.
@@ -131,8 +131,9 @@ def soap(
         meets the basis made from itself, where entries that only rounding keeps from 0 are divided by themselves.
       method: how bases are refreshed: `precond.qr()` (the default, but on TPU), `precond.roots.rotations()`,
         `precond.roots.cholesky_qr()` or `precond.eigh()`.
-      moments: what becomes of V when a basis is refreshed: `precond.roots.kept()` (the default), as the official SOAP
-        does, or `precond.roots.turned()`, with which no update grows after a very large gradient.
+      moments: what becomes of V when a basis is refreshed: `precond.roots.turned()` (the default), or
+        `precond.roots.kept()`, as the official SOAP does. There updates grow to many times their size for some steps
+        after one very large gradient.
       magnitude: a transformation of blocks to whose norm each block's step is scaled, as in `precond.shampoo`.
         `precond.transforms.scale_by_diagonal(0.95, eps=1e-15, bias_correction=True)` is Adam's. None leaves steps as
         long as they are.

@@ -1,13 +1,14 @@
 """How matrices are orthogonalized, and how large the result is: values for `precond.muon`. Floor 2 of the library."""
 
-from precond.orthogonal.method import Orthogonalizer, newton_schulz, polar
+from precond.orthogonal.method import Orthogonalizer, block_periodic, newton_schulz, polar
 from precond.orthogonal.polynomials import OddPolynomial, cubic, deepseek, dion, jordan, polar_express
-from precond.orthogonal.scale import Scale, match_rms, width
+from precond.orthogonal.scale import Scale, match_rms, unit_rms_norm, width
 
 __all__ = [
     "OddPolynomial",
     "Orthogonalizer",
     "Scale",
+    "block_periodic",
     "cubic",
     "deepseek",
     "dion",
@@ -16,5 +17,6 @@ __all__ = [
     "newton_schulz",
     "polar",
     "polar_express",
+    "unit_rms_norm",
     "width",
 ]

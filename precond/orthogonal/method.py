@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from precond.arguments import described
+from precond.arguments import check_part, check_whole, described
 from precond.linalg import block_newton_schulz, gram_newton_schulz, gram_pays, polar_factor
 from precond.orthogonal.polynomials import check_polynomials, jordan
 
-__all__ = ["Orthogonalizer", "newton_schulz", "polar"]
+__all__ = ["Orthogonalizer", "block_periodic", "newton_schulz", "polar"]
 
 
 class Orthogonalizer(NamedTuple):
@@ -21,10 +21,15 @@ class Orthogonalizer(NamedTuple):
       name: as the user typed it, for errors.
       apply: from matrices `[N, m, n]` in float32 or wider to matrices of the same shape and type, each with about the
         same singular vectors and with singular values of about 1. Zeros must stay zeros, and no scale may matter.
+      block_size: the longest side of the blocks that are orthogonalized alone between whole matrices; None for whole
+        matrices in every step.
+      period: of the steps with whole matrices, where there is a block size.
     """
 
     name: str
     apply: Callable[[jax.Array], jax.Array]
+    block_size: int | None = None
+    period: int = 1
 
     def __repr__(self) -> str:
         """Return what the user types to get it."""
@@ -103,3 +108,42 @@ def polar() -> Orthogonalizer:
       [[[1.0, 0.0], [0.0, 1.0]]]
     """
     return Orthogonalizer("polar()", polar_factor)
+
+
+@described()
+def block_periodic(block_size: int, period: int = 5, method: Orthogonalizer | None = None) -> Orthogonalizer:
+    """Orthogonalize blocks of a matrix, each alone, and the whole matrix in the first of every few steps.
+
+    Blocks take fewer operations: 0.4 times as many for a matrix of 1024 x 4096 in blocks of 512 x 512. Each side is cut
+    into equal pieces, and zeros fill up what does not divide. The scale of `precond.muon` is that of the block in these
+    steps, so that with `precond.orthogonal.match_rms` entries are equally large in all of them.
+
+    Args:
+      block_size: the longest side of a block.
+      period: the whole matrix is orthogonalized in every so many steps. 1 never takes blocks.
+      method: of both; `precond.orthogonal.newton_schulz()` if None.
+
+    Returns:
+      A value for `method=` of `precond.muon`.
+
+    Raises:
+      ValueError, TypeError: for numbers that are not positive integers, and for a method of another kind.
+
+    Reference:
+      Khaled et al., MuonBP: Faster Muon via Block-Periodic Orthogonalization, 2025.
+
+    Examples:
+      >>> import precond
+      >>> tx, w = precond.scale_by_muon(method=block_periodic(1, 2, polar())), {"kernel": jnp.ones((2, 2))}
+      >>> state = tx.init(w)
+      >>> for _ in range(2):
+      ...     updates, state = tx.update(w, state)
+      >>> updates["kernel"].round(4).tolist()  # every entry is a block in the second step
+      [[0.20000000298023224, 0.20000000298023224], [0.20000000298023224, 0.20000000298023224]]
+    """
+    method = newton_schulz() if method is None else method
+    check_whole("block_size", block_size, least=1)
+    check_whole("period", period, least=1)
+    check_part("method", method, Orthogonalizer, "precond.orthogonal.newton_schulz()")
+    name = f"block_periodic({block_size}, {period}, {method.name})"
+    return method._replace(name=name, block_size=block_size, period=period)

@@ -7,7 +7,7 @@ from jax.typing import ArrayLike
 
 from precond.arguments import check_number, described
 
-__all__ = ["Scale", "match_rms", "width"]
+__all__ = ["Scale", "match_rms", "unit_rms_norm", "width"]
 
 
 class Scale(NamedTuple):
@@ -16,10 +16,12 @@ class Scale(NamedTuple):
     Attributes:
       name: as the user typed it, for errors.
       factor: from the numbers of rows and columns to a number. In Flax's kernels rows are inputs and columns outputs.
+      symmetric: whether rows and columns may be exchanged. Tall and wide matrices then share a stack.
     """
 
     name: str
     factor: Callable[[int, int], ArrayLike]
+    symmetric: bool = False
 
     def __repr__(self) -> str:
         """Return what the user types to get it."""
@@ -49,9 +51,37 @@ def width(*, outputs: int = 1) -> Scale:
       >>> width().factor(256, 1024), width(outputs=0).factor(256, 1024)
       (2.0, 1.0)
     """
+    _check_side(outputs)
+    return Scale("width()", lambda *sides: max(1.0, sides[outputs] / sides[1 - outputs]) ** 0.5)
+
+
+@described()
+def unit_rms_norm(*, outputs: int = 1) -> Scale:
+    r"""Scale so that inputs of root mean square 1 are moved by outputs of root mean square 1 or less.
+
+    The scale is $\sqrt{\text{outputs} / \text{inputs}}$, which is below 1 for a matrix with more inputs than outputs.
+    For matrices with at least as many outputs as inputs it is `width`.
+
+    Args:
+      outputs: which side of a matrix counts outputs, as in `precond.orthogonal.width`.
+
+    Raises:
+      ValueError: for a side other than 0 and 1.
+
+    Reference:
+      Pethick et al., Training Deep Learning Models with Norm-Constrained LMOs, 2025.
+
+    Examples:
+      >>> unit_rms_norm().factor(256, 1024), unit_rms_norm(outputs=0).factor(256, 1024)
+      (2.0, 0.5)
+    """
+    _check_side(outputs)
+    return Scale("unit_rms_norm()", lambda *sides: (sides[outputs] / sides[1 - outputs]) ** 0.5)
+
+
+def _check_side(outputs: int) -> None:
     if outputs not in (0, 1):
         raise ValueError(f"outputs={outputs!r}: must be 1 where columns are outputs, or 0 where rows are.")
-    return Scale("width()", lambda *sides: max(1.0, sides[outputs] / sides[1 - outputs]) ** 0.5)
 
 
 @described()
@@ -77,4 +107,4 @@ def match_rms(rms: ArrayLike = 0.2) -> Scale:
       4.0
     """
     check_number("rms", rms, 0)
-    return Scale("match_rms()", lambda rows, columns: rms * max(rows, columns) ** 0.5)
+    return Scale("match_rms()", lambda rows, columns: rms * max(rows, columns) ** 0.5, symmetric=True)

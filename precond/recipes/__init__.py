@@ -10,6 +10,7 @@ from precond.recipes.meta import meta_shampoo, meta_soap
 from precond.recipes.meta_bases import meta_eigh_basis, meta_qr_basis
 from precond.recipes.meta_roots import meta_eigh, meta_higher_order, meta_newton, meta_pseudo_inverse
 from precond.recipes.nvidia import nvidia_eigh, nvidia_kl_soap, nvidia_orthogonal_iteration
+from precond.recipes.nvidia_muon import nvidia_coefficients, nvidia_muon, nvidia_normuon
 from precond.recipes.primal_averaging import AveragingState, averaged_params, primal_averaging
 from precond.recipes.soap import official_soap
 
@@ -27,8 +28,11 @@ __all__ = [
     "meta_qr_basis",
     "meta_shampoo",
     "meta_soap",
+    "nvidia_coefficients",
     "nvidia_eigh",
     "nvidia_kl_soap",
+    "nvidia_muon",
+    "nvidia_normuon",
     "nvidia_orthogonal_iteration",
     "official_soap",
     "primal_averaging",

@@ -1,11 +1,13 @@
 """Optax transformations that run in and around the engine and know nothing of it. Floor 3 of the library."""
 
 from precond.transforms.block_top_k import block_top_k
+from precond.transforms.cautious import cautious
 from precond.transforms.clip_by_kl import clip_by_kl
 from precond.transforms.clip_by_rms import clip_by_rms
 from precond.transforms.error_feedback import error_feedback
 from precond.transforms.finite_steps import FiniteStepsState, finite_steps
 from precond.transforms.graft import graft
+from precond.transforms.hyperball import hyperball
 from precond.transforms.levenberg_marquardt import levenberg_marquardt
 from precond.transforms.lookahead_ema import lookahead_ema
 from precond.transforms.nesterov import nesterov
@@ -26,11 +28,13 @@ __all__ = [
     "OrthogonalizeState",
     "Rows",
     "block_top_k",
+    "cautious",
     "clip_by_kl",
     "clip_by_rms",
     "error_feedback",
     "finite_steps",
     "graft",
+    "hyperball",
     "levenberg_marquardt",
     "lookahead_ema",
     "nesterov",

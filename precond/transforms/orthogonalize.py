@@ -1,10 +1,12 @@
 """Matrices with singular values of about 1."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 
 from precond.arguments import check_part, described
 from precond.blocks import BlockInfo, info_of, keep_finite
@@ -18,9 +20,12 @@ class OrthogonalizeState(NamedTuple):
     """Hold the state of `orthogonalize`.
 
     Attributes:
-      error: by stack, an estimate of the root mean square of $s^2 - 1$ over the singular values s of each block, `[N]`.
+      count: updates seen.
+      error: by stack, an estimate of the root mean square of $s^2 - 1$ over the singular values s of each block, `[N]`,
+        in the last step that took them whole.
     """
 
+    count: jax.Array
     error: Any
 
 
@@ -37,7 +42,8 @@ def orthogonalize(
     is estimated from two products of each matrix with a vector.
 
     Args:
-      method: `precond.orthogonal.newton_schulz()` (the default) or `precond.orthogonal.polar()`.
+      method: `precond.orthogonal.newton_schulz()` (the default), `precond.orthogonal.polar()`, or one of them in
+        `precond.orthogonal.block_periodic`.
       scale: c, from the sides of a block: `precond.orthogonal.width()` or `precond.orthogonal.match_rms()`. None is 1.
 
     Returns:
@@ -60,15 +66,27 @@ def orthogonalize(
         check_part("scale", scale, Scale, "precond.orthogonal.match_rms(0.2)")
 
     def init(params: Any) -> OrthogonalizeState:
-        return OrthogonalizeState(jax.tree.map(lambda x: jnp.zeros(x.shape[:1], x.dtype), params))
+        errors = jax.tree.map(lambda x: jnp.zeros(x.shape[:1], x.dtype), params)
+        return OrthogonalizeState(jnp.zeros([], jnp.int32), errors)
 
-    def one(x: jax.Array, before: jax.Array, finite: Any) -> tuple[jax.Array, jax.Array]:
-        matrices = x if x.ndim == 3 else x[..., None]
+    def scaled(matrices: jax.Array) -> jax.Array:
+        return matrices if scale is None else (matrices * scale.factor(*matrices.shape[1:])).astype(matrices.dtype)
+
+    def whole(matrices: jax.Array, before: jax.Array) -> tuple[jax.Array, jax.Array]:
         found = method.apply(matrices)
         error = isometry_error(found).astype(before.dtype)
         # Iterations that diverge are told, by a number.
-        error = jnp.nan_to_num(error, nan=jnp.finfo(error.dtype).max)
-        out = found if scale is None else (found * scale.factor(*matrices.shape[1:])).astype(x.dtype)
+        return scaled(found), jnp.nan_to_num(error, nan=jnp.finfo(error.dtype).max)
+
+    def cut(matrices: jax.Array, before: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return _by_block(lambda x: scaled(method.apply(x)), matrices, method.block_size or 1), before
+
+    def one(x: jax.Array, before: jax.Array, finite: Any, count: jax.Array) -> tuple[jax.Array, jax.Array]:
+        matrices = x if x.ndim == 3 else x[..., None]
+        if method.block_size is None or max(matrices.shape[1:]) <= method.block_size or method.period == 1:
+            out, error = whole(matrices, before)
+        else:
+            out, error = lax.cond(count % method.period == 0, whole, cut, matrices, before)
         return out.reshape(x.shape), keep_finite(finite, error, before)
 
     def update(
@@ -77,13 +95,26 @@ def orthogonalize(
         del params, extra
         _check_stacks(updates, blocks)
         leaves, treedef = jax.tree.flatten(updates)
-        finite = info_of(blocks).finite
+        info = info_of(blocks)
+        finite = info.finite
         columns = [treedef.flatten_up_to(t) if t is not None else [None] * len(leaves) for t in (state.error, finite)]
-        out = [one(*row) for row in zip(leaves, *columns, strict=True)]
-        new = OrthogonalizeState(treedef.unflatten([error for _, error in out]))
+        out = [one(*row) for row in zip(leaves, *columns, [state.count] * len(leaves), strict=True)]
+        count = info.advance(state.count)
+        new = OrthogonalizeState(count, treedef.unflatten([error for _, error in out]))
         return treedef.unflatten([x for x, _ in out]), new
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _by_block(function: Callable[[jax.Array], jax.Array], x: jax.Array, size: int) -> jax.Array:
+    """Cut matrices into blocks of sides up to this one, filled up with zeros, and put the results together."""
+    pieces = [-(-d // size) for d in x.shape[1:]]
+    rows, columns = (-(-d // k) for d, k in zip(x.shape[1:], pieces, strict=True))
+    (above, beside), (n, m, k) = pieces, x.shape
+    filled = jnp.pad(x, [(0, 0), (0, above * rows - m), (0, beside * columns - k)])
+    blocks = filled.reshape(n, above, rows, beside, columns).swapaxes(2, 3)
+    out = function(blocks.reshape(-1, rows, columns)).reshape(blocks.shape)
+    return out.swapaxes(2, 3).reshape(filled.shape)[:, :m, :k]
 
 
 def _check_stacks(updates: Any, blocks: Any) -> None:

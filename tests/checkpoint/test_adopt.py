@@ -175,7 +175,8 @@ def test_with_another_block_size_momentum_and_second_moments_go_on():
     expected, _ = jax.jit(old.update)(grads, state, params)
     actual, _ = jax.jit(tx.update)(grads, adopted.state, params)
     for layer in params:
-        np.testing.assert_array_equal(actual[layer]["bias"], expected[layer]["bias"])
+        # Two programs: a code generator may round once more in the one.
+        np.testing.assert_allclose(actual[layer]["bias"], expected[layer]["bias"], rtol=1e-6)
         ratio = np.linalg.norm(actual[layer]["kernel"]) / np.linalg.norm(expected[layer]["kernel"])
         np.testing.assert_allclose(ratio, 1, atol=1e-3)  # the graft's
 

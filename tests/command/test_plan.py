@@ -164,7 +164,7 @@ WIDE = ("plan", "--preset", "gpt", "--width", "1536", "--layers", "2")
 
 def test_muon_takes_matrices_whole(capsys):
     found = json.loads(printed(capsys, *WIDE, "--optimizer", "muon", "--json"))
-    assert {s["shape"] for s in found["stacks"]} == {"1536x1536", "1536x6144", "6144x1536"}
+    assert {s["shape"] for s in found["stacks"]} == {"1536x1536", "1536x6144"}  # tall ones lie on their side
     assert found["bytes"]["roots"] == found["bytes"]["statistics"] == 0
 
 

@@ -63,7 +63,8 @@ def test_kl_shampoo():
 def test_soap_by_eigh_with_the_newest_statistics():
     given = {"lr": 0.01, "b1": 0.9, "b2": 0.95, "eps": 1e-6, "period": 3, "start": 9}
     refresh = precond.every(3, start=9)  # by then the factors have full rank; before it, this is Adam
-    tx = precond.soap(0.01, b1=0.9, b2=0.95, eps=1e-6, refresh=refresh, method=precond.eigh(), views=TENSORS)
+    given_too = {"refresh": refresh, "method": precond.eigh(), "moments": precond.roots.kept(), "views": TENSORS}
+    tx = precond.soap(0.01, b1=0.9, b2=0.95, eps=1e-6, **given_too)
     check(tx, lambda w, g: reference.soap_trajectory(w, g, **given))
 
 
@@ -92,7 +93,10 @@ def test_kl_soap_by_eigh(period):
 
 ADAM = precond.transforms.scale_by_diagonal(0.95, eps=1e-15, bias_correction=True)
 STATISTICS_AND_ROOT = {
-    "soap": lambda: (precond.outer_products(0.95), precond.eigenbasis(0.95, eps=None)),
+    "soap": lambda: (
+        precond.outer_products(0.95),
+        precond.eigenbasis(0.95, eps=None, moments=precond.roots.turned()),
+    ),
     "kl_shampoo": lambda: (
         precond.kl(0.95),
         precond.roots.waiting(precond.inverse_root(power=0.5, damping=precond.relative(1e-4))),
@@ -154,15 +158,15 @@ def test_the_shampoo_alias_is_the_chain_that_it_documents():
         precond.blocked(
             precond.graft(
                 direction=precond.scale_by_kronecker(
-                    statistics=precond.outer_products(decay=0.99),
+                    statistics=precond.outer_products(decay=0.95),
                     root=precond.inverse_root(method=precond.newton(), damping=precond.relative(1e-6)),
                     momentum=optax.ema(0.9),
                     refresh=precond.every(3, stagger=True),
                 ),
-                magnitude=optax.scale_by_adam(b1=0.9, b2=0.99, eps=1e-15),
+                magnitude=optax.scale_by_adam(b1=0.9, b2=0.95, eps=1e-15),
             ),
             block_size=4,
-            otherwise=optax.scale_by_adam(b1=0.9, b2=0.99, eps=1e-15),
+            otherwise=optax.scale_by_adam(b1=0.9, b2=0.95, eps=1e-15),
         ),
         optax.add_decayed_weights(1e-4),
         optax.scale_by_learning_rate(1e-3),

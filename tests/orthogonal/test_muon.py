@@ -302,6 +302,9 @@ def test_one_gradient_of_a_thousand_times_makes_no_update_longer():
         (lambda: precond.muon(1e-3, scale=0.2), TypeError, "scale=0.2"),
         (lambda: precond.muon(1e-3, momentum=0.9), TypeError, "momentum=0.9"),
         (lambda: precond.muon(1e-3, after=normalize_neurons), TypeError, "after="),
+        (lambda: orthogonal.block_periodic(0), ValueError, "block_size=0"),
+        (lambda: orthogonal.block_periodic(8, 0), ValueError, "period=0"),
+        (lambda: orthogonal.block_periodic(8, 2, precond.eigh()), TypeError, "method="),
         (lambda: orthogonal.newton_schulz(dtype=jnp.int8), TypeError, "floating point"),
         (lambda: orthogonal.width(outputs=2), ValueError, "outputs=2"),
         (lambda: orthogonal.match_rms(-1.0), ValueError, "rms=-1.0"),
@@ -327,3 +330,77 @@ def test_what_is_no_stack_of_matrices_is_refused():
     stacks = precond.blocked(normalize_neurons())
     with pytest.raises(ValueError, match="per_block"):
         stacks.update({"w": jnp.ones((3, 4))}, stacks.init({"w": jnp.ones((3, 4))}))
+
+
+@pytest.mark.usefixtures("x64", "quick_compilation")
+@pytest.mark.parametrize("polynomials", [None, orthogonal.jordan()], ids=["polar", "jordan"])
+def test_between_whole_matrices_blocks_follow_the_definition(polynomials):
+    shapes = {"wide": (6, 14), "ragged": (7, 5), "small": (3, 4), "row": (1, 9)}
+    start, grads = gradients(shapes, 1, seed=5)[0], gradients(shapes, 7)
+    method = orthogonal.polar() if polynomials is None else orthogonal.newton_schulz(polynomials)
+    periodic = orthogonal.block_periodic(4, 3, method)
+    path = trajectory(precond.muon(0.01, momentum=optax.ema(0.9), method=periodic, **WHOLE), start, grads)
+    for k, w in start.items():
+        m, expected = np.zeros_like(w), []
+        pieces = [-(-d // 4) for d in w.shape]
+        sides = [-(-d // p) for d, p in zip(w.shape, pieces, strict=True)]
+        for t, g in enumerate(grads):
+            m, u = 0.9 * m + 0.1 * g[k], np.zeros_like(w)
+            rows, columns = sides if t % 3 else w.shape
+            for i in range(0, w.shape[0], rows):
+                for j in range(0, w.shape[1], columns):
+                    block = np.s_[i : i + rows, j : j + columns]
+                    u[block] = orthogonalized(m[block], polynomials) * rms(rows, columns)
+            w = w - 0.01 * u
+            expected.append(w)
+        assert distance(path[k], np.stack(expected), start[k]) < 1e-12, k
+
+
+def test_the_error_is_that_of_whole_matrices():
+    g = {"kernel": jnp.asarray(np.random.default_rng(0).standard_normal((8, 6)), jnp.float32)}
+    tx = precond.scale_by_muon(method=orthogonal.block_periodic(3, 2, EXACT))
+    _, first = tx.update(g, tx.init(g))
+    _, second = tx.update(g, first)
+    assert precond.metrics(first)["orthogonal/error"] == precond.metrics(second)["orthogonal/error"] > 0
+
+
+@pytest.mark.usefixtures("x64", "quick_compilation")
+def test_tall_and_wide_matrices_share_a_stack_and_follow_the_same_definition():
+    shapes = {"up": (6, 14), "down": (14, 6), "layers": (2, 14, 6)}
+    start, grads = gradients(shapes, 1, seed=5)[0], gradients(shapes, 6)
+
+    def stacks(**given):
+        state = precond.muon(0.01, **WHOLE, **given).init(start)
+        return {name: x.shape[0] for name, x in optax.tree.get(state, "error").items()}
+
+    assert stacks() == stacks(block_size=14) == {"6x14": 4}
+    assert stacks(scale=orthogonal.width()) == stacks(after=normalize_neurons()) == {"6x14": 1, "14x6": 3}
+    symmetric, width = orthogonal.match_rms(0.2), orthogonal.width()._replace(symmetric=True)
+    path = trajectory(precond.muon(0.01, scale=symmetric, **WHOLE), start, grads)
+    apart = trajectory(precond.muon(0.01, scale=symmetric._replace(symmetric=False), **WHOLE), start, grads)
+    wrong = trajectory(precond.muon(0.01, scale=width, **WHOLE), start, grads)
+    right = trajectory(precond.muon(0.01, scale=orthogonal.width(), **WHOLE), start, grads)
+    for k, w in start.items():
+        assert distance(path[k], apart[k], w) < 1e-13
+        assert (distance(wrong[k], right[k], w) > 0.1) == (k != "up")
+
+
+def test_a_matrix_with_its_bias_is_not_turned():
+    params = {"kernel": jnp.ones((6, 3)), "bias": jnp.ones(3)}
+    tx = precond.muon(0.01, views=[("kernel", precond.View((0, 1), row="bias"))])
+    assert set(optax.tree.get(tx.init(params), "error")) == {"7x3"}
+    assert all(x.any() for x in tx.update(params, tx.init(params))[0].values())
+
+
+@pytest.mark.usefixtures("x64", "quick_compilation")
+def test_parts_of_a_fused_kernel_and_heads_are_matrices_of_their_own():
+    shapes, polynomials = {"qkv": (4, 15), "query": (4, 3, 5)}, orthogonal.jordan()
+    start, grads = gradients(shapes, 1, seed=5)[0], gradients(shapes, 6)
+    views = [("qkv", precond.View((0, 2), shape=(4, 3, 5))), ("query", precond.View((0, 2)))]
+    path = trajectory(precond.muon(0.01, b1=0.9, views=views), start, grads)
+    given = {"rate": 0.01, "b1": 0.9, "polynomials": polynomials, "factor": rms}
+    for k, w in start.items():
+        parts = [np.moveaxis(x[k].reshape(4, 3, 5), 1, 0) for x in grads]
+        first = np.moveaxis(w.reshape(4, 3, 5), 1, 0)
+        expected = np.stack([definition(first[i], [p[i] for p in parts], **given) for i in range(3)], axis=2)
+        assert distance(path[k], expected.reshape(6, *w.shape), w) < 1e-12

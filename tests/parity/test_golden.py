@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import precond
-from precond import orthogonal, recipes
+from precond import recipes
 from tests.parity import inputs
 from tests.problem import distance, trajectory
 
@@ -60,17 +60,15 @@ def official_soap():
 
 
 def nvidia_muon():
-    return precond.muon(
-        2**-5,
-        momentum=optax.trace(0.95, nesterov=True),  # their average goes the same way
-        method=orthogonal.newton_schulz(orthogonal.dion()),
-        scale=orthogonal.match_rms(1.0),  # "spectral"
-        weight_decay=0.05,
-    )
+    return recipes.nvidia_muon(2**-5, nesterov=True, weight_decay=0.05)
 
 
 def nvidia_kl_soap():
     return recipes.nvidia_kl_soap(2**-7, eps=1e-3, weight_decay=0.05)
+
+
+def nvidia_rekls():
+    return recipes.nvidia_kl_soap(2**-7, eps=1e-3, weight_decay=0.05, method=recipes.nvidia_eigh())
 
 
 @pytest.mark.parametrize(
@@ -82,6 +80,7 @@ def nvidia_kl_soap():
         ("soap_official", official_soap, 1e-9),
         ("nvidia_muon_quintic", nvidia_muon, 1e-9),
         ("nvidia_kl_soap", nvidia_kl_soap, 1e-9),
+        ("nvidia_rekls", nvidia_rekls, 1e-9),
     ],
 )
 def test_the_recipe_follows_the_reference(name, tx, tolerance):

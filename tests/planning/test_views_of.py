@@ -54,7 +54,13 @@ def test_it_is_asked_through_any_wrapper(wrapper):
 
 @pytest.mark.parametrize("alias", ["shampoo", "soap", "kl_shampoo", "kl_soap", "muon"])
 def test_aliases_read_alike(alias):
-    assert read(getattr(precond, alias)(1e-3)) == READ
+    given = {"scale": precond.orthogonal.width()} if alias == "muon" else {}
+    assert read(getattr(precond, alias)(1e-3, **given)) == READ
+
+
+def test_muon_reads_tall_matrices_as_wide_ones():
+    turned = {"head/kernel": View(((1,), (0,)))}
+    assert read(precond.muon(1e-3)) == READ | turned
 
 
 def test_another_optimizer_reads_nothing():

@@ -1,0 +1,59 @@
+"""Updates without the entries that disagree with the gradient."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from precond.arguments import along, check_along, check_transformation, described
+from precond.transformation import transformation
+from precond.trees import wide_dtype
+
+__all__ = ["cautious"]
+
+_LEAST = 1e-3  # the least share that the rest makes up for
+
+
+@described()
+def cautious(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    r"""Leave out the entries of an update whose sign is not that of the gradient, and enlarge the others for it.
+
+    $$U \leftarrow \frac{U \odot M}{\max(\operatorname{mean} M, 10^{-3})}, \qquad M = [U \odot G > 0]$$
+
+    with the mean over each parameter. It goes around a direction, in front of weight decay and learning rate.
+
+    Args:
+      inner: any direction, such as `precond.scale_by_soap()`, or a part of one on stacks.
+
+    Returns:
+      A transformation.
+
+    Raises:
+      TypeError: for anything but an Optax transformation.
+      ValueError: in `init`, for a whole optimizer, which goes against the gradient.
+
+    Reference:
+      Liang et al., Cautious Optimizers: Improving Training with One Line of Code, 2024.
+
+    Examples:
+      >>> inner = optax.stateless(lambda g, params: jnp.asarray([1.0, 2.0, -3.0, 4.0]))
+      >>> tx, g = cautious(inner), jnp.asarray([1.0, 1.0, 1.0, -1.0])
+      >>> tx.update(g, tx.init(g))[0].tolist()
+      [2.0, 4.0, -0.0, 0.0]
+    """
+    check_transformation("inner", inner)
+    inner = optax.with_extra_args_support(inner)
+
+    def one(g: jax.Array, u: jax.Array) -> jax.Array:
+        agrees = jnp.real(jnp.conj(jnp.asarray(g)) * u) > 0
+        share = jnp.mean(agrees, dtype=jnp.finfo(wide_dtype(u)).dtype)
+        return (u * agrees / jnp.maximum(share, _LEAST)).astype(u.dtype)
+
+    def update(
+        updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, optax.OptState]:
+        moved, state = inner.update(updates, state, params, **extra)
+        return jax.tree.map(one, updates, moved), state
+
+    return along(check_along(transformation(inner.init, update), inner=inner), like=inner)

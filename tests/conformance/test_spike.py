@@ -1,0 +1,67 @@
+"""After one gradient of a thousand times the usual size, no later update is more than twice as large as usual."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import precond
+from tests import catalog
+from tests.conformance import harness
+
+SPIKES = (50, 53, 57)  # right after a refresh of bases or roots, and between two
+SHAPES = {"kernel": (24, 16), "bias": (16,)}
+# Left out are those whose steps grow with the gradient: Neumann's and SGD's. K-FAC's bound is one on its divergence,
+# whatever the usual size of its steps is. KL-Shampoo's roots are old between two refreshes, and what they make of a
+# spike is clipped to a root mean square of 1: without a magnitude its steps grow to that. Sums forget nothing.
+GROW = ("kl_shampoo", "kl_shampoo_newton", "kl_shampoo_small_blocks", "kl_shampoo_decayed")
+LEFT_OUT = ("kfac", "neumann", "shampoo_sgd_magnitude", "shampoo_sum", *GROW)
+ALL = (*catalog.DEFAULTS, *catalog.LAYERED, *catalog.WHOLE, catalog.find("adascale_shampoo"), *catalog.VARIANTS)
+CASES = tuple(case for case in ALL if case.name not in LEFT_OUT)
+
+
+def growth(tx, names):
+    """The largest size of a later update in units of the usual one, at worst over parameters and spikes."""
+    rng, total = np.random.default_rng(0), max(SPIKES) + 20
+    params = {k: jnp.asarray(rng.standard_normal(s), jnp.float32) for k, s in SHAPES.items()}
+    grads = {k: jnp.asarray(rng.standard_normal((total, *s)), jnp.float32) for k, s in SHAPES.items()}
+
+    @jax.jit
+    def sizes(at):
+        def step(state, seen):
+            t, g = seen
+            g = jax.tree.map(lambda x: x * jnp.where(t == at, 1000.0, 1.0), g)
+            updates, state = tx.update(g, state, params)
+            return state, {k: jnp.sqrt(jnp.mean(u**2)) for k, u in updates.items()}
+
+        return jax.lax.scan(step, tx.init(params), (jnp.arange(total), grads))[1]
+
+    worst = 0.0
+    for at in SPIKES:
+        found = sizes(at)
+        worst = max(worst, *(found[k][at + 1 :].max() / found[k][30:50].mean() for k in names))
+    return worst
+
+
+@pytest.mark.usefixtures("quick_compilation")
+@harness.each(CASES, quick=[case.name for case in CASES if case not in catalog.VARIANTS])
+def test_no_later_update_is_twice_as_large(case):
+    # Adam with b2 of 0.999 grows by more, and it is what the layers' optimizers have for the rest.
+    names = ("kernel",) if case in catalog.LAYERED else SHAPES
+    assert growth(case.make(), names) < 2
+
+
+@pytest.mark.usefixtures("quick_compilation")
+@pytest.mark.parametrize(
+    ("tx", "least"),
+    [
+        (precond.soap(1.0, moments=precond.roots.kept()), 3),
+        (precond.shampoo(1.0, b2=0.99), 2.2),
+        (precond.shampoo(1.0, magnitude=optax.identity()), 100),
+        (precond.kl_shampoo(1.0), 10),
+    ],
+    ids=["moments that are kept", "a long second moment", "SGD's magnitude", "KL-Shampoo without a magnitude"],
+)
+def test_without_what_bounds_them_they_grow(tx, least):
+    assert growth(tx, SHAPES) > least
