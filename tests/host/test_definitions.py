@@ -63,7 +63,12 @@ def emulated(tx, root, steps):
         return {name: one(engine.host.factors[name], old) for name, old in engine.roots.items()}
 
     def swap(engine):
-        roots = {name: old._replace(derived=coming[name]) for name, old in engine.roots.items()}
+        roots = {}
+        for name, old in engine.roots.items():
+            moments = old.moments
+            for axis, bases in enumerate(zip(old.derived, coming[name], strict=True)):
+                moments = moments if root.transport is None else root.transport(moments, *bases, axis)
+            roots[name] = old._replace(derived=coming[name], moments=moments)
         return engine._replace(roots=roots)
 
     def is_engine(x):
@@ -98,10 +103,13 @@ def factors_of(seed):
 
 ROOTS = {
     "shampoo": (lambda r: runs.shampoo(refresh=r), lambda: precond.inverse_root(damping=precond.relative(1e-3))),
-    "soap": (lambda r: precond.soap(0.1, refresh=r, block_size=4), precond.eigenbasis),
+    "soap": (
+        lambda r: precond.soap(0.1, refresh=r, block_size=4),
+        lambda: precond.eigenbasis(moments=precond.roots.turned()),
+    ),
     "soap, rotations": (
         lambda r: precond.soap(0.1, method=precond.roots.rotations(group=1), refresh=r, block_size=4),
-        lambda: precond.eigenbasis(method=precond.roots.rotations(group=1)),
+        lambda: precond.eigenbasis(method=precond.roots.rotations(group=1), moments=precond.roots.turned()),
     ),
     "kl_shampoo": (
         lambda r: precond.kl_shampoo(0.1, refresh=r, damping=1e-3, block_size=4),
