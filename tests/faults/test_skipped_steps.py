@@ -90,7 +90,9 @@ def blocks_state(state):
 
 
 @every_optimizer
-@pytest.mark.parametrize("value", BAD.values(), ids=BAD)
+@pytest.mark.parametrize(
+    "value", [pytest.param(x, id=n, marks=[pytest.mark.slow] * (n in ("inf", "minus inf"))) for n, x in BAD.items()]
+)
 def test_training_goes_on_exactly_as_if_the_step_had_not_been(name, value, params, gradients):
     clean = trajectory(name, params, gradients)
     for at in (0, 3, STEPS - 1):

@@ -45,7 +45,7 @@ def test_it_is_exact_on_spectra_with_a_gap(n, dtype):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("n", [64, 256])
+@pytest.mark.parametrize("n", [64, pytest.param(256, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("steps", [8, 24])
 def test_without_a_gap_it_is_within_a_tenth_and_more_steps_come_closer(n, steps):
     for values in (np.linspace(0, 1, n), np.sqrt(np.linspace(0, 1, n)), np.r_[np.linspace(0, 0.99, n - 1), 1.0]):
