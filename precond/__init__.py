@@ -56,6 +56,7 @@ from precond.roots import (
     Root,
     RootState,
     absolute,
+    cholesky_qr,
     composite,
     corrected_inverse,
     eigen_inverse,
@@ -66,6 +67,7 @@ from precond.roots import (
     newton,
     qr,
     relative,
+    rotations,
     store_as,
 )
 from precond.statistics import activations, balance, kl, outer_products, scale_by_trace
@@ -90,6 +92,7 @@ __all__ = [
     "by_cost",
     "by_layer",
     "checkpoints",
+    "cholesky_qr",
     "composite",
     "contrib",
     "corrected_inverse",
@@ -128,6 +131,7 @@ __all__ = [
     "relative",
     "replicas",
     "roots",
+    "rotations",
     "scale_by_adascale",
     "scale_by_ekfac",
     "scale_by_kfac",
