@@ -1,5 +1,7 @@
 """Fixed parameters and gradients that trajectories run on, and how to run them."""
 
+from importlib.metadata import version
+
 import jax
 import numpy as np
 import optax
@@ -19,10 +21,14 @@ def gradients(shapes, steps, seed=0):
     return [{k: one(k, shape) for k, shape in shapes.items()} for _ in range(steps)]
 
 
+AS_USERS = {"xla_cpu_use_fusion_emitters": True} if version("jaxlib").startswith("0.10.") else {}
+"""Compiler options for a program as users get it; the other tests take an older code generator (tests/conftest.py)."""
+
+
 def trajectory(tx, params, grads):
     """The parameters after every update, by name `[steps, *shape]`."""
     params = jax.tree.map(jax.numpy.asarray, params)
-    state, step = tx.init(params), jax.jit(tx.update)
+    state, step = tx.init(params), jax.jit(tx.update, compiler_options=AS_USERS)
     path = []
     for g in grads:
         updates, state = step({k: jax.numpy.asarray(g[k]) for k in params}, state, params)

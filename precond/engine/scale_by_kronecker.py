@@ -154,9 +154,6 @@ def scale_by_kronecker(
 
     def init(params: optax.Params) -> KroneckerState:
         check_stacks(params)
-        return start(params)
-
-    def start(params: optax.Params) -> KroneckerState:
         state = statistics.init(params)
         factors = jax.eval_shape(lambda p, s: factors_of(p, s, {}, None, BlockInfo(), {})[0], params, state)
         roots = jax.tree.map(root.init, params, factors)

@@ -154,6 +154,7 @@ def google_shampoo(
             decay if decoupled_weight_decay else optax.identity(),
         )
 
-    both = with_momentum(magnitude()), with_momentum(direction)
     last = optax.scale_by_learning_rate(learning_rate) if decoupled_learning_rate else optax.scale(-1.0)
-    return optax.chain(switch(start_preconditioning_step + 1, *both), last)
+    return optax.chain(
+        switch(start_preconditioning_step + 1, with_momentum(magnitude()), with_momentum(direction)), last
+    )

@@ -1,7 +1,5 @@
 """Muon against its dense definition in float64, and against Optax's."""
 
-import os
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -129,12 +127,7 @@ SCALES = {
 }
 
 
-# 50 steps multiply rounding, and the older code generator, which makes the tests compile quickly (tests/conftest.py),
-# rounds more.
-ROUNDING = 1e-4 if "xla_cpu_use_fusion_emitters=false" in os.environ.get("XLA_FLAGS", "") else 2e-5
-
-
-def compare(theirs, mine, shapes, steps=50, tolerance=ROUNDING):
+def compare(theirs, mine, shapes, steps=50, tolerance=2e-5):
     start = {k: np.float32(x) for k, x in gradients(shapes, 1, seed=5)[0].items()}
     rng = np.random.default_rng(1)
     grads = [{k: rng.standard_normal(s).astype(np.float32) for k, s in shapes.items()} for _ in range(steps)]
