@@ -113,7 +113,13 @@ def loop_between(
 
     @custom_vmap
     def run(first: jax.Array, last: jax.Array, hidden: Arrays, carry: Tree, given: Tree) -> Any:
-        return lax.fori_loop(first, last, lambda i, carry: body(hidden, i, carry, given), carry)
+        def turn(i: jax.Array, carry: Tree) -> Any:
+            # If there is but one turn, nothing depends on its number, and XLA would take the work out of the loop: it
+            # would then run even if there is no turn. The barrier ties what the turn reads to its number.
+            tied = (hidden, i, given) if most > 1 else lax.optimization_barrier((hidden, i, given))
+            return body(*tied[:2], carry, tied[2])
+
+        return lax.fori_loop(first, last, turn, carry)
 
     @run.def_vmap
     def rule(

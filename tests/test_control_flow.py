@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from precond.control_flow import loop_between, run_if
+from tests.hlo import run_in_any_case
 
 
 def counted(function, *given):
@@ -60,3 +61,19 @@ def test_a_mapped_condition_runs_the_branches_that_some_member_needs(predicate, 
     out, marks = counted(run, jnp.asarray(predicate), jnp.zeros(2))
     np.testing.assert_array_equal(out, np.asarray(predicate, float))
     assert sorted(set(marks)) == branches
+
+
+@pytest.mark.parametrize("mapped", [False, True], ids=["alone", "mapped"])
+@pytest.mark.parametrize("most", [1, 2])
+def test_work_that_reads_no_turn_stays_in_the_loop(most, mapped):
+    # The compiler would take it out, since it is the same in every turn; then it would run if there is no turn, too.
+    def run(last, x):
+        def body(turn, old, x):
+            return jnp.linalg.eigh(x[turn if most > 1 else 0])[1]
+
+        return loop_between(0, last, body, x[0] * 0, x, most=most)
+
+    x = jnp.ones((4, most, 3, 3)) if mapped else jnp.ones((most, 3, 3))
+    text = jax.jit(jax.vmap(run, (None, 0)) if mapped else run).lower(1, x).compile().as_text()
+    assert "lapack_ssyevd" in text
+    assert "lapack" not in run_in_any_case(text)

@@ -6,6 +6,7 @@ import optax
 import pytest
 
 import precond
+from tests.hlo import run_in_any_case
 
 BLOCKS = [(256, 256), (96, 33)]
 
@@ -44,3 +45,16 @@ def test_a_step_between_refreshes_does_the_documented_multiplications(root, prod
     statistics = 3 / 2 * m * m * n + 2 * m * n * n  # the larger factor's in three quarters
     documented = layers * (statistics + products * (m * m * n + m * n * n))
     assert 1 <= compiled.cost_analysis()["flops"] / documented < 1.05
+
+
+SCHEDULES = {"all at once": 10, "staggered": precond.every(10, stagger=True), "late": precond.every(4, start=5, phase=0)}
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
+@pytest.mark.parametrize("name", ["shampoo", "kl_shampoo", "soap", "kl_soap"])
+def test_a_step_without_a_refresh_decomposes_nothing(name, schedule):
+    tx = getattr(precond, name)(1e-3, refresh=schedule)
+    params = {"a": jnp.ones((4, 3)), "b": jnp.ones((4, 3))}
+    text = jax.jit(tx.update).lower(params, tx.init(params), params).compile().as_text()
+    assert "lapack" in text
+    assert "lapack" not in run_in_any_case(text)
