@@ -47,7 +47,7 @@ def test_a_step_between_refreshes_does_the_documented_multiplications(root, prod
     assert 1 <= compiled.cost_analysis()["flops"] / documented < 1.05
 
 
-SCHEDULES = {"all at once": 10, "staggered": precond.every(10, stagger=True), "late": precond.every(4, start=5, phase=0)}
+SCHEDULES = {"at once": 10, "staggered": precond.every(10, stagger=True), "late": precond.every(4, start=5, phase=0)}
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
