@@ -53,6 +53,22 @@ def test_the_solver_is_called_once_for_all_factors_of_one_size():
     assert text.count("custom_call @cusolver_syevd") == 1
 
 
+GUARDED = {
+    "shampoo": lambda: precond.shampoo(1e-3),
+    "finite_steps": lambda: precond.transforms.finite_steps(optax.adam(1e-3)),
+}
+
+
+@pytest.mark.parametrize("make", GUARDED.values(), ids=GUARDED)
+def test_each_vector_is_checked_once(make):
+    # One NaN stops the update of all vectors, so that each kernel needs the answer for all of them.
+    vectors = {f"v{i:02}": jax.ShapeDtypeStruct((8 + i,), "float32") for i in range(12)}
+    tx = make()
+    text = jax.jit(tx.update).lower(vectors, jax.eval_shape(tx.init, vectors), vectors).compile().as_text()
+    assert text.count("is-finite(") <= 12
+    assert text.count(" and(") <= 12
+
+
 def kernels(tx, layers):
     """How many fused computations XLA compiles to machine code on the CPU: those that differ in more than names."""
     params = transformer(layers, width=8, hidden=16)

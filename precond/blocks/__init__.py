@@ -4,7 +4,7 @@ from precond.blocks.block_info import BlockInfo, info_of, without_info
 from precond.blocks.check_layers import check_layers, check_matrices, check_present
 from precond.blocks.check_leaves import check_leaves, check_shapes
 from precond.blocks.cuts import BlockSize, Cut, Ragged, Region, ragged
-from precond.blocks.finite_blocks import finite_blocks, keep_finite
+from precond.blocks.finite_blocks import finite_blocks, keep_finite, sum_of_squares
 from precond.blocks.layer import Layer
 from precond.blocks.layout import Layout, Origin, layout_of
 from precond.blocks.owners import STARTS, fingerprint, hashed, owners_of, reading_of
@@ -60,6 +60,7 @@ __all__ = [
     "rules",
     "small_side",
     "stack_name",
+    "sum_of_squares",
     "tell_readings",
     "tensors",
     "with_zero_probes",

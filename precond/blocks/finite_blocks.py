@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-__all__ = ["finite_blocks", "keep_finite"]
+__all__ = ["finite_blocks", "keep_finite", "sum_of_squares"]
 
 
 def finite_blocks(stack: jax.Array) -> jax.Array:
@@ -20,9 +20,22 @@ def finite_blocks(stack: jax.Array) -> jax.Array:
       >>> finite_blocks(jnp.asarray([[1.0, 2.0], [1.0, jnp.nan], [1e30, 0.0]])).tolist()
       [True, False, False]
     """
+    return jnp.isfinite(sum_of_squares(stack))
+
+
+def sum_of_squares(stack: jax.Array) -> jax.Array:
+    """Return each block's sum of squares, `[N]`, in float32 or wider.
+
+    Args:
+      stack: `[N, d1, .., dk]`.
+
+    Examples:
+      >>> sum_of_squares(jnp.asarray([[1.0, 2.0], [1.0, 1j]])).tolist()
+      [5.0, 2.0]
+    """
     size = jnp.abs(stack)
     squares = jnp.square(size.astype(jnp.promote_types(jnp.float32, size.dtype)))
-    return jnp.isfinite(jnp.sum(squares, axis=tuple(range(1, stack.ndim))))
+    return jnp.sum(squares, axis=tuple(range(1, stack.ndim)))
 
 
 def keep_finite(finite: jax.Array | None, new: Any, old: Any) -> Any:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from precond.arguments import check_transformation
-from precond.blocks import finite_blocks
+from precond.blocks import sum_of_squares
 from precond.mesh import match_sharding
 from precond.transformation import transformation
 
@@ -63,7 +63,8 @@ def skip_nonfinite(
         leaves = jax.tree.leaves(updates)
         if not leaves:
             return moved, state._replace(inner=new)
-        finite = jnp.all(jnp.stack([finite_blocks(jnp.asarray(x)[None])[0] for x in leaves]))
+        # The sums are looked at behind the stack. Of a chain of `and` XLA makes a copy inside every kernel that reads it.
+        finite = jnp.all(jnp.isfinite(jnp.stack([sum_of_squares(jnp.asarray(x)[None])[0] for x in leaves])))
         out = jax.tree.map(lambda m, x: jnp.where(finite, m, skipped).astype(x.dtype), moved, updates)
         kept = optax.tree.where(finite, jax.tree.map(match_sharding, new, state.inner), state.inner)
         return out, SkipNonfiniteState(state.steps_skipped + ~finite, kept)
