@@ -63,7 +63,7 @@ def skip_nonfinite(
         leaves = jax.tree.leaves(updates)
         if not leaves:
             return moved, state._replace(inner=new)
-        # The sums are looked at behind the stack. Of a chain of `and` XLA makes a copy inside every kernel that reads it.
+        # The sums are looked at behind the stack. Of a chain of `and` XLA makes a copy in every kernel that reads it.
         finite = jnp.all(jnp.isfinite(jnp.stack([sum_of_squares(jnp.asarray(x)[None])[0] for x in leaves])))
         out = jax.tree.map(lambda m, x: jnp.where(finite, m, skipped).astype(x.dtype), moved, updates)
         kept = optax.tree.where(finite, jax.tree.map(match_sharding, new, state.inner), state.inner)
