@@ -115,9 +115,9 @@ def loop_between(
     def run(first: jax.Array, last: jax.Array, hidden: Arrays, carry: Tree, given: Tree) -> Any:
         def turn(i: jax.Array, carry: Tree) -> Any:
             # If there is but one turn, nothing depends on its number, and XLA would take the work out of the loop: it
-            # would then run even if there is no turn. The barrier ties what the turn reads to its number.
-            tied = (hidden, i, given) if most > 1 else lax.optimization_barrier((hidden, i, given))
-            return body(*tied[:2], carry, tied[2])
+            # would then run even if there is no turn.
+            read = (hidden, given) if most > 1 else jax.tree.map(lambda x: _tied(x, i), (hidden, given))
+            return body(read[0], i, carry, read[1])
 
         return lax.fori_loop(first, last, turn, carry)
 
@@ -164,6 +164,11 @@ def _hoisted(function: Callable[..., Any], *operands: Tree) -> tuple[Any, Callab
 def _open_if(predicate: jax.Array, tree: Tree) -> Any:
     """Let derivatives through only if the predicate holds, so that a value that is not used gives no NaN."""
     return jax.tree.map(lambda x: jnp.where(predicate, x, lax.stop_gradient(x)), tree)
+
+
+def _tied(x: jax.Array, i: jax.Array) -> jax.Array:
+    """Make an array depend on a number, as far as the compiler can see."""
+    return lax.optimization_barrier((i, x))[1]
 
 
 def _with_derivative_of(definition: Callable[..., Any], run: Callable[..., Any], *given: Tree) -> Any:

@@ -120,7 +120,7 @@ def _schedule(arguments: argparse.Namespace) -> dict[str, Any]:
         return {}
     if arguments.optimizer == "muon":
         raise ValueError("--refresh: Muon has no roots to refresh. Leave it out, or take another --optimizer.")
-    late = {"delay": 1, "warmup": 1} if arguments.optimizer == "soap" else {}
+    late = {"shampoo": {"delay": 1}, "soap": {"delay": 1, "warmup": 1}}.get(arguments.optimizer, {})
     return {"refresh": precond.every(arguments.refresh, stagger=not arguments.at_once, **late)}
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from precond.arguments import along, check_along, check_decay, check_number, check_transformation, described
+from precond.arguments import along, check_along, check_decay, check_number, check_transformation, check_whole, described
 from precond.blocks import BlockSize, Views
 from precond.engine import Refresh, blocked, every, per_block, scale_by_kronecker
 from precond.mesh import Sharded
@@ -28,7 +28,7 @@ def scale_by_shampoo(
     eps: jax.typing.ArrayLike = 1e-15,
     damping: jax.typing.ArrayLike = 1e-6,
     power: float | None = None,
-    refresh: Refresh | int = every(20, stagger=True),
+    refresh: Refresh | int = every(20, stagger=True, delay=1),
     magnitude: optax.GradientTransformation | None = None,
     method: Method | None = None,
     block_size: BlockSize = None,
@@ -78,6 +78,9 @@ def scale_by_shampoo(
         inverse_root(power=power, method=method, damping=relative(damping)),
         refresh=refresh,
     )
+    if not isinstance(refresh, Refresh):
+        check_whole("refresh", refresh, least=1)
+        refresh = every(refresh, delay=1)
     adam = scale_by_diagonal(b2, eps=eps, bias_correction=True)  # with the momentum around it
     given, magnitude = magnitude, adam if magnitude is None else magnitude
     check_transformation("magnitude", magnitude)
@@ -104,7 +107,7 @@ def shampoo(
     power: float | None = None,
     weight_decay: optax.ScalarOrSchedule | None = None,
     mask: Mask = None,
-    refresh: Refresh | int = every(20, stagger=True),
+    refresh: Refresh | int = every(20, stagger=True, delay=1),
     magnitude: optax.GradientTransformation | None = None,
     method: Method | None = None,
     block_size: BlockSize = None,
@@ -131,7 +134,9 @@ def shampoo(
       weight_decay: $\lambda$, decoupled, a number or an Optax schedule; None leaves it out, and `params` need not
         be given to `update`.
       mask: which parameters decay, as in `optax.adamw`.
-      refresh: `precond.every`, or a number of steps (all roots at once). By default each root every 20 steps, in turns.
+      refresh: `precond.every`, or a number of steps n for `every(n, delay=1)`: all roots at once. By default each root
+        every 20 steps, in turns. With `delay=1` no direction waits for a refresh, so that on a mesh directions travel
+        while statistics and roots are computed; the roots that a step uses are one step older.
       magnitude: in place of Adam; sees blocks of the momentum, and of the gradients as
         `precond.BlockInfo.gradients`. `optax.identity()` is SGD's.
       method: how roots are computed: `precond.roots.by_platform()` (the default: `eigh` on CPU, `composite` elsewhere),
