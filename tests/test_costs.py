@@ -28,7 +28,8 @@ def test_the_state_has_the_documented_size(name, shape):
     params = {f"layer_{i}": {"kernel": jax.ShapeDtypeStruct(shape, jnp.float32)} for i in range(3)}
     state = jax.eval_shape(getattr(precond, name)(1e-3).init, params)
     # What is kept of a block as a whole is not worth it.
-    numbers = sum(x.size for x in jax.tree.leaves(state) if x.ndim > 2)
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    numbers = sum(x.size for path, x in leaves if x.ndim > 2 or "diagonal" in jax.tree_util.keystr(path))
     assert numbers == 3 * kept(*shape)[name]
 
 

@@ -4,7 +4,7 @@ from precond.blocks.block_info import BlockInfo, info_of, without_info
 from precond.blocks.check_layers import check_layers, check_matrices, check_present
 from precond.blocks.check_leaves import check_leaves, check_shapes
 from precond.blocks.cuts import BlockSize, Cut, Ragged, Region, ragged
-from precond.blocks.finite_blocks import finite_blocks, keep_finite, sum_of_squares
+from precond.blocks.finite_blocks import finite_blocks, keep_finite, mask_blocks, sum_of_squares
 from precond.blocks.layer import Layer
 from precond.blocks.layout import Layout, Origin, layout_of
 from precond.blocks.owners import STARTS, fingerprint, hashed, owners_of, reading_of
@@ -52,6 +52,7 @@ __all__ = [
     "info_of",
     "keep_finite",
     "layout_of",
+    "mask_blocks",
     "owners_of",
     "path_name",
     "ragged",

@@ -4,8 +4,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
-__all__ = ["finite_blocks", "keep_finite", "sum_of_squares"]
+from precond.linalg import row_major
+
+__all__ = ["finite_blocks", "keep_finite", "mask_blocks", "sum_of_squares"]
 
 
 def finite_blocks(stack: jax.Array) -> jax.Array:
@@ -53,3 +56,20 @@ def keep_finite(finite: jax.Array | None, new: Any, old: Any) -> Any:
     if finite is None:
         return new
     return jax.tree.map(lambda n, o: jnp.where(finite.reshape(-1, *[1] * (n.ndim - 1)), n, o), new, old)
+
+
+def mask_blocks(finite: jax.Array, stack: jax.Array) -> jax.Array:
+    """Replace the blocks that are not finite by zeros.
+
+    Without the barrier, a TPU writes the new second moments in the kernel that masks. It reads the old ones again
+    later, and so must copy them.
+
+    Args:
+      finite: of each block, `[N]`.
+      stack: `[N, d1, .., dk]`.
+
+    Examples:
+      >>> mask_blocks(jnp.asarray([True, False]), jnp.asarray([[1.0, 2.0], [1.0, jnp.nan]])).tolist()
+      [[1.0, 2.0], [0.0, 0.0]]
+    """
+    return lax.optimization_barrier(row_major(keep_finite(finite, stack, jnp.zeros_like(stack))))

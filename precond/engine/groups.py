@@ -8,10 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.experimental.layout import Layout, with_layout_constraint
 
 from precond.control_flow import run_if
-from precond.linalg import Packed
+from precond.linalg import Packed, row_major
 from precond.roots import Power, Root
 from precond.trees import Tree
 
@@ -155,19 +154,7 @@ def _places(group: Group, slot: int, turn: jax.Array) -> list[tuple[int, jax.Arr
 
 
 def _rows(tree: Tree, start: jax.Array, count: int) -> Any:
-    return jax.tree.map(lambda x: _row_major(lax.dynamic_slice_in_dim(x, start, count)), tree)
-
-
-def _row_major(x: jax.Array) -> jax.Array:
-    """Return the same array in its default layout.
-
-    Otherwise a compiler may prefer the layout that products of these rows happen to have, and give it to the whole
-    stack: on a TPU each step then copies all roots there and back.
-    """
-    if x.ndim < 3:
-        return x
-    order = Layout(tuple(range(x.ndim)))
-    return lax.platform_dependent(x, tpu=lambda x: with_layout_constraint(x, order), default=lambda x: x)
+    return jax.tree.map(lambda x: row_major(lax.dynamic_slice_in_dim(x, start, count)), tree)
 
 
 def _spots(group: Group, turn: jax.Array) -> list[tuple[int, Any, int, Any]]:
@@ -245,7 +232,7 @@ def put(group: Group, turn: jax.Array, trees: Sequence[Any], rows: Tree, crop: C
       rows: `[due, ..]`.
       crop: from rows of the group, and the stacks of a member, to rows of that member.
     """
-    out, start, rows = list(trees), 0, jax.tree.map(_row_major, rows)
+    out, start, rows = list(trees), 0, jax.tree.map(row_major, rows)
 
     for k, n in enumerate(group.whole):
         if n:

@@ -119,4 +119,5 @@ def refresh_roots(
     if schedule.period == 1 and schedule.start == 1:
         return turn(0, (derived, moments), factors)
     with named("turns"):
-        return loop_between(*schedule.turns_due(step), turn, (derived, moments), list(factors), most=turns)
+        given: Any = list(factors)
+        return loop_between(*schedule.turns_due(step), turn, (derived, moments), given, most=turns)

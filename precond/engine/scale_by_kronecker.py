@@ -12,7 +12,7 @@ from precond.engine.host_state import capture, host_state
 from precond.engine.per_block import per_block
 from precond.engine.refresh_roots import refresh_roots
 from precond.engine.schedule import Refresh, every
-from precond.linalg import Precision, computing_in
+from precond.linalg import Precision, computing_in, row_major
 from precond.roots import Root, RootState, powers_of
 from precond.scopes import named
 from precond.transformation import transformation
@@ -74,7 +74,7 @@ def _apply(root: Root, directions: Any, gradients: Any, roots: Any, finite: Any)
     out, moved = [], []
     for d, g, state, mask in zip(*map(treedef.flatten_up_to, (directions, gradients)), states, masks, strict=True):
         applied, new = root.apply(d, g, state)
-        out.append(applied)
+        out.append(row_major(applied))
         moved.append(state._replace(moments=keep_finite(mask, new.moments, state.moments)))
     return treedef.unflatten(out), treedef.unflatten(moved)
 

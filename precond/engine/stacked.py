@@ -24,6 +24,7 @@ from precond.blocks import (
     finite_blocks,
     keep_finite,
     layout_of,
+    mask_blocks,
     owners_of,
     tell_readings,
 )
@@ -252,7 +253,7 @@ def _run(
             collectives=directions,
             root_collectives=roots,
         )
-        stacks = {name: keep_finite(finite[name], x, jnp.zeros_like(x)) for name, x in stacks.items()}
+        stacks = {name: mask_blocks(finite[name], x) for name, x in stacks.items()}
         moved: Any
         moved, new = options.inner.update(stacks, state, params, **extra, blocks=info)
         # Not NaN, which may mark what is skipped. Nobody shall go on with the statistics of other parameters.

@@ -21,6 +21,7 @@ from precond.linalg.redecompose import continued_eigen_basis, redecompose_worst
 from precond.linalg.residual import orthogonality_residual, root_residual
 from precond.linalg.rotate_basis import rotate_basis, scaled_off_diagonal
 from precond.linalg.round_by_chance import round_by_chance
+from precond.linalg.row_major import row_major
 
 __all__ = [
     "Packed",
@@ -58,5 +59,6 @@ __all__ = [
     "root_residual",
     "rotate_basis",
     "round_by_chance",
+    "row_major",
     "scaled_off_diagonal",
 ]

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 __all__ = ["batch_norm"]
 
@@ -9,15 +10,26 @@ __all__ = ["batch_norm"]
 def batch_norm(x: jax.Array, batch_axes: int = 0) -> jax.Array:
     """Compute the Euclidean norm over all axes but the first `batch_axes`; the other axes get length 1.
 
-    The largest entry is divided out first, so that no square overflows or vanishes.
+    No square overflows or vanishes: there are three sums of squares, of the entries as they are, of the entries
+    enlarged and of the entries made smaller. The sum that is in range is taken. One reading of the array serves all
+    three; to divide by the largest entry takes two readings, and the array must be kept in between.
+
+    Reference:
+      Blue, A Portable Fortran Program to Find the Euclidean Norm of a Vector, 1978.
 
     Examples:
       >>> batch_norm(jnp.asarray([[3.0, 4.0], [0.0, 1e-30]]), batch_axes=1).tolist()
       [[5.0], [1.0000000031710769e-30]]
     """
     axes = tuple(range(batch_axes, x.ndim))
-    if x.size == 0:
-        return jnp.zeros([1 if i in axes else d for i, d in enumerate(x.shape)], x.dtype)
-    largest = jnp.max(jnp.abs(x), axes, keepdims=True)
-    scale = jnp.where(largest > 0, largest, 1)
-    return scale * jnp.sqrt(jnp.sum(jnp.square(x / scale), axes, keepdims=True))
+    sizes = jnp.abs(x)
+    half = int(jnp.finfo(sizes.dtype).maxexp) // 2
+    small, large = 2.0**-half, 2.0**half
+    squares = [jnp.square(sizes * f) for f in (1.0, large, small)]
+    zeros = [jnp.zeros((), sizes.dtype)] * 3
+    sums = lax.reduce(squares, zeros, lambda x, y: [a + b for a, b in zip(x, y, strict=True)], axes)
+    plain, enlarged, reduced = (jnp.expand_dims(x, axes) for x in sums)
+    tiny, huge = plain < small, ~(plain < large)
+    total = jnp.where(tiny, enlarged, jnp.where(huge, reduced, plain))
+    unit = jnp.where(tiny, small, jnp.where(huge, large, 1)).astype(total.dtype)
+    return unit * jnp.where(total > 0, jnp.sqrt(jnp.where(total > 0, total, 1)), total)  # at 0 it has a derivative

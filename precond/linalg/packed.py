@@ -9,29 +9,32 @@ from jax import lax
 
 from precond.linalg.precision import dot_precision
 
-__all__ = ["Packed", "dense", "eye_like", "packed", "packed_gram", "packed_shape"]
+__all__ = ["Packed", "dense", "eye_like", "packed", "packed_gram"]
 
 
 class Packed(NamedTuple):
-    """Hold a stack of symmetric matrices, each as a rectangle that has every entry once.
+    """Hold a stack of symmetric matrices, each with every entry once.
 
-    Cut A at half its size, `[[P, B^T], [B, C]]`. P and C are two triangles, which fit into one rectangle; B goes below
-    them. The sum of packed matrices is the sum of their rectangles, and so is a multiple.
+    Cut A at half its size, `[[P, B^T], [B, C]]`. The triangles P and C share one square, and B goes below it. For an
+    even size the square has one diagonal, which is P's; C's is kept beside. (The usual format has one row more for it.
+    But a TPU keeps an array of 769 rows in another order than the one that it computes in.) The sum of packed matrices
+    is the sum of their parts, and so is a multiple.
 
     Attributes:
-      rectangle: `[N, d + 1, d / 2]` for even d, `[N, d, (d + 1) / 2]` for odd.
+      rectangle: `[N, d, d / 2]` for even d, `[N, d, (d + 1) / 2]` for odd.
+      diagonal: the diagonal of C, `[N, d / 2]`, for even d; None for odd.
 
     Reference:
       Gustavson et al., Rectangular Full Packed Format for Cholesky's Algorithm, 2010.
     """
 
     rectangle: jax.Array
+    diagonal: jax.Array | None
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """The shape of the matrices, `(N, d, d)`."""
-        n, rows, columns = self.rectangle.shape
-        d = rows - 1 if rows == 2 * columns + 1 else rows
+        n, d, _ = self.rectangle.shape
         return n, d, d
 
     @property
@@ -40,32 +43,14 @@ class Packed(NamedTuple):
         return self.rectangle.dtype
 
 
-def packed_shape(d: int) -> tuple[int, int]:
-    """Return the shape of the rectangle of a matrix of size d.
-
-    Examples:
-      >>> packed_shape(4), packed_shape(5)
-      ((5, 2), (5, 3))
-    """
-    return (d + 1, d // 2) if d % 2 == 0 else (d, (d + 1) // 2)
-
-
-def _lower(rows: int, columns: int, offset: int) -> np.ndarray:
-    """Return where the first triangle stands in the upper part of the rectangle."""
-    return np.tri(rows, columns, -offset, dtype=bool)
-
-
 def _join(p: jax.Array, b: jax.Array, c: jax.Array) -> Packed:
-    """Return the rectangle of `[[P, B^T], [B, C]]`, P at least as large as C."""
+    """Pack `[[P, B^T], [B, C]]`, P at least as large as C."""
     k, even = p.shape[-1], p.shape[-1] == c.shape[-1]
-    zero = jnp.zeros((), p.dtype)
-    if even:  # P moves one row down; C stays where it was, as its upper triangle
-        p = lax.pad(p, zero, [(0, 0, 0), (1, 0, 0), (0, 0, 0)])
-        c = lax.pad(c, zero, [(0, 0, 0), (0, 1, 0), (0, 0, 0)])
-    else:  # P stays where it was; C moves one column to the right
-        c = lax.pad(c, zero, [(0, 0, 0), (0, 1, 0), (1, 0, 0)])
-    top = jnp.where(_lower(k + even, k, int(even)), p, c)
-    return Packed(jnp.concatenate([top, b], axis=1))
+    diagonal = jnp.sum(jnp.where(np.eye(k, dtype=bool), c, 0), axis=2) if even else None
+    if not even:  # C moves one column to the right, above P's diagonal
+        c = lax.pad(c, jnp.zeros((), c.dtype), [(0, 0, 0), (0, 1, 0), (1, 0, 0)])
+    top = jnp.where(np.tri(k, dtype=bool), p, c)
+    return Packed(jnp.concatenate([top, b], axis=1), diagonal)
 
 
 _CUT = 512  # below this size three products of halves take longer than one of wholes (measured on CPU, 128 to 1024)
@@ -119,12 +104,12 @@ def dense(a: Packed | jax.Array) -> jax.Array:
     if not isinstance(a, Packed):
         return a
     k, h = (a.shape[1] + 1) // 2, a.shape[1] // 2
-    even = k == h
-    top, b = a.rectangle[:, : k + even], a.rectangle[:, k + even :]
-    p = top[:, 1:] if even else top
-    c = top[:, :h] if even else top[:, :h, 1:]
-    p = jnp.where(_lower(k, k, 0), p, jnp.swapaxes(p, 1, 2))
-    c = jnp.where(_lower(h, h, 1), jnp.swapaxes(c, 1, 2), c)
+    top, b = a.rectangle[:, :k], a.rectangle[:, k:]
+    p = jnp.where(np.tri(k, dtype=bool), top, jnp.swapaxes(top, 1, 2))
+    c = top[:, :h, k - h :]
+    c = jnp.where(np.tri(h, k=-1, dtype=bool), jnp.swapaxes(c, 1, 2), c)
+    if a.diagonal is not None:
+        c = jnp.where(np.eye(h, dtype=bool), a.diagonal[:, None], c)
     upper = jnp.concatenate([p, jnp.swapaxes(b, 1, 2)], axis=2)
     return jnp.concatenate([upper, jnp.concatenate([b, c], axis=2)], axis=1)
 
@@ -133,11 +118,10 @@ def eye_like(matrices: jax.ShapeDtypeStruct) -> Packed:
     """Return packed identity matrices for a stack `[N, d, d]`.
 
     Examples:
-      >>> eye_like(jax.ShapeDtypeStruct((1, 1, 1), jnp.float32)).rectangle.tolist()
-      [[[1.0]]]
+      >>> eye_like(jax.ShapeDtypeStruct((1, 2, 2), jnp.float32))._asdict()
+      {'rectangle': Array([[[1.],
+              [0.]]], dtype=float32), 'diagonal': Array([[1.]], dtype=float32)}
     """
     n, d, _ = matrices.shape
-    k = (d + 1) // 2
-    p, c = np.eye(k)[None], np.eye(d // 2)[None]
-    one = _join(jnp.asarray(p), jnp.zeros((1, d // 2, k)), jnp.asarray(c)).rectangle
-    return Packed(jnp.broadcast_to(one, (n, *packed_shape(d))).astype(matrices.dtype))
+    one = packed(jnp.eye(d, dtype=matrices.dtype)[None])
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (n, *x.shape[1:])), one)

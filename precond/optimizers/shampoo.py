@@ -7,7 +7,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from precond.arguments import along, check_along, check_decay, check_number, check_transformation, check_whole, described
+from precond.arguments import (
+    along,
+    check_along,
+    check_decay,
+    check_number,
+    check_transformation,
+    check_whole,
+    described,
+)
 from precond.blocks import BlockSize, Views
 from precond.engine import Refresh, blocked, every, per_block, scale_by_kronecker
 from precond.mesh import Sharded

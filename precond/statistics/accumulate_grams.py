@@ -71,7 +71,7 @@ def accumulate_grams(
             dtype = wide_dtype(stack)
             used = _axes_of(path_name(path), len(shape), axes)
             eyes = [eye_like(jax.ShapeDtypeStruct((n, d, d), dtype)) for d in shape]
-            return tuple(Packed(initial * e.rectangle) if i in used else None for i, e in enumerate(eyes))
+            return tuple(jax.tree.map(lambda x: initial * x, e) if i in used else None for i, e in enumerate(eyes))
 
         factors = jax.tree_util.tree_map_with_path(start, params)
         terms = jax.tree.map(lambda stack: jnp.zeros(stack.shape[:1], jnp.int32), params)
@@ -99,11 +99,13 @@ def accumulate_grams(
             terms: jax.Array,
             factors: tuple[Packed | None, ...],
         ) -> tuple[Packed | None, ...]:
+            def mean(old: jax.Array, new: jax.Array) -> jax.Array:
+                count = jnp.maximum(terms, 1).reshape(-1, *[1] * (old.ndim - 1)) if debiased else None
+                return average(old, new, decay, weight, count=count)
+
             def one(axis: int, factor: Packed) -> Packed:
-                new = gram(path_name(path), stack, axis, factors, whiten).rectangle
-                count = jnp.maximum(terms, 1)[:, None, None] if debiased else None
-                new = average(factor.rectangle, new, decay, weight, count=count)
-                return keep_finite(good, Packed(new), factor)
+                new = gram(path_name(path), stack, axis, factors, whiten)
+                return keep_finite(good, jax.tree.map(mean, factor, new), factor)
 
             return tuple(None if f is None else one(i, f) for i, f in enumerate(factors))
 

@@ -101,7 +101,7 @@ def kl(
         for other, factor in enumerate(factors):
             if factor is not None and other != axis:
                 stack = multiply_axis(stack, whiten(name, other, dense(factor)), other)
-        return Packed(packed_gram(stack, axis).rectangle / others)
+        return jax.tree.map(lambda x: x / others, packed_gram(stack, axis))
 
     start, accumulate = accumulate_grams(
         term,

@@ -40,8 +40,8 @@ def scale_by_trace(gamma: float = 0.5, *, eps: float = 1e-12) -> optax.GradientT
         del params
 
         def one(factor: jax.Array | Packed) -> jax.Array | Packed:
-            trace = jnp.trace(dense(factor), axis1=1, axis2=2)[:, None, None]
-            return jax.tree.map(lambda x: x * jnp.maximum(trace, eps) ** -gamma, factor)
+            scale = jnp.maximum(jnp.trace(dense(factor), axis1=1, axis2=2), eps) ** -gamma
+            return jax.tree.map(lambda x: x * scale.reshape((-1,) + (1,) * (x.ndim - 1)), factor)
 
         return jax.tree.map(one, factors, is_leaf=lambda x: isinstance(x, Packed))
 
