@@ -170,6 +170,15 @@ def test_every_library_has_its_table():
         assert len(cells) in (2, 3), cells
 
 
+def test_every_row_of_compatibility_names_a_test_that_exists():
+    rows = [cells for cells in table_rows(ROOT / "docs" / "compatibility.md") if cells[0] != "feature"]
+    assert len(rows) > 60
+    for feature, _, test, verdict in rows:
+        file, function = test.strip("`").split("::")
+        assert f"\ndef {function}(" in (ROOT / "tests" / file).read_text(), test
+        assert verdict.startswith(("complete", "differs")), feature
+
+
 def cells_between(page, begin, end):
     text = page.read_text().split(begin)[1].split(end)[0]
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in text.strip().splitlines()[2:]]

@@ -116,7 +116,7 @@ def refresh_roots(
                     moments = _by_row_group(follow, row_groups)(moments, group.of(derived), group.of(out))
         return out, moments
 
-    if schedule.period == 1 and schedule.start == 1:
+    if schedule.in_every_step:
         return turn(0, (derived, moments), factors)
     with named("turns"):
         given: Any = list(factors)

@@ -1,11 +1,12 @@
 """When roots are refreshed, and which: the value that the engine's `refresh=` takes."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from precond.arguments import check_whole, described
+from precond.arguments import check_function, check_whole, described
 
 __all__ = ["Refresh", "every", "on_host"]
 
@@ -23,6 +24,12 @@ class Refresh(NamedTuple):
     delay: int
     warmup: int
     on_host: bool = False
+    period_at: Callable[[jax.Array], jax.typing.ArrayLike] | None = None
+
+    @property
+    def in_every_step(self) -> bool:
+        """Whether all roots are due in every step."""
+        return self.period == self.start == 1 and self.period_at is None
 
     def turns_due(self, step: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return the first turn that is due at a step (counted from 1), and the one behind the last.
@@ -32,15 +39,20 @@ class Refresh(NamedTuple):
         """
         first = step == self.start
         if not self.stagger:
-            due = first | ((step > self.start) & ((step - self.phase) % self.period == 0))
+            period = self.period if self.period_at is None else _whole(self.period_at(step - 1))
+            due = first | ((step > self.start) & ((step - self.phase) % period == 0))
             return jnp.zeros_like(step), due.astype(jnp.int32)
         now = jnp.where(step > self.start, (step - self.start) % self.period, 0)
         return now, jnp.where(step > self.start, now + 1, jnp.where(first, self.period, 0))
 
 
+def _whole(period: jax.typing.ArrayLike) -> jax.Array:
+    return jnp.maximum(jnp.floor(period).astype(jnp.int32), 1)
+
+
 @described()
 def every(
-    period: int,
+    period: int | Callable[[jax.Array], jax.typing.ArrayLike],
     *,
     start: int = 1,
     phase: int | None = None,
@@ -51,7 +63,8 @@ def every(
     """Refresh roots every `period` steps. Steps are counted from 1.
 
     Args:
-      period: steps between two refreshes of a root.
+      period: steps between two refreshes of a root; or a schedule of it, a function from the number of updates before
+        this one. It is rounded down, and at least 1. `precond.plan` counts with its value at 0.
       start: the step of the first refresh, in which all roots have their turn. Before it they are the identity.
       phase: later refreshes are due where `(step - phase) % period == 0`; None counts from `start`. Meta's
         implementation has phase 0 whatever the start.
@@ -67,7 +80,7 @@ def every(
       A value for `refresh=` of `precond.scale_by_kronecker` and of the aliases.
 
     Raises:
-      ValueError, TypeError: for a number out of range, or a phase with `stagger`.
+      ValueError, TypeError: for a number out of range, or a phase or a schedule with `stagger`.
 
     Examples:
       >>> due = lambda schedule, step: tuple(int(turn) for turn in schedule.turns_due(jnp.asarray(step)))
@@ -75,7 +88,15 @@ def every(
       [(0, 20), (1, 2), (2, 3), (1, 2)]
       >>> [due(every(4, start=5, phase=0), step) for step in (4, 5, 8, 9)]  # all roots have one turn
       [(0, 0), (0, 1), (0, 1), (0, 0)]
+      >>> growing = every(lambda count: 1 + count // 3)  # every step at first, then every second
+      >>> [due(growing, step)[1] for step in (1, 2, 3, 4, 5, 6)]
+      [1, 1, 1, 0, 1, 0]
     """
+    period_at = period if callable(period) else None
+    if callable(period):
+        check_function("period", period, 1, "a whole number, or a function from the number of updates to one")
+        with jax.ensure_compile_time_eval():
+            period = int(_whole(period(jnp.zeros([], jnp.int32))))
     check_whole("period", period, least=1)
     check_whole("start", start, least=1)
     check_whole("warmup", warmup, least=0)
@@ -86,9 +107,11 @@ def every(
         check_whole("phase", phase, least=0)
         if stagger:
             raise ValueError("phase= has no meaning with stagger=True, where every step refreshes some roots.")
+    if stagger and period_at is not None:
+        raise ValueError("stagger=True has a fixed number of turns, and a schedule of the period has not: choose one.")
     # With a period of one every root has its turn in every step.
     stagger = stagger and period > 1
-    return Refresh(period, start, start if phase is None else phase, stagger, delay, warmup)
+    return Refresh(period, start, start if phase is None else phase, stagger, delay, warmup, False, period_at)
 
 
 @described()

@@ -6,13 +6,15 @@ from fractions import Fraction
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from precond.arguments import check_number, check_rate, check_whole, described
 from precond.blocks import View, ragged, tensors
-from precond.engine import blocked, every, scale_by_kronecker
+from precond.engine import Refresh, blocked, every, scale_by_kronecker
 from precond.mesh import Sharded
 from precond.recipes.google_roots import google_eigh
+from precond.recipes.scaled_decay import scaled_decay
 from precond.roots import Root
 from precond.statistics import outer_products
 from precond.transforms import clip_by_rms, graft, switch
@@ -26,10 +28,29 @@ def _views(path: str, leaf: jax.Array, *, min_rank: int, max_size: int, merge: i
     return tensors(min_rank=min_rank, merge=merge)(path, leaf)
 
 
-def _times(weight_decay: float, learning_rate: optax.ScalarOrSchedule) -> optax.ScalarOrSchedule:
+def _refresh(first: int, more: int | None, learning_rate: optax.ScalarOrSchedule, stale: bool) -> Refresh:
+    """Refresh roots after a number of steps, or after more of them while the learning rate falls."""
+    check_whole("preconditioning_compute_steps", first, least=1)
+    if more is None:
+        return every(first, delay=int(stale))
+    check_whole("end_preconditioning_compute_steps", more, least=1)
     if not callable(learning_rate):
-        return weight_decay * learning_rate
-    return lambda step: weight_decay * learning_rate(step)
+        raise ValueError(
+            f"end_preconditioning_compute_steps={more}: follows a learning rate that falls, but "
+            f"learning_rate={learning_rate} is a number. Pass a schedule, or leave it out."
+        )
+    with jax.ensure_compile_time_eval():
+        if not jnp.asarray(learning_rate(0)) > 0:
+            raise ValueError(
+                f"end_preconditioning_compute_steps={more}: is compared with the learning rate at the first step, but "
+                f"the schedule begins at {learning_rate(0)}. Leave it out, or begin the schedule above 0."
+            )
+
+    def period(count: jax.Array) -> jax.Array:
+        lost = 1 - jnp.asarray(learning_rate(count)) / jnp.asarray(learning_rate(0))
+        return (first + lost * more) // 10 * 10
+
+    return every(period, delay=int(stale))
 
 
 @described(heading=-1)
@@ -47,6 +68,7 @@ def google_shampoo(
     decoupled_learning_rate: bool = True,
     start_preconditioning_step: int = 5,
     preconditioning_compute_steps: int = 1,
+    end_preconditioning_compute_steps: int | None = None,
     statistics_compute_steps: int = 1,
     merge_small_dims_block_size: int = 4096,
     nesterov: bool = True,
@@ -82,6 +104,9 @@ def google_shampoo(
         not scaled at all.
       start_preconditioning_step: updates before Shampoo's momentum is used.
       preconditioning_compute_steps: steps between two refreshes, the first at once.
+      end_preconditioning_compute_steps: how many steps more there are between two refreshes when the learning rate has
+        fallen to 0, with `decay_preconditioning_compute_steps`. While it falls they grow in proportion to what it has
+        lost, rounded down to tens. None keeps them as they are; the learning rate must be a schedule otherwise.
       statistics_compute_steps: steps between two accumulations.
       merge_small_dims_block_size: neighbouring axes are merged up to this; 0 is
         `best_effort_shape_interpretation=False`.
@@ -92,7 +117,8 @@ def google_shampoo(
       skip_preconditioning_dim_size_gt: a parameter with a longer axis gets the graft alone.
       skip_preconditioning_rank_lt: and so does one of fewer axes.
       root: from `matrix_epsilon` and the keyword `power` to a `precond.Root`: `recipes.google_eigh`, or its
-        default `recipes.google_newton`; `functools.partial(.., relative=False)` makes the ridge absolute.
+        default `recipes.google_newton`; `functools.partial(.., relative=False)` makes the ridge absolute, and
+        `inverse_failure_threshold=` there says which roots are refused.
       stale: use roots from the step after the one in which they are computed, as its sharded mode does.
       axis: mesh axes over whose devices blocks are divided, as in `precond.blocked`; the reference's trajectory on any.
       mesh: as in `precond.blocked`.
@@ -112,7 +138,7 @@ def google_shampoo(
         check_whole("exponent_override", exponent_override, least=0)
     decayed: Any = weight_decay
     if decoupled_weight_decay and not decoupled_learning_rate:
-        decayed = _times(weight_decay, learning_rate)
+        decayed = scaled_decay(weight_decay, learning_rate)
 
     def magnitude() -> optax.GradientTransformation:
         clip, scale = clip_by_scaled_gradient_norm, optax.scale_by_learning_rate(learning_rate, flip_sign=False)
@@ -128,7 +154,7 @@ def google_shampoo(
                 beta2, bias_correction=False, initial=matrix_epsilon, axes=axes, every=statistics_compute_steps
             ),
             root(matrix_epsilon, power=Fraction(1, exponent_override) if exponent_override else None),
-            refresh=every(preconditioning_compute_steps, delay=int(stale)),
+            refresh=_refresh(preconditioning_compute_steps, end_preconditioning_compute_steps, learning_rate, stale),
         ),
         block_size=ragged(block_size),
         views=functools.partial(

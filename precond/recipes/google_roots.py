@@ -14,7 +14,6 @@ from precond.roots.powers import Powers
 
 __all__ = ["google_eigh", "google_newton"]
 
-_REFUSED = 0.1  # inverse_failure_threshold
 _AGAIN = 0.05  # an error above this asks for ten times the ridge
 _TRIES = 6
 _GROWTH = 1.2  # an error that grows by more ends the iteration
@@ -48,18 +47,22 @@ def _ridge(a: jax.Array, epsilon: float, relative: bool, floor: float) -> tuple[
 
 
 @described()
-def google_eigh(epsilon: float = 1e-6, *, power: Powers = None, relative: bool = True) -> Root:
+def google_eigh(
+    epsilon: float = 1e-6, *, power: Powers = None, relative: bool = True, inverse_failure_threshold: float = 0.1
+) -> Root:
     r"""Compute roots as `matrix_inverse_pth_root_eigh` does, by an eigendecomposition with a ridge.
 
     $$U \max(\Lambda, \rho)^{-1/p} U^\top \quad \text{of} \quad A + \rho I$$
 
     With $\rho = \epsilon \max(\lambda_{\max}, 10^{-6})$ and $\lambda_{\max}$ of a power iteration that stops at an
-    absolute 1e-6. A root is refused where $\max |U^\top (A + \rho I) U - \Lambda|$ is above 0.1, also absolute.
+    absolute 1e-6. A root is refused where $\max |U^\top (A + \rho I) U - \Lambda|$, also absolute, is above the failure
+    threshold.
 
     Args:
       epsilon: relative to the largest eigenvalue.
       power: $1/p$, as in `precond.inverse_root`.
       relative: off makes the ridge $\epsilon$ itself.
+      inverse_failure_threshold: the largest error of a root that is not refused.
 
     Raises:
       ValueError, TypeError: for a negative epsilon or a power that is not positive.
@@ -70,6 +73,7 @@ def google_eigh(epsilon: float = 1e-6, *, power: Powers = None, relative: bool =
       0.125
     """
     check_number("epsilon", epsilon, 0)
+    check_number("inverse_failure_threshold", inverse_failure_threshold, 0)
 
     def solve(a, power):
         largest, ridge = _ridge(a, epsilon, relative, floor=1e-6)
@@ -80,7 +84,7 @@ def google_eigh(epsilon: float = 1e-6, *, power: Powers = None, relative: bool =
         error = jnp.max(jnp.abs(turned - jax.vmap(jnp.diag)(values)), axis=(1, 2))
         return Solution(product(half, jnp.swapaxes(half, 1, 2)), error, largest, ridge)
 
-    return plain_root(solve, power=power, tolerance=_REFUSED)
+    return plain_root(solve, power=power, tolerance=inverse_failure_threshold)
 
 
 def _newton(a: jax.Array, p: int) -> tuple[jax.Array, jax.Array]:
@@ -123,7 +127,9 @@ def _with_retries(a: jax.Array, ridge: jax.Array, p: int) -> tuple[jax.Array, ja
 
 
 @described()
-def google_newton(epsilon: float = 1e-6, *, power: Powers = None, relative: bool = True) -> Root:
+def google_newton(
+    epsilon: float = 1e-6, *, power: Powers = None, relative: bool = True, inverse_failure_threshold: float = 0.1
+) -> Root:
     r"""Compute roots as `matrix_inverse_pth_root` does: by the coupled Newton iteration, with the reference's stops.
 
     It ends where $\max |M - I|$ is below 1e-6 or has grown by a fifth (the step before is then taken). An error
@@ -134,6 +140,7 @@ def google_newton(epsilon: float = 1e-6, *, power: Powers = None, relative: bool
       epsilon: relative to the largest eigenvalue.
       power: $1/p$ for an integer p, as in `precond.inverse_root`.
       relative: off makes the ridge $\epsilon$ itself.
+      inverse_failure_threshold: the largest error of a root that is not refused.
 
     Raises:
       ValueError, TypeError: for a negative epsilon or a power that is not positive, or, when it is used, one that is
@@ -145,6 +152,7 @@ def google_newton(epsilon: float = 1e-6, *, power: Powers = None, relative: bool
       0.5
     """
     check_number("epsilon", epsilon, 0)
+    check_number("inverse_failure_threshold", inverse_failure_threshold, 0)
 
     def solve(a, power):
         if power.numerator != 1:
@@ -155,4 +163,4 @@ def google_newton(epsilon: float = 1e-6, *, power: Powers = None, relative: bool
         root, error, used = jax.vmap(lambda x, r: _with_retries(x, r, power.denominator))(a, ridge)
         return Solution(root, error, largest, used)
 
-    return plain_root(solve, power=power, tolerance=_REFUSED)
+    return plain_root(solve, power=power, tolerance=inverse_failure_threshold)

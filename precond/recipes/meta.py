@@ -3,68 +3,19 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
 import optax
 
-from precond.arguments import check_number, check_rate, check_whole, described
-from precond.blocks import ragged, tensors
-from precond.engine import blocked, every, per_block, scale_by_kronecker
-from precond.mesh import Sharded
+from precond.arguments import check_whole, described
+from precond.engine import scale_by_kronecker
+from precond.recipes.meta_bases import ridged
+from precond.recipes.meta_chain import meta_chain
 from precond.recipes.meta_roots import meta_eigh
 from precond.roots import Method, Power, Root, eigenbasis, eigh
 from precond.statistics import kl, outer_products, scale_by_trace
-from precond.transforms import graft, lookahead_ema, with_momentum
 
 __all__ = ["meta_shampoo", "meta_soap"]
 
 Override = Power | Callable[[int], Power] | Mapping[int, Power | Mapping[int, Power]] | None
-
-
-def _meta(
-    root: Root,
-    statistics: optax.GradientTransformation,
-    learning_rate: optax.ScalarOrSchedule,
-    *,
-    beta1: float,
-    bias_correction: bool,
-    beta3: float | None = None,
-    grafting: optax.GradientTransformation | None = None,
-    momentum: float = 0.0,
-    dampening: float = 0.0,
-    nesterov: bool = False,
-    averaging: optax.GradientTransformation | None = None,
-    weight_decay: optax.ScalarOrSchedule = 0.0,
-    decoupled_weight_decay: bool = True,
-    max_preconditioner_dim: int | None = 1024,
-    target_dimensionality: int | None = None,
-    precondition_frequency: int = 1,
-    start_preconditioning_step: int | None = None,
-    axis: str | Sequence[str] | Sharded | None = None,
-    mesh: jax.sharding.Mesh | None = None,
-) -> optax.GradientTransformationExtraArgs:
-    check_rate("learning_rate", learning_rate)
-    check_number("betas[0]", beta1, 0, 1)
-    if start_preconditioning_step is not None:
-        check_whole("start_preconditioning_step", start_preconditioning_step, least=1)
-    start = precondition_frequency if start_preconditioning_step is None else start_preconditioning_step
-    tx = scale_by_kronecker(statistics, root, refresh=every(precondition_frequency, start=start, phase=0))
-    if grafting is not None:
-        tx = graft(tx, grafting, start=start, eps=1e-16)
-    if beta1:
-        tx = with_momentum(per_block(lookahead_ema(beta1, beta3, bias_correction=bias_correction)), tx)
-    decay = optax.add_decayed_weights(weight_decay)
-    heavy_ball = optax.chain(optax.scale(1 - dampening), optax.trace(momentum, nesterov))
-    cut = None if max_preconditioner_dim is None else ragged(max_preconditioner_dim)
-    merge = 0 if target_dimensionality is None else max_preconditioner_dim
-    views = tensors(squeeze=True, merge=merge, target=target_dimensionality)
-    return optax.chain(
-        optax.identity() if decoupled_weight_decay else decay,
-        blocked(tx, block_size=cut, views=views, axis=axis, mesh=mesh),
-        decay if decoupled_weight_decay else optax.identity(),
-        heavy_ball if momentum else optax.identity(),
-        optax.scale_by_learning_rate(learning_rate),
-        optax.identity() if averaging is None else averaging,
-    )
 
 
 def _split(power: Override) -> tuple[Override, Callable[[int], list[int]] | None]:
@@ -76,7 +27,7 @@ def _split(power: Override) -> tuple[Override, Callable[[int], list[int]] | None
     return kept, lambda k: [i for i in range(k) if given.get(k, {}).get(i) != 0]
 
 
-@described(heading=-1, common=_meta)
+@described(heading=-1, common=meta_chain)
 def meta_shampoo(
     learning_rate: optax.ScalarOrSchedule = 0.01,
     *,
@@ -90,7 +41,10 @@ def meta_shampoo(
     drop_weighting_factor: bool = False,
     **common: Any,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Follow `DistributedShampoo` with `RootInvShampooPreconditionerConfig` (or its KL variant), step by step.
+    r"""Follow `DistributedShampoo` with `RootInvShampooPreconditionerConfig`, step by step.
+
+    With `root=recipes.meta_eigendecomposed` it is `EigendecomposedShampooPreconditionerConfig`, and with
+    `kullback_leibler=True` the KL variant of either.
 
     Args:
       learning_rate: a number or a schedule.
@@ -100,7 +54,7 @@ def meta_shampoo(
         mapping from the number of axes to a number or to a mapping from an axis to its own; 0 leaves an axis as it
         is. None stands for 1 / (2 k), and so does every number or axis that is not named.
       root: from `epsilon` and the keyword `power` to a `precond.Root`: `recipes.meta_eigh`, `meta_pseudo_inverse`,
-        `meta_newton`, `meta_higher_order`, with their own arguments by `functools.partial`.
+        `meta_newton`, `meta_higher_order`, `meta_eigendecomposed`, with their own arguments by `functools.partial`.
       kullback_leibler: each factor sees the gradient preconditioned on the other axes.
       trace_scaling: $\gamma$: factors are multiplied by $\max(\mathrm{tr}, \epsilon)^{-\gamma}$ before the root.
       bias_correction: of momentum and factors.
@@ -108,9 +62,9 @@ def meta_shampoo(
       **common: `beta3` (None: `betas[0]`), `grafting` (None, or a transformation of the blocks of
         the averaged gradients, with second moments of the raw ones:
         `precond.transforms.scale_by_diagonal(0.99, eps=1e-8, bias_correction=True)` is Adam's), `momentum`,
-        `dampening`, `nesterov`, `averaging` (`recipes.primal_averaging()`), `weight_decay` (a number, or a schedule:
-        with the learning rate's peak, `lambda t: decay * schedule(t) / peak` is CORRECTED, and `decay / peak`
-        INDEPENDENT), `decoupled_weight_decay` (off: L2), `max_preconditioner_dim` (None cuts nothing),
+        `dampening`, `nesterov`, `averaging` (`recipes.primal_averaging()`, in place of a momentum), `weight_decay` (a
+        number, or a schedule: with the learning rate's peak, `lambda t: decay * schedule(t) / peak` is CORRECTED, and
+        `decay / peak` INDEPENDENT), `decoupled_weight_decay` (off: L2), `max_preconditioner_dim` (None cuts nothing),
         `target_dimensionality` (neighbouring axes are merged, from the right, up to `max_preconditioner_dim`, until so
         many are left; None merges none), `precondition_frequency`, `start_preconditioning_step` (None: the frequency),
         `axis` and `mesh` (as in `precond.blocked`).
@@ -128,19 +82,39 @@ def meta_shampoo(
     if trace_scaling:
         statistics = optax.chain(statistics, scale_by_trace(trace_scaling, eps=epsilon))
     tx_root = root(epsilon, power=powers)
-    return _meta(tx_root, statistics, learning_rate, beta1=betas[0], bias_correction=bias_correction, **common)
+    return meta_chain(
+        lambda refresh: scale_by_kronecker(statistics, tx_root, refresh=refresh),
+        learning_rate,
+        beta1=betas[0],
+        bias_correction=bias_correction,
+        **common,
+    )
 
 
-@described(heading=-1, common=_meta)
+def _turned_axes(ignored: Mapping[int, Sequence[int]]) -> Callable[[int], list[int]] | None:
+    """Return a function from a number of axes to those whose basis is changed."""
+    for order, axes in ignored.items():
+        check_whole(f"ignored_basis_change_dims[{order}]: its key", order, least=0)
+        if wrong := [i for i in axes if not 0 <= i < max(order, 1)]:
+            raise ValueError(
+                f"ignored_basis_change_dims[{order}]={list(axes)}: a block of {order} axes has no {wrong}."
+            )
+    return (lambda k: [i for i in range(k) if i not in ignored.get(k, ())]) if ignored else None
+
+
+@described(heading=-1, common=meta_chain)
 def meta_soap(
     learning_rate: optax.ScalarOrSchedule = 0.01,
     *,
     betas: tuple[float, float] = (0.9, 1.0),
     epsilon: float = 1e-12,
-    power: float = 0.5,
+    power: float | Mapping[int, float] = 0.5,
     method: Method | None = None,
+    after: bool = False,
+    ignored_basis_change_dims: Mapping[int, Sequence[int]] | None = None,
     bias_correction: bool = True,
     drop_weighting_factor: bool = False,
+    trace_scaling: float = 0.0,
     **common: Any,
 ) -> optax.GradientTransformationExtraArgs:
     """Follow `DistributedShampoo` with `EigenvalueCorrectedShampooPreconditionerConfig` (EShampoo), step by step.
@@ -148,12 +122,19 @@ def meta_soap(
     Args:
       learning_rate: a number or a schedule.
       betas: of the momentum, and of factors and second moment.
-      epsilon: added to the root of the second moment.
-      power: of the second moment.
-      method: `precond.eigh()` (None), `recipes.meta_qr_basis()` or `recipes.meta_eigh_basis(tolerance)`.
+      epsilon: added to the root of the second moment, and to the factors before their bases are computed.
+      power: of the second moment, or a mapping from the number of axes to it; 1/2 for a number that is not named.
+      method: `precond.eigh()` (None), `recipes.meta_qr_basis()` (`DefaultSOAPConfig`) or
+        `recipes.meta_eigh_basis(tolerance)`.
+      after: add nothing to the factors (`perturb_before_computation` off).
+      ignored_basis_change_dims: from the number of axes of a block to those that keep the parameter's own basis.
       bias_correction: of all averages.
       drop_weighting_factor: as in `meta_shampoo`; of the second moment, too.
+      trace_scaling: as in `meta_shampoo`.
       **common: as in `meta_shampoo`.
+
+    Raises:
+      ValueError, TypeError: for a number out of range.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -162,6 +143,15 @@ def meta_soap(
       [-0.09999999403953552, 0.09999999403953552]
     """
     given: dict[str, Any] = {"weight": 1.0 if drop_weighting_factor else None, "bias_correction": bias_correction}
-    root = eigenbasis(betas[1], eps=epsilon, power=power, method=eigh() if method is None else method, **given)
-    statistics = outer_products(betas[1], **given)
-    return _meta(root, statistics, learning_rate, beta1=betas[0], bias_correction=bias_correction, **common)
+    method = ridged(eigh() if method is None else method, 0.0 if after else epsilon)
+    root = eigenbasis(betas[1], eps=epsilon, power=power, method=method, **given)
+    statistics: Any = outer_products(betas[1], axes=_turned_axes(ignored_basis_change_dims or {}), **given)
+    if trace_scaling:
+        statistics = optax.chain(statistics, scale_by_trace(trace_scaling, eps=epsilon))
+    return meta_chain(
+        lambda refresh: scale_by_kronecker(statistics, root, refresh=refresh),
+        learning_rate,
+        beta1=betas[0],
+        bias_correction=bias_correction,
+        **common,
+    )

@@ -14,12 +14,43 @@ from precond.recipes.plain_root import Solution, plain_root, shifted
 from precond.roots import Root
 from precond.roots.powers import Powers
 
-__all__ = ["meta_eigh", "meta_higher_order", "meta_newton", "meta_pseudo_inverse"]
+__all__ = [
+    "inverse_powers",
+    "meta_eigh",
+    "meta_higher_order",
+    "meta_newton",
+    "meta_pseudo_inverse",
+    "pseudo_inverse_powers",
+]
 
 
 def _from_eigen(values: jax.Array, inverse: jax.Array, vectors: jax.Array, ridge: jax.Array) -> Solution:
     root = product(vectors * inverse[:, None, :], jnp.swapaxes(vectors, 1, 2))
     return Solution(root, 0 * ridge, jnp.maximum(values[:, -1], 0), ridge)
+
+
+def inverse_powers(values: jax.Array, power: float, epsilon: float, *, after: bool) -> jax.Array:
+    """Take eigenvalues `[M, d]`, those of `A + epsilon I` unless `after`, to the power `-power`, shifted up before.
+
+    Examples:
+      >>> inverse_powers(jnp.asarray([[1.0, -1.0]]), 1.0, 2.0, after=False).tolist()
+      [[0.25, 0.5]]
+    """
+    least = jnp.min(values, axis=1, keepdims=True)
+    up = epsilon - jnp.minimum(least, 0) if after else jnp.where(least < epsilon, epsilon - least, 0)
+    return (values + up) ** -power
+
+
+def pseudo_inverse_powers(values: jax.Array, power: float, rtol: float | None, atol: float) -> jax.Array:
+    """Take eigenvalues `[M, d]` to the power `-power`, but for small ones, which become 0.
+
+    Examples:
+      >>> pseudo_inverse_powers(jnp.asarray([[4.0, 0.0]]), 0.5, 0.0, 0.0).tolist()
+      [[0.5, 0.0]]
+    """
+    share = values.shape[-1] * float(jnp.finfo(values.dtype).eps) if rtol is None else rtol
+    kept = values > jnp.maximum(share * jnp.maximum(jnp.max(values, axis=1, keepdims=True), 0), atol)
+    return jnp.where(kept, jnp.where(kept, values, 1) ** -power, 0)
 
 
 @described()
@@ -46,17 +77,15 @@ def meta_eigh(epsilon: float = 1e-12, *, power: Powers = None, after: bool = Fal
 
     def solve(a, power):
         found, vectors = eigh(a if after else shifted(a, epsilon))
-        least = found[:, :1]
-        up = epsilon - jnp.minimum(least, 0) if after else jnp.where(least < epsilon, epsilon - least, 0)
-        values = found + up
-        return _from_eigen(found, values ** -float(power), vectors, jnp.full_like(found[:, 0], epsilon))
+        inverse = inverse_powers(found, float(power), epsilon, after=after)
+        return _from_eigen(found, inverse, vectors, jnp.full_like(found[:, 0], epsilon))
 
     return plain_root(solve, power=power)
 
 
 @described()
 def meta_pseudo_inverse(
-    epsilon: float = 0.0, *, power: Powers = None, rtol: float | None = None, atol: float = 0.0
+    epsilon: float = 0.0, *, power: Powers = None, rtol: float | None = 0.0, atol: float = 0.0
 ) -> Root:
     r"""Compute roots as `PseudoInverseConfig` does: small eigenvalues have no inverse.
 
@@ -65,7 +94,8 @@ def meta_pseudo_inverse(
     Args:
       epsilon: must be 0.
       power: as in `precond.inverse_root`.
-      rtol: None is the size of the factor times the unit of rounding.
+      rtol: None is the size of the factor times the unit of rounding. With 0, the default there, every eigenvalue above
+        0 has an inverse.
       atol: absolute.
 
     Raises:
@@ -84,10 +114,7 @@ def meta_pseudo_inverse(
 
     def solve(a, power):
         values, vectors = eigh(a)
-        share = a.shape[-1] * float(jnp.finfo(a.dtype).eps) if rtol is None else rtol
-        cut = jnp.maximum(share * jnp.maximum(values[:, -1:], 0), atol)
-        kept = values > cut
-        inverse = jnp.where(kept, jnp.where(kept, values, 1) ** -float(power), 0)
+        inverse = pseudo_inverse_powers(values, float(power), rtol, atol)
         return _from_eigen(values, inverse, vectors, 0 * values[:, 0])
 
     return plain_root(solve, power=power)

@@ -10,7 +10,7 @@ from precond.arguments import check_number, check_rate, described
 from precond.transformation import transformation
 from precond.trees import Tree
 
-__all__ = ["AveragingState", "averaged_params", "primal_averaging"]
+__all__ = ["AveragingState", "averaged_params", "primal_averaging", "with_decay"]
 
 
 class AveragingState(NamedTuple):
@@ -29,7 +29,7 @@ class AveragingState(NamedTuple):
 
 @described()
 def primal_averaging(
-    train: float = 0.9, evaluation: float | None = 0.9, *, learning_rate: optax.ScalarOrSchedule = 1.0, power: float = 2
+    train: float = 0.8, evaluation: float | None = 0.9, *, learning_rate: optax.ScalarOrSchedule = 1.0, power: float = 2
 ) -> optax.GradientTransformation:
     r"""Train at a point between the iterate and its average; chain this last.
 
@@ -93,8 +93,55 @@ def primal_averaging(
     return transformation(init, update)
 
 
+def with_decay(
+    averaging: optax.GradientTransformation, weight_decay: optax.ScalarOrSchedule
+) -> optax.GradientTransformationExtraArgs:
+    r"""Shrink the iterate of an averaging before every step.
+
+    $$Z \leftarrow (1 - \lambda) Z$$
+
+    Weight decay in front of the averaging would shrink it towards 0 from Y, and move Y by more.
+
+    Args:
+      averaging: from `primal_averaging`, chained last.
+      weight_decay: $\lambda$, the learning rate times the decay: a number or a schedule.
+
+    Raises:
+      ValueError: in `init`, for an averaging that keeps no $Z - Y$.
+
+    Examples:
+      >>> tx, w = with_decay(primal_averaging(0.5, 0.5), 0.5), jnp.ones(())
+      >>> tx.update(jnp.zeros(()), tx.init(w), w)[0].item()  # Z falls from 1 to 0.5, and Y half as far
+      -0.25
+    """
+    averaging = optax.with_extra_args_support(averaging)
+
+    def init(params: optax.Params) -> AveragingState:
+        state = averaging.init(params)
+        if not isinstance(state, AveragingState):
+            raise ValueError(f"averaging={averaging!r}: must be recipes.primal_averaging(), for decay shrinks its Z.")
+        return state
+
+    def update(
+        updates: optax.Updates, state: AveragingState, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, AveragingState]:
+        if params is None:
+            raise ValueError("Weight decay needs the parameters: call update(updates, state, params).")
+        share = weight_decay(state.count) if callable(weight_decay) else weight_decay
+
+        def shrunk(ahead: jax.Array, y: jax.Array) -> jax.Array:
+            return (ahead - share * (y + ahead)).astype(ahead.dtype)
+
+        state = state._replace(ahead=jax.tree.map(shrunk, state.ahead, params))
+        out, new = averaging.update(updates, state, params, **extra)
+        assert isinstance(new, AveragingState)
+        return out, new
+
+    return transformation(init, update)
+
+
 @described()
-def averaged_params(state: optax.OptState, params: Tree, train: float = 0.9) -> Tree:
+def averaged_params(state: optax.OptState, params: Tree, train: float = 0.8) -> Tree:
     r"""Return the average, which is the place to evaluate.
 
     $$X = Y - (Z - Y) (1 - \mu_y) / \mu_y$$

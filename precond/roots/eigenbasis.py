@@ -1,5 +1,6 @@
 """SOAP's root, an adaptive diagonal method in the eigenbasis of the factors."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -41,7 +42,7 @@ def eigenbasis(
     eps: ArrayLike | None = 1e-8,
     weight: ArrayLike | None = None,
     bias_correction: bool = True,
-    power: ArrayLike = 0.5,
+    power: ArrayLike | Mapping[int, float] = 0.5,
     method: Method | None = None,
     moments: Transport | None = None,
     damping: Damping | None = None,
@@ -68,7 +69,7 @@ def eigenbasis(
         matter.
       weight: w; None takes $1 - \beta$, or 1 for a sum.
       bias_correction: divide V by $1 - \beta^t$, t the number of steps.
-      power: q.
+      power: q, or a mapping from the number of axes of a block to q; 1/2 for a number that is not named.
       method: `precond.qr()`, `precond.roots.rotations()`, `precond.roots.cholesky_qr()` or `precond.eigh()`. None takes
         the first, and on TPU `precond.roots.rotations(group=None)`, which has nothing but matrix products.
       moments: what becomes of V when a basis is refreshed: `precond.roots.kept()` (the default) or
@@ -104,7 +105,8 @@ def eigenbasis(
     check_number("decay", decay, 0, 1, advice="1 sums, less than 1 averages.")
     if eps is not None:
         check_number("eps", eps, 0)
-    check_number("power", power, 0)
+    for k, q in power.items() if isinstance(power, Mapping) else [(None, power)]:
+        check_number("power" if k is None else f"power[{k}]", q, 0)
     check_number("least", least, 0)
     moments = kept() if moments is None else moments
     check_part("moments", moments, Transport, "precond.roots.turned()")
@@ -133,9 +135,10 @@ def eigenbasis(
         steps = count.reshape(-1, *[1] * (nu.ndim - 1))
         nu = average(nu, jnp.square(turned), decay, weight, count=steps if debiased else None)
         mean = jnp.mean(nu, axis=tuple(range(1, nu.ndim)), keepdims=True)
+        q = power.get(nu.ndim - 1, 0.5) if isinstance(power, Mapping) else power
         # A power below 1 has no derivative at 0. There the entry has had no gradient, and does not move.
-        denominator = jnp.where(nu > 0, jnp.where(nu > 0, nu, 1) ** power, 0)
-        denominator = denominator + (least * mean**power if eps is None else eps)
+        denominator = jnp.where(nu > 0, jnp.where(nu > 0, nu, 1) ** q, 0)
+        denominator = denominator + (least * mean**q if eps is None else eps)
         turned = multiply(direction, bases, transpose=True)
         # An entry without any gradient so far has 0 / 0, and does not move.
         scaled = jnp.where(denominator > 0, turned / jnp.where(denominator > 0, denominator, 1), 0)

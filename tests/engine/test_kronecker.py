@@ -52,6 +52,8 @@ def turns(schedule, rows, steps):
         (every(4, start=3), [3, 7, 11]),
         (every(4, start=5, phase=0), [5, 8, 12]),
         (every(3, phase=2), [1, 2, 5, 8, 11]),
+        # A period of 1, 1, 1, 2, 2, 3, 3, 3, 4, 4, 5, 5 steps, and so on.
+        pytest.param(every(lambda count: 1 + count / 2.5), [1, 2, 3, 5, 7, 9, 11], id="a schedule"),
     ],
     ids=str,
 )
@@ -216,6 +218,7 @@ def test_schedules_are_checked_at_construction():
         ({"period": 5, "start": 0}, "start=0"),
         ({"period": 5, "delay": 2}, "delay=2: must be 0"),
         ({"period": 5, "phase": 1, "stagger": True}, "phase= has no meaning"),
+        ({"period": lambda count: 5, "stagger": True}, "stagger=True has a fixed number of turns"),
     ]:
         with pytest.raises(ValueError, match=message):
             every(**arguments)

@@ -8,10 +8,11 @@ from fractions import Fraction
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 import precond
-from precond import recipes
+from precond import orthogonal, recipes
 from tests.parity import oracle, oracle_roots
 
 RATE = 0.01
@@ -53,6 +54,7 @@ GOOGLE_WORDS = {
     "max_dim": "skip_preconditioning_dim_size_gt", "min_rank": "skip_preconditioning_rank_lt",
     "merge": "merge_small_dims_block_size", "clip": "clip_by_scaled_gradient_norm",
     "decoupled_lr": "decoupled_learning_rate", "nesterov": "nesterov", "stale": "stale",
+    "end": "end_preconditioning_compute_steps",
 }  # fmt: skip
 AXES = {"all": None, "input": lambda k: range(max(k - 1, 1)), "output": [-1]}
 
@@ -96,6 +98,11 @@ def google(seed):
     }
     name, relative = rng.choice(["google_eigh", "google_newton"]), rng.random() < 0.8
     root, solve = (functools.partial(getattr(x, name), relative=relative) for x in (recipes, oracle_roots))
+    if name == "google_newton" and rng.random() < 0.5:
+        given["threshold"] = 2e-8
+        root = functools.partial(root, inverse_failure_threshold=2e-8)
+    if callable(ours) and rng.random() < 0.7:
+        given["end"] = rng.choice([20, 80])
     tx = google_recipe(ours, root, given)
     return Draw(tx, functools.partial(oracle.google, lr=theirs, root=solve, **given), SHAPES, 9)
 
@@ -105,6 +112,7 @@ META_WORDS = {
     "start": "start_preconditioning_step", "b3": "beta3", "bias": "bias_correction", "drop": "drop_weighting_factor",
     "target": "target_dimensionality", "momentum": "momentum", "dampening": "dampening", "nesterov": "nesterov",
 }  # fmt: skip
+SOAP_ONLY = {"ignored": "ignored_basis_change_dims", "exponent": "power", "after": "after", "gamma": "trace_scaling"}
 SHAMPOO_WORDS = META_WORDS | {"kl": "kullback_leibler", "exponent": "power", "gamma": "trace_scaling"}
 
 
@@ -115,6 +123,10 @@ def meta_grafting(given):
     kind, b2, eps = given["graft"]
     if kind == "sgd":
         return optax.identity()
+    if kind is np.sign:
+        return optax.scale_by_sign()
+    if kind is oracle_roots.polar:
+        return precond.transforms.orthogonalize(recipes.meta_svd())
     return precond.transforms.scale_by_diagonal(b2, eps=eps, bias_correction=kind == "adam")
 
 
@@ -122,8 +134,8 @@ def meta_recipe(make, rate, given, words, **more):
     """A recipe for the oracle's arguments."""
     renamed = {words[k]: v for k, v in given.items() if k in words}
     decay = {"weight_decay": given.get("decay", 0.0), "decoupled_weight_decay": not given.get("l2", False)}
-    betas = (given["b1"], given["b2"])
-    return make(rate, betas=betas, grafting=meta_grafting(given), **decay | renamed | more)
+    betas = {"beta1": given["b1"]} if make is recipes.meta_descent else {"betas": (given["b1"], given["b2"])}
+    return make(rate, **betas, grafting=meta_grafting(given), **decay | renamed | more)
 
 
 EXPONENTS = [
@@ -131,6 +143,31 @@ EXPONENTS = [
     {1: Fraction(1, 2), 2: {0: Fraction(1, 2), 1: 0}, 3: Fraction(1, 4)},
     {2: {1: Fraction(1, 3)}, 3: {0: 0, 1: 0, 2: Fraction(1, 2)}, 1: 0},
 ]  # fmt: skip
+
+
+def _method(rng):
+    """A method of the recipes and the oracle's for it: eigh or QR, with a tolerance or without."""
+    tolerance, count = rng.choice([0.0, 0.2]), rng.choice([1, 3])
+    if rng.random() < 0.5:
+        return recipes.meta_eigh_basis(tolerance), functools.partial(oracle_roots.eigh_unless, tolerance=tolerance)
+    theirs = functools.partial(oracle_roots.qr_algorithm, iterations=count, tolerance=tolerance)
+    return recipes.meta_qr_basis(count, tolerance), theirs
+
+
+def _eigendecomposed(rng, given):
+    """A root that keeps eigenvectors and eigenvalues, and what the oracle needs for it."""
+    method, basis = _method(rng)
+    kind = rng.choice(["before", "after", "pseudo_inverse"])
+    inverse = {
+        "before": oracle_roots.perturbed,
+        "after": functools.partial(oracle_roots.perturbed, after=True),
+        "pseudo_inverse": functools.partial(oracle_roots.pseudo_inverse, rtol=1e-3),
+    }[kind]
+    words = {"pseudo_inverse": True, "rtol": 1e-3} if kind == "pseudo_inverse" else {"after": kind == "after"}
+    # By then the factors have full rank: the basis of a null space that a tolerance keeps is arbitrary.
+    given |= {"basis": basis, "inverse": inverse, "after": kind == "after", "start": 5, "block": 3}
+    given["eps"] = 0.0 if kind == "pseudo_inverse" else 1e-3
+    return functools.partial(recipes.meta_eigendecomposed, method=method, **words)
 
 
 def _meta_root(rng):
@@ -177,53 +214,157 @@ def meta_shampoo(seed):
         "gamma": rng.choice([0.0, 0.0, 0.5]),
         "target": rng.choice([None, None, 1, 2]),
     }
-    decay = _decay(rng, ours, given)
-    if rng.random() < 0.4:
-        given |= {"momentum": 0.7, "dampening": rng.choice([0.0, 0.2]), "nesterov": rng.random() < 0.5}
-    kind = rng.choice([None, "sgd", "adagrad", "rmsprop", "adam"])
+    if rng.random() < 0.3:
+        root = _eigendecomposed(rng, given)
+    more = {"root": root} | _behind(rng, ours, given)
+    tx = meta_recipe(recipes.meta_shampoo, ours, given, SHAMPOO_WORDS, **more)
+    return Draw(tx, functools.partial(oracle.meta, lr=theirs, root=solve, **given), SHAPES, 8)
+
+
+def _behind(rng, rate, given):
+    """Decay, graft, and a momentum or an averaging."""
+    decay = _decay(rng, rate, given)
+    kind = rng.choice([None, "sgd", "adagrad", "rmsprop", "adam", np.sign])
     if kind is not None:
         given["graft"] = (kind, 0.9 if kind in ("rmsprop", "adam") else 1.0, 1e-6)
-    mus = rng.choice([None, None, (0.9, 0.9), (1.0, 0.8), (0.7, None)])
-    averaging = recipes.primal_averaging(*mus, learning_rate=ours) if mus else None
-    more = {"root": root, "weight_decay": decay, "averaging": averaging}
-    tx = meta_recipe(recipes.meta_shampoo, ours, given, SHAMPOO_WORDS, **more)
-    reference = functools.partial(oracle.meta, lr=theirs, root=solve, averaging=mus, **given)
-    return Draw(tx, reference, SHAPES, 8)
+    if rng.random() < 0.4:
+        given |= {"momentum": 0.7, "dampening": rng.choice([0.0, 0.2]), "nesterov": rng.random() < 0.5}
+        return {"weight_decay": decay}
+    mus = given["averaging"] = rng.choice([None, (0.9, 0.9), (1.0, 0.8), (0.7, None)])
+    averaging = recipes.primal_averaging(*mus, learning_rate=rate) if mus else None
+    return {"weight_decay": decay, "averaging": averaging}
+
+
+def _scaled_sign(g):
+    return np.sign(g) * np.abs(g).sum()
+
+
+MODULA = [(3.0, -16 / 5, 6 / 5)] * 5
+ONE_NORM = precond.per_block(optax.stateless_with_tree_map(lambda g, _: jnp.sign(g) * jnp.abs(g).sum()))
+ORTHOGONALIZE = precond.transforms.orthogonalize
+DESCENTS = {
+    "sign": (None, np.sign),
+    "scaled sign": (ONE_NORM, _scaled_sign),
+    "svd": (ORTHOGONALIZE(recipes.meta_svd()), oracle_roots.polar),
+    "nuclear norm": (
+        ORTHOGONALIZE(recipes.meta_svd(scale_by_nuclear_norm=True)),
+        functools.partial(oracle_roots.polar, nuclear=True),
+    ),
+    "newton_schulz": (
+        ORTHOGONALIZE(orthogonal.newton_schulz(MODULA)),
+        functools.partial(oracle_roots.newton_schulz, polynomials=MODULA),
+    ),
+}
+
+
+def meta_descent(seed):
+    rng = random.Random(seed)
+    ours, theirs = _rate(rng)
+    kind = rng.choice(list(DESCENTS))
+    direction, descent = DESCENTS[kind]
+    matrices = kind not in ("sign", "scaled sign")
+    given = {
+        "b1": rng.choice([0.9, 0.0]),
+        "b2": 1.0,
+        "eps": 0.0,
+        "block": rng.choice([3, 64]),
+        "period": 1,
+        "start": rng.choice([None, 3]),
+        "b3": rng.choice([None, 0.3]),
+        "bias": rng.random() < 0.6,
+        "target": 2 if matrices else rng.choice([None, 1]),
+    }
+    more = _behind(rng, ours, given)
+    if matrices and rng.random() < 0.3:
+        given["graft"] = (oracle_roots.polar, 1.0, 0.0)
+    words = {k: v for k, v in META_WORDS.items() if k not in ("eps", "drop")}
+    tx = meta_recipe(recipes.meta_descent, ours, given, words, direction=direction, **more)
+    reference = functools.partial(oracle.meta, lr=theirs, descent=descent, **given)
+    return Draw(tx, reference, {"w": (6, 5), "v": (3, 7)} if matrices else SHAPES, 6)
 
 
 def meta_soap(seed):
     rng = random.Random(seed)
-    kind, count = rng.choice(["eigh", "eigh", "qr", "tolerance"]), rng.choice([1, 3, 10])
+    method, basis = _method(rng)
     given = {
         "b1": rng.choice([0.9, 0.0]),
         "b2": rng.choice([0.95, 1.0]),
-        "eps": 1e-5,
+        "eps": rng.choice([1e-5, 1e-3]),
         "block": rng.choice([3, 64]),
         "period": rng.choice([1, 2, 3]),
         "start": 9,  # by then the factors have full rank, and a basis of each is the basis
         "bias": rng.random() < 0.5,
         "drop": rng.random() < 0.4,
         "target": rng.choice([None, 1, 2]),
-        "decay": rng.choice([0.0, 0.1]),
+        "after": rng.random() < 0.3,
+        "ignored": rng.choice([None, {1: [0], 2: [1]}, {3: [0, 2], 4: [1]}]),
+        "exponent": rng.choice([None, {2: 0.25, 3: 0.4}, {1: 0.3}]),
+        "gamma": rng.choice([0.0, 0.0, 0.5]),
     }
-    if rng.random() < 0.5:
-        given["graft"] = ("adam", 0.9, 1e-6)
     if given["target"] is not None:
         given["block"] = 3  # or one axis has more entries than there are steps
-    method, basis = {
-        "eigh": (None, None),
-        "qr": (recipes.meta_qr_basis(count, 0.01), lambda a, q: oracle_roots.qr_algorithm(a, q, count, 0.01)),
-        "tolerance": (recipes.meta_eigh_basis(0.2), lambda a, q: oracle_roots.eigh_unless(a, q, 0.2)),
-    }[kind]
-    tx = meta_recipe(recipes.meta_soap, RATE, given, META_WORDS, method=method)
-    reference = functools.partial(oracle.meta, lr=RATE, corrected=True, basis=basis, **given)
-    return Draw(tx, reference, SHAPES, 15)
+    more = {"method": method} | _behind(rng, RATE, given)
+    words = META_WORDS | SOAP_ONLY
+    recipe = {k: v for k, v in given.items() if k != "exponent"} | {"exponent": given["exponent"] or 0.5}
+    tx = meta_recipe(recipes.meta_soap, RATE, recipe, words, **more)
+    return Draw(tx, functools.partial(oracle.meta, lr=RATE, corrected=True, basis=basis, **given), SHAPES, 15)
+
+
+TEARFREE_WORDS = {
+    "merge": "merge_dims", "block": "block_size", "period": "update_preconditioners_freq", "ema": "ema",
+    "every": "update_statistics_freq", "b2": "second_moment_decay", "start": "start_preconditioning_step",
+    "max_dim": "skip_preconditioning_any_dim_gt", "nesterov": "nesterov", "b1": "momentum_decay",
+    "decay": "weight_decay", "last": "weight_decay_after_momentum",
+}  # fmt: skip
+
+
+class _Rms:
+    """The step of RMSprop (1: of AdaGrad) of one parameter."""
+
+    def __init__(self, decay):
+        self.decay, self.v = decay, 0.0
+
+    def __call__(self, g):
+        self.v = self.v + g**2 if self.decay == 1 else self.decay * self.v + (1 - self.decay) * g**2
+        return g / np.sqrt(self.v + 1e-8)
+
+
+TEARFREE_GRAFTS = {
+    "none": (None, lambda: None),
+    "sgd": (optax.identity(), lambda: np.copy),
+    "rmsprop": (optax.scale_by_rms(0.9, 1e-8), lambda: _Rms(0.9)),
+    "adagrad": (optax.scale_by_rss(0.0, 1e-8), lambda: _Rms(1.0)),
+}
+
+
+def tearfree(seed):
+    rng = random.Random(seed)
+    ours, theirs = _rate(rng)
+    given = {
+        "merge": rng.choice([2, 6, 1024]),
+        "block": rng.choice([3, 4, 1024]),
+        "period": rng.choice([1, 2, 3]),
+        "every": rng.choice([1, 2]),
+        "b2": rng.choice([0.9, 1.0]),
+        "start": rng.choice([0, 3]),
+        "max_dim": rng.choice([5, 4096]),
+        "vectors": rng.random() < 0.5,
+        "ema": rng.random() < 0.5,
+        "nesterov": rng.random() < 0.5,
+        "b1": rng.choice([0.9, 0.0]),
+        "decay": rng.choice([0.0, 0.1]),
+        "last": rng.random() < 0.5,
+    }
+    grafting, make = TEARFREE_GRAFTS[rng.choice(list(TEARFREE_GRAFTS))]
+    words = {TEARFREE_WORDS[k]: v for k, v in given.items() if k in TEARFREE_WORDS}
+    tx = recipes.google_tearfree(ours, grafting=grafting, skip_preconditioning_rank1=not given["vectors"], **words)
+    return Draw(tx, lambda w, grads: oracle.tearfree(w, grads, lr=theirs, graft=make(), **given), SHAPES, 8)
 
 
 SOAP_WORDS = {
     "b1": "b1", "b2": "b2", "b_factor": "shampoo_beta", "eps": "eps", "decay": "weight_decay",
     "period": "precondition_frequency", "max_dim": "max_precond_dim", "bias": "bias_correction", "merge": "merge",
-    "channels_last": "channels_last", "normalized": "normalize_grads",
+    "channels_last": "channels_last", "normalized": "normalize_grads", "vectors": "precondition_1d",
 }  # fmt: skip
 
 
@@ -256,10 +397,15 @@ def soap(seed):
         "merge": rng.choice([0, 0, 6, 12]),
         "channels_last": rng.random() < 0.5,
         "normalized": rng.random() < 0.4,
+        "vectors": rng.random() < 0.4,
     }
-    shapes = {"w": (5, 5), "t": (3, 4, 2), "c": (2, 3, 3, 2), "b": (4,), "s": ()}
+    # The factor of a vector has rank 1 at first: what is left of its basis is arbitrary, but for one column.
+    shapes = {"w": (5, 5), "t": (3, 4, 2), "c": (2, 3, 3, 2), "b": (2,) if given["vectors"] else (4,), "s": ()}
     shapes = {k: v for k, v in shapes.items() if _full_rank(v, given)}
     return Draw(soap_recipe(ours, given), functools.partial(oracle.soap, lr=theirs, **given), shapes, 9)
 
 
-FAMILIES = {"google": google, "meta_shampoo": meta_shampoo, "meta_soap": meta_soap, "soap": soap}
+FAMILIES = {
+    "google": google, "tearfree": tearfree, "meta_shampoo": meta_shampoo, "meta_soap": meta_soap,
+    "meta_descent": meta_descent, "soap": soap,
+}  # fmt: skip

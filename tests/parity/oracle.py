@@ -53,6 +53,8 @@ class _Graft:
 
     def __call__(self, g, lean, t):
         self.v = self.b2 * self.v + (1.0 if self.b2 == 1 else 1 - self.b2) * g**2
+        if callable(self.kind):
+            return self.kind(lean)
         if self.kind == "sgd":
             return lean
         c = 1 - self.b2**t if self.kind == "adam" else 1.0
@@ -62,18 +64,25 @@ class _Graft:
 def meta(
     w, grads, *, lr, b1, b2, eps, block, period, start=None, b3=None, graft=None, decay=0.0, l2=False, momentum=0.0,
     dampening=0.0, nesterov=False, corrected=False, kl=False, exponent=None, bias=True, drop=False, gamma=0.0,
-    root=oracle_roots.meta_eigh, basis=None, target=None, peak=None, form="decoupled", averaging=None,
+    root=oracle_roots.meta_eigh, basis=None, target=None, peak=None, form="decoupled", averaging=None, ignored=None,
+    after=False, inverse=None, descent=None,
 ):  # fmt: skip
-    """Meta's Shampoo (`corrected`: its EShampoo) of one parameter."""
+    """Meta's Shampoo of one parameter.
+
+    `corrected`: its EShampoo. `inverse`: the factors are kept as eigenvectors and eigenvalues, and this makes inverse
+    powers of them. `descent`: the direction of a block that needs no factors.
+    """
     shape, start = w.shape, start or period
     w = w.reshape(meta_shape(shape, block, target)).copy()
     b3, m, velocity, path = b1 if b3 is None else b3, np.zeros_like(w), np.zeros_like(w), []
     z, rates, k = w.copy(), 0.0, w.ndim
-    powers = [0.5] * k if corrected else _meta_powers(exponent, k)
-    used, weight = [i for i in range(k) if powers[i] != 0], 1.0 if b2 == 1 or drop else 1 - b2
+    powers = [1] * k if corrected else _meta_powers(exponent, k)
+    used = [i for i in range(k) if powers[i] != 0 and i not in (ignored or {}).get(k, ()) and not descent]
+    weight, corrected_power = 1.0 if b2 == 1 or drop else 1 - b2, (exponent or {}).get(k, 0.5) if corrected else None
     keep = []
     for b in cut(w, block, ragged=True):
         s = {"L": [np.zeros((d, d)) for d in w[b].shape], "X": [np.eye(d) for d in w[b].shape], "E": 0.0}
+        s["Q"] = list(s["X"])
         keep.append((b, s, _Graft(*graft) if graft else None))
     for t, g in enumerate(grads, 1):
         rate = _at(lr, t - 1)
@@ -95,15 +104,21 @@ def meta(
                     a = s["L"][i] / c2
                     if gamma:
                         a = a * max(np.trace(a), eps) ** -gamma
+                    ridge = a + (0 if after else eps) * np.eye(len(a))
                     if corrected:
-                        s["X"][i] = basis(a, s["X"][i]) if basis else np.linalg.eigh(a)[1]
+                        s["X"][i] = basis(ridge, s["X"][i]) if basis else np.linalg.eigh(ridge)[1]
+                    elif inverse:
+                        q = s["Q"][i] = basis(ridge, s["Q"][i])
+                        s["X"][i] = q @ np.diag(inverse(np.diag(q.T @ ridge @ q), powers[i], eps)) @ q.T
                     else:
                         s["X"][i] = root(a, powers[i], eps)
             turn = [x.T for x in s["X"]]
             if corrected:
                 s["E"] = b2 * s["E"] + weight * kron_multiply(g[b], turn) ** 2
-                inner = kron_multiply(lean[b], turn) / (np.sqrt(s["E"] / c2) + eps)
+                inner = kron_multiply(lean[b], turn) / ((s["E"] / c2) ** corrected_power + eps)
                 direction = kron_multiply(inner, s["X"])
+            elif descent:
+                direction = descent(lean[b])
             else:
                 direction = kron_multiply(lean[b], s["X"])
             if graft:
@@ -112,7 +127,11 @@ def meta(
                 direction = size if t < start else direction * norm
             step[b] = direction
         share = {"decoupled": 1.0, "corrected": rate / peak if peak else 0, "independent": 1 / peak if peak else 0}
-        step = step + (0 if l2 else share[form] * decay * w)
+        shrink = 0 if l2 else share[form] * decay
+        if averaging:
+            z = (1 - rate * shrink) * z
+        else:
+            step = step + shrink * w
         if momentum:
             velocity, step = _momentum(step, velocity, momentum, dampening, nesterov)
         if averaging:
@@ -159,7 +178,7 @@ def _google_graft(kind, g, v, b2, eps):
 def google(
     w, grads, *, lr, b1, b2, e_d, e_m, block, start, period, graft, every=1, decay=0.0, decoupled=False,
     nesterov=True, ema=False, override=0, kind="all", max_dim=4096, min_rank=1, merge=0, clip=None,
-    decoupled_lr=True, root=oracle_roots.google_eigh, stale=False,
+    decoupled_lr=True, root=oracle_roots.google_eigh, stale=False, threshold=0.1, end=None,
 ):  # fmt: skip
     """Google's Shampoo of one parameter."""
     shape = w.shape
@@ -178,7 +197,7 @@ def google(
         for f, x in zip(factors, roots, strict=True):
             for i in used:
                 new, error = root(f[i], 1 / p, e_m)
-                if error < 0.1:
+                if error < threshold:
                     x[i] = new
 
     for t, g in enumerate(grads):
@@ -187,7 +206,8 @@ def google(
             if t % every == 0:
                 for i in used:
                     f[i] = b2 * f[i] + weight * gram(g[b], i)
-        if t % period == 0 and not stale:
+        every_so_many = max((period + (1 - rate / _at(lr, 0)) * end) // 10 * 10, 1) if end else period
+        if t % every_so_many == 0 and not stale:
             refresh()
         size, v = _google_graft(graft, g, v, b2, e_d)
         if clip:
@@ -199,7 +219,7 @@ def google(
             direction[b] = kron_multiply(g[b], x)
         if graft != "none":
             direction = direction * np.linalg.norm(size) / (np.linalg.norm(direction) + 1e-25)
-        if t % period == 0 and stale:
+        if t % every_so_many == 0 and stale:
             refresh()
         coupled = 0 if decoupled else decay * w
         direction, size = direction + coupled, size + coupled
@@ -208,6 +228,38 @@ def google(
         out = share * newest + b1 * average if nesterov else average
         out = out + ((1 if decoupled_lr else rate) * decay * w if decoupled else 0)
         w = w - (rate if decoupled_lr else 1) * out
+        path.append(w.reshape(shape).copy())
+    return np.stack(path)
+
+
+def tearfree(
+    w, grads, *, lr, graft, merge, block, period, every, b2, start, max_dim, vectors, ema, nesterov, b1, decay, last,
+):  # fmt: skip
+    """Google's Tearfree Shampoo of one parameter; `graft` makes its own step of a gradient, None takes none."""
+    shape = w.shape
+    skip = graft is not None and (max(shape, default=0) > max_dim or (not vectors and len(shape) < 2))
+    w = w.reshape(google_shape(shape, merge)).copy()
+    k, m, path = w.ndim, np.zeros_like(w), []
+    blocks = [] if skip else cut(w, block, ragged=True)
+    factors = [[np.zeros((d, d)) for d in w[b].shape] for b in blocks]
+    roots = [[np.eye(d) for d in w[b].shape] for b in blocks]
+    for t, g in enumerate(grads):
+        rate, g = _at(lr, t), g.reshape(w.shape)
+        size = None if graft is None else graft(g)
+        direction = size.copy() if skip else g.copy()
+        for b, f, x in zip(blocks, factors, roots, strict=True):
+            for i in range(k):
+                f[i] = b2 * f[i] + (1.0 if b2 == 1 else 1 - b2) * gram(g[b], i) if t % every == 0 else f[i]
+                x[i] = oracle_roots.meta_pseudo_inverse(f[i], 1 / (2 * k), 0, 1e-6) if t % period == 0 else x[i]
+            direction[b] = kron_multiply(g[b], x)
+        if not skip and graft is not None:
+            norm = np.linalg.norm(direction)
+            direction = size if t < start else direction * (np.linalg.norm(size) / norm if norm else 0)
+        direction = direction + (0 if last else decay * w)
+        share = 1 - b1 if ema and b1 else 1.0
+        m = b1 * m + share * direction
+        step = (share * direction + b1 * m if nesterov else m) + (decay * w if last else 0)
+        w = w - rate * step
         path.append(w.reshape(shape).copy())
     return np.stack(path)
 

@@ -48,22 +48,31 @@ def google_newton(a, power, eps, relative=True):
 
 def meta_eigh(a, power, eps):
     values, q = np.linalg.eigh(a + eps * np.eye(len(a)))
-    if values.min() < eps:
-        values = values - values.min() + eps
-    return (q * values ** -float(power)) @ q.T
+    return (q * perturbed(values, power, eps)) @ q.T
 
 
 def meta_eigh_after(a, power, eps):
     values, q = np.linalg.eigh(a)
-    values = values - min(values.min(), 0) + eps
-    return (q * values ** -float(power)) @ q.T
+    return (q * perturbed(values, power, eps, after=True)) @ q.T
 
 
-def meta_pseudo_inverse(a, power, eps, rtol=None, atol=0.0):
+def pseudo_inverse(values, power, eps, rtol=0.0, atol=0.0):
+    """Inverse powers of eigenvalues."""
     assert eps == 0
+    cut = max((len(values) * np.finfo(float).eps if rtol is None else rtol) * max(values.max(), 0), atol)
+    return np.array([0 if v <= cut else v ** -float(power) for v in values])
+
+
+def perturbed(values, power, eps, after=False):
+    """Inverse powers of eigenvalues: of A + eps I, or of A if `after`."""
+    if after:
+        return (values - min(values.min(), 0) + eps) ** -float(power)
+    return (values - values.min() + eps if values.min() < eps else values) ** -float(power)
+
+
+def meta_pseudo_inverse(a, power, eps, rtol=0.0, atol=0.0):
     values, q = np.linalg.eigh(a)
-    cut = max((len(a) * np.finfo(float).eps if rtol is None else rtol) * max(values.max(), 0), atol)
-    return (q * [0 if v <= cut else v ** -float(power) for v in values]) @ q.T
+    return (q * pseudo_inverse(values, power, eps, rtol, atol)) @ q.T
 
 
 def meta_newton(a, power, eps):
@@ -114,3 +123,16 @@ def qr_algorithm(a, q, iterations, tolerance):
 
 def eigh_unless(a, q, tolerance):
     return q if _done(q.T @ a @ q, tolerance) else np.linalg.eigh(a)[1]
+
+
+def polar(x, nuclear=False):
+    u, s, vt = np.linalg.svd(x, full_matrices=False)
+    return (s.sum() if nuclear else 1.0) * u @ vt
+
+
+def newton_schulz(x, polynomials):
+    x = x / np.linalg.norm(x)
+    for a, b, c in polynomials:
+        gram = x @ x.T
+        x = a * x + b * gram @ x + c * gram @ gram @ x
+    return x
