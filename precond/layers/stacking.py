@@ -12,9 +12,7 @@ Stacking = tuple[tuple[int, ...], tuple[int, ...] | None]
 """The axes of the weights and of the bias (None for no bias) over which layers are stacked."""
 
 
-def stackings(
-    outer: tuple[int, ...], inner: tuple[int, ...] | None, bias: tuple[int, ...] | None
-) -> list[Stacking]:
+def stackings(outer: tuple[int, ...], inner: tuple[int, ...] | None, bias: tuple[int, ...] | None) -> list[Stacking]:
     """Return all ways in which a layer may be stacked, the first axes first.
 
     Args:
@@ -78,7 +76,9 @@ def stacked_layer(kind: Kind, weights: str, bias: str | None, shape: tuple[int, 
         order = sorted((*own, *rest[: len(groups)]))
         names = {**dict(zip(own, axes, strict=True)), **dict(zip(rest, sorted(groups), strict=False))}
         if [names[i] for i in order] != sorted((*axes, *groups)):
-            raise ValueError("its groups and the layers of its stack come in one order in its weights and in another in its bias")
+            raise ValueError(
+                "its groups and the layers of its stack come in one order in its weights and in another in its bias"
+            )
     return layer
 
 

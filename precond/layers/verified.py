@@ -53,7 +53,9 @@ def verified(
         ways = {path: choices(path, found[path], params) for path in made.layers}
         attempts = [{path: x._replace(choice=i) for path, x in found.items()} for i in range(max(ways.values()))]
         known = {path: x for path, x in found.items() if ways.get(path, 0) < 2}
-        tried = _first_that_fits([*attempts, known] if len(known) < len(found) else attempts, make, run, params, reasons)
+        tried = _first_that_fits(
+            [*attempts, known] if len(known) < len(found) else attempts, make, run, params, reasons
+        )
         reasons = {**reasons, **dict.fromkeys(found.keys() - tried.found.keys(), STACKED_ELSEWHERE)}
         lost = {
             path: f"its signals miss {error:.0%} of its gradient (weights tied, changed, or masked?)"
