@@ -60,6 +60,8 @@ __all__ = [
     "readings_of",
     "rules",
     "small_side",
+    "spread_leads",
+    "spread_shape",
     "stack_name",
     "sum_of_squares",
     "tell_readings",

@@ -84,7 +84,7 @@ class Probe:
         return x if axes is None or not x.ndim else gather_leads(x, axes, self.layer.sum_shapes[name])
 
     def _as_batch(self, x: jax.Array, sides: int) -> jax.Array:
-        """Return an array `[lead.., groups, ..]` as `[L, ..]`, with L in the order of the batch of the weights' view."""
+        """Return an array `[lead.., groups, ..]` as `[L, ..]`, L in the order of the weights' batch."""
         layer, own = self.layer, x.shape[x.ndim - sides :]
         if layer.lead_axes is not None:
             lead = x.shape[: layer.lead]

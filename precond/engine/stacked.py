@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 from precond.arguments import check_part, check_transformation, check_whole
 from precond.blocks import (
@@ -27,11 +27,13 @@ from precond.blocks import (
     owners_of,
     tell_readings,
 )
+from precond.boxes import boxed_like, find_box, in_box, unboxed
 from precond.engine.check_owners import check_inner, check_owners
 from precond.engine.root_axes import choose_root_axes
 from precond.engine.row_shardings_of import row_shardings_of
 from precond.engine.stacked_state import StackedState
 from precond.mesh import (
+    ByCost,
     Placement,
     RowSharding,
     RowShardings,
@@ -163,8 +165,23 @@ def _init(options: Stacking, params: optax.Params) -> StackedState:
 
     if stacks:
         made = init_sharded(placement, make, _row_shardings(options, layout, placement), params)
+        made = _named(options, layout, placement, made, find_box(params))
     counts = (jnp.zeros([], jnp.int32) for _ in range(3))
     return StackedState(made[0], next(counts), next(counts), made[1], jnp.int32(fingerprint(layout)), next(counts))
+
+
+def _named(options: Stacking, layout: Layout, placement: Placement | None, made: Any, box: Any) -> Any:
+    """Put the stacks of a state into boxes where the parameters are in boxes.
+
+    A training loop that finds its shardings from the names of axes, before there is a mesh, then finds those of stacks.
+    """
+    sharding = options.sharding
+    if box is None or sharding.axis is None or (placement is None and isinstance(sharding.roots, ByCost)):
+        return made
+    if placement is None:
+        placement = Placement(sharding.axis, AbstractMesh((), ()), AxisType.Auto, 1, sharding.roots)
+    rows = _row_shardings(options, layout, placement)
+    return jax.tree.map(lambda x, row: in_box(box, x, row.axes) if row.length and row.axes else x, made, rows)
 
 
 def _row_shardings(options: Stacking, layout: Layout, placement: Placement | None) -> RowShardings:
@@ -187,6 +204,7 @@ def _update(
     layout = options.layout(updates)
     if not layout.stacks:
         return updates, state
+    given, state = state, unboxed(state)
     leaves, treedef = jax.tree.flatten(updates)
     placement = options.placement(layout, leaves)
     divided = placement is not None and placement.kind == AxisType.Manual
@@ -203,7 +221,7 @@ def _update(
         state.layout,
         state.foreign + foreign,
     )
-    return treedef.unflatten(out), after
+    return treedef.unflatten(out), boxed_like(after, given)
 
 
 def _run(

@@ -9,6 +9,7 @@ from jax import lax
 from jax.sharding import AxisType
 
 from precond.blocks import Layer, Layout, check_matrices, layout_of, path_name, spread_leads, views
+from precond.boxes import unboxed
 from precond.layers.nested import leaves_of
 from precond.mesh import replicate
 from precond.roots import Checked, RootState
@@ -43,7 +44,7 @@ def bases_of(state: optax.OptState, layers: Mapping[str, Layer], params: Tree) -
     """
     check_matrices(layers)
     leaves, layout = leaves_of(params), layout_of(params, views.layers(layers), None)
-    names, roots = {layer.kernel: name for name, layer in layers.items()}, _roots(state, layout)
+    names, roots = {layer.kernel: name for name, layer in layers.items()}, _roots(unboxed(state), layout)
     out: dict[str, dict[str, jax.Array]] = {name: {} for name, layer in layers.items() if layer.kernel in leaves}
     for stack, origins in layout.origins().items():
         for part, basis in zip(("inputs", "outputs"), roots[stack].derived, strict=True):

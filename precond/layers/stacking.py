@@ -1,4 +1,4 @@
-"""Over which axes of its parameters a layer is stacked: those of scans and maps, by the shapes of one layer and of all."""
+"""Over which axes of its parameters a layer is stacked: those of scans and maps, as shapes tell."""
 
 import itertools
 from collections.abc import Sequence
