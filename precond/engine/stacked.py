@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import AbstractMesh, AxisType, PartitionSpec
+from jax.sharding import AxisType, PartitionSpec
 
 from precond.arguments import check_part, check_transformation, check_whole
 from precond.blocks import (
@@ -27,26 +27,25 @@ from precond.blocks import (
     owners_of,
     tell_readings,
 )
-from precond.boxes import boxed_like, find_box, in_box, unboxed
+from precond.boxes import boxed_like, find_box, unboxed
 from precond.engine.check_owners import check_inner, check_owners
 from precond.engine.root_axes import choose_root_axes
-from precond.engine.row_shardings_of import row_shardings_of
+from precond.engine.row_shardings_of import row_shardings_of, stack_row_shardings
 from precond.engine.stacked_state import StackedState
 from precond.mesh import (
-    ByCost,
     Placement,
-    RowSharding,
-    RowShardings,
     Sharded,
     as_sharded,
     collectives_over,
     find_placement,
+    in_boxes,
     init_sharded,
     match_sharding,
     on_shards,
     replicate,
     reshard_in,
     warn_if_whole,
+    without_mesh,
 )
 from precond.scopes import named
 from precond.sharding import route_of
@@ -164,32 +163,11 @@ def _init(options: Stacking, params: optax.Params) -> StackedState:
         return state, jax.tree.map(jnp.asarray, owners_of(layout))
 
     if stacks:
-        made = init_sharded(placement, make, _row_shardings(options, layout, placement), params)
-        made = _named(options, layout, placement, made, find_box(params))
+        made = init_sharded(placement, make, stack_row_shardings(options.inner, layout, placement), params)
+        box, place = find_box(params), placement or without_mesh(options.sharding)
+        made = made if box is None else in_boxes(made, stack_row_shardings(options.inner, layout, place), box)
     counts = (jnp.zeros([], jnp.int32) for _ in range(3))
     return StackedState(made[0], next(counts), next(counts), made[1], jnp.int32(fingerprint(layout)), next(counts))
-
-
-def _named(options: Stacking, layout: Layout, placement: Placement | None, made: Any, box: Any) -> Any:
-    """Put the stacks of a state into boxes where the parameters are in boxes.
-
-    A training loop that finds its shardings from the names of axes, before there is a mesh, then finds those of stacks.
-    """
-    sharding = options.sharding
-    if box is None or sharding.axis is None or (placement is None and isinstance(sharding.roots, ByCost)):
-        return made
-    if placement is None:
-        placement = Placement(sharding.axis, AbstractMesh((), ()), AxisType.Auto, 1, sharding.roots)
-    rows = _row_shardings(options, layout, placement)
-    return jax.tree.map(lambda x, row: in_box(box, x, row.axes) if row.length and row.axes else x, made, rows)
-
-
-def _row_shardings(options: Stacking, layout: Layout, placement: Placement | None) -> RowShardings:
-    """Say how the state of the stacks is divided, and whose they are."""
-    if placement is None:
-        return None
-    owners = {name: RowSharding(s.shape[0], placement.axes) for name, s in layout.stacks.items()}
-    return row_shardings_of(options.inner, layout.stacks, placement), owners
 
 
 def _update(
