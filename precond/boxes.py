@@ -13,11 +13,11 @@ import jax
 __all__ = ["boxed_like", "find_box", "in_box", "unboxed"]
 
 
-def _is_box(x: Any) -> bool:
+def _is_box(x: object) -> bool:
     return all(hasattr(x, name) for name in ("names", "value", "replace", "replace_boxed"))
 
 
-def find_box(tree: Any) -> Any:
+def find_box(tree: object) -> Any:
     """Return the first box of a tree, or None.
 
     Examples:
@@ -69,7 +69,7 @@ def _logical_name(box: Any, axis: str) -> str:
     return axis if found is None else found
 
 
-def unboxed(tree: Any) -> Any:
+def unboxed(tree: object) -> Any:
     """Return a tree with what is in the boxes in place of these.
 
     Examples:
@@ -80,7 +80,7 @@ def unboxed(tree: Any) -> Any:
     return jax.tree.map(lambda x: x.value if _is_box(x) else x, tree, is_leaf=_is_box)
 
 
-def boxed_like(tree: Any, like: Any) -> Any:
+def boxed_like(tree: object, like: object) -> Any:
     """Put the leaves of a tree into the boxes of another one: the inverse of `unboxed`.
 
     Args:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from precond.arguments import shown
+from precond.arguments import check_whole, shown
 from precond.layers.capture import Capture
 from precond.layers.check_patterns import check_patterns
 from precond.layers.coverage import Coverage, Row
@@ -91,6 +91,7 @@ def assemble(
       sharing: as in `sharing_of`.
       batch: as in `Tap`.
     """
+    check_whole("batch", batch, least=0)
     leaves, rule = leaves_of(params), sharing_of(sharing)
     if not callable(sharing):
         check_patterns("sharing", [pattern for pattern, _ in sharing], sorted(found))

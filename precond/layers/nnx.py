@@ -189,7 +189,12 @@ def capture(
         return apply
 
     def run(capture: Capture, params: Tree) -> Tree:
-        return capture.apply(params, rest, *args, **kwargs)[0]
+        try:
+            return capture.apply(params, rest, *args, **kwargs)[0]
+        except TypeError as error:
+            raise TypeError(
+                f"model(*args, **kwargs) failed: {error}. Give capture() an example of what the model is called with."
+            ) from error
 
     return verified(
         found,
@@ -204,6 +209,7 @@ def capture(
     )
 
 
+@described()
 def attached(model: nnx.Module, capture: Capture) -> Any:
     """Return a copy of the model with a probe in each of its layers, for training loops that can pass no `factors=`.
 

@@ -65,7 +65,12 @@ def stacked_layer(kind: Kind, weights: str, bias: str | None, shape: tuple[int, 
     """
     axes, own = stacking
     if axes == tuple(range(len(axes))) and own in (None, axes):
-        return kind.layer(weights, bias, shape)
+        layer = kind.layer(weights, bias, shape)
+        if layer.lead < 0:
+            raise ValueError(
+                f"its weights '{weights}' of shape {shape} have fewer axes than a {kind.label('layer')} needs"
+            )
+        return layer
     inner = tuple(d for i, d in enumerate(shape) if i not in axes)
     layer = kind.layer(weights, bias, (*(shape[i] for i in axes), *inner))
     layer = _without_axes_of_one(layer, inner)._replace(lead_axes=axes, bias_lead_axes=own)
