@@ -198,6 +198,12 @@ def _check_state(init: Callable[[Any], Any], state: Any, params: Any, name: str)
     except _FAILURES:
         return
     ours, found = _paths(expected), _paths(state)
+    bare = [{path.removesuffix("/value") for path in paths} for paths in (ours, found)]
+    if bare[0] == bare[1] and ours.keys() != found.keys():
+        boxed = "state= is" if len("".join(found)) > len("".join(ours)) else "The gradients are"
+        raise ValueError(
+            f"{boxed} in Flax's boxes, and the rest is not: take all of it out of them, by flax.linen.unbox, or nothing."
+        )
     owner = whose(state)
     other = "state= is of another optimizer, or of other parameters:"
     if owner is not None:
