@@ -202,7 +202,7 @@ def _check_state(init: Callable[[Any], Any], state: Any, params: Any, name: str)
     if bare[0] == bare[1] and ours.keys() != found.keys():
         boxed = "state= is" if len("".join(found)) > len("".join(ours)) else "The gradients are"
         raise ValueError(
-            f"{boxed} in Flax's boxes, and the rest is not: take all of it out of them, by flax.linen.unbox, or nothing."
+            f"{boxed} in Flax's boxes, and the rest is not: take all out of them, by flax.linen.unbox, or nothing."
         )
     owner = whose(state)
     other = "state= is of another optimizer, or of other parameters:"

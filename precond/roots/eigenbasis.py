@@ -113,6 +113,10 @@ def eigenbasis(
 
     debiased = bias_correction and weight is None
 
+    def raised(x: jax.Array) -> jax.Array:
+        # A power below 1 has no derivative at 0. There the entry has had no gradient, and does not move.
+        return jnp.where(x > 0, jnp.where(x > 0, x, 1) ** power, 0)
+
     def init(stack: Leaf, factors: tuple[Factor | None, ...]) -> RootState:
         nu = jnp.zeros(stack.shape, wide_dtype(stack))
         bases = tuple(None if f is None else unchecked(f) for f in factors)
@@ -133,9 +137,7 @@ def eigenbasis(
         steps = count.reshape(-1, *[1] * (nu.ndim - 1))
         nu = average(nu, jnp.square(turned), decay, weight, count=steps if debiased else None)
         mean = jnp.mean(nu, axis=tuple(range(1, nu.ndim)), keepdims=True)
-        # A power below 1 has no derivative at 0. There the entry has had no gradient, and does not move.
-        denominator = jnp.where(nu > 0, jnp.where(nu > 0, nu, 1) ** power, 0)
-        denominator = denominator + (least * mean**power if eps is None else eps)
+        denominator = raised(nu) + (least * raised(mean) if eps is None else eps)
         turned = multiply(direction, bases, transpose=True)
         # An entry without any gradient so far has 0 / 0, and does not move.
         scaled = jnp.where(denominator > 0, turned / jnp.where(denominator > 0, denominator, 1), 0)
