@@ -45,9 +45,10 @@ def check_shapes(updates: Any, params: Any) -> None:
     """
     gradients, leaves = jax.tree_util.tree_flatten_with_path(updates)[0], jax.tree.leaves(params)
     for path, g in gradients:
-        if np.result_type(g).kind in "biu":
+        dtype = g.dtype if hasattr(g, "dtype") else np.result_type(g)
+        if getattr(dtype, "kind", "f") in "biu" and dtype != jax.dtypes.float0:
             raise TypeError(
-                f"The gradient of '{path_name(path)}' is of {np.result_type(g)}: gradients are floating-point numbers. "
+                f"The gradient of '{path_name(path)}' is of {dtype}: gradients are floating-point numbers. "
                 f"Give those of jax.grad, and not data, labels or masks."
             )
     if len(gradients) != len(leaves):

@@ -22,7 +22,7 @@ def diagnose(dtype: str = "float32") -> Diagnosis:
       A `Diagnosis`; see its attributes, `Diagnosis.text` and `Diagnosis.json`.
 
     Raises:
-      ValueError: for a dtype that is no floating-point type.
+      ValueError: for a dtype of integers, or for one that JAX does not have.
 
     Examples:
       >>> found = diagnose()
