@@ -12,6 +12,7 @@ import optax
 from jax.core import Tracer
 
 from precond.arguments import shown
+from precond.boxes import unboxed
 from precond.engine import BlockedState, KroneckerState
 from precond.large_batches import AdascaleState
 from precond.roots import Health
@@ -71,6 +72,7 @@ def metrics(state: Any) -> dict[str, jax.Array]:
       1.0
     """
     _check(state)
+    state = unboxed(state)
     found: list[Any] = [*_states(state), *(x for x in find_nodes(state, KroneckerState) if x.host != ())]
     found += find_nodes(state, ActivationsState)
     numbers, mapped = _numbers, _mapped_axes(found)

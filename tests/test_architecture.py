@@ -22,6 +22,7 @@ FLOORS = {
     "linalg": 0,
     "scopes": 0,
     "transformation": 0,
+    "boxes": 0,
     "trees": 0,
     "version": 0,
     "blocks": 1,

@@ -1,8 +1,8 @@
 """A transformer as MaxText has it: scanned layers, logical axes, a state that is born divided over eight devices.
 
-The shapes of the whole training state are found by `jax.eval_shape`, its shardings from the names of the parameters'
-axes, and only then is it made, by `jax.jit(.., out_shardings=)`. The optimizer's own state has no named axes, so its
-shardings come from `precond.state_shardings`, which takes AdamW as well.
+The shapes of the whole training state are found by `jax.eval_shape`, its shardings from the names of its axes, and
+only then is it made, by `jax.jit(.., out_shardings=)`. The parameters are in Flax's boxes, which have these names. So
+are the stacks of the optimizer's state, because the parameters are, and the loop is the same as for AdamW.
 """
 
 import jax
@@ -78,11 +78,8 @@ def born(tx, key):
         params = model.init(key, example)["params"]
         return TrainState.create(apply_fn=model.apply, params=params, tx=tx)
 
-    abstract, around = jax.eval_shape(make, key), jax.sharding.get_mesh()
-    shardings = nn.logical_to_mesh_sharding(nn.get_partition_spec(abstract), around, RULES)
-    shapes = nn.unbox(abstract.params)
-    placed = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings.params)
-    shardings = shardings.replace(opt_state=precond.state_shardings(tx, placed, around))
+    names = nn.get_partition_spec(jax.eval_shape(make, key))
+    shardings = nn.logical_to_mesh_sharding(names, jax.sharding.get_mesh(), RULES)
     return jax.jit(lambda key: nn.unbox(make(key)), out_shardings=shardings)(key), shardings
 
 

@@ -15,7 +15,7 @@ from precond.arguments.checks import (
 )
 from precond.arguments.described import Described, described
 from precond.arguments.directions import along, check_along, check_headings, heading, refuse_optimizers
-from precond.arguments.explain import check_arrays, check_trees
+from precond.arguments.explain import check_arrays, check_trees, is_state
 from precond.arguments.shown import is_function, made, maker, shown
 from precond.arguments.whose import known_states
 
@@ -40,6 +40,7 @@ __all__ = [
     "described",
     "heading",
     "is_function",
+    "is_state",
     "known_states",
     "made",
     "maker",

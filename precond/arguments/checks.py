@@ -114,7 +114,7 @@ def check_rate(name: str, value: Any) -> None:
       ValueError: learning_rate=-1.0: must be at least 0.
     """
     if callable(value):
-        if isinstance(value, type) or not _takes(value, 1):
+        if isinstance(value, type) or not _takes(value, 1) or _makes_optimizers(value):
             raise TypeError(
                 f"{name}={shown(value)}: must be a number, or a schedule: a function of the step alone. "
                 f"If this function makes a schedule, call it."
@@ -125,6 +125,15 @@ def check_rate(name: str, value: Any) -> None:
     check_number(name, value, 0)
     if _number(name, value, "") == math.inf:
         raise ValueError(f"{name}={value}: must be finite.")
+
+
+def _makes_optimizers(function: Callable[..., Any]) -> bool:
+    """Return whether a function is annotated as one that returns a transformation: `optax.adam`."""
+    try:
+        made = inspect.signature(function).return_annotation
+    except (TypeError, ValueError):
+        return False
+    return "GradientTransformation" in (made if isinstance(made, str) else getattr(made, "__name__", ""))
 
 
 def _takes(function: Callable[..., Any], count: int) -> bool:

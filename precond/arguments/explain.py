@@ -11,7 +11,7 @@ import optax
 from precond.arguments.shown import shown
 from precond.arguments.whose import whose
 
-__all__ = ["check_arrays", "check_trees", "explained"]
+__all__ = ["check_arrays", "check_trees", "explained", "is_state"]
 
 _FAILURES = (TypeError, ValueError, KeyError, AttributeError, IndexError)
 
@@ -49,6 +49,8 @@ def explained(
         try:
             return tx.update(updates, state, params, **extra)
         except _FAILURES as error:
+            if params is None and "`params`" in str(error) and not _says_why(error):
+                raise ValueError(f"{name} needs the parameters: tx.update(gradients, state, params).") from error
             if not _says_why(error) and (why := _reason(tx.init, updates, state, params, name)) is not None:
                 raise why from error
             if str(error).startswith("state=") and (why := _of_another(tx.init, updates, state, params, name)):
@@ -73,14 +75,14 @@ def _says_why(error: Exception) -> bool:
 def _reason(init: Callable[[Any], Any], updates: Any, state: Any, params: Any, name: str) -> Exception | None:
     """Return the error that tells what is wrong with the arguments of an update, or None."""
     try:
-        if _is_state(updates):
+        if is_state(updates):
             raise TypeError(
                 "update() was given the state of an optimizer in place of gradients. The order is "
                 "tx.update(gradients, state, params)."
             )
         check_arrays("updates", updates)
         if params is not None:
-            if _is_state(params):
+            if is_state(params):
                 raise TypeError(
                     "params= is the state of an optimizer. The order is tx.update(gradients, state, params)."
                 )
@@ -92,12 +94,18 @@ def _reason(init: Callable[[Any], Any], updates: Any, state: Any, params: Any, n
     return None
 
 
-def _is_state(tree: Any) -> bool:
-    """Return whether a tree has the state of a transformation in it."""
+def is_state(tree: object) -> bool:
+    """Return whether a tree has the state of a transformation in it.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> is_state(optax.adam(1e-3).init(jnp.ones(2))), is_state({"kernel": jnp.ones(2)})
+      (True, False)
+    """
     if isinstance(tree, tuple) and type(tree).__name__.endswith("State"):
         return True
     children = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, tuple | list) else ()
-    return any(_is_state(child) for child in children)
+    return any(is_state(child) for child in children)
 
 
 def _paths(tree: Any) -> dict[str, Any]:
@@ -122,7 +130,9 @@ def check_arrays(name: str, tree: Any) -> None:
     """
     for path, leaf in _paths(tree).items():
         number = isinstance(leaf, int | float | complex | np.generic) or hasattr(leaf, "__jax_array__")
-        if number or (hasattr(leaf, "shape") and isinstance(getattr(leaf, "dtype", None), np.dtype)):
+        dtype = getattr(leaf, "dtype", None)
+        array = hasattr(leaf, "shape") and isinstance(dtype, np.dtype) and dtype.kind not in "OSUMm"
+        if number or array:
             continue
         if isinstance(leaf, jax.Array):  # keys of jax.random
             continue
@@ -188,6 +198,12 @@ def _check_state(init: Callable[[Any], Any], state: Any, params: Any, name: str)
     except _FAILURES:
         return
     ours, found = _paths(expected), _paths(state)
+    bare = [{path.removesuffix("/value") for path in paths} for paths in (ours, found)]
+    if bare[0] == bare[1] and ours.keys() != found.keys():
+        boxed = "state= is" if len("".join(found)) > len("".join(ours)) else "The gradients are"
+        raise ValueError(
+            f"{boxed} in Flax's boxes, and the rest is not: take all out of them, by flax.linen.unbox, or nothing."
+        )
     owner = whose(state)
     other = "state= is of another optimizer, or of other parameters:"
     if owner is not None:

@@ -7,6 +7,7 @@ from precond.blocks.cuts import BlockSize, Cut, Ragged, Region, ragged
 from precond.blocks.finite_blocks import finite_blocks, keep_finite, mask_blocks, sum_of_squares
 from precond.blocks.layer import Layer
 from precond.blocks.layout import Layout, Origin, layout_of
+from precond.blocks.lead_axes import spread_leads, spread_shape
 from precond.blocks.owners import STARTS, fingerprint, hashed, owners_of, reading_of
 from precond.blocks.parameter import Parameter
 from precond.blocks.path_name import path_name
@@ -60,6 +61,8 @@ __all__ = [
     "readings_of",
     "rules",
     "small_side",
+    "spread_leads",
+    "spread_shape",
     "stack_name",
     "sum_of_squares",
     "tell_readings",

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from precond.arguments import check_arrays
 from precond.blocks.path_name import path_name
@@ -31,10 +32,11 @@ def check_leaves(params: Any) -> None:
 
 
 def check_shapes(updates: Any, params: Any) -> None:
-    """Raise unless every gradient has the shape of its parameter, if there are as many of both.
+    """Raise unless every gradient is of real or complex numbers, with the shape of its parameter if there are as many.
 
     Raises:
       ValueError: for a gradient of another shape.
+      TypeError: for a gradient of integers or booleans.
 
     Examples:
       >>> check_shapes({"w": jnp.zeros(3)}, {"w": jnp.zeros(4)})
@@ -42,6 +44,13 @@ def check_shapes(updates: Any, params: Any) -> None:
       ValueError: The gradient of 'w' has the shape (3,), the parameter (4,).
     """
     gradients, leaves = jax.tree_util.tree_flatten_with_path(updates)[0], jax.tree.leaves(params)
+    for path, g in gradients:
+        dtype = g.dtype if hasattr(g, "dtype") else np.result_type(g)
+        if getattr(dtype, "kind", "f") in "biu" and dtype != jax.dtypes.float0:
+            raise TypeError(
+                f"The gradient of '{path_name(path)}' is of {dtype}: gradients are floating-point numbers. "
+                f"Give those of jax.grad, and not data, labels or masks."
+            )
     if len(gradients) != len(leaves):
         return
     for (path, g), p in zip(gradients, leaves, strict=True):

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from precond.blocks.lead_axes import leads_first
 from precond.blocks.view import View
 
 __all__ = ["Layer"]
@@ -29,6 +30,8 @@ class Layer(NamedTuple):
       diagonal: whether the factor of the inputs is a diagonal one (an embedding's).
       positions: where the inputs are a map, `[positions, channels]` with a factor each, the number of its positions;
         else None. The bias is then read by itself.
+      lead_axes: which axes of the weights are the batch, if they are not the first ones. The other axes are `shape`.
+      bias_lead_axes: the same of the bias.
 
     Examples:
       >>> layer = Layer("dense/kernel", "dense/bias", 0, (2, 3), (), (0,), (1,))
@@ -47,6 +50,8 @@ class Layer(NamedTuple):
     outputs: tuple[int, ...]
     diagonal: bool = False
     positions: int | None = None
+    lead_axes: tuple[int, ...] | None = None
+    bias_lead_axes: tuple[int, ...] | None = None
 
     @property
     def size(self) -> tuple[int, int, int]:
@@ -55,6 +60,55 @@ class Layer(NamedTuple):
             math.prod(self.shape[i] for i in x) for x in (self.groups, self.inputs, self.outputs)
         )
         return groups, inputs + (self.bias is not None), outputs
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """Where each axis of `shape` is among the axes of the weights, as they are first read."""
+        axes = range(self.lead) if self.lead_axes is None else self.lead_axes
+        return tuple(i for i in range(self.lead + len(self.shape)) if i not in axes)
+
+    @property
+    def batch_order(self) -> tuple[int, ...]:
+        """The order in which the axes `lead` and `groups` come in the batch of matrices."""
+        axes = tuple(range(self.lead)) if self.lead_axes is None else self.lead_axes
+        both = (*axes, *(self.places[i] for i in self.groups))
+        return tuple(sorted(range(len(both)), key=both.__getitem__))
+
+    @property
+    def _columns_of_bias(self) -> tuple[int, ...] | None:
+        """Which axes of the bias are columns, if its batch is not in front: it has the axes of groups and outputs."""
+        if self.bias is None or self.bias_lead_axes is None:
+            return None
+        count = self.lead + len(self.groups) + len(self.outputs)
+        own = [axis for axis in range(count) if axis not in self.bias_lead_axes]
+        return tuple(own[len(self.groups) :])
+
+    def lead_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the sizes of the axes of the batch.
+
+        Args:
+          shape: of the weights.
+
+        Examples:
+          >>> Layer("kernel", None, 1, (2, 3), (), (0,), (1,), lead_axes=(1,)).lead_shape((2, 6, 3))
+          (6,)
+        """
+        return shape[: self.lead] if self.lead_axes is None else tuple(shape[i] for i in self.lead_axes)
+
+    @property
+    def factor_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each factor of one matrix by its name, in the order of the axes of a block."""
+        *sides, outputs = self.tensor
+        names = ("positions", "inputs") if self.positions is not None else ("inputs",)
+        shapes = {name: (d,) if self.diagonal else (d, d) for name, d in zip(names, sides, strict=True)}
+        return shapes | ({"outputs": (outputs, outputs)} if self.outputs else {})
+
+    @property
+    def sum_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each sum of a probe by its name, where the layer is called."""
+        some = (self.size[0],) if self.groups else ()
+        shapes = {name: (*some, *shape) for name, shape in self.factor_shapes.items()}
+        return shapes | dict.fromkeys(["rows", "examples"], ()) | dict.fromkeys(["gradient", "moments"], self.size)
 
     @property
     def tensor(self) -> tuple[int, ...]:
@@ -100,8 +154,8 @@ class Layer(NamedTuple):
           >>> Layer("kernel", "bias", 0, (6, 3), (), (0,), (1,), positions=2).view((6, 3))
           View(axes=((0,), (1,), (2,)), passive=(), shape=(2, 3, 3))
         """
-        read = [*shape[: self.lead], *self.shape]
-        inputs, outputs = ([self.lead + i for i in axes] for axes in (self.inputs, self.outputs))
+        read = [*shape[: self.lead], *self.shape] if self.lead_axes is None else list(shape)
+        inputs, outputs = ([self.places[i] for i in axes] for axes in (self.inputs, self.outputs))
         if self.positions is not None:
             positions, channels = _split(read, inputs, self.positions)
             outputs = [axis + (axis >= channels[0]) for axis in outputs]
@@ -111,7 +165,7 @@ class Layer(NamedTuple):
                 axes.append(len(read))
                 read.append(1)
         passive = (0,) if self.diagonal else () if self.outputs else (1,)
-        return View((tuple(inputs), tuple(outputs)), passive, tuple(read), self.bias)
+        return View((tuple(inputs), tuple(outputs)), passive, tuple(read), self.bias, self._columns_of_bias)
 
     def bias_view(self, shape: tuple[int, ...]) -> View | None:
         """Return how the bias is read by itself: as a column if the weights are a map; else None.
@@ -125,6 +179,8 @@ class Layer(NamedTuple):
         """
         if self.positions is None or self.bias is None:
             return None
+        if self._columns_of_bias is not None:
+            return View((self._columns_of_bias, len(shape)), (1,), (*shape, 1))
         groups, _, outputs = self.size
         return View((-2, -1), (1,), (*shape[: self.lead], groups, outputs, 1))
 
@@ -136,6 +192,10 @@ class Layer(NamedTuple):
           bias: the bias, or its gradient; None for a layer whose bias is None.
         """
         _, rows, columns = self.size
+        if self.lead_axes is not None:
+            kernel = leads_first(kernel, self.lead_axes)
+        if bias is not None and self.bias_lead_axes is not None:
+            bias = leads_first(bias, self.bias_lead_axes)
         order = self.groups + self.inputs + self.outputs
         read = kernel.reshape(-1, *self.shape).transpose(0, *(1 + i for i in order))
         weights = read.reshape(-1, rows - (self.bias is not None), columns)

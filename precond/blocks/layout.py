@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from precond.blocks.cuts import BlockSize, cut_blocks, paste_blocks
 from precond.blocks.parameter import Parameter, parameters_of
 from precond.blocks.tensor_group import Member, TensorGroup, group_members
-from precond.blocks.view import View, Views, geometry
+from precond.blocks.view import Geometry, View, Views, geometry
 
 __all__ = ["Layout", "Origin", "layout_of"]
 
@@ -221,6 +221,7 @@ def _members(parameters: Sequence[tuple[str, Parameter]], views: Views) -> list[
         member = Member(i, geometry(view, leaf.shape, f"'{path}'"), row)
         if row is not None:
             _check_row(member, path, *parameters[row])
+            member = member._replace(row_geometry=_row_geometry(member, view.row_axes, path, *parameters[row]))
         found.setdefault((member.tensor, member.geometry.passive), []).append(member)
     return list(found.values())
 
@@ -233,3 +234,19 @@ def _check_row(member: Member, path: str, row: str, leaf: Parameter) -> None:
             f"{member.batch} tensors of shape {g.tensor}: the view must have two axes, and the row one entry for each "
             f"column of each matrix."
         )
+
+
+def _row_geometry(
+    member: Member, columns: tuple[int, ...] | None, path: str, row: str, leaf: Parameter
+) -> Geometry | None:
+    """Return how the last row is read, if its axes are not in the order in which they are read."""
+    if columns is None:
+        return None
+    batch = tuple(axis for axis in range(leaf.ndim) if axis not in columns)
+    order, g = (*batch, *columns), member.geometry
+    if sorted(order) != list(range(leaf.ndim)) or math.prod(leaf.shape[a] for a in columns) != g.tensor[1]:
+        raise ValueError(
+            f"View.row_axes={columns} of '{path}' are not the axes of '{row}', of shape {leaf.shape}, that are its "
+            f"{g.tensor[1]} columns: name each of these once, from 0 on."
+        )
+    return None if order == tuple(range(leaf.ndim)) else Geometry(leaf.shape, order, g.tensor[1:], ())

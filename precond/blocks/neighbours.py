@@ -18,8 +18,8 @@ def stacked_axes(shapes: Shapes) -> dict[Parts, tuple[int, ...]]:
 
     Two things show that a module is a stack of layers, as `nn.scan`, `nnx.vmap` and MaxText make it. One is a norm
     whose scale has two axes. The other is a bias that shares an axis with its kernel, but not one of the
-    kernel's outputs. The stack is then the outermost module in which every parameter has this axis. Axes 0 and 1 are
-    tried, and a stack of stacks is found one axis after the other.
+    kernel's outputs. The stack is then the outermost module in which every parameter has this axis. Axes 0, 1 and the
+    last one are tried, and a stack of stacks is found one axis after the other.
 
     Args:
       shapes: of the parameters, by the parts of their paths.
@@ -42,6 +42,7 @@ def stacked_axes(shapes: Shapes) -> dict[Parts, tuple[int, ...]]:
     found: dict[Parts, list[int]] = {parts: [] for parts in shapes}
     while stacks := _stacks({parts: tuple(shapes[parts][a] for a in axes) for parts, axes in left.items()}):
         for parts, axes in left.items():
+            # An axis that counts from the end is one of the axes that are left.
             for axis in [axis for module, axis in stacks.items() if _within(parts, module)][:1]:
                 found[parts].append(axes.pop(axis))
     return {parts: tuple(sorted(axes)) for parts, axes in found.items()}
@@ -62,9 +63,9 @@ def _stacks(shapes: Shapes) -> dict[Parts, int]:
         if any(_within(parts, stack) for stack in stacks):
             continue
         found = [(_outermost(modules, parts[:-1], axis), shapes[parts][axis], axis) for axis in axes]
-        if reached := [(length, size, axis) for length, size, axis in found if length is not None]:
+        if reached := [(length, size, axis < 0, axis) for length, size, axis in found if length is not None]:
             # The axis that more of the tree shares. Where both reach as far, there are fewer layers than channels.
-            length, _, axis = min(reached)
+            length, _, _, axis = min(reached)
             stacks = {other: a for other, a in stacks.items() if not _within(other, parts[:length])}
             stacks[parts[:length]] = axis
     return stacks
@@ -81,9 +82,14 @@ def _outermost(modules: Mapping[Parts, Shapes], module: Parts, axis: int) -> int
 
 
 def _is_stack(inside: Shapes, axis: int) -> bool:
-    """Return whether all parameters of a module have this axis, of one length, and kernels are matrices without it."""
+    """Return whether all parameters of a module have this axis, of one length, and kernels are matrices without it.
+
+    The last axis of kernels that all have the same inputs may be that of their heads, and not of layers.
+    """
     lengths = {shape[axis] if axis < len(shape) else None for shape in inside.values()}
     least = {parts: 3 if parts[-1] in _BIAS_OF and not is_norm(parts) else 1 for parts in inside}
+    if axis < 0 and len({inside[parts][:1] for parts, rank in least.items() if rank == 3}) == 1:
+        return False
     return len(lengths) == 1 and None not in lengths and all(len(inside[p]) >= n for p, n in least.items())
 
 
@@ -93,10 +99,10 @@ def _witnesses(shapes: Shapes) -> Iterator[tuple[Parts, list[int]]]:
         module, name = parts[:-1], parts[-1]
         tried: list[int] = []
         if name == "scale" or (is_norm(parts) and name in ("weight", "kernel")):
-            tried = [0, 1] if len(shape) > 1 else []
+            tried = [0, 1, -1] if len(shape) > 1 else []
         elif name in _BIAS_OF:
             bias = shapes.get((*module, _BIAS_OF[name]), ())
-            tried = [axis for axis in (0, 1) if _shares(name, shape, bias, axis)]
+            tried = [axis for axis in (0, 1, -1) if _shares(name, shape, bias, axis)]
         elif re.fullmatch(r"(.*_)?lora_?a", name, re.I):
             other = shapes.get((*module, name[:-1] + ("b" if name[-1] == "a" else "B")), ())
             tried = [0] if _are_adapters(shape, other) else []
@@ -120,4 +126,7 @@ def _shares(name: str, kernel: tuple[int, ...], bias: tuple[int, ...], axis: int
     def is_of(bias: tuple[int, ...], kernel: tuple[int, ...]) -> bool:
         return kernel[:1] == bias if name == "weight" else kernel[-len(bias) :] == bias
 
-    return not is_of(bias, kernel) and is_of(bias[:axis] + bias[axis + 1 :], kernel[:axis] + kernel[axis + 1 :])
+    def without(shape: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(d for i, d in enumerate(shape) if i != axis % len(shape))
+
+    return not is_of(bias, kernel) and is_of(without(bias), without(kernel))

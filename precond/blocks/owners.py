@@ -55,7 +55,8 @@ def reading_of(member: Member) -> int:
       >>> reading_of(a) == reading_of(b)
       False
     """
-    return hashed(repr([*(tuple(map(int, x)) for x in member.geometry), member.row is not None]))
+    read = [*(tuple(map(int, x)) for x in member.geometry), member.row is not None]
+    return hashed(repr(read if member.row_geometry is None else [*read, *member.row_geometry.order]))
 
 
 def _runs(layout: Layout) -> dict[str, list[_Run]]:

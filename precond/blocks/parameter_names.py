@@ -23,7 +23,7 @@ def _named(*names: str) -> re.Pattern[str]:
 
 
 _VECTORS = _named(
-    "bias bias_.* scale offset gamma beta sinks? alpha decay cls tokens? probe latents? codebook freqs",
+    "bias bias_.* scale offset gamma beta sinks? alpha decay cls tokens? probe latents? latent_arrays? codebook freqs",
 )
 _TABLES = _named(
     "embed embeddings? emb embeds embedding_(table|weights?) table w_e w_pos wte wpe pe pos rel(ative)?_pos.*",

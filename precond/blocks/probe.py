@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from precond.blocks.layer import Layer
+from precond.blocks.lead_axes import gather_leads
 
 __all__ = ["Factors", "Probe", "with_zero_probes", "without_probes"]
 
@@ -57,19 +58,39 @@ class Probe:
           examples: by how many the sum is divided to make the loss, where the outputs' cotangents are those of the
             *sum* of the examples' losses. (For those of their mean over N, that is 1 / N.)
         """
-        layer, s = self.layer, self.sums
+        layer, s = self.layer, {name: self.gathered(name, x) for name, x in self.sums.items()}
+        examples = self.gathered("examples", jnp.asarray(examples))
         # A norm's factor is already one of cotangents.
         rows = jnp.maximum(s["rows"], 1) if layer.outputs else examples
 
         def stacked(x: jax.Array, count: ArrayLike, flat: bool = False) -> jax.Array:
             count = jnp.asarray(count)
             x = x / count.reshape(count.shape + (1,) * (x.ndim - count.ndim))
-            return x.reshape(-1, *x.shape[-1 if flat else -2 :])
+            return self._as_batch(x, 1 if flat else 2)
 
         outputs = stacked(s["outputs"], examples) if "outputs" in s else None
         moments = stacked(s["moments"], examples) if "moments" in s else None
         inputs = stacked(s["inputs"], rows, layer.diagonal)
         return Factors((stacked(s["positions"], rows), inputs) if layer.positions else inputs, outputs, moments)
+
+    def gathered(self, name: str, x: jax.Array) -> jax.Array:
+        """Return one of the sums with the axes of scans and maps in front.
+
+        Args:
+          name: of the sum.
+          x: the sum.
+        """
+        axes = self.layer.lead_axes
+        return x if axes is None or not x.ndim else gather_leads(x, axes, self.layer.sum_shapes[name])
+
+    def _as_batch(self, x: jax.Array, sides: int) -> jax.Array:
+        """Return an array `[lead.., groups, ..]` as `[L, ..]`, L in the order of the weights' batch."""
+        layer, own = self.layer, x.shape[x.ndim - sides :]
+        if layer.lead_axes is not None:
+            lead = x.shape[: layer.lead]
+            x = x.reshape(*lead, *(layer.shape[i] for i in layer.groups), *own)
+            x = x.transpose(*layer.batch_order, *range(x.ndim - sides, x.ndim))
+        return x.reshape(-1, *own)
 
 
 def _is_probe(x: Any) -> bool:

@@ -23,11 +23,13 @@ class Member(NamedTuple):
       leaf: its place among the leaves.
       geometry: how it is read.
       row: the place of the leaf that is the last row of each of its matrices; None if there is none.
+      row_geometry: how that leaf is read; None if its axes are in the order in which they are read.
     """
 
     leaf: int
     geometry: Geometry
     row: int | None = None
+    row_geometry: Geometry | None = None
 
     @property
     def tensor(self) -> tuple[int, ...]:
@@ -51,15 +53,24 @@ class Member(NamedTuple):
         tensors = leaves[self.leaf].astype(dtype).reshape(g.shape).transpose(g.order).reshape(-1, *g.tensor)
         if self.row is None:
             return tensors
-        return jnp.concatenate([tensors, leaves[self.row].astype(dtype).reshape(-1, 1, g.tensor[1])], axis=1)
+        last = leaves[self.row].astype(dtype)
+        if self.row_geometry is not None:
+            last = last.transpose(self.row_geometry.order)
+        return jnp.concatenate([tensors, last.reshape(-1, 1, g.tensor[1])], axis=1)
 
     def write(self, tensors: jax.Array) -> dict[int, jax.Array]:
         """Return the leaves again, up to their last reshape: the inverse of `read`."""
-        g = self.geometry
         out = {} if self.row is None else {self.row: tensors[:, -1]}
+        if self.row is not None and self.row_geometry is not None:
+            out[self.row] = _back(self.row_geometry, out[self.row])
         own = tensors if self.row is None else tensors[:, :-1]
-        back = sorted(range(len(g.order)), key=g.order.__getitem__)
-        return out | {self.leaf: own.reshape([g.shape[a] for a in g.order]).transpose(back)}
+        return out | {self.leaf: _back(self.geometry, own)}
+
+
+def _back(g: Geometry, tensors: jax.Array) -> jax.Array:
+    """Return tensors with the axes of the leaf that they were read from."""
+    order = sorted(range(len(g.order)), key=g.order.__getitem__)
+    return tensors.reshape([g.shape[a] for a in g.order]).transpose(order)
 
 
 class TensorGroup(NamedTuple):

@@ -22,6 +22,8 @@ class View(NamedTuple):
         may be -1. None keeps its own.
       row: the path of another parameter, such as a bias, that is the last row of each matrix: the tensor must have two
         axes. That parameter must have no view of its own, and may be absent.
+      row_axes: which axes of that other parameter are the columns of a matrix; the others are the batch, in the order
+        of the batch axes here. None takes the last ones.
 
     Examples:
       A matrix; a convolution `[h, w, in, out]` as the matrix `[h w in, out]`; a stack of layers `[L, m, n]`; a fused
@@ -39,10 +41,12 @@ class View(NamedTuple):
     passive: tuple[int, ...] = ()
     shape: tuple[int, ...] | None = None
     row: str | None = None
+    row_axes: tuple[int, ...] | None = None
 
     def __repr__(self) -> str:
         """Leave out a row that is None."""
         row = "" if self.row is None else f", row={self.row!r}"
+        row += "" if self.row_axes is None else f", row_axes={self.row_axes}"
         return f"View(axes={self.axes}, passive={self.passive}, shape={self.shape}{row})"
 
 
@@ -72,7 +76,7 @@ class Geometry(NamedTuple):
         return spans
 
     def of_row(self) -> "Geometry":
-        """Return how the last row of each matrix is read: with the same axes, but for those of the rows."""
+        """Return how a last row of each matrix is read by default: with the same axes, but for those of the rows."""
         (first, last), _ = self.spans()
         read = tuple(self.shape[a] for a in (*self.order[:first], *self.order[last:]))
         return Geometry(read, tuple(range(len(read))), self.tensor[1:], ())
@@ -92,7 +96,7 @@ def _check_kinds(view: Any, where: str) -> None:
             f"View.axes={view.axes!r} of {where}: must be a tuple of axes, or of groups of axes, such as (0, 1) or "
             f"((0, 1), 2)."
         )
-    for name in ("passive", "shape"):
+    for name in ("passive", "shape", "row_axes"):
         given = getattr(view, name)
         if given is not None and not (isinstance(given, (tuple, list)) and all(map(_is_whole, given))):
             raise TypeError(f"View.{name}={given!r} of {where}: must be a tuple of integers.")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from precond.arguments import check_decay, described
+from precond.arguments import check_decay, described, is_state, shown
 from precond.checkpoints.by_path import Record, record_of, shapes_of
 from precond.checkpoints.filling import Filling
 from precond.checkpoints.moments import moments_of
@@ -86,7 +86,13 @@ def adopt(
     """
     check_decay("b1", b1)
     check_decay("b2", b2)
+    _check_state(params, state)
     layouts, shapes = layouts_of(tx, params), shapes_of(params)
+    if isinstance(renamed, Mapping) and (unknown := [path for path in renamed if path not in shapes]):
+        raise ValueError(
+            f"renamed= has the new path '{unknown[0]}', but the parameters are {', '.join(map(repr, shapes))}: it is a "
+            f"mapping from new paths to those in the state."
+        )
 
     def old_path(path: str) -> str:
         return renamed(path) if callable(renamed) else (renamed or {}).get(path, path)
@@ -95,10 +101,40 @@ def adopt(
         record = Record({path: state["parameters"].get(old_path(path), {}) for path in shapes}, state["others"])
     else:
         record = record_of(named_leaves(state), shapes, layouts, old_path)
+    if isinstance(renamed, Mapping) and (lost := [path for path in renamed if not record.parameters[path]]):
+        raise ValueError(
+            f"renamed= says that '{lost[0]}' was '{renamed[lost[0]]}', of which state= has nothing: it is a mapping "
+            f"from new paths to those in the state."
+        )
     fresh = tx.init(params)
     filling = Filling(named_leaves(fresh), shapes, layouts, record, moments_of(record, b1, b2))
     made = [_put(filling.filled[name], x) for name, x in named_leaves(fresh).items()]
-    return Adopted(jax.tree.unflatten(jax.tree.structure(fresh), made), *filling.report())
+    adopted = Adopted(jax.tree.unflatten(jax.tree.structure(fresh), made), *filling.report())
+    if shapes and not adopted.kept and not adopted.partly and not _has_states(state):
+        raise ValueError(
+            "state= has nothing of these parameters in it: give the state of an optimizer, or what was saved of it, "
+            "and not parameters. A run that begins anew needs tx.init(params) alone."
+        )
+    return adopted
+
+
+def _check_state(params: object, state: object) -> None:
+    """Raise for anything that cannot be a state, and for parameters that are one."""
+    if is_state(params):
+        raise TypeError("params= is the state of an optimizer. The order is adopt(tx, params, state).")
+    if isinstance(state, optax.GradientTransformation):
+        raise TypeError(f"state= is {shown(state)}, and not the state that it made.")
+    if state is None or isinstance(state, str | bytes | int | float | jax.Array | np.ndarray):
+        raise TypeError(
+            f"state={shown(state)}: must be the state of an optimizer, as it was or as it was restored from a "
+            f"checkpoint. The order is adopt(tx, params, state)."
+        )
+
+
+def _has_states(tree: object) -> bool:
+    """Return whether there is a named tuple in a tree, as Optax's states are, be it an empty one."""
+    named = jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, tuple) and hasattr(x, "_fields"))
+    return any(isinstance(x, tuple) for x in named)
 
 
 def _put(x: Any, like: Any) -> Any:

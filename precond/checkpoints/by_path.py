@@ -62,8 +62,20 @@ def by_path(tx: optax.GradientTransformation, params: Tree, state: optax.OptStat
         if int(on_host(leaves[f"{prefix}layout"])) not in known:
             own = [layout for layout in layouts if set(layout.stacks) == set(owners)] or layouts
             raise ValueError(first_difference(owners, own[0], shapes) if own else "tx= cuts no parameters into blocks.")
+    _check_names(leaves, named_leaves(jax.eval_shape(lambda tree: tx.init(tree), params)))
     record = record_of(leaves, shapes, layouts, lambda path: path)
     return {"parameters": record.parameters, "others": record.others}
+
+
+def _check_names(found: Mapping[str, object], expected: Mapping[str, object]) -> None:
+    """Raise unless a state has the arrays that an optimizer keeps."""
+    names = [f"no '{name}'" for name in expected if name not in found]
+    names += [f"'{name}', too" for name in found if name not in expected]
+    if names:
+        raise ValueError(
+            f"state= is not of this optimizer, or of other parameters: it has {names[0]}. Give the optimizer and the "
+            f"parameters that it was made with."
+        )
 
 
 def shapes_of(params: Tree) -> dict[str, tuple[int, ...]]:

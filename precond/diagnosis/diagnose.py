@@ -1,5 +1,7 @@
 """A look at a machine before anything is trained on it."""
 
+import jax.numpy as jnp
+
 from precond.diagnosis.machine import inspect_machine
 from precond.diagnosis.notes import find_notes
 from precond.diagnosis.problems import find_problems
@@ -19,12 +21,24 @@ def diagnose(dtype: str = "float32") -> Diagnosis:
     Returns:
       A `Diagnosis`; see its attributes, `Diagnosis.text` and `Diagnosis.json`.
 
+    Raises:
+      ValueError: for a dtype of integers, or for one that JAX does not have.
+
     Examples:
       >>> found = diagnose()
       >>> found.trials.chosen, found.trials.basis.residual < 1e-3
       ('eigh', True)
     """
+    if not _is_floating(dtype):
+        raise ValueError(f"dtype={dtype!r}: must be a floating-point type: float32, bfloat16, float16 or float64.")
     machine = inspect_machine()
     trials = None if machine.failure else run_trials()
     evidence = Evidence(machine, trials, dtype)
     return Diagnosis(machine, trials, find_problems(evidence), find_notes(evidence))
+
+
+def _is_floating(dtype: str) -> bool:
+    try:
+        return jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
+    except TypeError:
+        return False

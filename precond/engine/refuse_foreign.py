@@ -8,6 +8,7 @@ import optax
 from jax.core import Tracer
 
 from precond.blocks import Layout, asking, path_name, without_probes
+from precond.boxes import unboxed
 from precond.engine.check_owners import first_difference
 from precond.engine.stacked_state import StackedState
 from precond.trees import Tree, find_nodes
@@ -78,6 +79,7 @@ def _is_known(x: Any) -> bool:
 def _why(tx: optax.GradientTransformation, state: StackedState, updates: Tree) -> str:
     leaves = jax.tree_util.tree_flatten_with_path(without_probes(updates))[0]
     shapes = {path_name(path): np.shape(x) for path, x in leaves}
+    state = unboxed(state)
     owners = {name: np.asarray(x) for name, x in state.owners.items() if _is_known(x)}
     layouts = [x for x in layouts_of(tx, updates) if {*x.stacks} == {*state.owners}]
     differences = [first_difference(owners, layout, shapes) for layout in layouts if len(owners) == len(state.owners)]

@@ -6,11 +6,12 @@ from typing import Any
 import jax
 import optax
 
+from precond.blocks import Layout
 from precond.engine.scale_by_kronecker import KroneckerState
 from precond.mesh import Placement, RowSharding, RowShardings
 from precond.trees import Tree
 
-__all__ = ["row_shardings_of"]
+__all__ = ["row_shardings_of", "stack_row_shardings"]
 
 
 def row_shardings_of(
@@ -53,3 +54,24 @@ def row_shardings_of(
         return over(placement.direction_axes, x)._replace(statistics=over(placement.axes, x.statistics))
 
     return jax.tree.map(one, lengths, is_leaf=engine)
+
+
+def stack_row_shardings(
+    inner: optax.GradientTransformation, layout: Layout, placement: Placement | None
+) -> RowShardings:
+    """Say how the state of the stacks of a layout is divided, and the numbers that tell whose they are.
+
+    Args:
+      inner: as in `row_shardings_of`.
+      layout: of the parameters.
+      placement: as in `row_shardings_of`.
+
+    Examples:
+      >>> from precond.blocks import default_views, layout_of
+      >>> stack_row_shardings(optax.identity(), layout_of({}, default_views, 4), None) is None
+      True
+    """
+    if placement is None:
+        return None
+    owners = {name: RowSharding(s.shape[0], placement.axes) for name, s in layout.stacks.items()}
+    return row_shardings_of(inner, layout.stacks, placement), owners

@@ -28,24 +28,25 @@ from precond.blocks import (
     owners_of,
     tell_readings,
 )
+from precond.boxes import boxed_like, find_box, unboxed
 from precond.engine.check_owners import check_inner, check_owners
 from precond.engine.root_axes import choose_root_axes
-from precond.engine.row_shardings_of import row_shardings_of
+from precond.engine.row_shardings_of import row_shardings_of, stack_row_shardings
 from precond.engine.stacked_state import StackedState
 from precond.mesh import (
     Placement,
-    RowSharding,
-    RowShardings,
     Sharded,
     as_sharded,
     collectives_over,
     find_placement,
+    in_boxes,
     init_sharded,
     match_sharding,
     on_shards,
     replicate,
     reshard_in,
     warn_if_whole,
+    without_mesh,
 )
 from precond.scopes import named
 from precond.sharding import route_of
@@ -163,17 +164,11 @@ def _init(options: Stacking, params: optax.Params) -> StackedState:
         return state, jax.tree.map(jnp.asarray, owners_of(layout))
 
     if stacks:
-        made = init_sharded(placement, make, _row_shardings(options, layout, placement), params)
+        made = init_sharded(placement, make, stack_row_shardings(options.inner, layout, placement), params)
+        box, place = find_box(params), placement or without_mesh(options.sharding)
+        made = made if box is None else in_boxes(made, stack_row_shardings(options.inner, layout, place), box)
     counts = (jnp.zeros([], jnp.int32) for _ in range(3))
     return StackedState(made[0], next(counts), next(counts), made[1], jnp.int32(fingerprint(layout)), next(counts))
-
-
-def _row_shardings(options: Stacking, layout: Layout, placement: Placement | None) -> RowShardings:
-    """Say how the state of the stacks is divided, and whose they are."""
-    if placement is None:
-        return None
-    owners = {name: RowSharding(s.shape[0], placement.axes) for name, s in layout.stacks.items()}
-    return row_shardings_of(options.inner, layout.stacks, placement), owners
 
 
 def _update(
@@ -188,6 +183,7 @@ def _update(
     layout = options.layout(updates)
     if not layout.stacks:
         return updates, state
+    given, state = state, unboxed(state)
     leaves, treedef = jax.tree.flatten(updates)
     placement = options.placement(layout, leaves)
     divided = placement is not None and placement.kind == AxisType.Manual
@@ -204,7 +200,7 @@ def _update(
         state.layout,
         state.foreign + foreign,
     )
-    return treedef.unflatten(out), after
+    return treedef.unflatten(out), boxed_like(after, given)
 
 
 def _run(

@@ -12,6 +12,7 @@ import optax
 from jax.core import Tracer
 
 from precond.arguments import check_whole, described
+from precond.boxes import boxed_like, unboxed
 from precond.engine import Engine, KroneckerState, describing
 from precond.host.job import Job, begin, cancel, finish, kernel_of, unfinished
 from precond.host.rows import put
@@ -99,7 +100,8 @@ class HostRefresh:
             )
         left = []
         for slot, i in zip(self._slots, places, strict=True):
-            leaves[i], calls = slot.serve(leaves[i], self._calls, self._updates, self._pool)
+            served, calls = slot.serve(unboxed(leaves[i]), self._calls, self._updates, self._pool)
+            leaves[i] = boxed_like(served, leaves[i])
             left.append(calls)
         self._calls, self._wait = 0, min(left)
         return treedef.unflatten(leaves)

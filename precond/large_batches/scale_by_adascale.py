@@ -185,6 +185,8 @@ def done(state: optax.OptState, total: ArrayLike) -> jax.Array:
       >>> done(state, 1).item(), done(after, 1).item()
       (False, True)
     """
+    if isinstance(total, str):
+        raise TypeError(f"total={total!r}: must be a number of steps.")
     found = find_nodes(state, AdascaleState)
     if not found:
         raise ValueError("done() found no AdascaleState: pass the state of an optimizer with scale_by_adascale in it.")

@@ -1,30 +1,32 @@
 """Assembling a capture of the layers that a front end found."""
 
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from precond.arguments import shown
+from precond.arguments import check_whole, shown
 from precond.layers.capture import Capture
 from precond.layers.check_patterns import check_patterns
 from precond.layers.coverage import Coverage, Row
 from precond.layers.kinds import Kind, under_sharing
 from precond.layers.nested import leaves_of
 from precond.layers.sharing import Sharing, expand
+from precond.layers.stacking import Stacking, stacked_layer, stackings
 from precond.layers.tap import Tap
 from precond.trees import Leaf, Tree
 
-__all__ = ["STACKED_ELSEWHERE", "Bind", "Found", "assemble", "may_be_stacked_elsewhere", "sharing_of"]
+__all__ = ["STACKED_ELSEWHERE", "Bind", "Found", "assemble", "choices", "sharing_of"]
 
 Bind = Callable[[Mapping[str, Tap]], Callable[..., Any]]
 """A function that makes the `apply` of a capture from the taps by path."""
 
 
 STACKED_ELSEWHERE = (
-    "its weights are scanned, mapped or stacked over another axis than the first: write nn.scan(.., "
-    "variable_axes={'params': 0}), or 0 for its axis with nnx, and move weights that you have by jnp.moveaxis(x, 1, 0)"
+    "over which axis its weights are scanned, mapped or stacked cannot be found out from their shapes: write nn.scan("
+    ".., variable_axes={'params': 0}), or 0 for its axis with nnx, and move weights by jnp.moveaxis(x, 1, 0)"
 )
-"""Why a layer whose stack is not over the first axis has no factors, and what to write."""
+"""Why a layer whose stack is not understood has no factors, and what to write."""
 
 
 class Found(NamedTuple):
@@ -34,14 +36,16 @@ class Found(NamedTuple):
       kind: of the layer.
       weights: the name of its weights among its parameters.
       bias: the name of its bias, used if the kind has one.
-      shape: of the weights where the layer is called. They must be the last axes of the weights among the parameters,
-        whose first axes are those of scans and maps. None does not compare.
+      shape: of the weights where the layer is called. The weights among the parameters have these axes in this order,
+        and those of scans and maps before and between them. None takes all axes of scans and maps for the first ones.
+      choice: which axes to take for those of scans and maps where several would fit the shapes; 0 for the first ones.
     """
 
     kind: Kind
     weights: str = "kernel"
     bias: str = "bias"
     shape: tuple[int, ...] | None = None
+    choice: int = 0
 
 
 def sharing_of(sharing: Sharing | Sequence[tuple[str, Sharing]]) -> Callable[[str], Sharing]:
@@ -87,19 +91,22 @@ def assemble(
       sharing: as in `sharing_of`.
       batch: as in `Tap`.
     """
+    check_whole("batch", batch, least=0)
     leaves, rule = leaves_of(params), sharing_of(sharing)
     if not callable(sharing):
         check_patterns("sharing", [pattern for pattern, _ in sharing], sorted(found))
     layers, taps, rows = {}, {}, []
     for path, layer in sorted(found.items()):
         try:
-            kind, weights, bias = _located(leaves, f"{path}/" if path else "", layer)
+            kind, weights, bias, stacking = _located(leaves, f"{path}/" if path else "", layer)
+            kernel, how = leaves[weights], rule(path)
+            here = functools.partial(stacked_layer, weights=weights, bias=bias, shape=tuple(kernel.shape))
+            plain = here(kind, stacking=stacking)
         except ValueError as why:
             reasons = {**reasons, path: str(why)}
             continue
-        kernel, how = leaves[weights], rule(path)
-        kind = under_sharing(kind, kind.layer(weights, bias, tuple(kernel.shape)), how)
-        layers[path] = kind.layer(weights, bias, tuple(kernel.shape))
+        kind = under_sharing(kind, plain, how)
+        layers[path] = here(kind, stacking=stacking)
         taps[path] = Tap(kind, how, batch)
         rows.append(Row.of(path, layers[path], taps[path], kernel))
     owned = {x for layer in layers.values() for x in (layer.kernel, layer.bias)}
@@ -109,21 +116,21 @@ def assemble(
     return Capture(layers, taps, Coverage(tuple(rows)), bind(taps))
 
 
-def _located(leaves: Mapping[str, Leaf], place: str, found: Found) -> tuple[Kind, str, str | None]:
-    """Return a layer's kind, and the paths of its weights and bias among the parameters."""
+def _located(leaves: Mapping[str, Leaf], place: str, found: Found) -> tuple[Kind, str, str | None, Stacking]:
+    """Return a layer's kind, the paths of its weights and bias among the parameters, and the axes of its stack."""
     kind, weights, bias = found.kind, place + found.weights, place + found.bias
     if weights not in leaves:
         raise ValueError("the weights of its layer are those of another one, or no parameters")
-    inner, outer = found.shape, tuple(leaves[weights].shape)
-    if inner is not None and outer[len(outer) - len(inner) :] != inner:
+    has_bias = kind.bias and bias in leaves
+    ways = stackings(leaves[weights].shape, found.shape, leaves[bias].shape if has_bias else None)
+    if not ways:
         raise ValueError(STACKED_ELSEWHERE)
-    if not kind.bias:
-        return kind, weights, None
-    return (kind, weights, bias) if bias in leaves else (kind.without_bias(), weights, None)
+    way = ways[min(found.choice, len(ways) - 1)]
+    return (kind if has_bias or not kind.bias else kind.without_bias()), weights, bias if has_bias else None, way
 
 
-def may_be_stacked_elsewhere(path: str, found: Found, params: Tree) -> bool:
-    """Return whether the shape of a layer's weights fits a stack over another axis as well as one over the first.
+def choices(path: str, found: Found, params: Tree) -> int:
+    """Return how many ways of stacking fit the shapes of a layer's parameters.
 
     Args:
       path: of the layer.
@@ -134,11 +141,12 @@ def may_be_stacked_elsewhere(path: str, found: Found, params: Tree) -> bool:
       >>> import numpy as np
       >>> from precond.layers.kinds import dense
       >>> found = Found(dense(), shape=(4, 4))
-      >>> [may_be_stacked_elsewhere("", found, {"kernel": np.ones(shape)}) for shape in ((4, 4, 4), (2, 4, 4))]
-      [True, False]
+      >>> [choices("", found, {"kernel": np.ones(shape)}) for shape in ((4, 4, 4), (2, 4, 4))]
+      [3, 1]
     """
-    outer = tuple(leaves_of(params)[f"{path}/{found.weights}" if path else found.weights].shape)
-    return any(outer[:k] + outer[k + 1 :] == found.shape for k in range(1, len(outer)))
+    leaves, place = leaves_of(params), f"{path}/" if path else ""
+    bias = leaves.get(place + found.bias) if found.kind.bias else None
+    return len(stackings(leaves[place + found.weights].shape, found.shape, None if bias is None else bias.shape))
 
 
 def _reason(path: str, reasons: Mapping[str, str]) -> str:

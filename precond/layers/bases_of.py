@@ -8,7 +8,8 @@ import optax
 from jax import lax
 from jax.sharding import AxisType
 
-from precond.blocks import Layer, Layout, check_matrices, layout_of, path_name, views
+from precond.blocks import Layer, Layout, check_matrices, layout_of, path_name, spread_leads, views
+from precond.boxes import unboxed
 from precond.layers.nested import leaves_of
 from precond.mesh import replicate
 from precond.roots import Checked, RootState
@@ -43,7 +44,7 @@ def bases_of(state: optax.OptState, layers: Mapping[str, Layer], params: Tree) -
     """
     check_matrices(layers)
     leaves, layout = leaves_of(params), layout_of(params, views.layers(layers), None)
-    names, roots = {layer.kernel: name for name, layer in layers.items()}, _roots(state, layout)
+    names, roots = {layer.kernel: name for name, layer in layers.items()}, _roots(unboxed(state), layout)
     out: dict[str, dict[str, jax.Array]] = {name: {} for name, layer in layers.items() if layer.kernel in leaves}
     for stack, origins in layout.origins().items():
         for part, basis in zip(("inputs", "outputs"), roots[stack].derived, strict=True):
@@ -52,10 +53,21 @@ def bases_of(state: optax.OptState, layers: Mapping[str, Layer], params: Tree) -
             whole, start = _whole(basis.matrix, layout.blocks[stack]), 0
             for origin in origins:
                 name, one, start = names[origin.path], whole[start : start + origin.blocks], start + origin.blocks
-                layer, lead = layers[name], leaves[origin.path].shape[: layers[name].lead]
-                one = _with_bias(one, layer.size[1]) if part == "inputs" else one
-                out[name][part] = one.reshape(*lead, *([layer.size[0]] if layer.groups else []), *one.shape[1:])
+                one = _with_bias(one, layers[name].size[1]) if part == "inputs" else one
+                out[name][part] = _as_in_probe(one, layers[name], tuple(leaves[origin.path].shape))
     return out
+
+
+def _as_in_probe(one: jax.Array, layer: Layer, shape: tuple[int, ...]) -> jax.Array:
+    """Return the bases of a layer's matrices, `[L, d, d]`, in the shape of a probe's factors."""
+    lead, some = layer.lead_shape(shape), [layer.size[0]] if layer.groups else []
+    if layer.lead_axes is None:
+        return one.reshape(*lead, *some, *one.shape[1:])
+    sizes, order = [*lead, *(layer.shape[i] for i in layer.groups)], layer.batch_order
+    own = range(len(order), len(order) + one.ndim - 1)
+    read = one.reshape(*(sizes[k] for k in order), *one.shape[1:])
+    read = read.transpose(*sorted(range(len(order)), key=order.__getitem__), *own)
+    return spread_leads(read.reshape(*lead, *some, *one.shape[1:]), layer.lead_axes, len(shape))
 
 
 def _is_root(x: object) -> bool:

@@ -6,11 +6,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from precond.blocks import Factors, Layer, Probe
+from precond.blocks import Factors, Layer, Probe, spread_shape
 from precond.layers.carriers import probe_of
 from precond.layers.count_examples import count_examples
 from precond.layers.coverage import Coverage
-from precond.layers.factor_shapes import factor_shapes
 from precond.layers.nested import inserted, leaves_of, subtree, without
 from precond.layers.tap import Tap
 from precond.trees import Leaf, Tree, wide_dtype
@@ -97,12 +96,14 @@ class Capture(NamedTuple):
 def _zeros(layer: Layer, kernel: Leaf, *, check: bool, count: bool, moments: bool) -> dict[str, jax.Array]:
     """Return the entries of a layer's probe."""
     dtype = wide_dtype(kernel)
-    lead, (groups, i, o) = tuple(kernel.shape[: layer.lead]), layer.size
-    some = (groups,) if layer.groups else ()
-    shapes = {"rows": (), **{name: (*some, *shape) for name, shape in factor_shapes(layer).items()}}
-    shapes |= dict.fromkeys(["gradient"] * check + ["moments"] * moments, (groups, i, o))
-    shapes |= {"examples": ()} if count else {}
-    return {name: jnp.zeros((*lead, *shape), dtype) for name, shape in shapes.items()}
+    lead, shapes = layer.lead_shape(tuple(kernel.shape)), layer.sum_shapes
+    names = ["rows", *layer.factor_shapes, *["gradient"] * check, *["moments"] * moments, *["examples"] * count]
+
+    def whole(shape: tuple[int, ...]) -> tuple[int, ...]:
+        axes = layer.lead_axes
+        return (*lead, *shape) if axes is None else spread_shape(lead, shape, axes, kernel.ndim)
+
+    return {name: jnp.zeros(whole(shapes[name]), dtype) for name in names}
 
 
 def counted(taps: Mapping[str, Tap], params: Tree, outputs: Tree) -> Tree:

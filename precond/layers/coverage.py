@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from precond.blocks import Layer
-from precond.layers.factor_shapes import factor_shapes
 from precond.layers.tap import Tap
 from precond.trees import Leaf, wide_dtype
 
@@ -46,7 +45,7 @@ class Row(NamedTuple):
           kernel: its weights, or their shape and dtype.
         """
         groups, i, o = layer.size
-        count, shapes = math.prod(kernel.shape[: layer.lead]) * groups, factor_shapes(layer).values()
+        count, shapes = math.prod(layer.lead_shape(tuple(kernel.shape))) * groups, layer.factor_shapes.values()
         size = count * sum(map(math.prod, shapes)) * wide_dtype(kernel).itemsize
         named = (f"{count} x " if count > 1 else "") + " + ".join("x".join(map(str, s)) for s in shapes)
         kind = spec.kind.label(getattr(spec.sharing, "__name__", "own"))

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from precond.arguments import check_whole, described, made
+from precond.arguments import check_whole, described, made, shown
 from precond.layers.likelihoods import Likelihood
 
 __all__ = ["Estimator", "Pull", "empirical", "exact", "sampled"]
@@ -58,6 +58,8 @@ def sampled(likelihood: Likelihood, *, samples: int = 1) -> Estimator:
     def pull(key: jax.Array | None, outputs: Any, back: Callable[[Any], Any]) -> Any:
         if key is None:
             raise ValueError("Sampled targets need a random key: give key= in every step, or use fisher=exact(..).")
+        if not hasattr(key, "dtype"):
+            raise TypeError(f"key={shown(key)}: must be a random key, such as jax.random.key(0).")
 
         def one(key: jax.Array) -> Any:
             drawn = likelihood.sample(key, outputs)

@@ -78,6 +78,8 @@ def explicit(
     def bind(taps: Mapping[str, Tap]) -> Callable[..., jax.Array]:
         def apply(path: str, params: Any, y: jax.Array, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
             probe = probe_of(params)
+            if path not in taps:
+                raise ValueError(f"capture.apply is given '{path}', but the layers are {', '.join(map(repr, taps))}.")
             return y if probe is None else tapped(taps[path], y, x, probe, mask)
 
         return apply

@@ -67,7 +67,8 @@ def gradient_errors(capture: Capture, params: Any, run: Callable[[Any], Tree]) -
         leaves, out = leaves_of(replicate(grads)), {}
         for name, layer in capture.layers.items():
             true = layer.matrix(leaves[layer.kernel], None if layer.bias is None else leaves[layer.bias])
-            difference = true - sums[name].sums["gradient"].reshape(true.shape)
+            own = sums[name].gathered("gradient", sums[name].sums["gradient"])
+            difference = true - own.reshape(true.shape)
             size = jnp.linalg.norm(true.ravel())
             out[name] = jnp.linalg.norm(difference.ravel()) / jnp.where(size > 0, size, 1)
         return out

@@ -93,7 +93,7 @@ def capture(
 ) -> Capture:
     """Capture the layers of a linen model, by calling it once on an example.
 
-    This works through `jax.jit`, `nn.scan` (over the first axis of parameters), `nn.remat`, `nn.vmap`, `nn.RNN` and
+    This works through `jax.jit`, `nn.scan` and `nn.vmap` over any axis of the parameters, `nn.remat`, `nn.RNN` and
     microbatches, since the probes are parameters.
 
     Args:

@@ -121,12 +121,12 @@ def capture(
     """Capture the layers of an nnx model, found by their types.
 
     The model itself is not changed: each call of `capture.apply` taps a copy. This works through `nnx.scan` and
-    `nnx.vmap` over the first axis of the parameters of stacked layers.
+    `nnx.vmap` over any axis of the parameters of stacked layers.
 
     Args:
       model: any module.
       *args: an example of its arguments. `nnx.Rngs` and other modules among them are copied in each call, as the model
-        is, so that your own do not change.
+        is, so that your own do not change. Two calls with the same `Rngs` draw the same numbers: pass `rngs.fork()`.
       sharing: as in `precond.layers.linen.capture`.
       batch: how many leading axes of the layers' inputs number the examples.
       allow_uncovered: paths of parameters that may have no factors: regular expressions, or a predicate.
@@ -189,7 +189,12 @@ def capture(
         return apply
 
     def run(capture: Capture, params: Tree) -> Tree:
-        return capture.apply(params, rest, *args, **kwargs)[0]
+        try:
+            return capture.apply(params, rest, *args, **kwargs)[0]
+        except TypeError as error:
+            raise TypeError(
+                f"model(*args, **kwargs) failed: {error}. Give capture() an example of what the model is called with."
+            ) from error
 
     return verified(
         found,
@@ -204,6 +209,7 @@ def capture(
     )
 
 
+@described()
 def attached(model: nnx.Module, capture: Capture) -> Any:
     """Return a copy of the model with a probe in each of its layers, for training loops that can pass no `factors=`.
 

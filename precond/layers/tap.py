@@ -141,6 +141,11 @@ def tap(
       ([[10.0, 14.0], [14.0, 20.0]], [[2.0]], 2.0)
     """
     note_tap()
+    if spec.batch >= max(y.ndim, 2):
+        raise ValueError(
+            f"batch={spec.batch}: the output of a layer has the shape {y.shape}, of which so many axes cannot number "
+            f"the examples. Give capture() batch=1, or 0 for a model of one example that is mapped."
+        )
     # The transpose of the cast adds up over devices.
     axes = varying(y) | varying(x)
     return _tap(spec, y, x, mask, vary(dict(probe), axes), vary(dict(bases or {}), axes))

@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from precond.arguments import described
+from precond.arguments import described, shown
 from precond.blocks import Factors, Probe
 from precond.layers.bases_of import bases_of
 from precond.layers.capture import Capture
 from precond.layers.estimators import Estimator
+from precond.layers.nested import leaves_of
 from precond.layers.watch_taps import check_tapped, watch_taps
 from precond.trees import Tree, vary, varying
 
@@ -86,7 +87,7 @@ def value_grad_factors(
         params: Tree, *args: Any, key: jax.Array | None = None, state: optax.OptState | None = None
     ) -> tuple[Any, Any, dict[str, Factors]]:
         outputs, back, aux, mine = _pullback(forward, capture, params, args, has_aux, state)
-        value, slope = jax.value_and_grad(lambda o: loss(o, *args))(outputs)
+        value, slope = jax.value_and_grad(lambda o: _one_number(loss(o, *args)))(outputs)
         n = _number(examples, outputs, args, mine)
         if fisher.pull is None:
             grads, sums = back(slope)
@@ -164,12 +165,17 @@ def _pullback(
     state: optax.OptState | None,
 ) -> tuple[Any, Callable[[Tree], tuple[Any, Any]], Any, frozenset[str]]:
     """Return outputs, their pull-back to parameters and probes, the rest, and over which axes parameters differ."""
+    _check_params(capture, params)
     bases = {} if state is None else jax.lax.stop_gradient(bases_of(state, capture.layers, params))
 
     def run(params: Tree, probes: Mapping[str, Probe]) -> tuple[Any, Any]:
         probes = {name: dataclasses.replace(probe, bases=bases.get(name, {})) for name, probe in probes.items()}
         out = forward(capture.attach(params, probes), *args)
-        return out if has_aux else (out, None)
+        if has_aux and not (isinstance(out, tuple | list) and len(out) == 2):
+            raise TypeError(
+                f"forward= returned {shown(out)}, where has_aux=True takes a pair: the outputs and anything else."
+            )
+        return (out[0], out[1]) if has_aux else (out, None)
 
     mine = frozenset[str]().union(*map(varying, jax.tree.leaves(params)))
     zeros: Any = capture.probes(params, moments=state is not None)
@@ -187,6 +193,26 @@ def _pullback(
     if capture.taps:
         check_tapped(watch.taps, run, params, probes)
     return outputs, back, aux, mine
+
+
+def _check_params(capture: Capture, params: Tree) -> None:
+    """Raise unless the parameters have those of all layers."""
+    leaves = leaves_of(params)
+    for layer in capture.layers.values():
+        for path in (layer.kernel, layer.bias):
+            if path is not None and path not in leaves:
+                raise ValueError(
+                    f"The first argument has no '{path}', which the capture has factors of: give the parameters alone, "
+                    f"those that it was made of, and then the arguments of forward=."
+                )
+
+
+def _one_number(value: Any) -> jax.Array:
+    """Return what a loss is, or raise."""
+    if not hasattr(value, "shape") or value.shape != ():
+        what = f"an array of shape {value.shape}" if hasattr(value, "shape") else shown(value)
+        raise TypeError(f"loss= returned {what}: it must return one number, such as jnp.mean of the examples' losses.")
+    return value
 
 
 def _counted(factors: dict[str, Factors], n: jax.typing.ArrayLike) -> dict[str, Factors]:

@@ -1,8 +1,9 @@
 """A capture of the layers that pass the self-check."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
-from precond.layers.assemble import STACKED_ELSEWHERE, Bind, Found, assemble, may_be_stacked_elsewhere
+from precond.layers.assemble import STACKED_ELSEWHERE, Bind, Found, assemble, choices
 from precond.layers.capture import Capture
 from precond.layers.check_patterns import check_patterns
 from precond.layers.coverage import Uncovered, check_covered
@@ -43,25 +44,50 @@ def verified(
       ValueError: if a parameter has no factors and is not in `allow_uncovered`.
     """
     check_patterns("allow_uncovered", allow_uncovered, leaves_of(params))
-    made = assemble(found, reasons, params, bind, sharing=sharing, batch=batch)
+
+    def make(found: Mapping[str, Found], reasons: Mapping[str, str]) -> Capture:
+        return assemble(found, reasons, params, bind, sharing=sharing, batch=batch)
+
+    made = make(found, reasons)
     if tolerance is not None and made.layers:
-        try:
-            errors = gradient_errors(made, params, lambda params: run(made, params))
-        except (IndexError, TypeError, ValueError):
-            # The probes do not fit where they are sliced.
-            unclear = {path for path in made.layers if may_be_stacked_elsewhere(path, found[path], params)}
-            if not unclear:
-                raise
-            found = {path: layer for path, layer in found.items() if path not in unclear}
-            reasons = {**reasons, **dict.fromkeys(unclear, STACKED_ELSEWHERE)}
-            made = assemble(found, reasons, params, bind, sharing=sharing, batch=batch)
-            errors = gradient_errors(made, params, lambda params: run(made, params))
+        ways = {path: choices(path, found[path], params) for path in made.layers}
+        attempts = [{path: x._replace(choice=i) for path, x in found.items()} for i in range(max(ways.values()))]
+        known = {path: x for path, x in found.items() if ways.get(path, 0) < 2}
+        tried = _first_that_fits(
+            [*attempts, known] if len(known) < len(found) else attempts, make, run, params, reasons
+        )
+        reasons = {**reasons, **dict.fromkeys(found.keys() - tried.found.keys(), STACKED_ELSEWHERE)}
         lost = {
             path: f"its signals miss {error:.0%} of its gradient (weights tied, changed, or masked?)"
-            for path, error in errors.items()
+            for path, error in tried.errors.items()
             if not error <= tolerance
         }
-        kept = {path: layer for path, layer in found.items() if path not in lost}
-        made = assemble(kept, {**reasons, **lost}, params, bind, sharing=sharing, batch=batch)
+        kept = {path: layer for path, layer in tried.found.items() if path not in lost}
+        made = make(kept, {**reasons, **lost})
     check_covered(made.coverage, allow_uncovered)
     return made
+
+
+class _Tried(NamedTuple):
+    """Layers as they were found, and the errors of their signals."""
+
+    found: Mapping[str, Found]
+    errors: Mapping[str, float]
+
+
+def _first_that_fits(
+    attempts: Sequence[Mapping[str, Found]],
+    make: Callable[[Mapping[str, Found], Mapping[str, str]], Capture],
+    run: Callable[[Capture, Tree], Tree],
+    params: Tree,
+    reasons: Mapping[str, str],
+) -> _Tried:
+    """Return the first attempt whose probes fit where the model's loops slice them."""
+    for i, found in enumerate(attempts):
+        made = make(found, reasons)
+        try:
+            return _Tried(found, gradient_errors(made, params, lambda params, made=made: run(made, params)))
+        except (IndexError, TypeError, ValueError):
+            if i == len(attempts) - 1:
+                raise
+    raise AssertionError("There is always an attempt.")

@@ -12,7 +12,8 @@ def batch_norm(x: jax.Array, batch_axes: int = 0) -> jax.Array:
 
     No square overflows or vanishes: there are three sums of squares, of the entries as they are, of the entries
     enlarged and of the entries made smaller. The sum that is in range is taken. One reading of the array serves all
-    three; to divide by the largest entry takes two readings, and the array must be kept in between.
+    three; to divide by the largest entry takes two readings, and the array must be kept in between. The derivative at
+    zeros is 0.
 
     Reference:
       Blue, A Portable Fortran Program to Find the Euclidean Norm of a Vector, 1978.

@@ -3,7 +3,7 @@
 from precond.mesh.collectives_over import collectives_over
 from precond.mesh.init_sharded import init_sharded, warn_if_whole
 from precond.mesh.on_shards import on_shards
-from precond.mesh.placement import Placement, RowSharding, RowShardings, find_placement
+from precond.mesh.placement import Placement, RowSharding, RowShardings, find_placement, in_boxes, without_mesh
 from precond.mesh.reshard import match_sharding, replicate, reshard_in, typed_sharding
 from precond.mesh.sharded import ByCost, Sharded, as_sharded, by_cost, sharded
 
@@ -17,6 +17,7 @@ __all__ = [
     "by_cost",
     "collectives_over",
     "find_placement",
+    "in_boxes",
     "init_sharded",
     "match_sharding",
     "on_shards",
@@ -25,4 +26,5 @@ __all__ = [
     "sharded",
     "typed_sharding",
     "warn_if_whole",
+    "without_mesh",
 ]

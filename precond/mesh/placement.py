@@ -8,10 +8,11 @@ import jax
 from jax.core import Tracer
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
+from precond.boxes import in_box
 from precond.mesh.sharded import ByCost, Sharded
 from precond.trees import Tree
 
-__all__ = ["Placement", "RowSharding", "RowShardings", "Specs", "find_placement"]
+__all__ = ["Placement", "RowSharding", "RowShardings", "Specs", "find_placement", "in_boxes", "without_mesh"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,3 +133,40 @@ def find_placement(sharding: Sharded, mesh: Mesh | AbstractMesh | None, tree: Tr
         )
     roots = () if isinstance(sharding.roots, ByCost) else sharding.roots
     return Placement(axes, found, kinds.pop(), count, roots)
+
+
+def without_mesh(sharding: Sharded) -> Placement | None:
+    """Return how stacks will be divided once there is a mesh, or None if nothing says so.
+
+    Args:
+      sharding: the choice of axes.
+
+    Examples:
+      >>> from precond.mesh.sharded import sharded
+      >>> without_mesh(sharded("data")).direction_axes
+      ('data',)
+    """
+    if sharding.axis is None or isinstance(sharding.roots, ByCost):
+        return None
+    return Placement(sharding.axis, AbstractMesh((), ()), AxisType.Auto, 1, sharding.roots)
+
+
+def in_boxes(tree: Tree, row_shardings: RowShardings, box: Any) -> Any:
+    """Put the stacks of a state into boxes with the names of the axes over which they are divided.
+
+    A training loop that finds its shardings from names of axes, before there is a mesh, then finds those of stacks.
+
+    Args:
+      tree: of arrays.
+      row_shardings: a `RowSharding` for each array, or None to put nothing into boxes.
+      box: one of the parameters' boxes.
+
+    Examples:
+      >>> from flax import linen as nn
+      >>> stack = jax.ShapeDtypeStruct((8, 3, 3), "float32")
+      >>> in_boxes(stack, RowSharding(8, ("data",)), nn.Partitioned(None, names=())).names
+      ('data', None, None)
+    """
+    if row_shardings is None:
+        return tree
+    return jax.tree.map(lambda x, row: in_box(box, x, row.axes) if row.length and row.axes else x, tree, row_shardings)

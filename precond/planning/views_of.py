@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import optax
 
-from precond.arguments import described
+from precond.arguments import check_arrays, described
 from precond.blocks import Reading, asking, readings_of, without_probes
 
 __all__ = ["Readings", "views_of"]
@@ -65,6 +65,7 @@ def views_of(tx: optax.GradientTransformation, params: Any) -> Readings:
       mlp/bias    6 x 128       not preconditioned
       mlp/kernel  6 x 64 x 128  6 matrices 64 x 128  12 of 64x64
     """
+    check_arrays("params", without_probes(params))
     with asking() as told:
         jax.eval_shape(lambda tree: tx.init(tree), params)  # a new function, of which JAX has kept no trace
     rows: list[Reading] = []

@@ -136,9 +136,7 @@ def eigenbasis(
         nu = average(nu, jnp.square(turned), decay, weight, count=steps if debiased else None)
         mean = jnp.mean(nu, axis=tuple(range(1, nu.ndim)), keepdims=True)
         q = power.get(nu.ndim - 1, 0.5) if isinstance(power, Mapping) else power
-        # A power below 1 has no derivative at 0. There the entry has had no gradient, and does not move.
-        denominator = jnp.where(nu > 0, jnp.where(nu > 0, nu, 1) ** q, 0)
-        denominator = denominator + (least * mean**q if eps is None else eps)
+        denominator = _raised(nu, q) + (least * _raised(mean, q) if eps is None else eps)
         turned = multiply(direction, bases, transpose=True)
         # An entry without any gradient so far has 0 / 0, and does not move.
         scaled = jnp.where(denominator > 0, turned / jnp.where(denominator > 0, denominator, 1), 0)
@@ -177,3 +175,8 @@ def transport_by(rule: Transport) -> TransportOf | None:
         return moments._replace(nu=along(moments.nu, old.matrix, new.matrix, axis))
 
     return None if along is None else transport
+
+
+def _raised(x: jax.Array, power: float) -> jax.Array:
+    """Return x to a power; a power below 1 has no derivative at 0, and none is passed there."""
+    return jnp.where(x > 0, jnp.where(x > 0, x, 1) ** power, 0)

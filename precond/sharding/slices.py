@@ -83,7 +83,9 @@ def _exchanges(
         if member.row is None:
             return divided
         # A last row is one number of every column, so that it is sliced where columns are.
-        return divided and axis == 1 and add(member.row, member.geometry.of_row(), 0, group.cuts[1])
+        return (
+            divided and axis == 1 and add(member.row, member.row_geometry or member.geometry.of_row(), 0, group.cuts[1])
+        )
 
     return found if all(map(both, group.members)) else None
 
@@ -99,7 +101,9 @@ def _narrow(group: TensorGroup, axis: int, count: int, exchanges: Mapping[int, L
 
     def member(m: Member) -> Member:
         shape = exchanges[m.leaf].narrow
-        return m._replace(geometry=Geometry(shape, tuple(range(len(shape))), shape[1:], m.geometry.passive))
+        return m._replace(
+            geometry=Geometry(shape, tuple(range(len(shape))), shape[1:], m.geometry.passive), row_geometry=None
+        )
 
     return TensorGroup(
         tuple(member(m) for m in group.members),

@@ -90,7 +90,8 @@ def hyperball(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransforma
 
 def _norm(x: ArrayLike) -> jax.Array:
     x = jnp.asarray(x)
-    return jnp.sqrt(jnp.sum(jnp.square(jnp.abs(x.astype(wide_dtype(x))))))
+    squares = jnp.sum(jnp.square(jnp.abs(x.astype(wide_dtype(x)))))
+    return jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), squares)  # with a derivative at 0
 
 
 def _unit(x: jax.Array) -> jax.Array:

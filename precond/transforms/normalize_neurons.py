@@ -87,7 +87,7 @@ def normalize_neurons(
             return jnp.asarray(decay * v + (1 - decay) * square, v.dtype)
 
         def divide(x: jax.Array, v: jax.Array) -> jax.Array:
-            root = jnp.sqrt(v) + eps
+            root = jnp.where(v > 0, jnp.sqrt(jnp.where(v > 0, v, 1)), 0) + eps  # at 0 it has a derivative
             wide = x.astype(jnp.promote_types(v.dtype, x.dtype))
             out = jnp.where(root > 0, wide / jnp.where(root > 0, root, 1), 0)
             norm = batch_norm(out)

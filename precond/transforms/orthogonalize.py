@@ -74,7 +74,7 @@ def orthogonalize(
 
     def whole(matrices: jax.Array, before: jax.Array) -> tuple[jax.Array, jax.Array]:
         found = method.apply(matrices)
-        error = isometry_error(found).astype(before.dtype)
+        error = isometry_error(lax.stop_gradient(found)).astype(before.dtype)  # a root has no derivative at 0
         # Iterations that diverge are told, by a number.
         return scaled(found), jnp.nan_to_num(error, nan=jnp.finfo(error.dtype).max)
 

@@ -76,13 +76,15 @@ def stackable():
             yield pytest.param(lines, id=heading)
 
 
-@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("axis", [0, 1, -1])
 @pytest.mark.parametrize("lines", list(stackable()))
-def test_layers_of_a_stack_are_read_as_the_model(lines, axis):
+def test_layers_of_a_stack_are_read_as_the_model(lines, axis, request):
+    if axis == -1 and "scan" in request.node.name:
+        return  # Of stacks of stacks, no more is promised than along the first two axes.
     one = {path: jax.ShapeDtypeStruct(sizes(shape), jnp.float32) for path, shape, *_ in lines}
-    many = {path: jax.ShapeDtypeStruct((*x.shape[:axis], 6, *x.shape[axis:]), x.dtype) for path, x in one.items()}
+    many = {path: jax.eval_shape(lambda x: jnp.stack([x] * 6, axis), x) for path, x in one.items()}
     found = {path: views.default(path, x) for path, x in parameters_of(one)}
     for path, x in parameters_of(many):
         assert 6 in [x.shape[a] for a in x.stacked]
-        expected = None if found[path] is None else lifted(found[path], x.shape, (axis,), path)
+        expected = None if found[path] is None else lifted(found[path], x.shape, (axis % x.ndim,), path)
         assert views.default(path, x) == expected, path

@@ -17,6 +17,7 @@ from precond import (
     ekfac,
     kfac,
     kl_shampoo,
+    kl_soap,
     large_batches,
     layers,
     mfac,
@@ -72,7 +73,7 @@ def names():
         "NNX": module,
         "View": precond.View,
     }
-    modules = (adascale, contrib, ekfac, kfac, kl_shampoo, large_batches, layers, linen, mfac, muon, neumann)
+    modules = (adascale, contrib, ekfac, kfac, kl_shampoo, kl_soap, large_batches, layers, linen, mfac, muon, neumann)
     modules += (orthogonal, precond, recipes, relative, replicas, shampoo, soap, transforms, views)
     known = {"jnp": jnp, "np": np, "jax": jax, "optax": optax, "nnx_front": nnx_front, "nn": nn}
     return known | {m.__name__.rsplit(".", 1)[-1]: m for m in modules} | known | own

@@ -46,6 +46,11 @@ shampoo(1e-3, refresh=2.5) -> refresh=2.5
 shampoo(1e-3, refresh='20') -> refresh='20'
 shampoo(1e-3, refresh=precond.every) -> Call this function
 shampoo(1e-3, refresh=True) -> refresh=True
+shampoo(optax.adam) -> If this function makes a schedule, call it
+transforms.hyperball(optax.sgd) -> If this function makes a schedule, call it
+kl_soap('1e-3') -> learning_rate='1e-3'
+kl_soap(-1.0) -> learning_rate=-1.0
+kl_soap(1e-3, b1=1.0) -> b1=1.0
 soap(-1.0) -> learning_rate=-1.0
 soap(3e-3, b1=2) -> b1=2
 soap(3e-3, b2='0.95') -> b2='0.95'
@@ -127,6 +132,9 @@ muon(0.02, ns_steps=5) -> newton_schulz
 muon(0.02, nesterov=True) -> momentum=
 muon(0.02, beta=0.95) -> b1=
 neumann(lr=0.1) -> learning_rate=
+kl_soap(lr=1e-3) -> learning_rate=
+kl_soap(1e-3, betas=(0.9, 0.99)) -> b1= and b2=
+recipes.nvidia_muon(b1=0.9) -> no b1=
 mfac(1e-3, ngrads=64) -> window=
 mfac(lr=1e-3) -> learning_rate=
 kfac(1e-3, LAYERS, momentum=0.9) -> b1=
@@ -229,6 +237,17 @@ precond.roots.by_platform(precond.qr(), cpu=precond.eigh) -> cpu=the function ei
 precond.roots.by_platform(precond.qr(), cpu=precond.newton()) -> one of them computes roots alone
 precond.newton(iterations=0) -> iterations=0
 precond.roots.rotations(sweeps=0) -> sweeps=0
+precond.rotations(group=0) -> group=0
+precond.rotations(group='all') -> group='all'
+shampoo(1e-3, method=precond.cholesky_qr()) -> computes no inverse roots
+kl_soap(1e-3, method=precond.newton()) -> computes no eigenbasis
+muon(0.02, scale=orthogonal.match_rms) -> Call this function
+transforms.hyperball('0.01') -> learning_rate='0.01'
+transforms.cautious(1) -> inner=1
+transforms.with_stochastic_rounding(optax.adamw) -> Call this function
+views.maxtext(scan_axis='1') -> scan_axis='1'
+views.stacked('layers', 'first') -> axis='first'
+views.named(P) -> nothing in the tree carries names
 precond.precision(roots='bf16') -> roots='bf16'
 precond.precision(statistics=jax.lax.Precision.DEFAULT) -> statistics=DEFAULT
 precond.precision(statistics='highest') -> statistics='highest'
@@ -305,6 +324,8 @@ precond.plan(shampoo(1e-3), {'kernel': 'x'}) -> params=
 precond.state_shardings(shampoo(1e-3), SHAPES, 'data') -> mesh='data'
 precond.state_shardings(shampoo(1e-3), SHAPES) -> There is no mesh
 precond.views_of('shampoo', SHAPES) -> tx='shampoo'
+precond.views_of(TX, MODEL) -> Pass the parameters of a model, not the model
+precond.diagnosis.diagnose('float31') -> dtype='float31'
 precond.host_refresh(shampoo(1e-3), P) -> refresh=precond.on_host(100)
 precond.host_refresh(shampoo, P) -> tx=the function shampoo
 precond.host_refresh(shampoo(1e-3, refresh=precond.on_host(2)), P, workers=0) -> workers=0
@@ -324,6 +345,7 @@ muon(1e-3, otherwise=optax.adamw(1e-3)).init(P) -> otherwise= goes against the g
 muon(1e-3, after=optax.sgd(1.0)).init(P) -> after= goes against the gradient
 muon(1e-3, momentum=optax.sgd(1.0, momentum=0.9)).init(P) -> momentum= goes against the gradient
 kfac(1e-3, LAYERS, otherwise=optax.adamw(1e-3)).init(P) -> otherwise= goes against the gradient
+kl_soap(1e-3, otherwise=optax.adamw(1e-3)).init(P) -> otherwise= goes against the gradient
 precond.blocked(shampoo(1e-3)) -> inner=precond.shampoo(0.001) cuts parameters into blocks itself
 precond.blocked(muon(1e-3)) -> cuts parameters into blocks itself
 precond.blocked(precond.blocked(optax.identity())) -> cuts parameters into blocks itself
@@ -353,6 +375,24 @@ TX.update({**P, 'more': P['bias']}, STATE, P) -> The parameters have no 'more'
 TX.update({**P, 'bias': 'none'}, STATE, P) -> updates= has 'none' at 'bias'
 TX.update(P, STATE, {**P, 'bias': 'none'}) -> params= has 'none' at 'bias'
 TX.update(P, None, P) -> state=
+TX.update(jax.tree.map(lambda x: x > 0, P), STATE, P) -> gradients are floating-point numbers
+TX.update({**P, 'kernel': jnp.ones((4, 3), int)}, STATE, P) -> 'kernel' is of int32
+TX.update({**P, 'bias': np.array(['a', 'b', 'c'])}, STATE, P) -> updates= has an array of shape (3,) and <U1 at 'bias'
+shampoo(1e-3).init({'a': np.array([1.0, 2.0], dtype=object)}) -> params= has an array of shape (2,) and object at 'a'
+shampoo(1e-3, weight_decay=0.1).update(P, shampoo(1e-3, weight_decay=0.1).init(P)) -> needs the parameters
+shampoo(1e-3, views=[('kernel', View((0, 1), row='bias', row_axes=(1,)))]).init(P) -> View.row_axes=(1,)
+precond.checkpoints.adopt(TX, P, None) -> state=None: must be the state of an optimizer
+precond.checkpoints.adopt(TX, P, P) -> state= has nothing of these parameters in it
+precond.checkpoints.adopt(TX, P, 'path/to/checkpoint') -> state='path/to/checkpoint'
+precond.checkpoints.adopt(TX, P, TX) -> and not the state that it made
+precond.checkpoints.adopt(TX, STATE, P) -> The order is adopt(tx, params, state)
+precond.checkpoints.adopt(TX, P, STATE, renamed={'kernle': 'kernel'}) -> renamed= has the new path 'kernle'
+precond.checkpoints.adopt(TX, P, STATE, renamed={'kernel': 'kernle'}) -> 'kernel' was 'kernle'
+precond.checkpoints.adopt(TX, P, STATE, b1=2) -> b1=2
+precond.checkpoints.by_path(TX, P, P) -> state= is not of this optimizer
+precond.checkpoints.by_path(TX, P, optax.adam(1e-3).init(P)) -> state= is not of this optimizer
+precond.checkpoints.by_path(TX, P, soap(1e-3).init(P)) -> state= is not of this optimizer
+precond.checkpoints.by_path(TX, {'kernel': P['kernel']}, STATE) -> it has '0/otherwise
 TX.update(P, optax.adamw(1e-3).init(P), P) -> state=
 TX.update(P, soap(1e-3).init(P), P) -> state=
 TX.update(P, shampoo(1e-3, block_size=2).init(P), P) -> state=
@@ -394,6 +434,19 @@ layers.value_grad_factors(lambda p, x: x @ p['kernel'], LOSS, CAPTURE, fisher=la
 layers.value_grad_factors(F, LOSS, CAPTURE, fisher=layers.sampled(layers.gaussian()))(P, X) -> key=
 layers.value_grad_factors(lambda p, x: None, LOSS, CAPTURE, fisher=layers.empirical())(P, X) -> no outputs
 layers.factors_alone(F, CAPTURE, fisher=layers.empirical()) -> fisher=empirical()
+layers.value_grad_factors(F, LOSS, CAPTURE, fisher=layers.empirical())(X, P) -> The first argument has no 'kernel'
+layers.value_grad_factors(F, LOSS, CAPTURE, fisher=layers.empirical())({'kernel': P['kernel']}, X) -> has no 'bias'
+layers.value_grad_factors(F, lambda o, x: o, CAPTURE, fisher=layers.empirical())(P, X) -> loss= returned an array
+layers.value_grad_factors(F, lambda o, x: (o.sum(), o), CAPTURE, fisher=layers.empirical())(P, X) -> loss= returned
+layers.value_grad_factors(F, LOSS, CAPTURE, fisher=layers.empirical(), has_aux=True)(P, X) -> has_aux=True takes a pair
+layers.value_grad_factors(F, LOSS, CAPTURE, fisher=layers.sampled(layers.gaussian()))(P, X, key=0) -> key=0: must be
+layers.joint(layers.categorical(), 'gaussian') -> joint() is given 'gaussian'
+layers.explicit({'': layers.dense(inputs=2)}, P) -> fewer axes than a contraction
+CAPTURE.apply('first', P, X, X) -> the layers are ''
+linen.capture(MODEL, VARIABLES, X, batch=-1) -> batch=-1
+linen.capture(MODEL, VARIABLES, X, batch=5) -> batch=5
+nnx_front.capture(NNX) -> Give capture() an example
+nnx_front.attached(CAPTURE, NNX) -> model=
 layers.with_fisher(F, layers.empirical()) -> fisher=empirical()
 layers.explicit({'': layers.dense}, P) -> Call this function
 layers.explicit({'': 'dense'}, P) -> kinds= has 'dense'

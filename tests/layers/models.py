@@ -290,7 +290,7 @@ LINEN = (
     Model("frozen", model(frozen), (4, 6)),
     Model("branches", model(branches), (4, 6)),
     Model("scanned_twice", model(lambda x: Layers(block=Layers)(x)[0]), (3, 4)),
-    Model("scanned_over_another_axis", model(lambda x: Layers(axis=1)(x)[0]), (3, 4), {"Dense_0": "another axis"}),
+    Model("scanned_over_another_axis", model(lambda x: Layers(axis=1)(x)[0]), (3, 4)),
     Model(
         "spectral_norm",
         model(lambda x: nn.SpectralNorm(Dense(3))(x, update_stats=True)),

@@ -6,8 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import precond
 from precond import layers
+from precond.blocks import Probe, spread_leads
 from precond.layers import linen
+from precond.layers.bases_of import _as_in_probe
 from precond.layers.nested import leaves_of
 from tests.layers import models
 
@@ -92,13 +95,50 @@ def test_a_module_of_ones_own_gets_a_rule():
     assert list(linen.capture(module, variables, x, rules=rules).layers) == ["MyDense_0"]
 
 
-@pytest.mark.parametrize("axis", [1, -1])
-def test_a_stack_over_another_axis_says_what_to_write_where_its_shape_does_not_tell(axis):
-    """As many layers as features, so that the weights' shape is that of a stack over the first axis."""
-    over = {"variable_axes": {"params": axis}, "split_rngs": {"params": True}, "length": 4}
-    module = models.Function(lambda x: models.Dense(2)(nn.scan(models.Layer, **over)()(x, None)[0]))
-    x = jnp.ones((3, 4))
-    variables = module.init(jax.random.key(0), x)
-    with pytest.raises(ValueError, match=r"over another axis than the first: write nn.scan\(.*'params': 0"):
-        linen.capture(module, variables, x)
-    assert list(linen.capture(module, variables, x, allow_uncovered=["Scan"]).layers) == ["Dense_0"]
+class Scanned(nn.Module):
+    """As many layers as features, so that the shapes of the weights do not tell over which axis they are stacked."""
+
+    axis: int
+
+    @nn.compact
+    def __call__(self, x):
+        def layer(_, x, nothing):
+            return x + nn.tanh(models.Dense(4, name="dense")(nn.LayerNorm(**models.F64, name="norm")(x))), None
+
+        over = {"variable_axes": {"params": self.axis}, "split_rngs": {"params": True}, "length": 4}
+        return nn.scan(layer, **over)(self, x, None)[0]
+
+
+def test_k_fac_of_a_stack_over_another_axis_is_that_of_a_stack_over_the_first():
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((3, 4)))
+    params = jax.jit(Scanned(0).init)(jax.random.key(0), x)["params"]
+    found = {}
+    for axis in (0, -1):
+        tree = jax.tree.map(lambda p, axis=axis: jnp.moveaxis(p, 0, axis), params)
+        capture = linen.capture(Scanned(axis), {"params": tree}, x)
+        tx = precond.kfac(1e-2, capture.layers)
+
+        @jax.jit
+        def updates(tree, capture=capture, tx=tx):
+            f = layers.value_grad_factors(
+                lambda p, x: capture.apply({"params": p}, x),
+                lambda y, x: jnp.mean(jnp.sum(y, 1) ** 2),
+                capture,
+                fisher=layers.empirical(),
+            )
+            _, grads, factors = f(tree, x)
+            return tx.update(grads, tx.init(tree), tree, factors=factors)[0]
+
+        found[axis] = jax.tree.map(lambda u, axis=axis: jnp.moveaxis(u, axis, 0), updates(tree))
+    assert {layer.lead_axes for layer in capture.layers.values()} == {(2,), (1,)}  # of the dense layer, and of the norm
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10), found[-1], found[0])
+
+
+def test_bases_come_back_to_the_probes_of_a_stack_over_another_axis():
+    layer = layers.Layer("kernel", None, 1, (2, 3, 5), (0,), (1,), (2,), lead_axes=(1,))  # two groups, four layers
+    rng = np.random.default_rng(0)
+    own = jnp.asarray(rng.standard_normal((4, 2, 3, 3)))
+    sums = {"inputs": spread_leads(own, (1,), 4), "outputs": jnp.ones((50, 4, 1, 1)), "rows": jnp.ones((1, 4, 1, 1))}
+    batch = Probe(layer, sums).factors(examples=1).inputs
+    np.testing.assert_array_equal(batch, jnp.swapaxes(own, 0, 1).reshape(8, 3, 3))  # as in [2, 4, 3, 5]
+    np.testing.assert_array_equal(_as_in_probe(batch, layer, (2, 4, 3, 5)), sums["inputs"])

@@ -20,11 +20,13 @@ OPTIMIZERS = {
     "kl_shampoo": functools.partial(precond.kl_shampoo, refresh=TURNS, damping=1e-2),
     "neumann": functools.partial(precond.neumann, warmup=1),
     "neumann, warming up": precond.neumann,
+    "muon": precond.muon,
+    "muon on a sphere": lambda rate: optax.chain(precond.scale_by_muon(), precond.transforms.hyperball(rate)),
     "a root of few turns": functools.partial(precond.shampoo, refresh=precond.every(5, stagger=True), damping=1e-2),
 }
 
 
-QUICK = ("neumann", "a root of few turns")
+QUICK = ("neumann", "a root of few turns", "muon on a sphere")
 
 
 def outer(make, rate, w, rank=6):
@@ -106,3 +108,10 @@ def test_those_by_the_learning_rate_are_right_where_gradients_have_a_low_rank(ma
     expected = (run(0.01 + 1e-6, w) - run(0.01 - 1e-6, w)) / 2e-6
     np.testing.assert_allclose(by_rate, expected, rtol=1e-6)
     assert jnp.all(jnp.isfinite(by_w))
+
+
+@pytest.mark.parametrize("make", [precond.soap, OPTIMIZERS["muon on a sphere"]], ids=["soap", "muon on a sphere"])
+def test_those_of_a_gradient_of_zeros_are_no_nan(make):
+    by_rate, by_w = jax.jit(jax.grad(functools.partial(outer, make, rank=0), (0, 1)))(0.01, jnp.ones((3, 2)))
+    assert by_rate == 0
+    np.testing.assert_array_equal(by_w, jnp.zeros((3, 2)))

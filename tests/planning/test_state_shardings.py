@@ -1,5 +1,7 @@
 """States that are born divided in loops which say all shardings beforehand: Flax's and MaxText's."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -82,6 +84,34 @@ def test_a_train_state_is_born_divided_and_stays_so(make_tx):
             # Moments of parameters that are whole on every device are whole too; all else is an eighth.
             assert mine <= sum(x.nbytes for x in kept) / 8 + counts
             state = step(state)
+
+
+@pytest.mark.parametrize("unbox", [nn.unbox, lambda state: state], ids=["bare", "in boxes"])
+def test_names_of_axes_divide_the_state_in_a_loop_that_knows_nothing_of_it(unbox):
+    """MaxText's own loop, which is the same for every optimizer of Optax."""
+    mesh, model = mesh_of(), Model()
+    tx = precond.shampoo(1e-3, block_size=16, axis="data")
+
+    def born(key):
+        return TrainState.create(apply_fn=model.apply, params=model.init(key, jnp.ones((1, 32)))["params"], tx=tx)
+
+    with nn.logical_axis_rules(RULES):
+        names = nn.get_partition_spec(jax.eval_shape(born, jax.random.key(0)))
+    shardings = nn.logical_to_mesh_sharding(names, mesh, RULES)
+    with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
+        state = unbox(jax.jit(born, out_shardings=shardings)(jax.random.key(0)))
+
+        @functools.partial(jax.jit, out_shardings=shardings)
+        def step(state):
+            return state.apply_gradients(grads=jax.tree.map(jnp.ones_like, state.params))
+
+        before = jax.tree.structure(state)
+        for _ in range(2):
+            stacks = [x for x in jax.tree.leaves(state.opt_state[0].stacks) if x.ndim]
+            assert all(x.sharding.spec[0] in ("data", ("data",)) for x in stacks)
+            state = step(state)
+        assert jax.tree.structure(state) == before
+        assert precond.metrics(state.opt_state)["blocks/skipped"] == 0
 
 
 @pytest.mark.parametrize("kind", [AUTO, EXPLICIT], ids=["auto", "explicit"])

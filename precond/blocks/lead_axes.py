@@ -1,0 +1,77 @@
+"""Arrays of a stack of layers whose parameters are stacked over other axes than the first."""
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+__all__ = ["gather_leads", "leads_first", "spread_leads", "spread_shape"]
+
+
+def leads_first(x: jax.Array, axes: Sequence[int]) -> jax.Array:
+    """Move the axes of a stack to the front.
+
+    Args:
+      x: a parameter of stacked layers.
+      axes: over which they are stacked.
+
+    Examples:
+      >>> leads_first(jnp.zeros((4, 2, 5)), (1,)).shape
+      (2, 4, 5)
+    """
+    return jnp.moveaxis(x, tuple(axes), tuple(range(len(axes))))
+
+
+def spread_shape(lead: Sequence[int], inner: Sequence[int], axes: Sequence[int], rank: int) -> tuple[int, ...]:
+    """Return the shape of an array of stacked layers that a loop slices as it slices their weights.
+
+    A scan over the second axis of parameters takes slices of all arrays along this axis, of those of a probe, too. An
+    array with the axes of the weights, one of which is the stack's, is sliced as they are.
+
+    Args:
+      lead: the sizes of the stack.
+      inner: the shape of one layer's array.
+      axes: of the weights, over which the layers are stacked.
+      rank: of the weights.
+
+    Examples:
+      >>> spread_shape((2,), (3, 3), (1,), 3), spread_shape((2,), (), (1,), 3)
+      ((9, 2, 1), (1, 2, 1))
+    """
+    rest = iter([math.prod(inner), *[1] * (rank - len(axes) - 1)])
+    sizes = dict(zip(axes, lead, strict=True))
+    return tuple(sizes[axis] if axis in sizes else next(rest) for axis in range(rank))
+
+
+def spread_leads(x: jax.Array, axes: Sequence[int], rank: int) -> jax.Array:
+    """Return an array `[lead.., inner..]` in the shape of `spread_shape`.
+
+    Args:
+      x: with the axes of the stack in front.
+      axes: as in `spread_shape`.
+      rank: as in `spread_shape`.
+
+    Examples:
+      >>> spread_leads(jnp.zeros((2, 3, 3)), (1,), 3).shape
+      (9, 2, 1)
+    """
+    count = len(axes)
+    flat = x.reshape(*x.shape[:count], math.prod(x.shape[count:]), *[1] * (rank - count - 1))
+    return jnp.moveaxis(flat, tuple(range(count)), tuple(axes))
+
+
+def gather_leads(x: jax.Array, axes: Sequence[int], inner: Sequence[int]) -> jax.Array:
+    """Return an array `[lead.., inner..]` from one in the shape of `spread_shape`: the inverse of `spread_leads`.
+
+    Args:
+      x: in that shape.
+      axes: as in `spread_shape`.
+      inner: the shape of one layer's array.
+
+    Examples:
+      >>> gather_leads(jnp.zeros((9, 2, 1)), (1,), (3, 3)).shape
+      (2, 3, 3)
+    """
+    moved = leads_first(x, axes)
+    return moved.reshape(*moved.shape[: len(axes)], *inner)

@@ -1,0 +1,95 @@
+"""Flax's boxes: parameters that carry names of axes, which say how they are divided. Floor 0 of the library.
+
+Flax is not imported. A box has `names` of axes, a `value`, and `replace`, as `flax.linen.Partitioned` has them.
+"""
+
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+__all__ = ["boxed_like", "find_box", "in_box", "unboxed"]
+
+
+def _is_box(x: object) -> bool:
+    return all(hasattr(x, name) for name in ("names", "value", "replace", "replace_boxed"))
+
+
+def find_box(tree: object) -> Any:
+    """Return the first box of a tree, or None.
+
+    Examples:
+      >>> find_box({"kernel": jax.numpy.ones(3)}) is None
+      True
+    """
+    return next((x for x in jax.tree.leaves(tree, is_leaf=_is_box) if _is_box(x)), None)
+
+
+def in_box(box: Any, x: Any, axes: Sequence[str]) -> Any:
+    """Put an array whose first axis is divided over these axes of a mesh into a box of its own.
+
+    Args:
+      box: one like it. If it has logical names, the first axis gets the name from which a rule makes these axes of the
+        mesh (`nn.logical_axis_rules`). Without such a rule it has the names of the axes of the mesh.
+      x: an array.
+      axes: of the mesh.
+
+    Examples:
+      >>> from flax import linen as nn
+      >>> box = nn.LogicallyPartitioned(jax.numpy.ones(3), ("embed",))
+      >>> with nn.logical_axis_rules([("embed", "fsdp")]):
+      ...     in_box(box, jax.numpy.ones((8, 3)), ("fsdp",)).names
+      ('embed', None)
+      >>> in_box(box, jax.numpy.ones((8, 3)), ("fsdp", "tensor")).names
+      (('fsdp', 'tensor'), None)
+    """
+    # Flax's rules leave a tuple as it is. A tuple of one name is its name to JAX, and rules replace it.
+    first = tuple(axes) if len(axes) > 1 else _logical_name(box, axes[0])
+    return box.replace(value=x, names=(first, *[None] * (x.ndim - 1)))
+
+
+def _logical_name(box: Any, axis: str) -> str:
+    """Return a logical name that stands for an axis of a mesh, or the name of this axis."""
+    if not hasattr(box, "rules"):
+        return axis
+    linen = sys.modules.get("flax.linen")
+    rules = box.rules or (linen.get_logical_axis_rules() if linen is not None else ())
+    first: dict[str, Any] = {}
+    for name, over in rules:
+        first.setdefault(name, (over,) if isinstance(over, str) else tuple(over or ()))
+    found = next((name for name, over in first.items() if over == (axis,)), None)
+    if rules and found is None:
+        warnings.warn(
+            f"The state is not divided over axis={axis!r} where its shardings are made from logical names: none of the "
+            f"rules gives this axis. Add ({axis!r}, {axis!r}) to the rules, or ask precond.state_shardings.",
+            stacklevel=2,
+        )
+    return axis if found is None else found
+
+
+def unboxed(tree: object) -> Any:
+    """Return a tree with what is in the boxes in place of these.
+
+    Examples:
+      >>> from flax import linen as nn
+      >>> unboxed({"kernel": nn.Partitioned(1.0, names=("data",))})
+      {'kernel': 1.0}
+    """
+    return jax.tree.map(lambda x: x.value if _is_box(x) else x, tree, is_leaf=_is_box)
+
+
+def boxed_like(tree: object, like: object) -> Any:
+    """Put the leaves of a tree into the boxes of another one: the inverse of `unboxed`.
+
+    Args:
+      tree: without boxes.
+      like: of the same structure, with boxes around some leaves.
+
+    Examples:
+      >>> from flax import linen as nn
+      >>> boxed_like({"kernel": 2.0}, {"kernel": nn.Partitioned(1.0, names=("data",))})["kernel"].value
+      2.0
+    """
+    return jax.tree.map(lambda box, x: box.replace(value=x) if _is_box(box) else x, like, tree, is_leaf=_is_box)
