@@ -177,6 +177,6 @@ def transport_by(rule: Transport) -> TransportOf | None:
     return None if along is None else transport
 
 
-def _raised(x: jax.Array, power: float) -> jax.Array:
+def _raised(x: jax.Array, power: jax.typing.ArrayLike) -> jax.Array:
     """Return x to a power; a power below 1 has no derivative at 0, and none is passed there."""
     return jnp.where(x > 0, jnp.where(x > 0, x, 1) ** power, 0)
