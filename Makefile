@@ -11,6 +11,7 @@ PYTHONS     ?= python3.11 python3.12 python3.13
 # The compilers of TPUs and GPUs need Python 3.12 or newer.
 ACCEL_PYTHON ?= python3.12
 ACCEL_ARGS  ?=
+QUALITY_ARGS ?=
 QUICK_TESTS ?= tests/linalg tests/blocks tests/statistics tests/test_architecture.py tests/test_package.py
 DIST_TESTS  ?= tests/test_package.py tests/test_architecture.py tests/test_documents.py
 
@@ -21,8 +22,8 @@ PYTEST  := OPENBLAS_NUM_THREADS=1 JAX_COMPILATION_CACHE_DIR=$(abspath $(VENV))/c
            JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 $(BIN)/python -m pytest
 PINS    := pyproject.toml constraints.txt
 
-.PHONY: help venv demo test quick test-slow test-all lint format docs bench accelerators accelerators-cuda accel-python \
-        dist dist-check check clean
+.PHONY: help venv demo test quick test-slow test-all lint format docs bench quality accelerators accelerators-cuda \
+        accel-python dist dist-check check clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -74,6 +75,11 @@ bench:  ## run every benchmark
 	@for script in $(filter-out benchmarks/accelerators.py,$(wildcard benchmarks/*.py)); do \
 	  echo "== $$script"; OPENBLAS_NUM_THREADS=1 .venv-bench/bin/python "$$script" || exit 1; \
 	done
+
+quality:  ## train eight small tasks with every optimizer, as far as it is not done; QUALITY_ARGS="--minutes 9" stops
+	@$(MAKE) .venv-bench/.benchmarks VENV=.venv-bench
+	OPENBLAS_NUM_THREADS=1 .venv-bench/bin/python -m benchmarks.quality $(QUALITY_ARGS)
+	.venv-bench/bin/python -m benchmarks.quality --draw
 
 accelerators: accel-python  ## compile steps for TPUs that are not there; ACCEL_ARGS=--quick compares with the last run
 	@$(MAKE) .venv-tpu/.benchmarks-tpu VENV=.venv-tpu PYTHON="$(ACCEL_PYTHON)"

@@ -17,9 +17,9 @@ OPTIONS = {}
 SIZES, POINTS = (1, 32, 32, 32, 1), 64
 
 
-def init(key):
+def init(key, sizes=SIZES):
     params = []
-    for i, (inputs, outputs) in enumerate(itertools.pairwise(SIZES)):
+    for i, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
         kernel = jax.random.normal(jax.random.fold_in(key, i), (inputs, outputs)) * inputs**-0.5
         params.append({"kernel": kernel, "bias": jnp.zeros(outputs)})
     return params

@@ -1,0 +1,131 @@
+"""The tables of docs/benchmarks.md and the plot, from the trials that are kept."""
+
+import json
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks import measure
+from benchmarks.quality import reading
+from benchmarks.quality.optimizers import METHODS
+from benchmarks.quality.train import Trial
+
+PAGE = measure.IMAGES.parent / "benchmarks.md"
+Results = dict[str, list[Trial]]
+
+
+def load(folder: Path, order: list[str]) -> Results:
+    """The trials of every task that has results."""
+    paths = {name: folder / f"{name}.json" for name in order}
+    return {
+        name: [Trial(**row) for row in json.loads(path.read_text())["trials"]]
+        for name, path in paths.items()
+        if path.exists()
+    }
+
+
+def cell(value: float) -> str:
+    """Two digits; a dash for what was not run."""
+    return "" if math.isnan(value) else "never" if math.isinf(value) else f"{value:.2f}"
+
+
+def percent(part: float) -> str:
+    return "never" if math.isinf(part) else f"{100 * part:.0f}"
+
+
+def seconds(value: float) -> str:
+    return "never" if math.isinf(value) else f"{value:.2f}"
+
+
+def ratio(name: str, trials: list[Trial], field: str) -> float:
+    """Steps or seconds to AdamW's target, by AdamW's own."""
+    if not reading.seeds_of(name, trials):
+        return math.nan
+    goal = reading.target(trials, "adamw")[1]
+    its, adamw = (getattr(reading.to_target(n, trials, goal), field) for n in (name, "adamw"))
+    return its / adamw
+
+
+def overview(results: Results, value: Callable[[str, list[Trial]], float]) -> str:
+    """One row for each optimizer, one column for each task."""
+    lines = ["| | " + " | ".join(results) + " |", "|---" * (len(results) + 1) + "|"]
+    for name in METHODS:
+        cells = [cell(value(name, trials)) for trials in results.values()]
+        if any(cells):
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def details(trials: list[Trial]) -> str:
+    """All numbers of a task."""
+    setter, goal = reading.target(trials)
+    lines = [
+        f"Target: {goal:.4g}, that of {setter}.\n",
+        "| optimizer | number | last loss | steps to the target, % (range) | seconds | search: best, documented |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name in METHODS:
+        found, usual = reading.seeds_of(name, trials), reading.documented(name, trials)
+        if not found:
+            continue
+        its, tuned = reading.to_target(name, trials, goal), reading.searched(name, trials)[found[0].number]
+        edge = " (edge)" if found[0].number in reading.edges(name, trials) else ""
+        spread = "" if math.isinf(its.least) else f" ({percent(its.least)} to {percent(its.most)})"
+        row = [name, f"{found[0].number:g}{edge}", f"{reading.last(name, trials):.4g}", percent(its.steps) + spread]
+        row += [seconds(its.seconds), ", ".join(f"{reading.final(t):.4g}" for t in (tuned, usual) if t)]
+        lines.append("| " + " | ".join(row) + " |")
+    return "\n".join(lines)
+
+
+def tables(results: Results) -> dict[str, str]:
+    """By their names in the page."""
+    return {
+        "steps": overview(results, lambda name, trials: ratio(name, trials, "steps")),
+        "seconds": overview(results, lambda name, trials: ratio(name, trials, "seconds")),
+        "documented": overview(results, reading.slowdown),
+        "details": "\n\n".join(f"### {name}\n\n{details(trials)}" for name, trials in results.items()),
+    }
+
+
+def written(page: str, found: dict[str, str]) -> str:
+    """The page with the tables between their marks."""
+    for name, text in found.items():
+        begin, end = f"<!-- {name} begins -->", f"<!-- {name} ends -->"
+        page = re.sub(f"{begin}.*{end}", lambda _: f"{begin}\n\n{text}\n\n{end}", page, flags=re.DOTALL)  # noqa: B023
+    return page
+
+
+def plot(results: Results) -> None:
+    """A dot for each task: steps, and seconds, to AdamW's target by AdamW's own."""
+    import matplotlib.pyplot as plt
+
+    plt.rcParams["svg.hashsalt"] = "quality"
+    names, worst = [name for name in METHODS if name != "adamw"][::-1], 4.0
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4.5), layout="constrained", sharey=True)
+    for axis, field in zip(axes, ("steps", "seconds"), strict=True):
+        for marker, (task, trials) in zip("os^vDPX*", results.items(), strict=False):
+            ratios = [ratio(name, trials, field) for name in names]
+            axis.scatter([min(x, worst) for x in ratios], range(len(names)), marker=marker, label=task, alpha=0.8)
+        axis.axvline(1, color="black", linestyle=":")
+        axis.set(xscale="log", xlabel=f"{field} to AdamW's loss, by AdamW's")
+        ticks = [0.1, 0.2, 0.3, 0.6, 1, 2, worst]
+        axis.set_xticks(ticks, [*[f"{x:g}" for x in ticks[:-1]], f"{worst:g}+\nor never"])
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
+    axes[0].set_yticks(range(len(names)), names)
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(results), fontsize="small"
+    )
+    figure.savefig(measure.IMAGES / "quality.svg", metadata={"Date": None})
+    plt.close(figure)
+
+
+def draw(folder: Path, order: list[str]) -> None:
+    """Print the tables, and write them into the page where there is one."""
+    found = tables(load(folder, order))
+    for name, text in found.items():
+        print(f"\n{name}\n\n{text}")
+    if PAGE.exists():
+        PAGE.write_text(written(PAGE.read_text(), found))
+    plot(load(folder, order))

@@ -1,0 +1,66 @@
+"""The optimizers: each is a function of the one number that is searched, and of the schedule's shape."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import optax
+
+import precond
+from benchmarks.quality.tasks import Task
+
+Shape = Callable[[Any], Any]
+ADAMS_NORM = precond.transforms.scale_by_diagonal(0.95, eps=1e-15, bias_correction=True)
+
+
+class Method(NamedTuple):
+    """An optimizer.
+
+    Attributes:
+      make: an optimizer, from the number, the shape of the schedule (1 at its peak) and the task's captured layers.
+      middle: of the numbers that are tried, from the task.
+      documented: the number that the pages advise, if it is not AdamW's best rate.
+      first_order: whether it may set the target.
+      only: the tasks on which it runs; none of them means all.
+      factors: whether it needs those of captured layers.
+    """
+
+    make: Callable[..., optax.GradientTransformation]
+    middle: Callable[[Task], float] = lambda task: task.rate
+    documented: float | None = None
+    first_order: bool = False
+    only: tuple[str, ...] = ()
+    factors: bool = False
+
+
+def of_rate(optimizer: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """One that takes a schedule first."""
+    return lambda number, shape, layers: optimizer(lambda count: number * shape(count), **options)
+
+
+def of_damping(optimizer: Callable[..., Any], rate: float = 0.3, bound: float = 1e-2) -> Callable[..., Any]:
+    """K-FAC or EK-FAC, at the documented rate and bound: the damping is what one tunes first."""
+    return lambda number, shape, layers: optimizer(
+        lambda count: rate * shape(count), layers, damping=number, bound=bound
+    )
+
+
+METHODS = {
+    "adamw": Method(of_rate(optax.adamw, b2=0.95, weight_decay=0.0), first_order=True),
+    "nesterov": Method(
+        of_rate(optax.sgd, momentum=0.9, nesterov=True), middle=lambda task: task.nesterov, first_order=True
+    ),
+    "optax muon": Method(of_rate(optax.contrib.muon, adam_b2=0.95), first_order=True),
+    "shampoo": Method(of_rate(precond.shampoo)),
+    "shampoo, power 3/8": Method(of_rate(precond.shampoo, power=0.375)),
+    "shampoo, power 1/2": Method(of_rate(precond.shampoo, power=0.5)),
+    "shampoo, delay 1": Method(
+        of_rate(precond.shampoo, refresh=precond.every(20, stagger=True, delay=1)),
+        only=("characters", "factorisation", "curves"),
+    ),
+    "soap": Method(of_rate(precond.soap)),
+    "kl_shampoo": Method(of_rate(precond.kl_shampoo)),
+    "kl_shampoo, Adam's norm": Method(of_rate(precond.kl_shampoo, magnitude=ADAMS_NORM)),
+    "kl_soap": Method(of_rate(precond.kl_soap)),
+    "muon": Method(of_rate(precond.muon)),
+    "kfac": Method(of_damping(precond.kfac), middle=lambda task: 3e-3, documented=1e-2, factors=True),
+}
