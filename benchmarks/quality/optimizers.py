@@ -9,6 +9,7 @@ import precond
 from benchmarks.quality.tasks import Task
 
 Shape = Callable[[Any], Any]
+NO_DELAY = precond.every(20, stagger=True)  # a root is used in the step in which it is refreshed
 ADAMS_NORM = precond.transforms.scale_by_diagonal(0.95, eps=1e-15, bias_correction=True)
 
 
@@ -51,12 +52,9 @@ METHODS = {
     ),
     "optax muon": Method(of_rate(optax.contrib.muon, adam_b2=0.95), first_order=True),
     "shampoo": Method(of_rate(precond.shampoo)),
-    "shampoo, power 3/8": Method(of_rate(precond.shampoo, power=0.375)),
-    "shampoo, power 1/2": Method(of_rate(precond.shampoo, power=0.5)),
-    "shampoo, delay 1": Method(
-        of_rate(precond.shampoo, refresh=precond.every(20, stagger=True, delay=1)),
-        only=("characters", "factorisation", "curves"),
-    ),
+    "shampoo, delay 0": Method(of_rate(precond.shampoo, refresh=NO_DELAY)),
+    "shampoo, delay 0, power 3/8": Method(of_rate(precond.shampoo, refresh=NO_DELAY, power=0.375)),
+    "shampoo, delay 0, power 1/2": Method(of_rate(precond.shampoo, refresh=NO_DELAY, power=0.5)),
     "soap": Method(of_rate(precond.soap)),
     "kl_shampoo": Method(of_rate(precond.kl_shampoo)),
     "kl_shampoo, Adam's norm": Method(of_rate(precond.kl_shampoo, magnitude=ADAMS_NORM)),
