@@ -1,5 +1,7 @@
 """The norm of each block of a stack."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -7,6 +9,7 @@ from jax import lax
 __all__ = ["batch_norm"]
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def batch_norm(x: jax.Array, batch_axes: int = 0) -> jax.Array:
     """Compute the Euclidean norm over all axes but the first `batch_axes`; the other axes get length 1.
 
@@ -33,4 +36,13 @@ def batch_norm(x: jax.Array, batch_axes: int = 0) -> jax.Array:
     tiny, huge = plain < small, ~(plain < large)
     total = jnp.where(tiny, enlarged, jnp.where(huge, reduced, plain))
     unit = jnp.where(tiny, small, jnp.where(huge, large, 1)).astype(total.dtype)
-    return unit * jnp.where(total > 0, jnp.sqrt(jnp.where(total > 0, total, 1)), total)  # at 0 it has a derivative
+    return unit * jnp.sqrt(total)
+
+
+@batch_norm.defjvp
+def _derivative(batch_axes: int, at: tuple[jax.Array], along: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    (x,), (moved,) = at, along
+    norm = batch_norm(x, batch_axes)
+    direction = jnp.where(norm > 0, x / jnp.where(norm > 0, norm, 1), 0)
+    change = jnp.sum(jnp.real(jnp.conj(direction) * moved), tuple(range(batch_axes, x.ndim)), keepdims=True)
+    return norm, change

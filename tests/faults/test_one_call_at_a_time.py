@@ -39,7 +39,7 @@ GROUPS = "lambda tree: {name: name > 'p56' for name in tree}"
     [
         (EIGH, 1),
         pytest.param(TURNS, 1, marks=pytest.mark.slow),
-        (SOAP, 1),
+        pytest.param(SOAP, 1, marks=pytest.mark.slow),
         pytest.param(SOAP.replace("VIEWS", "method=precond.roots.cholesky_qr(), VIEWS"), 1, marks=pytest.mark.slow),
         pytest.param(SOAP.replace("VIEWS", "method=precond.roots.rotations(), VIEWS"), 1, marks=pytest.mark.slow),
         # Two optimizers that know nothing of each other; devices that share the threads.

@@ -26,7 +26,11 @@ OPTIMIZERS = {
     "muon": lambda: precond.muon(1e-2, weight_decay=1e-2, after=precond.transforms.normalize_neurons()),
     "muon, two rates": lambda: precond.muon(SCHEDULE, adam_learning_rate=SCHEDULE, weight_decay=1e-2),
 }
-every_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
+# The others differ from one of these in a part that has no say in what is skipped.
+QUICK = ("shampoo", "shampoo, composite", "soap", "kl_shampoo", "kl_soap", "muon")
+every_optimizer = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in OPTIMIZERS]
+)
 BAD = {"nan": np.nan, "inf": np.inf, "minus inf": -np.inf, "huge": 1e30}
 STEPS = 7
 

@@ -1,5 +1,6 @@
 """The accumulation rule against its closed form."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -35,8 +36,19 @@ def test_an_average_keeps_its_dtype():
     assert average(jnp.zeros(3, jnp.float32), jnp.ones(3, jnp.bfloat16), 0.9).dtype == jnp.float32
 
 
-@pytest.mark.parametrize("size", [1e-30, 1.0, 1e30])
-def test_a_norm_neither_overflows_nor_vanishes(size):
-    x = jnp.full((2, 3, 3), size, jnp.float32)
-    np.testing.assert_allclose(batch_norm(x, batch_axes=1), np.full((2, 1, 1), 3 * size), rtol=1e-6)
+@pytest.mark.parametrize("exponent", range(-36, 37, 4))
+def test_a_norm_neither_overflows_nor_vanishes(exponent):
+    x = np.asarray(np.random.default_rng(0).standard_normal((2, 5, 7)) * 10.0**exponent, np.float32)
+    expected = np.sqrt(np.sum(np.square(x.astype(np.float64)), axis=(1, 2), keepdims=True))
+    np.testing.assert_allclose(batch_norm(jnp.asarray(x), batch_axes=1), expected, rtol=1e-5)
     assert batch_norm(jnp.zeros((0, 3))).shape == (1, 1)
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_derivative_of_a_norm_is_the_direction_and_0_at_zeros():
+    x = jnp.asarray([[3.0, 4.0], [0.0, 0.0]])
+    slopes = jax.grad(lambda x: jnp.sum(batch_norm(x, 1)))(x)
+    np.testing.assert_allclose(slopes, [[0.6, 0.8], [0.0, 0.0]], rtol=1e-15)
+    twice = jax.hessian(lambda x: jnp.sum(batch_norm(x, 1)))(x[:1])[0, :, 0]
+    np.testing.assert_allclose(twice, (np.eye(2) - np.outer(x[0] / 5, x[0] / 5)) / 5, rtol=1e-12)
+    assert batch_norm(jnp.asarray([3.0 + 4.0j, 12.0])).item() == 13.0

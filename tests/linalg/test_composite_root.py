@@ -79,7 +79,7 @@ def test_when_the_damping_is_not_known_rounding_is_multiplied_but_the_root_is_fo
 
 @pytest.mark.parametrize("power", [Fraction(1, 2), Fraction(1, 4)], ids=str)
 @pytest.mark.parametrize("condition", [1e2, 1e4, 1e6, 1e8])
-@pytest.mark.parametrize("n", [32, pytest.param(64, marks=pytest.mark.slow), 128])
+@pytest.mark.parametrize("n", [32, *(pytest.param(n, marks=pytest.mark.slow) for n in (64, 128))])
 def test_in_float32_it_is_no_worse_than_newton_and_eigh(n, condition, power):
     matrices = np.stack([geometric(n, condition, seed).astype(np.float32) for seed in SEEDS])
     expected = [reference.power((a + a.T).astype(np.float64) / 2, -float(power), 1 / condition) for a in matrices]

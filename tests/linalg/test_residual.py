@@ -41,7 +41,7 @@ def by_all_methods(stack, power, least):
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("p", [1, 2, 4, *(pytest.param(p, marks=pytest.mark.slow) for p in (3, 6, 8))])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=pytest.mark.slow)])
 def test_it_is_the_norm_within_a_factor_of_two_for_the_roots_of_all_methods(p, dtype):
     seen = []
     for condition in (1e2, 1e4, 1e6, 1e8, 1e10):

@@ -59,6 +59,7 @@ def test_fifty_steps_are_the_same_on_1_2_4_and_8_devices(schedule):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-12), path, alone)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_compilation")
 def test_bfloat16_parameters_differ_by_one_rounding_at_most():
     # Gradients are given: a program may compute them with more than the precision of bfloat16, another may not.

@@ -26,7 +26,7 @@ OPTIMIZERS = {
 }
 
 
-QUICK = ("neumann", "a root of few turns", "muon on a sphere")
+QUICK = ("neumann", "muon on a sphere")
 
 
 def outer(make, rate, w, rank=6):
