@@ -65,11 +65,11 @@ Method("mine()", misnamed_root, None)  # refused
 
 
 def term(name: str, stack: jax.Array, axis: int, factors: Any, whiten: Any) -> Packed:
-    return Packed(stack)
+    return Packed(stack, None)
 
 
 def misnamed_term(name: str, stack: jax.Array, place: int, factors: Any, whiten: Any) -> Packed:
-    return Packed(stack)
+    return Packed(stack, None)
 
 
 good: Gram = term
