@@ -39,7 +39,7 @@ def final(trial: Trial) -> float:
 
 
 def searched(name: str, trials: Sequence[Trial], length: float = 1.0) -> dict[float, Trial]:
-    """The trials of the search, by their number; a number of the pages is none of its draws."""
+    """The trials of the search, by their number; a number that the pages advise was not drawn."""
     found = [t for t in trials if (t.optimizer, t.seed, t.length) == (name, SEARCH_SEED, length)]
     return {t.number: t for t in found if t.number != METHODS[name].documented}
 

@@ -81,14 +81,14 @@ def scale_by_shampoo(
     check_decay("b1", b1)
     check_number("b2", b2, 0, 1, advice="1 sums the factors.")
     check_number("damping", damping, 0)
+    if not isinstance(refresh, Refresh):
+        check_whole("refresh", refresh, least=1)
+        refresh = every(refresh, delay=1)
     direction = scale_by_kronecker(
         outer_products(b2),
         inverse_root(power=power, method=method, damping=relative(damping)),
         refresh=refresh,
     )
-    if not isinstance(refresh, Refresh):
-        check_whole("refresh", refresh, least=1)
-        refresh = every(refresh, delay=1)
     adam = scale_by_diagonal(b2, eps=eps, bias_correction=True)  # with the momentum around it
     given, magnitude = magnitude, adam if magnitude is None else magnitude
     check_transformation("magnitude", magnitude)

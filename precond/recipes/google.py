@@ -10,22 +10,17 @@ import jax.numpy as jnp
 import optax
 
 from precond.arguments import check_number, check_rate, check_whole, described
-from precond.blocks import View, ragged, tensors
+from precond.blocks import ragged
 from precond.engine import Refresh, blocked, every, scale_by_kronecker
 from precond.mesh import Sharded
 from precond.recipes.google_roots import google_eigh
+from precond.recipes.google_views import google_views
 from precond.recipes.scaled_decay import scaled_decay
 from precond.roots import Root
 from precond.statistics import outer_products
 from precond.transforms import clip_by_rms, graft, switch
 
 __all__ = ["google_shampoo"]
-
-
-def _views(path: str, leaf: jax.Array, *, min_rank: int, max_size: int, merge: int) -> View | None:
-    if max(leaf.shape, default=0) > max_size:
-        return None
-    return tensors(min_rank=min_rank, merge=merge)(path, leaf)
 
 
 def _refresh(first: int, more: int | None, learning_rate: optax.ScalarOrSchedule, stale: bool) -> Refresh:
@@ -51,6 +46,14 @@ def _refresh(first: int, more: int | None, learning_rate: optax.ScalarOrSchedule
         return (first + lost * more) // 10 * 10
 
     return every(period, delay=int(stale))
+
+
+def _magnitude(
+    grafting: Callable[[], optax.GradientTransformation] | None, clip: float | None, scale: optax.GradientTransformation
+) -> optax.GradientTransformation:
+    """Make the transformation whose norm is taken."""
+    made = optax.identity() if grafting is None else grafting()
+    return optax.chain(made, optax.identity() if clip is None else clip_by_rms(clip), scale)
 
 
 @described(heading=-1)
@@ -139,14 +142,10 @@ def google_shampoo(
     decayed: Any = weight_decay
     if decoupled_weight_decay and not decoupled_learning_rate:
         decayed = scaled_decay(weight_decay, learning_rate)
-
-    def magnitude() -> optax.GradientTransformation:
-        clip, scale = clip_by_scaled_gradient_norm, optax.scale_by_learning_rate(learning_rate, flip_sign=False)
-        return optax.chain(
-            optax.identity() if grafting is None else grafting(),
-            optax.identity() if clip is None else clip_by_rms(clip),
-            optax.identity() if decoupled_learning_rate else scale,
-        )
+    scale = optax.scale_by_learning_rate(learning_rate, flip_sign=False)
+    magnitude = functools.partial(
+        _magnitude, grafting, clip_by_scaled_gradient_norm, optax.identity() if decoupled_learning_rate else scale
+    )
 
     direction = blocked(
         scale_by_kronecker(
@@ -157,12 +156,7 @@ def google_shampoo(
             refresh=_refresh(preconditioning_compute_steps, end_preconditioning_compute_steps, learning_rate, stale),
         ),
         block_size=ragged(block_size),
-        views=functools.partial(
-            _views,
-            min_rank=skip_preconditioning_rank_lt,
-            max_size=skip_preconditioning_dim_size_gt,
-            merge=merge_small_dims_block_size,
-        ),
+        views=google_views(skip_preconditioning_rank_lt, skip_preconditioning_dim_size_gt, merge_small_dims_block_size),
         otherwise=magnitude(),
         axis=axis,
         mesh=mesh,

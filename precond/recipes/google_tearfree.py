@@ -1,30 +1,24 @@
 """Google's Tearfree Shampoo."""
 
-import functools
+import math
 from collections.abc import Sequence
 
 import jax
 import optax
 
 from precond.arguments import check_number, check_rate, check_whole, described
-from precond.blocks import View, ragged, tensors
+from precond.blocks import ragged
 from precond.engine import blocked, every, scale_by_kronecker
 from precond.mesh import Sharded
+from precond.recipes.google_views import google_views
 from precond.recipes.meta_roots import meta_pseudo_inverse
 from precond.statistics import outer_products
 from precond.transforms import graft
-from precond.trees import Leaf
 
 __all__ = ["google_tearfree"]
 
 _RMSPROP = optax.scale_by_rms(0.999, 1e-23)
 _CUT = 1e-6  # smaller eigenvalues, relative to the largest, have no inverse
-
-
-def _views(path: str, leaf: Leaf, *, merge: int, min_rank: int, max_size: float) -> View | None:
-    if max(leaf.shape, default=0) > max_size or len(leaf.shape) < min_rank:
-        return None
-    return tensors(min_rank=0, merge=merge)(path, leaf)
 
 
 @described(heading=-1)
@@ -99,11 +93,10 @@ def google_tearfree(
             refresh=every(update_preconditioners_freq),
         ),
         block_size=ragged(block_size),
-        views=functools.partial(
-            _views,
-            merge=merge_dims,
-            min_rank=2 if skips and skip_preconditioning_rank1 else 0,
-            max_size=skip_preconditioning_any_dim_gt if skips else float("inf"),
+        views=google_views(
+            2 if skips and skip_preconditioning_rank1 else 0,
+            skip_preconditioning_any_dim_gt if skips else math.inf,
+            merge_dims,
         ),
         otherwise=optax.identity() if grafting is None else grafting,
         axis=axis,

@@ -8,6 +8,7 @@ import optax
 from jax.typing import ArrayLike
 
 from precond.arguments import check_rate, described
+from precond.linalg import batch_norm
 from precond.transformation import transformation
 from precond.trees import wide_dtype
 
@@ -90,8 +91,7 @@ def hyperball(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransforma
 
 def _norm(x: ArrayLike) -> jax.Array:
     x = jnp.asarray(x)
-    squares = jnp.sum(jnp.square(jnp.abs(x.astype(wide_dtype(x)))))
-    return jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), squares)  # with a derivative at 0
+    return batch_norm(x.astype(wide_dtype(x))).reshape(())
 
 
 def _unit(x: jax.Array) -> jax.Array:

@@ -1,5 +1,7 @@
 """The aliases' trajectories against dense float64 definitions."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -177,3 +179,22 @@ def test_the_shampoo_alias_is_the_chain_that_it_documents():
     ours, chain = trajectory(alias, start, grads), trajectory(spelled, start, grads)
     for k, w in start.items():
         assert distance(ours[k], chain[k], w) < 1e-12
+
+
+WHOLE_PERIODS = {
+    "shampoo": precond.every(3, delay=1),
+    "soap": precond.every(3, delay=1, warmup=1),
+    "kl_soap": precond.every(3, delay=1, warmup=1),
+    "kl_shampoo": precond.every(3),
+}
+
+
+@pytest.mark.parametrize(("name", "schedule"), WHOLE_PERIODS.items(), ids=WHOLE_PERIODS)
+def test_a_number_of_steps_is_the_schedule_that_the_page_names(name, schedule):
+    shapes = {"w": (3, 2)}
+    grads, start = gradients(shapes, steps=5), gradients(shapes, steps=1, seed=5)[0]
+    make = functools.partial(getattr(precond, name), 1e-3)
+    number, named = (trajectory(make(refresh=given), start, grads)["w"] for given in (3, schedule))
+    np.testing.assert_array_equal(number, named)
+    other = trajectory(make(refresh=schedule._replace(delay=1 - schedule.delay)), start, grads)["w"]
+    assert np.abs(other - named).max() > 1e-5

@@ -9,12 +9,12 @@ import optax
 import pytest
 
 from precond import recipes, transforms
-from tests.problem import distance, trajectory
+from tests.parity.options import assert_followed
 
 pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
 
 FOLDER = Path(__file__).parent / "golden"
-GOLDEN, INPUTS = np.load(FOLDER / "google_options.npz"), np.load(FOLDER / "options_inputs.npz")
+GOLDEN = np.load(FOLDER / "google_options.npz")
 BLOCKS = {"block_size": 4, "merge_dims": 2}
 SGD = {"grafting": optax.identity(), "skip_preconditioning_any_dim_gt": 5, "weight_decay_after_momentum": False}
 ADAFACTOR = optax.chain(optax.adafactor(min_dim_size_to_factor=2, eps=1e-20), optax.scale(-1))
@@ -78,13 +78,7 @@ QUICK = ["tearfree rank1 blocks", "period"]
 
 
 def check(option, names):
-    """Assert that the trajectories of these parameters, if the option has them, are those of the reference."""
-    expected = {k: GOLDEN[f"{option}/{k}"] for k in names if f"{option}/{k}" in GOLDEN.files}
-    start = {k: INPUTS[f"start/{k}"] for k in expected}
-    grads = [{k: INPUTS[f"gradients/{k}"][t] for k in expected} for t in range(9)]
-    path = trajectory(OPTIONS[option](), start, grads)
-    for k, w in start.items():
-        assert distance(path[k], expected[k], w) < 1e-8, k
+    assert_followed(OPTIONS[option](), GOLDEN, option, names, 1e-8)
 
 
 @pytest.mark.parametrize("option", QUICK)

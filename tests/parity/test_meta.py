@@ -11,12 +11,12 @@ import pytest
 import precond
 from precond import orthogonal, recipes, transforms
 from precond.recipes import meta_eigendecomposed, meta_eigh_basis, meta_qr_basis, meta_svd, primal_averaging
-from tests.problem import distance, trajectory
+from tests.parity.options import assert_followed
 
 pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
 
 FOLDER = Path(__file__).parent / "golden"
-GOLDEN, INPUTS = np.load(FOLDER / "meta_options.npz"), np.load(FOLDER / "options_inputs.npz")
+GOLDEN = np.load(FOLDER / "meta_options.npz")
 
 # The trajectories of the first group are of the code as it is, which keeps learning rate and averages in float32.
 RATE = float(np.float32(0.01))
@@ -138,14 +138,7 @@ QUICK = [
 
 
 def check(option, names):
-    """Assert that the trajectories of these parameters, if the option has them, are those of the reference."""
-    expected = {k: GOLDEN[f"{option}/{k}"] for k in names if f"{option}/{k}" in GOLDEN.files}
-    steps = len(next(iter(expected.values())))
-    start = {k: INPUTS[f"start/{k}"] for k in expected}
-    grads = [{k: INPUTS[f"gradients/{k}"][t] for k in expected} for t in range(steps)]
-    path = trajectory(OPTIONS[option](), start, grads)
-    for k, w in start.items():
-        assert distance(path[k], expected[k], w) < 1e-9, k
+    assert_followed(OPTIONS[option](), GOLDEN, option, names, 1e-9)
 
 
 @pytest.mark.parametrize("option", QUICK)
