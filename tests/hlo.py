@@ -2,14 +2,21 @@
 
 import re
 
+_CALLED = re.compile(r"(?:calls|to_apply|body|condition|true_computation|false_computation)=(%[\w.-]+)")
+_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+
 
 def run_in_any_case(compiled):
-    """The instructions of a compiled program that run whatever its conditions and loops do."""
+    """The instructions of a compiled program that may run although a loop of unknown length has no turn."""
     bodies = dict(re.findall(r"^(?:ENTRY )?(%[\w.-]+) \(.*?\{\n(.*?)^\}", compiled, re.M | re.S))
     seen, left = {}, [re.search(r"^ENTRY (%[\w.-]+)", compiled, re.M).group(1)]
     while left:
         name = left.pop()
-        if name not in seen:
-            seen[name] = bodies[name]
-            left += re.findall(r"(?:calls|to_apply)=(%[\w.-]+)", bodies[name])
+        if name in seen:
+            continue
+        seen[name] = bodies[name]
+        for line in bodies[name].splitlines():
+            if " while(" not in line or "known_trip_count" in line:
+                left += _CALLED.findall(line)
+                left += [x for branches in _BRANCHES.findall(line) for x in branches.split(", ")]
     return "\n".join(seen.values())
