@@ -1,0 +1,77 @@
+"""Many shapes in one model, and many models at once.
+
+    python benchmarks/many.py            writes results/many.json
+
+The first part is the seconds to trace and compile an update of 24 matrices that all differ in shape. The second is the
+time of a step of 8 models under `jax.vmap`, by that of one model.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import measure
+import numpy as np
+import optax
+
+import precond
+
+SHAPES = [(64 + 16 * i, 48 + 24 * (7 * i % 24)) for i in range(24)]
+STEPS, SIDE = 40, 128
+OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation]] = {
+    "optax.adam": lambda: optax.adam(1e-3),
+    "precond.shampoo": lambda: precond.shampoo(1e-3),
+    "precond.shampoo, all at once": lambda: precond.shampoo(1e-3, refresh=20),
+    "precond.soap": lambda: precond.soap(1e-3),
+    "precond.kl_shampoo": lambda: precond.kl_shampoo(1e-3),
+}
+
+
+def compiled(tx: optax.GradientTransformation) -> dict[str, float]:
+    """Seconds to trace and lower, and to compile, an update of matrices of many shapes."""
+    params = {f"layer_{i:02}": {"kernel": jnp.ones(shape)} for i, shape in enumerate(SHAPES)}
+    state = jax.eval_shape(tx.init, params)
+    start = time.perf_counter()
+    lowered = jax.jit(tx.update).lower(params, state, params)
+    traced = time.perf_counter()
+    lowered.compile()
+    return {"trace_s": round(traced - start, 1), "compile_s": round(time.perf_counter() - traced, 1)}
+
+
+def trained(tx: optax.GradientTransformation, models: int) -> Callable[[], Any]:
+    """A run of some steps, of one model or of several at once."""
+    params = {"kernel": jnp.ones((SIDE, SIDE))}
+
+    def run(key: jax.Array) -> jax.Array:
+        def step(state: optax.OptState, i: jax.Array) -> tuple[optax.OptState, jax.Array]:
+            gradient = {"kernel": jax.random.normal(jax.random.fold_in(key, i), (SIDE, SIDE))}
+            updates, state = tx.update(gradient, state, params)
+            return state, jnp.sum(updates["kernel"])
+
+        return jax.lax.scan(step, tx.init(params), jnp.arange(STEPS))[1]
+
+    keys = jax.random.split(jax.random.key(0), models)
+    program, given = (jax.jit(run), keys[0]) if models == 1 else (jax.jit(jax.vmap(run)), keys)
+    jax.block_until_ready(program(given))  # compiles
+    return lambda: program(given)
+
+
+def mapped(tx: optax.GradientTransformation) -> dict[str, float]:
+    """Milliseconds a step of one model, and how many times as long one of 8 takes."""
+    runs = {str(n): trained(tx, n) for n in (1, 8)}
+    one, eight = (np.median(times) for times in measure.alternating(runs, 7).values())
+    return {"one_ms": round(1e3 * one / STEPS, 3), "eight_to_one": round(eight / one, 2)}
+
+
+def main() -> None:
+    """All optimizers, one after the other."""
+    shapes = {name: compiled(make()) for name, make in OPTIMIZERS.items()}
+    models = {name: mapped(make()) for name, make in OPTIMIZERS.items()}
+    setting = {"shapes": SHAPES, "side": SIDE, "steps": STEPS}
+    measure.save("many", {"setting": setting, "compile": shapes, "vmap": models})
+
+
+if __name__ == "__main__":
+    main()
