@@ -9,11 +9,40 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
-from precond.trees import Tree
+from precond.trees import Tree, varying
 
-__all__ = ["loop_between", "run_if"]
+__all__ = ["after", "loop_between", "run_if"]
 
 Arrays = list[jax.Array]
+
+
+def after(number: jax.Array, tree: Tree) -> jax.Array:
+    """Return a whole number that XLA cannot know before some arrays have been computed.
+
+    A loop whose end depends on the number then stands behind the work that made the arrays, and may write over what
+    that work has read. XLA for CPUs does not look for such an order: where it has the choice, it copies what the loop
+    writes to. Other compilers do, and get the number as it is. It stays one for all members of a `jax.vmap`, and one
+    for all devices of a `jax.shard_map`.
+
+    Examples:
+      >>> after(jnp.asarray(3), {"x": jnp.ones(2)}).item()
+      3
+    """
+
+    def impossible(x: jax.Array) -> jax.Array:
+        head = x[(0,) * x.ndim]
+        return (jnp.isnan(head) & (head == 0)).astype(number.dtype)
+
+    @custom_vmap
+    def run(number: jax.Array, tree: list[jax.Array]) -> jax.Array:
+        return lax.platform_dependent(number, tree, cpu=lambda n, x: sum(map(impossible, x), n), default=lambda n, _: n)
+
+    @run.def_vmap
+    def rule(size: int, batched: Any, number: jax.Array, tree: list[jax.Array]) -> Any:
+        del size
+        return number, batched[0]
+
+    return run(number, [x for x in jax.tree.leaves(tree) if x.size and varying(x) <= varying(number)])
 
 
 def run_if(predicate: jax.Array, on_true: Callable[..., Any], on_false: Callable[..., Any], *operands: Tree) -> Any:

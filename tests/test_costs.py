@@ -1,5 +1,7 @@
 """What the docs say an optimizer keeps is what it keeps."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -59,3 +61,15 @@ def test_a_step_without_a_refresh_decomposes_nothing(name, schedule):
     text = jax.jit(tx.update).lower(params, tx.init(params), params).compile().as_text()
     assert "lapack" in text
     assert "lapack" not in run_in_any_case(text)
+
+
+def test_roots_from_before_the_step_are_not_copied():
+    params = {f"{i}": jax.ShapeDtypeStruct((64, 64), jnp.float32) for i in range(20)}
+
+    def copies(delay):
+        tx = precond.shampoo(1e-3, refresh=precond.every(10, stagger=True, delay=delay))
+        update = jax.jit(tx.update, donate_argnums=1)
+        text = update.lower(params, jax.eval_shape(tx.init, params), params).compile().as_text()
+        return len(re.findall(r"= f32\[20,64,64\]\S* copy\(", text))
+
+    assert copies(delay=1) <= copies(delay=0)

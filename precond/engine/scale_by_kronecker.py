@@ -8,6 +8,7 @@ import optax
 
 from precond.arguments import check_along, check_part, check_transformation, check_whole, described
 from precond.blocks import BlockInfo, check_stacks, info_of, keep_finite, path_name
+from precond.control_flow import after
 from precond.engine.host_state import capture, host_state
 from precond.engine.per_block import per_block
 from precond.engine.refresh_roots import refresh_roots
@@ -186,7 +187,7 @@ def scale_by_kronecker(
             out = jax.tree.map(lambda x: jnp.where(warm, x, 0), out)
             moved, velocity = optax.tree.where(warm, (moved, velocity), (roots, state.momentum))
         if schedule.delay:
-            moved = refreshed(step, factors, moved, info)
+            moved = refreshed(after(step, out), factors, moved, info)
         host = capture(schedule, step, info.any_finite, factors, state.host) if schedule.on_host else ()
         return out, KroneckerState(info.advance(state.count), collected, moved, velocity, host)
 
