@@ -8,8 +8,8 @@ import optax
 import precond
 from benchmarks.quality.tasks import Task
 
-Shape = Callable[[Any], Any]
 NO_DELAY = precond.every(20, stagger=True)  # a root is used in the step in which it is refreshed
+Shape = Callable[[Any], Any]
 ADAMS_NORM = precond.transforms.scale_by_diagonal(0.95, eps=1e-15, bias_correction=True)
 
 
@@ -51,14 +51,17 @@ METHODS = {
         of_rate(optax.sgd, momentum=0.9, nesterov=True), middle=lambda task: task.nesterov, first_order=True
     ),
     "optax muon": Method(of_rate(optax.contrib.muon, adam_b2=0.95), first_order=True),
-    "shampoo": Method(of_rate(precond.shampoo)),
-    "shampoo, delay 0": Method(of_rate(precond.shampoo, refresh=NO_DELAY)),
-    "shampoo, delay 0, power 3/8": Method(of_rate(precond.shampoo, refresh=NO_DELAY, power=0.375)),
-    "shampoo, delay 0, power 1/2": Method(of_rate(precond.shampoo, refresh=NO_DELAY, power=0.5)),
+    "shampoo, power 1/4": Method(of_rate(precond.shampoo, power=1 / 4)),
+    "shampoo, power 1/4, delay 0": Method(of_rate(precond.shampoo, power=1 / 4, refresh=NO_DELAY)),
+    "shampoo, power 1/3": Method(of_rate(precond.shampoo, power=1 / 3)),
+    "shampoo, power 3/8": Method(of_rate(precond.shampoo, power=3 / 8)),
+    "shampoo, power 1/2": Method(of_rate(precond.shampoo, power=1 / 2)),
     "soap": Method(of_rate(precond.soap)),
-    "kl_shampoo": Method(of_rate(precond.kl_shampoo)),
-    "kl_shampoo, Adam's norm": Method(of_rate(precond.kl_shampoo, magnitude=ADAMS_NORM)),
+    "soap, moments kept": Method(of_rate(precond.soap, moments=precond.roots.kept())),
+    "kl_shampoo": Method(of_rate(precond.kl_shampoo, magnitude=ADAMS_NORM)),
+    "kl_shampoo, own norm": Method(of_rate(precond.kl_shampoo)),
     "kl_soap": Method(of_rate(precond.kl_soap)),
     "muon": Method(of_rate(precond.muon)),
     "kfac": Method(of_damping(precond.kfac), middle=lambda task: 3e-3, documented=1e-2, factors=True),
+    "ekfac": Method(of_damping(precond.ekfac), middle=lambda task: 3e-3, documented=1e-2, factors=True),
 }
