@@ -1,4 +1,4 @@
-"""KL-Shampoo: Shampoo without grafting."""
+"""KL-Shampoo: factors that estimate the covariance of the gradient itself."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +15,7 @@ from precond.optimizers.finish import finish
 from precond.optimizers.grafted import grafted
 from precond.roots import Method, inverse_root, relative, waiting
 from precond.statistics import kl
-from precond.transforms import clip_by_rms
+from precond.transforms import clip_by_rms, scale_by_mean_square
 from precond.trees import Mask
 
 __all__ = ["kl_shampoo", "scale_by_kl_shampoo"]
@@ -29,7 +29,7 @@ def scale_by_kl_shampoo(
     eps: jax.typing.ArrayLike = 1e-15,
     damping: jax.typing.ArrayLike = 1e-4,
     refresh: Refresh | int = every(10, stagger=True),
-    magnitude: optax.GradientTransformation | None = None,
+    magnitude: optax.GradientTransformation | None = scale_by_mean_square(0.95),
     method: Method | None = None,
     block_size: BlockSize = None,
     views: Views | Sequence[Any] | None = None,
@@ -97,7 +97,7 @@ def kl_shampoo(
     weight_decay: optax.ScalarOrSchedule | None = None,
     mask: Mask = None,
     refresh: Refresh | int = every(10, stagger=True),
-    magnitude: optax.GradientTransformation | None = None,
+    magnitude: optax.GradientTransformation | None = scale_by_mean_square(0.95),
     method: Method | None = None,
     block_size: BlockSize = None,
     views: Views | Sequence[Any] | None = None,
@@ -109,12 +109,14 @@ def kl_shampoo(
 
     $$L \leftarrow \beta_2 L + \frac{1 - \beta_2}{n} G \hat R^{-1} G^\top, \quad
       R \leftarrow \beta_2 R + \frac{1 - \beta_2}{m} G^\top \hat L^{-1} G, \quad
-      W \leftarrow W - \eta \, (\hat L^{-1/2} \hat M \hat R^{-1/2} + \lambda W)$$
+      D = \hat L^{-1/2} \hat M \hat R^{-1/2}, \quad
+      W \leftarrow W - \eta \Big(D \frac{\|U\|}{\|D\|} + \lambda W\Big), \quad U = M / \mathrm{rms}(G)$$
 
     with $\hat{}$ for bias correction and M the moving average of G `[m, n]`. $L \otimes R$ estimates the covariance
-    of vec G itself, so that the step has Adam's size without grafting and without Adam's second moment. A block whose
-    step comes out longer, which it does when the gradient has grown since its roots were refreshed, is scaled down to a
-    root mean square of 1.
+    of vec G itself, so that the step has about Adam's size without Adam's second moment. But roots are as old as their
+    refresh period, and a step is too long by as much as the gradient has grown since. So each block's step is scaled to
+    the norm of M by the root mean square of its gradients, which is one number a block. With `magnitude=None` it is as
+    in the paper, and scaled down to a root mean square of 1 if it is longer.
 
     Args:
       learning_rate: $\eta$, of Adam's size; a number or an Optax schedule.
@@ -127,9 +129,9 @@ def kl_shampoo(
         be given to `update`.
       mask: which parameters decay, as in `optax.adamw`.
       refresh: `precond.every`, or a number of steps (all roots at once). By default each root every 10 steps, in turns.
-      magnitude: a transformation of blocks to whose norm each block's step is scaled, as in `precond.shampoo`.
-        `precond.transforms.scale_by_diagonal(0.95, eps=1e-15, bias_correction=True)` is Adam's. None leaves steps as
-        long as they are.
+      magnitude: a transformation of blocks to whose norm each block's step is scaled, as in `precond.shampoo`. None
+        leaves steps as long as they are. `precond.transforms.scale_by_diagonal(0.95, eps=1e-15, bias_correction=True)`
+        is Adam's.
       method: how roots are computed: `precond.roots.by_platform()` (the default: `eigh` on CPU, `composite` elsewhere),
         `precond.eigh()`, `precond.composite()` or `precond.newton()`.
       block_size: the longest side of a block; None is 1024.

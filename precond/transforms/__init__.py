@@ -17,6 +17,7 @@ from precond.transforms.orthogonalize import OrthogonalizeState, orthogonalize
 from precond.transforms.quadratic_model import quadratic_model
 from precond.transforms.rows import Rows, sparse_rows
 from precond.transforms.scale_by_diagonal import scale_by_diagonal
+from precond.transforms.scale_by_mean_square import scale_by_mean_square
 from precond.transforms.scale_by_mfac import scale_by_mfac
 from precond.transforms.stochastic_rounding import stochastic_rounding
 from precond.transforms.switch import switch
@@ -43,6 +44,7 @@ __all__ = [
     "orthogonalize",
     "quadratic_model",
     "scale_by_diagonal",
+    "scale_by_mean_square",
     "scale_by_mfac",
     "sparse_rows",
     "stochastic_rounding",

@@ -58,7 +58,8 @@ def test_kl_shampoo():
         "exponent": 0.5,
         "clip": 1.0,
     }
-    tx = precond.kl_shampoo(0.01, b1=0.9, b2=0.95, damping=1e-4, block_size=4, refresh=2, views=TENSORS)
+    given_too = {"block_size": 4, "refresh": 2, "magnitude": None, "views": TENSORS}
+    tx = precond.kl_shampoo(0.01, b1=0.9, b2=0.95, damping=1e-4, **given_too)
     check(tx, lambda w, g: reference.shampoo_trajectory(w, g, **given))
 
 
@@ -112,6 +113,10 @@ STATISTICS_AND_ROOT = {
 
 @pytest.mark.parametrize("name", STATISTICS_AND_ROOT)
 def test_a_magnitude_makes_each_block_of_an_alias_as_long_as_that_of_another_method(name):
+    # KL-Shampoo has one by default.
+    size, given = (
+        (precond.transforms.scale_by_mean_square(0.95), {}) if name == "kl_shampoo" else (ADAM, {"magnitude": ADAM})
+    )
     grads, start = gradients(SHAPES, steps=8), gradients(SHAPES, steps=1, seed=5)[0]
     refresh = precond.every(3, stagger=True)
     spelled = optax.chain(
@@ -119,14 +124,14 @@ def test_a_magnitude_makes_each_block_of_an_alias_as_long_as_that_of_another_met
             precond.with_momentum(
                 precond.per_block(optax.ema(0.9)),
                 precond.graft(
-                    precond.scale_by_kronecker(*STATISTICS_AND_ROOT[name](), refresh=refresh), precond.per_block(ADAM)
+                    precond.scale_by_kronecker(*STATISTICS_AND_ROOT[name](), refresh=refresh), precond.per_block(size)
                 ),
             ),
             block_size=4,
         ),
         optax.scale_by_learning_rate(1e-3),
     )
-    alias = getattr(precond, name)(1e-3, b1=0.9, b2=0.95, refresh=refresh, magnitude=ADAM, block_size=4)
+    alias = getattr(precond, name)(1e-3, b1=0.9, b2=0.95, refresh=refresh, block_size=4, **given)
     ours, chain = trajectory(alias, start, grads), trajectory(spelled, start, grads)
     for k, w in start.items():
         assert distance(ours[k], chain[k], w) < 1e-12
