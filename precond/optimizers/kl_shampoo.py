@@ -10,6 +10,7 @@ import optax
 from precond.arguments import along, check_along, check_decay, check_number, described
 from precond.blocks import BlockSize, Views
 from precond.engine import Refresh, blocked, every
+from precond.linalg import Precision
 from precond.mesh import Sharded
 from precond.optimizers.finish import finish
 from precond.optimizers.grafted import grafted
@@ -35,6 +36,7 @@ def scale_by_kl_shampoo(
     views: Views | Sequence[Any] | None = None,
     otherwise: optax.GradientTransformation | None = None,
     skipped: float = 0.0,
+    precision: Precision | None = None,
     axis: str | Sequence[str] | Sharded | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -54,6 +56,7 @@ def scale_by_kl_shampoo(
       views: as in `precond.kl_shampoo`.
       otherwise: as in `precond.kl_shampoo`.
       skipped: as in `precond.blocked`.
+      precision: as in `precond.kl_shampoo`.
       axis: as in `precond.kl_shampoo`.
       mesh: as in `precond.kl_shampoo`.
 
@@ -74,8 +77,9 @@ def scale_by_kl_shampoo(
     check_number("eps", eps, 0)
     check_number("damping", damping, 0)
     root = waiting(inverse_root(power=0.5, method=method, damping=relative(damping)))
+    moved = {"momentum": optax.ema(b1), "after": clip_by_rms(1.0)}
     tx = blocked(
-        along(grafted(kl(b2), root, magnitude, momentum=optax.ema(b1), refresh=refresh, after=clip_by_rms(1.0))),
+        along(grafted(kl(b2), root, magnitude, **moved, refresh=refresh, precision=precision)),
         block_size=1024 if block_size is None else block_size,
         views=views,
         otherwise=along(optax.scale_by_adam(b1, b2, eps)) if otherwise is None else otherwise,
@@ -102,6 +106,7 @@ def kl_shampoo(
     block_size: BlockSize = None,
     views: Views | Sequence[Any] | None = None,
     otherwise: optax.GradientTransformation | None = None,
+    precision: Precision | None = None,
     axis: str | Sequence[str] | Sharded | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -135,6 +140,7 @@ def kl_shampoo(
       block_size: the longest side of a block; None is 1024.
       views: as in `precond.blocked`.
       otherwise: for parameters without a view; None is Adam with the same `b1`, `b2` and `eps`.
+      precision: of matrix products, as in `precond.scale_by_kronecker`; None is the highest.
       axis: mesh axes over whose devices blocks, bases and memory are divided, as in `precond.blocked`.
       mesh: as in `precond.blocked`.
 
@@ -165,6 +171,7 @@ def kl_shampoo(
         views=views,
         otherwise=otherwise,
         skipped=jnp.nan,
+        precision=precision,
         axis=axis,
         mesh=mesh,
     )
