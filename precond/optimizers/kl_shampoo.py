@@ -14,7 +14,7 @@ from precond.linalg import Precision
 from precond.mesh import Sharded
 from precond.optimizers.finish import finish
 from precond.optimizers.grafted import grafted
-from precond.roots import Method, inverse_root, relative, waiting
+from precond.roots import Method, Root, inverse_root, relative, waiting
 from precond.statistics import kl
 from precond.transforms import clip_by_rms
 from precond.trees import Mask
@@ -32,6 +32,7 @@ def scale_by_kl_shampoo(
     refresh: Refresh | int = every(10, stagger=True),
     magnitude: optax.GradientTransformation | None = None,
     method: Method | None = None,
+    root: Root | None = None,
     block_size: BlockSize = None,
     views: Views | Sequence[Any] | None = None,
     otherwise: optax.GradientTransformation | None = None,
@@ -52,6 +53,7 @@ def scale_by_kl_shampoo(
       refresh: as in `precond.kl_shampoo`.
       magnitude: as in `precond.kl_shampoo`.
       method: as in `precond.kl_shampoo`.
+      root: as in `precond.kl_shampoo`.
       block_size: as in `precond.kl_shampoo`.
       views: as in `precond.kl_shampoo`.
       otherwise: as in `precond.kl_shampoo`.
@@ -76,7 +78,10 @@ def scale_by_kl_shampoo(
     check_number("b2", b2, 0, 1, advice="1 sums the factors.")
     check_number("eps", eps, 0)
     check_number("damping", damping, 0)
-    root = waiting(inverse_root(power=0.5, method=method, damping=relative(damping)))
+    if root is None:
+        root = waiting(inverse_root(power=0.5, method=method, damping=relative(damping)))
+    elif method is not None:
+        raise ValueError(f"method={method} and root={root}: a root has its own method; give it there.")
     moved = {"momentum": optax.ema(b1), "after": clip_by_rms(1.0)}
     tx = blocked(
         along(grafted(kl(b2), root, magnitude, **moved, refresh=refresh, precision=precision)),
@@ -103,6 +108,7 @@ def kl_shampoo(
     refresh: Refresh | int = every(10, stagger=True),
     magnitude: optax.GradientTransformation | None = None,
     method: Method | None = None,
+    root: Root | None = None,
     block_size: BlockSize = None,
     views: Views | Sequence[Any] | None = None,
     otherwise: optax.GradientTransformation | None = None,
@@ -137,6 +143,9 @@ def kl_shampoo(
         long as they are.
       method: how roots are computed: `precond.roots.by_platform()` (the default: `eigh` on CPU, `composite` elsewhere),
         `precond.eigh()`, `precond.composite()` or `precond.newton()`.
+      root: in place of `precond.inverse_root` with this `damping` and this `method`.
+        `precond.roots.averaged_eigenvalues()`, with `refresh=precond.every(10, delay=1, warmup=1)`, is the paper's
+        practical form: bases by QR, and eigenvalues that follow every gradient.
       block_size: the longest side of a block; None is 1024.
       views: as in `precond.blocked`.
       otherwise: for parameters without a view; None is Adam with the same `b1`, `b2` and `eps`.
@@ -167,6 +176,7 @@ def kl_shampoo(
         refresh=refresh,
         magnitude=magnitude,
         method=method,
+        root=root,
         block_size=block_size,
         views=views,
         otherwise=otherwise,

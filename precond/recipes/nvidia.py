@@ -14,7 +14,7 @@ from precond.linalg import Precision, dot_precision, eigen_basis
 from precond.linalg.lapack import orthonormal_columns
 from precond.linalg.products import product
 from precond.mesh import Sharded
-from precond.roots import Checked, Method, Root, eigenbasis
+from precond.roots import Method, Root, RootState, eigenbasis
 from precond.roots.methods.following import following
 from precond.statistics import kl
 
@@ -60,8 +60,8 @@ def nvidia_eigh() -> Method:
 def _clamped(root: Root, eps: ArrayLike) -> Root:
     """Let a root whiten by eigenvalues of at least `eps`, those of no factor at all included."""
 
-    def whiten(derived: Checked, factor: jax.Array) -> jax.Array:
-        basis = derived.matrix
+    def whiten(state: RootState, axis: int, factor: jax.Array) -> jax.Array:
+        basis = state.derived[axis].matrix
         values = jnp.sum(basis * product(factor, basis), axis=1, keepdims=True)
         scaled = basis * jnp.maximum(values, eps) ** -0.5
         return jnp.einsum("mij,mkj->mik", scaled, basis, precision=dot_precision())

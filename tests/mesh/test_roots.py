@@ -22,6 +22,9 @@ SOAP = functools.partial(precond.soap, 0.01, block_size=8, refresh=precond.every
 TURNED = precond.roots.turned()
 KL = functools.partial(precond.kl_shampoo, 0.01, block_size=8, refresh=precond.every(3, stagger=True))
 
+EIGENVALUES = precond.roots.averaged_eigenvalues()
+AVERAGED = functools.partial(KL, root=EIGENVALUES, refresh=precond.every(2, stagger=True, delay=1, warmup=1))
+
 
 def with_axis(make, axis):
     return lambda _, mesh: make(axis=axis, mesh=mesh)
@@ -51,6 +54,7 @@ CASES = {
         SLOW,
     ),
     "kl_shampoo": (KL, ROOTS, loops.LOOPS["auto"], SLOW),
+    "kl_shampoo, averaged eigenvalues": (AVERAGED, ROOTS, loops.LOOPS["auto"], ()),
     "kfac": (test_kfac.make, ROOTS, loops.LOOPS["auto"], SLOW),
     "kfac over one axis of two": (test_kfac.make, HYBRID, AUTO, SLOW),
     "ekfac": (test_ekfac.make, ROOTS, loops.LOOPS["auto"], SLOW),
