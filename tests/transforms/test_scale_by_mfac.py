@@ -278,6 +278,29 @@ def test_a_sparse_window_of_shards_is_that_of_the_whole_with_blocks_like_the_sha
     assert not broken or not np.any(actual[2]["w"])
 
 
+# The window of EFCP in low rank
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_window_in_low_rank_is_that_of_compressed_gradients_with_what_was_left_out():
+    grads, rank = random_gradients(7), 2
+    error, rows, v, expected = jax.tree.map(np.zeros_like, grads[0]), [], 0, []
+    start = np.asarray(jax.random.normal(jax.random.key(0), (3, rank), jnp.float64))
+    for g in grads:
+        error = {k: error[k] + g[k] for k in SHAPES}
+        first = np.linalg.qr(error["w"] @ start)[0]
+        left = np.linalg.qr(error["w"] @ (error["w"].T @ first))[0]
+        rows.append({"w": left @ (left.T @ error["w"]), "b": error["b"]})
+        error = {k: error[k] - rows[-1][k] for k in SHAPES}
+        v = 0.8 * v + 0.2 * dense(rows, 4, 1e-2)
+        expected.append(-0.1 * v)
+    tx = precond.mfac(0.1, window=4, damping=1e-2, b1=0.8, rank=rank)
+    out, state = run(tx, grads)
+    np.testing.assert_allclose(np.stack([flat(u) for u in out]), expected, rtol=1e-9, atol=1e-12)
+    stored = optax.tree.get(state, "window")
+    assert sum(x.size for x in jax.tree.leaves(stored)) == 4 * (rank * (16 + 3) + 8)
+
+
 def test_arguments_are_checked_by_name():
     for make, message in [
         (lambda: precond.mfac(-1.0), "learning_rate=-1.0"),
@@ -285,6 +308,8 @@ def test_arguments_are_checked_by_name():
         (lambda: precond.mfac(1.0, damping=-1.0), "damping=-1.0"),
         (lambda: precond.mfac(1.0, b1=2.0), "b1=2.0"),
         (lambda: precond.mfac(1.0, density=0), "density=0: must be above 0"),
+        (lambda: precond.mfac(1.0, density=0.1, rank=2), "density=0.1 and rank=2"),
+        (lambda: precond.mfac(1.0, rank=0), "rank=0: must be at least 1"),
         (lambda: precond.transforms.sparse_rows(2.0), "density=2.0"),
         (lambda: precond.transforms.sparse_rows(block_size=0), "block_size=0"),
         (lambda: precond.mfac(1.0, weight_decay=-1.0), "weight_decay=-1.0"),
