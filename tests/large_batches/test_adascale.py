@@ -3,6 +3,7 @@
 import functools
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -456,9 +457,9 @@ def test_a_step_that_is_not_finite_is_none():
     _, expected, before = run(tx, jnp.zeros(7), steps)
     _, gains, after = run(tx, jnp.zeros(7), [bad, *steps[:2], bad, *steps[2:]])
     np.testing.assert_array_equal(gains[[1, 2, 4, 5]], expected)
-    jax.tree.map(np.testing.assert_array_equal, after, before)
+    chex.assert_trees_all_equal(after, before)
     _, state = tx.update(jnp.ones(7), after, replicas=replicas.stacked(bad)[1])
-    jax.tree.map(np.testing.assert_array_equal, state, after)
+    chex.assert_trees_all_equal(state, after)
 
 
 def test_metrics_say_how_large_the_batch_should_be(x64):
@@ -573,7 +574,7 @@ def test_wrappers_pass_the_statistics_on(wrap):
     expected, gains, _ = run(tx, params, steps)
     path, found, state = run(wrap(tx), params, steps)
     np.testing.assert_allclose(found, gains, rtol=1e-6)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), path, expected)
+    chex.assert_trees_all_close(path, expected, rtol=1e-5)
     mapped = optax.tree.map_params(wrap(tx), lambda v: v, state)
     assert jax.tree.structure(mapped) == jax.tree.structure(state)
 

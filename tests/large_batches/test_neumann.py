@@ -1,5 +1,6 @@
 """The Neumann optimizer against its paper, written out in NumPy, and against what it is: Nesterov's momentum."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -169,7 +170,7 @@ def test_the_regularizer_is_the_gradient_of_its_penalty(scale):
         return jax.grad(lambda w: penalty(optax.tree.sub(w, average), alpha, beta))(params)
 
     def assert_equal(actual, expected):
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), actual, expected)
+        chex.assert_trees_all_close(actual, expected, rtol=1e-12)
 
     assert_equal(precond.large_batches.convexify(0.7, 0.2)(params, average), differentiated(0.7, 0.2 * 2))
     assert_equal(

@@ -3,6 +3,7 @@
 import functools
 import re
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -67,7 +68,7 @@ CASES = {
 )
 def test_what_is_gathered_changes_no_step(make, axis, loop):
     actual, expected = loop(with_axis(make, axis)), loops.one_device(make(axis=STACKED))
-    jax.tree.map(lambda a, d: np.testing.assert_allclose(a, d, rtol=0, atol=1e-12), actual, expected)
+    chex.assert_trees_all_close(actual, expected, rtol=0, atol=1e-12)
 
 
 @SLOW
@@ -76,7 +77,7 @@ def test_fifty_steps_are_the_same_on_1_2_4_and_8_devices(schedule):
     alone, _ = run(1, 50, "float64", refresh=schedule, axis=STACKED)
     for count in (1, 2, 4, 8):
         path, _ = run(count, 50, "float64", refresh=schedule, axis=ROOTS)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-12), path, alone)
+        chex.assert_trees_all_close(path, alone, rtol=0, atol=1e-12)
 
 
 def gathers(program):

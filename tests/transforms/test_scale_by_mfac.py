@@ -2,6 +2,7 @@
 
 import re
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -90,7 +91,7 @@ def test_a_gradient_that_is_not_finite_does_not_enter_the_window():
     expected, after = run(precond.scale_by_mfac(3, 1e-2), grads)
     actual, state = run(precond.scale_by_mfac(3, 1e-2), [*grads[:5], bad, *grads[5:]])
     assert not any(np.any(x) for x in jax.tree.leaves(actual.pop(5)))
-    jax.tree.map(np.testing.assert_array_equal, (actual, state), (expected, after))
+    chex.assert_trees_all_equal((actual, state), (expected, after))
 
 
 @pytest.mark.usefixtures("x64")
@@ -120,7 +121,7 @@ def test_inside_blocked_it_is_the_same():
     views = [("w", {"axes": [0, 1]})]
     tx = precond.blocked(precond.scale_by_mfac(4, 1e-2), block_size=4, views=views)
     actual, _ = run(tx, [{"w": g["w"]} for g in grads])
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), actual, expected)
+    chex.assert_trees_all_close(actual, expected, rtol=1e-12)
 
 
 def collectives(compiled):
@@ -156,7 +157,7 @@ def test_a_sharded_window_changes_nothing_and_sends_a_row(sharded):
     window = {"w": P(None, "x"), "b": P(None, "x")}
     expected, _ = run(tx, grads)
     actual, state, sent = spread(tx, params, grads, layout, window)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-13), actual, expected)
+    chex.assert_trees_all_close(actual, expected, rtol=1e-12, atol=1e-13)
     assert {x.addressable_shards[0].data.size * 8 for x in state.window.values()} == {4 * 48, 4 * 8}
     kinds = [kind for _, kind in sent]
     assert "all-reduce" in kinds
@@ -188,7 +189,7 @@ def test_inside_the_users_own_shard_map_it_is_the_same(check_vma):
     state = init(jax.tree.map(jnp.asarray, grads[0]))
     for g, e in zip(grads, expected, strict=True):
         updates, state = update(jax.tree.map(jnp.asarray, g), state)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-13), updates, e)
+        chex.assert_trees_all_close(updates, e, rtol=1e-12, atol=1e-13)
 
 
 # The sparse window of EFCP
@@ -205,7 +206,7 @@ def test_behind_error_feedback_a_sparse_window_is_the_dense_one(density, size):
     rows = precond.transforms.sparse_rows(density, block_size=size)
     expected, dense_state = run(optax.chain(feedback(density, size), precond.scale_by_mfac(4, 1e-2)), grads)
     actual, state = run(optax.chain(feedback(density, size), precond.scale_by_mfac(4, 1e-2, rows=rows)), grads)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-14), actual, expected)
+    chex.assert_trees_all_close(actual, expected, rtol=1e-12, atol=1e-14)
     np.testing.assert_allclose(state[1].gram, dense_state[1].gram, rtol=1e-13, atol=1e-13)
 
 
@@ -274,7 +275,7 @@ def test_a_sparse_window_of_shards_is_that_of_the_whole_with_blocks_like_the_sha
     local = jax.shard_map(all_steps, mesh=mesh, in_specs=P("x"), out_specs=P("x"))
     expected, _ = run(make(None), grads)
     actual = jax.jit(local)(jax.tree.map(jnp.asarray, grads))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-14), actual, expected)
+    chex.assert_trees_all_close(actual, expected, rtol=1e-12, atol=1e-14)
     assert not broken or not np.any(actual[2]["w"])
 
 
