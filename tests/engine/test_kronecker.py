@@ -24,7 +24,7 @@ def counting_root(powered=True):
     def refresh(factors, derived, power, first):
         return derived + factors[:, 0, 0] + (power if powered else 0)
 
-    return Root(init, refresh, lambda d, g, s: (d, s), lambda derived, f: f, lambda axis: 0.0)
+    return Root(init, refresh, lambda d, g, s: (d, s), lambda state, axis, f: f, lambda axis: 0.0)
 
 
 def turns(schedule, rows, steps):
