@@ -137,14 +137,14 @@ def test_propagated_cotangents_have_the_fisher_matrix_for_covariance(name):
 
 @pytest.mark.parametrize("whole", [False, True])
 def test_a_table_that_is_added_has_the_fisher_matrix_of_each_number_or_of_each_row(whole):
-    params, x, behind = {"bias": normal(5, 3)}, normal(4, 5, 3, seed=1), normal(3, 3, seed=2)
+    params, x, behind = {"bias": normal(5, 3)}, normal(4, 2, 5, 3, seed=1), normal(3, 3, seed=2)
     capture = layers.explicit({"": layers.Added(rank=2, whole=whole)}, params)
     forward = lambda params: jnp.tanh(capture.apply("", params, params["bias"] + x, x)) @ behind  # noqa: E731
     mean = lambda outputs: jnp.sum(jnp.sin(outputs)) / 4  # noqa: E731
     f = layers.value_grad_factors(forward, mean, capture, fisher=layers.exact(layers.gaussian()))
     _, grads, factors = jax.jit(f)(params)
     jacobian = np.asarray(jax.jacobian(lambda bias: jnp.tanh(bias + x) @ behind)(params["bias"]))
-    fisher = np.einsum("ntoab,ntocd->abcd", jacobian, jacobian) / 4
+    fisher = np.einsum("nstoab,nstocd->abcd", jacobian, jacobian) / 4
     tx = precond.scale_by_kfac(capture.layers, damping=0.1)
     updates, _ = jax.jit(tx.update)(grads, tx.init(params), factors=factors)
     if whole:
