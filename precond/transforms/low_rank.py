@@ -96,9 +96,10 @@ def low_rank(rank: int = 4) -> optax.GradientTransformationExtraArgs:
 def low_rank_rows(rank: int = 4) -> Rows:
     r"""Store each matrix of a gradient as two factors in low rank.
 
-    They are P and Q of $g \approx P Q^\top$. The window takes $m (a + b) r$ numbers for a matrix of a rows and b columns. Put it behind
-    `precond.transforms.error_feedback(precond.transforms.low_rank(rank))` with the same rank, and storing loses nothing
-    but rounding. If parameters are sharded, store them inside your own `shard_map`, where matrices are the shards.
+    They are P and Q of $g \approx P Q^\top$. A window of m gradients takes $m (a + b) r$ numbers for a matrix of a rows
+    and b columns. Put it behind `precond.transforms.error_feedback(precond.transforms.low_rank(rank))` with the same
+    rank, and storing loses nothing but rounding. If parameters are sharded, store them inside your own `shard_map`,
+    where matrices are the shards.
 
     Args:
       rank: as in `precond.transforms.low_rank`.
