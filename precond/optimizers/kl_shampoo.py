@@ -10,10 +10,11 @@ import optax
 from precond.arguments import along, check_along, check_decay, check_number, described
 from precond.blocks import BlockSize, Views
 from precond.engine import Refresh, blocked, every
+from precond.linalg import Precision
 from precond.mesh import Sharded
 from precond.optimizers.finish import finish
 from precond.optimizers.grafted import grafted
-from precond.roots import Method, inverse_root, relative, waiting
+from precond.roots import Method, Root, inverse_root, relative, waiting
 from precond.statistics import kl
 from precond.transforms import clip_by_rms, scale_by_mean_square
 from precond.trees import Mask
@@ -31,10 +32,12 @@ def scale_by_kl_shampoo(
     refresh: Refresh | int = every(10, stagger=True),
     magnitude: optax.GradientTransformation | None = scale_by_mean_square(0.95),
     method: Method | None = None,
+    root: Root | None = None,
     block_size: BlockSize = None,
     views: Views | Sequence[Any] | None = None,
     otherwise: optax.GradientTransformation | None = None,
     skipped: float = 0.0,
+    precision: Precision | None = None,
     axis: str | Sequence[str] | Sharded | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -50,10 +53,12 @@ def scale_by_kl_shampoo(
       refresh: as in `precond.kl_shampoo`.
       magnitude: as in `precond.kl_shampoo`.
       method: as in `precond.kl_shampoo`.
+      root: as in `precond.kl_shampoo`.
       block_size: as in `precond.kl_shampoo`.
       views: as in `precond.kl_shampoo`.
       otherwise: as in `precond.kl_shampoo`.
       skipped: as in `precond.blocked`.
+      precision: as in `precond.kl_shampoo`.
       axis: as in `precond.kl_shampoo`.
       mesh: as in `precond.kl_shampoo`.
 
@@ -73,9 +78,13 @@ def scale_by_kl_shampoo(
     check_number("b2", b2, 0, 1, advice="1 sums the factors.")
     check_number("eps", eps, 0)
     check_number("damping", damping, 0)
-    root = waiting(inverse_root(power=0.5, method=method, damping=relative(damping)))
+    if root is None:
+        root = waiting(inverse_root(power=0.5, method=method, damping=relative(damping)))
+    elif method is not None:
+        raise ValueError(f"method={method} and root={root}: a root has its own method; give it there.")
+    moved = {"momentum": optax.ema(b1), "after": clip_by_rms(1.0)}
     tx = blocked(
-        along(grafted(kl(b2), root, magnitude, momentum=optax.ema(b1), refresh=refresh, after=clip_by_rms(1.0))),
+        along(grafted(kl(b2), root, magnitude, **moved, refresh=refresh, precision=precision)),
         block_size=1024 if block_size is None else block_size,
         views=views,
         otherwise=along(optax.scale_by_adam(b1, b2, eps)) if otherwise is None else otherwise,
@@ -99,9 +108,11 @@ def kl_shampoo(
     refresh: Refresh | int = every(10, stagger=True),
     magnitude: optax.GradientTransformation | None = scale_by_mean_square(0.95),
     method: Method | None = None,
+    root: Root | None = None,
     block_size: BlockSize = None,
     views: Views | Sequence[Any] | None = None,
     otherwise: optax.GradientTransformation | None = None,
+    precision: Precision | None = None,
     axis: str | Sequence[str] | Sharded | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -134,9 +145,13 @@ def kl_shampoo(
         is Adam's.
       method: how roots are computed: `precond.roots.by_platform()` (the default: `eigh` on CPU, `composite` elsewhere),
         `precond.eigh()`, `precond.composite()` or `precond.newton()`.
+      root: in place of `precond.inverse_root` with this `damping` and this `method`.
+        `precond.roots.averaged_eigenvalues()`, with `refresh=precond.every(10, delay=1, warmup=1)`, is the paper's
+        practical form: bases by QR, and eigenvalues that follow every gradient.
       block_size: the longest side of a block; None is 1024.
       views: as in `precond.blocked`.
       otherwise: for parameters without a view; None is Adam with the same `b1`, `b2` and `eps`.
+      precision: of matrix products, as in `precond.scale_by_kronecker`; None is the highest.
       axis: mesh axes over whose devices blocks, bases and memory are divided, as in `precond.blocked`.
       mesh: as in `precond.blocked`.
 
@@ -163,10 +178,12 @@ def kl_shampoo(
         refresh=refresh,
         magnitude=magnitude,
         method=method,
+        root=root,
         block_size=block_size,
         views=views,
         otherwise=otherwise,
         skipped=jnp.nan,
+        precision=precision,
         axis=axis,
         mesh=mesh,
     )

@@ -12,6 +12,7 @@ import optax
 from precond.arguments import check_number, check_rate, check_whole, described
 from precond.blocks import ragged
 from precond.engine import Refresh, blocked, every, scale_by_kronecker
+from precond.linalg import Precision
 from precond.mesh import Sharded
 from precond.recipes.google_roots import google_eigh
 from precond.recipes.google_views import google_views
@@ -82,6 +83,7 @@ def google_shampoo(
     skip_preconditioning_rank_lt: int = 1,
     root: Callable[..., Root] = google_eigh,
     stale: bool = False,
+    precision: Precision | None = None,
     axis: str | Sequence[str] | Sharded | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -123,6 +125,7 @@ def google_shampoo(
         default `recipes.google_newton`; `functools.partial(.., relative=False)` makes the ridge absolute, and
         `inverse_failure_threshold=` there says which roots are refused.
       stale: use roots from the step after the one in which they are computed, as its sharded mode does.
+      precision: of matrix products, as in `precond.scale_by_kronecker`; None is the highest.
       axis: mesh axes over whose devices blocks are divided, as in `precond.blocked`; the reference's trajectory on any.
       mesh: as in `precond.blocked`.
 
@@ -154,6 +157,7 @@ def google_shampoo(
             ),
             root(matrix_epsilon, power=Fraction(1, exponent_override) if exponent_override else None),
             refresh=_refresh(preconditioning_compute_steps, end_preconditioning_compute_steps, learning_rate, stale),
+            precision=precision,
         ),
         block_size=ragged(block_size),
         views=google_views(skip_preconditioning_rank_lt, skip_preconditioning_dim_size_gt, merge_small_dims_block_size),

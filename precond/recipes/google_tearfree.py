@@ -9,6 +9,7 @@ import optax
 from precond.arguments import check_number, check_rate, check_whole, described
 from precond.blocks import ragged
 from precond.engine import blocked, every, scale_by_kronecker
+from precond.linalg import Precision
 from precond.mesh import Sharded
 from precond.recipes.google_views import google_views
 from precond.recipes.meta_roots import meta_pseudo_inverse
@@ -39,6 +40,7 @@ def google_tearfree(
     momentum_decay: float = 0.9,
     weight_decay: float = 0.0,
     weight_decay_after_momentum: bool = True,
+    precision: Precision | None = None,
     axis: str | Sequence[str] | Sharded | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -67,6 +69,7 @@ def google_tearfree(
       momentum_decay: 0 keeps none.
       weight_decay: added behind the momentum, or before it.
       weight_decay_after_momentum: see above.
+      precision: of matrix products, as in `precond.scale_by_kronecker`; None is the highest.
       axis: mesh axes over whose devices blocks are divided, as in `precond.blocked`; the reference's trajectory on any.
       mesh: as in `precond.blocked`.
 
@@ -91,6 +94,7 @@ def google_tearfree(
             outer_products(second_moment_decay, bias_correction=False, every=update_statistics_freq),
             meta_pseudo_inverse(rtol=_CUT),
             refresh=every(update_preconditioners_freq),
+            precision=precision,
         ),
         block_size=ragged(block_size),
         views=google_views(

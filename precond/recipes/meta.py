@@ -7,6 +7,7 @@ import optax
 
 from precond.arguments import check_whole, described
 from precond.engine import scale_by_kronecker
+from precond.linalg import Precision
 from precond.recipes.meta_bases import ridged
 from precond.recipes.meta_chain import meta_chain
 from precond.recipes.meta_roots import meta_eigh
@@ -39,6 +40,7 @@ def meta_shampoo(
     trace_scaling: float = 0.0,
     bias_correction: bool = True,
     drop_weighting_factor: bool = False,
+    precision: Precision | None = None,
     **common: Any,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Follow `DistributedShampoo` with `RootInvShampooPreconditionerConfig`, step by step.
@@ -59,6 +61,7 @@ def meta_shampoo(
       trace_scaling: $\gamma$: factors are multiplied by $\max(\mathrm{tr}, \epsilon)^{-\gamma}$ before the root.
       bias_correction: of momentum and factors.
       drop_weighting_factor: add the outer products to the factors with weight 1, and correct no bias of these.
+      precision: of matrix products, as in `precond.scale_by_kronecker`; None is the highest.
       **common: `beta3` (None: `betas[0]`), `grafting` (None, or a transformation of the blocks of
         the averaged gradients, with second moments of the raw ones:
         `precond.transforms.scale_by_diagonal(0.99, eps=1e-8, bias_correction=True)` is Adam's), `momentum`,
@@ -83,7 +86,7 @@ def meta_shampoo(
         statistics = optax.chain(statistics, scale_by_trace(trace_scaling, eps=epsilon))
     tx_root = root(epsilon, power=powers)
     return meta_chain(
-        lambda refresh: scale_by_kronecker(statistics, tx_root, refresh=refresh),
+        lambda refresh: scale_by_kronecker(statistics, tx_root, refresh=refresh, precision=precision),
         learning_rate,
         beta1=betas[0],
         bias_correction=bias_correction,
@@ -115,6 +118,7 @@ def meta_soap(
     bias_correction: bool = True,
     drop_weighting_factor: bool = False,
     trace_scaling: float = 0.0,
+    precision: Precision | None = None,
     **common: Any,
 ) -> optax.GradientTransformationExtraArgs:
     """Follow `DistributedShampoo` with `EigenvalueCorrectedShampooPreconditionerConfig` (EShampoo), step by step.
@@ -131,6 +135,7 @@ def meta_soap(
       bias_correction: of all averages.
       drop_weighting_factor: as in `meta_shampoo`; of the second moment, too.
       trace_scaling: as in `meta_shampoo`.
+      precision: as in `meta_shampoo`.
       **common: as in `meta_shampoo`.
 
     Raises:
@@ -149,7 +154,7 @@ def meta_soap(
     if trace_scaling:
         statistics = optax.chain(statistics, scale_by_trace(trace_scaling, eps=epsilon))
     return meta_chain(
-        lambda refresh: scale_by_kronecker(statistics, root, refresh=refresh),
+        lambda refresh: scale_by_kronecker(statistics, root, refresh=refresh, precision=precision),
         learning_rate,
         beta1=betas[0],
         bias_correction=bias_correction,

@@ -142,8 +142,8 @@ def eigenbasis(
         scaled = jnp.where(denominator > 0, turned / jnp.where(denominator > 0, denominator, 1), 0)
         return multiply(scaled, bases), RootState(derived, SecondMoment(count, nu))
 
-    def whiten(derived: Checked, factor: jax.Array) -> jax.Array:
-        basis = derived.matrix
+    def whiten(state: RootState, axis: int, factor: jax.Array) -> jax.Array:
+        basis = state.derived[axis].matrix
         product = jnp.matmul(factor, basis, precision=dot_precision())
         values = jnp.sum(basis * product, axis=1, keepdims=True)
         peak = jnp.max(values, axis=2, keepdims=True)

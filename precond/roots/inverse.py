@@ -84,8 +84,9 @@ def inverse(damping: ArrayLike = 1e-3, *, method: Method | None = None, toleranc
                 out = out * jnp.expand_dims(x.matrix, [i for i in range(1, out.ndim) if i != axis + 1])
         return out, state
 
-    def whiten(derived: Checked, factor: jax.Array) -> jax.Array:
+    def whiten(state: RootState, axis: int, factor: jax.Array) -> jax.Array:
         del factor
+        derived = state.derived[axis]
         return jnp.where(derived.health.known[:, None, None], derived.matrix, 0)
 
     return Root(init, refresh, apply, whiten, lambda axis: axis.order, PADDING)

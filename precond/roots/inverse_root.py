@@ -101,8 +101,9 @@ def inverse_root(
         del gradient
         return multiply(direction, [None if x is None else x.matrix for x in state.derived]), state
 
-    def whiten(derived: Checked, factor: jax.Array) -> jax.Array:
+    def whiten(state: RootState, axis: int, factor: jax.Array) -> jax.Array:
         del factor
+        derived = state.derived[axis]
         return jnp.where(derived.health.known[:, None, None], derived.matrix, 0)
 
     return Root(init, refresh, apply, whiten, power_of, PADDING)

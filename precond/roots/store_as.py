@@ -70,9 +70,9 @@ def store_as(root: Root, dtype: DTypeLike = jnp.bfloat16) -> Root:
         out, moved = root.apply(direction, gradient, wide)
         return out, moved._replace(derived=state.derived)
 
-    def whiten(derived: Derived, factor: jax.Array) -> jax.Array:
+    def whiten(state: RootState, axis: int, factor: jax.Array) -> jax.Array:
         assert root.whiten is not None
-        return root.whiten(widen(derived, factor.dtype), factor)
+        return root.whiten(state._replace(derived=widen(state.derived, factor.dtype)), axis, factor)
 
     def transport(moments: Any, old: Derived, new: Derived, axis: int) -> Any:
         assert root.transport is not None

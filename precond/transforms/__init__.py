@@ -10,6 +10,7 @@ from precond.transforms.graft import graft
 from precond.transforms.hyperball import hyperball
 from precond.transforms.levenberg_marquardt import levenberg_marquardt
 from precond.transforms.lookahead_ema import lookahead_ema
+from precond.transforms.low_rank import low_rank, low_rank_rows
 from precond.transforms.nesterov import nesterov
 from precond.transforms.normalize import normalize
 from precond.transforms.normalize_neurons import normalize_neurons
@@ -38,6 +39,8 @@ __all__ = [
     "hyperball",
     "levenberg_marquardt",
     "lookahead_ema",
+    "low_rank",
+    "low_rank_rows",
     "nesterov",
     "normalize",
     "normalize_neurons",

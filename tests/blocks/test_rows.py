@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,9 +41,9 @@ def test_a_row_is_packed_as_the_dense_definition_says_and_comes_back(block_size,
         at.pack(jax.tree.leaves(x))
         for at, x in ((layout, params), (layout_of(joined, lambda *_: View((1, 2)), block_size), joined))
     )
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    chex.assert_trees_all_equal(found, expected)
     back = layout.unpack(found, jax.tree.leaves(params))
-    jax.tree.map(np.testing.assert_array_equal, back, jax.tree.leaves(params))
+    chex.assert_trees_all_equal(back, jax.tree.leaves(params))
     assert layout.viewed == (True, True, False, True, True)
 
 
@@ -74,7 +75,7 @@ def test_a_row_comes_divided_with_its_matrix(spec):
         return compiled(put, tx.init(put))[0], compiled.as_text()
 
     found, program = moved(precond.sharded("data", gradients="data"), specs)
-    jax.tree.map(np.testing.assert_array_equal, found, jax.tree.map(lambda x: 2 * x, params))
+    chex.assert_trees_all_equal(found, jax.tree.map(lambda x: 2 * x, params))
     assert "all-gather(" not in program
 
 

@@ -1,5 +1,6 @@
 """What is saved on some devices is restored on others, and the run goes on as if nothing had been."""
 
+import chex
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -86,7 +87,7 @@ def test_a_run_without_a_mesh_goes_on_on_8_devices(tmp_path):
 
     expected = saved(alone, loops.mesh_of(shape=(1,)), tmp_path)
     actual = resumed(OPTIMIZERS["shampoo"], loops.mesh_of(), tmp_path)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-11), actual, expected)
+    chex.assert_trees_all_close(actual, expected, rtol=0, atol=1e-11)
 
 
 @pytest.mark.slow
@@ -97,4 +98,4 @@ def test_a_run_saved_on_8_devices_goes_on_on_2_processes_and_on_8_devices_again(
     expected = saved(make, mesh, tmp_path)
     run_two(one_of_two_processes, tmp_path, timeout=250)  # with two devices each
     actual = resumed(make, mesh, tmp_path, "again", AGAIN)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-11), actual, expected)
+    chex.assert_trees_all_close(actual, expected, rtol=0, atol=1e-11)

@@ -201,6 +201,16 @@ precond.scale_by_kronecker(precond.outer_products(), precond.inverse_root) -> ro
 precond.scale_by_kronecker(precond.inverse_root(), precond.outer_products()) -> statistics=Root made by inverse_root()
 precond.scale_by_kronecker(precond.outer_products(), precond.eigh()) -> root=eigh()
 precond.scale_by_kronecker(precond.outer_products(), precond.inverse_root(), precision='highest') -> precision='highest'
+precond.shampoo(1e-3, precision='highest') -> precision='highest'
+precond.soap(1e-3, tensordot_precision=None) -> Write precision=
+precond.kl_shampoo(1e-3, root=precond.eigh()) -> root=eigh()
+precond.roots.averaged_eigenvalues(2.0) -> decay=2.0
+precond.roots.averaged_eigenvalues(method=precond.newton()) -> method=newton()
+precond.large_batches.legw_rule(0) -> warmup=0
+precond.large_batches.best_scale(precond.scale_by_adascale(0.1, 2).init(jnp.ones(2)), {}) -> seconds={}
+precond.transforms.low_rank(0) -> rank=0
+precond.transforms.quadratic_model(optax.identity(), momentum=-1.0) -> momentum=-1.0
+precond.layers.joint(precond.layers.gaussian(), weights=(-1.0,)) -> weights=-1.0
 precond.scale_by_kronecker(precond.outer_products(), precond.inverse_root(), refresh='20') -> refresh='20'
 precond.scale_by_kronecker(precond.outer_products()) -> needs root=
 precond.graft(optax.identity(), 'adam') -> magnitude='adam'

@@ -1,5 +1,6 @@
 """EK-FAC against its definition: dense matrices in float64, in numpy."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -102,7 +103,7 @@ def test_moments_that_are_not_finite_are_left_out():
     state = root.init(good, (jnp.eye(2)[None], jnp.eye(2)[None]))
     _, state = root.apply(good, good, state)
     out, after = root.apply(good, bad, state)
-    jax.tree.map(np.testing.assert_array_equal, after, state)
+    chex.assert_trees_all_equal(after, state)
     np.testing.assert_allclose(out, 3 / 3.5)
 
 

@@ -5,6 +5,7 @@ import functools
 import math
 import re
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -56,7 +57,7 @@ def test_fifty_steps_are_the_same_on_1_2_4_and_8_devices(schedule):
     assert max(np.abs(x[-1]).max() for x in alone.values()) > 0.5  # it went somewhere
     for count in (2, 4, 8):
         path, _ = run(count, 50, "float64", refresh=schedule)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-12), path, alone)
+        chex.assert_trees_all_close(path, alone, rtol=0, atol=1e-12)
 
 
 @pytest.mark.slow

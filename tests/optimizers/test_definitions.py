@@ -18,9 +18,9 @@ SHAPES = {"w": (9, 7), "t": (4, 3, 5)}
 TENSORS = precond.views.tensors()
 
 
-def check(tx, definition, tolerance=1e-10):
-    grads = gradients(SHAPES, steps=16)
-    start = gradients(SHAPES, steps=1, seed=5)[0]
+def check(tx, definition, tolerance=1e-10, shapes=SHAPES):
+    grads = gradients(shapes, steps=16)
+    start = gradients(shapes, steps=1, seed=5)[0]
     path = trajectory(tx, start, grads)
     for k, w in start.items():
         assert distance(path[k], definition(w, [g[k] for g in grads]), w) < tolerance, k
@@ -61,6 +61,15 @@ def test_kl_shampoo():
     given_too = {"block_size": 4, "refresh": 2, "magnitude": None, "views": TENSORS}
     tx = precond.kl_shampoo(0.01, b1=0.9, b2=0.95, damping=1e-4, **given_too)
     check(tx, lambda w, g: reference.shampoo_trajectory(w, g, **given))
+
+
+def test_the_practical_form_of_kl_shampoo():
+    given = {"lr": 0.01, "b1": 0.9, "b2": 0.95, "damping": 1e-4, "period": 3, "clip": 1.0}
+    root = precond.roots.averaged_eigenvalues(0.95, damping=precond.relative(1e-4), moments=precond.roots.kept())
+    refresh = precond.every(3, delay=1, warmup=1)
+    tx = precond.kl_shampoo(0.01, b1=0.9, b2=0.95, root=root, refresh=refresh, views=TENSORS)
+    shapes = {"w": (6, 6), "t": (4, 3, 5)}  # whose first factors have full rank, and so one eigenbasis
+    check(tx, lambda w, g: reference.practical_kl_shampoo_trajectory(w, g, **given), shapes=shapes)
 
 
 def test_soap_by_eigh_with_the_newest_statistics():

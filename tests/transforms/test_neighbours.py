@@ -1,5 +1,6 @@
 """Error feedback, radial projection, conjugate gradients, extrapolation, learned step sizes: each by its definition."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,7 +42,7 @@ def descend(tx, grad, w, count):
 
 
 def close(actual, expected, rtol=1e-12, atol=1e-13):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol), actual, expected)
+    chex.assert_trees_all_close(actual, expected, rtol=rtol, atol=atol)
 
 
 def flat(tree):
