@@ -61,7 +61,6 @@ def test_shampoo_of_a_row_is_that_of_the_joined_matrix(x64):
         np.testing.assert_allclose(out["dense"]["bias"], expected["w"][-1], rtol=1e-12)
 
 
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("spec", [P("data"), P(None, "data")], ids=["rows", "columns"])
 def test_a_row_comes_divided_with_its_matrix(spec):
     mesh = loops.mesh_of(loops.EXPLICIT)

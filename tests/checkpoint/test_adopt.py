@@ -17,8 +17,6 @@ from tests.checkpoint.models import equal, gradients, parameters, renamed, run
 from tests.mesh import loops
 from tests.problem import AS_USERS
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 TURNS = precond.every(3, stagger=True)
 AT_ONCE = precond.every(3)  # turns go by the places of blocks, which change
 

@@ -65,7 +65,7 @@ def resumed(make, mesh, path, name="run", start=SAVED):
     return go_on(step, *restore(path / name, *fresh), mesh, start, LAST)[0]
 
 
-@pytest.mark.usefixtures("x64", "quick_compilation")
+@pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
     "make",
     [pytest.param(f, id=name, marks=[pytest.mark.slow] * (name in ALIKE)) for name, f in OPTIMIZERS.items()],
@@ -80,7 +80,7 @@ def test_a_run_saved_on_8_devices_goes_on_on_8_4_and_1(make, tmp_path):
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-11)
 
 
-@pytest.mark.usefixtures("x64", "quick_compilation")
+@pytest.mark.usefixtures("x64")
 def test_a_run_without_a_mesh_goes_on_on_8_devices(tmp_path):
     def alone():
         return loops.make(axis=precond.sharded(None, multiple=8), refresh=TURNS)
@@ -92,7 +92,7 @@ def test_a_run_without_a_mesh_goes_on_on_8_devices(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.usefixtures("x64", "quick_compilation")
+@pytest.mark.usefixtures("x64")
 def test_a_run_saved_on_8_devices_goes_on_on_2_processes_and_on_8_devices_again(tmp_path):
     make, mesh = OPTIMIZERS["shampoo"], loops.mesh_of()
     expected = saved(make, mesh, tmp_path)

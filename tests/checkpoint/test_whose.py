@@ -19,8 +19,6 @@ from tests import catalog
 from tests.checkpoint.models import gradients, parameters, renamed, run
 from tests.mesh import loops
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 BLOCKED = catalog.DEFAULTS + catalog.RECIPES
 
 

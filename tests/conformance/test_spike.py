@@ -43,7 +43,6 @@ def growth(tx, names):
     return worst
 
 
-@pytest.mark.usefixtures("quick_compilation")
 @harness.each(CASES, quick=[case.name for case in CASES if case not in catalog.VARIANTS])
 def test_no_later_update_is_twice_as_large(case):
     # Adam with b2 of 0.999 grows by more, and it is what the layers' optimizers have for the rest.
@@ -51,7 +50,6 @@ def test_no_later_update_is_twice_as_large(case):
     assert growth(case.make(), names) < 2
 
 
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize(
     ("tx", "least"),
     [

@@ -9,8 +9,6 @@ import pytest
 
 import precond
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def traced_optimizer(around=lambda tx: tx):
     """An optimizer, and a list that grows whenever its refresh is traced."""

@@ -11,7 +11,7 @@ import precond
 from tests.engine.test_kfac import LAYERS as EVERY_LAYER
 from tests.engine.test_kfac import averaged, factors_of, matrix, some, tree
 
-pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("x64")
 
 LAYERS = {name: EVERY_LAYER[name] for name in ("dense", "grouped", "norm", "embed")}
 

@@ -12,7 +12,7 @@ from precond.blocks import Layer
 from precond.layers import Factors
 from tests import reference
 
-pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("x64")
 
 LAYERS = {
     "dense": Layer("dense/kernel", "dense/bias", 0, (3, 4), (), (0,), (1,)),

@@ -13,7 +13,7 @@ import precond
 from precond.blocks import Layer
 from precond.layers import Factors
 
-pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("x64")
 
 LAYERS = {name: Layer(f"{name}/kernel", None, 0, (3, 4), (), (0,), (1,)) for name in ("first", "second")}
 

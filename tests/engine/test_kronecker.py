@@ -230,7 +230,7 @@ def test_schedules_are_checked_at_construction():
 SIZES = [2, 4, 7]
 
 
-@pytest.mark.usefixtures("x64", "quick_compilation")
+@pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("schedule", [every(2), every(3, stagger=True)], ids=["at once", "in turns"])
 @pytest.mark.parametrize(
     "method", [precond.eigh, pytest.param(precond.composite, marks=pytest.mark.slow)], ids=["eigh", "composite"]
@@ -259,7 +259,6 @@ def test_many_sizes_are_padded_to_few_and_no_root_is_another_for_it(schedule, me
     assert method is precond.composite or 0 < calls < many
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_narrow_roots_of_many_sizes_stay_narrow(monkeypatch):
     monkeypatch.setattr("precond.engine.groups.SIZES", 1)
     root = precond.store_as(precond.inverse_root())

@@ -15,7 +15,7 @@ from tests import reference
 from tests.host import runs
 from tests.host.runs import STEPS, N
 
-x64 = pytest.mark.usefixtures("x64", "quick_compilation")
+x64 = pytest.mark.usefixtures("x64")
 
 
 def defined(w, grads, *, decay, damping, lr):

@@ -13,7 +13,7 @@ from tests.host import runs
 from tests.host.runs import SHAPES, N
 from tests.mesh import loops
 
-pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("x64")
 TASKS = 8  # two factors of each of four blocks
 
 

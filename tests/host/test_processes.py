@@ -7,7 +7,7 @@ import pytest
 from tests.host import one_of_two_processes, runs
 from tests.processes import run_two
 
-pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("x64")
 
 
 @pytest.mark.slow

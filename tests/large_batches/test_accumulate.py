@@ -16,8 +16,6 @@ from precond import replicas
 from precond.replicas import gradients, over_devices, over_groups, over_micro_batches
 from tests.problem import gradients as problem_gradients
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 SHAPES = {"kernel": (6, 5), "bias": (5,)}
 MICRO = 4
 

@@ -15,8 +15,6 @@ from hypothesis import strategies as st
 import precond
 from precond import replicas
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 GOLDEN = np.load(Path(__file__).parent.parent / "parity" / "golden" / "adascale_fairscale.npz")
 
 close = functools.partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-14)

@@ -15,7 +15,7 @@ import precond
 from precond import layers, replicas
 from precond.replicas import gradients_by, over_devices, over_groups, over_micro_batches
 
-pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("x64")
 
 STEPS, SCALE = 3, 16
 

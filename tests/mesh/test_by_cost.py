@@ -69,7 +69,7 @@ def test_one_device_and_roots_of_the_host_leave_nothing_to_choose():
 
 
 @pytest.mark.slow  # the mechanism of a choice that is named
-@pytest.mark.usefixtures("x64", "quick_compilation")
+@pytest.mark.usefixtures("x64")
 def test_a_choice_changes_no_step():
     axis = precond.sharded("data", roots=by_cost(1e12))
     actual = loops.jitted(functools.partial(make, axis), eager_init=True)

@@ -48,7 +48,7 @@ def run(count, steps, dtype, **arguments):
     return jax.tree.map(np.asarray, path), state
 
 
-@pytest.mark.usefixtures("x64", "quick_compilation")
+@pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
     "schedule", [SCHEDULES["in turns"], pytest.param(SCHEDULES["at once"], marks=pytest.mark.slow)], ids=SCHEDULES
 )
@@ -61,7 +61,6 @@ def test_fifty_steps_are_the_same_on_1_2_4_and_8_devices(schedule):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("quick_compilation")
 def test_bfloat16_parameters_differ_by_one_rounding_at_most():
     # Gradients are given: a program may compute them with more than the precision of bfloat16, another may not.
     params, _ = problem("bfloat16")
@@ -144,7 +143,6 @@ def test_and_decomposes_an_eighth():
     assert whole[0] == 8 * shard[0] > 0
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_directions_on_the_wire_may_be_rounded_once():
     exact, _ = run(8, 1, "float32")
     rounded, _ = run(8, 1, "float32", axis=precond.sharded("data", gather_dtype="bfloat16"))
@@ -155,7 +153,7 @@ def test_directions_on_the_wire_may_be_rounded_once():
     np.testing.assert_array_equal(rounded["bias"], exact["bias"])
 
 
-@pytest.mark.usefixtures("x64", "quick_compilation")
+@pytest.mark.usefixtures("x64")
 @pytest.mark.slow
 def test_or_by_chance_and_then_alike_on_every_mesh():
     def trained(count, **how):

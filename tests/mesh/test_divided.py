@@ -86,7 +86,6 @@ CASES = [(name, kind) for name in DIVIDED for kind in (EXPLICIT, AUTO)]
 FEW = {("along the first axis", AUTO), ("along the last axis", EXPLICIT), ("and over both", EXPLICIT)}
 
 
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize(
     ("name", "kind"),
     [pytest.param(*c, id=f"{c[0]}, {c[1].name}", marks=[pytest.mark.slow] * (c not in FEW)) for c in CASES],
@@ -206,7 +205,6 @@ def layers_moved(kind, axis, specs):
     return compiled(grads, tx.init(grads), grads)[0], compiled
 
 
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("kind", [EXPLICIT, AUTO], ids=["explicit", "auto"])
 def test_layers_are_joined_where_they_are(kind):
     found, compiled = layers_moved(kind, precond.sharded("data", gradients="data"), LAYER_ROWS)

@@ -17,7 +17,7 @@ from tests.mesh import loops
 from tests.mesh.test_devices import stacks_of
 from tests.mesh.test_kfac import LAYERS, STACKED, factors_of
 
-pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("x64")
 
 
 def spread(factor):

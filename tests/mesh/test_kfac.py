@@ -16,7 +16,7 @@ from precond.mesh import replicate
 from tests.mesh import loops
 from tests.mesh.test_devices import collectives, stacks_of
 
-pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("x64")
 
 # Layers of three sizes, one of them scanned; one has a bias.
 LAYERS = {

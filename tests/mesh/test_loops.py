@@ -12,7 +12,7 @@ import precond
 from precond.engine import BlockedState
 from tests.mesh import loops
 
-pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("x64")
 
 
 @functools.cache

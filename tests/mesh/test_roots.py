@@ -12,7 +12,7 @@ import precond
 from tests.mesh import loops, test_ekfac, test_kfac
 from tests.mesh.test_devices import COLLECTIVE, SCHEDULES, run, stacks_of
 
-pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("x64")
 
 ROOTS = precond.sharded("data", roots="data")
 HYBRID = precond.sharded(("data", "model"), roots="model")

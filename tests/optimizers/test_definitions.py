@@ -12,7 +12,7 @@ import precond
 from tests import reference
 from tests.problem import distance, gradients, trajectory
 
-pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("x64")
 
 SHAPES = {"w": (9, 7), "t": (4, 3, 5)}
 TENSORS = precond.views.tensors()

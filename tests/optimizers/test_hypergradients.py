@@ -10,7 +10,7 @@ import pytest
 
 import precond
 
-pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("x64")
 
 TURNS = precond.every(2, stagger=True)
 OPTIMIZERS = {

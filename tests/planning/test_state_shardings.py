@@ -13,8 +13,6 @@ from jax.sharding import PartitionSpec as P
 
 import precond
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 AUTO, EXPLICIT = AxisType.Auto, AxisType.Explicit
 OPTIMIZERS = {
     "shampoo": lambda **a: precond.shampoo(1e-3, block_size=16, **a),

@@ -10,7 +10,7 @@ from precond import RootState, eigenbasis, eigh, newton, qr
 from precond.roots.guard import unchecked
 from tests import reference
 
-pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("x64")
 
 
 def orthogonal(d, rng):

@@ -11,8 +11,6 @@ from jax.sharding import PartitionSpec as P
 
 import precond
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 rounded = precond.transforms.with_stochastic_rounding
 SIZE = 20000
 
