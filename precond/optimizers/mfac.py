@@ -7,6 +7,7 @@ from precond.arguments import check_decay, check_rate, described
 from precond.optimizers.finish import decayed
 from precond.transforms import block_top_k, error_feedback, finite_steps, lookahead_ema, scale_by_mfac, sparse_rows
 from precond.trees import Mask
+from precond.widened import widened
 
 __all__ = ["mfac"]
 
@@ -71,7 +72,7 @@ def mfac(
     else:
         sparse = scale_by_mfac(m, damping, rows=sparse_rows(density), axis=axis)
         scaled = finite_steps(optax.chain(error_feedback(block_top_k(density)), sparse), axis=axis)
-    return optax.with_extra_args_support(
+    return widened(
         optax.chain(
             scaled,
             lookahead_ema(b1, bias_correction=False),

@@ -19,6 +19,7 @@ from precond.recipes.scaled_decay import scaled_decay
 from precond.roots import Root
 from precond.statistics import outer_products
 from precond.transforms import clip_by_rms, graft, switch
+from precond.widened import widened
 
 __all__ = ["google_shampoo"]
 
@@ -175,6 +176,6 @@ def google_shampoo(
         )
 
     last = optax.scale_by_learning_rate(learning_rate) if decoupled_learning_rate else optax.scale(-1.0)
-    return optax.chain(
-        switch(start_preconditioning_step + 1, with_momentum(magnitude()), with_momentum(direction)), last
+    return widened(
+        optax.chain(switch(start_preconditioning_step + 1, with_momentum(magnitude()), with_momentum(direction)), last)
     )

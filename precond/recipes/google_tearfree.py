@@ -14,6 +14,7 @@ from precond.recipes.google_views import google_views
 from precond.recipes.meta_roots import meta_pseudo_inverse
 from precond.statistics import outer_products
 from precond.transforms import graft
+from precond.widened import widened
 
 __all__ = ["google_tearfree"]
 
@@ -108,4 +109,4 @@ def google_tearfree(
     inner = momentum if momentum_decay else optax.identity()
     decay = optax.add_decayed_weights(weight_decay)
     parts = (inner, decay) if weight_decay_after_momentum else (decay, inner)
-    return optax.chain(direction, *parts, optax.scale_by_learning_rate(learning_rate))
+    return widened(optax.chain(direction, *parts, optax.scale_by_learning_rate(learning_rate)))
