@@ -6,8 +6,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from precond.trees import wide_dtype
-
 __all__ = ["widen", "widened"]
 
 
@@ -23,7 +21,8 @@ def widen(tree: Any) -> Any:
     """
 
     def one(x: Any) -> Any:
-        narrow = jnp.issubdtype(jnp.result_type(x), jnp.floating) and wide_dtype(x) != jnp.result_type(x)
+        dtype = jnp.result_type(x)
+        narrow = jnp.issubdtype(dtype, jnp.floating) and jnp.promote_types(dtype, jnp.float32) != dtype
         return jnp.astype(jnp.asarray(x), jnp.float32) if narrow else x
 
     return jax.tree.map(one, tree)

@@ -40,7 +40,7 @@ def refuse_foreign(tx: optax.GradientTransformationExtraArgs) -> optax.GradientT
         out, new = tx.update(updates, state, params, **extra)
         before, after = find_nodes(state, StackedState), find_nodes(new, StackedState)
         if all(_is_known(x.foreign) for x in (*before, *after)):
-            tree = jax.tree.structure(updates)
+            tree = jax.tree.structure(updates), tuple(np.shape(x) for x in jax.tree.leaves(updates))
             last = trusted[1:] if trusted and trusted[0] == tree else []
             for old, now in zip(before, after, strict=False):
                 if not any(old.layout is x for x in last) and np.any(now.foreign != old.foreign):

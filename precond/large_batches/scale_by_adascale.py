@@ -47,7 +47,7 @@ class AdascaleState(NamedTuple):
     scale: jax.Array
 
 
-@described()
+@described(explain=True)
 def scale_by_adascale(
     schedule: optax.ScalarOrSchedule,
     scale: ArrayLike,

@@ -137,9 +137,9 @@ def google_shampoo(
     check_number("beta1", beta1, 0, 1)
     check_number("beta2", beta2, 0, 1, advice="1 sums.")
     check_number("matrix_epsilon", matrix_epsilon, 0)
+    check_rate("weight_decay", weight_decay)
     check_whole("start_preconditioning_step", start_preconditioning_step, least=0)
-    if exponent_override:
-        check_whole("exponent_override", exponent_override, least=0)
+    check_whole("exponent_override", exponent_override, least=0)
     decayed: Any = weight_decay
     if decoupled_weight_decay and not decoupled_learning_rate:
         decayed = scaled_decay(weight_decay, learning_rate)

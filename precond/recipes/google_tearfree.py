@@ -83,6 +83,7 @@ def google_tearfree(
     check_rate("learning_rate", learning_rate)
     check_number("second_moment_decay", second_moment_decay, 0, 1, advice="1 sums.")
     check_number("momentum_decay", momentum_decay, 0, 1)
+    check_rate("weight_decay", weight_decay)
     check_whole("merge_dims", merge_dims, least=2)
     check_whole("block_size", block_size, least=2)
     check_whole("start_preconditioning_step", start_preconditioning_step, least=0)

@@ -27,7 +27,7 @@ class AveragingState(NamedTuple):
     ahead: Tree
 
 
-@described()
+@described(explain=True)
 def primal_averaging(
     train: float = 0.8, evaluation: float | None = 0.9, *, learning_rate: optax.ScalarOrSchedule = 1.0, power: float = 2
 ) -> optax.GradientTransformation:

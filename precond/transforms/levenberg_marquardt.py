@@ -1,5 +1,6 @@
 """The Levenberg-Marquardt rule: damping follows how well a quadratic model predicts the loss."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -90,7 +91,7 @@ def levenberg_marquardt(
     check_number("decay", decay, 0, 1)
     check_whole("interval", interval, least=1)
     check_number("low", low, 0)
-    check_number("high", high, low)
+    check_number("high", high, low, math.inf)
 
     def init(params: optax.Params) -> LevenbergMarquardtState:
         start = jnp.asarray(damping, jnp.result_type(float))

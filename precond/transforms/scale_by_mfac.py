@@ -34,7 +34,7 @@ class MFACState(NamedTuple):
     gram: jax.Array
 
 
-@described()
+@described(explain=True)
 def scale_by_mfac(
     window: int = 64,
     damping: ArrayLike = 1e-5,
