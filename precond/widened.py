@@ -41,7 +41,9 @@ def widened(tx: optax.GradientTransformation) -> optax.GradientTransformationExt
     """
     inner = optax.with_extra_args_support(tx)
 
-    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+    def update(
+        updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, optax.OptState]:
         moved, new = inner.update(widen(updates), state, widen(params), **extra)
         return jax.tree.map(lambda m, u: m.astype(jnp.result_type(u)), moved, updates), new
 

@@ -64,7 +64,7 @@ def explained(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _shapes(tree: Any) -> list[tuple[int, ...]]:
+def _shapes(tree: object) -> list[tuple[int, ...]]:
     return [np.shape(x) for x in jax.tree.leaves(tree)]
 
 
@@ -103,7 +103,7 @@ def _reason(init: Callable[[Any], Any], updates: Any, state: Any, params: Any, n
     return None
 
 
-def _check_values(**trees: Any) -> None:
+def _check_values(**trees: object) -> None:
     """Raise for trees of shapes alone."""
     for name, tree in trees.items():
         for path, leaf in _paths(tree).items():
@@ -200,7 +200,7 @@ def check_trees(updates: Any, params: Any) -> None:
     raise ValueError(f"The gradients and the parameters have the same leaves in other containers{how}: {must}")
 
 
-def fitting_mask(mask: Any) -> Callable[[Any], Any]:
+def fitting_mask(mask: object) -> Callable[[object], Any]:
     """Return a function from parameters to a mask of them, which raises for a mask that does not fit.
 
     Args:
@@ -216,7 +216,7 @@ def fitting_mask(mask: Any) -> Callable[[Any], Any]:
       ValueError: mask= has 'kernle', which the parameters have not: it must be a tree of booleans like them.
     """
 
-    def fitted(params: Any) -> Any:
+    def fitted(params: object) -> Any:
         made = mask(params) if callable(mask) else mask
         must = "it must be a tree of booleans like them."
         for path, leaf in _paths(made).items():

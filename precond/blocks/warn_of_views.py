@@ -98,9 +98,9 @@ def _warn_of_mixed_layers(path: str, shape: tuple[int, ...], view: View, names: 
     mixed = [axis for axis in batch_axes(names) if starts.get(math.prod(shape[:axis])) != shape[axis] > 1]
     if 0 < len(names) < len(shape) - len(batch):
         warnings.warn(
-            f"'{path}' of shape {shape} has names for {len(names)} axes, {names}, but is read as {in_words(g)}: it is a "
-            f"stack of layers whose axis has no name. Give it one where layers are stacked (linen's metadata_params, nnx's "
-            f"transform_metadata, with PARTITION_NAME), or say views=precond.views.stacked(pattern, axis).",
+            f"'{path}' of shape {shape} has names for {len(names)} axes, {names}, but is read as {in_words(g)}: it is "
+            f"a stack of layers whose axis has no name. Give it one where layers are stacked (linen's metadata_params, "
+            f"nnx's transform_metadata, with PARTITION_NAME), or say views=precond.views.stacked(pattern, axis).",
             stacklevel=4,
         )
     if len(names) == len(shape) and mixed:

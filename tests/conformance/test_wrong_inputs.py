@@ -66,6 +66,9 @@ def names():
         "CAPTURE": capture,
         "F": lambda p, x: capture.apply("", p, x @ p["kernel"] + p["bias"], x),
         "LOSS": lambda outputs, x: jnp.mean(outputs**2),
+        "FACTORS": lambda f, **given: layers.value_grad_factors(
+            f, lambda outputs, x: jnp.mean(outputs**2), capture, fisher=layers.empirical(), **given
+        ),
         "KFAC": kfac(1e-3, capture.layers),
         "ADASCALE": adascale(optax.sgd, 0.1, scale=4),
         "KRONECKER": precond.scale_by_kronecker(precond.outer_products(), precond.inverse_root()),

@@ -457,6 +457,7 @@ TX.update({'kernel': P['kernel'].T, 'bias': P['bias']}, STATE, P) -> 'kernel'
 TX.update({'kernel': P['kernel'].T, 'bias': P['bias']}, STATE) -> state=
 KFAC.update(P, KFAC.init(P), P) -> needs factors=
 KFAC.update(P, KFAC.init(P), P, factors=P) -> factors=a dict
+KFAC.update(P, KFAC.init(P), P, factors={'': (jnp.ones((1, 4, 4)), jnp.ones((1, 3, 3)))}) -> those of 4 inputs
 KFAC.update(P, KFAC.init(P), P, factors={}) -> factors=
 KFAC.init({'other': jnp.ones((2, 2))}) -> layers=
 ADASCALE.update(P, ADASCALE.init(P), P) -> needs the extra argument replicas
@@ -505,6 +506,10 @@ linen.capture(MODEL, VARIABLES, X, batch=5) -> batch=5
 nnx_front.capture(NNX) -> Give capture() an example
 nnx_front.attached(CAPTURE, NNX) -> model=
 layers.with_fisher(F, layers.empirical()) -> fisher=empirical()
+layers.factors_alone(lambda p, x: F(p, x)[:, :1], CAPTURE, fisher=layers.exact(layers.categorical()))(P, X) -> have one
+FACTORS(lambda p, x: jax.jvp(lambda z: F(p, z), (x,), (x,))[1])(P, X) -> differentiates the model with its taps
+FACTORS(lambda p, x: jax.linearize(lambda z: F(p, z), x)[1](x))(P, X) -> differentiates the model with its taps
+FACTORS(F, examples=-1)(P, X) -> examples=-1
 layers.explicit({'': layers.dense}, P) -> Call this function
 layers.explicit({'': 'dense'}, P) -> kinds= has 'dense'
 layers.explicit(layers.dense(), P) -> kinds=
