@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
@@ -241,7 +242,7 @@ def check_floating(name: str, dtype: Any) -> np.dtype:
         found = jax.dtypes.canonicalize_dtype(np.dtype(dtype))
     except TypeError:
         raise TypeError(f"{name}={shown(dtype)}: there is no such type. {example}") from None
-    if dtype is None or not jax.dtypes.issubdtype(found, np.floating):
+    if dtype is None or not jnp.issubdtype(found, jnp.floating):
         raise TypeError(f"{name}={shown(dtype)}: its numbers are not of floating point. {example}")
     return found
 

@@ -4,7 +4,7 @@ import math
 import warnings
 from typing import Any
 
-from precond.blocks.cuts import BlockSize
+from precond.blocks.cuts import BlockSize, Ragged
 from precond.blocks.parameter import parameters_of
 from precond.blocks.stack_name import stack_name
 from precond.blocks.view import Geometry, View, Views, geometry
@@ -53,7 +53,9 @@ def warn_of_views(tree: Any, views: Views, block_size: BlockSize = None) -> None
     for path, leaf in parameters:
         view = views(path, leaf) if leaf.size else None
         if view is not None:
-            _warn_of_short_sides(path, leaf.shape, view, getattr(block_size, "size", block_size))
+            _warn_of_short_sides(
+                path, leaf.shape, view, block_size.size if isinstance(block_size, Ragged) else block_size
+            )
             _warn_of_mixed_layers(path, leaf.shape, view, names.get(path, ()))
 
 
