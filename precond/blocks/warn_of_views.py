@@ -53,9 +53,8 @@ def warn_of_views(tree: Any, views: Views, block_size: BlockSize = None) -> None
     for path, leaf in parameters:
         view = views(path, leaf) if leaf.size else None
         if view is not None:
-            _warn_of_short_sides(
-                path, leaf.shape, view, block_size.size if isinstance(block_size, Ragged) else block_size
-            )
+            size = block_size.size if isinstance(block_size, Ragged) else block_size
+            _warn_of_short_sides(path, leaf.shape, view, size)
             _warn_of_mixed_layers(path, leaf.shape, view, names.get(path, ()))
 
 
