@@ -14,7 +14,7 @@ from precond.arguments.described import Described
 
 __all__ = ["along", "check_along", "check_headings", "heading", "refuse_optimizers"]
 
-_STEPS = 8
+_STEPS, _ROUNDING = 8, 1e-6
 _COSTLY = {"eigh", "eig", "qr", "svd", "cholesky", "geqrf", "householder_product", "lu", "while", "scan", "shard_map"}
 
 
@@ -46,12 +46,13 @@ def _probed(init: Callable[..., Any], update: Callable[..., Any], costly: bool) 
         return 0
 
     def begun(gradient: Any) -> Any:
-        return tx.init(jax.tree.map(lambda g: 0.5 * g, gradient))
+        return tx.init(jax.tree.map(lambda g: 0.5 * g[..., ::-1], gradient))
 
-    def step(gradient: Any, state: Any) -> tuple[jax.Array, Any]:
-        moved, state = tx.update(gradient, state, jax.tree.map(lambda g: 0.5 * g, gradient))
+    def step(gradient: Any, state: Any) -> tuple[jax.Array, jax.Array, Any]:
+        moved, state = tx.update(gradient, state, jax.tree.map(lambda g: 0.5 * g[..., ::-1], gradient))
         products = (jnp.sum(u * g) for u, g in zip(*map(jax.tree.leaves, (moved, gradient)), strict=True))
-        return sum(products, jnp.zeros(())), state
+        moves = [jnp.any(jnp.abs(u) > _ROUNDING) for u in jax.tree.leaves(moved)]
+        return sum(products, jnp.zeros(())), jnp.any(jnp.asarray(moves)), state
 
     # As a stack of one block, 2 x 2, it can be a part within `blocked`; its name says so.
     gradient = {"2x2": jax.ShapeDtypeStruct((1, 2, 2), jnp.float32)}
@@ -64,10 +65,12 @@ def _probed(init: Callable[..., Any], update: Callable[..., Any], costly: bool) 
                 return 0
             with jax.ensure_compile_time_eval():
                 given = {"2x2": jnp.asarray([[[1.0, 2.0], [3.0, 5.0]]], jnp.float32)}
-                run, state, product, count = jax.jit(step), jax.jit(begun)(given), 0.0, 0
-                while product == 0 and count < _STEPS:  # a schedule may begin at 0, and gradients may be gathered
-                    found, state = run(given, state)
-                    product, count = float(found), count + 1
+                run, state = jax.jit(step), jax.jit(begun)(given)
+                for _ in range(_STEPS):  # a schedule may begin at 0, and gradients may be gathered
+                    product, moves, state = run(given, state)
+                    if moves:
+                        break
+                product = float(product)
     except Exception:  # whatever it needs beyond a gradient, its heading is not known
         return 0
     return (product > 0) - (product < 0)
