@@ -139,7 +139,7 @@ def stacked(
         check_part("mesh", mesh, jax.sharding.Mesh, "jax.make_mesh((8,), ('data',))")
         if axis is None:
             raise ValueError("mesh= without axis= divides nothing: name the axes of the mesh, as in axis='data'.")
-    if not (skipped == 0 or skipped != skipped):
+    if isinstance(skipped, int | float) and skipped == skipped and skipped != 0:
         raise ValueError(f"skipped={skipped}: must be 0, or NaN to mark what is skipped for a later transformation.")
     sharding = as_sharded(axis)
     rounded = inner if sharding.rounding is None else optax.chain(inner, sharding.rounding)
