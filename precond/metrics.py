@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -39,6 +40,7 @@ def metrics(state: Any, params: Tree | None = None) -> dict[str, jax.Array]:
     | `roots/refused_in_a_row` | attempts refused since a root was accepted; of all roots, the most |
     | `blocks/skipped` | blocks skipped so far, because their gradient was not finite |
     | `blocks/foreign` | updates so far that were given the state of other parameters, and moved to infinity |
+    | `blocks/share` | the part of the stacks' bytes that one of several devices keeps; not within `jax.jit` |
     | `kfac/unseen` | updates since a layer was given factors that are not all zero; of the layers, the most |
     | `host/staleness` | updates since the statistics were taken that the roots in use come from (`precond.on_host`) |
     | `host/failed` | refreshes on the host that failed or never took place, after which the last root stayed |
@@ -92,6 +94,7 @@ def metrics(state: Any, params: Tree | None = None) -> dict[str, jax.Array]:
     out = numbers([_essence(x) for x in found])
     out = {key: jnp.max(x) for key, x in out.items()} if mapped else out
     out |= {} if params is None else _by_parameter(state, params)
+    out |= _shares(state)
     unserved = out.get("host/unserved", 0)
     if not isinstance(unserved, Tracer) and unserved > 0:
         warnings.warn(
@@ -113,6 +116,17 @@ def _check(state: Any) -> None:
             f"metrics() was given {shown(state)}, which has no state of an optimizer in it: pass what tx.init(params) "
             f"or tx.update(..) returned, and not parameters, nor a checkpoint that was restored as plain arrays."
         )
+
+
+def _shares(state: object) -> dict[str, jax.Array]:
+    """Return the largest share that one device has of the stacks in a state, if these are on several."""
+    shares = []
+    for stacks in find_nodes(state, StackedState):
+        arrays = [x for x in jax.tree.leaves(stacks.stacks) if isinstance(x, jax.Array) and not isinstance(x, Tracer)]
+        if any(len(x.sharding.device_set) > 1 for x in arrays):
+            kept = sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in arrays)
+            shares.append(kept / sum(x.nbytes for x in arrays))
+    return {"blocks/share": jnp.asarray(max(shares))} if shares else {}
 
 
 def _mapped_axes(found: Sequence[Any]) -> int:

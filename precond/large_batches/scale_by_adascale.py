@@ -48,7 +48,7 @@ class AdascaleState(NamedTuple):
     scale: jax.Array
 
 
-@described()
+@described(explain=True)
 def scale_by_adascale(
     schedule: optax.ScalarOrSchedule,
     scale: ArrayLike,

@@ -57,16 +57,27 @@ def categorical() -> Likelihood:
 
     def sample(key: jax.Array, logits: jax.Array) -> jax.Array:
         _check_one("categorical()", logits)
+        _check_classes(logits)
         drawn = jax.random.categorical(key, logits)
         return jax.nn.softmax(logits) - jax.nn.one_hot(drawn, logits.shape[-1], dtype=logits.dtype)
 
     def root(logits: jax.Array, v: jax.Array) -> jax.Array:
         _check_one("categorical()", logits)
+        _check_classes(logits)
         p = jax.nn.softmax(logits)
         half = jnp.sqrt(p)
         return half * v - p * jnp.sum(half * v, axis=-1, keepdims=True)
 
     return Likelihood(sample, root)
+
+
+def _check_classes(logits: jax.Array) -> None:
+    """Raise for a single class, which is certain whatever its logit is: all factors would be 0."""
+    if logits.shape[-1:] == (1,):
+        raise ValueError(
+            f"categorical() takes the last axis as that of classes, and outputs of shape {logits.shape} have one. "
+            f"Give bernoulli() for logits of binary targets."
+        )
 
 
 @described()

@@ -16,6 +16,7 @@ from precond.transforms import (
     sparse_rows,
 )
 from precond.trees import Mask
+from precond.widened import widened
 
 __all__ = ["mfac"]
 
@@ -88,7 +89,7 @@ def mfac(
     scaled = scale_by_mfac(64 if window is None else window, damping, rows=rows, axis=axis)
     if compressor is not None:
         scaled = finite_steps(optax.chain(error_feedback(compressor), scaled), axis=axis)
-    return optax.with_extra_args_support(
+    return widened(
         optax.chain(
             scaled,
             lookahead_ema(b1, bias_correction=False),

@@ -20,6 +20,7 @@ from precond.recipes.scaled_decay import scaled_decay
 from precond.roots import Root
 from precond.statistics import outer_products
 from precond.transforms import clip_by_rms, graft, switch
+from precond.widened import widened
 
 __all__ = ["google_shampoo"]
 
@@ -139,9 +140,9 @@ def google_shampoo(
     check_number("beta1", beta1, 0, 1)
     check_number("beta2", beta2, 0, 1, advice="1 sums.")
     check_number("matrix_epsilon", matrix_epsilon, 0)
+    check_rate("weight_decay", weight_decay)
     check_whole("start_preconditioning_step", start_preconditioning_step, least=0)
-    if exponent_override:
-        check_whole("exponent_override", exponent_override, least=0)
+    check_whole("exponent_override", exponent_override, least=0)
     decayed: Any = weight_decay
     if decoupled_weight_decay and not decoupled_learning_rate:
         decayed = scaled_decay(weight_decay, learning_rate)
@@ -179,6 +180,6 @@ def google_shampoo(
         )
 
     last = optax.scale_by_learning_rate(learning_rate) if decoupled_learning_rate else optax.scale(-1.0)
-    return optax.chain(
-        switch(start_preconditioning_step + 1, with_momentum(magnitude()), with_momentum(direction)), last
+    return widened(
+        optax.chain(switch(start_preconditioning_step + 1, with_momentum(magnitude()), with_momentum(direction)), last)
     )

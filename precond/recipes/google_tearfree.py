@@ -15,6 +15,7 @@ from precond.recipes.google_views import google_views
 from precond.recipes.meta_roots import meta_pseudo_inverse
 from precond.statistics import outer_products
 from precond.transforms import graft
+from precond.widened import widened
 
 __all__ = ["google_tearfree"]
 
@@ -85,6 +86,7 @@ def google_tearfree(
     check_rate("learning_rate", learning_rate)
     check_number("second_moment_decay", second_moment_decay, 0, 1, advice="1 sums.")
     check_number("momentum_decay", momentum_decay, 0, 1)
+    check_rate("weight_decay", weight_decay)
     check_whole("merge_dims", merge_dims, least=2)
     check_whole("block_size", block_size, least=2)
     check_whole("start_preconditioning_step", start_preconditioning_step, least=0)
@@ -112,4 +114,4 @@ def google_tearfree(
     inner = momentum if momentum_decay else optax.identity()
     decay = optax.add_decayed_weights(weight_decay)
     parts = (inner, decay) if weight_decay_after_momentum else (decay, inner)
-    return optax.chain(direction, *parts, optax.scale_by_learning_rate(learning_rate))
+    return widened(optax.chain(direction, *parts, optax.scale_by_learning_rate(learning_rate)))

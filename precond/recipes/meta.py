@@ -5,7 +5,7 @@ from typing import Any
 
 import optax
 
-from precond.arguments import check_whole, described
+from precond.arguments import check_number, check_whole, described
 from precond.engine import scale_by_kronecker
 from precond.linalg import Precision
 from precond.recipes.meta_bases import ridged
@@ -82,6 +82,7 @@ def meta_shampoo(
     weight = 1.0 if drop_weighting_factor else None
     given: dict[str, Any] = {"weight": weight, "bias_correction": bias_correction, "axes": axes}
     statistics = kl(betas[1], mean=False, unit=1.0, **given) if kullback_leibler else outer_products(betas[1], **given)
+    check_number("trace_scaling", trace_scaling, 0)
     if trace_scaling:
         statistics = optax.chain(statistics, scale_by_trace(trace_scaling, eps=epsilon))
     tx_root = root(epsilon, power=powers)
@@ -151,6 +152,7 @@ def meta_soap(
     method = ridged(eigh() if method is None else method, 0.0 if after else epsilon)
     root = eigenbasis(betas[1], eps=epsilon, power=power, method=method, **given)
     statistics: Any = outer_products(betas[1], axes=_turned_axes(ignored_basis_change_dims or {}), **given)
+    check_number("trace_scaling", trace_scaling, 0)
     if trace_scaling:
         statistics = optax.chain(statistics, scale_by_trace(trace_scaling, eps=epsilon))
     return meta_chain(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from precond.arguments import check_number, described
+from precond.arguments import check_number, check_rate, described
 from precond.blocks import tensors
 from precond.engine import blocked, every, scale_by_kronecker
 from precond.linalg import Precision, dot_precision, eigen_basis
@@ -108,6 +108,8 @@ def nvidia_kl_soap(
       >>> [f"{u:.2f}" for u in jnp.diag(tx.update(w, tx.init(w), w)[0])]
       ['-0.10', '0.10']
     """
+    check_rate("learning_rate", learning_rate)
+    check_rate("weight_decay", weight_decay)
     check_number("shampoo_beta", shampoo_beta, 0, 1)
     method = nvidia_orthogonal_iteration() if method is None else method
     tx = scale_by_kronecker(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from precond.arguments import check_rate, described
+from precond.arguments import check_decay, check_rate, check_whole, described
 from precond.blocks import View, Views, tensors
 from precond.engine import blocked, every, scale_by_kronecker
 from precond.linalg import Precision
@@ -100,6 +100,10 @@ def official_soap(
       False
     """
     check_rate("learning_rate", learning_rate)
+    check_rate("weight_decay", weight_decay)
+    check_decay("b1", b1)
+    check_whole("max_precond_dim", max_precond_dim, least=1)
+    check_whole("merge", merge, least=0)
 
     def rate(count: ArrayLike) -> jax.Array:
         # The parts that wait for the second call count from there.

@@ -1,5 +1,6 @@
 """K-FAC's root, which multiplies every axis by the damped inverse of its factor."""
 
+import math
 from fractions import Fraction
 
 import jax
@@ -53,7 +54,7 @@ def inverse(damping: ArrayLike = 1e-3, *, method: Method | None = None, toleranc
     """
     method = cholesky() if method is None else method
     check_number("damping", damping, 0)
-    check_number("tolerance", tolerance, 0)
+    check_number("tolerance", tolerance, 0, math.inf)
     solve = method.root
     if solve is None:
         raise ValueError(f"method={method.name} computes no inverses: use precond.roots.cholesky() or precond.eigh().")

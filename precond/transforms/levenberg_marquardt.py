@@ -1,5 +1,6 @@
 """The Levenberg-Marquardt rule: damping follows how well a quadratic model predicts the loss."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -96,7 +97,7 @@ def levenberg_marquardt(
     check_number("decay", decay, 0, 1)
     check_whole("interval", interval, least=1)
     check_number("low", low, 0)
-    check_number("high", high, low)
+    check_number("high", high, low, math.inf)
     check_number("thresholds[0]", thresholds[0], 0)
     check_number("thresholds[1]", thresholds[1], thresholds[0])
     if rejection is not None:

@@ -71,6 +71,8 @@ def scale_by_diagonal(
     check_number("decay", decay, 0, 1, advice="1 sums, less than 1 averages.")
     check_number("eps", eps, 0)
     check_number("power", power, 0)
+    if weight is not None:
+        check_number("weight", weight, 0)
     if momentum is not None:
         check_transformation("momentum", momentum)
     check_flag("bias_correction", bias_correction)

@@ -3,6 +3,7 @@
 import re
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -319,3 +320,13 @@ def test_arguments_are_checked_by_name():
             make()
     with pytest.raises(TypeError, match="static_args='window'"):
         optax.inject_hyperparams(precond.mfac)(1.0, window=8).init(jnp.ones(3))
+
+
+def test_windows_of_boxed_parameters_have_an_axis_more_than_the_names_of_these():
+    box = nn.Partitioned(jnp.ones((4, 6)), names=("data", None))
+    tx = precond.mfac(0.1, window=2)
+    state = tx.init({"kernel": box})
+    assert nn.get_partition_spec(state)[0].window["kernel"] == jax.sharding.PartitionSpec(None, "data", None)
+    updates, state = tx.update({"kernel": box}, state, {"kernel": box})
+    assert updates["kernel"].names == box.names
+    assert state[0].window["kernel"].names == (None, *box.names)
