@@ -6,7 +6,7 @@
 
 PYTHON      ?= python3
 VENV        ?= .venv
-PYTEST_ARGS ?= -n 2
+PYTEST_ARGS ?= -n 2 --dist worksteal
 PYTHONS     ?= python3.11 python3.12 python3.13
 # The compilers of TPUs and GPUs need Python 3.12 or newer.
 ACCEL_PYTHON ?= python3.12

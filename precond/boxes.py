@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-__all__ = ["boxed_like", "find_box", "in_box", "unboxed"]
+__all__ = ["boxed_like", "find_box", "in_box", "unboxed", "with_axis_in_front"]
 
 
 def _is_box(x: object) -> bool:
@@ -93,3 +93,26 @@ def boxed_like(tree: object, like: object) -> Any:
       2.0
     """
     return jax.tree.map(lambda box, x: box.replace(value=x) if _is_box(box) else x, like, tree, is_leaf=_is_box)
+
+
+def with_axis_in_front(tree: object) -> Any:
+    """Add an axis without a name in front of the names of each box, for arrays that have one axis more.
+
+    A box whose value is no longer one array with so many axes loses its names, and with them the box.
+
+    Args:
+      tree: with boxes around what was made of their arrays.
+
+    Examples:
+      >>> from flax import linen as nn
+      >>> with_axis_in_front(nn.Partitioned(jax.numpy.ones((4, 8)), names=("embed",))).names
+      (None, 'embed')
+    """
+
+    def one(x: Any) -> Any:
+        if not _is_box(x):
+            return x
+        fits = hasattr(x.value, "ndim") and x.value.ndim == len(x.names) + 1
+        return x.replace(names=(None, *x.names)) if fits else x.value
+
+    return jax.tree.map(one, tree, is_leaf=_is_box)

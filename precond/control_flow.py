@@ -42,7 +42,8 @@ def after(number: jax.Array, tree: Tree) -> jax.Array:
         del size
         return number, batched[0]
 
-    return run(number, [x for x in jax.tree.leaves(tree) if x.size and varying(x) <= varying(number)])
+    leaves = [x for x in jax.tree.leaves(tree) if x.size and varying(x) <= varying(number)]
+    return run(number, lax.stop_gradient(leaves))  # a function with a rule for `vmap` has no derivative in reverse
 
 
 def run_if(predicate: jax.Array, on_true: Callable[..., Any], on_false: Callable[..., Any], *operands: Tree) -> Any:

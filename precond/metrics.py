@@ -2,28 +2,31 @@
 
 import dataclasses
 import functools
+import math
 import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.core import Tracer
 
 from precond.arguments import shown
+from precond.blocks import hashed, path_name, without_probes
 from precond.boxes import unboxed
-from precond.engine import BlockedState, KroneckerState
+from precond.engine import BlockedState, KroneckerState, StackedState
 from precond.large_batches import AdascaleState
 from precond.roots import Health
 from precond.statistics import ActivationsState
 from precond.transforms import FiniteStepsState, OrthogonalizeState
-from precond.trees import find_nodes
+from precond.trees import Tree, find_nodes
 
 __all__ = ["metrics"]
 
 
-def metrics(state: Any) -> dict[str, jax.Array]:
+def metrics(state: Any, params: Tree | None = None) -> dict[str, jax.Array]:
     r"""Return numbers to log from the state of any optimizer that has parts of this library in it; all are finite.
 
     | key | over all roots and bases, or blocks |
@@ -34,8 +37,10 @@ def metrics(state: Any) -> dict[str, jax.Array]:
     | `roots/escalated` | how many will be tried with a damping that is raised |
     | `roots/refused` | attempts refused so far |
     | `roots/stale` | how many are older than their last turn, which was refused |
+    | `roots/refused_in_a_row` | attempts refused since a root was accepted; of all roots, the most |
     | `blocks/skipped` | blocks skipped so far, because their gradient was not finite |
     | `blocks/foreign` | updates so far that were given the state of other parameters, and moved to infinity |
+    | `blocks/share` | the part of the stacks' bytes that one of several devices keeps; not within `jax.jit` |
     | `kfac/unseen` | updates since a layer was given factors that are not all zero; of the layers, the most |
     | `host/staleness` | updates since the statistics were taken that the roots in use come from (`precond.on_host`) |
     | `host/failed` | refreshes on the host that failed or never took place, after which the last root stayed |
@@ -56,19 +61,27 @@ def metrics(state: Any) -> dict[str, jax.Array]:
     The norm test of AdAdaGrad (Lau, Liu and Kolar, 2024) wants `norm_test` at most $\eta^2$ for an $\eta$ below 1, and
     where it is more, the scale `S * norm_test / eta**2`. Both are of the averages that the gain is computed from.
 
+    With the parameters, the numbers of roots are given by parameter and axis, too, where the largest among its blocks
+    counts: `roots/residual/dense/kernel/0` is of axis 0 of the blocks of `dense/kernel`. `residual`, `condition`,
+    `damping`, and `refused_in_a_row`, which is how many turns older than its last turn the root is, are told so.
+
     Args:
       state: a state, or any tree with states in it; keys that nothing in it has a value for are left out.
+      params: its parameters, for numbers by parameter. This works outside of `jax.jit` alone, and for one model.
 
     Returns:
       A flat dictionary of scalars.
 
     Raises:
       TypeError: for an optimizer, for parameters, and for anything else that has no state in it.
+      ValueError: with `params`, inside of `jax.jit`, and for the state of several models.
 
     Examples:
       >>> import precond
       >>> tx, params = precond.shampoo(1e-3), {"kernel": jnp.ones((4, 3))}
       >>> {key: value.item() for key, value in metrics(tx.init(params)).items()}["roots/condition"]
+      1.0
+      >>> metrics(tx.init(params), params)["roots/condition/kernel/1"].item()
       1.0
     """
     _check(state)
@@ -80,6 +93,8 @@ def metrics(state: Any) -> dict[str, jax.Array]:
         numbers = jax.vmap(numbers)
     out = numbers([_essence(x) for x in found])
     out = {key: jnp.max(x) for key, x in out.items()} if mapped else out
+    out |= {} if params is None else _by_parameter(state, params)
+    out |= _shares(state)
     unserved = out.get("host/unserved", 0)
     if not isinstance(unserved, Tracer) and unserved > 0:
         warnings.warn(
@@ -101,6 +116,17 @@ def _check(state: Any) -> None:
             f"metrics() was given {shown(state)}, which has no state of an optimizer in it: pass what tx.init(params) "
             f"or tx.update(..) returned, and not parameters, nor a checkpoint that was restored as plain arrays."
         )
+
+
+def _shares(state: object) -> dict[str, jax.Array]:
+    """Return the largest share that one device has of the stacks in a state, if these are on several."""
+    shares = []
+    for stacks in find_nodes(state, StackedState):
+        arrays = [x for x in jax.tree.leaves(stacks.stacks) if isinstance(x, jax.Array) and not isinstance(x, Tracer)]
+        if any(len(x.sharding.device_set) > 1 for x in arrays):
+            kept = sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in arrays)
+            shares.append(kept / sum(x.nbytes for x in arrays))
+    return {"blocks/share": jnp.asarray(max(shares))} if shares else {}
 
 
 def _mapped_axes(found: Sequence[Any]) -> int:
@@ -221,4 +247,42 @@ def _of_roots(records: Sequence[Health]) -> dict[str, jax.Array]:
         "roots/escalated": total([x.escalated > 0 for x in records]),
         "roots/refused": total([x.refused for x in records]),
         "roots/stale": total([x.stale > 0 for x in records]),
+        "roots/refused_in_a_row": largest("stale"),
     }
+
+
+def _by_parameter(state: Any, params: Tree) -> dict[str, jax.Array]:
+    """Return the numbers of the roots of each parameter and axis."""
+    leaves = jax.tree_util.tree_flatten_with_path(without_probes(unboxed(params)))[0]
+    paths = {hashed(path): path for path in (path_name(place) for place, _ in leaves)}
+    out: dict[str, jax.Array] = {}
+    for cut in find_nodes(state, StackedState):
+        for place, health in jax.tree_util.tree_flatten_with_path(cut.stacks, is_leaf=_is_health)[0]:
+            if not _is_health(health):
+                continue
+            parts = path_name(place).split("/")
+            stack, axis = next(x for x in parts if x in cut.owners), parts[parts.index("derived") + 1]
+            owners = cut.owners[stack]
+            if isinstance(owners, Tracer) or owners.ndim != 2:
+                raise ValueError(
+                    "metrics(state, params) reads whose each root is, outside of jax.jit and of one model: call it on "
+                    "the state that a step returned; of a mapped state, on jax.tree.map(lambda x: x[0], state)."
+                )
+            for number in sorted({*np.asarray(owners[:, 0]).tolist()} & set(paths)):
+                mine = owners[:, 0] == number
+                for name, x in _of_one(health).items():
+                    out[f"roots/{name}/{paths[number]}/{axis}"] = jnp.max(jnp.where(mine, x, 0))
+    return out
+
+
+def _of_one(health: Health) -> dict[str, jax.Array]:
+    return {
+        "residual": health.residual,
+        "condition": health.condition,
+        "damping": health.damping,
+        "refused_in_a_row": health.stale,
+    }
+
+
+def _is_health(x: Any) -> bool:
+    return isinstance(x, Health)

@@ -85,6 +85,7 @@ VARIANTS = (
     Case("kl_shampoo_newton", precond.kl_shampoo, _LR | {"method": precond.newton(), "refresh": _AT_ONCE}),
     Case("kl_shampoo_small_blocks", precond.kl_shampoo, _LR | {"block_size": 2}),
     Case("kl_shampoo_decayed", precond.kl_shampoo, _LR | {"weight_decay": 1e-4}, needs_params=True),
+    Case("kl_shampoo_own_magnitude", precond.kl_shampoo, _LR | {"magnitude": None}),
     Case("kl_shampoo_adam_magnitude", precond.kl_shampoo, _LR | {"magnitude": _ADAM}),
     Case("kl_soap_refreshed_in_turns", precond.kl_soap, _LR | {"refresh": _TURNS._replace(**_LATE)}),
     Case("kl_soap_eigh", precond.kl_soap, _LR | {"method": precond.eigh(), "refresh": _AT_ONCE._replace(**_LATE)}),

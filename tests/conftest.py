@@ -33,10 +33,11 @@ def x64():
         yield
 
 
-@pytest.fixture
-def quick_compilation():
-    """Compile in a third of the time, to slower programs."""
+@pytest.fixture(autouse=True)
+def quick_compilation(request):
+    """Compile in a third of the time, to slower programs; but not where a test looks at what the compiler does."""
+    quick = request.node.get_closest_marker("optimized") is None
     before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
+    jax.config.update("jax_disable_most_optimizations", quick)
     yield
     jax.config.update("jax_disable_most_optimizations", before)

@@ -130,3 +130,45 @@ def kl_soap_trajectory(w, gradients, *, lr, b1, b2, eps, damping, period, start)
         w = w - lr * kron_multiply(direction, bases)
         path.append(w.copy())
     return np.stack(path)
+
+
+def practical_kl_shampoo_trajectory(w, gradients, *, lr, b1, b2, damping, period, clip):
+    """KL-Shampoo with eigenvalues averaged in every step in bases of before, and bases by one QR decomposition."""
+    w, m = w.copy(), np.zeros_like(w)
+    factors = [np.zeros((d, d)) for d in w.shape]
+    bases, values, path = None, [None for _ in w.shape], []
+    first, counted = [np.sqrt(np.mean(g**2)) for g in gradients[:2]], 0
+
+    def damped(i, unit):
+        return np.full(w.shape[i], unit) if values[i] is None else values[i] + damping * values[i].max()
+
+    for t, g in enumerate(gradients, 1):
+        known = [np.eye(d) for d in w.shape] if bases is None else bases
+        white = [(q / np.sqrt(damped(i, first[0]))) @ q.T for i, q in enumerate(known)]
+        for i, d in enumerate(w.shape):
+            seen = kron_multiply(g, [None if j == i else x for j, x in enumerate(white)])
+            factors[i] = b2 * factors[i] + (1 - b2) * gram(seen, i) * d / w.size
+        if bases is not None:
+            counted += 1
+            rate = (1 - b2) / (1 - b2**counted)
+            old = [damped(i, first[1]) for i in range(w.ndim)]
+            fresh = []
+            for i, d in enumerate(w.shape):
+                others = [
+                    q.T if j == i else (q / np.sqrt(x)).T for j, (q, x) in enumerate(zip(bases, old, strict=True))
+                ]
+                fresh.append(np.diag(gram(kron_multiply(g, others), i)) * d / w.size)
+            values = [y if x is None else x + rate * (y - x) for x, y in zip(values, fresh, strict=True)]
+            m = b1 * m + (1 - b1) * g
+            roots = [(q / np.sqrt(damped(i, 0))) @ q.T for i, q in enumerate(bases)]
+            direction = kron_multiply(m / (1 - b1**counted), roots)
+            w = w - lr * direction * min(1, clip * np.sqrt(direction.size) / np.linalg.norm(direction))
+        if bases is None:
+            bases = [np.linalg.eigh(f)[1][:, ::-1] for f in factors]
+        elif (t - 1) % period == 0:
+            for i, (f, q) in enumerate(zip(factors, bases, strict=True)):
+                order = np.argsort(-np.diag(q.T @ f @ q))
+                bases[i] = np.linalg.qr(f @ q[:, order])[0]
+                values[i] = values[i][order]
+        path.append(w.copy())
+    return np.stack(path)

@@ -23,6 +23,7 @@ FLOORS = {
     "scopes": 0,
     "transformation": 0,
     "boxes": 0,
+    "widened": 0,
     "trees": 0,
     "version": 0,
     "blocks": 1,

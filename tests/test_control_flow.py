@@ -8,6 +8,8 @@ import pytest
 from precond.control_flow import loop_between, run_if
 from tests.hlo import run_in_any_case
 
+pytestmark = pytest.mark.optimized
+
 
 def counted(function, *given):
     """The result, and the marks that were passed on the way."""

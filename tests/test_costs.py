@@ -10,6 +10,8 @@ import pytest
 import precond
 from tests.hlo import run_in_any_case
 
+pytestmark = pytest.mark.optimized
+
 BLOCKS = [(256, 256), (96, 33)]
 
 

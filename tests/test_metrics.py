@@ -91,3 +91,41 @@ def test_what_is_no_state_is_refused(state, words):
 
 def test_states_without_anything_of_ours_have_no_numbers():
     assert precond.metrics(optax.adam(1e-3).init(params_of(0))) == {}
+
+
+def diagonal_gradients(small):
+    """Gradients of two matrices in one stack, and of one in another; the condition of their factors is 1 / small^2."""
+    pair = {name: jnp.diag(jnp.asarray([1.0, x])) for name, x in zip("ab", small[:2], strict=True)}
+    return pair | {"c": jnp.diag(jnp.asarray([1.0, 1.0, small[2]])), "bias": jnp.ones(3)}
+
+
+def test_roots_are_told_by_parameter_and_axis():
+    grads = diagonal_gradients([0.5, 0.1, 0.2])
+    parts = precond.outer_products(), precond.inverse_root(damping=precond.relative(0.0))
+    tx = precond.blocked(precond.scale_by_kronecker(*parts))
+    _, state = jax.jit(tx.update)(grads, tx.init(grads))
+    found = precond.metrics(state, grads)
+    conditions = {key: float(x) for key, x in found.items() if key.startswith("roots/condition/")}
+    wanted = {"a": 4, "b": 100, "c": 25}
+    expected = {f"roots/condition/{name}/{axis}": x for name, x in wanted.items() for axis in (0, 1)}
+    assert conditions == pytest.approx(expected, rel=1e-4)
+    assert found["roots/condition"] == pytest.approx(100, rel=1e-4)
+    with pytest.raises(ValueError, match=r"outside of jax.jit and of one model"):
+        jax.jit(precond.metrics)(state, grads)
+    with pytest.raises(ValueError, match=r"outside of jax.jit and of one model"):
+        precond.metrics(jax.tree.map(lambda x: jnp.stack([x, x]), state), grads)
+
+
+def test_refusals_in_a_row_are_counted_until_a_root_is_accepted():
+    def tx(tolerance):
+        return precond.blocked(precond.scale_by_kronecker(precond.outer_products(), root(tolerance)))
+
+    root, grads = (lambda tolerance: precond.inverse_root(tolerance=tolerance)), {"a": jnp.eye(2)}
+    refusing, accepting = jax.jit(tx(0.0).update), jax.jit(tx(0.5).update)
+    state, rows = tx(0.0).init(grads), []
+    for update in (refusing, refusing, accepting, refusing):
+        _, state = update(grads, state)
+        found = precond.metrics(state, grads)
+        rows.append(int(found["roots/refused_in_a_row"]))
+        assert found["roots/refused_in_a_row/a/0"] == rows[-1]
+    assert rows == [1, 2, 0, 1]

@@ -8,6 +8,8 @@ import pytest
 
 import precond
 
+pytestmark = pytest.mark.optimized
+
 OPTIMIZERS = {
     "shampoo": lambda: precond.shampoo(1e-3, weight_decay=1e-4),
     "shampoo, blocks of 128": lambda: precond.shampoo(1e-3, weight_decay=1e-4, block_size=128),
@@ -84,7 +86,6 @@ def kernels(tx, layers):
     return len({anonymous(bodies[name]) for name in re.findall(r"fusion\(.*calls=%([\w.-]+)", text)})
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_what_is_compiled_to_machine_code_hardly_grows_with_depth():
     tx = precond.shampoo(1e-3, refresh=precond.every(3, stagger=True))
     # There are 18 matrices more, each of them a slice of a stack: if places were constants, a kernel of its own.

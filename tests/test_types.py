@@ -41,7 +41,7 @@ def apply(direction: jax.Array, gradient: jax.Array, state: precond.RootState) -
     return direction, state
 
 
-def whiten(derived, factor: jax.Array) -> jax.Array:
+def whiten(state: precond.RootState, axis: int, factor: jax.Array) -> jax.Array:
     return factor
 
 

@@ -5,6 +5,7 @@ from precond.arguments.checks import (
     check_choice,
     check_decay,
     check_flag,
+    check_floating,
     check_function,
     check_mask,
     check_number,
@@ -15,7 +16,7 @@ from precond.arguments.checks import (
 )
 from precond.arguments.described import Described, described
 from precond.arguments.directions import along, check_along, check_headings, heading, refuse_optimizers
-from precond.arguments.explain import check_arrays, check_trees, is_state
+from precond.arguments.explain import check_arrays, check_trees, fitting_mask, is_state
 from precond.arguments.shown import is_function, made, maker, shown
 from precond.arguments.whose import known_states
 
@@ -28,6 +29,7 @@ __all__ = [
     "check_choice",
     "check_decay",
     "check_flag",
+    "check_floating",
     "check_function",
     "check_headings",
     "check_mask",
@@ -38,6 +40,7 @@ __all__ = [
     "check_trees",
     "check_whole",
     "described",
+    "fitting_mask",
     "heading",
     "is_function",
     "is_state",

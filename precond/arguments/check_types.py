@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 import optax
+from jax.core import Tracer
 
 from precond.arguments.checks import hint
 from precond.arguments.shown import shown
@@ -36,6 +37,7 @@ _EXAMPLES = {
 }
 _WHENCE = {"layers": " Give those of a capture, capture.layers."}
 _NUMBERS = (bool, int, float, complex, jax.Array, np.ndarray, np.number, np.bool_, jax.typing.ArrayLike)
+_MAY_BE_NAN = ("skipped",)  # it marks what is skipped
 _LOOSE = (Any, inspect.Parameter.empty, object)
 
 
@@ -63,6 +65,34 @@ def check_types(hints: Mapping[str, Any], given: Mapping[str, Any]) -> None:
             if isinstance(value, optax.GradientTransformation):
                 advice = " Give the function that makes it: optax.sgd, not optax.sgd(0.1)."
             raise TypeError(f"{name}={shown(value)}: must be {' or '.join(words)}{optional}.{advice}")
+        trees = any(typing.get_origin(kind) in (collections.abc.Iterable, collections.abc.Mapping) for kind in kinds)
+        if any(kind in (int, float, complex) for kind in kinds) and not trees and _is(value, float):
+            _check_scalar(name, value, kinds)
+
+
+def _check_scalar(name: str, value: Any, kinds: list[Any]) -> None:
+    """Raise for what counts as a number and is none here: True, 1j, several, NaN, or 2.5 where whole ones belong.
+
+    `jax.typing.ArrayLike` has `bool` and `complex` among its kinds, and stands for one real number. An argument that
+    may be an array of several numbers is annotated as a `jax.Array`.
+    """
+    loose = complex in kinds
+    if np.ndim(value):
+        if jax.Array in kinds and not loose:
+            return
+        raise TypeError(f"{name}={shown(value)}: must be one number.")
+    kind = (value.dtype if hasattr(value, "dtype") else np.result_type(value)).kind
+    if kind == "c" or (kind == "b" and (loose or bool not in kinds)):
+        raise TypeError(f"{name}={shown(value)}: must be a number.")
+    if kind not in "iu" and not loose and float not in kinds and bool not in kinds:
+        raise TypeError(f"{name}={shown(value)}: must be a whole number.")
+    known = isinstance(value, float | np.floating) or (isinstance(value, jax.Array) and _is_known(value))
+    if known and name not in _MAY_BE_NAN and float(value) != float(value):
+        raise ValueError(f"{name}={value}: must be a number.")
+
+
+def _is_known(x: jax.Array) -> bool:
+    return not isinstance(x, Tracer) and x.is_fully_addressable and np.issubdtype(x.dtype, np.inexact)
 
 
 def _kinds(annotation: Any) -> list[Any]:
@@ -88,7 +118,9 @@ def _is(value: Any, kind: Any) -> bool:
     if origin is tuple and typing.get_args(kind) and Ellipsis not in typing.get_args(kind):
         return isinstance(value, tuple | list) and len(value) == len(typing.get_args(kind))
     if origin in (collections.abc.Sequence, tuple, list):
-        return isinstance(value, tuple | list)
+        words = str in typing.get_args(kind) and isinstance(value, tuple | list)
+        plain = isinstance(value, tuple | list) and not hasattr(value, "_fields")  # no transformation, no view
+        return plain and not (words and not all(isinstance(x, str) for x in value))
     if not isinstance(origin, type):
         return True
     if origin is optax.GradientTransformation:
@@ -107,7 +139,7 @@ def _in_words(kind: Any) -> str:
     if origin is tuple and typing.get_args(kind) and Ellipsis not in typing.get_args(kind):
         return f"a tuple of {len(typing.get_args(kind))}"
     if origin in (collections.abc.Sequence, tuple, list):
-        return "a sequence"
+        return "a sequence of strings" if str in typing.get_args(kind) else "a sequence"
     if origin is collections.abc.Mapping or origin is dict:
         return "a mapping"
     if origin is str:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
@@ -16,6 +17,7 @@ __all__ = [
     "check_choice",
     "check_decay",
     "check_flag",
+    "check_floating",
     "check_function",
     "check_mask",
     "check_number",
@@ -51,10 +53,14 @@ def check_whole(name: str, value: Any, least: int) -> None:
         raise TypeError(f"{name}={shown(value)}: must be a Python integer of at least {least}.{hint(value)}")
     if value < least:
         raise ValueError(f"{name}={value}: must be at least {least}.")
+    if not isinstance(value, Tracer) and value >= 2**31:
+        raise ValueError(f"{name}={value}: must be below 2**31, for it is counted in 32 bits.")
 
 
 def check_number(name: str, value: Any, low: float, high: float | None = None, *, advice: str = "") -> None:
     """Raise if `value` is not a number, or is outside `[low, high]`; a value that `jax.jit` traces cannot be looked at.
+
+    Without a `high` any finite number will do. An infinite one is allowed where `high` is infinite.
 
     Raises:
       TypeError: if `value` is not a number.
@@ -67,8 +73,10 @@ def check_number(name: str, value: Any, low: float, high: float | None = None, *
     """
     known = _number(name, value, advice)
     if known is not None and not (low <= known and (high is None or known <= high)):
-        bounds = f"be at least {low}" if high is None else f"lie between {low} and {high}"
+        bounds = f"be at least {low}" if high in (None, math.inf) else f"lie between {low} and {high}"
         raise ValueError(f"{name}={value}: must {bounds}. {advice}".strip())
+    if known == math.inf and high is None:
+        raise ValueError(f"{name}={value}: must be finite. {advice}".strip())
 
 
 def _number(name: str, value: Any, advice: str) -> float | None:
@@ -123,8 +131,6 @@ def check_rate(name: str, value: Any) -> None:
     if hasattr(value, "init") and hasattr(value, "update"):
         raise TypeError(f"{name}={shown(value)}: must be a number or a schedule. A transformation goes elsewhere.")
     check_number(name, value, 0)
-    if _number(name, value, "") == math.inf:
-        raise ValueError(f"{name}={value}: must be finite.")
 
 
 def _makes_optimizers(function: Callable[..., Any]) -> bool:
@@ -209,13 +215,36 @@ def check_mask(mask: Any, weight_decay: Any) -> None:
     if mask is None:
         return
     leaves = [mask] if isinstance(mask, str | type) else jax.tree.leaves(mask)
-    good = isinstance(mask, type) is False and callable(mask)
+    good = isinstance(mask, type) is False and callable(mask) and _takes(mask, 1)
     if not good and not (leaves and all(isinstance(x, bool | np.bool_ | jax.Array) for x in leaves)):
         raise TypeError(
             f"mask={shown(mask)}: must be a tree of booleans like the parameters, or a function from parameters to one."
         )
     if weight_decay is None:
         raise ValueError("mask= says which parameters decay, but there is no weight_decay=. Give both, or neither.")
+
+
+def check_floating(name: str, dtype: Any) -> np.dtype:
+    """Return a type of floating-point numbers; raise for anything else.
+
+    Raises:
+      TypeError: for what is no type, and for one of other numbers.
+
+    Examples:
+      >>> check_floating("dtype", "bf16")
+      Traceback (most recent call last):
+      TypeError: dtype='bf16': there is no such type. Pass one of floating-point numbers, such as jnp.bfloat16.
+    """
+    example = "Pass one of floating-point numbers, such as jnp.bfloat16."
+    try:
+        if isinstance(dtype, jax.Array | np.ndarray | np.number | tuple | list | dict):
+            raise TypeError
+        found = jax.dtypes.canonicalize_dtype(np.dtype(dtype))
+    except TypeError:
+        raise TypeError(f"{name}={shown(dtype)}: there is no such type. {example}") from None
+    if dtype is None or not jnp.issubdtype(found, jnp.floating):
+        raise TypeError(f"{name}={shown(dtype)}: its numbers are not of floating point. {example}")
+    return found
 
 
 def hint(value: Any) -> str:

@@ -14,6 +14,7 @@ from precond.arguments.described import Described
 
 __all__ = ["along", "check_along", "check_headings", "heading", "refuse_optimizers"]
 
+_STEPS, _ROUNDING = 8, 1e-6
 _COSTLY = {"eigh", "eig", "qr", "svd", "cholesky", "geqrf", "householder_product", "lu", "while", "scan", "shard_map"}
 
 
@@ -23,7 +24,7 @@ def heading(tx: optax.GradientTransformation, *, costly: bool = False) -> int:
     The optimizers and the parts of this library say it themselves. Any other transformation takes a step with a
     positive gradient: the sign of the inner product of its update with the gradient tells. That is done on two numbers
     at `init`, where JAX has been started anyway. It is unknown what depends on traced hyperparameters, needs further
-    arguments, moves nothing in the first step, or decomposes matrices (unless `costly`).
+    arguments, moves nothing in the first steps, or decomposes matrices (unless `costly`).
 
     Args:
       tx: any transformation of parameters, or of stacks of blocks.
@@ -44,24 +45,33 @@ def _probed(init: Callable[..., Any], update: Callable[..., Any], costly: bool) 
     if not isinstance(tx, optax.GradientTransformationExtraArgs):
         return 0
 
-    def step(gradient: Any) -> jax.Array:
-        params = jax.tree.map(lambda g: 0.5 * g, gradient)
-        moved = tx.update(gradient, tx.init(params), params)[0]
-        return sum(
-            (jnp.sum(u * g) for u, g in zip(*map(jax.tree.leaves, (moved, gradient)), strict=True)), jnp.zeros(())
-        )
+    def begun(gradient: Any) -> Any:
+        return tx.init(jax.tree.map(lambda g: 0.5 * g[..., ::-1], gradient))
+
+    def step(gradient: Any, state: Any) -> tuple[jax.Array, jax.Array, Any]:
+        moved, state = tx.update(gradient, state, jax.tree.map(lambda g: 0.5 * g[..., ::-1], gradient))
+        products = (jnp.sum(u * g) for u, g in zip(*map(jax.tree.leaves, (moved, gradient)), strict=True))
+        moves = [jnp.any(jnp.abs(u) > _ROUNDING) for u in jax.tree.leaves(moved)]
+        return sum(products, jnp.zeros(())), jnp.any(jnp.asarray(moves)), state
 
     # As a stack of one block, 2 x 2, it can be a part within `blocked`; its name says so.
     gradient = {"2x2": jax.ShapeDtypeStruct((1, 2, 2), jnp.float32)}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            traced = jax.make_jaxpr(step)(gradient)
+            traced = jax.make_jaxpr(lambda g: step(g, begun(g)))(gradient)
             known = not any(isinstance(x, Tracer) for x in traced.consts) and (costly or not _is_costly(traced.jaxpr))
             if not known:
                 return 0
             with jax.ensure_compile_time_eval():
-                product = float(jax.jit(step)({"2x2": jnp.asarray([[[1.0, 2.0], [3.0, 5.0]]], jnp.float32)}))
+                given = {"2x2": jnp.asarray([[[1.0, 2.0], [3.0, 5.0]]], jnp.float32)}
+                # Operation by operation: XLA has compiled most of them before.
+                state, product = begun(given), 0.0
+                for _ in range(_STEPS):  # a schedule may begin at 0, and gradients may be gathered
+                    product, moves, state = step(given, state)
+                    if moves:
+                        break
+                product = float(product)
     except Exception:  # whatever it needs beyond a gradient, its heading is not known
         return 0
     return (product > 0) - (product < 0)

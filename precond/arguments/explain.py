@@ -11,7 +11,7 @@ import optax
 from precond.arguments.shown import shown
 from precond.arguments.whose import whose
 
-__all__ = ["check_arrays", "check_trees", "explained", "is_state"]
+__all__ = ["check_arrays", "check_trees", "explained", "fitting_mask", "is_state"]
 
 _FAILURES = (TypeError, ValueError, KeyError, AttributeError, IndexError)
 
@@ -21,7 +21,7 @@ def explained(
 ) -> optax.GradientTransformationExtraArgs:
     """Return the transformation; if its `init` or `update` fails because of what it was given, the error says why.
 
-    Nothing is looked at as long as nothing fails.
+    Where nothing fails, shapes alone are compared: a state of other parameters may change those of the updates.
 
     Args:
       tx: any transformation.
@@ -47,7 +47,7 @@ def explained(
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
         try:
-            return tx.update(updates, state, params, **extra)
+            moved, new = tx.update(updates, state, params, **extra)
         except _FAILURES as error:
             if params is None and "`params`" in str(error) and not _says_why(error):
                 raise ValueError(f"{name} needs the parameters: tx.update(gradients, state, params).") from error
@@ -56,8 +56,16 @@ def explained(
             if str(error).startswith("state=") and (why := _of_another(tx.init, updates, state, params, name)):
                 raise why from error
             raise
+        if _shapes(moved) != _shapes(updates) or _shapes(new) != _shapes(state):
+            other = ValueError("state= is of other parameters: the update has other shapes than the gradients.")
+            raise _reason(tx.init, updates, state, params, name) or other
+        return moved, new
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _shapes(tree: object) -> list[tuple[int, ...]]:
+    return [np.shape(x) for x in jax.tree.leaves(tree)]
 
 
 def _says_why(error: Exception) -> bool:
@@ -81,6 +89,7 @@ def _reason(init: Callable[[Any], Any], updates: Any, state: Any, params: Any, n
                 "tx.update(gradients, state, params)."
             )
         check_arrays("updates", updates)
+        _check_values(updates=updates, state=state, params=params)
         if params is not None:
             if is_state(params):
                 raise TypeError(
@@ -92,6 +101,17 @@ def _reason(init: Callable[[Any], Any], updates: Any, state: Any, params: Any, n
     except (TypeError, ValueError) as error:
         return error
     return None
+
+
+def _check_values(**trees: object) -> None:
+    """Raise for trees of shapes alone."""
+    for name, tree in trees.items():
+        for path, leaf in _paths(tree).items():
+            if isinstance(leaf, jax.ShapeDtypeStruct):
+                raise TypeError(
+                    f"{name}= has a shape without numbers at '{path}', as jax.eval_shape returns. Give arrays, or call "
+                    f"tx.update under jax.eval_shape, too."
+                )
 
 
 def is_state(tree: object) -> bool:
@@ -178,6 +198,45 @@ def check_trees(updates: Any, params: Any) -> None:
     kinds = type(updates).__name__, type(params).__name__
     how = f" (a {kinds[0]} and a {kinds[1]})" if kinds[0] != kinds[1] else ""
     raise ValueError(f"The gradients and the parameters have the same leaves in other containers{how}: {must}")
+
+
+def fitting_mask(mask: object) -> Callable[[object], Any]:
+    """Return a function from parameters to a mask of them, which raises for a mask that does not fit.
+
+    Args:
+      mask: a tree of booleans, or a function that makes one, as in `optax.masked`.
+
+    Raises:
+      ValueError: in its call, for a mask of other parameters.
+      TypeError: in its call, for what is no boolean.
+
+    Examples:
+      >>> fitting_mask({"kernle": True})({"kernel": 1.0})
+      Traceback (most recent call last):
+      ValueError: mask= has 'kernle', which the parameters have not: it must be a tree of booleans like them.
+    """
+
+    def fitted(params: object) -> Any:
+        made = mask(params) if callable(mask) else mask
+        must = "it must be a tree of booleans like them."
+        for path, leaf in _paths(made).items():
+            if np.ndim(leaf) or (leaf.dtype if hasattr(leaf, "dtype") else np.result_type(type(leaf))).kind != "b":
+                raise TypeError(f"mask= has {shown(leaf)} at '{path}', where True or False belongs.")
+        try:
+            jax.tree.map(lambda m, p: None, made, params)
+        except ValueError:
+            found, wanted = _paths(made), _paths(params)
+            for path in found:
+                if not any(f"{x}/".startswith(f"{path}/") for x in wanted):
+                    raise ValueError(f"mask= has '{path}', which the parameters have not: {must}") from None
+            missing = [x for x in wanted if not any(f"{x}/".startswith(f"{path}/") for path in found)]
+            what = (
+                f"mask= has no '{missing[0]}', which the parameters have" if missing else "mask= has other containers"
+            )
+            raise ValueError(f"{what}: {must}") from None
+        return made
+
+    return fitted
 
 
 def _of_another(init: Callable[[Any], Any], updates: Any, state: Any, params: Any, name: str) -> Exception | None:

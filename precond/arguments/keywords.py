@@ -117,6 +117,7 @@ _TABLE: tuple[tuple[str, Mapping[str, str]], ...] = (
         "mu_dtype accumulator_dtype factor_matrix_dtype precision_dtype state_dtype dtype",
         {"": "nothing: moments and factors are float32 or wider"},
     ),
+    ("tensordot_precision matmul_precision", {"precision": "precision=, such as precond.precision(..)"}),
     ("bias_correction use_bias_correction correct_bias debias", {"": "nothing: averages are free of the bias"}),
     ("num_grads ngrads window_size history rank m", {"window": "window="}),
     ("k_init topk sparsity k_percent", {"density": "density="}),

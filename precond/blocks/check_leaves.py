@@ -54,6 +54,11 @@ def check_shapes(updates: Any, params: Any) -> None:
     if len(gradients) != len(leaves):
         return
     for (path, g), p in zip(gradients, leaves, strict=True):
+        if jnp.iscomplexobj(g) and not jnp.iscomplexobj(p):
+            raise TypeError(
+                f"The gradient of '{path_name(path)}' is complex, and the parameter is real: take the real part of "
+                f"the loss before jax.grad."
+            )
         if jnp.shape(g) != jnp.shape(p):
             check_arrays("updates", updates)
             check_arrays("params", params)

@@ -8,6 +8,7 @@ __all__ = [
     "fused",
     "is_convolution",
     "is_depthwise",
+    "is_depthwise_filter",
     "is_elementwise",
     "is_linear",
     "is_norm",
@@ -38,7 +39,7 @@ _TABLES_OF_WEIGHTS = re.compile(
 _STATES = re.compile(r"A_.*|log_.*|.*_log|dt|dt_bias|inv_dt|Lambda.*|time_(mix.*|decay|first|faaaa|maa(_.)?)|r_k")
 _OUTPUTS = _named("lm_?head logits?(_?(dense|proj|head))? unembed(ding)? output_embeddings? embed_out w_u")
 _NORM = re.compile(r"(?!.*(proj|linear|dense|conv)).*(norm|(^|_)[lbg]n(_|\d|$))", re.I)
-_DEPTHWISE = _named("depthwise.* dw_?conv.* dw conv1d")
+_DEPTHWISE = _named("depthwise.* dw_?conv.* dw conv_?1d temporal_conv(1d)?")
 _LINEAR = _named(
     ".*dense .*linear lin mlp ffn? fc c_fc c_proj proj (up|down|gate|in|x|dt|k|q|v|o)_proj wi wo w up down gate",
     "intermediate head router experts? w?q_a w?kv_a in h[irnfgoz] i[irnfgoz]",
@@ -156,6 +157,21 @@ def is_depthwise(parts: tuple[str, ...], outputs: int) -> bool:
       (True, False)
     """
     return outputs >= 64 or any(_DEPTHWISE.fullmatch(name) for name in (module_of(parts), parts[-1]))
+
+
+def is_depthwise_filter(parts: tuple[str, ...], shape: tuple[int, ...]) -> bool:
+    """Return whether a parameter of two axes is a window for every channel, without an axis of inputs.
+
+    Args:
+      parts: of the parameter's path.
+      shape: of the parameter.
+
+    Examples:
+      >>> [is_depthwise_filter((name, "kernel"), (4, 96)) for name in ("conv1d", "conv_1d", "pwconv1", "dense")]
+      [True, True, False, False]
+    """
+    name = module_of(parts)
+    return _DEPTHWISE.fullmatch(name) is not None and 2 * min(shape) <= max(shape) and min(shape) <= 11
 
 
 def is_linear(parts: tuple[str, ...]) -> bool:

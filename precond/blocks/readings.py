@@ -112,7 +112,7 @@ def tell_readings(tree: Any, views: Views, block_size: BlockSize, layout: Layout
     """
     told = _ASKED.get()
     if told is None:
-        warn_of_views(tree, views)
+        warn_of_views(tree, views, block_size)
     else:
         told.readings.extend(readings_of(tree, views, block_size))
         told.layouts.append(layout)

@@ -4,6 +4,7 @@ import math
 import warnings
 from typing import Any
 
+from precond.blocks.cuts import BlockSize, Ragged
 from precond.blocks.parameter import parameters_of
 from precond.blocks.stack_name import stack_name
 from precond.blocks.view import Geometry, View, Views, geometry
@@ -32,12 +33,13 @@ def in_words(g: Geometry, row: bool = False) -> str:
     return words + (", the bias as its last row" if row else "")
 
 
-def warn_of_views(tree: Any, views: Views) -> None:
+def warn_of_views(tree: Any, views: Views, block_size: BlockSize = None) -> None:
     """Warn of parameters that are read in a way that costs much and tells little, or that mixes layers.
 
     Args:
       tree: of parameters, in their boxes if they have some.
       views: as in `layout_of`.
+      block_size: as in `layout_of`.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -51,7 +53,8 @@ def warn_of_views(tree: Any, views: Views) -> None:
     for path, leaf in parameters:
         view = views(path, leaf) if leaf.size else None
         if view is not None:
-            _warn_of_short_sides(path, leaf.shape, view)
+            size = block_size.size if isinstance(block_size, Ragged) else block_size
+            _warn_of_short_sides(path, leaf.shape, view, size)
             _warn_of_mixed_layers(path, leaf.shape, view, names.get(path, ()))
 
 
@@ -65,18 +68,20 @@ def _warn_of_patterns(views: PatternViews, paths: list[str]) -> None:
         )
 
 
-def _warn_of_short_sides(path: str, shape: tuple[int, ...], view: View) -> None:
-    """Warn of thousands of tiny tensors: a convolution's window taken for a matrix, an embedding for a batch.
+def _warn_of_short_sides(path: str, shape: tuple[int, ...], view: View, block_size: int | None) -> None:
+    """Warn of thousands of narrow blocks: a window taken for a matrix, an embedding for a batch, or a very long matrix.
 
     This is not an error, because a batch of tiny tensors can be meant: the position of each of many particles, with a
     factor of 3 x 3.
     """
     g = geometry(view, shape, f"'{path}'")
-    count = math.prod(g.shape) // math.prod(g.tensor)
+    cuts = [1 if block_size is None else -(-d // block_size) for d in g.tensor]
+    count = math.prod(g.shape) // math.prod(g.tensor) * math.prod(cuts)
     if count > _MANY and min(d for i, d in enumerate(g.tensor) if i not in g.passive) < _SHORT:
+        cut = "" if math.prod(cuts) == 1 else f", cut into {count} blocks"
         warnings.warn(
-            f"'{path}' of shape {shape} is read as {in_words(g)}. More than {_MANY} tensors with a side below {_SHORT} "
-            f"cost much and tell little. If the short axes are a window, merge them with the inputs, as "
+            f"'{path}' of shape {shape} is read as {in_words(g)}{cut}. More than {_MANY} blocks with a side below "
+            f"{_SHORT} cost much and tell little. If the short axes are a window, merge them with the inputs, as "
             f"View((0, (1, 2, 3))) does for [out, in, h, w]; or give None.",
             stacklevel=4,
         )
@@ -92,6 +97,13 @@ def _warn_of_mixed_layers(path: str, shape: tuple[int, ...], view: View, names: 
     batch = g.order[: len(g.order) - sum(len(entry) if isinstance(entry, (tuple, list)) else 1 for entry in view.axes)]
     starts = {math.prod(g.shape[:axis]): g.shape[axis] for axis in batch}
     mixed = [axis for axis in batch_axes(names) if starts.get(math.prod(shape[:axis])) != shape[axis] > 1]
+    if 0 < len(names) < len(shape) - len(batch):
+        warnings.warn(
+            f"'{path}' of shape {shape} has names for {len(names)} axes, {names}, but is read as {in_words(g)}: it is "
+            f"a stack of layers whose axis has no name. Give it one where layers are stacked (linen's metadata_params, "
+            f"nnx's transform_metadata, with PARTITION_NAME), or say views=precond.views.stacked(pattern, axis).",
+            stacklevel=4,
+        )
     if len(names) == len(shape) and mixed:
         warnings.warn(
             f"'{path}' of shape {shape} has axes named {names}, but is read as {in_words(g)}, with "

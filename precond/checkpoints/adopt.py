@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from precond.arguments import check_decay, described, is_state, shown
+from precond.arguments import check_arrays, check_decay, described, is_state, shown
 from precond.checkpoints.by_path import Record, record_of, shapes_of
 from precond.checkpoints.filling import Filling
 from precond.checkpoints.moments import moments_of
@@ -95,7 +95,10 @@ def adopt(
         )
 
     def old_path(path: str) -> str:
-        return renamed(path) if callable(renamed) else (renamed or {}).get(path, path)
+        old = renamed(path) if callable(renamed) else (renamed or {}).get(path, path)
+        if not isinstance(old, str):
+            raise TypeError(f"renamed= has {shown(old)} for '{path}', where a path in the state belongs.")
+        return old
 
     if isinstance(state, dict) and set(state) == set(Record._fields):
         record = Record({path: state["parameters"].get(old_path(path), {}) for path in shapes}, state["others"])
@@ -122,6 +125,9 @@ def _check_state(params: object, state: object) -> None:
     """Raise for anything that cannot be a state, and for parameters that are one."""
     if is_state(params):
         raise TypeError("params= is the state of an optimizer. The order is adopt(tx, params, state).")
+    check_arrays("params", params)
+    if type(state) is tuple and len(state) == 2 and jax.tree.structure(state[0]) == jax.tree.structure(params):
+        raise TypeError("state= is a pair, as tx.update(..) returned: pass the second of it, which is the state.")
     if isinstance(state, optax.GradientTransformation):
         raise TypeError(f"state= is {shown(state)}, and not the state that it made.")
     if state is None or isinstance(state, str | bytes | int | float | jax.Array | np.ndarray):

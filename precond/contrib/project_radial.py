@@ -61,7 +61,7 @@ def project_radial(
     check_number("delta", delta, 0)
     check_number("weight_decay", weight_decay, 0)
     check_number("ratio", ratio, 0)
-    if channel_axis != -1:
+    if not (isinstance(channel_axis, int) and channel_axis == -1):
         check_whole("channel_axis", channel_axis, least=0)
     inner = optax.with_extra_args_support(inner)
 

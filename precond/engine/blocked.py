@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from precond.arguments import check_headings, check_transformation, described, refuse_optimizers
-from precond.blocks import BlockSize, Views, without_info
+from precond.blocks import BlockSize, Views, info_of, without_info
 from precond.eager import compiled_if_eager
 from precond.engine.refuse_foreign import refuse_foreign
 from precond.engine.skip_nonfinite import SkipNonfiniteState, skip_nonfinite
@@ -122,6 +122,12 @@ def blocked(
     def update(
         updates: optax.Updates, state: BlockedState, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, BlockedState]:
+        around = info_of(extra.get("blocks")).batch_axes
+        if isinstance(around, int) and around:
+            raise ValueError(
+                "A precond.blocked, or an optimizer made of it, runs within another one, where it sees stacks of "
+                "blocks and no parameters. Use it alone, or give the part of it that belongs on stacks."
+            )
         updates, extra = jax.tree.map(jnp.asarray, updates), without_info(extra)
         moved, stacks = first.update(updates, state.stacks, params, **extra)
         out, rest = second.update(moved, state.otherwise, params, **extra)

@@ -90,6 +90,7 @@ def _with_factors(info: BlockInfo, layers: Mapping[str, Layer], factors: Mapping
         raise ValueError(f"factors= has none for the layers of {missing}: it is of another capture.")
     if cut := sorted(origin.path for of_stack in origins.values() for origin in of_stack if not origin.whole):
         raise ValueError(f"The layers of {cut} are cut into blocks, but their factors are not: give block_size=None.")
+    _check_sizes(layers, by_path, present)
     _check_bases(layers, factors, present)
 
     def of(name: str, columns: Callable[[Factors, int], Sequence[jax.Array | None]]) -> Any:
@@ -132,6 +133,20 @@ def _stack(column: Sequence[jax.Array], length: int) -> jax.Array:
     if more := length - sum(len(x) for x in rows):
         rows.append(jnp.zeros((more, *rows[0].shape[1:]), rows[0].dtype))
     return jnp.concatenate(rows)
+
+
+def _check_sizes(layers: Mapping[str, Layer], by_path: Mapping[str, Factors], present: set[str]) -> None:
+    """Raise for factors of a layer of another size."""
+    for name, layer in layers.items():
+        if layer.kernel not in present or layer.positions is not None:
+            continue
+        factors, (_, *sides) = by_path[layer.kernel], layer.size
+        found = [None if x is None else x.shape[-1] for x in (factors.inputs, factors.outputs)]
+        if any(d is not None and d != side for d, side in zip(found, sides, strict=True)):
+            raise ValueError(
+                f"factors= has for the layer {name!r} those of {found[0]} inputs and {found[1]} outputs, where it has "
+                f"{sides[0]} and {sides[1]} (a bias counts as an input): they are of another layer or another model."
+            )
 
 
 def _check_bases(layers: Mapping[str, Layer], factors: Mapping[str, Any], present: set[str]) -> None:

@@ -1,5 +1,6 @@
 """An optimizer that is given the state of other parameters says so, wherever numbers are known."""
 
+import warnings
 from typing import Any
 
 import jax
@@ -40,11 +41,14 @@ def refuse_foreign(tx: optax.GradientTransformationExtraArgs) -> optax.GradientT
         out, new = tx.update(updates, state, params, **extra)
         before, after = find_nodes(state, StackedState), find_nodes(new, StackedState)
         if all(_is_known(x.foreign) for x in (*before, *after)):
-            tree = jax.tree.structure(updates)
+            tree = jax.tree.structure(updates), tuple(np.shape(x) for x in jax.tree.leaves(updates))
             last = trusted[1:] if trusted and trusted[0] == tree else []
             for old, now in zip(before, after, strict=False):
-                if not any(old.layout is x for x in last) and np.any(now.foreign != old.foreign):
+                if any(old.layout is x for x in last):
+                    continue
+                if np.any(now.foreign != old.foreign):
                     raise ValueError(_why(tx, old, updates))
+                _warn_if_whole(old.stacks, now.stacks)
             trusted[:] = [tree, *(x.layout for x in after)]
         return out, new
 
@@ -74,6 +78,28 @@ def _is_known(x: Any) -> bool:
     if isinstance(x, Tracer):
         return False
     return not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated
+
+
+def _warn_if_whole(before: object, after: object) -> None:
+    """Warn of a state that came whole to every device, and that an update has divided.
+
+    Without explicit axes nothing shows it while a function is traced.
+    """
+
+    def divided(x: object) -> bool:
+        return isinstance(x, jax.Array) and not x.sharding.is_fully_replicated
+
+    def whole(x: object) -> bool:
+        return isinstance(x, jax.Array) and len(x.sharding.device_set) > 1 and x.sharding.is_fully_replicated
+
+    pairs = zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=False)
+    if found := sum(whole(old) and divided(new) for old, new in pairs):
+        warnings.warn(
+            f"{found} arrays of the optimizer's state were whole on every device, and axis= divides them. Make the "
+            f"state with jax.jit(tx.init, out_shardings=precond.state_shardings(tx, params, mesh)), or with tx.init "
+            f"alone.",
+            stacklevel=3,
+        )
 
 
 def _why(tx: optax.GradientTransformation, state: StackedState, updates: Tree) -> str:

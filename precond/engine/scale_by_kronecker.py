@@ -135,13 +135,13 @@ def scale_by_kronecker(
 
     def factors_of(stacks: Any, state: Any, roots: Any, params: Any, blocks: BlockInfo, extra: Any) -> Any:
         local = blocks.root_collectives.local
-        states = jax.tree_util.tree_flatten_with_path(roots, is_leaf=_is_root)[0]
-        derived = {path_name(path): state.derived for path, state in states}
+        found = jax.tree_util.tree_flatten_with_path(roots, is_leaf=_is_root)[0]
+        states = {path_name(path): state for path, state in found}
 
         def whiten(name: str, axis: int, factor: jax.Array) -> jax.Array:
             if root.whiten is None:
                 raise ValueError("This root whitens no axis, which precond.kl() needs: use it with inverse_root().")
-            return root.whiten(local(derived[name][axis]), factor) if derived else factor
+            return root.whiten(local(states[name]), axis, factor) if states else factor
 
         given = extra | {"blocks": blocks.local(), "whiten": whiten}
         with computing_in(dots.statistics), named("statistics"):

@@ -10,6 +10,7 @@ from precond.arguments import check_transformation
 from precond.blocks import sum_of_squares
 from precond.mesh import match_sharding
 from precond.transformation import transformation
+from precond.widened import widen
 
 __all__ = ["SkipNonfiniteState", "skip_nonfinite"]
 
@@ -54,12 +55,12 @@ def skip_nonfinite(
     inner = optax.with_extra_args_support(inner)
 
     def init(params: optax.Params) -> SkipNonfiniteState:
-        return SkipNonfiniteState(jnp.zeros([], jnp.int32), inner.init(_wide(params)))
+        return SkipNonfiniteState(jnp.zeros([], jnp.int32), inner.init(widen(params)))
 
     def update(
         updates: optax.Updates, state: SkipNonfiniteState, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, SkipNonfiniteState]:
-        moved, new = inner.update(_wide(updates), state.inner, _wide(params), **extra)
+        moved, new = inner.update(widen(updates), state.inner, widen(params), **extra)
         leaves = jax.tree.leaves(updates)
         if not leaves:
             return moved, state._replace(inner=new)
@@ -70,14 +71,3 @@ def skip_nonfinite(
         return out, SkipNonfiniteState(state.steps_skipped + ~finite, kept)
 
     return transformation(init, update)
-
-
-def _wide(tree: Any) -> Any:
-    """Widen arrays to float32 at least; an array that is not of floating point stays as it is."""
-
-    def wide(x: Any) -> Any:
-        dtype = jnp.result_type(x)
-        narrow = jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32
-        return jnp.astype(jnp.asarray(x), jnp.float32) if narrow else x
-
-    return jax.tree.map(wide, tree)

@@ -137,6 +137,10 @@ def stacked(
     check_transformation("inner", inner)
     if mesh is not None:
         check_part("mesh", mesh, jax.sharding.Mesh, "jax.make_mesh((8,), ('data',))")
+        if axis is None:
+            raise ValueError("mesh= without axis= divides nothing: name the axes of the mesh, as in axis='data'.")
+    if isinstance(skipped, int | float) and skipped == skipped and skipped != 0:
+        raise ValueError(f"skipped={skipped}: must be 0, or NaN to mark what is skipped for a later transformation.")
     sharding = as_sharded(axis)
     rounded = inner if sharding.rounding is None else optax.chain(inner, sharding.rounding)
     inner = optax.with_extra_args_support(rounded)

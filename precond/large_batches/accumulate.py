@@ -10,7 +10,7 @@ import optax
 from jax.typing import ArrayLike
 
 from precond.arguments import check_whole, described
-from precond.blocks import Factors, Layer
+from precond.blocks import Factors, Layer, check_layers
 from precond.eager import compiled_if_eager
 from precond.large_batches.average_factors import average_factors, zero_factors
 from precond.replicas import Metric, Replicas, Squares, merge, whole_squares
@@ -92,6 +92,8 @@ def accumulate(
       (0.0, -2.0, 1)
     """
     check_whole("every_k", every_k, least=1)
+    if layers is not None:
+        check_layers(layers)
     inner = optax.with_extra_args_support(inner)
 
     def init(params: optax.Params) -> AccumulateState:

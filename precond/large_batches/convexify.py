@@ -8,7 +8,8 @@ import optax
 from jax.typing import ArrayLike
 
 from precond.arguments import check_number, described
-from precond.trees import Tree, tree_product
+from precond.replicas.replicas import sum_over_axes
+from precond.trees import Tree, tree_product, varying
 
 __all__ = ["Regularizer", "convexify"]
 
@@ -28,6 +29,7 @@ def convexify(
     variables: Callable[[Tree], int] | None = None,
     by_tensor: bool = False,
     eps: ArrayLike = 1e-3,
+    axis: str | tuple[str, ...] | None = None,
 ) -> Regularizer:
     r"""Make the gradient of a penalty that keeps the weights near their average, but not on it.
 
@@ -49,12 +51,16 @@ def convexify(
       by_tensor: take norm and n for each tensor by itself. The paper takes them for all parameters together.
       eps: below this r the push falls linearly to 0. The paper's push has no value at r = 0, where the first step
         starts.
+      axis: the mesh axes over which parameters are sharded, inside the user's own `jax.shard_map` or `jax.pmap`. The
+        norm is then that of all shards. With `check_vma` (the default), types tell which parameters are not sharded.
+        Without it, all must be. `()` gives every device a norm of its own. `variables` sees the shards of one device.
 
     Returns:
       A function of the parameters and their average, for `regularizer=` of `precond.scale_by_neumann`.
 
     Raises:
-      ValueError, TypeError: for a negative number, or an `eps` of 0.
+      ValueError, TypeError: for a negative number, or an `eps` of 0; in a call without `axis`, for parameters that
+        differ between the devices of a mesh axis.
 
     Reference:
       Krishnan, Xiao and Saurous, Neumann Optimizer, 2018, equation 8 and Table 1.
@@ -73,7 +79,7 @@ def convexify(
     count = _tensors if variables is None else variables
 
     def pull(offset: Tree) -> Tree:
-        square, n = tree_product(offset, offset), count(offset)
+        square, n = _square(offset, axis), count(offset)
         # The square root has no derivative at 0, where the first step starts; nothing is multiplied by it there.
         r = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
         factor = jnp.zeros_like(r)
@@ -88,3 +94,21 @@ def convexify(
         return jax.tree.map(pull, offset) if by_tensor else pull(offset)
 
     return gradient
+
+
+def _square(tree: Tree, axis: str | tuple[str, ...] | None) -> jax.Array:
+    """Return the squared norm of a tree whose leaves may be sharded over mesh axes."""
+    axes = (axis,) if isinstance(axis, str) else axis
+    found = frozenset[str]().union(*(varying(x) for x in jax.tree.leaves(tree)))
+    if axes is None and found:
+        raise ValueError(
+            f"convexify() takes the norm of all parameters, and these differ between the devices of {sorted(found)}: "
+            f"pass axis={tuple(sorted(found))} if they are sharded there, or axis=() if each device trains a model."
+        )
+
+    def over(x: jax.Array) -> tuple[str, ...]:
+        return tuple(name for name in axes or () if name in varying(x) or not found)
+
+    squares = jax.tree.map(lambda x: tree_product(x, x), tree)
+    whole = sum_over_axes(squares, jax.tree.map(over, tree)) if axes else squares
+    return sum(jax.tree.leaves(whole), jnp.zeros([]))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from precond.arguments import described
+from precond.large_batches.scale_by_adascale import AdascaleState
 from precond.replicas import Metric, Replicas, stacked
 from precond.transformation import transformation
 from precond.trees import Tree, all_finite, wide_zeros
@@ -19,12 +20,14 @@ class DifferencedState(NamedTuple):
     """Hold the state of `differenced`.
 
     Attributes:
-      count: the number of finite gradients seen.
+      count: the number of finite gradients in a row that were not split.
+      differenced: whether there are differences of steps in the averages of the inner state.
       previous: the last finite gradient, float32 or wider.
       inner: the state of the inner transformation.
     """
 
     count: jax.Array
+    differenced: jax.Array
     previous: Tree
     inner: optax.OptState
 
@@ -43,7 +46,8 @@ def differenced(
 
     Args:
       inner: a transformation that uses the extra argument `replicas`, as `precond.adascale` does. If `update` is given
-        `replicas`, they are passed on as they are.
+        `replicas` of more than one gradient, they are passed on as they are. AdaScale's averages then begin again if
+        differences are in them.
       metric: a function from the inner state to the metric of the statistics, as in `precond.accumulate`.
 
     Returns:
@@ -63,7 +67,7 @@ def differenced(
     inner = optax.with_extra_args_support(inner)
 
     def init(params: optax.Params) -> DifferencedState:
-        return DifferencedState(jnp.zeros([], jnp.int32), wide_zeros(params), inner.init(params))
+        return DifferencedState(jnp.zeros([], jnp.int32), jnp.zeros([], bool), wide_zeros(params), inner.init(params))
 
     def update(
         updates: optax.Updates,
@@ -73,18 +77,33 @@ def differenced(
         replicas: Replicas | None = None,
         **extra: Any,
     ) -> tuple[optax.Updates, DifferencedState]:
+        real = jnp.asarray(1 if replicas is None else replicas.count) > 1
+        inside = optax.tree.where(real & state.differenced, _begun_again(state.inner), state.inner)
         if replicas is None:
             both = jax.tree.map(lambda g, p: jnp.stack([jnp.asarray(g, p.dtype), p]), updates, state.previous)
             replicas = _two(both, state.count, None if metric is None else metric(state.inner))
-        out, inside = inner.update(updates, state.inner, params, replicas=replicas, **extra)
+        out, inside = inner.update(updates, inside, params, replicas=replicas, **extra)
         seen = DifferencedState(
-            jnp.asarray(optax.safe_increment(state.count)),
+            jnp.where(real, 0, optax.safe_increment(state.count)),
+            ~real & (state.differenced | (state.count > 0)),
             jax.tree.map(lambda g, p: jnp.asarray(g, p.dtype), updates, state.previous),
             inside,
         )
         return out, optax.tree.where(all_finite(updates), seen, state._replace(inner=inside))
 
     return transformation(init, update)
+
+
+def _begun_again(state: optax.OptState) -> optax.OptState:
+    """Return a state whose averages are empty; counts and scale-invariant steps stay."""
+
+    def one(x: Any) -> Any:
+        if not isinstance(x, AdascaleState):
+            return x
+        samples, weight, variance = (jnp.zeros_like(a) for a in (x.samples, x.weight, x.variance))
+        return x._replace(samples=samples, weight=weight, variance=variance, square=jnp.ones_like(x.square))
+
+    return jax.tree.map(one, state, is_leaf=lambda x: isinstance(x, AdascaleState))
 
 
 def _two(both: Tree, count: jax.Array, metric: Metric | None) -> Replicas:

@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 from precond.arguments import check_number, check_part, check_rate, described
 from precond.blocks import with_zero_probes, without_probes
 from precond.large_batches.gain import GainEstimator, gain, paper_gain
+from precond.large_batches.rules import Rule
 from precond.replicas import Replicas
 from precond.transformation import transformation
 from precond.trees import Tree, common_dtype, find_nodes
@@ -47,13 +48,14 @@ class AdascaleState(NamedTuple):
     scale: jax.Array
 
 
-@described()
+@described(explain=True)
 def scale_by_adascale(
     schedule: optax.ScalarOrSchedule,
     scale: ArrayLike,
     *,
     estimator: GainEstimator | None = None,
     power: float = 1.0,
+    rule: Rule | None = None,
     groups: Groups | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Multiply the learning rate of the base batch by AdaScale's gain in [1, S], and advance its schedule by the gain.
@@ -86,6 +88,8 @@ def scale_by_adascale(
         `precond.large_batches.fairscale_gain`, `precond.large_batches.adaptdl_gain`, or your own.
       power: the update is scaled by $r^p$: 1 for SGD, 1/2 for Adam and its kin (with `precond.replicas.adam_metric`).
         The schedule always advances by r.
+      rule: another factor in place of $r^p$: `precond.large_batches.linear_rule`, `square_root_rule` or
+        `legw_rule(warmup)`, or a function from r, S and the scale-invariant steps done.
       groups: a function from parameters to a tree of labels (strings or numbers). Each label then has a gain of its
         own, as FairScale's parameter groups have. The schedule advances by the gain of all together.
 
@@ -116,7 +120,10 @@ def scale_by_adascale(
     check_rate("schedule", schedule)
     if estimator is not None:
         check_part("estimator", estimator, GainEstimator, "precond.large_batches.paper_gain()")
-    rule = paper_gain() if estimator is None else estimator
+    average = paper_gain() if estimator is None else estimator
+    if rule is not None and power != 1:
+        raise ValueError(f"power={power} and rule={rule}: a rule stands in place of the gain's power; choose one.")
+    factor = rule or (lambda gain, scale, step: gain**power)
     lr = schedule if callable(schedule) else optax.constant_schedule(schedule)
 
     def init(params: optax.Params) -> AdascaleState:
@@ -148,10 +155,11 @@ def scale_by_adascale(
             )
         labels = None if groups is None else jax.tree.leaves(groups(updates))
         size = jnp.asarray(scale, state.gain.dtype)
-        finite, averaged = _observe(rule, state, replicas, size, labels)
-        gains, total = _gains(rule, averaged, size)
-        last, _ = _gains(rule, state._replace(count=state.count - 1), state.scale)
-        factors = lr(state.step) * jnp.where(finite, gains, last) ** power
+        finite, averaged = _observe(average, state, replicas, size, labels)
+        gains, total = _gains(average, averaged, size)
+        last, _ = _gains(average, state._replace(count=state.count - 1), state.scale)
+        found = factor(jnp.where(finite, gains, last), size, state.step + state.fraction)
+        factors = jnp.broadcast_to(lr(state.step) * found, gains.shape)
         moved = [
             (jnp.asarray(u) * factors[i]).astype(jnp.result_type(u))
             for u, i in zip(jax.tree.leaves(updates), _places(labels, updates), strict=True)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from precond.arguments import check_number, check_whole, described
+from precond.arguments import check_number, check_rate, check_whole, described
 from precond.large_batches.convexify import Regularizer, convexify
 from precond.large_batches.eval_params import Displacement
 from precond.transformation import transformation
@@ -95,9 +95,9 @@ _NO_PARAMS = (
 
 
 def _check(warmup: Any, resets: Any, momentum: Any, decays: dict[str, Any]) -> None:
-    if not isinstance(warmup, jax.Array):
+    if not isinstance(warmup, jax.Array) or warmup.ndim:
         check_whole("warmup", warmup, least=0)
-    if not (resets is None or callable(resets) or isinstance(resets, jax.Array)):
+    if not (resets is None or callable(resets)) and (not isinstance(resets, jax.Array) or resets.ndim):
         check_whole("resets", resets, least=1)
     if not callable(momentum):
         check_number("momentum", momentum, 0, 1)
@@ -105,7 +105,7 @@ def _check(warmup: Any, resets: Any, momentum: Any, decays: dict[str, Any]) -> N
         check_number(name, value, 0, 1)
 
 
-@described()
+@described(explain=True)
 def scale_by_neumann(
     learning_rate: optax.ScalarOrSchedule,
     *,
@@ -170,6 +170,7 @@ def scale_by_neumann(
       >>> updates["w"].round(6).tolist()  # -η (1 + μ) g
       [-0.15000000596046448, -0.15000000596046448]
     """
+    check_rate("learning_rate", learning_rate)
     _check(warmup, resets, momentum, {"decay": decay, "warmup_decay": warmup_decay})
 
     def is_reset(state: NeumannState) -> jax.Array:

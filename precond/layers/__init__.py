@@ -7,11 +7,12 @@ from precond.blocks import Factors, Layer, Probe
 from precond.layers.assemble import Found
 from precond.layers.capture import Capture
 from precond.layers.coverage import Coverage, Row
-from precond.layers.estimators import Estimator, empirical, exact, sampled
+from precond.layers.estimators import Estimator, empirical, exact, propagated, sampled
 from precond.layers.explicit import explicit
-from precond.layers.ggn_product import ggn_product
+from precond.layers.ggn_product import empirical_product, ggn_product
 from precond.layers.gradient_errors import gradient_errors
 from precond.layers.kinds import (
+    Added,
     Contraction,
     Conv,
     Embed,
@@ -30,6 +31,7 @@ from precond.layers.value_grad_factors import factors_alone, value_grad_factors
 from precond.layers.with_fisher import with_fisher
 
 __all__ = [
+    "Added",
     "Capture",
     "Contraction",
     "Conv",
@@ -54,6 +56,7 @@ __all__ = [
     "doubly_factored",
     "einsum",
     "empirical",
+    "empirical_product",
     "exact",
     "expand",
     "explicit",
@@ -62,6 +65,7 @@ __all__ = [
     "ggn_product",
     "gradient_errors",
     "joint",
+    "propagated",
     "reduce",
     "sampled",
     "tap",

@@ -57,16 +57,27 @@ def categorical() -> Likelihood:
 
     def sample(key: jax.Array, logits: jax.Array) -> jax.Array:
         _check_one("categorical()", logits)
+        _check_classes(logits)
         drawn = jax.random.categorical(key, logits)
         return jax.nn.softmax(logits) - jax.nn.one_hot(drawn, logits.shape[-1], dtype=logits.dtype)
 
     def root(logits: jax.Array, v: jax.Array) -> jax.Array:
         _check_one("categorical()", logits)
+        _check_classes(logits)
         p = jax.nn.softmax(logits)
         half = jnp.sqrt(p)
         return half * v - p * jnp.sum(half * v, axis=-1, keepdims=True)
 
     return Likelihood(sample, root)
+
+
+def _check_classes(logits: jax.Array) -> None:
+    """Raise for a single class, which is certain whatever its logit is: all factors would be 0."""
+    if logits.shape[-1:] == (1,):
+        raise ValueError(
+            f"categorical() takes the last axis as that of classes, and outputs of shape {logits.shape} have one. "
+            f"Give bernoulli() for logits of binary targets."
+        )
 
 
 @described()
@@ -154,14 +165,15 @@ def _root_of_pair(outputs: Sequence[jax.Array], v: Sequence[jax.Array]) -> Tree:
 
 
 @described()
-def joint(*likelihoods: Likelihood) -> Likelihood:
+def joint(*likelihoods: Likelihood, weights: Sequence[ArrayLike] | None = None) -> Likelihood:
     r"""Take a tuple of outputs, each with its own likelihood: the loss is a sum of theirs, as of independent targets.
 
-    A factor c before a loss is a variance of $\sigma^2 / c$: `joint(categorical(), gaussian(1.0))` is a policy and half
-    the squared error of a value.
+    `joint(categorical(), gaussian(1.0))` is a policy and half the squared error of a value. The Fisher matrix of a loss
+    with a factor is that of the loss times the factor.
 
     Args:
       *likelihoods: one for each entry of the tuple (or list, or NamedTuple) that the model returns.
+      weights: the factors before the losses, at least 0; None is 1 for each.
 
     Returns:
       A likelihood, with a root if all of them have one.
@@ -179,6 +191,11 @@ def joint(*likelihoods: Likelihood) -> Likelihood:
         raise TypeError(f"joint() is given {shown(wrong[0])}, where a precond.layers.Likelihood belongs.")
     if not likelihoods:
         raise ValueError("joint() is given no likelihoods: give one for each output of the model.")
+    factors = [1.0] * len(likelihoods) if weights is None else list(weights)
+    if len(factors) != len(likelihoods):
+        raise ValueError(f"weights= has {len(factors)} numbers for {len(likelihoods)} likelihoods: give each its own.")
+    for factor in factors:
+        check_number("weights", factor, 0)
 
     def checked(outputs: Sequence[Tree]) -> Sequence[Tree]:
         if not isinstance(outputs, tuple | list) or len(outputs) != len(likelihoods):
@@ -192,7 +209,11 @@ def joint(*likelihoods: Likelihood) -> Likelihood:
         return outputs
 
     def put(outputs: Sequence[Tree], parts: list[Tree]) -> Tree:
-        return jax.tree.structure(outputs).unflatten(jax.tree.leaves(parts))
+        scaled = [
+            jax.tree.map(lambda x, c=c: x * jnp.sqrt(jnp.asarray(c, x.dtype)), part)
+            for part, c in zip(parts, factors, strict=True)
+        ]
+        return jax.tree.structure(outputs).unflatten(jax.tree.leaves(scaled))
 
     def sample(key: jax.Array, outputs: Sequence[Tree]) -> Tree:
         keys = jax.random.split(key, len(likelihoods))

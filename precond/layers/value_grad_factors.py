@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from precond.arguments import described, shown
+from precond.arguments import check_number, described, shown
 from precond.blocks import Factors, Probe
 from precond.layers.bases_of import bases_of
 from precond.layers.capture import Capture
@@ -222,13 +222,16 @@ def _counted(factors: dict[str, Factors], n: jax.typing.ArrayLike) -> dict[str, 
 
 def _number(examples: Examples, outputs: Tree, args: tuple[Any, ...], mine: frozenset[str]) -> jax.typing.ArrayLike:
     """Return N."""
-    if examples is None:
-        first = jax.tree.leaves(outputs)[0]
-        if not first.ndim:
-            raise ValueError(
-                "forward= returned a scalar first, so that no axis numbers the examples. Return the outputs of the "
-                "model, of which loss= takes the mean, or say examples=."
-            )
-        # In a shard_map, sums run over the devices if the parameters are the same on all and the outputs differ.
-        return first.shape[0] * math.prod(jax.lax.axis_size(axis) for axis in varying(first) - mine)
-    return examples(outputs, *args) if callable(examples) else examples
+    if callable(examples):
+        return examples(outputs, *args)
+    if examples is not None:
+        check_number("examples", examples, 1)
+        return examples
+    first = jax.tree.leaves(outputs)[0]
+    if not first.ndim:
+        raise ValueError(
+            "forward= returned a scalar first, so that no axis numbers the examples. Return the outputs of the "
+            "model, of which loss= takes the mean, or say examples=."
+        )
+    # In a shard_map, sums run over the devices if the parameters are the same on all and the outputs differ.
+    return first.shape[0] * math.prod(jax.lax.axis_size(axis) for axis in varying(first) - mine)

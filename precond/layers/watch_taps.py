@@ -43,8 +43,8 @@ def watch_taps() -> Iterator[_Watch]:
     token = _WATCH.set(watch)
     try:
         yield watch
-    except TypeError as error:
-        if "custom_vjp" in str(error):  # forward mode
+    except (TypeError, NotImplementedError) as error:
+        if "custom_vjp" in str(error) or "custom_lin" in str(error):  # forward mode
             raise ValueError(_DERIVATIVE) from error
         raise
     finally:

@@ -16,7 +16,7 @@ from precond.linalg.newton_schulz import block_newton_schulz, gram_newton_schulz
 from precond.linalg.packed import Packed, dense, eye_like, packed, packed_gram
 from precond.linalg.polar_factor import polar_factor
 from precond.linalg.precision import Precision, computing_in, dot_precision, precision
-from precond.linalg.qr_basis import qr_basis
+from precond.linalg.qr_basis import first_basis, qr_basis
 from precond.linalg.redecompose import continued_eigen_basis, redecompose_worst
 from precond.linalg.residual import orthogonality_residual, root_residual
 from precond.linalg.rotate_basis import rotate_basis, scaled_off_diagonal
@@ -41,6 +41,7 @@ __all__ = [
     "eigen_basis",
     "eigh_root",
     "eye_like",
+    "first_basis",
     "gram",
     "gram_newton_schulz",
     "gram_pays",

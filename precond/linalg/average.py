@@ -1,7 +1,10 @@
 """Sums and moving averages: the accumulation rule that statistics and second moments share."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 __all__ = ["average"]
@@ -34,11 +37,17 @@ def average(
       >>> average(jnp.float32(0.0), jnp.float32(4.0), decay=0.75, count=jnp.int32(1)).item()
       4.0
     """
-    keep = decay = jnp.asarray(decay, old.dtype)
-    # This cannot be a branch: under optax.inject_hyperparams the decay is a traced array.
-    rate = jnp.where(decay == 1, 1, 1 - decay) if weight is None else jnp.asarray(weight, old.dtype)
+    # A number is computed with here, once and for all. An array is what optax.inject_hyperparams makes of it.
+    decay = decay.astype(old.dtype) if isinstance(decay, jax.Array) else np.asarray(decay, old.dtype)[()]
+
+    def unless_sum(x: Any) -> Any:
+        if isinstance(decay, jax.Array):
+            return jnp.where(decay == 1, 1, x)
+        return 1 if decay == 1 else x
+
+    keep, rate = decay, unless_sum(1 - decay) if weight is None else jnp.asarray(weight, old.dtype)
     if count is not None:
         seen = 1 - decay ** count.astype(old.dtype)
-        rate = jnp.where(decay == 1, 1, (1 - decay) / jnp.where(decay == 1, 1, seen))
-        keep = jnp.where(decay == 1, 1, 1 - rate)
-    return keep * old + rate * new.astype(old.dtype)
+        rate = unless_sum((1 - decay) / unless_sum(seen))
+        keep = unless_sum(1 - rate)
+    return jnp.add(keep * old, rate * new.astype(old.dtype))

@@ -140,10 +140,10 @@ def orthonormal_columns(x: jax.Array) -> jax.Array:
     """Compute the orthonormal factor of the QR decomposition.
 
     Args:
-      x: `[M, n, n]`.
+      x: `[M, n, r]`, with r at most n.
 
     Returns:
-      `[M, n, n]`.
+      `[M, n, r]`.
 
     Examples:
       >>> jnp.abs(orthonormal_columns(jnp.asarray([[[2.0, 1.0], [0.0, 3.0]]]))).tolist()

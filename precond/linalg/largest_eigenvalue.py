@@ -20,33 +20,35 @@ def _unit(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def _tridiagonal(a: jax.Array, steps: int) -> jax.Array:
     """Project `a` on the Krylov space of a fixed random vector, `[M, steps, steps]`."""
-    start = np.random.default_rng(0).standard_normal(a.shape[-1])
-    v, _ = _unit(jnp.broadcast_to(jnp.asarray(start, a.dtype), a.shape[:-1]))
-    old, beta, diagonal, beside = jnp.zeros_like(v), jnp.zeros_like(v[:, :1]), [], []
-    for _ in range(steps):
+
+    def step(carry: tuple[jax.Array, ...], _: None) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, jax.Array]]:
+        old, v, beta = carry
         w = product(a, v[:, :, None])[:, :, 0] - beta * old
         alpha = jnp.sum(w * v, axis=-1, keepdims=True)
-        old, (v, beta) = v, _unit(w - alpha * v)
-        diagonal.append(alpha)
-        beside.append(beta)
-    place = np.arange(steps)
-    t = jnp.zeros((a.shape[0], steps, steps), a.dtype).at[:, place, place].set(jnp.concatenate(diagonal, 1))
-    if steps == 1:
-        return t
-    off = jnp.concatenate(beside[:-1], 1)
-    return t.at[:, place[1:], place[:-1]].set(off).at[:, place[:-1], place[1:]].set(off)
+        new, beta = _unit(w - alpha * v)
+        return (v, new, beta), (alpha[:, 0], beta[:, 0])
+
+    start = np.random.default_rng(0).standard_normal(a.shape[-1])
+    v, _ = _unit(jnp.zeros_like(a[:, 0]) + jnp.asarray(start, a.dtype))
+    _, (diagonal, beside) = lax.scan(step, (jnp.zeros_like(v), v, jnp.zeros_like(v[:, :1])), None, length=steps)
+    along = jax.vmap(jnp.diag, 1)
+    off = jax.vmap(lambda x: jnp.diag(x, 1), 1)(beside[:-1])
+    return along(diagonal) + off + jnp.swapaxes(off, 1, 2)
 
 
 def _by_lanczos(a: jax.Array, steps: int) -> jax.Array:
     """Find the largest eigenvalue of the projection on a Krylov space, by squaring it again and again."""
     t = _tridiagonal(a, min(steps, a.shape[-1]))
-    power = t
-    for i in range(_SQUARINGS):
-        if i % _AT_ONCE == 0:
-            norm = jnp.linalg.norm(power, axis=(1, 2), keepdims=True)
-            power = power / jnp.where(norm > 0, norm, 1)
-        power = product(power, power)
-    return _quotient(t, power)
+
+    def square(i: jax.Array, power: jax.Array) -> jax.Array:
+        del i
+        norm = jnp.linalg.norm(power, axis=(1, 2), keepdims=True)
+        power = power / jnp.where(norm > 0, norm, 1)
+        for _ in range(_AT_ONCE):
+            power = product(power, power)
+        return power
+
+    return _quotient(t, lax.fori_loop(0, _SQUARINGS // _AT_ONCE, square, t))
 
 
 def _by_squaring(a: jax.Array, squarings: int) -> jax.Array:

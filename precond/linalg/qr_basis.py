@@ -1,12 +1,44 @@
-"""One step of orthogonal iteration on a known basis, the refresh that SOAP does in place of `eigh`."""
+"""SOAP's bases: `eigh` the first time, then steps of orthogonal iteration on the basis before."""
 
 import jax
 import jax.numpy as jnp
 
-from precond.linalg.lapack import orthonormal_columns
+from precond.linalg.lapack import eigh, orthonormal_columns
 from precond.linalg.precision import dot_precision
 
-__all__ = ["qr_basis"]
+__all__ = ["first_basis", "qr_basis"]
+
+
+def _orthonormal(columns: jax.Array, quotients: jax.Array, basis: jax.Array) -> jax.Array:
+    """Make columns orthonormal, those with the largest quotients first, and leave each in its place.
+
+    A direction in which the matrix is nothing but rounding keeps its column of the basis before. Else rounding would
+    choose it, and no two programs would choose the same.
+    """
+    least = 64 * float(jnp.finfo(columns.dtype).eps) * jnp.max(quotients, axis=1, keepdims=True)
+    seen = quotients > jnp.maximum(least, 0)
+    columns = jnp.where(seen[:, None, :], columns, basis)
+    order = jnp.argsort(-jnp.where(seen, quotients, 0), axis=1)[:, None, :]
+    orthonormal = orthonormal_columns(jnp.take_along_axis(columns, order, axis=2))
+    return jnp.take_along_axis(orthonormal, jnp.argsort(order, axis=2), axis=2)
+
+
+def first_basis(a: jax.Array, basis: jax.Array) -> jax.Array:
+    """Return the eigenvectors of A, by ascending eigenvalue; a basis completes them where A has no full rank.
+
+    Args:
+      a: `[M, n, n]`, symmetric positive semi-definite.
+      basis: `[M, n, n]`, orthonormal columns.
+
+    Returns:
+      `[M, n, n]`, orthonormal columns.
+
+    Examples:
+      >>> jnp.abs(first_basis(jnp.diag(jnp.asarray([2.0, 1.0]))[None], jnp.eye(2)[None]))[0].tolist()
+      [[0.0, 1.0], [1.0, 0.0]]
+    """
+    values, vectors = eigh(a)
+    return _orthonormal(vectors, values, basis)
 
 
 def qr_basis(a: jax.Array, basis: jax.Array) -> jax.Array:
@@ -15,7 +47,7 @@ def qr_basis(a: jax.Array, basis: jax.Array) -> jax.Array:
     The columns are taken in the order of falling Rayleigh quotients, which makes the iteration converge to eigenvectors
     one by one. They are **put back where they were**, so that a second moment that is stored in this basis stays valid
     as it is. The official SOAP sorts the columns and permutes the second moment with them, which is the same trajectory
-    with other labels.
+    with other labels. A column whose quotient is nothing but rounding stays, but for what makes it orthogonal.
 
     Args:
       a: `[M, n, n]`, symmetric positive semi-definite.
@@ -32,7 +64,4 @@ def qr_basis(a: jax.Array, basis: jax.Array) -> jax.Array:
       [[1.0, 0.0], [0.0, 1.0]]
     """
     product = jnp.matmul(a, basis, precision=dot_precision())
-    order = jnp.argsort(-jnp.sum(basis * product, axis=1), axis=-1)[:, None, :]
-    orthonormal = orthonormal_columns(jnp.take_along_axis(product, order, axis=2))
-    back = jnp.argsort(order, axis=2)
-    return jnp.take_along_axis(orthonormal, back, axis=2)
+    return _orthonormal(product, jnp.sum(basis * product, axis=1), basis)

@@ -1,13 +1,13 @@
 """How stacks are divided over devices: the value that `axis=` takes if a name alone does not say enough."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 
-from precond.arguments import check_number, check_transformation, check_whole, described, shown
+from precond.arguments import check_floating, check_number, check_transformation, check_whole, described
 
 __all__ = ["ByCost", "Sharded", "as_sharded", "by_cost", "sharded"]
 
@@ -46,8 +46,8 @@ def by_cost(memory: float, *, flops_per_byte: float = 1000.0) -> ByCost:
       >>> sharded("data", roots=by_cost(2e9)).roots
       ByCost(memory=2000000000.0, flops_per_byte=1000.0)
     """
-    check_number("memory", memory, 0)
-    check_number("flops_per_byte", flops_per_byte, 1)
+    check_number("memory", memory, 0, math.inf)
+    check_number("flops_per_byte", flops_per_byte, 1, math.inf)
     return ByCost(memory, flops_per_byte)
 
 
@@ -136,13 +136,7 @@ def _checked_dtype(gather_dtype: Any, rounding: Any) -> Any:
         return None
     if isinstance(gather_dtype, optax.GradientTransformation):
         raise TypeError("gather_dtype= takes a dtype, such as jnp.bfloat16: give a transformation as rounding=.")
-    try:
-        found = jnp.dtype(gather_dtype)
-    except TypeError:
-        raise TypeError(f"gather_dtype={shown(gather_dtype)}: there is no such type: give jnp.bfloat16.") from None
-    if not jnp.issubdtype(found, jnp.floating):
-        raise TypeError(f"gather_dtype={found.name}: directions are floating numbers: give one such as jnp.bfloat16.")
-    return found
+    return check_floating("gather_dtype", gather_dtype)
 
 
 def as_sharded(axis: str | Sequence[str] | Sharded | None) -> Sharded:

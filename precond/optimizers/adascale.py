@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 
+import jax
 import optax
 from jax.typing import ArrayLike
 
-from precond.arguments import described
+from precond.arguments import check_transformation, described
 from precond.large_batches import GainEstimator, scale_by_adascale
 from precond.trees import Tree
 
@@ -20,6 +21,7 @@ def adascale(
     *,
     estimator: GainEstimator | None = None,
     power: float = 1.0,
+    rule: Callable[[jax.Array, jax.Array, jax.Array], ArrayLike] | None = None,
     groups: Callable[[Tree], Tree] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Train with S times the batch: multiply the learning rate of the base batch by AdaScale's gain.
@@ -38,12 +40,14 @@ def adascale(
       scale: S, at least 1; also an extra argument of `update`, where it changes during training.
       estimator: as in `precond.scale_by_adascale`.
       power: of the gain in the learning rate: 1 for SGD, 1/2 for Adam and its kin.
+      rule: another factor of the learning rate, as in `precond.scale_by_adascale`.
       groups: as in `precond.scale_by_adascale`.
 
     Returns:
       An Optax optimizer, whose `update` takes the extra argument `replicas` (`precond.replicas`). Train until
       `precond.large_batches.done(state, total)`. Under `optax.inject_hyperparams` pass
-      `static_args=("optimizer", "schedule", "estimator", "power", "groups")`, which leaves `scale` to be changed.
+      `static_args=("optimizer", "schedule", "estimator", "power", "rule", "groups")`, which leaves `scale` to be
+      changed.
 
     Raises:
       ValueError, TypeError: for numbers out of range, or an optimizer that is made already.
@@ -66,5 +70,7 @@ def adascale(
             "optimizer= must make an optimizer from a learning rate, as optax.sgd does: pass optax.sgd, not "
             "optax.sgd(0.1), and give it other arguments by functools.partial(optax.sgd, momentum=0.9)."
         )
-    scaled = scale_by_adascale(schedule, scale, estimator=estimator, power=power, groups=groups)
-    return optax.chain(optimizer(1.0), scaled)
+    scaled = scale_by_adascale(schedule, scale, estimator=estimator, power=power, rule=rule, groups=groups)
+    made = optimizer(1.0)
+    check_transformation("optimizer(1.0)", made)
+    return optax.chain(made, scaled)

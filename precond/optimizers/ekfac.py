@@ -8,6 +8,7 @@ import optax
 from precond.arguments import along, check_decay, described
 from precond.blocks import Layer
 from precond.engine import Refresh, every, per_block
+from precond.linalg import Precision
 from precond.mesh import Sharded
 from precond.optimizers.finish import finish
 from precond.optimizers.scale_by_ekfac import scale_by_ekfac
@@ -33,6 +34,7 @@ def ekfac(
     refresh: Refresh | int = every(10, stagger=True, delay=1, warmup=1),
     method: Method | None = None,
     otherwise: optax.GradientTransformation | None = None,
+    precision: Precision | None = None,
     axis: str | Sequence[str] | Sharded | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -65,6 +67,7 @@ def ekfac(
       method: how bases are refreshed: `precond.qr()` (the default, but on TPU), `precond.roots.rotations()` or
         `precond.roots.cholesky_qr()`, by which a column continues the one before, as its second moments do.
       otherwise: for parameters that belong to no layer; None is Adam, with the same learning rate.
+      precision: of matrix products, as in `precond.scale_by_kronecker`; None is the highest.
       axis: mesh axes over whose devices factors, bases, second moments and momentum are divided, as in
         `precond.scale_by_kfac`. A capture gathers the bases, unless `precond.sharded(axis, roots=axis)` keeps them
         gathered.
@@ -109,6 +112,7 @@ def ekfac(
         around=around,
         otherwise=along(optax.scale_by_adam(b1)) if otherwise is None else otherwise,
         skipped=float("nan"),
+        precision=precision,
         axis=axis,
         mesh=mesh,
     )

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from precond.arguments import check_mask, check_rate
+from precond.arguments import check_mask, check_rate, fitting_mask
 from precond.eager import compiled_if_eager
 from precond.engine import refuse_foreign
 from precond.transformation import transformation
@@ -73,7 +73,7 @@ def decayed(weight_decay: optax.ScalarOrSchedule | None, mask: Any) -> optax.Gra
     if weight_decay is None:
         return optax.identity()
     check_rate("weight_decay", weight_decay)
-    return optax.add_decayed_weights(weight_decay, mask)
+    return optax.add_decayed_weights(weight_decay, None if mask is None else fitting_mask(mask))
 
 
 def behind(

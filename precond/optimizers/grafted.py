@@ -4,6 +4,7 @@ import optax
 
 from precond.arguments import check_transformation
 from precond.engine import Refresh, per_block, scale_by_kronecker
+from precond.linalg import Precision
 from precond.roots import Root
 from precond.transforms import graft, with_momentum
 
@@ -17,6 +18,7 @@ def grafted(
     *,
     momentum: optax.GradientTransformation,
     refresh: Refresh | int,
+    precision: Precision | None = None,
     after: optax.GradientTransformation | None = None,
 ) -> optax.GradientTransformation:
     """Precondition the momentum of each block, and scale it to the norm of a magnitude, if there is one.
@@ -28,6 +30,7 @@ def grafted(
         `precond.BlockInfo.gradients`; None leaves the length of a step as it is.
       momentum: a transformation of single blocks.
       refresh: as in `precond.scale_by_kronecker`.
+      precision: as in `precond.scale_by_kronecker`.
       after: follows if there is no magnitude.
 
     Raises:
@@ -42,8 +45,8 @@ def grafted(
       2.0
     """
     if magnitude is None:
-        direction = scale_by_kronecker(statistics, root, momentum=momentum, refresh=refresh)
+        direction = scale_by_kronecker(statistics, root, momentum=momentum, refresh=refresh, precision=precision)
         return direction if after is None else optax.chain(direction, after)
     check_transformation("magnitude", magnitude)
-    direction = scale_by_kronecker(statistics, root, refresh=refresh)
+    direction = scale_by_kronecker(statistics, root, refresh=refresh, precision=precision)
     return with_momentum(per_block(momentum), graft(direction, per_block(magnitude)))

@@ -8,6 +8,7 @@ import optax
 from precond.arguments import along, check_decay, described
 from precond.blocks import Layer
 from precond.engine import Refresh, every, per_block
+from precond.linalg import Precision
 from precond.mesh import Sharded
 from precond.optimizers.finish import finish
 from precond.optimizers.scale_by_kfac import scale_by_kfac
@@ -32,6 +33,7 @@ def kfac(
     refresh: Refresh | int = every(10, stagger=True),
     root: Root | None = None,
     otherwise: optax.GradientTransformation | None = None,
+    precision: Precision | None = None,
     axis: str | Sequence[str] | Sharded | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -60,6 +62,7 @@ def kfac(
       refresh: `precond.every`, or a number of steps (all inverses at once). By default each every 10 steps, in turns.
       root: in place of `precond.inverse(damping)`, as `precond.eigen_inverse(1e-3)`; it has its own damping.
       otherwise: for parameters that belong to no layer; None is Adam, with the same learning rate.
+      precision: of matrix products, as in `precond.scale_by_kronecker`; None is the highest.
       axis: mesh axes over whose devices factors, inverses and momentum are divided, as in `precond.scale_by_kfac`.
       mesh: as in `precond.blocked`.
 
@@ -105,6 +108,7 @@ def kfac(
         around=around,
         otherwise=along(optax.scale_by_adam(b1)) if otherwise is None else otherwise,
         skipped=float("nan"),
+        precision=precision,
         axis=axis,
         mesh=mesh,
     )

@@ -1,4 +1,4 @@
-"""KL-Shampoo: Shampoo without grafting."""
+"""KL-Shampoo: factors that estimate the covariance of the gradient itself."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,12 +10,13 @@ import optax
 from precond.arguments import along, check_along, check_decay, check_number, described
 from precond.blocks import BlockSize, Views
 from precond.engine import Refresh, blocked, every
+from precond.linalg import Precision
 from precond.mesh import Sharded
 from precond.optimizers.finish import finish
 from precond.optimizers.grafted import grafted
-from precond.roots import Method, inverse_root, relative, waiting
+from precond.roots import Method, Root, inverse_root, relative, waiting
 from precond.statistics import kl
-from precond.transforms import clip_by_rms
+from precond.transforms import clip_by_rms, scale_by_mean_square
 from precond.trees import Mask
 
 __all__ = ["kl_shampoo", "scale_by_kl_shampoo"]
@@ -29,12 +30,14 @@ def scale_by_kl_shampoo(
     eps: jax.typing.ArrayLike = 1e-15,
     damping: jax.typing.ArrayLike = 1e-4,
     refresh: Refresh | int = every(10, stagger=True),
-    magnitude: optax.GradientTransformation | None = None,
+    magnitude: optax.GradientTransformation | None = scale_by_mean_square(0.95),
     method: Method | None = None,
+    root: Root | None = None,
     block_size: BlockSize = None,
     views: Views | Sequence[Any] | None = None,
     otherwise: optax.GradientTransformation | None = None,
     skipped: float = 0.0,
+    precision: Precision | None = None,
     axis: str | Sequence[str] | Sharded | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -50,10 +53,12 @@ def scale_by_kl_shampoo(
       refresh: as in `precond.kl_shampoo`.
       magnitude: as in `precond.kl_shampoo`.
       method: as in `precond.kl_shampoo`.
+      root: as in `precond.kl_shampoo`.
       block_size: as in `precond.kl_shampoo`.
       views: as in `precond.kl_shampoo`.
       otherwise: as in `precond.kl_shampoo`.
       skipped: as in `precond.blocked`.
+      precision: as in `precond.kl_shampoo`.
       axis: as in `precond.kl_shampoo`.
       mesh: as in `precond.kl_shampoo`.
 
@@ -73,9 +78,13 @@ def scale_by_kl_shampoo(
     check_number("b2", b2, 0, 1, advice="1 sums the factors.")
     check_number("eps", eps, 0)
     check_number("damping", damping, 0)
-    root = waiting(inverse_root(power=0.5, method=method, damping=relative(damping)))
+    if root is None:
+        root = waiting(inverse_root(power=0.5, method=method, damping=relative(damping)))
+    elif method is not None:
+        raise ValueError(f"method={method} and root={root}: a root has its own method; give it there.")
+    moved = {"momentum": optax.ema(b1), "after": clip_by_rms(1.0)}
     tx = blocked(
-        along(grafted(kl(b2), root, magnitude, momentum=optax.ema(b1), refresh=refresh, after=clip_by_rms(1.0))),
+        along(grafted(kl(b2), root, magnitude, **moved, refresh=refresh, precision=precision)),
         block_size=1024 if block_size is None else block_size,
         views=views,
         otherwise=along(optax.scale_by_adam(b1, b2, eps)) if otherwise is None else otherwise,
@@ -97,11 +106,13 @@ def kl_shampoo(
     weight_decay: optax.ScalarOrSchedule | None = None,
     mask: Mask = None,
     refresh: Refresh | int = every(10, stagger=True),
-    magnitude: optax.GradientTransformation | None = None,
+    magnitude: optax.GradientTransformation | None = scale_by_mean_square(0.95),
     method: Method | None = None,
+    root: Root | None = None,
     block_size: BlockSize = None,
     views: Views | Sequence[Any] | None = None,
     otherwise: optax.GradientTransformation | None = None,
+    precision: Precision | None = None,
     axis: str | Sequence[str] | Sharded | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -109,12 +120,14 @@ def kl_shampoo(
 
     $$L \leftarrow \beta_2 L + \frac{1 - \beta_2}{n} G \hat R^{-1} G^\top, \quad
       R \leftarrow \beta_2 R + \frac{1 - \beta_2}{m} G^\top \hat L^{-1} G, \quad
-      W \leftarrow W - \eta \, (\hat L^{-1/2} \hat M \hat R^{-1/2} + \lambda W)$$
+      D = \hat L^{-1/2} \hat M \hat R^{-1/2}, \quad
+      W \leftarrow W - \eta \Big(D \frac{\|U\|}{\|D\|} + \lambda W\Big), \quad U = M / \mathrm{rms}(G)$$
 
     with $\hat{}$ for bias correction and M the moving average of G `[m, n]`. $L \otimes R$ estimates the covariance
-    of vec G itself, so that the step has Adam's size without grafting and without Adam's second moment. A block whose
-    step comes out longer, which it does when the gradient has grown since its roots were refreshed, is scaled down to a
-    root mean square of 1.
+    of vec G itself, so that the step has about Adam's size without Adam's second moment. But roots are as old as their
+    refresh period, and a step is too long by as much as the gradient has grown since. So each block's step is scaled to
+    the norm of M by the root mean square of its gradients, which is one number a block. With `magnitude=None` it is as
+    in the paper, and scaled down to a root mean square of 1 if it is longer.
 
     Args:
       learning_rate: $\eta$, of Adam's size; a number or an Optax schedule.
@@ -127,14 +140,18 @@ def kl_shampoo(
         be given to `update`.
       mask: which parameters decay, as in `optax.adamw`.
       refresh: `precond.every`, or a number of steps (all roots at once). By default each root every 10 steps, in turns.
-      magnitude: a transformation of blocks to whose norm each block's step is scaled, as in `precond.shampoo`.
-        `precond.transforms.scale_by_diagonal(0.95, eps=1e-15, bias_correction=True)` is Adam's. None leaves steps as
-        long as they are.
+      magnitude: a transformation of blocks to whose norm each block's step is scaled, as in `precond.shampoo`. None
+        leaves steps as long as they are. `precond.transforms.scale_by_diagonal(0.95, eps=1e-15, bias_correction=True)`
+        is Adam's.
       method: how roots are computed: `precond.roots.by_platform()` (the default: `eigh` on CPU, `composite` elsewhere),
         `precond.eigh()`, `precond.composite()` or `precond.newton()`.
+      root: in place of `precond.inverse_root` with this `damping` and this `method`.
+        `precond.roots.averaged_eigenvalues()`, with `refresh=precond.every(10, delay=1, warmup=1)`, is the paper's
+        practical form: bases by QR, and eigenvalues that follow every gradient.
       block_size: the longest side of a block; None is 1024.
       views: as in `precond.blocked`.
       otherwise: for parameters without a view; None is Adam with the same `b1`, `b2` and `eps`.
+      precision: of matrix products, as in `precond.scale_by_kronecker`; None is the highest.
       axis: mesh axes over whose devices blocks, bases and memory are divided, as in `precond.blocked`.
       mesh: as in `precond.blocked`.
 
@@ -161,10 +178,12 @@ def kl_shampoo(
         refresh=refresh,
         magnitude=magnitude,
         method=method,
+        root=root,
         block_size=block_size,
         views=views,
         otherwise=otherwise,
         skipped=jnp.nan,
+        precision=precision,
         axis=axis,
         mesh=mesh,
     )

@@ -10,6 +10,7 @@ import optax
 from precond.arguments import along, check_along, check_decay, check_number, check_whole, described
 from precond.blocks import BlockSize, Views
 from precond.engine import Refresh, blocked, every
+from precond.linalg import Precision
 from precond.mesh import Sharded
 from precond.optimizers.finish import finish
 from precond.optimizers.grafted import grafted
@@ -37,6 +38,7 @@ def scale_by_kl_soap(
     views: Views | Sequence[Any] | None = None,
     otherwise: optax.GradientTransformation | None = None,
     skipped: float = 0.0,
+    precision: Precision | None = None,
     axis: str | Sequence[str] | Sharded | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -57,6 +59,7 @@ def scale_by_kl_soap(
       views: as in `precond.kl_soap`.
       otherwise: as in `precond.kl_soap`.
       skipped: as in `precond.blocked`.
+      precision: as in `precond.kl_soap`.
       axis: as in `precond.kl_soap`.
       mesh: as in `precond.kl_soap`.
 
@@ -79,7 +82,7 @@ def scale_by_kl_soap(
     moments = turned() if moments is None else moments
     root = eigenbasis(b2, eps=eps, method=method, moments=moments, damping=relative(damping), least=_LEAST)
     tx = blocked(
-        along(grafted(kl(b2), root, magnitude, momentum=optax.ema(b1), refresh=refresh)),
+        along(grafted(kl(b2), root, magnitude, momentum=optax.ema(b1), refresh=refresh, precision=precision)),
         block_size=1024 if block_size is None else block_size,
         views=views,
         otherwise=along(optax.scale_by_adam(b1, b2, 1e-15 if eps is None else eps)) if otherwise is None else otherwise,
@@ -107,6 +110,7 @@ def kl_soap(
     block_size: BlockSize = None,
     views: Views | Sequence[Any] | None = None,
     otherwise: optax.GradientTransformation | None = None,
+    precision: Precision | None = None,
     axis: str | Sequence[str] | Sharded | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -146,6 +150,7 @@ def kl_soap(
       block_size: the longest side of a block; None is 1024.
       views: as in `precond.blocked`.
       otherwise: for parameters without a view; None is Adam with the same `b1`, `b2` and `eps`.
+      precision: of matrix products, as in `precond.scale_by_kronecker`; None is the highest.
       axis: mesh axes over whose devices blocks, bases and memory are divided, as in `precond.blocked`.
       mesh: the mesh, as in `precond.blocked`.
 
@@ -165,5 +170,5 @@ def kl_soap(
     """
     adam = {"b1": b1, "b2": b2, "eps": eps, "otherwise": otherwise}
     bases = {"damping": damping, "refresh": refresh, "method": method, "moments": moments, "magnitude": magnitude}
-    stacks = {"block_size": block_size, "views": views, "axis": axis, "mesh": mesh}
+    stacks = {"block_size": block_size, "views": views, "precision": precision, "axis": axis, "mesh": mesh}
     return finish(scale_by_kl_soap(**adam, **bases, **stacks, skipped=jnp.nan), learning_rate, weight_decay, mask)

@@ -5,8 +5,18 @@ import optax
 
 from precond.arguments import check_decay, check_rate, described
 from precond.optimizers.finish import decayed
-from precond.transforms import block_top_k, error_feedback, finite_steps, lookahead_ema, scale_by_mfac, sparse_rows
+from precond.transforms import (
+    block_top_k,
+    error_feedback,
+    finite_steps,
+    lookahead_ema,
+    low_rank,
+    low_rank_rows,
+    scale_by_mfac,
+    sparse_rows,
+)
 from precond.trees import Mask
+from precond.widened import widened
 
 __all__ = ["mfac"]
 
@@ -18,6 +28,7 @@ def mfac(
     window: int | None = None,
     damping: jax.typing.ArrayLike = 1e-5,
     density: float | None = None,
+    rank: int | None = None,
     b1: jax.typing.ArrayLike = 0.9,
     weight_decay: optax.ScalarOrSchedule | None = None,
     mask: Mask = None,
@@ -33,7 +44,8 @@ def mfac(
     run from settling; let it fall, or raise `damping`.
 
     With a `density` it is EFCP (Sparse-MFAC): in place of g stand the largest entries of what was seen so far and not
-    yet used, and the window holds no more than these.
+    yet used, and the window holds no more than these. With a `rank` it is EFCP in low rank (LR-MFAC): in place of each
+    matrix of this stands one of that rank.
 
     Args:
       learning_rate: $\eta$; a number or an Optax schedule.
@@ -41,6 +53,7 @@ def mfac(
       damping: $\lambda$, in the units of a squared gradient.
       density: which part of the entries of a gradient is kept (`precond.transforms.block_top_k`): 0.01 in the paper of
         EFCP. None keeps all.
+      rank: of the matrices that are kept (`precond.transforms.low_rank`); None keeps them whole.
       b1: decay of the momentum $\beta_1$, which is taken after F and starts at 0, as in the official implementation.
       weight_decay: $\lambda_w$, decoupled, a number or an Optax schedule; None leaves it out, and `params` need not
         be given to `update`.
@@ -51,7 +64,7 @@ def mfac(
       An Optax optimizer. A gradient that is not finite is left out, and the momentum goes on without it.
 
     Raises:
-      ValueError, TypeError: for numbers out of range or of a wrong type.
+      ValueError, TypeError: for numbers out of range or of a wrong type, or a density and a rank at once.
 
     Reference:
       Frantar, Kurtic and Alistarh, M-FAC: Efficient Matrix-Free Approximations of Second-Order Information, 2021;
@@ -65,13 +78,18 @@ def mfac(
     """
     check_rate("learning_rate", learning_rate)
     check_decay("b1", b1)
-    m = 64 if window is None else window
-    if density is None:
-        scaled = scale_by_mfac(m, damping, axis=axis)
+    if density is not None and rank is not None:
+        raise ValueError(f"density={density} and rank={rank}: gradients are kept in one of the two forms; choose.")
+    if rank is not None:
+        compressor, rows = low_rank(rank), low_rank_rows(rank)
+    elif density is not None:
+        compressor, rows = block_top_k(density), sparse_rows(density)
     else:
-        sparse = scale_by_mfac(m, damping, rows=sparse_rows(density), axis=axis)
-        scaled = finite_steps(optax.chain(error_feedback(block_top_k(density)), sparse), axis=axis)
-    return optax.with_extra_args_support(
+        compressor, rows = None, None
+    scaled = scale_by_mfac(64 if window is None else window, damping, rows=rows, axis=axis)
+    if compressor is not None:
+        scaled = finite_steps(optax.chain(error_feedback(compressor), scaled), axis=axis)
+    return widened(
         optax.chain(
             scaled,
             lookahead_ema(b1, bias_correction=False),

@@ -68,6 +68,9 @@ def scale_by_muon(
       >>> updates, state = tx.update(params, tx.init(params))
     """
     check_decay("b1", b1)
+    check_number("adam_b1", adam_b1, 0, 1)
+    check_number("adam_b2", adam_b2, 0, 1)
+    check_number("adam_eps", adam_eps, 0)
     given, momentum = momentum, nesterov(b1) if momentum is None else momentum
     check_transformation("momentum", momentum)
     scale = match_rms(0.2) if scale is None else scale
@@ -163,9 +166,6 @@ def muon(
       >>> params = optax.apply_updates(params, updates)
     """
     adam = {"adam_b1": adam_b1, "adam_b2": adam_b2, "adam_eps": adam_eps, "otherwise": otherwise}
-    for name in ("adam_b1", "adam_b2"):
-        check_number(name, adam[name], 0, 1)
-    check_number("adam_eps", adam_eps, 0)
     matrices = {"b1": b1, "momentum": momentum, "method": method, "scale": scale, "after": after}
     stacks = {"block_size": block_size, "views": views, "axis": axis, "mesh": mesh}
     tx = scale_by_muon(**matrices, **adam, **stacks, skipped=jnp.nan)

@@ -28,6 +28,7 @@ def neumann(
     epoch: int | jax.Array = 1,
     weight_decay: optax.ScalarOrSchedule | None = None,
     mask: Mask = None,
+    axis: str | tuple[str, ...] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Train with the Neumann optimizer: let Nesterov's momentum grow and restart, away from the weights' average.
 
@@ -57,6 +58,8 @@ def neumann(
       epoch: the number of updates in an epoch.
       weight_decay: $\lambda$, added to the gradient as in SGD, a number or an Optax schedule; None leaves it out.
       mask: which parameters decay, as in `optax.add_decayed_weights`.
+      axis: the mesh axes over which parameters are sharded, inside the user's own `jax.shard_map` or `jax.pmap`, as in
+        `precond.large_batches.convexify`.
 
     Returns:
       An Optax optimizer; `update` needs the parameters. A gradient that is not finite is skipped, and does not count.
@@ -76,10 +79,11 @@ def neumann(
       >>> final = precond.large_batches.eval_params(state, params)
     """
     check_rate("learning_rate", learning_rate)
+    away = convexify(cubic, repulsion, variables=variables, axis=axis)
     step: optax.GradientTransformation = scale_by_neumann(
         learning_rate,
         momentum=growing_momentum(epoch=epoch) if momentum is None else momentum,
-        regularizer=None if cubic is None and repulsion is None else convexify(cubic, repulsion, variables=variables),
+        regularizer=None if cubic is None and repulsion is None else away,
         decay=decay,
         warmup=warmup * epoch,
         resets=resets * epoch,
@@ -87,4 +91,4 @@ def neumann(
     check_mask(mask, weight_decay)
     if weight_decay is not None:
         step = optax.chain(decayed(weight_decay, mask), step)
-    return finite_steps(step)
+    return finite_steps(step, axis=axis or None)

@@ -8,6 +8,7 @@ import optax
 from precond.arguments import check_number, check_whole, described
 from precond.blocks import Layer, check_matrices
 from precond.engine import Refresh, every, use_measured_moments
+from precond.linalg import Precision
 from precond.mesh import Sharded
 from precond.optimizers.scale_by_kfac import scale_by_kfac
 from precond.roots import Method, corrected_inverse, decayed_max
@@ -27,6 +28,7 @@ def scale_by_ekfac(
     around: Callable[[optax.GradientTransformation], optax.GradientTransformation] = lambda direction: direction,
     otherwise: optax.GradientTransformation | None = None,
     skipped: float = 0.0,
+    precision: Precision | None = None,
     axis: str | Sequence[str] | Sharded | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -47,6 +49,7 @@ def scale_by_ekfac(
       around: what is put around the direction, on stacks, as in `precond.scale_by_kfac`.
       otherwise: for parameters that belong to no layer; None is Adam's.
       skipped: as in `precond.blocked`.
+      precision: as in `precond.ekfac`.
       axis: as in `precond.ekfac`.
       mesh: as in `precond.blocked`.
 
@@ -87,6 +90,7 @@ def scale_by_ekfac(
         around=lambda direction: around(use_measured_moments(direction)),
         otherwise=otherwise,
         skipped=skipped,
+        precision=precision,
         axis=axis,
         mesh=mesh,
     )

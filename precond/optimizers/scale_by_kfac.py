@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 from precond.arguments import check_along, described
 from precond.blocks import Layer, check_present, views
 from precond.engine import Refresh, blocked, by_layer, every, from_probes, has_probes, scale_by_kronecker
+from precond.linalg import Precision
 from precond.mesh import Sharded
 from precond.roots import Root, inverse
 from precond.statistics import activations, balance
@@ -28,6 +29,7 @@ def scale_by_kfac(
     around: Callable[[optax.GradientTransformation], optax.GradientTransformation] = lambda direction: direction,
     otherwise: optax.GradientTransformation | None = None,
     skipped: float = 0.0,
+    precision: Precision | None = None,
     axis: str | Sequence[str] | Sharded | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -52,6 +54,7 @@ def scale_by_kfac(
         0.1)`.
       otherwise: for parameters that belong to no layer; None is Adam's.
       skipped: as in `precond.blocked`.
+      precision: of matrix products, as in `precond.scale_by_kronecker`; None is the highest.
       axis: mesh axes over whose devices factors and inverses are divided, as in `precond.blocked`. Factors come
         whole, and are those of the whole batch; gradients may come divided.
       mesh: as in `precond.blocked`.
@@ -79,7 +82,8 @@ def scale_by_kfac(
       0.125
     """
     statistics = optax.chain(activations(decay), balance())
-    direction = around(scale_by_kronecker(statistics, inverse(damping) if root is None else root, refresh=refresh))
+    root = inverse(damping) if root is None else root
+    direction = around(scale_by_kronecker(statistics, root, refresh=refresh, precision=precision))
 
     def of_layers(layers: Mapping[str, Layer]) -> optax.GradientTransformationExtraArgs:
         inner, read = by_layer(direction, layers), views.layers(layers)

@@ -18,6 +18,7 @@ from precond.arguments import (
 )
 from precond.blocks import BlockSize, Views
 from precond.engine import Refresh, blocked, every, per_block, scale_by_kronecker
+from precond.linalg import Precision
 from precond.mesh import Sharded
 from precond.optimizers.finish import finish
 from precond.roots import Method, inverse_root, relative
@@ -43,6 +44,7 @@ def scale_by_shampoo(
     views: Views | Sequence[Any] | None = None,
     otherwise: optax.GradientTransformation | None = None,
     skipped: float = 0.0,
+    precision: Precision | None = None,
     axis: str | Sequence[str] | Sharded | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -63,6 +65,7 @@ def scale_by_shampoo(
       views: as in `precond.shampoo`.
       otherwise: as in `precond.shampoo`.
       skipped: as in `precond.blocked`.
+      precision: as in `precond.shampoo`.
       axis: as in `precond.shampoo`.
       mesh: as in `precond.shampoo`.
 
@@ -88,6 +91,7 @@ def scale_by_shampoo(
         outer_products(b2),
         inverse_root(power=power, method=method, damping=relative(damping)),
         refresh=refresh,
+        precision=precision,
     )
     adam = scale_by_diagonal(b2, eps=eps, bias_correction=True)  # with the momentum around it
     given, magnitude = magnitude, adam if magnitude is None else magnitude
@@ -121,6 +125,7 @@ def shampoo(
     block_size: BlockSize = None,
     views: Views | Sequence[Any] | None = None,
     otherwise: optax.GradientTransformation | None = None,
+    precision: Precision | None = None,
     axis: str | Sequence[str] | Sharded | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -152,6 +157,7 @@ def shampoo(
       block_size: the longest side of a block; None is 1024.
       views: as in `precond.blocked`.
       otherwise: for parameters without a view; None is Adam with the same `b1`, `b2` and `eps`.
+      precision: of matrix products, as in `precond.scale_by_kronecker`; None is the highest.
       axis: mesh axes over whose devices blocks, roots and memory are divided, as in `precond.blocked`.
       mesh: as in `precond.blocked`.
 
@@ -184,6 +190,7 @@ def shampoo(
         views=views,
         otherwise=otherwise,
         skipped=jnp.nan,
+        precision=precision,
         axis=axis,
         mesh=mesh,
     )

@@ -10,6 +10,7 @@ import optax
 from precond.arguments import along, check_along, check_decay, check_number, check_whole, described
 from precond.blocks import BlockSize, Views
 from precond.engine import Refresh, blocked, every
+from precond.linalg import Precision
 from precond.mesh import Sharded
 from precond.optimizers.finish import finish
 from precond.optimizers.grafted import grafted
@@ -34,6 +35,7 @@ def scale_by_soap(
     views: Views | Sequence[Any] | None = None,
     otherwise: optax.GradientTransformation | None = None,
     skipped: float = 0.0,
+    precision: Precision | None = None,
     axis: str | Sequence[str] | Sharded | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -53,6 +55,7 @@ def scale_by_soap(
       views: as in `precond.soap`.
       otherwise: as in `precond.soap`.
       skipped: as in `precond.blocked`.
+      precision: as in `precond.soap`.
       axis: as in `precond.soap`.
       mesh: as in `precond.soap`.
 
@@ -75,7 +78,9 @@ def scale_by_soap(
     check_number("b2", b2, 0, 1, advice="1 sums.")
     root = eigenbasis(b2, eps=eps, method=method, moments=turned() if moments is None else moments)
     tx = blocked(
-        along(grafted(outer_products(b2), root, magnitude, momentum=optax.ema(b1), refresh=refresh)),
+        along(
+            grafted(outer_products(b2), root, magnitude, momentum=optax.ema(b1), refresh=refresh, precision=precision)
+        ),
         block_size=1024 if block_size is None else block_size,
         views=views,
         otherwise=along(optax.scale_by_adam(b1, b2, 1e-15 if eps is None else eps)) if otherwise is None else otherwise,
@@ -102,6 +107,7 @@ def soap(
     block_size: BlockSize = None,
     views: Views | Sequence[Any] | None = None,
     otherwise: optax.GradientTransformation | None = None,
+    precision: Precision | None = None,
     axis: str | Sequence[str] | Sharded | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -140,6 +146,7 @@ def soap(
       block_size: the longest side of a block; None is 1024.
       views: as in `precond.blocked`.
       otherwise: for parameters without a view; None is Adam with the same `b1`, `b2` and `eps`.
+      precision: of matrix products, as in `precond.scale_by_kronecker`; None is the highest.
       axis: mesh axes over whose devices blocks, bases and memory are divided, as in `precond.blocked`.
       mesh: as in `precond.blocked`.
 
@@ -170,6 +177,7 @@ def soap(
         views=views,
         otherwise=otherwise,
         skipped=jnp.nan,
+        precision=precision,
         axis=axis,
         mesh=mesh,
     )

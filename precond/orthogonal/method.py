@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from precond.arguments import check_part, check_whole, described
+from precond.arguments import check_floating, check_part, check_whole, described
 from precond.linalg import block_newton_schulz, gram_newton_schulz, gram_pays, polar_factor
 from precond.orthogonal.polynomials import check_polynomials, jordan
 
@@ -75,8 +75,8 @@ def newton_schulz(
       [[[1.0, 0.0], [0.0, 1.0]]]
     """
     steps = check_polynomials(jordan() if polynomials is None else polynomials)
-    if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"dtype={dtype!r}: must be a type of floating point, such as jnp.bfloat16.")
+    if dtype is not None:
+        check_floating("dtype", dtype)
 
     def multiplied_in(kind: jax.typing.DTypeLike | None) -> Callable[[jax.Array], jax.Array]:
         def run(x: jax.Array) -> jax.Array:

@@ -80,7 +80,7 @@ def unit_rms_norm(*, outputs: int = 1) -> Scale:
 
 
 def _check_side(outputs: int) -> None:
-    if outputs not in (0, 1):
+    if not isinstance(outputs, int) or outputs not in (0, 1):
         raise ValueError(f"outputs={outputs!r}: must be 1 where columns are outputs, or 0 where rows are.")
 
 

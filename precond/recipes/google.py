@@ -12,6 +12,7 @@ import optax
 from precond.arguments import check_number, check_rate, check_whole, described
 from precond.blocks import ragged
 from precond.engine import Refresh, blocked, every, scale_by_kronecker
+from precond.linalg import Precision
 from precond.mesh import Sharded
 from precond.recipes.google_roots import google_eigh
 from precond.recipes.google_views import google_views
@@ -19,6 +20,7 @@ from precond.recipes.scaled_decay import scaled_decay
 from precond.roots import Root
 from precond.statistics import outer_products
 from precond.transforms import clip_by_rms, graft, switch
+from precond.widened import widened
 
 __all__ = ["google_shampoo"]
 
@@ -82,6 +84,7 @@ def google_shampoo(
     skip_preconditioning_rank_lt: int = 1,
     root: Callable[..., Root] = google_eigh,
     stale: bool = False,
+    precision: Precision | None = None,
     axis: str | Sequence[str] | Sharded | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -123,6 +126,7 @@ def google_shampoo(
         default `recipes.google_newton`; `functools.partial(.., relative=False)` makes the ridge absolute, and
         `inverse_failure_threshold=` there says which roots are refused.
       stale: use roots from the step after the one in which they are computed, as its sharded mode does.
+      precision: of matrix products, as in `precond.scale_by_kronecker`; None is the highest.
       axis: mesh axes over whose devices blocks are divided, as in `precond.blocked`; the reference's trajectory on any.
       mesh: as in `precond.blocked`.
 
@@ -136,9 +140,9 @@ def google_shampoo(
     check_number("beta1", beta1, 0, 1)
     check_number("beta2", beta2, 0, 1, advice="1 sums.")
     check_number("matrix_epsilon", matrix_epsilon, 0)
+    check_rate("weight_decay", weight_decay)
     check_whole("start_preconditioning_step", start_preconditioning_step, least=0)
-    if exponent_override:
-        check_whole("exponent_override", exponent_override, least=0)
+    check_whole("exponent_override", exponent_override, least=0)
     decayed: Any = weight_decay
     if decoupled_weight_decay and not decoupled_learning_rate:
         decayed = scaled_decay(weight_decay, learning_rate)
@@ -154,6 +158,7 @@ def google_shampoo(
             ),
             root(matrix_epsilon, power=Fraction(1, exponent_override) if exponent_override else None),
             refresh=_refresh(preconditioning_compute_steps, end_preconditioning_compute_steps, learning_rate, stale),
+            precision=precision,
         ),
         block_size=ragged(block_size),
         views=google_views(skip_preconditioning_rank_lt, skip_preconditioning_dim_size_gt, merge_small_dims_block_size),
@@ -175,6 +180,6 @@ def google_shampoo(
         )
 
     last = optax.scale_by_learning_rate(learning_rate) if decoupled_learning_rate else optax.scale(-1.0)
-    return optax.chain(
-        switch(start_preconditioning_step + 1, with_momentum(magnitude()), with_momentum(direction)), last
+    return widened(
+        optax.chain(switch(start_preconditioning_step + 1, with_momentum(magnitude()), with_momentum(direction)), last)
     )

@@ -1,5 +1,7 @@
 """The inverse roots of Google's Distributed Shampoo."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -73,7 +75,7 @@ def google_eigh(
       0.125
     """
     check_number("epsilon", epsilon, 0)
-    check_number("inverse_failure_threshold", inverse_failure_threshold, 0)
+    check_number("inverse_failure_threshold", inverse_failure_threshold, 0, math.inf)
 
     def solve(a, power):
         largest, ridge = _ridge(a, epsilon, relative, floor=1e-6)
@@ -152,7 +154,7 @@ def google_newton(
       0.5
     """
     check_number("epsilon", epsilon, 0)
-    check_number("inverse_failure_threshold", inverse_failure_threshold, 0)
+    check_number("inverse_failure_threshold", inverse_failure_threshold, 0, math.inf)
 
     def solve(a, power):
         if power.numerator != 1:

@@ -9,11 +9,13 @@ import optax
 from precond.arguments import check_number, check_rate, check_whole, described
 from precond.blocks import ragged
 from precond.engine import blocked, every, scale_by_kronecker
+from precond.linalg import Precision
 from precond.mesh import Sharded
 from precond.recipes.google_views import google_views
 from precond.recipes.meta_roots import meta_pseudo_inverse
 from precond.statistics import outer_products
 from precond.transforms import graft
+from precond.widened import widened
 
 __all__ = ["google_tearfree"]
 
@@ -39,6 +41,7 @@ def google_tearfree(
     momentum_decay: float = 0.9,
     weight_decay: float = 0.0,
     weight_decay_after_momentum: bool = True,
+    precision: Precision | None = None,
     axis: str | Sequence[str] | Sharded | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -67,6 +70,7 @@ def google_tearfree(
       momentum_decay: 0 keeps none.
       weight_decay: added behind the momentum, or before it.
       weight_decay_after_momentum: see above.
+      precision: of matrix products, as in `precond.scale_by_kronecker`; None is the highest.
       axis: mesh axes over whose devices blocks are divided, as in `precond.blocked`; the reference's trajectory on any.
       mesh: as in `precond.blocked`.
 
@@ -82,6 +86,7 @@ def google_tearfree(
     check_rate("learning_rate", learning_rate)
     check_number("second_moment_decay", second_moment_decay, 0, 1, advice="1 sums.")
     check_number("momentum_decay", momentum_decay, 0, 1)
+    check_rate("weight_decay", weight_decay)
     check_whole("merge_dims", merge_dims, least=2)
     check_whole("block_size", block_size, least=2)
     check_whole("start_preconditioning_step", start_preconditioning_step, least=0)
@@ -91,6 +96,7 @@ def google_tearfree(
             outer_products(second_moment_decay, bias_correction=False, every=update_statistics_freq),
             meta_pseudo_inverse(rtol=_CUT),
             refresh=every(update_preconditioners_freq),
+            precision=precision,
         ),
         block_size=ragged(block_size),
         views=google_views(
@@ -108,4 +114,4 @@ def google_tearfree(
     inner = momentum if momentum_decay else optax.identity()
     decay = optax.add_decayed_weights(weight_decay)
     parts = (inner, decay) if weight_decay_after_momentum else (decay, inner)
-    return optax.chain(direction, *parts, optax.scale_by_learning_rate(learning_rate))
+    return widened(optax.chain(direction, *parts, optax.scale_by_learning_rate(learning_rate)))

@@ -1,5 +1,8 @@
 """Which parameters Google's implementations precondition."""
 
+import math
+
+from precond.arguments import check_number, check_whole
 from precond.blocks import View, Views, tensors
 from precond.trees import Leaf
 
@@ -20,10 +23,13 @@ def google_views(min_rank: int, max_size: float, merge: int) -> Views:
       >>> [view("w", jax.ShapeDtypeStruct(s, "float32")) is None for s in ((3, 2), (3,), (101, 2))]
       [False, True, True]
     """
+    check_whole("min_rank", min_rank, least=0)
+    check_number("max_size", max_size, 0, math.inf)
+    merged = tensors(min_rank=min_rank, merge=merge)
 
     def view(path: str, leaf: Leaf) -> View | None:
         if max(leaf.shape, default=0) > max_size:
             return None
-        return tensors(min_rank=min_rank, merge=merge)(path, leaf)
+        return merged(path, leaf)
 
     return view

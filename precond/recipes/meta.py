@@ -5,8 +5,9 @@ from typing import Any
 
 import optax
 
-from precond.arguments import check_whole, described
+from precond.arguments import check_number, check_whole, described
 from precond.engine import scale_by_kronecker
+from precond.linalg import Precision
 from precond.recipes.meta_bases import ridged
 from precond.recipes.meta_chain import meta_chain
 from precond.recipes.meta_roots import meta_eigh
@@ -39,6 +40,7 @@ def meta_shampoo(
     trace_scaling: float = 0.0,
     bias_correction: bool = True,
     drop_weighting_factor: bool = False,
+    precision: Precision | None = None,
     **common: Any,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Follow `DistributedShampoo` with `RootInvShampooPreconditionerConfig`, step by step.
@@ -59,6 +61,7 @@ def meta_shampoo(
       trace_scaling: $\gamma$: factors are multiplied by $\max(\mathrm{tr}, \epsilon)^{-\gamma}$ before the root.
       bias_correction: of momentum and factors.
       drop_weighting_factor: add the outer products to the factors with weight 1, and correct no bias of these.
+      precision: of matrix products, as in `precond.scale_by_kronecker`; None is the highest.
       **common: `beta3` (None: `betas[0]`), `grafting` (None, or a transformation of the blocks of
         the averaged gradients, with second moments of the raw ones:
         `precond.transforms.scale_by_diagonal(0.99, eps=1e-8, bias_correction=True)` is Adam's), `momentum`,
@@ -79,11 +82,12 @@ def meta_shampoo(
     weight = 1.0 if drop_weighting_factor else None
     given: dict[str, Any] = {"weight": weight, "bias_correction": bias_correction, "axes": axes}
     statistics = kl(betas[1], mean=False, unit=1.0, **given) if kullback_leibler else outer_products(betas[1], **given)
+    check_number("trace_scaling", trace_scaling, 0)
     if trace_scaling:
         statistics = optax.chain(statistics, scale_by_trace(trace_scaling, eps=epsilon))
     tx_root = root(epsilon, power=powers)
     return meta_chain(
-        lambda refresh: scale_by_kronecker(statistics, tx_root, refresh=refresh),
+        lambda refresh: scale_by_kronecker(statistics, tx_root, refresh=refresh, precision=precision),
         learning_rate,
         beta1=betas[0],
         bias_correction=bias_correction,
@@ -115,6 +119,7 @@ def meta_soap(
     bias_correction: bool = True,
     drop_weighting_factor: bool = False,
     trace_scaling: float = 0.0,
+    precision: Precision | None = None,
     **common: Any,
 ) -> optax.GradientTransformationExtraArgs:
     """Follow `DistributedShampoo` with `EigenvalueCorrectedShampooPreconditionerConfig` (EShampoo), step by step.
@@ -131,6 +136,7 @@ def meta_soap(
       bias_correction: of all averages.
       drop_weighting_factor: as in `meta_shampoo`; of the second moment, too.
       trace_scaling: as in `meta_shampoo`.
+      precision: as in `meta_shampoo`.
       **common: as in `meta_shampoo`.
 
     Raises:
@@ -146,10 +152,11 @@ def meta_soap(
     method = ridged(eigh() if method is None else method, 0.0 if after else epsilon)
     root = eigenbasis(betas[1], eps=epsilon, power=power, method=method, **given)
     statistics: Any = outer_products(betas[1], axes=_turned_axes(ignored_basis_change_dims or {}), **given)
+    check_number("trace_scaling", trace_scaling, 0)
     if trace_scaling:
         statistics = optax.chain(statistics, scale_by_trace(trace_scaling, eps=epsilon))
     return meta_chain(
-        lambda refresh: scale_by_kronecker(statistics, root, refresh=refresh),
+        lambda refresh: scale_by_kronecker(statistics, root, refresh=refresh, precision=precision),
         learning_rate,
         beta1=betas[0],
         bias_correction=bias_correction,

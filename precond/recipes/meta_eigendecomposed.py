@@ -129,8 +129,9 @@ def meta_eigendecomposed(
                 turned = turned * x.inverse.reshape(-1, *sides).astype(turned.dtype)
         return multiply(turned, bases), state
 
-    def whiten(derived: Eigendecomposition, factor: jax.Array) -> jax.Array:
+    def whiten(state: RootState, axis: int, factor: jax.Array) -> jax.Array:
         del factor
+        derived = state.derived[axis]
         vectors = derived.vectors.matrix
         return product(vectors * derived.inverse[:, None, :], jnp.swapaxes(vectors, 1, 2))
 

@@ -175,7 +175,7 @@ def meta_newton(
     """
     check_number("epsilon", epsilon, 0)
     check_whole("iterations", iterations, least=1)
-    check_number("tolerance", tolerance, 0)
+    check_number("tolerance", tolerance, 0, math.inf)
 
     def solve(a, power):
         if power.numerator != 1:
@@ -230,7 +230,7 @@ def meta_higher_order(
     check_whole("order", order, least=2)
     check_number("relative", relative, 0)
     check_whole("iterations", iterations, least=1)
-    check_number("tolerance", tolerance, 0)
+    check_number("tolerance", tolerance, 0, math.inf)
 
     def solve(a: jax.Array, power: Fraction) -> Solution:
         p, q = power.denominator, power.numerator

@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from precond.arguments import check_number, described
+from precond.arguments import check_number, check_rate, described
 from precond.blocks import tensors
 from precond.engine import blocked, every, scale_by_kronecker
-from precond.linalg import dot_precision, eigen_basis
+from precond.linalg import Precision, dot_precision, eigen_basis
 from precond.linalg.lapack import orthonormal_columns
 from precond.linalg.products import product
 from precond.mesh import Sharded
-from precond.roots import Checked, Method, Root, eigenbasis
+from precond.roots import Method, Root, RootState, eigenbasis
 from precond.roots.methods.following import following
 from precond.statistics import kl
 
@@ -60,8 +60,8 @@ def nvidia_eigh() -> Method:
 def _clamped(root: Root, eps: ArrayLike) -> Root:
     """Let a root whiten by eigenvalues of at least `eps`, those of no factor at all included."""
 
-    def whiten(derived: Checked, factor: jax.Array) -> jax.Array:
-        basis = derived.matrix
+    def whiten(state: RootState, axis: int, factor: jax.Array) -> jax.Array:
+        basis = state.derived[axis].matrix
         values = jnp.sum(basis * product(factor, basis), axis=1, keepdims=True)
         scaled = basis * jnp.maximum(values, eps) ** -0.5
         return jnp.einsum("mij,mkj->mik", scaled, basis, precision=dot_precision())
@@ -78,6 +78,7 @@ def nvidia_kl_soap(
     eps: float = 1e-8,
     weight_decay: float = 0.01,
     method: Method | None = None,
+    precision: Precision | None = None,
     axis: str | Sequence[str] | Sharded | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -95,6 +96,7 @@ def nvidia_kl_soap(
       eps: added to the root of the second moment, and the least eigenvalue that whitens.
       weight_decay: decoupled, multiplied by the learning rate.
       method: `recipes.nvidia_orthogonal_iteration()` (None), or `recipes.nvidia_eigh()`, which makes it `ReklsV3`.
+      precision: of matrix products, as in `precond.scale_by_kronecker`; None is the highest.
       axis: mesh axes over whose devices blocks are divided, as in `precond.blocked`; the trajectory is the same on any.
       mesh: the mesh, as in `precond.blocked`.
 
@@ -106,6 +108,8 @@ def nvidia_kl_soap(
       >>> [f"{u:.2f}" for u in jnp.diag(tx.update(w, tx.init(w), w)[0])]
       ['-0.10', '0.10']
     """
+    check_rate("learning_rate", learning_rate)
+    check_rate("weight_decay", weight_decay)
     check_number("shampoo_beta", shampoo_beta, 0, 1)
     method = nvidia_orthogonal_iteration() if method is None else method
     tx = scale_by_kronecker(
@@ -113,6 +117,7 @@ def nvidia_kl_soap(
         _clamped(eigenbasis(betas[1], eps=eps, method=method), eps),
         momentum=optax.ema(betas[0]),
         refresh=every(1),
+        precision=precision,
     )
     return optax.chain(
         blocked(tx, block_size=None, views=tensors(), axis=axis, mesh=mesh),

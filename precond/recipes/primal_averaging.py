@@ -8,7 +8,7 @@ import optax
 
 from precond.arguments import check_number, check_rate, described
 from precond.transformation import transformation
-from precond.trees import Tree
+from precond.trees import Tree, wide_zeros_like
 
 __all__ = ["AveragingState", "averaged_params", "primal_averaging", "with_decay"]
 
@@ -27,7 +27,7 @@ class AveragingState(NamedTuple):
     ahead: Tree
 
 
-@described()
+@described(explain=True)
 def primal_averaging(
     train: float = 0.8, evaluation: float | None = 0.9, *, learning_rate: optax.ScalarOrSchedule = 1.0, power: float = 2
 ) -> optax.GradientTransformation:
@@ -69,7 +69,7 @@ def primal_averaging(
     check_number("power", power, 0)
 
     def init(params: optax.Params) -> AveragingState:
-        return AveragingState(jnp.zeros([], jnp.int32), jnp.zeros([]), optax.tree.zeros_like(params))
+        return AveragingState(jnp.zeros([], jnp.int32), jnp.zeros([]), wide_zeros_like(params))
 
     def update(
         updates: optax.Updates, state: AveragingState, params: optax.Params | None = None, **extra: Any
@@ -82,10 +82,10 @@ def primal_averaging(
 
         def move(u: jax.Array, ahead: jax.Array) -> jax.Array:
             mu = keep.astype(ahead.dtype)
-            return ((1 - mu) * ahead + (1 - mu * train) * u).astype(u.dtype)
+            return ((1 - mu) * ahead + (1 - mu * train) * u.astype(ahead.dtype)).astype(u.dtype)
 
         def follow(u: jax.Array, ahead: jax.Array) -> jax.Array:
-            return keep.astype(ahead.dtype) * (ahead + train * u).astype(ahead.dtype)
+            return keep.astype(ahead.dtype) * (ahead + train * u.astype(ahead.dtype))
 
         out, ahead = (jax.tree.map(f, updates, state.ahead) for f in (move, follow))
         return out, AveragingState(jnp.asarray(optax.safe_increment(state.count)), total, ahead)

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from precond.arguments import check_rate, described
+from precond.arguments import check_decay, check_rate, check_whole, described
 from precond.blocks import View, Views, tensors
 from precond.engine import blocked, every, scale_by_kronecker
+from precond.linalg import Precision
 from precond.mesh import Sharded
 from precond.roots import eigenbasis, qr
 from precond.statistics import outer_products
@@ -63,6 +64,7 @@ def official_soap(
     precondition_1d: bool = False,
     normalize_grads: bool = False,
     bias_correction: bool = True,
+    precision: Precision | None = None,
     axis: str | Sequence[str] | Sharded | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -88,6 +90,7 @@ def official_soap(
       precondition_1d: whether vectors have a factor too; else they get plain Adam.
       normalize_grads: scale each parameter's P to a root mean square of 1.
       bias_correction: off leaves out the ratio above.
+      precision: of matrix products, as in `precond.scale_by_kronecker`; None is the highest.
       axis: mesh axes over whose devices blocks are divided, as in `precond.blocked`; the reference's trajectory on any.
       mesh: as in `precond.blocked`.
 
@@ -97,6 +100,10 @@ def official_soap(
       False
     """
     check_rate("learning_rate", learning_rate)
+    check_rate("weight_decay", weight_decay)
+    check_decay("b1", b1)
+    check_whole("max_precond_dim", max_precond_dim, least=1)
+    check_whole("merge", merge, least=0)
 
     def rate(count: ArrayLike) -> jax.Array:
         # The parts that wait for the second call count from there.
@@ -117,6 +124,7 @@ def official_soap(
         eigenbasis(b2, eps=eps, bias_correction=False, method=qr()),
         momentum=optax.ema(b1, debias=False),
         refresh=every(precondition_frequency, delay=1, warmup=1),
+        precision=precision,
     )
     adam = scale_by_diagonal(b2, eps=eps, momentum=optax.ema(b1, debias=False))
     views = tensors(min_rank=1 if precondition_1d else 2, merge=merge, max_size=max_precond_dim)

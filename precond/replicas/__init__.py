@@ -12,6 +12,7 @@ from precond.replicas.replicas import (
     summed,
     whole_squares,
 )
+from precond.replicas.variance_tests import variance_tests
 
 __all__ = [
     "GradientFunction",
@@ -27,5 +28,6 @@ __all__ = [
     "over_micro_batches",
     "stacked",
     "summed",
+    "variance_tests",
     "whole_squares",
 ]

@@ -1,5 +1,6 @@
 """Roots derive matrices from factors and apply them to gradients. Floor 2 of the library."""
 
+from precond.roots.averaged_eigenvalues import averaged_eigenvalues
 from precond.roots.corrected_inverse import corrected_inverse
 from precond.roots.damping import Damping, absolute, relative, trace_damping
 from precond.roots.eigen_inverse import eigen_inverse
@@ -42,6 +43,7 @@ __all__ = [
     "absolute",
     "accept",
     "as_fraction",
+    "averaged_eigenvalues",
     "by_platform",
     "cholesky",
     "cholesky_qr",

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from precond.arguments import check_number, check_part, described
+from precond.arguments import check_number, check_part, described, shown
 from precond.linalg import average, dot_precision, multiply, orthogonality_residual
 from precond.roots.damping import Damping
 from precond.roots.guard import Checked, accept, unchecked
@@ -105,9 +105,13 @@ def eigenbasis(
     check_number("decay", decay, 0, 1, advice="1 sums, less than 1 averages.")
     if eps is not None:
         check_number("eps", eps, 0)
+    if isinstance(power, Mapping) and not all(isinstance(k, int) for k in power):
+        raise TypeError(f"power={shown(power)}: its keys count the axes of a block, as in {{2: 1/2}}.")
     for k, q in power.items() if isinstance(power, Mapping) else [(None, power)]:
         check_number("power" if k is None else f"power[{k}]", q, 0)
     check_number("least", least, 0)
+    if weight is not None:
+        check_number("weight", weight, 0)
     moments = kept() if moments is None else moments
     check_part("moments", moments, Transport, "precond.roots.turned()")
     if damping is not None:
@@ -142,8 +146,8 @@ def eigenbasis(
         scaled = jnp.where(denominator > 0, turned / jnp.where(denominator > 0, denominator, 1), 0)
         return multiply(scaled, bases), RootState(derived, SecondMoment(count, nu))
 
-    def whiten(derived: Checked, factor: jax.Array) -> jax.Array:
-        basis = derived.matrix
+    def whiten(state: RootState, axis: int, factor: jax.Array) -> jax.Array:
+        basis = state.derived[axis].matrix
         product = jnp.matmul(factor, basis, precision=dot_precision())
         values = jnp.sum(basis * product, axis=1, keepdims=True)
         peak = jnp.max(values, axis=2, keepdims=True)

@@ -1,5 +1,6 @@
 """K-FAC's root, which multiplies every axis by the damped inverse of its factor."""
 
+import math
 from fractions import Fraction
 
 import jax
@@ -53,7 +54,7 @@ def inverse(damping: ArrayLike = 1e-3, *, method: Method | None = None, toleranc
     """
     method = cholesky() if method is None else method
     check_number("damping", damping, 0)
-    check_number("tolerance", tolerance, 0)
+    check_number("tolerance", tolerance, 0, math.inf)
     solve = method.root
     if solve is None:
         raise ValueError(f"method={method.name} computes no inverses: use precond.roots.cholesky() or precond.eigh().")
@@ -84,8 +85,9 @@ def inverse(damping: ArrayLike = 1e-3, *, method: Method | None = None, toleranc
                 out = out * jnp.expand_dims(x.matrix, [i for i in range(1, out.ndim) if i != axis + 1])
         return out, state
 
-    def whiten(derived: Checked, factor: jax.Array) -> jax.Array:
+    def whiten(state: RootState, axis: int, factor: jax.Array) -> jax.Array:
         del factor
+        derived = state.derived[axis]
         return jnp.where(derived.health.known[:, None, None], derived.matrix, 0)
 
     return Root(init, refresh, apply, whiten, lambda axis: axis.order, PADDING)

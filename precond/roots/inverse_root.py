@@ -1,5 +1,7 @@
 """Shampoo's root, which multiplies every axis by an inverse power of its factor."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -69,7 +71,7 @@ def inverse_root(
     damping = relative() if damping is None else damping
     check_part("method", method, Method, "precond.eigh()")
     check_part("damping", damping, Damping, "precond.relative(1e-6)")
-    check_number("tolerance", tolerance, 0)
+    check_number("tolerance", tolerance, 0, math.inf)
     root_of = method.root
     if root_of is None:
         raise ValueError(f"method={method.name} computes no inverse roots: use precond.eigh() or precond.newton().")
@@ -101,8 +103,9 @@ def inverse_root(
         del gradient
         return multiply(direction, [None if x is None else x.matrix for x in state.derived]), state
 
-    def whiten(derived: Checked, factor: jax.Array) -> jax.Array:
+    def whiten(state: RootState, axis: int, factor: jax.Array) -> jax.Array:
         del factor
+        derived = state.derived[axis]
         return jnp.where(derived.health.known[:, None, None], derived.matrix, 0)
 
     return Root(init, refresh, apply, whiten, power_of, PADDING)

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from precond.arguments import check_part
 from precond.blocks import keep_finite
 from precond.roots.root import Derived, Power, Root
 
@@ -24,6 +25,7 @@ def last_finite(root: Root) -> Root:
       >>> root.refresh(jnp.asarray([[[0.0]], [[2.0]]]), one, 1, True)[:, 0, 0].tolist()
       [1.0, 0.5]
     """
+    check_part("root", root, Root, "precond.inverse_root()")
 
     def refresh(factors: jax.Array, derived: Derived, power: Power, first: jax.Array) -> Derived:
         new = root.refresh(factors, derived, power, first)

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from precond.arguments import check_number
+from precond.arguments import check_number, shown
 from precond.roots.root import Axis, Power, PowerOf
 
 __all__ = ["Powers", "powers"]
@@ -46,6 +46,8 @@ def powers(power: Powers) -> PowerOf:
     if not isinstance(power, Mapping):
         _check("power", power)
         return lambda axis: power
+    if not all(isinstance(rank, int) for rank in power):
+        raise TypeError(f"power={shown(power)}: its keys count the axes of a block, as in {{2: 1/4}}.")
     for rank, given in power.items():
         for index, q in given.items() if isinstance(given, Mapping) else [(None, given)]:
             _check(f"power[{rank}]" if index is None else f"power[{rank}][{index}]", q)

@@ -120,12 +120,13 @@ class Apply(Protocol):
 class Whiten(Protocol):
     """Return the matrices that whiten an axis: the type of `Root.whiten`."""
 
-    def __call__(self, derived: Derived, factor: jax.Array) -> jax.Array:
+    def __call__(self, state: RootState, axis: int, factor: jax.Array) -> jax.Array:
         """Return the matrices `[N, d, d]` by which this root whitens an axis; zeros where no root is known yet.
 
         Args:
-          derived: the result of `refresh` for the factor of this axis.
-          factor: the factor as it is now, `[N, d, d]`.
+          state: the root's state for this stack; `state.derived[axis]` is what `refresh` returned for the axis.
+          axis: of the blocks, from 0.
+          factor: the factor of this axis as it is now, `[N, d, d]`.
         """
         ...
 
@@ -206,7 +207,7 @@ class Root(NamedTuple):
         (`precond.roots.root.Refresh`). It is the only costly function.
       apply: from a direction, a gradient and a state to the preconditioned direction and the state, in every step
         (`precond.roots.root.Apply`).
-      whiten: from the derived matrices and a factor to the matrices that whiten its axis (`precond.roots.root.Whiten`).
+      whiten: from a state, an axis and its factor to the matrices that whiten the axis (`precond.roots.root.Whiten`).
         None if the root has no such matrices.
       power: from an `Axis` to a number that `refresh` needs for its factor (`precond.roots.root.PowerOf`).
       padding: None if a root depends on the size of its matrix. If you replace `refresh`, and what it derives has

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from precond.arguments import described, shown
+from precond.arguments import check_floating, described
 from precond.roots.guard import Health
 from precond.roots.root import Derived, Factor, Power, Root, RootState
 from precond.trees import Leaf
@@ -30,7 +30,7 @@ def store_as(root: Root, dtype: DTypeLike = jnp.bfloat16) -> Root:
       A `Root`.
 
     Raises:
-      ValueError: for a type that is not a floating-point type.
+      TypeError: for a type that is not a floating-point type.
 
     Examples:
       >>> from precond import inverse_root
@@ -38,25 +38,18 @@ def store_as(root: Root, dtype: DTypeLike = jnp.bfloat16) -> Root:
       >>> state.derived[0].matrix.dtype
       dtype(bfloat16)
     """
-    try:
-        floating = jnp.issubdtype(dtype, jnp.floating)
-    except TypeError:
-        raise TypeError(f"dtype={shown(dtype)}: there is no such type. Pass one such as jnp.bfloat16.") from None
-    if not floating:
-        raise ValueError(
-            f"dtype={dtype}: roots cannot be stored in it. Pass a floating-point type, such as jnp.bfloat16."
-        )
+    kept = check_floating("dtype", dtype)
 
     def narrow(tree: Derived) -> Derived:
         def one(x: jax.Array | Health) -> jax.Array | Health:
             if isinstance(x, Health):
                 return x
-            return x.astype(dtype) if x.ndim > 1 and jnp.issubdtype(x.dtype, jnp.floating) else x
+            return x.astype(kept) if x.ndim > 1 and jnp.issubdtype(x.dtype, jnp.floating) else x
 
         return jax.tree.map(one, tree, is_leaf=lambda x: isinstance(x, Health))
 
     def widen(tree: Derived, wide: jnp.dtype) -> Derived:
-        return jax.tree.map(lambda x: x.astype(wide) if x.dtype == dtype else x, tree)
+        return jax.tree.map(lambda x: x.astype(wide) if x.dtype == kept else x, tree)
 
     def init(stack: Leaf, factors: tuple[Factor | None, ...]) -> RootState:
         state = root.init(stack, factors)
@@ -70,9 +63,9 @@ def store_as(root: Root, dtype: DTypeLike = jnp.bfloat16) -> Root:
         out, moved = root.apply(direction, gradient, wide)
         return out, moved._replace(derived=state.derived)
 
-    def whiten(derived: Derived, factor: jax.Array) -> jax.Array:
+    def whiten(state: RootState, axis: int, factor: jax.Array) -> jax.Array:
         assert root.whiten is not None
-        return root.whiten(widen(derived, factor.dtype), factor)
+        return root.whiten(state._replace(derived=widen(state.derived, factor.dtype)), axis, factor)
 
     def transport(moments: Any, old: Derived, new: Derived, axis: int) -> Any:
         assert root.transport is not None

@@ -63,6 +63,8 @@ def accumulate_grams(
     check_number("decay", decay, 0, 1, advice="1 sums, less than 1 averages.")
     check_number("initial", initial, 0)
     check_whole("every", every, least=1)
+    if weight is not None:
+        check_number("weight", weight, 0)
     debiased = bias_correction and weight is None and initial == 0
 
     def init(params: optax.Params) -> StatisticsState:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from precond.arguments import described
+from precond.arguments import check_number, described
 from precond.blocks import path_name
 from precond.linalg import Packed, batch_norm, dense, multiply_axis, packed_gram
 from precond.statistics.accumulate_grams import Axes, StatisticsState, accumulate_grams
@@ -88,6 +88,8 @@ def kl(
       >>> dense(factors["2x1"][0]).tolist()
       [[[0.25, 0.5], [0.5, 1.0]]]
     """
+    if unit is not None:
+        check_number("unit", unit, 0)
 
     def term(
         name: str,

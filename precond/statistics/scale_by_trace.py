@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from precond.arguments import described
+from precond.arguments import check_number, described
 from precond.linalg import Packed, dense
 from precond.trees import Factors
 
@@ -35,6 +35,8 @@ def scale_by_trace(gamma: float = 0.5, *, eps: float = 1e-12) -> optax.GradientT
       >>> dense(statistics.update(stacks, statistics.init(stacks))[0]["1x1"][0]).item()
       1.0
     """
+    check_number("gamma", gamma, 0)
+    check_number("eps", eps, 0)
 
     def scale(factors: Factors, params: optax.Params | None = None) -> Factors:
         del params

@@ -10,6 +10,7 @@ from precond.transforms.graft import graft
 from precond.transforms.hyperball import hyperball
 from precond.transforms.levenberg_marquardt import levenberg_marquardt
 from precond.transforms.lookahead_ema import lookahead_ema
+from precond.transforms.low_rank import low_rank, low_rank_rows
 from precond.transforms.nesterov import nesterov
 from precond.transforms.normalize import normalize
 from precond.transforms.normalize_neurons import normalize_neurons
@@ -17,6 +18,7 @@ from precond.transforms.orthogonalize import OrthogonalizeState, orthogonalize
 from precond.transforms.quadratic_model import quadratic_model
 from precond.transforms.rows import Rows, sparse_rows
 from precond.transforms.scale_by_diagonal import scale_by_diagonal
+from precond.transforms.scale_by_mean_square import scale_by_mean_square
 from precond.transforms.scale_by_mfac import scale_by_mfac
 from precond.transforms.stochastic_rounding import stochastic_rounding
 from precond.transforms.switch import switch
@@ -37,12 +39,15 @@ __all__ = [
     "hyperball",
     "levenberg_marquardt",
     "lookahead_ema",
+    "low_rank",
+    "low_rank_rows",
     "nesterov",
     "normalize",
     "normalize_neurons",
     "orthogonalize",
     "quadratic_model",
     "scale_by_diagonal",
+    "scale_by_mean_square",
     "scale_by_mfac",
     "sparse_rows",
     "stochastic_rounding",

@@ -1,5 +1,6 @@
 """K-FAC's step size, which keeps the model's predictions from moving too far."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -70,7 +71,7 @@ def clip_by_kl(
     """
     check_rate("learning_rate", learning_rate)
     if not callable(bound):
-        check_number("bound", bound, 0)
+        check_number("bound", bound, 0, math.inf)
     inner = optax.with_extra_args_support(inner)
 
     def at(value: optax.ScalarOrSchedule, count: jax.Array) -> ArrayLike:

@@ -1,5 +1,6 @@
 """A bound of the length of updates, by parameter or by block."""
 
+import math
 from typing import Any
 
 import jax
@@ -41,7 +42,7 @@ def clip_by_rms(threshold: ArrayLike = 1.0) -> optax.GradientTransformationExtra
       >>> jax.tree.map(lambda x: x.tolist()[0], tx.update(g, tx.init(g))[0])
       {'long': 1.0, 'short': 0.5}
     """
-    check_number("threshold", threshold, 0)
+    check_number("threshold", threshold, 0, math.inf)
 
     def init(params: optax.Params) -> optax.EmptyState:
         del params

@@ -27,7 +27,7 @@ class HyperballState(NamedTuple):
     radius: Any
 
 
-@described()
+@described(explain=True)
 def hyperball(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformationExtraArgs:
     r"""Step by a fixed share of the weights' norm, and put the weights back on the sphere that they began on.
 

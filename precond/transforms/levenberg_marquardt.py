@@ -1,5 +1,6 @@
 """The Levenberg-Marquardt rule: damping follows how well a quadratic model predicts the loss."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -41,6 +42,9 @@ def levenberg_marquardt(
     *,
     decay: float = 0.95,
     interval: int = 5,
+    thresholds: tuple[float, float] = (0.25, 0.75),
+    rejection: float | None = None,
+    damped: bool = True,
     low: float = 1e-8,
     high: float = 1e8,
 ) -> optax.GradientTransformationExtraArgs:
@@ -63,6 +67,9 @@ def levenberg_marquardt(
       damping: the first $\lambda$, rather too large than too small; in the paper 150.
       decay: $\omega$; in the paper 19/20.
       interval: T.
+      thresholds: of $\rho$; below the first the damping is raised, and above the second it is lowered.
+      rejection: by what the damping is multiplied when a step is rejected; None is $\omega^{-T}$.
+      damped: whether $\lambda I$ is in the model that foretells the change. Without it the curvature's own model does.
       low: the least $\lambda$.
       high: the largest $\lambda$.
 
@@ -90,7 +97,13 @@ def levenberg_marquardt(
     check_number("decay", decay, 0, 1)
     check_whole("interval", interval, least=1)
     check_number("low", low, 0)
-    check_number("high", high, low)
+    check_number("high", high, low, math.inf)
+    check_number("thresholds[0]", thresholds[0], 0)
+    check_number("thresholds[1]", thresholds[1], thresholds[0])
+    if rejection is not None:
+        check_number("rejection", rejection, 1)
+    less = decay**interval
+    after_rejection = 1 / less if rejection is None else rejection
 
     def init(params: optax.Params) -> LevenbergMarquardtState:
         start = jnp.asarray(damping, jnp.result_type(float))
@@ -113,13 +126,14 @@ def levenberg_marquardt(
             raise TypeError(f"levenberg_marquardt's update needs {missing}=: see its docstring for all that it needs.")
         inner = optax.with_extra_args_support(make(state.damping))
         moved, after = inner.update(updates, state.inner, params, **more, **extra)
-        bent = jax.tree.map(lambda f, v: f + state.damping * v, curvature(moved), moved)
+        bent = jax.tree.map(lambda f, v: f + damped * state.damping * v, curvature(moved), moved)
         foretold = tree_product(updates, moved) + tree_product(moved, bent) / 2
         change = value_fn(optax.apply_updates(params, moved)) - value
         good = change <= 0  # and not NaN
         ratio = jnp.where(good & (foretold < 0), change / jnp.where(foretold < 0, foretold, -1), 0)
         count = jnp.asarray(optax.safe_increment(state.count))
-        factor = _factor(ratio, good, count % interval == 0, decay**interval)
+        adapted = jnp.where(ratio > thresholds[1], less, jnp.where(ratio < thresholds[0], 1 / less, 1.0))
+        factor = jnp.where(good, jnp.where(count % interval == 0, adapted, 1.0), after_rejection)
         known = jnp.clip(state.damping * factor, low, high).astype(state.damping.dtype)
         moved = jax.tree.map(lambda u: jnp.where(good, u, 0), moved)
         kept = optax.tree.where(good, after, state.inner)
@@ -127,9 +141,3 @@ def levenberg_marquardt(
         return moved, LevenbergMarquardtState(count, kept, known, ratio.astype(state.ratio.dtype), rejected)
 
     return transformation(init, update)
-
-
-def _factor(ratio: jax.Array, good: jax.Array, due: jax.Array, less: float) -> jax.Array:
-    """Return the factor by which the damping is multiplied."""
-    adapted = jnp.where(ratio > 0.75, less, jnp.where(ratio < 0.25, 1 / less, 1.0))
-    return jnp.where(good, jnp.where(due, adapted, 1.0), 1 / less)

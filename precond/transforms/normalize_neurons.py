@@ -61,8 +61,9 @@ def normalize_neurons(
     """
     check_number("decay", decay, 0, 1)
     check_number("eps", eps, 0)
-    axes = (over,) if isinstance(over, int) else tuple(over)
-    if not all(isinstance(axis, int) and axis >= 0 for axis in axes):
+    given = list(over) if isinstance(over, tuple | list) else [over]
+    axes = tuple(axis for axis in given if isinstance(axis, int) and not isinstance(axis, bool) and axis >= 0)
+    if len(axes) < len(given):
         raise ValueError(f"over={over!r}: must be an axis of a block, 0 or 1, or a tuple of such axes.")
 
     def inputs(x: Any) -> tuple[int, ...]:

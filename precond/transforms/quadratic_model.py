@@ -38,7 +38,11 @@ class QuadraticModelState(NamedTuple):
 
 @described()
 def quadratic_model(
-    direction: optax.GradientTransformation, damping: ArrayLike = 0.0
+    direction: optax.GradientTransformation,
+    damping: ArrayLike = 0.0,
+    *,
+    learning_rate: ArrayLike | None = None,
+    momentum: ArrayLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Choose the learning rate and the momentum that minimise a quadratic model of the loss.
 
@@ -56,6 +60,8 @@ def quadratic_model(
     Args:
       direction: any transformation: `precond.scale_by_kfac`, `precond.scale_by_kronecker`, `optax.identity()`.
       damping: $\lambda$ of the model. If the loss has a weight decay in it, add its coefficient.
+      learning_rate: $-\alpha$, where it is given; the model then chooses $\mu$ alone.
+      momentum: $\mu$, where it is given; the model then chooses $\alpha$ alone.
 
     Returns:
       A transformation. Its `update` needs the extra argument `curvature`, a function from a tree v to $F v$:
@@ -63,7 +69,7 @@ def quadratic_model(
       curvature, nothing moves.
 
     Raises:
-      ValueError, TypeError: for a negative damping; in `update` without `curvature`.
+      ValueError, TypeError: for a negative number, or where nothing is left to choose; in `update` without `curvature`.
 
     Reference:
       Martens and Grosse, Optimizing Neural Networks with Kronecker-factored Approximate Curvature, 2015, section 7.
@@ -79,7 +85,14 @@ def quadratic_model(
       True
     """
     check_number("damping", damping, 0)
-    direction = optax.with_extra_args_support(direction)
+    for name, value in (("learning_rate", learning_rate), ("momentum", momentum)):
+        if value is not None:
+            check_number(name, value, 0)
+    if learning_rate is not None and momentum is not None:
+        raise ValueError(
+            "learning_rate= and momentum= leave the model nothing to choose: leave one out, or use Optax's."
+        )
+    given, direction = (learning_rate, momentum), optax.with_extra_args_support(direction)
 
     def init(params: optax.Params) -> QuadraticModelState:
         zeros = jax.tree.map(jnp.zeros_like, params)
@@ -102,7 +115,7 @@ def quadratic_model(
         both = (new, state.previous)
         turned = [jax.tree.map(lambda f, v: f + damping * v, curvature(v), v) for v in both]
         matrix = [[tree_product(v, f) for f in turned] for v in both]
-        alpha, mu = _solve(matrix, [tree_product(updates, v) for v in both])
+        alpha, mu = _solve(matrix, [tree_product(updates, v) for v in both], *given)
         moved = jax.tree.map(lambda a, b: (alpha * a + mu * b).astype(a.dtype), *both)
         finite = all_finite(moved)
         moved = jax.tree.map(lambda x: jnp.where(finite, x, 0), moved)
@@ -113,9 +126,17 @@ def quadratic_model(
     return transformation(init, update)
 
 
-def _solve(matrix: list[list[jax.Array]], slope: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """Minimise the model in two dimensions, or in the first alone if the two are parallel."""
+def _solve(
+    matrix: list[list[jax.Array]], slope: list[jax.Array], rate: ArrayLike | None, momentum: ArrayLike | None
+) -> tuple[jax.Array, jax.Array]:
+    """Minimise the model in two dimensions, or in one if the other is given, or if the two are parallel."""
     (a, b), (_, d) = matrix
+    if rate is not None:
+        alpha = -jnp.asarray(rate, a.dtype)
+        return alpha, jnp.where(d > 0, -(slope[1] + b * alpha) / jnp.where(d > 0, d, 1), 0)
+    if momentum is not None:
+        mu = jnp.asarray(momentum, a.dtype)
+        return jnp.where(a > 0, -(slope[0] + b * mu) / jnp.where(a > 0, a, 1), 0), mu
     determinant = a * d - b * b
     eps = float(jnp.finfo(determinant.dtype).eps)
     two, one = determinant > 8 * eps * a * d, a > 0

@@ -37,11 +37,12 @@ def scale_by_diagonal(
     eps: ArrayLike = 1e-10,
     weight: ArrayLike | None = None,
     bias_correction: bool = False,
+    power: ArrayLike = 0.5,
     momentum: optax.GradientTransformation | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Divide the momentum by the root of the accumulated squares of the gradient.
 
-    $$V \leftarrow \beta V + w \, G \odot G, \qquad P = \frac{M}{\sqrt{V / c} + \epsilon}$$
+    $$V \leftarrow \beta V + w \, G \odot G, \qquad P = \frac{M}{(V / c)^{q} + \epsilon}, \quad q = \frac12$$
 
     It exists for the grafting of the reference Shampoos: AdaGrad with $\epsilon$ outside the root, and any of the three
     with a momentum inside. If Optax has the method (`optax.scale_by_adam`, `optax.scale_by_rms`), use Optax's.
@@ -51,6 +52,8 @@ def scale_by_diagonal(
       eps: $\epsilon$, in the units of the gradient.
       weight: w; None takes $1 - \beta$, or 1 for a sum.
       bias_correction: $c = 1 - \beta^t$ in place of 1, for the default weight.
+      power: q. With 1 this is the natural gradient of a diagonal Fisher matrix. With n times the weight, for batches of
+        n examples, and a damping for $\epsilon$, it is kfac-jax's `NaiveDiagonal`, for `otherwise=` of `precond.kfac`.
       momentum: a transformation from G to M; None takes the gradient itself.
 
     Returns:
@@ -67,6 +70,9 @@ def scale_by_diagonal(
     """
     check_number("decay", decay, 0, 1, advice="1 sums, less than 1 averages.")
     check_number("eps", eps, 0)
+    check_number("power", power, 0)
+    if weight is not None:
+        check_number("weight", weight, 0)
     if momentum is not None:
         check_transformation("momentum", momentum)
     check_flag("bias_correction", bias_correction)
@@ -96,7 +102,9 @@ def scale_by_diagonal(
             return average(v, jnp.square(jnp.abs(g).astype(v.dtype)), decay, weight, count=debiased)
 
         def divide(g: jax.Array, m: jax.Array, v: jax.Array) -> jax.Array:
-            denominator = jnp.where(v > 0, jnp.sqrt(jnp.where(v > 0, v, 1)), 0) + eps  # at 0 it has a derivative
+            there = jnp.where(v > 0, v, 1)  # at 0 it has a derivative
+            root = jnp.sqrt(there) if isinstance(power, float) and power == 0.5 else there**power
+            denominator = jnp.where(v > 0, root, 0) + eps
             safe = jnp.where(denominator > 0, denominator, 1)
             return jnp.where(denominator > 0, m / safe, 0).astype(jnp.result_type(g))
 

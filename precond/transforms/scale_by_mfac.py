@@ -10,10 +10,11 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from precond.arguments import check_number, check_whole, described
+from precond.boxes import boxed_like, unboxed, with_axis_in_front
 from precond.linalg.lapack import solve_positive
 from precond.transformation import transformation
 from precond.transforms.rows import Rows, dense_rows
-from precond.trees import Leaf, Tree, common_dtype, wide_dtype
+from precond.trees import Leaf, Tree, common_dtype, wide, wide_dtype
 
 __all__ = ["MFACState", "scale_by_mfac"]
 
@@ -33,7 +34,7 @@ class MFACState(NamedTuple):
     gram: jax.Array
 
 
-@described()
+@described(explain=True)
 def scale_by_mfac(
     window: int = 64,
     damping: ArrayLike = 1e-5,
@@ -103,7 +104,7 @@ def scale_by_mfac(
 
         gram = jnp.zeros((window, window), common_dtype(params))
         # Without leaves one array stands for all windows; optax.tree.map_params does not take it for a parameter.
-        kept = jax.tree.map(empty, params) if jax.tree.leaves(params) else jnp.zeros((0,))
+        kept = with_axis_in_front(jax.tree.map(empty, params)) if jax.tree.leaves(params) else jnp.zeros((0,))
         return MFACState(jnp.zeros([], jnp.int32), kept, gram)
 
     def solve(gram: jax.Array, slot: jax.Array) -> jax.Array:
@@ -123,10 +124,10 @@ def scale_by_mfac(
     ) -> tuple[optax.Updates, MFACState]:
         del params, extra
         updates = jax.tree.map(jnp.asarray, updates)
-        leaves, treedef = jax.tree.flatten(jax.tree.map(lambda x: x.astype(wide_dtype(x)), updates))
+        leaves, treedef = jax.tree.flatten(wide(unboxed(updates)))
         if not leaves:
             return updates, state._replace(count=jnp.asarray(optax.safe_increment(state.count)))
-        windows = treedef.flatten_up_to(state.window)
+        windows = treedef.flatten_up_to(unboxed(state.window))
         slot = state.count % window
         mine = jnp.arange(window) == slot
         new = [kept_as.store(g) for g in leaves]
@@ -148,6 +149,7 @@ def scale_by_mfac(
         weights = jnp.where(finite, solve(gram, slot), 0)
         out = treedef.unflatten([kept_as.combine(r, weights, g) for r, g in zip(windows, leaves, strict=True)])
         count = jnp.where(finite, optax.safe_increment(state.count), state.count)
-        return optax.tree.cast_like(out, updates), MFACState(count, treedef.unflatten(windows), gram)
+        kept = boxed_like(treedef.unflatten(windows), state.window)
+        return optax.tree.cast_like(boxed_like(out, updates), updates), MFACState(count, kept, gram)
 
     return transformation(init, update)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from precond.arguments import check_whole, described
+from precond.arguments import check_headings, check_whole, described
 from precond.transformation import transformation
 
 __all__ = ["SwitchState", "switch"]
@@ -56,6 +56,7 @@ def switch(
     before, after = optax.with_extra_args_support(before), optax.with_extra_args_support(after)
 
     def init(params: optax.Params) -> SwitchState:
+        check_headings({"before": before, "after": after})
         return SwitchState(jnp.zeros([], jnp.int32), before.init(params), after.init(params))
 
     def update(

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from precond.arguments import check_transformation, check_whole
+from precond.arguments import check_transformation, check_whole, described
 from precond.blocks import path_name
 from precond.eager import compiled_if_eager
 from precond.linalg import round_by_chance
@@ -28,6 +28,7 @@ class WithStochasticRoundingState(NamedTuple):
     inner: optax.OptState
 
 
+@described(explain=True)
 def with_stochastic_rounding(
     optimizer: optax.GradientTransformation, seed: int = 0
 ) -> optax.GradientTransformationExtraArgs:

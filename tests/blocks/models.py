@@ -587,4 +587,40 @@ toy/b                                                   4,9          rc
 toy/A                                                   9,4          rc
 anything/kernel                                         64,4,16      rcc
 attention/wq_b/kernel                                   512,16,256   rcc
+
+# Griffin, whose filters have no axis of inputs, and RG-LRU: default flax
+blocks/0/recurrent_block/conv_1d/w                      4,64         -
+blocks/0/recurrent_block/conv_1d/b                      64           -
+blocks/0/recurrent_block/linear_x/kernel                48,64        rc
+blocks/0/recurrent_block/rg_lru/a_gate/w                4,16,16      brc
+blocks/0/recurrent_block/rg_lru/a_gate/b                4,16         -
+blocks/0/recurrent_block/rg_lru/a_param                 64           -
+blocks/0/mlp_block/ffw_up/w                             2,48,192     brc
+blocks/0/mlp_block/ffw_down/kernel                      192,48       rc
+
+# an ensemble of Haiku's cells under vmap: default haiku
+gru/w_i                                                 5,20,96      brbc   5,20,3,32
+gru/w_h                                                 5,32,96      brbc   5,32,3,32
+gru/b                                                   5,96         -
+lstm/linear/w                                           5,52,128     brbc   5,52,4,32
+lstm/linear/b                                           5,128        -
+
+# a depthwise filter of PyTorch without an axis of inputs: default torch
+mixer/conv1d/weight                                     96,4         -
+pwconv1/weight                                          384,96       rc
+
+# a diffusion transformer, linen: default flax
+x_embedder/proj/kernel                                  2,2,4,64     rrrc
+t_embedder/mlp_0/kernel                                 256,64       rc
+y_embedder/embedding_table/embedding                    11,64        -
+pos_embed                                               1,256,64     -
+blocks_0/adaLN_modulation/kernel                        64,384       rc
+blocks_0/attn/qkv/kernel                                64,192       rbc    64,3,64
+final_layer/linear/kernel                               64,32        rc
+
+# MaxText in stages of a pipeline, layers scanned along the second axis of each: default
+decoder/pipeline/layers/norm/scale                      4,64,8       -
+decoder/pipeline/layers/self_attention/query/kernel     4,64,8,4,16  brbcc
+decoder/pipeline/layers/self_attention/out/kernel       4,4,8,16,64  brbrc
+decoder/pipeline/layers/mlp/wi_0/kernel                 4,64,8,256   brbc
 """

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,9 +41,9 @@ def test_a_row_is_packed_as_the_dense_definition_says_and_comes_back(block_size,
         at.pack(jax.tree.leaves(x))
         for at, x in ((layout, params), (layout_of(joined, lambda *_: View((1, 2)), block_size), joined))
     )
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    chex.assert_trees_all_equal(found, expected)
     back = layout.unpack(found, jax.tree.leaves(params))
-    jax.tree.map(np.testing.assert_array_equal, back, jax.tree.leaves(params))
+    chex.assert_trees_all_equal(back, jax.tree.leaves(params))
     assert layout.viewed == (True, True, False, True, True)
 
 
@@ -60,7 +61,6 @@ def test_shampoo_of_a_row_is_that_of_the_joined_matrix(x64):
         np.testing.assert_allclose(out["dense"]["bias"], expected["w"][-1], rtol=1e-12)
 
 
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("spec", [P("data"), P(None, "data")], ids=["rows", "columns"])
 def test_a_row_comes_divided_with_its_matrix(spec):
     mesh = loops.mesh_of(loops.EXPLICIT)
@@ -74,7 +74,7 @@ def test_a_row_comes_divided_with_its_matrix(spec):
         return compiled(put, tx.init(put))[0], compiled.as_text()
 
     found, program = moved(precond.sharded("data", gradients="data"), specs)
-    jax.tree.map(np.testing.assert_array_equal, found, jax.tree.map(lambda x: 2 * x, params))
+    chex.assert_trees_all_equal(found, jax.tree.map(lambda x: 2 * x, params))
     assert "all-gather(" not in program
 
 

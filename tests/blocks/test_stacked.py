@@ -41,7 +41,7 @@ def test_stacks_compose():
     ("make", "error", "message"),
     [
         (lambda: views.stacked("("), ValueError, "not a regular expression"),
-        (lambda: views.stacked("a", 0.5), TypeError, "must be an integer"),
+        (lambda: views.stacked("a", 0.5), TypeError, "must be a whole number"),
         (lambda: views.stacked("a", 2)("a/kernel", leaf(8, 9)), ValueError, "does not fit 'a/kernel' of shape"),
         (lambda: views.stacked("a", (0, -2))("a/kernel", leaf(8, 9)), ValueError, "does not fit"),
         (lambda: views.maxtext(-1), ValueError, "scan_axis"),

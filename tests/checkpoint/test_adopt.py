@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,8 +16,6 @@ from tests import catalog, of_gradients
 from tests.checkpoint.models import equal, gradients, parameters, renamed, run
 from tests.mesh import loops
 from tests.problem import AS_USERS
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 TURNS = precond.every(3, stagger=True)
 AT_ONCE = precond.every(3)  # turns go by the places of blocks, which change
@@ -119,7 +118,7 @@ def test_a_run_whose_parameters_are_renamed_and_sort_elsewhere_goes_on_as_it_wou
     grads = gradients(7, params)
     expected, _ = jax.jit(tx.update)(grads, state, params)
     actual, _ = jax.jit(tx.update)(renamed(grads, a="z"), adopted.state, others)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-6), actual, renamed(expected, a="z"))
+    chex.assert_trees_all_close(actual, renamed(expected, a="z"), rtol=2e-4, atol=1e-6)
 
 
 def test_without_their_old_names_renamed_parameters_begin_anew():
@@ -263,7 +262,7 @@ def test_parameters_may_be_one_array_and_none_may_have_a_view(params):
     adopted = adopt(tx, params, state)
     assert adopted.kept == tuple(precond.checkpoints.by_path(tx, params, adopted.state)["parameters"])
     expected, actual = (x.update(gradients(7, params), s)[0] for x, s in ((adam, state), (tx, adopted.state)))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=5e-3, atol=1e-6), actual, expected)
+    chex.assert_trees_all_close(actual, expected, rtol=5e-3, atol=1e-6)
     assert equal(adopt(tx, params, by_path(tx, params, adopted.state)).state, adopted.state)
 
 
@@ -283,7 +282,7 @@ def test_adopted_states_lie_where_new_ones_do():
         assert (adopted.anew, adopted.partly) == ((), {})
         updates, _ = jax.jit(tx.update)(gradients(7, params), adopted.state, params)
     expected, _ = jax.jit(alone.update)(gradients(7, params), old, params)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), updates, expected)
+    chex.assert_trees_all_close(updates, expected, rtol=1e-3, atol=1e-5)
 
 
 def test_the_state_of_several_models_is_refused():

@@ -1,5 +1,6 @@
 """What is saved on some devices is restored on others, and the run goes on as if nothing had been."""
 
+import chex
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -64,7 +65,7 @@ def resumed(make, mesh, path, name="run", start=SAVED):
     return go_on(step, *restore(path / name, *fresh), mesh, start, LAST)[0]
 
 
-@pytest.mark.usefixtures("x64", "quick_compilation")
+@pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
     "make",
     [pytest.param(f, id=name, marks=[pytest.mark.slow] * (name in ALIKE)) for name, f in OPTIMIZERS.items()],
@@ -79,22 +80,22 @@ def test_a_run_saved_on_8_devices_goes_on_on_8_4_and_1(make, tmp_path):
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-11)
 
 
-@pytest.mark.usefixtures("x64", "quick_compilation")
+@pytest.mark.usefixtures("x64")
 def test_a_run_without_a_mesh_goes_on_on_8_devices(tmp_path):
     def alone():
         return loops.make(axis=precond.sharded(None, multiple=8), refresh=TURNS)
 
     expected = saved(alone, loops.mesh_of(shape=(1,)), tmp_path)
     actual = resumed(OPTIMIZERS["shampoo"], loops.mesh_of(), tmp_path)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-11), actual, expected)
+    chex.assert_trees_all_close(actual, expected, rtol=0, atol=1e-11)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.usefixtures("x64", "quick_compilation")
+@pytest.mark.usefixtures("x64")
 def test_a_run_saved_on_8_devices_goes_on_on_2_processes_and_on_8_devices_again(tmp_path):
     make, mesh = OPTIMIZERS["shampoo"], loops.mesh_of()
     expected = saved(make, mesh, tmp_path)
     run_two(one_of_two_processes, tmp_path, timeout=250)  # with two devices each
     actual = resumed(make, mesh, tmp_path, "again", AGAIN)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-11), actual, expected)
+    chex.assert_trees_all_close(actual, expected, rtol=0, atol=1e-11)

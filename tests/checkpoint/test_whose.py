@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -17,8 +18,6 @@ from precond.blocks.views import tensors
 from tests import catalog
 from tests.checkpoint.models import gradients, parameters, renamed, run
 from tests.mesh import loops
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 BLOCKED = catalog.DEFAULTS + catalog.RECIPES
 
@@ -219,7 +218,7 @@ def test_a_checkpoint_restored_without_a_target_says_so(tmp_path):
     ):
         tx.update(gradients(0, params), plain, params)
     adopted = precond.checkpoints.adopt(tx, params, plain)
-    jax.tree.map(np.testing.assert_array_equal, adopted.state, state)
+    chex.assert_trees_all_equal(adopted.state, state)
 
 
 def test_on_a_mesh_every_device_refuses_and_owners_are_divided():

@@ -7,6 +7,7 @@ import logging
 import re
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -121,14 +122,12 @@ def abstract(tree):
 
 def assert_equal(actual, expected):
     """The same structure, and the same bits in every leaf."""
-    assert jax.tree.structure(actual) == jax.tree.structure(expected)
-    jax.tree.map(np.testing.assert_array_equal, actual, expected)
+    chex.assert_trees_all_equal(actual, expected)
 
 
 def assert_close(actual, expected, rtol=1e-5, atol=1e-6):
     """The same structure, and leaves that differ by rounding at most."""
-    assert jax.tree.structure(actual) == jax.tree.structure(expected)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol), actual, expected)
+    chex.assert_trees_all_close(actual, expected, rtol=rtol, atol=atol)
 
 
 def assert_finite(tree):

@@ -9,7 +9,7 @@ from tests import catalog
 from tests.conformance import harness
 from tests.problem import distance, gradients, trajectory
 
-pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("x64")
 
 SHAPES = {"kernel": (6, 5), "bias": (5,)}
 START, *GRADS = gradients(SHAPES, 7)

@@ -9,8 +9,6 @@ import pytest
 from tests import catalog
 from tests.conformance import harness
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 STEPS = 3_000
 
 

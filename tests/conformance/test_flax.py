@@ -6,15 +6,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-import pytest
 from flax import nnx
 from flax.training.train_state import TrainState
 from jax.sharding import PartitionSpec as P
 
 from tests import catalog
 from tests.conformance import harness
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 X, Y = harness.normal((8, 4), seed=1), harness.normal((8, 3), seed=2)
 STEPS = 3

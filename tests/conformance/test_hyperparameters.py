@@ -13,8 +13,6 @@ import precond
 from tests import catalog
 from tests.conformance import harness
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 EVERYTHING_STATIC = {
     "refresh": 2,
     "block_size": 2,

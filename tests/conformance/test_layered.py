@@ -13,8 +13,6 @@ from tests.conformance import test_updates as updates
 from tests.conformance import test_wrappers as wrapped
 from tests.conformance.wrappers import WRAPPERS
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 EACH = pytest.mark.parametrize("case", catalog.LAYERED, ids=lambda case: case.name)
 
 PROPERTIES = (

@@ -10,8 +10,6 @@ from jax.sharding import PartitionSpec as P
 from tests import catalog
 from tests.conformance import harness
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 SHAPES = {"dense": {"kernel": (8, 4), "bias": (8,)}, "convolution": {"kernel": (2, 3, 4, 8)}, "scale": ()}
 LAYOUT = {
     "dense": {"kernel": P("x", None), "bias": P("x")},

@@ -18,7 +18,7 @@ from precond.layers.bases_of import bases_of
 from tests.conformance import mixing
 from tests.conformance.mixing import FIRST, LABELS, SECOND, SYSTEMS
 
-pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("x64")
 
 
 @pytest.mark.parametrize(("one", "other"), mixing.pairs(tuple(SYSTEMS), tuple(SYSTEMS)))

@@ -15,7 +15,7 @@ import precond
 from tests.conformance import harness, mixing
 from tests.conformance.mixing import BAD, FIRST, LABELS, SCALE, SECOND, WHOLE
 
-pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("x64")
 
 RATE = 0.1
 TWICE = (0, 0, 1, 1, 2, 2)

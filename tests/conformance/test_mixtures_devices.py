@@ -13,7 +13,7 @@ from tests.conformance import mixing
 from tests.conformance.mixing import DIVIDED, LABELS
 from tests.mesh import loops
 
-pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("x64")
 
 
 def over(name, axis):

@@ -9,7 +9,7 @@ import precond
 from tests.conformance import mixing
 from tests.conformance.mixing import FIRST, SYSTEMS
 
-pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("x64")
 
 
 def grafted(direction, magnitude):

@@ -7,6 +7,8 @@ import optax
 import pytest
 
 import precond
+from precond import recipes
+from precond.trees import wide
 from tests import catalog
 from tests.conformance import harness
 
@@ -47,3 +49,21 @@ def test_a_gradient_of_zeros_moves_nothing_without_an_alias_around():
     small = jax.tree.map(lambda x: x + jnp.float16(1e-4), zero)
     (first, *_) = updates(tx, [small])
     np.testing.assert_allclose(np.asarray(first["bias"], np.float32), 1, rtol=2e-3)
+
+
+def test_nothing_narrow_is_kept_by_any():
+    params = {k: jax.ShapeDtypeStruct(s, jnp.float16) for k, s in SHAPES.items()}
+    tearfree = catalog.Case("google_tearfree", recipes.google_tearfree, {"learning_rate": 0.1})
+    averaging = catalog.Case("primal_averaging", recipes.primal_averaging, {})
+    for case in (*catalog.DEFAULTS, *catalog.RECIPES, *catalog.AROUND, *catalog.WHOLE, tearfree, averaging):
+        kept = jax.tree_util.tree_flatten_with_path(jax.eval_shape(case.make().init, params))[0]
+        narrow = [path for path, x in kept if jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize < 4]
+        assert not narrow, case.name
+
+
+@pytest.mark.parametrize("make", [recipes.google_tearfree, lambda: optax.chain(recipes.primal_averaging())])
+def test_a_small_gradient_in_float16_moves_as_in_float32(make):
+    grads = gradients(jnp.float16, 1e-4)
+    for ours, exact in zip(updates(make(), grads), updates(make(), wide(grads)), strict=True):
+        for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(exact), strict=True):
+            np.testing.assert_allclose(np.asarray(a, np.float32), b, rtol=1e-3, atol=1e-7)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import precond
 from tests import catalog
 from tests.conformance import harness
 
@@ -32,8 +33,8 @@ def updates(tx, scale, zero):
 @harness.each(FREE)
 @pytest.mark.parametrize("zero", [False, True], ids=["", "after a gradient of zeros"])
 def test_gradients_of_any_size_give_the_same_updates(case, zero):
-    # By powers of four, with which rounding commutes, and their roots too: where a factor has no full rank, rounding
-    # decides what the eigenvectors of the rest are. The denominators' eps alone is left, which is seen at the smallest.
+    # By powers of four, with which rounding commutes, and their roots too. The eps of denominators is left, which is
+    # seen at the smallest.
     tx = case.make()
     expected = updates(tx, 1.0, zero)
     for scale in (2.0**-20, 2.0**-10, 2.0**10, 2.0**20):
@@ -41,3 +42,18 @@ def test_gradients_of_any_size_give_the_same_updates(case, zero):
             for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
                 np.testing.assert_allclose(x, y, rtol=0, atol=1e-4 * (np.abs(y).max() + 1e-30))
     assert all(np.abs(x).max() > 0 for x in jax.tree.leaves(expected[-1]))
+
+
+@pytest.mark.parametrize("name", ["soap", "kl_soap"])
+def test_rounding_does_not_choose_the_basis_where_a_factor_has_no_full_rank(name):
+    rng = np.random.default_rng(0)
+    grads = jnp.asarray(rng.standard_normal((3, 24, 16)), jnp.float32)  # a rank of 16 of 24 after the first step
+    tx = getattr(precond, name)(1.0)
+
+    @jax.jit
+    def path(scale):
+        return jax.lax.scan(lambda s, g: tx.update(scale * g, s)[::-1], tx.init(grads[0]), grads)[1]
+
+    expected = path(1.0)
+    for scale in (1e-3, 0.7, 3e5):  # no powers of two: rounding is another
+        np.testing.assert_allclose(path(scale), expected, rtol=0, atol=1e-3 * np.abs(expected).max())

@@ -9,8 +9,6 @@ import pytest
 from tests import catalog
 from tests.conformance import harness
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.mark.parametrize("dtype", harness.DTYPES)
 @harness.each(catalog.EVERY)

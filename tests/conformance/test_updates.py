@@ -9,8 +9,6 @@ import pytest
 from tests import catalog
 from tests.conformance import harness
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @harness.each(catalog.EVERY, harness.ONE)
 def test_unknown_extra_arguments_are_ignored(case):

@@ -15,8 +15,6 @@ from tests.conformance import test_updates as updates
 from tests.conformance import test_wrappers as wrapped
 from tests.conformance.wrappers import WRAPPERS
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 PROPERTIES = (
     hyperparameters.test_injecting_the_learning_rate_alone_needs_no_static_arguments,
     hyperparameters.test_a_number_changed_in_the_state_takes_effect,

@@ -12,8 +12,6 @@ from tests import catalog
 from tests.conformance import harness
 from tests.conformance.wrappers import WRAPPERS
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 SHAPES = {"dense": {"kernel": (8, 3), "bias": (8,)}, "twin": {"kernel": (8, 3)}, "scale": ()}
 SPECS = {"dense": {"kernel": P("data", None), "bias": P("data")}, "twin": {"kernel": P("data")}, "scale": P()}
 

@@ -1,5 +1,6 @@
 """Wrong inputs are refused by name: by this library, where they are typed, in one line."""
 
+import inspect
 import linecache
 
 import flax.linen as nn
@@ -60,10 +61,14 @@ def names():
         "X": x,
         "TX": tx,
         "STATE": tx.init(params),
+        "NESTED": precond.blocked(optax.chain(precond.scale_by_shampoo())).init(params),
         "LAYERS": capture.layers,
         "CAPTURE": capture,
         "F": lambda p, x: capture.apply("", p, x @ p["kernel"] + p["bias"], x),
         "LOSS": lambda outputs, x: jnp.mean(outputs**2),
+        "FACTORS": lambda f, **given: layers.value_grad_factors(
+            f, lambda outputs, x: jnp.mean(outputs**2), capture, fisher=layers.empirical(), **given
+        ),
         "KFAC": kfac(1e-3, capture.layers),
         "ADASCALE": adascale(optax.sgd, 0.1, scale=4),
         "KRONECKER": precond.scale_by_kronecker(precond.outer_products(), precond.inverse_root()),
@@ -118,3 +123,24 @@ def test_there_are_many_and_few_are_accepted():
 @pytest.mark.parametrize("call", wrong_inputs.ACCEPTED)
 def test_what_is_accepted_is_so_still(call, names):
     eval(call, dict(names))
+
+
+def numbers():
+    """Every argument of a public function that needs no other arguments, and that has a number as its default."""
+    modules = (contrib, large_batches, layers, orthogonal, precond, precond.roots, recipes, transforms, views)
+    functions = {f for m in modules for name in m.__all__ if inspect.isfunction(f := getattr(m, name))}
+    for f in sorted(functions, key=lambda f: (f.__module__, f.__name__)):
+        given = inspect.signature(f).parameters.values()
+        if all(p.default is not p.empty or p.name == "learning_rate" for p in given):
+            rate = {"learning_rate": 0.1} if any(p.default is p.empty for p in given) else {}
+            yield from ((f, rate, p.name) for p in given if type(p.default) in (int, float))
+
+
+def test_a_number_is_one_real_number():
+    found = list(numbers())
+    assert len(found) > 150
+    for f, rate, name in found:
+        for wrong in (True, 1j, np.ones(2), "0.5", *([] if name == "skipped" else [float("nan")])):
+            with pytest.raises((TypeError, ValueError), match=name) as caught:
+                f(**rate | {name: wrong})
+            assert raised_here(caught.value), (f, name, wrong)

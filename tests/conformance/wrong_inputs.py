@@ -90,6 +90,25 @@ kfac(1e-3, LAYERS, decay=2) -> decay=2
 kfac('1e-3', LAYERS) -> learning_rate='1e-3'
 ekfac(1e-3, LAYERS, b2=2) -> b2=2
 ekfac(1e-3, LAYERS, refresh=precond.every(10)) -> delay=1 and warmup=1
+shampoo(1e-3, eps=float('inf')) -> eps=inf: must be finite
+shampoo(1e-3, damping=float('inf')) -> damping=inf
+shampoo(1e-3, eps=True) -> eps=True: must be a number
+shampoo(1e-3, b1=[0.9]) -> b1=[0.9]
+shampoo(1e-3, b2=jnp.asarray([0.9, 0.99])) -> b2=an array of shape (2,)
+shampoo(1e-3, refresh=precond.every(10**12)) -> period=1000000000000: must be below 2**31
+precond.scale_by_muon(adam_b1=-1) -> adam_b1=-1
+precond.scale_by_neumann(-0.1) -> learning_rate=-0.1
+precond.scale_by_neumann(0.1, warmup=jnp.ones(2)) -> warmup
+neumann(0.1, warmup=True) -> warmup=True
+precond.blocked(optax.identity(), skipped=-1) -> skipped=-1
+precond.outer_products(weight=-1.0) -> weight=-1.0
+precond.kl(unit=-1.0) -> unit=-1.0
+precond.kl(weight=jnp.nan) -> weight=nan
+precond.eigenbasis(weight=1j) -> weight=1j
+precond.eigenbasis(power={'two': 0.5}) -> its keys count the axes
+precond.inverse_root(power={'two': 0.5}) -> its keys count the axes
+precond.scale_by_trace(-1.0) -> gamma=-1.0
+transforms.scale_by_diagonal(weight=-1.0) -> weight=-1.0
 """,
     "names of other libraries": """
 shampoo(lr=1e-3) -> learning_rate=
@@ -201,6 +220,16 @@ precond.scale_by_kronecker(precond.outer_products(), precond.inverse_root) -> ro
 precond.scale_by_kronecker(precond.inverse_root(), precond.outer_products()) -> statistics=Root made by inverse_root()
 precond.scale_by_kronecker(precond.outer_products(), precond.eigh()) -> root=eigh()
 precond.scale_by_kronecker(precond.outer_products(), precond.inverse_root(), precision='highest') -> precision='highest'
+precond.shampoo(1e-3, precision='highest') -> precision='highest'
+precond.soap(1e-3, tensordot_precision=None) -> Write precision=
+precond.kl_shampoo(1e-3, root=precond.eigh()) -> root=eigh()
+precond.roots.averaged_eigenvalues(2.0) -> decay=2.0
+precond.roots.averaged_eigenvalues(method=precond.newton()) -> method=newton()
+precond.large_batches.legw_rule(0) -> warmup=0
+precond.large_batches.best_scale(precond.scale_by_adascale(0.1, 2).init(jnp.ones(2)), {}) -> seconds={}
+precond.transforms.low_rank(0) -> rank=0
+precond.transforms.quadratic_model(optax.identity(), momentum=-1.0) -> momentum=-1.0
+precond.layers.joint(precond.layers.gaussian(), weights=(-1.0,)) -> weights=-1.0
 precond.scale_by_kronecker(precond.outer_products(), precond.inverse_root(), refresh='20') -> refresh='20'
 precond.scale_by_kronecker(precond.outer_products()) -> needs root=
 precond.graft(optax.identity(), 'adam') -> magnitude='adam'
@@ -245,6 +274,25 @@ muon(0.02, scale=orthogonal.match_rms) -> Call this function
 transforms.hyperball('0.01') -> learning_rate='0.01'
 transforms.cautious(1) -> inner=1
 transforms.with_stochastic_rounding(optax.adamw) -> Call this function
+shampoo(1e-3, mesh=MESH) -> mesh= without axis= divides nothing
+shampoo(1e-3, weight_decay=0.1, mask=lambda: True) -> mask=the function <lambda>
+mfac(1e-3, axis=['data', 2]) -> axis=['data', 2]
+mfac(1e-3, axis=optax.adam(1e-3)) -> axis=an Optax transformation
+kfac(1e-3, LAYERS, axis=[1, 2]) -> axis=[1, 2]
+transforms.finite_steps(optax.identity(), axis=(1,)) -> axis=(1,)
+precond.store_as(precond.inverse_root(), None) -> dtype=None
+precond.store_as(precond.inverse_root(), jnp.ones(2)) -> dtype=an array
+orthogonal.newton_schulz(dtype='half-float') -> there is no such type
+layers.dense(inputs=-1) -> inputs=-1
+layers.dense(outputs=1.5) -> outputs=1.5
+transforms.normalize_neurons(over=2.0) -> over=2.0
+orthogonal.width(outputs=jnp.ones(2)) -> outputs=
+contrib.project_radial(optax.identity(), channel_axis=jnp.ones(2)) -> channel_axis=
+views.tensors(min_rank=-1) -> min_rank=-1
+views.tensors(max_size=2.5) -> max_size=2.5
+precond.roots.last_finite('root') -> root='root'
+precond.accumulate(optax.sgd(0.1), 2, layers={'a': 1}) -> layers=
+adascale(lambda rate: 3, 0.1, scale=4) -> optimizer(1.0)=3
 views.maxtext(scan_axis='1') -> scan_axis='1'
 views.stacked('layers', 'first') -> axis='first'
 views.named(P) -> nothing in the tree carries names
@@ -301,7 +349,7 @@ precond.sharded(('data', 'data')) -> names a mesh axis twice
 precond.sharded('data', multiple=0) -> multiple=0
 precond.sharded('data', multiple='8') -> multiple='8'
 precond.sharded('data', gather_dtype='bf16') -> gather_dtype='bf16'
-precond.sharded('data', gather_dtype=jnp.int8) -> gather_dtype=int8
+precond.sharded('data', gather_dtype=jnp.int8) -> gather_dtype=
 precond.sharded('data', gather_dtype=optax.identity()) -> rounding=
 precond.sharded('data', rounding='bf16') -> rounding='bf16'
 precond.sharded('data', roots='model') -> roots=
@@ -381,6 +429,25 @@ TX.update({**P, 'bias': np.array(['a', 'b', 'c'])}, STATE, P) -> updates= has an
 shampoo(1e-3).init({'a': np.array([1.0, 2.0], dtype=object)}) -> params= has an array of shape (2,) and object at 'a'
 shampoo(1e-3, weight_decay=0.1).update(P, shampoo(1e-3, weight_decay=0.1).init(P)) -> needs the parameters
 shampoo(1e-3, views=[('kernel', View((0, 1), row='bias', row_axes=(1,)))]).init(P) -> View.row_axes=(1,)
+shampoo(1e-3, weight_decay=0.1, mask={'kernle': True}).init(P) -> mask= has 'kernle'
+shampoo(1e-3, weight_decay=0.1, mask={'kernel': True}).init(P) -> mask= has no 'bias'
+shampoo(1e-3, weight_decay=0.1, mask=lambda p: p).init(P) -> mask= has an array
+neumann(1e-3, weight_decay=0.1, mask=lambda p: None).init(P) -> mask= has no 'bias'
+shampoo(1e-3, otherwise=optax.adam(optax.linear_schedule(0.0, 1e-3, 9))).init(P) -> otherwise= goes against
+shampoo(1e-3, magnitude=optax.MultiSteps(optax.sgd(0.1), 4)).init(P) -> goes against
+transforms.switch(3, optax.adam(1e-3), optax.scale_by_adam()).init(P) -> before= goes against
+precond.blocked(optax.chain(precond.scale_by_shampoo())).update(P, NESTED, P) -> runs within another one
+TX.update({'kernel': P['kernel'], 'bias': jnp.ones((3, 3))}, STATE) -> bias' has the shape (3,), not (3, 3)
+TX.update({'kernel': P['kernel'] * 1j, 'bias': P['bias']}, STATE, P) -> is complex, and the parameter is real
+TX.update(SHAPES, STATE, P) -> updates= has a shape without numbers at
+TX.update(P, jax.eval_shape(TX.init, P), P) -> state= has a shape without numbers at
+TX.update(P, STATE, SHAPES) -> params= has a shape without numbers at
+recipes.primal_averaging().update(P, STATE, P) -> state= is of precond.shampoo
+precond.transforms.scale_by_mfac(2).update(P, precond.transforms.scale_by_mfac(2).init({'w': P['kernel']}), P) -> state=
+neumann(1e-3).update(P, neumann(1e-3).init({'kernel': P['kernel'], 'bias': P['kernel']}), P) -> state=
+precond.checkpoints.adopt(TX, P, TX.update(P, STATE, P)) -> pass the second of it
+precond.checkpoints.adopt(TX, P, STATE, renamed=lambda path: 3) -> renamed= has 3 for 'bias'
+precond.checkpoints.adopt(TX, 'params', STATE) -> params= has 'params'
 precond.checkpoints.adopt(TX, P, None) -> state=None: must be the state of an optimizer
 precond.checkpoints.adopt(TX, P, P) -> state= has nothing of these parameters in it
 precond.checkpoints.adopt(TX, P, 'path/to/checkpoint') -> state='path/to/checkpoint'
@@ -400,6 +467,7 @@ TX.update({'kernel': P['kernel'].T, 'bias': P['bias']}, STATE, P) -> 'kernel'
 TX.update({'kernel': P['kernel'].T, 'bias': P['bias']}, STATE) -> state=
 KFAC.update(P, KFAC.init(P), P) -> needs factors=
 KFAC.update(P, KFAC.init(P), P, factors=P) -> factors=a dict
+KFAC.update(P, KFAC.init(P), P, factors={'': (jnp.ones((1, 4, 4)), jnp.ones((1, 3, 3)))}) -> those of 4 inputs
 KFAC.update(P, KFAC.init(P), P, factors={}) -> factors=
 KFAC.init({'other': jnp.ones((2, 2))}) -> layers=
 ADASCALE.update(P, ADASCALE.init(P), P) -> needs the extra argument replicas
@@ -448,6 +516,10 @@ linen.capture(MODEL, VARIABLES, X, batch=5) -> batch=5
 nnx_front.capture(NNX) -> Give capture() an example
 nnx_front.attached(CAPTURE, NNX) -> model=
 layers.with_fisher(F, layers.empirical()) -> fisher=empirical()
+layers.factors_alone(lambda p, x: F(p, x)[:, :1], CAPTURE, fisher=layers.exact(layers.categorical()))(P, X) -> have one
+FACTORS(lambda p, x: jax.jvp(lambda z: F(p, z), (x,), (x,))[1])(P, X) -> differentiates the model with its taps
+FACTORS(lambda p, x: jax.linearize(lambda z: F(p, z), x)[1](x))(P, X) -> differentiates the model with its taps
+FACTORS(F, examples=-1)(P, X) -> examples=-1
 layers.explicit({'': layers.dense}, P) -> Call this function
 layers.explicit({'': 'dense'}, P) -> kinds= has 'dense'
 layers.explicit(layers.dense(), P) -> kinds=
@@ -498,6 +570,16 @@ recipes.official_soap('3e-3') -> learning_rate='3e-3'
 recipes.official_soap(-3e-3) -> learning_rate=-0.003
 recipes.official_soap(precondition_frequency=0) -> 0
 recipes.official_soap(precondition_1d='no') -> precondition_1d='no'
+recipes.official_soap(b1=1.5) -> b1=1.5
+recipes.official_soap(merge=-1) -> merge=-1
+recipes.official_soap(weight_decay=-0.1) -> weight_decay=-0.1
+recipes.official_soap(max_precond_dim=2.5) -> max_precond_dim=2.5
+recipes.nvidia_kl_soap(-1.0) -> learning_rate=-1.0
+recipes.google_shampoo(weight_decay=-0.1) -> weight_decay=-0.1
+recipes.google_shampoo(skip_preconditioning_rank_lt=-1) -> min_rank=-1
+recipes.google_shampoo(merge_small_dims_block_size=True) -> merge_small_dims_block_size=True
+recipes.meta_shampoo(trace_scaling=-1.0) -> trace_scaling=-1.0
+recipes.meta_soap(trace_scaling=jnp.ones(2)) -> trace_scaling=
 recipes.primal_averaging(train='0.9') -> train='0.9'
 """,
 }

@@ -1,5 +1,6 @@
 """Updates outside of `jax.jit` are compiled at the first call, and never again."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,8 +8,6 @@ import optax
 import pytest
 
 import precond
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def traced_optimizer(around=lambda tx: tx):
@@ -38,7 +37,7 @@ def test_the_second_update_traces_nothing_and_is_that_of_jit(around):
         updates, state = tx.update(grads, state, params, value=0.5 * i, name="run", weights=np.full(3, i))
         traces.append(len(seen))
         expected, other = step(grads, other, params)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), updates, expected)
+        chex.assert_trees_all_close(updates, expected, rtol=1e-6, atol=1e-7)
         if i == 0:
             first = len(seen)
     assert traces[1:] == [first] * 3

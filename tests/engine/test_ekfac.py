@@ -1,5 +1,6 @@
 """EK-FAC against its definition: dense matrices in float64, in numpy."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +11,7 @@ import precond
 from tests.engine.test_kfac import LAYERS as EVERY_LAYER
 from tests.engine.test_kfac import averaged, factors_of, matrix, some, tree
 
-pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("x64")
 
 LAYERS = {name: EVERY_LAYER[name] for name in ("dense", "grouped", "norm", "embed")}
 
@@ -102,7 +103,7 @@ def test_moments_that_are_not_finite_are_left_out():
     state = root.init(good, (jnp.eye(2)[None], jnp.eye(2)[None]))
     _, state = root.apply(good, good, state)
     out, after = root.apply(good, bad, state)
-    jax.tree.map(np.testing.assert_array_equal, after, state)
+    chex.assert_trees_all_equal(after, state)
     np.testing.assert_allclose(out, 3 / 3.5)
 
 

@@ -1,5 +1,6 @@
 """K-FAC's transform against its definition: dense Kronecker products in float64, in numpy."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,8 +10,9 @@ import pytest
 import precond
 from precond.blocks import Layer
 from precond.layers import Factors
+from tests import reference
 
-pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("x64")
 
 LAYERS = {
     "dense": Layer("dense/kernel", "dense/bias", 0, (3, 4), (), (0,), (1,)),
@@ -129,6 +131,19 @@ def test_the_eigen_inverse_damps_the_whole_matrix():
     assert_matrices(updates, direction(grads, factors_of(0), 0.01, exact=True))
 
 
+def test_a_power_of_one_half_is_the_inverse_square_root_of_each_factor():
+    rng = np.random.default_rng(0)
+    params = {"kernel": jnp.asarray(rng.standard_normal((4, 3)))}
+    capture = precond.layers.explicit({"": precond.layers.dense(bias=False)}, params)
+    a, g = (x @ x.T for x in (rng.standard_normal((4, 9)), rng.standard_normal((3, 9))))
+    root = precond.inverse_root(power=0.5, damping=precond.relative(0.0))
+    tx = precond.scale_by_kfac(capture.layers, root=root)
+    factors = {"": precond.layers.Factors(jnp.asarray(a)[None], jnp.asarray(g)[None])}
+    updates, _ = jax.jit(tx.update)(params, tx.init(params), factors=factors)
+    expected = reference.power(a, -0.5) @ params["kernel"] @ reference.power(g, -0.5)
+    np.testing.assert_allclose(updates["kernel"], expected, rtol=1e-9)
+
+
 def test_averages_are_free_of_bias_and_inverses_stay_between_refreshes():
     tx = precond.scale_by_kfac(some(LAYERS), damping=0.01, decay=0.8, refresh=3)
     state, update = tx.init(some(tree(0))), jax.jit(tx.update)
@@ -142,7 +157,7 @@ def test_averages_are_free_of_bias_and_inverses_stay_between_refreshes():
     old, new = (s.stacks.stacks.statistics for s in (state, after))
     assert all(count == 1 for count in jax.tree.leaves(new[0].unseen))
     old, new = ((averages._replace(unseen=()), scales) for averages, scales in (old, new))
-    jax.tree.map(np.testing.assert_array_equal, new, old)
+    chex.assert_trees_all_equal(new, old)
 
 
 @pytest.mark.parametrize("bound", [1e-4, pytest.param(1e3, marks=pytest.mark.slow)])
@@ -200,7 +215,7 @@ def test_the_papers_own_order_burn_in_bound_and_average():
         iterates.append(params)
     weights = [0.9**6] + [0.1 * 0.9 ** (5 - t) for t in range(6)]
     expected = jax.tree.map(lambda *x: sum(w * y for w, y in zip(weights, x, strict=True)), *iterates)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), average, expected)
+    chex.assert_trees_all_close(average, expected, rtol=1e-12)
 
 
 def test_balanced_factors_with_one_ridge_are_tikhonovs_for_three_factors_too():
@@ -310,7 +325,7 @@ def test_a_scan_over_steps_under_injected_hyperparameters_equals_a_loop():
     carry, jitted = (params, tx.init(params)), jax.jit(step)
     for new in zip(grads, factors, strict=True):
         carry, _ = jitted(carry, new)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10), scanned, carry[0])
+    chex.assert_trees_all_close(scanned, carry[0], rtol=1e-10)
     assert carry[1].hyperparams["damping"] == 0.01
 
 
@@ -318,7 +333,7 @@ def test_map_params_and_shapes():
     tx, params = precond.kfac(0.1, LAYERS), tree(0)
     state = tx.init(params)
     mapped = optax.tree.map_params(tx, lambda v: v, state)
-    jax.tree.map(np.testing.assert_array_equal, mapped, state)
+    chex.assert_trees_all_equal(mapped, state)
     shapes = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), params)
     assert jax.tree.map(jnp.shape, tx.init(shapes)) == jax.tree.map(jnp.shape, state)
 

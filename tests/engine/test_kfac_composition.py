@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +13,7 @@ import precond
 from precond.blocks import Layer
 from precond.layers import Factors
 
-pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("x64")
 
 LAYERS = {name: Layer(f"{name}/kernel", None, 0, (3, 4), (), (0,), (1,)) for name in ("first", "second")}
 
@@ -43,7 +44,7 @@ def moved(tx, grads, params):
 
 
 def assert_close(actual, expected):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-13), actual, expected)
+    chex.assert_trees_all_close(actual, expected, rtol=1e-11, atol=1e-13)
 
 
 def norms(tree):

@@ -13,7 +13,7 @@ import precond
 from precond import View
 from tests.reference import cut, gram, kron_multiply, power
 
-pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("x64")
 
 DECAY, EPS = 0.8, 0.05
 DAMPING = {

@@ -89,7 +89,6 @@ def late(name, wrapper):
     return wrapper != "alone" if name == "shampoo" else name != "soap" or wrapper == "apply_if_finite"
 
 
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize(
     ("name", "wrapper"),
     [pytest.param(n, w, marks=[pytest.mark.slow] * late(n, w)) for n in OPTIMIZERS for w in WRAPPERS],

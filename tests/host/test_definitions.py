@@ -1,5 +1,6 @@
 """What is computed beside training is what a plain loop computes, whatever the host does meanwhile."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +15,7 @@ from tests import reference
 from tests.host import runs
 from tests.host.runs import STEPS, N
 
-x64 = pytest.mark.usefixtures("x64", "quick_compilation")
+x64 = pytest.mark.usefixtures("x64")
 
 
 def defined(w, grads, *, decay, damping, lr):
@@ -136,7 +137,7 @@ def test_every_root_is_refreshed_by_its_own_refresh(name):
     with precond.host_refresh(tx, params, workers=2) as refresh:
         for (g, extra), e in zip(steps, expected, strict=True):
             params, state = step(params, refresh(state), g, **extra)
-            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-12), params, e)
+            chex.assert_trees_all_close(params, e, rtol=0, atol=1e-12)
     moved = [np.any(np.asarray(x) != np.eye(x.shape[-1])) for x in matrices(state)]
     assert moved
     assert all(moved)

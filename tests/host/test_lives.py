@@ -1,5 +1,6 @@
 """What may happen to a run: failures, checkpoints, other devices, wrappers, and mistakes."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +13,7 @@ from tests.host import runs
 from tests.host.runs import SHAPES, N
 from tests.mesh import loops
 
-pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("x64")
 TASKS = 8  # two factors of each of four blocks
 
 
@@ -120,7 +121,7 @@ def on_mesh(count):
 
 def test_eight_devices_are_as_one():
     (path, lengths), (alone, _) = on_mesh(8), on_mesh(1)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-12), path, alone)
+    chex.assert_trees_all_close(path, alone, rtol=0, atol=1e-12)
     assert lengths == {1}  # of a stack of 8 with its padding
 
 
@@ -163,7 +164,7 @@ def test_micro_steps_are_no_updates():
     steps = optax.MultiSteps(runs.shampoo(), every_k_schedule=2, accumulator_dtype=np.float64)
     path, state = runs.whole(steps.gradient_transformation(), [g for g in single for _ in range(2)])
     expected, _ = runs.whole(runs.shampoo(), single)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-15), path[1::2], expected)
+    chex.assert_trees_all_close(path[1::2], expected, rtol=0, atol=1e-15)
     (engine,) = runs.engines(state)
     assert [engine.count, engine.host.captured_at, engine.host.in_use_from] == [3 * N, 3 * N, 2 * N]
     assert metric(state, "failed") == 0

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,8 +15,6 @@ import precond
 from precond import replicas
 from precond.replicas import gradients, over_devices, over_groups, over_micro_batches
 from tests.problem import gradients as problem_gradients
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 SHAPES = {"kernel": (6, 5), "bias": (5,)}
 MICRO = 4
@@ -234,7 +233,7 @@ def assert_as_on_one_device(found, every=1):
     params, gains = on_one_device()
     np.testing.assert_allclose(found[1][every - 1 :: every], gains, rtol=1e-12)
     # Parameters are of size 1; eigendecompositions amplify the rounding in which the programs differ.
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-11), found[0], params)
+    chex.assert_trees_all_close(found[0], params, rtol=1e-10, atol=1e-11)
     assert gains[-1] > 1.5
 
 

@@ -3,6 +3,7 @@
 import functools
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,8 +14,6 @@ from hypothesis import strategies as st
 
 import precond
 from precond import replicas
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 GOLDEN = np.load(Path(__file__).parent.parent / "parity" / "golden" / "adascale_fairscale.npz")
 
@@ -402,15 +401,63 @@ def test_one_gradient_and_the_one_before_it(x64):
         np.testing.assert_allclose(optax.tree.get(state, "gain"), r, rtol=1e-11)
 
 
+def test_averages_begin_again_when_real_samples_come(x64):
+    rng = np.random.default_rng(0)
+    single, split = rng.standard_normal((4, 7)), rng.standard_normal((3, 4, 7)) + 1
+    tx = precond.large_batches.differenced(
+        precond.scale_by_adascale(1.0, 8, estimator=precond.large_batches.adaptdl_gain())
+    )
+    alone = precond.scale_by_adascale(1.0, 8, estimator=precond.large_batches.adaptdl_gain())
+    state, fresh, params = tx.init(jnp.zeros(7)), alone.init(jnp.zeros(7)), jnp.zeros(7)
+    for g in single:
+        _, state = tx.update(jnp.asarray(g), state, params)
+    assert state.inner.samples == 3
+    for parts in split:
+        mean, found = replicas.stacked(jnp.asarray(parts))
+        _, state = tx.update(mean, state, params, replicas=found)
+        _, fresh = alone.update(mean, fresh, params, replicas=found)
+        for name in ("samples", "weight", "variance", "square", "gain"):
+            np.testing.assert_array_equal(getattr(state.inner, name), getattr(fresh, name))
+    assert state.inner.count == 7
+    _, state = tx.update(jnp.asarray(single[0]), state, params)  # with no single gradient before it
+    assert state.inner.samples == 3
+
+
+def test_adaptdls_rules_and_its_gain_at_another_scale(x64):
+    gradients = jnp.asarray(np.random.default_rng(0).standard_normal((4, 7)) + 1)
+    mean, found = replicas.stacked(gradients)
+    rules = precond.large_batches
+    for rule, factors in [
+        (rules.linear_rule, (4.0, 4.0)),
+        (rules.square_root_rule, (2.0, 2.0)),
+        (rules.legw_rule(0.5), (0.0, 2 * 1 / (4 * 0.5))),  # the first step has a gain of 1
+    ]:
+        tx = precond.adascale(optax.sgd, 0.1, 4, rule=rule)
+        state = tx.init(mean)
+        for factor in factors:
+            updates, state = tx.update(mean, state, replicas=found)
+            np.testing.assert_allclose(updates, -0.1 * factor * mean, rtol=1e-12)
+    variance = found.deviation / 3
+    square = found.square - variance / 4
+    for scale in (1, 8, 100):
+        expected = (variance + square) / (variance / scale + square)
+        np.testing.assert_allclose(rules.gain_at(state, scale), expected, rtol=1e-12)
+    seconds = {1: 1.0, 8: 1.2, 100: 9.0}
+    per_second = {s: float((variance + square) / (variance / s + square)) / t for s, t in seconds.items()}
+    assert rules.best_scale(state, seconds) == max(per_second, key=per_second.get) == 8
+    with pytest.raises(ValueError, match="choose one"):
+        precond.adascale(optax.adam, 0.1, 4, power=0.5, rule=rules.linear_rule)
+
+
 def test_a_step_that_is_not_finite_is_none():
     tx, steps = precond.scale_by_adascale(0.1, 4), noise(4)
     bad = steps[0].at[1, 2].set(jnp.nan)
     _, expected, before = run(tx, jnp.zeros(7), steps)
     _, gains, after = run(tx, jnp.zeros(7), [bad, *steps[:2], bad, *steps[2:]])
     np.testing.assert_array_equal(gains[[1, 2, 4, 5]], expected)
-    jax.tree.map(np.testing.assert_array_equal, after, before)
+    chex.assert_trees_all_equal(after, before)
     _, state = tx.update(jnp.ones(7), after, replicas=replicas.stacked(bad)[1])
-    jax.tree.map(np.testing.assert_array_equal, state, after)
+    chex.assert_trees_all_equal(state, after)
 
 
 def test_metrics_say_how_large_the_batch_should_be(x64):
@@ -422,6 +469,26 @@ def test_metrics_say_how_large_the_batch_should_be(x64):
     close(found["adascale/efficiency"], 6.5 / 2.0 / 4)
     # At the scale of the noise scale, half of what a base batch does is done by each.
     assert precond.large_batches.gain.gain(jnp.asarray(6.0), jnp.asarray(0.5), 12) / 12 == pytest.approx(13 / 24)
+
+
+def test_the_three_tests_of_variance_are_their_definitions(x64):
+    rng = np.random.default_rng(0)
+    parts = {"a": rng.standard_normal((5, 3)) + 1, "b": rng.standard_normal((5, 2, 2))}
+    g = np.concatenate([x.reshape(5, -1) for x in parts.values()], axis=1)
+    mean = g.mean(axis=0)
+    unit = mean / np.linalg.norm(mean)
+    across = g - np.outer(g @ unit, unit)
+    found = jax.jit(replicas.variance_tests)(jax.tree.map(jnp.asarray, parts))
+    expected = {
+        "norm": g.var(axis=0, ddof=1).sum() / 5 / (mean @ mean),
+        "inner_product": (g @ mean).var(ddof=1) / 5 / (mean @ mean) ** 2,
+        "orthogonality": (across**2).sum() / 4 / 5 / (mean @ mean),
+    }
+    for name, x in expected.items():
+        np.testing.assert_allclose(found[name], x, rtol=1e-12)
+    assert all(np.isinf(x) for x in replicas.variance_tests(jnp.asarray([[1.0], [-1.0]])).values())
+    with pytest.raises(ValueError, match="one gradient"):
+        replicas.variance_tests(jnp.ones((1, 3)))
 
 
 def test_metrics_are_finite_scalars_inside_jit_from_the_first_step_on():
@@ -505,7 +572,7 @@ def test_wrappers_pass_the_statistics_on(wrap):
     expected, gains, _ = run(tx, params, steps)
     path, found, state = run(wrap(tx), params, steps)
     np.testing.assert_allclose(found, gains, rtol=1e-6)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), path, expected)
+    chex.assert_trees_all_close(path, expected, rtol=1e-5)
     mapped = optax.tree.map_params(wrap(tx), lambda v: v, state)
     assert jax.tree.structure(mapped) == jax.tree.structure(state)
 

@@ -1,10 +1,13 @@
 """The Neumann optimizer against its paper, written out in NumPy, and against what it is: Nesterov's momentum."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 import precond
 from tests.problem import gradients, trajectory
@@ -167,7 +170,7 @@ def test_the_regularizer_is_the_gradient_of_its_penalty(scale):
         return jax.grad(lambda w: penalty(optax.tree.sub(w, average), alpha, beta))(params)
 
     def assert_equal(actual, expected):
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), actual, expected)
+        chex.assert_trees_all_close(actual, expected, rtol=1e-12)
 
     assert_equal(precond.large_batches.convexify(0.7, 0.2)(params, average), differentiated(0.7, 0.2 * 2))
     assert_equal(
@@ -291,6 +294,30 @@ def test_eval_params_goes_through_wrappers_and_leaves_what_is_masked():
     jax.tree.map(lambda x, y, z: np.testing.assert_allclose(x, y - ETA * z, rtol=1e-13), back, p, g)
     with pytest.raises(ValueError, match=r"no displacement.*\(state, params\)"):
         precond.large_batches.eval_params(optax.sgd(0.1).init(p), p)
+
+
+def test_over_shards_the_norm_is_that_of_the_whole_or_an_error():
+    mesh, spec = jax.make_mesh((4,), ("x",), axis_types=(AxisType.Auto,)), {"w": P("x"), "b": P()}
+    grads = gradients(SHAPES, steps=6)
+    given = {"cubic": 0.3, "repulsion": 0.02, "warmup": 0}
+
+    def sharded(axis):
+        def steps(params, grads):
+            tx = precond.neumann(ETA, axis=axis, **given)
+            state = tx.init(params)
+            for g in grads:
+                updates, state = tx.update(g, state, params)
+                params = optax.apply_updates(params, updates)
+            return params
+
+        many = [jax.tree.map(jnp.asarray, g) for g in grads]
+        mapped = jax.shard_map(steps, mesh=mesh, in_specs=(spec, [spec] * len(many)), out_specs=spec)
+        return jax.jit(mapped)(jax.tree.map(jnp.asarray, start()), many)
+
+    expected, _, _ = paths(precond.neumann(ETA, **given), grads)
+    np.testing.assert_allclose(flat(sharded("x")), expected[-1], rtol=1e-12)
+    with pytest.raises(ValueError, match=r"differ between the devices of \['x'\]: pass axis=\('x',\)"):
+        sharded(None)
 
 
 def test_the_alias_is_assembled_of_the_parts():

@@ -7,7 +7,7 @@ import pytest
 from tests.large_batches import one_of_two_processes
 from tests.processes import run_two
 
-pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("x64")
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +15,7 @@ import precond
 from precond import layers, replicas
 from precond.replicas import gradients_by, over_devices, over_groups, over_micro_batches
 
-pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("x64")
 
 STEPS, SCALE = 3, 16
 
@@ -232,7 +233,7 @@ def test_a_state_with_factors_is_like_others():
     types = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), tree)  # noqa: E731
     assert types(after) == types(jax.eval_shape(tx.init, params))
     mapped = optax.tree.map_params(tx, lambda x: x, state)
-    jax.tree.map(np.testing.assert_array_equal, mapped, state)
+    chex.assert_trees_all_equal(mapped, state)
 
 
 def test_what_cannot_be_accumulated_says_so():
@@ -272,5 +273,5 @@ def test_probes_are_no_part_of_the_gain(groups):
     (gain, updates), (expected, plain) = gains(probed, grads(probed)), gains(params, grads(params))
     assert 1 < gain < 4
     assert gain == expected
-    jax.tree.map(np.testing.assert_array_equal, capture.detach(updates), plain)
+    chex.assert_trees_all_equal(capture.detach(updates), plain)
     assert all(not np.any(x) for x in jax.tree.leaves(updates["_kfac"]))

@@ -3,6 +3,7 @@
 import functools
 import math
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -121,6 +122,55 @@ def test_sampled_cotangents_have_mean_zero_and_the_fisher_matrix_for_covariance(
     np.testing.assert_allclose(drawn.T @ drawn / n, b @ b.T, atol=10 / n**0.5)
 
 
+@pytest.mark.parametrize("name", ["gaussian", "categorical", "bernoulli"])
+def test_propagated_cotangents_have_the_fisher_matrix_for_covariance(name):
+    likelihood, outputs, n = getattr(layers, name)(), normal(3, seed=3), 200_000
+    pull = layers.propagated(likelihood, samples=2).pull
+    second = pull(jax.random.key(0), jnp.broadcast_to(outputs, (n, 3)), lambda g: g.T @ g / n)
+    b = jax.jacobian(lambda v: likelihood.root(outputs, v))(jnp.zeros(3))
+    np.testing.assert_allclose(second, b @ b.T, atol=10 / n**0.5)
+    own = 1e-14 if name == "gaussian" else 10 / n**0.5  # a square of a sign is 1
+    np.testing.assert_allclose(jnp.diagonal(second), jnp.diagonal(b @ b.T), atol=own)
+    with pytest.raises(ValueError, match=r"propagated\(\) needs a likelihood with a root"):
+        layers.propagated(layers.Likelihood(likelihood.sample))
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_table_that_is_added_has_the_fisher_matrix_of_each_number_or_of_each_row(whole):
+    params, x, behind = {"bias": normal(5, 3)}, normal(4, 2, 5, 3, seed=1), normal(3, 3, seed=2)
+    capture = layers.explicit({"": layers.Added(rank=2, whole=whole)}, params)
+    forward = lambda params: jnp.tanh(capture.apply("", params, params["bias"] + x, x)) @ behind  # noqa: E731
+    mean = lambda outputs: jnp.sum(jnp.sin(outputs)) / 4  # noqa: E731
+    f = layers.value_grad_factors(forward, mean, capture, fisher=layers.exact(layers.gaussian()))
+    _, grads, factors = jax.jit(f)(params)
+    jacobian = np.asarray(jax.jacobian(lambda bias: jnp.tanh(bias + x) @ behind)(params["bias"]))
+    fisher = np.einsum("nstoab,nstocd->abcd", jacobian, jacobian) / 4
+    tx = precond.scale_by_kfac(capture.layers, damping=0.1)
+    updates, _ = jax.jit(tx.update)(grads, tx.init(params), factors=factors)
+    if whole:
+        rows = [(fisher[i, :, i] + 0.1 * np.eye(3), grads["bias"][i]) for i in range(5)]
+        expected = np.stack([np.linalg.solve(*row) for row in rows])
+    else:
+        expected = grads["bias"] / (np.einsum("abab->ab", fisher) + 0.1)
+    np.testing.assert_allclose(updates["bias"], expected, rtol=1e-12)
+
+
+def test_weights_of_several_losses_weigh_their_fisher_matrices():
+    joint = layers.joint(layers.categorical(), layers.bernoulli(), weights=(2.0, 0.5))
+    logits, binary, zeros = normal(3, seed=3), normal(3, seed=4), jnp.zeros(6)
+
+    def loss(flat):
+        return -2 * jax.nn.log_softmax(flat[:3])[1] + jnp.sum(jax.nn.softplus(flat[3:])) / 2
+
+    b = jax.jacobian(lambda v: jnp.concatenate(joint.root((logits, binary), (v[:3], v[3:]))))(zeros)
+    np.testing.assert_allclose(b @ b.T, jax.hessian(loss)(jnp.concatenate([logits, binary])), atol=1e-14)
+    many = tuple(jnp.broadcast_to(x, (100_000, *x.shape)) for x in (logits, binary))
+    drawn = jnp.concatenate(joint.sample(jax.random.key(0), many), axis=1)
+    np.testing.assert_allclose(drawn.T @ drawn / len(drawn), b @ b.T, atol=0.02)
+    with pytest.raises(ValueError, match="1 numbers for 2 likelihoods"):
+        layers.joint(layers.categorical(), layers.bernoulli(), weights=(2.0,))
+
+
 def test_sampled_factors_come_to_the_exact_ones_as_the_root_of_the_number_of_samples():
     model, x, likelihood = Deep(nn.tanh), normal(8, 4), layers.categorical()
     params = jax.jit(model.init)(jax.random.key(0), x)["params"]
@@ -152,7 +202,7 @@ def test_factors_alone_are_those_that_come_with_the_gradient():
         f = layers.value_grad_factors(forward, lambda outputs, x: jnp.mean(outputs), capture, fisher=fisher)
         g = layers.factors_alone(forward, capture, fisher=fisher)
         expected, alone = jax.jit(f)(params, x, key=key)[2], jax.jit(g)(params, x, key=key)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-14), alone, expected)
+        chex.assert_trees_all_close(alone, expected, rtol=1e-14)
     with pytest.raises(ValueError, match="value_grad_factors"):
         layers.factors_alone(forward, capture, fisher=layers.empirical())
 

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -80,7 +81,7 @@ def path_with_arguments():
 
 
 def assert_close(actual, expected, atol=1e-12):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=atol), actual, expected)
+    chex.assert_trees_all_close(actual, expected, rtol=0, atol=atol)
 
 
 def probes_in(tree):
@@ -324,7 +325,7 @@ def test_hyperparameters_are_injected_and_params_are_mapped():
     state = tx.init(capture.attach(params))
     assert state.hyperparams["damping"] == 0.01
     mapped = optax.tree.map_params(tx, lambda v: v, state)
-    jax.tree.map(np.testing.assert_array_equal, mapped, state)
+    chex.assert_trees_all_equal(mapped, state)
 
 
 def test_errors_say_what_to_do():

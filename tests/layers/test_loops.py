@@ -3,6 +3,7 @@
 import contextlib
 import functools
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -60,7 +61,7 @@ def forward(capture):
 
 
 def assert_same(actual, expected):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-13), actual, expected)
+    chex.assert_trees_all_close(actual, expected, rtol=0, atol=1e-13)
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """A matrix of networks: each layer's signals make its gradient and its factors, or it is named with a reason."""
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -64,7 +65,7 @@ def test_every_parameter_has_factors_or_a_reason(case):
     # A model that carries probes computes what it computes without.
     with_probes = jax.jit(lambda p: run(capture.attach(p)))(params)
     without = jax.jit(lambda p: module.apply(state | {"params": p}, x, **case.kwargs))(params)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12), with_probes, without)
+    chex.assert_trees_all_close(with_probes, without, rtol=1e-12, atol=1e-12)
 
 
 def test_a_parameter_without_factors_is_an_error_that_shows_the_table_unless_it_is_named():
@@ -131,7 +132,7 @@ def test_k_fac_of_a_stack_over_another_axis_is_that_of_a_stack_over_the_first():
 
         found[axis] = jax.tree.map(lambda u, axis=axis: jnp.moveaxis(u, axis, 0), updates(tree))
     assert {layer.lead_axes for layer in capture.layers.values()} == {(2,), (1,)}  # of the dense layer, and of the norm
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10), found[-1], found[0])
+    chex.assert_trees_all_close(found[-1], found[0], rtol=1e-10)
 
 
 def test_bases_come_back_to_the_probes_of_a_stack_over_another_axis():

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -93,9 +94,9 @@ def test_they_are_the_mean_over_squared_gradients_of_single_examples_in_the_base
         np.testing.assert_allclose(factors[name].moments, expected, rtol=0, atol=1e-12 * expected.max())
     plain = f(params, x, key=key)
     assert all(plain[2][name].moments is None for name in KINDS)
-    jax.tree.map(np.testing.assert_array_equal, (value, grads), plain[:2])
+    chex.assert_trees_all_equal((value, grads), plain[:2])
     for name in KINDS:
-        jax.tree.map(np.testing.assert_array_equal, factors[name][:2], plain[2][name][:2])
+        chex.assert_trees_all_equal(factors[name][:2], plain[2][name][:2])
 
 
 def test_each_layer_gets_the_eigenvectors_of_its_own_factors():

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 from typing import NamedTuple
 
+import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -48,7 +49,7 @@ def test_keys_with_slashes_make_no_difference(probes):
     nested = update_of({"mlp": {"scale": jnp.ones(2), "~": {"linear": WEIGHTS}}}, lambda p: p["mlp"]["~"]["linear"])
     joined = update_of({"mlp": {"scale": jnp.ones(2)}, "mlp/~/linear": WEIGHTS}, lambda p: p["mlp/~/linear"])
     assert jnp.any(nested["kernel"] != 0)
-    jax.tree.map(np.testing.assert_array_equal, joined, nested)
+    chex.assert_trees_all_equal(joined, nested)
 
 
 def test_a_path_to_nowhere_is_an_error():
@@ -178,7 +179,7 @@ def test_layers_are_found_in_trees_of_all_kinds(node, above, probes):
     assert jax.tree.structure(found) == jax.tree.structure(expected)
     assert all(type(a) is type(b) for a, b in zip(layers_in(found), layers_in(expected), strict=True))
     true = trained("dictionary", "dictionary", probes)
-    jax.tree.map(np.testing.assert_array_equal, plain(found), plain(true))
+    chex.assert_trees_all_equal(plain(found), plain(true))
 
 
 class Closed(flax.struct.PyTreeNode):

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -310,9 +311,9 @@ def test_the_factors_are_those_of_the_linen_model():
     expected, slopes, wanted = jax.jit(g)(twin, None, x, y)
     np.testing.assert_allclose(value, expected)
     for mine, theirs in (("parts/0", "layers_0"), ("parts/2", "layers_2")):
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-14), factors[mine], wanted[theirs])
+        chex.assert_trees_all_close(factors[mine], wanted[theirs], rtol=1e-7, atol=1e-14)
         own = nnx.to_pure_dict(grads)["parts"][int(mine[-1])]
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-14), own, slopes[theirs])
+        chex.assert_trees_all_close(own, slopes[theirs], rtol=1e-7, atol=1e-14)
 
 
 @pytest.mark.slow
@@ -334,7 +335,7 @@ def test_a_scanned_model_with_probes_of_its_own_has_the_same_factors():
     leaves = jax.tree_util.tree_flatten_with_path(grads, is_leaf=is_probe)[0]
     found = {path_name(path).rpartition("/")[0]: p.factors(1 / p.sums["examples"]) for path, p in leaves if is_probe(p)}
     assert set(found) == set(expected)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-13), found, expected)
+    chex.assert_trees_all_close(found, expected, rtol=1e-7, atol=1e-13)
 
 
 def training():
@@ -393,7 +394,7 @@ def test_and_its_state_has_the_bases_that_ekfac_measures_in():
         step(model, optimizer, key)
         params, state = plain(params, state, key)
     actual = nnx.state(model, nnx.Param)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-13), actual, params)
+    chex.assert_trees_all_close(actual, params, rtol=0, atol=1e-13)
     assert min(jax.tree.leaves(jax.tree.map(lambda a, b: np.abs(a - b).max(), actual, start))) > 1e-3
 
 

@@ -1,5 +1,6 @@
 """K-FAC without curvature is refused, or counted: taps that are never called, derivatives by the input, no factors."""
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -44,7 +45,7 @@ def test_a_function_that_was_traced_before_is_believed(net):
     capture = net[2]
     inner = jax.jit(lambda params, x: capture.apply({"params": params}, x))
     first, second = (factors_of(lambda params, x: inner(params, x), net) for _ in range(2))
-    jax.tree.map(np.testing.assert_array_equal, second, first)
+    chex.assert_trees_all_equal(second, first)
     assert all(jnp.any(x != 0) for x in jax.tree.leaves(second))
 
 
@@ -70,7 +71,7 @@ def test_what_the_error_says_to_write_has_the_gradient_of_all_and_the_factors_of
     f = layers.value_grad_factors(forward, squares, capture, fisher=layers.exact(layers.gaussian()))
     _, grads, factors = f(params, X)
     expected = jax.grad(lambda p: squares(model.apply({"params": p}, X) + slope(model.apply, p), X))(params)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), grads, expected)
+    chex.assert_trees_all_close(grads, expected, rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(factors["layers_2"].outputs, 1, rtol=1e-6)  # of a Gaussian with one output
 
 

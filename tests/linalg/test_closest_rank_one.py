@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from precond.linalg import closest_rank_one
 
 LEADING = jax.jit(closest_rank_one, static_argnums=1)
-pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("x64")
 
 
 def matrices(values, shape, count=8):

@@ -9,8 +9,6 @@ from hypothesis import strategies as st
 
 from precond.linalg import dense, eye_like, gram, packed_gram
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.mark.usefixtures("x64")
 @given(shape=st.lists(st.integers(1, 7), min_size=1, max_size=3), seed=st.integers(0, 9))

@@ -5,6 +5,7 @@ import functools
 import math
 import re
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,7 +48,7 @@ def run(count, steps, dtype, **arguments):
     return jax.tree.map(np.asarray, path), state
 
 
-@pytest.mark.usefixtures("x64", "quick_compilation")
+@pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
     "schedule", [SCHEDULES["in turns"], pytest.param(SCHEDULES["at once"], marks=pytest.mark.slow)], ids=SCHEDULES
 )
@@ -56,11 +57,10 @@ def test_fifty_steps_are_the_same_on_1_2_4_and_8_devices(schedule):
     assert max(np.abs(x[-1]).max() for x in alone.values()) > 0.5  # it went somewhere
     for count in (2, 4, 8):
         path, _ = run(count, 50, "float64", refresh=schedule)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-12), path, alone)
+        chex.assert_trees_all_close(path, alone, rtol=0, atol=1e-12)
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("quick_compilation")
 def test_bfloat16_parameters_differ_by_one_rounding_at_most():
     # Gradients are given: a program may compute them with more than the precision of bfloat16, another may not.
     params, _ = problem("bfloat16")
@@ -143,7 +143,6 @@ def test_and_decomposes_an_eighth():
     assert whole[0] == 8 * shard[0] > 0
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_directions_on_the_wire_may_be_rounded_once():
     exact, _ = run(8, 1, "float32")
     rounded, _ = run(8, 1, "float32", axis=precond.sharded("data", gather_dtype="bfloat16"))
@@ -154,7 +153,7 @@ def test_directions_on_the_wire_may_be_rounded_once():
     np.testing.assert_array_equal(rounded["bias"], exact["bias"])
 
 
-@pytest.mark.usefixtures("x64", "quick_compilation")
+@pytest.mark.usefixtures("x64")
 @pytest.mark.slow
 def test_or_by_chance_and_then_alike_on_every_mesh():
     def trained(count, **how):

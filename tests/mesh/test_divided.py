@@ -4,6 +4,7 @@ import functools
 import math
 import re
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -85,7 +86,6 @@ CASES = [(name, kind) for name in DIVIDED for kind in (EXPLICIT, AUTO)]
 FEW = {("along the first axis", AUTO), ("along the last axis", EXPLICIT), ("and over both", EXPLICIT)}
 
 
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize(
     ("name", "kind"),
     [pytest.param(*c, id=f"{c[0]}, {c[1].name}", marks=[pytest.mark.slow] * (c not in FEW)) for c in CASES],
@@ -95,7 +95,7 @@ def test_every_number_comes_to_its_place_in_its_block_and_back(name, kind):
     mesh = loops.mesh_of(kind, shape, ("data", "model")[: len(shape)])
     found = moved(precond.sharded(axis, gradients="data"), mesh, specs)
     expected = moved(precond.sharded(None, multiple=8), loops.mesh_of(shape=(1,)), P())
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    chex.assert_trees_all_equal(found, expected)
     if kind == EXPLICIT:
         typed = jax.tree.map(lambda x: jax.typeof(x).sharding.spec, found)
         assert typed == {name: P(*s, *[None] * (len(SHAPES[name]) - len(s))) for name, s in specs.items()}
@@ -205,12 +205,11 @@ def layers_moved(kind, axis, specs):
     return compiled(grads, tx.init(grads), grads)[0], compiled
 
 
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("kind", [EXPLICIT, AUTO], ids=["explicit", "auto"])
 def test_layers_are_joined_where_they_are(kind):
     found, compiled = layers_moved(kind, precond.sharded("data", gradients="data"), LAYER_ROWS)
     expected, _ = layers_moved(kind, precond.sharded(None, multiple=8), P())
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    chex.assert_trees_all_equal(found, expected)
     sent = collectives(compiled)
     # Gathered are, of what does not divide, gradients, parameters and directions; summed is what is not finite.
     assert sum(n for what, n in sent if what == "all-gather") == 2 * (240 + 16 + 16) + 8 * 250 + 16 * 2
@@ -278,7 +277,7 @@ def test_what_has_no_blocks_is_divided_where_it_is_given_some():
         grads = loops.put({name: jnp.asarray(rng.standard_normal(s), "float32") for name, s in shapes.items()}, mesh)
         for n, tx in txs.items():
             found[n], states[n] = jax.jit(tx.update)(grads, states[n])
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found[1], found[0])
+    chex.assert_trees_all_close(found[1], found[0], rtol=1e-6)
     mu = states[1].otherwise.inner_state.inner.stacks.stacks.mu["8x8"]
     assert mu.shape == (16, 8, 8)  # ten blocks
     assert mu.addressable_shards[0].data.shape == (2, 8, 8)

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +17,7 @@ from tests.mesh import loops
 from tests.mesh.test_devices import stacks_of
 from tests.mesh.test_kfac import LAYERS, STACKED, factors_of
 
-pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("x64")
 
 
 def spread(factor):
@@ -55,7 +56,7 @@ EACH = [pytest.param(f, id=name, marks=[pytest.mark.slow] * (name not in FEW)) f
 @pytest.mark.parametrize("loop", EACH)
 def test_a_loop_changes_no_step(loop):
     actual = loop(make)
-    jax.tree.map(lambda a, d: np.testing.assert_allclose(a, d, rtol=0, atol=1e-12), actual, expected())
+    chex.assert_trees_all_close(actual, expected(), rtol=0, atol=1e-12)
     moved = jax.tree.map(lambda a, p: np.abs(a - p).max(), actual, loops.parameters())
     assert min(jax.tree.leaves(moved)) > 1e-3
 

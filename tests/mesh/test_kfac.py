@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +16,7 @@ from precond.mesh import replicate
 from tests.mesh import loops
 from tests.mesh.test_devices import collectives, stacks_of
 
-pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("x64")
 
 # Layers of three sizes, one of them scanned; one has a bias.
 LAYERS = {
@@ -60,7 +61,7 @@ EACH = [pytest.param(f, id=name, marks=[pytest.mark.slow] * (name not in FEW)) f
 @pytest.mark.parametrize("loop", EACH)
 def test_a_loop_changes_no_step(loop):
     actual = loop(make)
-    jax.tree.map(lambda a, d: np.testing.assert_allclose(a, d, rtol=0, atol=1e-12), actual, expected())
+    chex.assert_trees_all_close(actual, expected(), rtol=0, atol=1e-12)
     moved = jax.tree.map(lambda a, p: np.abs(a - p).max(), actual, loops.parameters())
     assert min(jax.tree.leaves(moved)) > 1e-3
 
@@ -73,7 +74,7 @@ def test_steps_are_the_same_on_1_2_4_and_8_devices(schedule):
 
     alone = trained(1)
     for count in (2, 4, 8):
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-12), trained(count), alone)
+        chex.assert_trees_all_close(trained(count), alone, rtol=0, atol=1e-12)
 
 
 def test_each_of_8_devices_keeps_an_eighth_and_one_block_of_every_stack():

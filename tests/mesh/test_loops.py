@@ -2,8 +2,8 @@
 
 import functools
 
+import chex
 import jax
-import numpy as np
 import optax
 import pytest
 from jax.sharding import PartitionSpec as P
@@ -12,7 +12,7 @@ import precond
 from precond.engine import BlockedState
 from tests.mesh import loops
 
-pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("x64")
 
 
 @functools.cache
@@ -21,7 +21,7 @@ def expected():
 
 
 def assert_same(actual, desired, tolerance=1e-12):
-    jax.tree.map(lambda a, d: np.testing.assert_allclose(a, d, rtol=0, atol=tolerance), actual, desired)
+    chex.assert_trees_all_close(actual, desired, rtol=0, atol=tolerance)
 
 
 # The same mechanism as one of the others; they wait for `make test-slow`.

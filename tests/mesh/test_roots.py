@@ -3,6 +3,7 @@
 import functools
 import re
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import precond
 from tests.mesh import loops, test_ekfac, test_kfac
 from tests.mesh.test_devices import COLLECTIVE, SCHEDULES, run, stacks_of
 
-pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("x64")
 
 ROOTS = precond.sharded("data", roots="data")
 HYBRID = precond.sharded(("data", "model"), roots="model")
@@ -21,6 +22,9 @@ STACKED = precond.sharded(None, multiple=8)
 SOAP = functools.partial(precond.soap, 0.01, block_size=8, refresh=precond.every(2, stagger=True, delay=1, warmup=1))
 TURNED = precond.roots.turned()
 KL = functools.partial(precond.kl_shampoo, 0.01, block_size=8, refresh=precond.every(3, stagger=True))
+
+EIGENVALUES = precond.roots.averaged_eigenvalues()
+AVERAGED = functools.partial(KL, root=EIGENVALUES, refresh=precond.every(2, stagger=True, delay=1, warmup=1))
 
 
 def with_axis(make, axis):
@@ -51,6 +55,7 @@ CASES = {
         SLOW,
     ),
     "kl_shampoo": (KL, ROOTS, loops.LOOPS["auto"], SLOW),
+    "kl_shampoo, averaged eigenvalues": (AVERAGED, ROOTS, loops.LOOPS["auto"], ()),
     "kfac": (test_kfac.make, ROOTS, loops.LOOPS["auto"], SLOW),
     "kfac over one axis of two": (test_kfac.make, HYBRID, AUTO, SLOW),
     "ekfac": (test_ekfac.make, ROOTS, loops.LOOPS["auto"], SLOW),
@@ -63,7 +68,7 @@ CASES = {
 )
 def test_what_is_gathered_changes_no_step(make, axis, loop):
     actual, expected = loop(with_axis(make, axis)), loops.one_device(make(axis=STACKED))
-    jax.tree.map(lambda a, d: np.testing.assert_allclose(a, d, rtol=0, atol=1e-12), actual, expected)
+    chex.assert_trees_all_close(actual, expected, rtol=0, atol=1e-12)
 
 
 @SLOW
@@ -72,7 +77,7 @@ def test_fifty_steps_are_the_same_on_1_2_4_and_8_devices(schedule):
     alone, _ = run(1, 50, "float64", refresh=schedule, axis=STACKED)
     for count in (1, 2, 4, 8):
         path, _ = run(count, 50, "float64", refresh=schedule, axis=ROOTS)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-12), path, alone)
+        chex.assert_trees_all_close(path, alone, rtol=0, atol=1e-12)
 
 
 def gathers(program):

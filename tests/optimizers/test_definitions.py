@@ -12,15 +12,15 @@ import precond
 from tests import reference
 from tests.problem import distance, gradients, trajectory
 
-pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("x64")
 
 SHAPES = {"w": (9, 7), "t": (4, 3, 5)}
 TENSORS = precond.views.tensors()
 
 
-def check(tx, definition, tolerance=1e-10):
-    grads = gradients(SHAPES, steps=16)
-    start = gradients(SHAPES, steps=1, seed=5)[0]
+def check(tx, definition, tolerance=1e-10, shapes=SHAPES):
+    grads = gradients(shapes, steps=16)
+    start = gradients(shapes, steps=1, seed=5)[0]
     path = trajectory(tx, start, grads)
     for k, w in start.items():
         assert distance(path[k], definition(w, [g[k] for g in grads]), w) < tolerance, k
@@ -58,8 +58,18 @@ def test_kl_shampoo():
         "exponent": 0.5,
         "clip": 1.0,
     }
-    tx = precond.kl_shampoo(0.01, b1=0.9, b2=0.95, damping=1e-4, block_size=4, refresh=2, views=TENSORS)
+    given_too = {"block_size": 4, "refresh": 2, "magnitude": None, "views": TENSORS}
+    tx = precond.kl_shampoo(0.01, b1=0.9, b2=0.95, damping=1e-4, **given_too)
     check(tx, lambda w, g: reference.shampoo_trajectory(w, g, **given))
+
+
+def test_the_practical_form_of_kl_shampoo():
+    given = {"lr": 0.01, "b1": 0.9, "b2": 0.95, "damping": 1e-4, "period": 3, "clip": 1.0}
+    root = precond.roots.averaged_eigenvalues(0.95, damping=precond.relative(1e-4), moments=precond.roots.kept())
+    refresh = precond.every(3, delay=1, warmup=1)
+    tx = precond.kl_shampoo(0.01, b1=0.9, b2=0.95, root=root, refresh=refresh, views=TENSORS)
+    shapes = {"w": (6, 6), "t": (4, 3, 5)}  # whose first factors have full rank, and so one eigenbasis
+    check(tx, lambda w, g: reference.practical_kl_shampoo_trajectory(w, g, **given), shapes=shapes)
 
 
 def test_soap_by_eigh_with_the_newest_statistics():
@@ -112,6 +122,10 @@ STATISTICS_AND_ROOT = {
 
 @pytest.mark.parametrize("name", STATISTICS_AND_ROOT)
 def test_a_magnitude_makes_each_block_of_an_alias_as_long_as_that_of_another_method(name):
+    # KL-Shampoo has one by default.
+    size, given = (
+        (precond.transforms.scale_by_mean_square(0.95), {}) if name == "kl_shampoo" else (ADAM, {"magnitude": ADAM})
+    )
     grads, start = gradients(SHAPES, steps=8), gradients(SHAPES, steps=1, seed=5)[0]
     refresh = precond.every(3, stagger=True)
     spelled = optax.chain(
@@ -119,14 +133,14 @@ def test_a_magnitude_makes_each_block_of_an_alias_as_long_as_that_of_another_met
             precond.with_momentum(
                 precond.per_block(optax.ema(0.9)),
                 precond.graft(
-                    precond.scale_by_kronecker(*STATISTICS_AND_ROOT[name](), refresh=refresh), precond.per_block(ADAM)
+                    precond.scale_by_kronecker(*STATISTICS_AND_ROOT[name](), refresh=refresh), precond.per_block(size)
                 ),
             ),
             block_size=4,
         ),
         optax.scale_by_learning_rate(1e-3),
     )
-    alias = getattr(precond, name)(1e-3, b1=0.9, b2=0.95, refresh=refresh, magnitude=ADAM, block_size=4)
+    alias = getattr(precond, name)(1e-3, b1=0.9, b2=0.95, refresh=refresh, block_size=4, **given)
     ours, chain = trajectory(alias, start, grads), trajectory(spelled, start, grads)
     for k, w in start.items():
         assert distance(ours[k], chain[k], w) < 1e-12

@@ -10,8 +10,6 @@ import precond
 from tests import of_gradients
 from tests.conformance import harness
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 SHAPES = {"kernel": (6, 4), "bias": (4,)}
 RATE = optax.linear_schedule(1e-1, 1e-3, 5)
 DECAY = optax.piecewise_constant_schedule(0.5, {1: 0.1, 3: 0.0})

@@ -9,8 +9,9 @@ import optax
 import pytest
 
 import precond
+from precond.control_flow import after
 
-pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("x64")
 
 TURNS = precond.every(2, stagger=True)
 OPTIMIZERS = {
@@ -115,3 +116,11 @@ def test_those_of_a_gradient_of_zeros_are_no_nan(make):
     by_rate, by_w = jax.jit(jax.grad(functools.partial(outer, make, rank=0), (0, 1)))(0.01, jnp.ones((3, 2)))
     assert by_rate == 0
     np.testing.assert_array_equal(by_w, jnp.zeros((3, 2)))
+
+
+def test_work_that_stands_behind_other_work_lets_derivatives_through():
+    def scaled(x):
+        return x * after(jnp.asarray(3), {"x": x})
+
+    assert jax.grad(scaled)(2.0) == 3
+    assert jax.vmap(jax.grad(scaled))(jnp.ones(2)).tolist() == [3, 3]

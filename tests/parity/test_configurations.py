@@ -13,7 +13,7 @@ from precond import recipes
 from tests.parity import draw, inputs, oracle
 from tests.problem import distance, trajectory
 
-pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("x64")
 
 STEPS = 14
 EVERYTHING = ["w", "big", "b", "conv", "t3", "s", "row"]

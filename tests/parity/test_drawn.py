@@ -5,7 +5,7 @@ import pytest
 from tests.parity import draw
 from tests.problem import distance, gradients, trajectory
 
-pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("x64")
 
 # Chosen so that together, and with what follows trajectories of the references, they have every option.
 QUICK = {

@@ -11,7 +11,7 @@ import pytest
 from precond import recipes, transforms
 from tests.parity.options import assert_followed
 
-pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("x64")
 
 FOLDER = Path(__file__).parent / "golden"
 GOLDEN = np.load(FOLDER / "google_options.npz")

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -63,7 +64,7 @@ def captured(golden):
 
 def test_the_gradient_and_the_factors(golden, captured):
     _, _, grads, factors = captured
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-14), grads, tree(golden, "grad"))
+    chex.assert_trees_all_close(grads, tree(golden, "grad"), rtol=0, atol=1e-14)
     for name, (a, g, _) in factors.items():
         np.testing.assert_allclose(a[0], golden[f"A/{name}"], rtol=1e-12, atol=1e-14)
         np.testing.assert_allclose(g[0], golden[f"G/{name}"], rtol=1e-12, atol=1e-14)
@@ -75,4 +76,4 @@ def test_the_preconditioned_gradient(golden, captured, damping):
     tx = precond.scale_by_kfac(capture.layers, damping=damping, refresh=1)
     updates, _ = jax.jit(tx.update)(grads, tx.init(params), factors=factors)
     expected = tree(golden, f"preconditioned_{damping}")
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12), updates, expected)
+    chex.assert_trees_all_close(updates, expected, rtol=1e-10, atol=1e-12)

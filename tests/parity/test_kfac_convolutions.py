@@ -12,7 +12,7 @@ import precond
 from precond import layers
 from precond.layers import linen
 
-pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("x64")
 
 N, CLASSES = 5, 4
 # Of each kernel its size, strides, holes, and the padding before and behind, by dimension.

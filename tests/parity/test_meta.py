@@ -13,7 +13,7 @@ from precond import orthogonal, recipes, transforms
 from precond.recipes import meta_eigendecomposed, meta_eigh_basis, meta_qr_basis, meta_svd, primal_averaging
 from tests.parity.options import assert_followed
 
-pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("x64")
 
 FOLDER = Path(__file__).parent / "golden"
 GOLDEN = np.load(FOLDER / "meta_options.npz")

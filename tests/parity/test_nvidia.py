@@ -10,7 +10,7 @@ from precond import orthogonal, recipes
 from tests.parity import inputs
 from tests.problem import distance, gradients, trajectory
 
-pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("x64")
 
 RATE = 2**-5
 GOLDEN = np.load(Path(__file__).parent / "golden" / "nvidia_muon_options.npz")

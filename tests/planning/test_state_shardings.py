@@ -1,6 +1,7 @@
 """States that are born divided in loops which say all shardings beforehand: Flax's and MaxText's."""
 
 import functools
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +13,6 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import precond
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 AUTO, EXPLICIT = AxisType.Auto, AxisType.Explicit
 OPTIMIZERS = {
@@ -146,6 +145,21 @@ def test_a_state_that_comes_whole_is_reported_where_arrays_tell():
     state = jax.jit(tx.init, out_shardings=NamedSharding(mesh, P()))(params)
     with pytest.warns(UserWarning, match=r"whole on every device, although axis=\('data',\) divides them"):
         jax.jit(tx.update)(params, state, params)
+
+
+def test_a_state_that_comes_whole_is_reported_on_automatic_meshes_where_it_can_be_seen():
+    mesh = mesh_of()
+    tx = precond.shampoo(1e-3, block_size=8, axis="data")
+    params = {"kernel": jax.device_put(jnp.ones((64, 8)), NamedSharding(mesh, P()))}
+    state = jax.jit(tx.init, out_shardings=NamedSharding(mesh, P()))(params)
+    assert precond.metrics(state)["blocks/share"] == 1
+    with pytest.warns(UserWarning, match="were whole on every device, and axis= divides them"):
+        _, state = tx.update(params, state, params)
+    assert precond.metrics(state)["blocks/share"] < 0.15
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tx.update(params, tx.init(params), params)
+    assert "blocks/share" not in precond.metrics(tx.init({"kernel": jnp.ones((64, 8))}))
 
 
 def test_what_cannot_be_said_is_an_error():

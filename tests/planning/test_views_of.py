@@ -129,3 +129,18 @@ def test_names_of_layers_that_the_view_mixes_are_warned_of():
     bare = linen.unbox(params)
     updates, _ = tx.update(bare, linen.unbox(state), bare)  # the same reading without boxes
     assert updates["any"]["kernel"].shape == (8, 3, 12)
+
+
+def test_a_long_matrix_of_few_columns_is_reported():
+    with pytest.warns(UserWarning, match="matrix 9000 x 4, cut into 1125 blocks. More than 1000"):
+        precond.blocked(optax.identity(), block_size=8).init({"kernel": jnp.zeros((9000, 4))})
+
+
+def test_a_stack_whose_axis_has_no_name_is_reported():
+    box = linen.Partitioned(jnp.zeros((6, 16, 4, 4)), names=("embed", None, None))
+    with pytest.warns(UserWarning, match="names for 3 axes.*it is a stack of layers whose axis has no name"):
+        precond.blocked(optax.identity()).init({"attention": {"kernel": box}})
+    stacked = precond.views.stacked("attention", 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        precond.blocked(optax.identity(), views=stacked).init({"attention": {"kernel": box}})

@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 from flax import nnx
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 ROOT = Path(__file__).parents[2]
 # How many steps are enough for the loss to fall, and which optimizers the slow tests try, too.
 CASES = {

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 from precond import replicas
 from precond.replicas import gradients, gradients_by, over_devices, over_groups, over_micro_batches
 
-pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("x64")
 
 PARTS = 8
 SHARED = {"up": P(), "bias": P(), "down": P()}

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from precond import eigenbasis, eigh, newton, qr
+from precond import RootState, eigenbasis, eigh, newton, qr
 from precond.roots.guard import unchecked
 from tests import reference
 
-pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("x64")
 
 
 def orthogonal(d, rng):
@@ -75,13 +75,14 @@ def test_it_whitens_by_the_factor_in_its_basis():
     a = reference.matrix_of_spectrum(np.array([0.1, 1.0, 5.0]), np.random.default_rng(0))
     basis = np.linalg.eigh(a)[1]
     factor = jnp.asarray(a)[None]
-    white = eigenbasis().whiten(unchecked(factor)._replace(matrix=jnp.asarray(basis)[None]), factor)[0]
+    known = RootState((unchecked(factor)._replace(matrix=jnp.asarray(basis)[None]),), ())
+    white = eigenbasis().whiten(known, 0, factor)[0]
     np.testing.assert_allclose(white, reference.power(a, -0.5), rtol=1e-10)
 
 
 def test_a_factor_that_has_seen_nothing_knows_no_root():
     zero = jnp.zeros((1, 3, 3))
-    np.testing.assert_array_equal(eigenbasis().whiten(unchecked(zero), zero), zero)
+    np.testing.assert_array_equal(eigenbasis().whiten(RootState((unchecked(zero),), ()), 0, zero), zero)
 
 
 def test_what_never_moved_is_not_moved():

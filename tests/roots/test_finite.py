@@ -9,8 +9,6 @@ import precond
 from precond.roots import Health, last_finite
 from tests import reference
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 D = 3
 ROOTS = {
     "inverse_root, eigh": lambda: precond.inverse_root(method=precond.eigh()),

@@ -8,8 +8,6 @@ import pytest
 
 import precond
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 ROOTS = {
     "inverse_root": precond.inverse_root,
     "composite": lambda: precond.inverse_root(method=precond.composite()),

@@ -14,7 +14,7 @@ from precond.roots import Root, RootState, kept, store_as, turned
 from precond.roots.guard import unchecked
 from tests import reference
 
-pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("x64")
 
 
 def orthogonal(d, rng):

@@ -12,7 +12,7 @@ from precond import kl, outer_products, scale_by_trace
 from precond.linalg import dense
 from tests import reference
 
-pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("x64")
 
 
 def run(statistics, gradients, **extra):

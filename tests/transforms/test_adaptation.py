@@ -1,5 +1,6 @@
 """Exact learning rate and momentum, and Levenberg-Marquardt damping, against dense float64 definitions."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -75,6 +76,44 @@ def test_learning_rate_and_momentum_are_the_minimum_of_the_dense_quadratic_model
         params = optax.apply_updates(params, updates)
 
 
+def test_products_with_the_empirical_fisher_matrix_are_those_of_single_gradients(problem):
+    params, x, y = problem
+
+    def losses(p):
+        return -jnp.take_along_axis(jax.nn.log_softmax(network(p, x)), y[:, None], 1)[:, 0]
+
+    rows = np.concatenate(
+        [np.asarray(m).reshape(16, -1) for m in jax.tree.leaves(jax.jacobian(losses)(params))], axis=1
+    )
+    v = jax.tree.map(lambda p: jnp.sin(7 * p), params)
+    product = precond.layers.empirical_product(losses, params)
+    np.testing.assert_allclose(flat(product(v)), rows.T @ (rows @ flat(v)) / 16, rtol=1e-10)
+    with pytest.raises(ValueError, match="one loss for each example"):
+        precond.layers.empirical_product(lambda p: jnp.sum(losses(p)), params)
+
+
+@pytest.mark.parametrize("fixed", ["learning_rate", "momentum"])
+def test_what_is_given_stays_and_the_other_is_the_minimum_of_the_model(x64, fixed):
+    rng = np.random.default_rng(1)
+    root = rng.standard_normal((6, 6))
+    matrix, x = jnp.asarray(root @ root.T + np.eye(6)), jnp.asarray(rng.standard_normal(6))
+    tx = precond.transforms.quadratic_model(optax.scale_by_adam(), damping=0.3, **{fixed: 0.2})
+    state, adam, before = tx.init(x), optax.scale_by_adam(), np.zeros(6)
+    inner, full = adam.init(x), np.asarray(matrix) + 0.3 * np.eye(6)
+    for _ in range(3):
+        g = matrix @ x
+        updates, state = tx.update(g, state, curvature=lambda v: matrix @ v)
+        new, inner = adam.update(g, inner)
+        known, free = (-0.2 * new, before) if fixed == "learning_rate" else (0.2 * before, np.asarray(new))
+        bend = free @ full @ free
+        expected = known - free * (free @ (g + full @ known)) / (bend if bend else 1)
+        np.testing.assert_allclose(updates, expected, rtol=1e-10)
+        assert getattr(state, fixed) == 0.2
+        before, x = np.asarray(updates), x + updates
+    with pytest.raises(ValueError, match="nothing to choose"):
+        precond.transforms.quadratic_model(optax.identity(), learning_rate=0.1, momentum=0.9)
+
+
 def test_on_a_quadratic_the_gradient_and_the_last_step_are_conjugate_gradients(x64):
     rng = np.random.default_rng(1)
     root = rng.standard_normal((6, 6))
@@ -95,20 +134,28 @@ def test_a_direction_of_nothing_or_of_no_number_moves_nothing(x64):
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
 
 
+ALL_CASES = {"rejected", "raised", "lowered", "kept"}
+
+
 def newton(damping):
     """On x^4 / 4 + x^2: the curvature 2 that is given is too small far away, and right at the end."""
     return optax.scale(-1 / (2 + damping))
 
 
 @pytest.mark.parametrize(
-    ("interval", "decay", "steps", "cases"),
-    [(2, 0.5, 30, {"rejected", "lowered", "kept"}), (1, 0.8, 55, {"rejected", "raised", "lowered", "kept"})],
+    ("interval", "decay", "steps", "cases", "options"),
+    [
+        (2, 0.5, 30, {"rejected", "lowered", "kept"}, {}),
+        (1, 0.8, 55, ALL_CASES, {}),
+        (1, 0.8, 40, ALL_CASES, {"thresholds": (0.5, 0.9), "rejection": 3.0, "damped": False}),
+    ],
 )
-def test_damping_follows_the_rule_and_a_step_that_goes_up_is_none(x64, interval, decay, steps, cases):
+def test_damping_follows_the_rule_and_a_step_that_goes_up_is_none(x64, interval, decay, steps, cases, options):
     """In numbers, by hand, for a loss whose curvature is understated, so that all cases occur."""
     loss = lambda x: x**4 / 4 + x**2  # noqa: E731
     damping = 0.01
-    tx = precond.transforms.levenberg_marquardt(newton, damping, interval=interval, decay=decay)
+    tx = precond.transforms.levenberg_marquardt(newton, damping, interval=interval, decay=decay, **options)
+    low, high = options.get("thresholds", (0.25, 0.75))
     x, seen = 6.0, set()
     state = tx.init(jnp.asarray(x))
     update = jax.jit(
@@ -117,19 +164,19 @@ def test_damping_follows_the_rule_and_a_step_that_goes_up_is_none(x64, interval,
     for count in range(1, steps + 1):
         g = x**3 + 2 * x
         step = -g / (2 + damping)
-        rho = (loss(x + step) - loss(x)) / (g * step + (2 + damping) * step**2 / 2)
+        rho = (loss(x + step) - loss(x)) / (g * step + (2 + damping * options.get("damped", True)) * step**2 / 2)
         rejected = loss(x + step) > loss(x)
         updates, state = update(jnp.asarray(g), state, jnp.asarray(x))
         np.testing.assert_allclose(updates, 0 if rejected else step, rtol=1e-9)
         if rejected:
-            damping, case = damping / decay**interval, "rejected"
+            damping, case = damping * options.get("rejection", decay**-interval), "rejected"
         elif count % interval:
             case = "kept"
-        elif rho > 0.75:
+        elif rho > high:
             damping, case = damping * decay**interval, "lowered"
         else:
-            case = "raised" if rho < 0.25 else "kept"
-            damping = damping / decay**interval if rho < 0.25 else damping
+            case = "raised" if rho < low else "kept"
+            damping = damping / decay**interval if rho < low else damping
         np.testing.assert_allclose(state.damping, damping, rtol=1e-9)
         seen.add(case)
         x += float(updates)
@@ -158,7 +205,7 @@ def test_a_rejected_step_leaves_the_inner_state_and_one_that_is_no_number_is_rej
     for value_fn in (lambda p: jnp.sum(p**2) + 100, lambda p: jnp.sum(p) * jnp.nan):
         updates, after = tx.update(x, state, x, value=5.0, value_fn=value_fn, curvature=lambda v: v)
         np.testing.assert_array_equal(updates, 0)
-        jax.tree.map(np.testing.assert_array_equal, after.inner, state.inner)
+        chex.assert_trees_all_equal(after.inner, state.inner)
         assert after.damping > state.damping
         assert after.rejected == 1
 

@@ -107,6 +107,17 @@ def test_where_optax_has_the_method_ours_is_the_same(ours, optaxs):
         np.testing.assert_allclose(a, b, rtol=1e-12)
 
 
+def test_with_a_power_of_one_it_is_the_natural_gradient_of_a_diagonal_fisher_matrix():
+    rng, n, beta = np.random.default_rng(0), 8, 0.9
+    tx = precond.transforms.scale_by_diagonal(beta, weight=(1 - beta) * n, eps=1e-2, power=1.0)
+    grads = [jnp.asarray(rng.standard_normal(5)) for _ in range(3)]
+    state, fisher = tx.init(grads[0]), np.zeros(5)
+    for g in grads:
+        updates, state = tx.update(g, state)
+        fisher = beta * fisher + (1 - beta) * n * np.asarray(g) ** 2
+    np.testing.assert_allclose(updates, grads[-1] / (fisher + 1e-2), rtol=1e-5)
+
+
 def test_arguments_are_checked_by_name():
     for make, message in [
         (lambda: precond.blocked(optax.identity(), block_size=0), "block_size=0: must be at least 1"),

@@ -1,5 +1,6 @@
 """Error feedback, radial projection, conjugate gradients, extrapolation, learned step sizes: each by its definition."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,7 +42,7 @@ def descend(tx, grad, w, count):
 
 
 def close(actual, expected, rtol=1e-12, atol=1e-13):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol), actual, expected)
+    chex.assert_trees_all_close(actual, expected, rtol=rtol, atol=atol)
 
 
 def flat(tree):
@@ -411,3 +412,23 @@ def test_arguments_are_checked_by_name():
         precond.contrib.project_radial(identity, channel_axis=2).update(w, optax.EmptyState(), w)
     with pytest.raises(ValueError, match="params"):
         tx.update(jnp.ones(3), tx.init(jnp.ones(3)))
+
+
+# One second moment
+
+
+def test_a_momentum_is_divided_by_the_root_of_the_mean_square_of_the_gradients():
+    grads = gradients(SHAPES, steps=4)
+    tx = precond.with_momentum(optax.ema(0.9), precond.transforms.scale_by_mean_square(0.8))
+    found, _ = steps(tx, grads)
+    for k in SHAPES:
+        v = m = 0.0
+        for t, g in enumerate(grads, start=1):
+            v, m = 0.8 * v + 0.2 * np.mean(g[k] ** 2), 0.9 * m + 0.1 * g[k]
+            expected = m / (1 - 0.9**t) / np.sqrt(v / (1 - 0.8**t))
+            np.testing.assert_allclose(found[t - 1][k], expected, rtol=1e-12)
+
+
+def test_gradients_of_zeros_stay_zeros():
+    tx, zeros = precond.transforms.scale_by_mean_square(), {"w": jnp.zeros((2, 3))}
+    assert not np.any(tx.update(zeros, tx.init(zeros))[0]["w"])

@@ -1,13 +1,16 @@
 """The precision of each product is the one that was asked for, read from the lowered program."""
 
+import inspect
 import re
 
 import jax
+import jax.extend as jex
 import jax.numpy as jnp
 import pytest
 from jax import lax
 
 import precond
+from tests.catalog import DEFAULTS, LAYERED, RECIPES, WHOLE, Case
 
 STACKS = {"8x8": jax.ShapeDtypeStruct((3, 8, 8), jnp.float32)}
 X3 = lax.DotAlgorithmPreset.TF32_TF32_F32_X3
@@ -52,3 +55,31 @@ def test_statistics_may_be_emulated_but_not_in_less_than_float32():
     for less in (lax.Precision.DEFAULT, lax.Precision.HIGH, lax.DotAlgorithmPreset.TF32_TF32_F32):
         with pytest.raises(ValueError, match="statistics need float32 or more"):
             precond.precision(statistics=less)
+
+
+TEARFREE = Case("google_tearfree", precond.recipes.google_tearfree, {})
+CASES = {case.name: case for case in (*DEFAULTS, *RECIPES, TEARFREE, *LAYERED, *WHOLE)}
+WITHOUT = {"muon", "neumann", "mfac"}  # their own products have the precision that their method says, or the highest
+
+
+def precisions_in(jaxpr):
+    """The precisions of all products of a program, those of its inner programs included."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            yield equation.params["precision"]
+        for inner in jex.core.jaxprs_in_params(equation.params):
+            yield from precisions_in(inner)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=list(CASES))
+def test_every_alias_and_recipe_whose_products_are_the_engines_passes_a_precision_on(case):
+    policy = precond.precision(statistics=lax.DotAlgorithmPreset.F32_F32_F32, roots=X3, projections=lax.Precision.HIGH)
+    if case.name in WITHOUT:
+        assert "precision" not in inspect.signature(case.factory).parameters
+        return
+    qr = {"method": precond.recipes.meta_qr_basis()} if case.name == "meta_soap" else {}  # eigh has no products
+    tx, params = case.make(precision=policy, **qr), {"kernel": jnp.ones((4, 3))}
+    program = jax.make_jaxpr(lambda p: tx.update(p, tx.init(p), p))(params)
+    seen = {x[0] if isinstance(x, tuple) else x for x in precisions_in(program.jaxpr)}
+    captured = {policy.statistics} if case in LAYERED else set()  # K-FAC's factors come from the capture
+    assert seen >= set(policy) - captured

@@ -2,6 +2,8 @@
 
 import re
 
+import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -90,7 +92,7 @@ def test_a_gradient_that_is_not_finite_does_not_enter_the_window():
     expected, after = run(precond.scale_by_mfac(3, 1e-2), grads)
     actual, state = run(precond.scale_by_mfac(3, 1e-2), [*grads[:5], bad, *grads[5:]])
     assert not any(np.any(x) for x in jax.tree.leaves(actual.pop(5)))
-    jax.tree.map(np.testing.assert_array_equal, (actual, state), (expected, after))
+    chex.assert_trees_all_equal((actual, state), (expected, after))
 
 
 @pytest.mark.usefixtures("x64")
@@ -120,7 +122,7 @@ def test_inside_blocked_it_is_the_same():
     views = [("w", {"axes": [0, 1]})]
     tx = precond.blocked(precond.scale_by_mfac(4, 1e-2), block_size=4, views=views)
     actual, _ = run(tx, [{"w": g["w"]} for g in grads])
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), actual, expected)
+    chex.assert_trees_all_close(actual, expected, rtol=1e-12)
 
 
 def collectives(compiled):
@@ -156,7 +158,7 @@ def test_a_sharded_window_changes_nothing_and_sends_a_row(sharded):
     window = {"w": P(None, "x"), "b": P(None, "x")}
     expected, _ = run(tx, grads)
     actual, state, sent = spread(tx, params, grads, layout, window)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-13), actual, expected)
+    chex.assert_trees_all_close(actual, expected, rtol=1e-12, atol=1e-13)
     assert {x.addressable_shards[0].data.size * 8 for x in state.window.values()} == {4 * 48, 4 * 8}
     kinds = [kind for _, kind in sent]
     assert "all-reduce" in kinds
@@ -188,7 +190,7 @@ def test_inside_the_users_own_shard_map_it_is_the_same(check_vma):
     state = init(jax.tree.map(jnp.asarray, grads[0]))
     for g, e in zip(grads, expected, strict=True):
         updates, state = update(jax.tree.map(jnp.asarray, g), state)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-13), updates, e)
+        chex.assert_trees_all_close(updates, e, rtol=1e-12, atol=1e-13)
 
 
 # The sparse window of EFCP
@@ -205,7 +207,7 @@ def test_behind_error_feedback_a_sparse_window_is_the_dense_one(density, size):
     rows = precond.transforms.sparse_rows(density, block_size=size)
     expected, dense_state = run(optax.chain(feedback(density, size), precond.scale_by_mfac(4, 1e-2)), grads)
     actual, state = run(optax.chain(feedback(density, size), precond.scale_by_mfac(4, 1e-2, rows=rows)), grads)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-14), actual, expected)
+    chex.assert_trees_all_close(actual, expected, rtol=1e-12, atol=1e-14)
     np.testing.assert_allclose(state[1].gram, dense_state[1].gram, rtol=1e-13, atol=1e-13)
 
 
@@ -274,8 +276,31 @@ def test_a_sparse_window_of_shards_is_that_of_the_whole_with_blocks_like_the_sha
     local = jax.shard_map(all_steps, mesh=mesh, in_specs=P("x"), out_specs=P("x"))
     expected, _ = run(make(None), grads)
     actual = jax.jit(local)(jax.tree.map(jnp.asarray, grads))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-14), actual, expected)
+    chex.assert_trees_all_close(actual, expected, rtol=1e-12, atol=1e-14)
     assert not broken or not np.any(actual[2]["w"])
+
+
+# The window of EFCP in low rank
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_window_in_low_rank_is_that_of_compressed_gradients_with_what_was_left_out():
+    grads, rank = random_gradients(7), 2
+    error, rows, v, expected = jax.tree.map(np.zeros_like, grads[0]), [], 0, []
+    start = np.asarray(jax.random.normal(jax.random.key(0), (3, rank), jnp.float64))
+    for g in grads:
+        error = {k: error[k] + g[k] for k in SHAPES}
+        first = np.linalg.qr(error["w"] @ start)[0]
+        left = np.linalg.qr(error["w"] @ (error["w"].T @ first))[0]
+        rows.append({"w": left @ (left.T @ error["w"]), "b": error["b"]})
+        error = {k: error[k] - rows[-1][k] for k in SHAPES}
+        v = 0.8 * v + 0.2 * dense(rows, 4, 1e-2)
+        expected.append(-0.1 * v)
+    tx = precond.mfac(0.1, window=4, damping=1e-2, b1=0.8, rank=rank)
+    out, state = run(tx, grads)
+    np.testing.assert_allclose(np.stack([flat(u) for u in out]), expected, rtol=1e-9, atol=1e-12)
+    stored = optax.tree.get(state, "window")
+    assert sum(x.size for x in jax.tree.leaves(stored)) == 4 * (rank * (16 + 3) + 8)
 
 
 def test_arguments_are_checked_by_name():
@@ -285,6 +310,8 @@ def test_arguments_are_checked_by_name():
         (lambda: precond.mfac(1.0, damping=-1.0), "damping=-1.0"),
         (lambda: precond.mfac(1.0, b1=2.0), "b1=2.0"),
         (lambda: precond.mfac(1.0, density=0), "density=0: must be above 0"),
+        (lambda: precond.mfac(1.0, density=0.1, rank=2), "density=0.1 and rank=2"),
+        (lambda: precond.mfac(1.0, rank=0), "rank=0: must be at least 1"),
         (lambda: precond.transforms.sparse_rows(2.0), "density=2.0"),
         (lambda: precond.transforms.sparse_rows(block_size=0), "block_size=0"),
         (lambda: precond.mfac(1.0, weight_decay=-1.0), "weight_decay=-1.0"),
@@ -293,3 +320,13 @@ def test_arguments_are_checked_by_name():
             make()
     with pytest.raises(TypeError, match="static_args='window'"):
         optax.inject_hyperparams(precond.mfac)(1.0, window=8).init(jnp.ones(3))
+
+
+def test_windows_of_boxed_parameters_have_an_axis_more_than_the_names_of_these():
+    box = nn.Partitioned(jnp.ones((4, 6)), names=("data", None))
+    tx = precond.mfac(0.1, window=2)
+    state = tx.init({"kernel": box})
+    assert nn.get_partition_spec(state)[0].window["kernel"] == jax.sharding.PartitionSpec(None, "data", None)
+    updates, state = tx.update({"kernel": box}, state, {"kernel": box})
+    assert updates["kernel"].names == box.names
+    assert state[0].window["kernel"].names == (None, *box.names)

@@ -1,5 +1,6 @@
 """Parameters of bfloat16 go on in the mean as those of float32 do, and the chance is the same everywhere."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,8 +10,6 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import precond
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 rounded = precond.transforms.with_stochastic_rounding
 SIZE = 20000
@@ -89,7 +88,7 @@ def test_the_noise_is_the_same_on_every_mesh(spec):
     put = {"kernel": NamedSharding(mesh, spec), "bias": NamedSharding(mesh, P())}
     actual, _ = go_on(tx, jax.device_put(params, put), jax.device_put(grads, put), 5)
     assert actual["kernel"].sharding.num_devices == 8
-    jax.tree.map(np.testing.assert_array_equal, actual, expected)
+    chex.assert_trees_all_equal(actual, expected)
 
 
 def test_the_noise_is_new_in_each_step_and_for_each_path_and_seed():
@@ -113,7 +112,7 @@ def test_a_run_that_is_taken_up_again_goes_on_in_the_same_way():
     expected, _ = go_on(tx, params, grads, 6)
     middle, state = go_on(tx, params, grads, 4)
     actual, _ = go_on(tx, middle, grads, 2, state)
-    jax.tree.map(np.testing.assert_array_equal, actual, expected)
+    chex.assert_trees_all_equal(actual, expected)
 
 
 def test_a_step_that_moves_nothing_leaves_all_as_it_is():
@@ -121,7 +120,7 @@ def test_a_step_that_moves_nothing_leaves_all_as_it_is():
     tx = rounded(precond.shampoo(1e-2, weight_decay=1e-2))
     bad = jax.tree.map(lambda x: x * jnp.nan, params)
     same, _ = go_on(tx, params, bad, 2)
-    jax.tree.map(np.testing.assert_array_equal, same, params)
+    chex.assert_trees_all_equal(same, params)
 
 
 def test_wider_parameters_are_updated_as_ever():

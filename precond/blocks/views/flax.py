@@ -9,6 +9,7 @@ from precond.blocks.parameter_names import (
     fused,
     is_convolution,
     is_depthwise,
+    is_depthwise_filter,
     is_elementwise,
     is_linear,
     is_vocabulary,
@@ -85,6 +86,8 @@ def read_kernel(path: str, leaf: Parameter, scan_axis: int, unknown: str | None 
         return None
     if name := adapter_of(parts):
         return adapter(shape, name)
+    if len(shape) == 2 and is_depthwise_filter(parts, shape):
+        return None
     for axes in _spellings(parts, leaf, unknown):
         more = len(shape) - len(axes)
         layers = tuple(range(start := min(scan_axis, len(axes)), start + more))

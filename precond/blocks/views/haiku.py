@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from precond.blocks.parameter import Parameter, as_parameter
-from precond.blocks.parameter_names import is_depthwise, is_elementwise, is_vocabulary
+from precond.blocks.parameter_names import is_depthwise, is_depthwise_filter, is_elementwise, is_vocabulary
 from precond.blocks.path_name import parts_of
 from precond.blocks.view import View
 from precond.blocks.views.flax import flax
@@ -46,6 +46,10 @@ def haiku(path: str, leaf: Any) -> View | None:
 def _one_layer(path: str, leaf: Parameter) -> View | None:
     parts, shape = parts_of(path), leaf.shape
     if len(shape) < 2:
+        return None
+    if len(shape) > 2 and _GATES.fullmatch(parts[-1]):  # of several cells: Haiku's have matrices alone
+        return over(tuple(range(len(shape) - 2)), _one_layer)(path, leaf)
+    if len(shape) == 2 and is_depthwise_filter(parts, shape):
         return None
     if len(shape) == 2 and (gates := _gates(parts, leaf)):
         return split(shape, 1, gates)

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from precond.arguments import described
+from precond.arguments import check_whole, described
 from precond.blocks.view import View, Views
 
 __all__ = ["small_side", "tensors"]
@@ -77,6 +77,9 @@ def tensors(
       >>> tensors(merge=16)("w", jnp.zeros((3, 3, 32, 32)))
       View(axes=(0, 1, 2), passive=(), shape=(9, 32, 32))
     """
+    for name, value in {"min_rank": min_rank, "merge": merge, "target": target, "max_size": max_size}.items():
+        if value is not None:
+            check_whole(name, value, least=0)
 
     def views(path: str, leaf: Any) -> View | None:
         del path

@@ -9,6 +9,7 @@ from precond.blocks.parameter_names import (
     fused,
     is_convolution,
     is_depthwise,
+    is_depthwise_filter,
     is_elementwise,
     is_linear,
     is_vocabulary,
@@ -61,7 +62,7 @@ def _one_layer(path: str, leaf: Parameter) -> View | None:
     if _GATES.fullmatch(parts[-1]) and len(shape) == 2:
         return _gates(parts, leaf)
     if len(shape) == 2:
-        return _linear(parts, shape)
+        return None if is_depthwise_filter(parts, shape) else _linear(parts, shape)
     if _is_stack(parts, shape):
         return over((0,), _one_layer)(path, leaf)
     if shape[1] == 1 and is_depthwise(parts, shape[0]):

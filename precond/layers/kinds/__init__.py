@@ -6,9 +6,11 @@
 | `Conv` | convolutions, transposed ones too | the same, of patches, by group |
 | `Embed` | look-ups | the diagonal of A, and G |
 | `Scale` | norms | the Fisher block of each channel |
+| `Added` | position tables, free vectors | the Fisher diagonal, or a block for each row |
 | `FeatureMap` (`doubly_factored`) | any with a full A | of positions, of channels, and G |
 """
 
+from precond.layers.kinds.added import Added
 from precond.layers.kinds.contraction import Contraction, dense, einsum
 from precond.layers.kinds.conv import Conv
 from precond.layers.kinds.doubly_factored import DoublyFactored, FeatureMap, doubly_factored, under_sharing
@@ -17,6 +19,7 @@ from precond.layers.kinds.kind import Kind, Rows, Signals
 from precond.layers.kinds.scale import Scale
 
 __all__ = [
+    "Added",
     "Contraction",
     "Conv",
     "DoublyFactored",

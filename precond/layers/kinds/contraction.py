@@ -5,7 +5,7 @@ import math
 
 import jax
 
-from precond.arguments import described
+from precond.arguments import check_whole, described
 from precond.blocks import Layer
 from precond.layers.kinds.kind import Kind, Signals, count_of, with_one
 
@@ -68,6 +68,8 @@ def dense(bias: bool = True, inputs: int = 1, outputs: int = 1) -> Contraction:
       >>> dense(outputs=2).outputs  # the projection to the heads of an attention
       (-2, -1)
     """
+    check_whole("inputs", inputs, least=1)
+    check_whole("outputs", outputs, least=1)
     return Contraction(bias, tuple(range(-inputs, 0)), tuple(range(-outputs, 0)), weights="i" * inputs + "o" * outputs)
 
 

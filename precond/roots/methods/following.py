@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from precond.control_flow import run_if
-from precond.linalg import eigen_basis
+from precond.linalg import first_basis
 from precond.roots.methods.method import BasisOf
 from precond.scopes import named
 
@@ -28,7 +28,7 @@ def following(step: Callable[[jax.Array, jax.Array], jax.Array]) -> BasisOf:
     def basis(a: jax.Array, old: jax.Array, first: jax.Array) -> jax.Array:
         def begin() -> jax.Array:
             with named("first"):
-                return eigen_basis(a)
+                return first_basis(a, old)
 
         return jnp.ones_like(a) if a.shape[-1] == 1 else run_if(first, begin, lambda: step(a, old))
 

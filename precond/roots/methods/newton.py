@@ -1,5 +1,7 @@
 """The coupled Newton iteration: roots from matrix products alone."""
 
+import math
+
 import jax
 
 from precond.arguments import check_number, check_whole, described
@@ -28,7 +30,7 @@ def newton(*, iterations: int = 32, tolerance: float | None = None) -> Method:
     """
     check_whole("iterations", iterations, least=1)
     if tolerance is not None:
-        check_number("tolerance", tolerance, 0)
+        check_number("tolerance", tolerance, 0, math.inf)
 
     def root(a: jax.Array, power: Power, ridge: Ridge, least: float) -> Solved:
         del least

@@ -1,6 +1,7 @@
 """Rotations of a basis by matrix products alone."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +48,7 @@ def rotations(*, sweeps: int = 2, tolerance: float = 0.1, group: int | None = 8)
       >>> root = eigenbasis(method=rotations(sweeps=1))
     """
     check_whole("sweeps", sweeps, least=1)
-    check_number("tolerance", tolerance, 0)
+    check_number("tolerance", tolerance, 0, math.inf)
     if group is not None:
         check_whole("group", group, least=1)
 

@@ -1,0 +1,50 @@
+"""Transformations that compute in float32 or wider, whatever their gradients are. Floor 0 of the library."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+__all__ = ["widen", "widened"]
+
+
+def widen(tree: Any) -> Any:
+    """Widen arrays to float32 at least; an array that is not of floating point stays as it is.
+
+    Args:
+      tree: of arrays, or of anything with shape and dtype.
+
+    Examples:
+      >>> [x.dtype.name for x in widen([jnp.ones(2, jnp.float16), jnp.ones(2, int)])]
+      ['float32', 'int32']
+    """
+
+    def one(x: Any) -> Any:
+        dtype = jnp.result_type(x)
+        narrow = jnp.issubdtype(dtype, jnp.floating) and jnp.promote_types(dtype, jnp.float32) != dtype
+        return jnp.astype(jnp.asarray(x), jnp.float32) if narrow else x
+
+    return jax.tree.map(one, tree)
+
+
+def widened(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """Let a transformation see gradients and parameters in float32 or wider, and round its updates alone.
+
+    Args:
+      tx: any transformation.
+
+    Examples:
+      >>> tx, g = widened(optax.scale_by_rms(eps=0.0)), jnp.full(2, 1e-4, jnp.float16)  # whose square is 0 in float16
+      >>> tx.update(g, tx.init(g))[0].round(2).tolist()
+      [3.16015625, 3.16015625]
+    """
+    inner = optax.with_extra_args_support(tx)
+
+    def update(
+        updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, optax.OptState]:
+        moved, new = inner.update(widen(updates), state, widen(params), **extra)
+        return jax.tree.map(lambda m, u: m.astype(jnp.result_type(u)), moved, updates), new
+
+    return optax.GradientTransformationExtraArgs(lambda params: inner.init(widen(params)), update)
