@@ -12,6 +12,8 @@ NO_DELAY = precond.every(20, stagger=True)  # a root is used in the step in whic
 Shape = Callable[[Any], Any]
 ADAMS_NORM = precond.transforms.scale_by_diagonal(0.95, eps=1e-15, bias_correction=True)
 
+ONE_MOMENT = precond.transforms.scale_by_mean_square(0.95)
+
 
 class Method(NamedTuple):
     """An optimizer.
@@ -56,10 +58,12 @@ METHODS = {
     "shampoo, power 1/3": Method(of_rate(precond.shampoo, power=1 / 3)),
     "shampoo, power 3/8": Method(of_rate(precond.shampoo, power=3 / 8)),
     "shampoo, power 1/2": Method(of_rate(precond.shampoo, power=1 / 2)),
+    "shampoo, one moment a block": Method(of_rate(precond.shampoo, magnitude=ONE_MOMENT)),
     "soap": Method(of_rate(precond.soap)),
     "soap, moments kept": Method(of_rate(precond.soap, moments=precond.roots.kept())),
-    "kl_shampoo": Method(of_rate(precond.kl_shampoo, magnitude=ADAMS_NORM)),
-    "kl_shampoo, own norm": Method(of_rate(precond.kl_shampoo)),
+    "kl_shampoo": Method(of_rate(precond.kl_shampoo)),
+    "kl_shampoo, Adam's norm": Method(of_rate(precond.kl_shampoo, magnitude=ADAMS_NORM)),
+    "kl_shampoo, own norm": Method(of_rate(precond.kl_shampoo, magnitude=None)),
     "kl_soap": Method(of_rate(precond.kl_soap)),
     "muon": Method(of_rate(precond.muon)),
     "kfac": Method(of_damping(precond.kfac), middle=lambda task: 3e-3, documented=1e-2, factors=True),
