@@ -159,7 +159,7 @@ def test_and_a_state_with_stacks_of_another_length():
         (((),), ValueError, r"axis=\(\): pass the name of a mesh axis"),
         ((3,), TypeError, "axis=3"),
         (("data", 0), ValueError, "multiple=0"),
-        (("data", 8, "int8"), TypeError, "gather_dtype=int8: directions are floating numbers"),
+        (("data", 8, "int8"), TypeError, "gather_dtype='int8': its numbers are not of floating point"),
     ],
 )
 def test_how_stacks_are_sharded_is_checked(arguments, error, message):
