@@ -63,9 +63,14 @@ OTHERS = {
     ),
 }
 
+LIKE_ANOTHER = ("soap", "soap by rotations", "muon with normalized neurons")
+
 
 @pytest.mark.parametrize("loop", ["auto", pytest.param("shard_map", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("make", OTHERS.values(), ids=OTHERS)
+@pytest.mark.parametrize(
+    "make",
+    [pytest.param(f, id=n, marks=[pytest.mark.slow] * (n in LIKE_ANOTHER)) for n, f in OTHERS.items()],
+)
 def test_neither_does_it_with_other_parts(make, loop):
     make = functools.partial(make, 0.01, block_size=8)
     alone = loops.one_device(make(axis=STACKED))
