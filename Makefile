@@ -17,9 +17,7 @@ DIST_TESTS  ?= tests/test_package.py tests/test_architecture.py tests/test_docum
 
 BIN     := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-# What was compiled once is not compiled again: not by the other worker, and not the next time.
-PYTEST  := OPENBLAS_NUM_THREADS=1 JAX_COMPILATION_CACHE_DIR=$(abspath $(VENV))/compiled \
-           JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 $(BIN)/python -m pytest
+PYTEST  := OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest
 PINS    := pyproject.toml constraints.txt
 
 .PHONY: help venv demo test quick test-slow test-all lint format docs bench quality accelerators accelerators-cuda \

@@ -94,7 +94,7 @@ def metrics(state: Any, params: Tree | None = None) -> dict[str, jax.Array]:
     out = numbers([_essence(x) for x in found])
     out = {key: jnp.max(x) for key, x in out.items()} if mapped else out
     out |= {} if params is None else _by_parameter(state, params)
-    out |= _shares(state)
+    out |= {} if mapped else _shares(state)
     unserved = out.get("host/unserved", 0)
     if not isinstance(unserved, Tracer) and unserved > 0:
         warnings.warn(

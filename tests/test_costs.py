@@ -56,7 +56,7 @@ SCHEDULES = {"at once": 10, "staggered": precond.every(10, stagger=True), "late"
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
-@pytest.mark.parametrize("name", ["shampoo", "kl_shampoo", "soap", "kl_soap"])
+@pytest.mark.parametrize("name", ["shampoo", pytest.param("kl_shampoo", marks=pytest.mark.slow), "soap", "kl_soap"])
 def test_a_step_without_a_refresh_decomposes_nothing(name, schedule):
     tx = getattr(precond, name)(1e-3, refresh=schedule)
     params = {"a": jnp.ones((4, 3)), "b": jnp.ones((4, 3))}

@@ -41,7 +41,13 @@ def count(text):
     return {"lapack": text.count("@lapack"), "while": text.count("stablehlo.while")}
 
 
-@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(f, id=n, marks=[pytest.mark.slow] * (n in ("shampoo, newton", "kl_shampoo", "kl_soap")))
+        for n, f in OPTIMIZERS.items()
+    ],
+)
 def test_the_program_is_flat(make):
     shallow, deep = (program(make(), layers) for layers in (4, 32))
     assert count(shallow) == count(deep)

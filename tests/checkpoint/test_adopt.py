@@ -52,7 +52,10 @@ def trained(name):
     return params, MADE[name](), run(MADE[name](), params)[0]
 
 
-@pytest.mark.parametrize("name", MADE)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] * (n in ("kl_shampoo", "muon", "google", "in turns"))) for n in MADE],
+)
 def test_a_state_by_path_makes_the_same_state_again(name):
     params, tx, state = trained(name)
     saved = by_path(tx, params, state)

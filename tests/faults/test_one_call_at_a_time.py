@@ -37,7 +37,7 @@ GROUPS = "lambda tree: {name: name > 'p56' for name in tree}"
 @pytest.mark.parametrize(
     ("optimizer", "devices"),
     [
-        (EIGH, 1),
+        pytest.param(EIGH, 1, marks=pytest.mark.slow),
         pytest.param(TURNS, 1, marks=pytest.mark.slow),
         pytest.param(SOAP, 1, marks=pytest.mark.slow),
         pytest.param(SOAP.replace("VIEWS", "method=precond.roots.cholesky_qr(), VIEWS"), 1, marks=pytest.mark.slow),

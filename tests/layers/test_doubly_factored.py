@@ -260,7 +260,7 @@ def test_ek_fac_refuses_it_and_says_what_else_to_do():
     ("arguments", "error", "message"),
     [
         ((0,), ValueError, "channels=0: must be at least 1"),
-        ((2.0,), TypeError, "channels=2.0: must be a Python integer"),
+        ((2.0,), TypeError, "channels=2.0: must be a whole number"),
         ((5,), ValueError, r"doubly_factored\(5\) for 'head/kernel': 5 channels do not divide its 12 inputs"),
         ((), ValueError, r"12 inputs are a single axis.*doubly_factored\(channels\)"),
     ],

@@ -49,9 +49,8 @@ def run(count, steps, dtype, **arguments):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize(
-    "schedule", [SCHEDULES["in turns"], pytest.param(SCHEDULES["at once"], marks=pytest.mark.slow)], ids=SCHEDULES
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule", [SCHEDULES["in turns"], SCHEDULES["at once"]], ids=SCHEDULES)
 def test_fifty_steps_are_the_same_on_1_2_4_and_8_devices(schedule):
     alone, _ = run(1, 50, "float64", refresh=schedule)
     assert max(np.abs(x[-1]).max() for x in alone.values()) > 0.5  # it went somewhere

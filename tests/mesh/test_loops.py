@@ -63,9 +63,14 @@ OTHERS = {
     ),
 }
 
+LIKE_ANOTHER = ("soap", "soap by rotations", "muon with normalized neurons")
+
 
 @pytest.mark.parametrize("loop", ["auto", pytest.param("shard_map", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("make", OTHERS.values(), ids=OTHERS)
+@pytest.mark.parametrize(
+    "make",
+    [pytest.param(f, id=n, marks=[pytest.mark.slow] * (n in LIKE_ANOTHER)) for n, f in OTHERS.items()],
+)
 def test_neither_does_it_with_other_parts(make, loop):
     make = functools.partial(make, 0.01, block_size=8)
     alone = loops.one_device(make(axis=STACKED))
@@ -159,7 +164,7 @@ def test_and_a_state_with_stacks_of_another_length():
         (((),), ValueError, r"axis=\(\): pass the name of a mesh axis"),
         ((3,), TypeError, "axis=3"),
         (("data", 0), ValueError, "multiple=0"),
-        (("data", 8, "int8"), TypeError, "gather_dtype=int8: directions are floating numbers"),
+        (("data", 8, "int8"), TypeError, "gather_dtype='int8': its numbers are not of floating point"),
     ],
 )
 def test_how_stacks_are_sharded_is_checked(arguments, error, message):

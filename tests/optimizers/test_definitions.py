@@ -67,7 +67,8 @@ def test_the_practical_form_of_kl_shampoo():
     given = {"lr": 0.01, "b1": 0.9, "b2": 0.95, "damping": 1e-4, "period": 3, "clip": 1.0}
     root = precond.roots.averaged_eigenvalues(0.95, damping=precond.relative(1e-4), moments=precond.roots.kept())
     refresh = precond.every(3, delay=1, warmup=1)
-    tx = precond.kl_shampoo(0.01, b1=0.9, b2=0.95, root=root, refresh=refresh, views=TENSORS)
+    given_too = {"root": root, "refresh": refresh, "magnitude": None, "views": TENSORS}
+    tx = precond.kl_shampoo(0.01, b1=0.9, b2=0.95, **given_too)
     shapes = {"w": (6, 6), "t": (4, 3, 5)}  # whose first factors have full rank, and so one eigenbasis
     check(tx, lambda w, g: reference.practical_kl_shampoo_trajectory(w, g, **given), shapes=shapes)
 
@@ -120,7 +121,7 @@ STATISTICS_AND_ROOT = {
 }
 
 
-@pytest.mark.parametrize("name", STATISTICS_AND_ROOT)
+@pytest.mark.parametrize("name", [pytest.param("soap", marks=pytest.mark.slow), "kl_shampoo", "kl_soap"])
 def test_a_magnitude_makes_each_block_of_an_alias_as_long_as_that_of_another_method(name):
     # KL-Shampoo has one by default.
     size, given = (

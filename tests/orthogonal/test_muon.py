@@ -122,6 +122,7 @@ PRESETS = {
     "decay": ({"weight_decay": 0.1}, {"weight_decay": 0.1, "mask": lambda p: jax.tree.map(lambda x: x.ndim == 2, p)}),
     "beta": ({"beta": 0.8}, {"b1": 0.8}),
 }
+ALIKE = ("seven steps", "own", "beta")  # they differ from another one in a number
 SCALES = {
     "width": ({}, {"scale": orthogonal.width()}),
     "consistent_rms": ({"consistent_rms": 0.2}, {}),
@@ -139,7 +140,8 @@ def compare(theirs, mine, shapes, steps=50, tolerance=2e-5):
 
 @pytest.mark.parametrize(
     ("scale", "preset"),
-    [("width", name) for name in PRESETS] + [("consistent_rms", "standard"), ("consistent_rms", "dion")],
+    [pytest.param("width", name, marks=[pytest.mark.slow] * (name in ALIKE)) for name in PRESETS]
+    + [("consistent_rms", "standard"), pytest.param("consistent_rms", "dion", marks=pytest.mark.slow)],
 )
 def test_it_is_that_of_optax(preset, scale):
     (theirs, mine), (their_scale, my_scale) = PRESETS[preset], SCALES[scale]
@@ -169,7 +171,9 @@ DIMENSIONS = {
 }
 
 
-@pytest.mark.parametrize("scale", SCALES.values(), ids=SCALES)
+@pytest.mark.parametrize(
+    "scale", [pytest.param(s, id=n, marks=[pytest.mark.slow] * (n != "width")) for n, s in SCALES.items()]
+)
 def test_dimension_numbers_are_views(scale):
     shapes = {name: shape for name, (shape, _, _) in DIMENSIONS.items()}
     numbers = optax.contrib.MuonDimensionNumbers

@@ -55,8 +55,10 @@ OPTIONS = {
     "normuon": lambda: adaptive(recipes.nvidia_normuon(0.9)),
 }
 
+LIKE_ANOTHER = ("polar_express 9", "cans 7", "deepseekv4 11", "unit_rms_norm", "spectral", "l2")
 
-@pytest.mark.parametrize("name", OPTIONS)
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in LIKE_ANOTHER)) for n in OPTIONS])
 def test_muon_follows_theirs(name):
     expected = {k: GOLDEN[f"{name}/{k}"] for k in ("w", "big")}
     corner = {k: tuple(slice(d) for d in path.shape[1:]) for k, path in expected.items()}

@@ -71,5 +71,5 @@ def test_a_basis_in_bfloat16_goes_on_being_refreshed():
 
 
 def test_a_type_that_is_not_of_floating_point_is_refused():
-    with pytest.raises(ValueError, match="Pass a floating-point type"):
+    with pytest.raises(TypeError, match="not of floating point"):
         precond.store_as(precond.inverse_root(), jnp.int8)

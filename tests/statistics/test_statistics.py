@@ -127,7 +127,7 @@ def test_kl_alone_says_where_it_belongs():
         ({"decay": float("nan")}, ValueError, "decay=nan"),
         ({"initial": -1.0}, ValueError, "initial=-1.0: must be at least 0"),
         ({"every": 0}, ValueError, "every=0: must be at least 1"),
-        ({"every": 2.0}, TypeError, "every=2.0: must be a Python integer"),
+        ({"every": 2.0}, TypeError, "every=2.0: must be a whole number"),
         ({"every": jnp.asarray(2)}, TypeError, "static_args=precond.STATIC_ARGS"),
     ],
 )

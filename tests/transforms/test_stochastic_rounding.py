@@ -36,6 +36,7 @@ def test_every_entry_becomes_one_of_its_two_neighbours():
         assert np.all((spacing == 0) | (spacing >= 2.0**-8 * np.abs(x)))  # two neighbours, and nothing else
 
 
+@pytest.mark.slow
 def test_the_mean_over_steps_is_what_was_rounded():
     steps, given = 4000, stacks()
     for name, rounded in updates_of(given, steps).items():
