@@ -143,7 +143,8 @@ def shampoo(
       b2: decay of the factors and of Adam's second moment, $\beta_2$; 1 sums the factors.
       eps: of Adam's denominator.
       damping: added to each factor, relative to its largest eigenvalue.
-      power: of the inverse roots; None is 1/(2k), the paper's. 1/2 was better in the one run of `examples/ablation.py`.
+      power: of the inverse roots; None is 1/(2k), the paper's. 1/2 needs fewer steps on noisy tasks, and fails where
+        there is no noise (see the quality benchmark of the docs).
       weight_decay: $\lambda$, decoupled, a number or an Optax schedule; None leaves it out, and `params` need not
         be given to `update`.
       mask: which parameters decay, as in `optax.adamw`.
