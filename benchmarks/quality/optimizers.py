@@ -53,8 +53,8 @@ METHODS = {
         of_rate(optax.sgd, momentum=0.9, nesterov=True), middle=lambda task: task.nesterov, first_order=True
     ),
     "optax muon": Method(of_rate(optax.contrib.muon, adam_b2=0.95), first_order=True),
-    "shampoo, power 1/4": Method(of_rate(precond.shampoo, power=1 / 4)),
-    "shampoo, power 1/4, delay 0": Method(of_rate(precond.shampoo, power=1 / 4, refresh=NO_DELAY)),
+    "shampoo": Method(of_rate(precond.shampoo)),
+    "shampoo, delay 0": Method(of_rate(precond.shampoo, refresh=NO_DELAY)),
     "shampoo, power 1/3": Method(of_rate(precond.shampoo, power=1 / 3)),
     "shampoo, power 3/8": Method(of_rate(precond.shampoo, power=3 / 8)),
     "shampoo, power 1/2": Method(of_rate(precond.shampoo, power=1 / 2)),
