@@ -11,7 +11,6 @@ from benchmarks.quality.tasks import Task
 NO_DELAY = precond.every(20, stagger=True)  # a root is used in the step in which it is refreshed
 Shape = Callable[[Any], Any]
 ADAMS_NORM = precond.transforms.scale_by_diagonal(0.95, eps=1e-15, bias_correction=True)
-
 ONE_MOMENT = precond.transforms.scale_by_mean_square(0.95)
 
 
