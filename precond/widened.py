@@ -1,4 +1,4 @@
-"""Transformations that compute in float32 or wider, whatever their gradients are. Floor 0 of the library."""
+"""Transformations that compute in float32 or wider for gradients of any dtype. Floor 0 of the library."""
 
 from typing import Any
 

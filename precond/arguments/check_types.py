@@ -71,7 +71,7 @@ def check_types(hints: Mapping[str, Any], given: Mapping[str, Any]) -> None:
 
 
 def _check_scalar(name: str, value: Any, kinds: list[Any]) -> None:
-    """Raise for what counts as a number and is none here: True, 1j, several, NaN, or 2.5 where whole ones belong.
+    """Raise for a value that cannot be meant as this number: True, 1j, several, NaN, or 2.5 where whole ones belong.
 
     `jax.typing.ArrayLike` has `bool` and `complex` among its kinds, and stands for one real number. An argument that
     may be an array of several numbers is annotated as a `jax.Array`.

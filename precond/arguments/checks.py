@@ -228,7 +228,7 @@ def check_floating(name: str, dtype: Any) -> np.dtype:
     """Return a type of floating-point numbers; raise for anything else.
 
     Raises:
-      TypeError: for what is no type, and for one of other numbers.
+      TypeError: if it does not name a dtype, or names one that is not of floating point.
 
     Examples:
       >>> check_floating("dtype", "bf16")

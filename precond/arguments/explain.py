@@ -208,7 +208,7 @@ def fitting_mask(mask: object) -> Callable[[object], Any]:
 
     Raises:
       ValueError: in its call, for a mask of other parameters.
-      TypeError: in its call, for what is no boolean.
+      TypeError: in its call, for a leaf that is not a boolean.
 
     Examples:
       >>> fitting_mask({"kernle": True})({"kernel": 1.0})

@@ -92,7 +92,7 @@ def propagated(likelihood: Likelihood, *, samples: int = 1) -> Estimator:
       A value for `fisher=` of `precond.layers.value_grad_factors`, whose function then needs a `key`.
 
     Raises:
-      ValueError, TypeError: if the likelihood has no root, or `samples` is below 1 or no integer.
+      ValueError, TypeError: if the likelihood has no root, or `samples` is not an integer of at least 1.
 
     Reference:
       Martens, Sutskever and Swersky, Estimating the Hessian by Back-propagating Curvature, 2012.

@@ -72,7 +72,7 @@ def categorical() -> Likelihood:
 
 
 def _check_classes(logits: jax.Array) -> None:
-    """Raise for a single class, which is certain whatever its logit is: all factors would be 0."""
+    """Raise for a single class: it is certain for every logit, so that all factors would be 0."""
     if logits.shape[-1:] == (1,):
         raise ValueError(
             f"categorical() takes the last axis as that of classes, and outputs of shape {logits.shape} have one. "

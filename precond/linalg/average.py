@@ -37,7 +37,7 @@ def average(
       >>> average(jnp.float32(0.0), jnp.float32(4.0), decay=0.75, count=jnp.int32(1)).item()
       4.0
     """
-    # A number is computed with here, once and for all. An array is what optax.inject_hyperparams makes of it.
+    # A plain number is computed with while the program is traced. optax.inject_hyperparams makes it an array.
     decay = decay.astype(old.dtype) if isinstance(decay, jax.Array) else np.asarray(decay, old.dtype)[()]
 
     def unless_sum(x: Any) -> Any:

@@ -12,8 +12,8 @@ __all__ = ["first_basis", "qr_basis"]
 def _orthonormal(columns: jax.Array, quotients: jax.Array, basis: jax.Array) -> jax.Array:
     """Make columns orthonormal, those with the largest quotients first, and leave each in its place.
 
-    A direction in which the matrix is nothing but rounding keeps its column of the basis before. Else rounding would
-    choose it, and no two programs would choose the same.
+    Where a quotient is as small as rounding, the column of the basis before stays. Otherwise rounding would choose the
+    direction, and every program would choose another one.
     """
     least = 64 * float(jnp.finfo(columns.dtype).eps) * jnp.max(quotients, axis=1, keepdims=True)
     seen = quotients > jnp.maximum(least, 0)
@@ -47,7 +47,7 @@ def qr_basis(a: jax.Array, basis: jax.Array) -> jax.Array:
     The columns are taken in the order of falling Rayleigh quotients, which makes the iteration converge to eigenvectors
     one by one. They are **put back where they were**, so that a second moment that is stored in this basis stays valid
     as it is. The official SOAP sorts the columns and permutes the second moment with them, which is the same trajectory
-    with other labels. A column whose quotient is nothing but rounding stays, but for what makes it orthogonal.
+    with other labels. A column whose quotient is as small as rounding stays, and is made orthogonal to the others.
 
     Args:
       a: `[M, n, n]`, symmetric positive semi-definite.

@@ -140,9 +140,9 @@ def kl_shampoo(
         be given to `update`.
       mask: which parameters decay, as in `optax.adamw`.
       refresh: `precond.every`, or a number of steps (all roots at once). By default each root every 10 steps, in turns.
-      magnitude: a transformation of blocks to whose norm each block's step is scaled, as in `precond.shampoo`. None
-        leaves steps as long as they are. `precond.transforms.scale_by_diagonal(0.95, eps=1e-15, bias_correction=True)`
-        is Adam's.
+      magnitude: a transformation of blocks to whose norm each block's step is scaled, as in `precond.shampoo`. The
+        default has a decay of its own, 0.95. `precond.transforms.scale_by_diagonal(0.95, eps=1e-15,
+        bias_correction=True)` is Adam's. None leaves steps as long as they are.
       method: how roots are computed: `precond.roots.by_platform()` (the default: `eigh` on CPU, `composite` elsewhere),
         `precond.eigh()`, `precond.composite()` or `precond.newton()`.
       root: in place of `precond.inverse_root` with this `damping` and this `method`.

@@ -14,7 +14,7 @@ def google_views(min_rank: int, max_size: float, merge: int) -> Views:
 
     Args:
       min_rank: parameters of fewer axes get no view.
-      max_size: nor do parameters with a longer axis.
+      max_size: parameters with a longer axis get no view.
       merge: as in `precond.views.tensors`.
 
     Examples:

@@ -91,7 +91,7 @@ def averaged_eigenvalues(
         return RootState(bases, Eigenvalues(count, tuple(values)))
 
     def inverse(values: jax.Array) -> jax.Array:
-        """Return 1 over the damped eigenvalues `[N, d]`; zeros where none is known."""
+        """Return 1 over the damped eigenvalues `[N, d]`; zeros before the first are known."""
         peak = jnp.max(values, axis=1)
         damped = values + jnp.asarray(damping.ridge(peak, jnp.mean(values, axis=1)))[:, None]
         return jnp.where(damped > 0, 1 / jnp.where(damped > 0, damped, 1), 0)

@@ -10,7 +10,6 @@ import optax
 from jax.typing import ArrayLike
 
 from precond.arguments import check_number, check_whole, described
-from precond.transformation import transformation
 
 __all__ = ["BLOCK_SIZE", "Entries", "block_top_k", "check_density", "cut", "join", "largest_entries"]
 
@@ -111,16 +110,7 @@ def block_top_k(density: float = 0.01, *, block_size: int = BLOCK_SIZE) -> optax
         kept = largest_entries(part, density)
         return jnp.put_along_axis(jnp.zeros_like(part), kept.places.astype(jnp.int32), kept.values, 1, inplace=False)
 
-    def init(params: optax.Params) -> optax.EmptyState:
-        del params
-        return optax.EmptyState()
+    def one(x: jax.Array) -> jax.Array:
+        return join([largest(part) for part in cut(x, block_size)], jnp.asarray(x))
 
-    def update(
-        updates: optax.Updates, state: optax.EmptyState, params: optax.Params | None = None, **extra: Any
-    ) -> tuple[optax.Updates, optax.EmptyState]:
-        del params, extra
-        return jax.tree.map(
-            lambda x: join([largest(part) for part in cut(x, block_size)], jnp.asarray(x)), updates
-        ), state
-
-    return transformation(init, update)
+    return optax.with_extra_args_support(optax.stateless(lambda updates, _: jax.tree.map(one, updates)))

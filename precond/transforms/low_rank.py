@@ -1,7 +1,7 @@
 """A compressor that keeps each matrix in low rank, and a window of gradients that are stored so."""
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,6 @@ import optax
 from precond.arguments import check_whole, described
 from precond.linalg.lapack import orthonormal_columns
 from precond.linalg.products import product
-from precond.transformation import transformation
 from precond.transforms.rows import Rows, dense_rows
 
 __all__ = ["LowRank", "low_rank", "low_rank_rows"]
@@ -79,17 +78,8 @@ def low_rank(rank: int = 4) -> optax.GradientTransformationExtraArgs:
         left, right = _factors(x.reshape(shape), rank)
         return product(left, right.T).reshape(x.shape)
 
-    def init(params: optax.Params) -> optax.EmptyState:
-        del params
-        return optax.EmptyState()
-
-    def update(
-        updates: optax.Updates, state: optax.EmptyState, params: optax.Params | None = None, **extra: Any
-    ) -> tuple[optax.Updates, optax.EmptyState]:
-        del params, extra
-        return jax.tree.map(lambda x: one(jnp.asarray(x)), updates), state
-
-    return transformation(init, update)
+    compress = optax.stateless(lambda updates, _: jax.tree.map(lambda x: one(jnp.asarray(x)), updates))
+    return optax.with_extra_args_support(compress)
 
 
 @described()

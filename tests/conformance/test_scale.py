@@ -1,5 +1,7 @@
 """The scale of the loss changes no update, from the first step on."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,16 +46,20 @@ def test_gradients_of_any_size_give_the_same_updates(case, zero):
     assert all(np.abs(x).max() > 0 for x in jax.tree.leaves(expected[-1]))
 
 
-@pytest.mark.parametrize("name", ["soap", "kl_soap"])
-def test_rounding_does_not_choose_the_basis_where_a_factor_has_no_full_rank(name):
+@pytest.mark.parametrize(
+    "make",
+    [precond.soap, functools.partial(precond.soap, method=precond.eigh()), precond.kl_soap],
+    ids=["soap", "soap by eigh", "kl_soap"],
+)
+def test_rounding_does_not_choose_the_basis_where_a_factor_has_no_full_rank(make):
     rng = np.random.default_rng(0)
     grads = jnp.asarray(rng.standard_normal((3, 24, 16)), jnp.float32)  # a rank of 16 of 24 after the first step
-    tx = getattr(precond, name)(1.0)
+    tx = make(1.0)
 
     @jax.jit
     def path(scale):
         return jax.lax.scan(lambda s, g: tx.update(scale * g, s)[::-1], tx.init(grads[0]), grads)[1]
 
     expected = path(1.0)
-    for scale in (1e-3, 0.7, 3e5):  # no powers of two: rounding is another
+    for scale in (1e-3, 0.7, 3e5):  # these are not powers of two, so that rounding differs
         np.testing.assert_allclose(path(scale), expected, rtol=0, atol=1e-3 * np.abs(expected).max())

@@ -172,7 +172,7 @@ def test_decompositions_count_as_in_the_textbook_on_any_platform(alias, method, 
     tx = alias(1e-3, block_size=BLOCK, method=method(), refresh=5)
     work = precond.plan(tx, params, platform=platform).work
     assert work["at once"].decompositions == pytest.approx(8 * each * BLOCK**3, rel=1e-5)
-    first = 9 + 8 / 3 if alias is precond.soap else 0  # `eigh`, and a QR decomposition for what has no full rank
+    first = 9 + 8 / 3 if alias is precond.soap else 0  # `eigh`, and the QR decomposition that completes a basis
     assert work["first"].decompositions == pytest.approx(8 * first * BLOCK**3, rel=1e-5)
 
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from precond.arguments import described
-from precond.linalg import eigen_basis, eigh_root
+from precond.linalg import eigh_root, first_basis
 from precond.roots.methods.method import Method, Ridge, Solved
 from precond.roots.root import Power
 
@@ -28,4 +28,4 @@ def eigh() -> Method:
         largest, smallest = values[:, -1], jnp.maximum(values[:, 0], 0)
         return Solved(out, largest, added, (largest + added) / (smallest + added))
 
-    return Method("eigh()", root, lambda a, old, first: eigen_basis(a))
+    return Method("eigh()", root, lambda a, old, first: first_basis(a, old))
