@@ -19,7 +19,7 @@ from training import Lane, circumstances, race, schedule
 
 import precond
 
-RESULTS = pathlib.Path(__file__).parent / "results"
+OUTPUT = pathlib.Path(__file__).parent / "output"
 RATE, B1, B2 = 0.016, 0.9, 0.95
 
 
@@ -179,7 +179,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="+", choices=list(GROUPS), default=list(GROUPS), help="groups beside the base")
-    parser.add_argument("--output", type=pathlib.Path, default=RESULTS, help="a folder for ablation.png and .json")
+    parser.add_argument("--output", type=pathlib.Path, default=OUTPUT, help="a folder for ablation.png and .json")
     options = parser.parse_args()
     text = standard_library()
     groups = ["base", *(group for group in options.only if group != "base")]

@@ -2,13 +2,13 @@
 
     python examples/autoencoder_kfac.py          # 16 by 16 images, four minutes on 2 cores
     python examples/autoencoder_kfac.py --full   # 28 by 28 images, the network of Hinton and Salakhutdinov (2006)
-    python examples/autoencoder_kfac.py --only EK-FAC   # the others' rows stay as they are in the file of results
+    python examples/autoencoder_kfac.py --only EK-FAC   # once all have run: the others' rows stay as they are
 
 Each method has five trials on a seed of its own, to tune it; then all start from the same point on the same batches,
 for five more seeds. The target is Adam's loss after 1000 steps. The loss is that of the first 1000 images, every ten
 steps, with the clock stopped. The methods take turns, step by step, so that what else the machine does falls on all.
 Then batches of 256 to 2048, to the target of the first: Adam with two learning rates, the others as they are.
-Written: examples/results/autoencoder_kfac.json and docs/images/autoencoder_kfac.svg.
+Written: examples/output/autoencoder_kfac.json and .svg.
 """
 
 import argparse
@@ -30,8 +30,7 @@ import precond
 from precond import layers
 from precond.layers import linen
 
-RESULTS = pathlib.Path(__file__).parent / "results"
-IMAGES = pathlib.Path(__file__).parent.parent / "docs" / "images"
+OUTPUT = pathlib.Path(__file__).parent / "output"
 SMALL = (16, (120, 60, 30, 15, 6))
 FULL = (28, (400, 200, 100, 50, 25, 6))
 BATCHES, EVERY, PERIOD, SEED = (256, 512, 1024, 2048), 10, 5, 100
@@ -252,11 +251,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000, help="of Adam; the others have two fifths")
     parser.add_argument("--images", type=int, default=3000)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--output", type=pathlib.Path, default=RESULTS, help="a folder for the results")
-    parser.add_argument("--plot", type=pathlib.Path, default=IMAGES / "autoencoder_kfac.svg")
+    parser.add_argument("--output", type=pathlib.Path, default=OUTPUT, help="a folder for the results")
     options = parser.parse_args()
     task = Task.of(*(FULL if options.full else SMALL), options.images)
     file = options.output / "autoencoder_kfac.json"
+    if options.only and not file.exists():
+        parser.error(f"--only keeps the rows of the others, but {file} is not there; run without --only first")
     kept = json.loads(file.read_text()) if options.only else {"best": {}, "trials": {}, "seeds": [], "batches": []}
     methods = {name: method(name, task) for name in ([options.only] if options.only else TRIALS)}
     best, trials = kept["best"], kept["trials"]
@@ -268,7 +268,7 @@ def main() -> None:
     batches = [row for row in kept["batches"] if row["method"] not in methods]
     batches += [{"batch": BATCHES[0], "method": name, "steps": rows[0][name]["steps"]} for name in methods]
     batches += scaling(methods, task, best, rows[0]["Adam"]["losses"][-1], options.steps)
-    draw(rows, batches, options.plot)
+    draw(rows, batches, options.output / "autoencoder_kfac.svg")
     result = {"jax": jax.__version__, "best": best, "trials": trials, "seeds": rows, "batches": batches}
     options.output.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(result) + "\n")

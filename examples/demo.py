@@ -18,7 +18,8 @@ from training import BATCH, LENGTH, Lane, circumstances, race, schedule
 
 import precond
 
-RESULTS = pathlib.Path(__file__).parent / "results"
+TUNED = pathlib.Path(__file__).parent / "results" / "tuning.json"
+OUTPUT = pathlib.Path(__file__).parent / "output"
 BASELINE = "AdamW"
 OPTIMIZERS = {
     "AdamW": functools.partial(optax.adamw, b1=0.9, weight_decay=0.1),
@@ -100,10 +101,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0, help="of the start and the batches; tuning used 1")
-    parser.add_argument("--output", type=pathlib.Path, default=RESULTS, help="a folder for demo.png and demo.json")
+    parser.add_argument("--output", type=pathlib.Path, default=OUTPUT, help="a folder for demo.png and demo.json")
     options = parser.parse_args()
     begin = time.perf_counter()
-    best = json.loads((RESULTS / "tuning.json").read_text())["best"]
+    best = json.loads(TUNED.read_text())["best"]
     text = standard_library()
     describe(text, options.steps)
     optimizers = {

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 import precond
 
-RESULTS = pathlib.Path(__file__).parent / "results"
+OUTPUT = pathlib.Path(__file__).parent / "output"
 EXAMPLES, CLASSES, SIDE, TARGET, EVERY = 1024, 10, 8, 0.05, 5
 RATES = tuple(0.005 * 2.0**k for k in range(10))
 LIMITS = {8: 2400, 32: 700, 128: 300, 512: 200, EXAMPLES: 200}  # batch size: the most steps
@@ -158,7 +158,7 @@ def plot(rows: list[dict], path: pathlib.Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batches", type=int, nargs="+", choices=list(LIMITS), default=list(LIMITS))
-    parser.add_argument("--output", type=pathlib.Path, default=RESULTS, help="a folder for the CSV and the plot")
+    parser.add_argument("--output", type=pathlib.Path, default=OUTPUT, help="a folder for the CSV and the plot")
     options = parser.parse_args()
     x, y = images()
     cells = tqdm(list(itertools.product(options.batches, OPTIMIZERS)), unit="cell")

@@ -2,8 +2,9 @@
 
     python examples/tune.py
 
-Writes examples/results/tuning.json, from which examples/demo.py takes its numbers. It trains on another seed than the
-demo, so that nobody is tuned to the batches of the race.
+Writes examples/output/tuning.json. The demo takes its numbers from examples/results/tuning.json, which `--output
+examples/results` renews. The search trains on another seed than the demo, so that nobody is tuned to the batches of
+the race.
 """
 
 import argparse
@@ -12,7 +13,7 @@ import json
 import pathlib
 from typing import Any
 
-from demo import OPTIMIZERS, RESULTS
+from demo import OPTIMIZERS, OUTPUT
 from text import standard_library
 from training import circumstances, race, schedule
 
@@ -40,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--output", type=pathlib.Path, default=RESULTS, help="a folder for tuning.json")
+    parser.add_argument("--output", type=pathlib.Path, default=OUTPUT, help="a folder for tuning.json")
     options = parser.parse_args()
     text = standard_library()
     trials = [trial for name in OPTIMIZERS for trial in search(name, options.steps, options.seed, text)]

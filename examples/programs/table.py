@@ -52,7 +52,7 @@ PROGRAMS = {
 }
 ALIASES = {"Shampoo": precond.shampoo, "SOAP": precond.soap, "KL-Shampoo": precond.kl_shampoo}
 COLUMNS = ["AdamW", *ALIASES, "K-FAC", "K-FAC, its own rate"]
-RESULTS = Path(__file__).parents[1] / "results" / "programs.json"
+OUTPUT = Path(__file__).parents[1] / "output" / "programs.json"
 
 
 def optimizers(program: ModuleType) -> Iterator[tuple[str, float, Any]]:
@@ -102,12 +102,13 @@ def main() -> None:
     parser.add_argument("--programs", nargs="*", choices=PROGRAMS, default=list(PROGRAMS), metavar="NAME")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, help="in place of each program's own")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="rows of other programs there are kept")
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="rows of other programs there are kept")
     options = parser.parse_args()
     kept = json.loads(options.output.read_text())["rows"] if options.output.exists() else []
     versions = {"python": platform.python_version(), "precond": precond.__version__}
     versions |= {name: version(name) for name in ("jax", "optax", "flax")}
     device = f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores"
+    options.output.parent.mkdir(parents=True, exist_ok=True)
     for name in options.programs:
         kept = [row for row in kept if row["program"] != name] + measure(name, options.seeds, options.steps)
         results = {"versions": versions, "device": device, "seeds": options.seeds, "rows": kept}
