@@ -60,7 +60,7 @@ def plot(results: dict[str, dict[str, dict[str, float]]]) -> None:
 
 
 def main() -> None:
-    """Every optimizer at every depth, in one process; of several rounds the fastest, which other work disturbed least."""
+    """Compile every optimizer at every depth, and keep the fastest of several rounds."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--layers", type=int, nargs="+", default=[2, 4, 8])
     parser.add_argument("--rounds", type=int, default=3)

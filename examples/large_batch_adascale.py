@@ -250,7 +250,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=4000, help="iterations at scale 1")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "output", help="a folder for the results")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "output", help="a folder")
     options = parser.parse_args()
     begin = time.perf_counter()
     runs = compare(load(), options.seeds, options.steps)

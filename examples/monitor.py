@@ -53,7 +53,7 @@ def draw(rows: list[dict[str, float]], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "output", help="a folder for the results")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "output", help="a folder")
     options = parser.parse_args()
     rows = train(options.steps)
     write(rows, options.output / "monitor.csv")
