@@ -24,6 +24,7 @@ class Method(NamedTuple):
       first_order: whether it may set the target.
       only: the tasks on which it runs; none of them means all.
       factors: whether it needs those of captured layers.
+      measured: whether second moments are measured in the bases of its state, too.
     """
 
     make: Callable[..., optax.GradientTransformation]
@@ -32,6 +33,7 @@ class Method(NamedTuple):
     first_order: bool = False
     only: tuple[str, ...] = ()
     factors: bool = False
+    measured: bool = False
 
 
 def of_rate(optimizer: Callable[..., Any], **options: Any) -> Callable[..., Any]:
@@ -68,5 +70,5 @@ METHODS = {
     "kl_soap": Method(of_rate(precond.kl_soap)),
     "muon": Method(of_rate(precond.muon)),
     "kfac": Method(of_damping(precond.kfac), middle=lambda task: 3e-3, documented=1e-2, factors=True),
-    "ekfac": Method(of_damping(precond.ekfac), middle=lambda task: 3e-3, documented=1e-2, factors=True),
+    "ekfac": Method(of_damping(precond.ekfac), middle=lambda task: 3e-3, documented=1e-2, factors=True, measured=True),
 }
