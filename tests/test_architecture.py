@@ -29,7 +29,7 @@ FLOORS = {
     "blocks": 1,
     "mesh": 1,
     "replicas": 1,
-    "sharding": 2,
+    "routes": 2,
     "statistics": 2,
     "orthogonal": 2,
     "roots": 2,

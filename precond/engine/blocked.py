@@ -61,9 +61,9 @@ def blocked(
     with it the length of the program, does not depend on the network's depth.
 
     A block is skipped if the sum of squares of its gradient is not finite. Its update is zero, the inner
-    transformation sees zeros in its place, and `blocks.finite` says so, by which the parts of this library leave the
-    state of the block as it was. The parameters without a view are skipped together. If everything is skipped, the
-    step does not count.
+    transformation sees zeros in its place, and `blocks.finite` marks it. The parts of this library then keep the state
+    of that block; put `precond.per_block` around parts of Optax. The parameters without a view are skipped together. If
+    everything is skipped, the step does not count.
 
     The state knows the parameters that it was made for: their paths, how they are read, and the order of their blocks.
     Outside of `jax.jit` a state of other parameters is refused. Inside, where nothing can be raised, its updates are

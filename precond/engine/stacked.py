@@ -48,8 +48,8 @@ from precond.mesh import (
     warn_if_whole,
     without_mesh,
 )
+from precond.routes import route_of
 from precond.scopes import named
-from precond.sharding import route_of
 from precond.transformation import transformation
 from precond.trees import Tree
 

@@ -12,19 +12,19 @@ from precond.arguments import (
     check_along,
     check_decay,
     check_number,
-    check_transformation,
     check_whole,
     described,
 )
 from precond.blocks import BlockSize, Views
-from precond.engine import Refresh, blocked, every, per_block, scale_by_kronecker
+from precond.engine import Refresh, blocked, every
 from precond.linalg import Precision
 from precond.mesh import Sharded
 from precond.optimizers.finish import finish
+from precond.optimizers.grafted import grafted
 from precond.optimizers.memory import Memory, memory_of
 from precond.roots import Method, inverse_root, relative
 from precond.statistics import outer_products
-from precond.transforms import graft, scale_by_diagonal, with_momentum
+from precond.transforms import scale_by_diagonal, with_momentum
 from precond.trees import Mask
 
 __all__ = ["scale_by_shampoo", "shampoo"]
@@ -91,17 +91,11 @@ def scale_by_shampoo(
         check_whole("refresh", refresh, least=1)
         refresh = every(refresh, delay=1)
     kept = memory_of(memory)
-    direction = scale_by_kronecker(
-        outer_products(b2),
-        kept.of_root(inverse_root(power=power, method=method, damping=relative(damping))),
-        refresh=refresh,
-        precision=precision,
-    )
+    root = kept.of_root(inverse_root(power=power, method=method, damping=relative(damping)))
     adam = scale_by_diagonal(b2, eps=eps, bias_correction=True)  # with the momentum around it
-    given, magnitude = magnitude, adam if magnitude is None else magnitude
-    check_transformation("magnitude", magnitude)
+    moved = {"momentum": optax.ema(b1), "refresh": refresh, "precision": precision}
     tx = blocked(
-        along(kept.of_entries(with_momentum(per_block(optax.ema(b1)), graft(direction, per_block(magnitude))))),
+        along(kept.of_entries(grafted(outer_products(b2), root, adam if magnitude is None else magnitude, **moved))),
         block_size=1024 if block_size is None else block_size,
         views=views,
         otherwise=along(kept.of_entries(with_momentum(optax.ema(b1), adam))) if otherwise is None else otherwise,
@@ -109,7 +103,7 @@ def scale_by_shampoo(
         axis=axis,
         mesh=mesh,
     )
-    return check_along(tx, otherwise=otherwise, magnitude=given)
+    return check_along(tx, otherwise=otherwise, magnitude=magnitude)
 
 
 @described(heading=-1)

@@ -1,4 +1,4 @@
-"""A transformation of factors that gives them equal size, after which damping each is Tikhonov's."""
+"""Factors of a block scaled to one mean eigenvalue, so that equal damping of each is Tikhonov damping."""
 
 import jax
 import jax.numpy as jnp

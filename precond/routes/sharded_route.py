@@ -9,9 +9,9 @@ from jax.sharding import PartitionSpec
 
 from precond.blocks import Layout
 from precond.collectives import Collectives
-from precond.sharding.leaf_exchange import merge_slices, split_slices
-from precond.sharding.route import Leaves, Route, Stacks
-from precond.sharding.slices import Slices, slices_of
+from precond.routes.leaf_exchange import merge_slices, split_slices
+from precond.routes.route import Leaves, Route, Stacks
+from precond.routes.slices import Slices, slices_of
 
 __all__ = ["sharded_route"]
 
@@ -21,7 +21,7 @@ def sharded_route(
 ) -> Route:
     """Send the rows of every block from the shards of a leaf to the owner of the block, and directions back.
 
-    There are two exchanges each way (see `precond.sharding.slices`), and in each of them a device receives 1/n of the
+    There are two exchanges each way (see `precond.routes.slices`), and in each of them a device receives 1/n of the
     gradients. Leaves whose sizes do not divide are gathered whole.
 
     Args:

@@ -6,7 +6,7 @@ from jax.sharding import PartitionSpec
 
 from precond.blocks import Layout
 from precond.collectives import Collectives
-from precond.sharding.route import Leaves, Route, Stacks
+from precond.routes.route import Leaves, Route, Stacks
 
 __all__ = ["replicated_route"]
 

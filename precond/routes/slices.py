@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from precond.blocks import Cut, Geometry, Layout, Member, Region, TensorGroup
-from precond.sharding.leaf_exchange import LeafExchange, exchange_of
+from precond.routes.leaf_exchange import LeafExchange, exchange_of
 
 __all__ = ["Slices", "slices_of"]
 

@@ -7,9 +7,9 @@ from jax.sharding import AxisType
 from precond.blocks import Layout
 from precond.collectives import Collectives
 from precond.mesh import Placement, Sharded, typed_sharding
-from precond.sharding.replicated_route import replicated_route
-from precond.sharding.route import Leaves, Route
-from precond.sharding.sharded_route import sharded_route
+from precond.routes.replicated_route import replicated_route
+from precond.routes.route import Leaves, Route
+from precond.routes.sharded_route import sharded_route
 
 __all__ = ["route_of"]
 
