@@ -1,9 +1,10 @@
-"""What the benchmarks share: alternating timing, and results with the versions and the machine they came from."""
+"""What the benchmarks share: alternating timing, results with the versions and the machine, and how pictures look."""
 
 import json
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from importlib import metadata
@@ -14,6 +15,9 @@ from typing import Any
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import jax
+
+sys.path.append(str(Path(__file__).parent.parent / "examples"))
+import plots  # noqa: E402, F401 - one look for all pictures of the repository
 
 RESULTS = Path(__file__).parent / "results"
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
@@ -57,6 +61,11 @@ def _installed(package: str) -> bool:
     except metadata.PackageNotFoundError:
         return False
     return True
+
+
+def load(name: str) -> dict[str, Any]:
+    """Return a result that was saved, to draw it again."""
+    return json.loads((RESULTS / f"{name}.json").read_text())
 
 
 def save(name: str, result: dict[str, Any]) -> None:
