@@ -20,7 +20,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 PYTEST  := OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest
 PINS    := pyproject.toml constraints.txt
 
-.PHONY: help venv demo test quick test-slow test-all lint format docs bench quality accelerators accelerators-cuda \
+.PHONY: help venv demo test quick test-slow test-all lint format docs docs-check bench quality accelerators accelerators-cuda \
         accel-python dist dist-check check clean
 
 help:  ## list these targets
@@ -62,10 +62,13 @@ format: $(VENV)/.lint  ## mend style and format as far as the tools can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-check: lint docs dist-check  ## check all that continuous integration checks beside the tests
+check: lint docs-check dist-check  ## check all that continuous integration checks beside the tests
 
 docs: $(VENV)/.docs  ## build the documentation into site/; any warning, or a page that needs a network, is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+docs-check: docs  ## look at the built site in a headless Chromium, if there is one
+	$(PYTEST) -m site -rs tests/site
 
 # The peers live apart, so that the tests never see them. Compilers of other machines have targets of their own.
 bench:  ## run every benchmark

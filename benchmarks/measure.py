@@ -16,8 +16,8 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import jax
 
+# All pictures of the repository are drawn by `plots`.
 sys.path.append(str(Path(__file__).parent.parent / "examples"))
-import plots  # noqa: E402, F401 - one look for all pictures of the repository
 
 RESULTS = Path(__file__).parent / "results"
 IMAGES = Path(__file__).parent.parent / "docs" / "images"

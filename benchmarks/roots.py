@@ -152,7 +152,7 @@ def ratios(rows: list[dict]) -> list[dict]:
 
 
 def plot(rows: list[dict], path: str) -> None:
-    """Error against time at three sizes, for the root that Shampoo needs: a line through the conditions for each method."""
+    """Error against time at three sizes, for Shampoo's root: a line through the conditions for each method."""
     sizes, p = sorted({r["n"] for r in rows}), max(r["p"] for r in rows)
     sizes = sizes[:: max(len(sizes) // 2, 1)]
     figure, panels = plots.panels(len(sizes), height=2.6, sharey=True)

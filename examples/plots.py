@@ -1,7 +1,7 @@
 """How every picture of this repository looks: one palette, letters that a phone shows, and plots of short runs.
 
-The colours are told apart by people with each of the three kinds of colour blindness, on a white page and on a dark one,
-where the site inverts a picture's lightness. `tests/test_pictures.py` measures both.
+The colours are told apart by people with each of the three kinds of colour blindness, on a white page and on a dark
+one, where the site inverts a picture's lightness. `tests/test_pictures.py` measures both.
 """
 
 import math

@@ -178,7 +178,7 @@ def test_a_short_run_is_seen(short, plots, tmp_path, monkeypatch):
 
 
 def test_the_legend_says_which_line_has_no_value(plots):
-    figure, (axis,) = plots.panels(1)
+    _, (axis,) = plots.panels(1)
     plots.curve(axis, [1, 2], [None, float("nan")], "Adam")
     plots.curve(axis, [1, 2], [3.0, None], "K-FAC")
     assert axis.get_legend_handles_labels()[1] == ["Adam (no value)", "K-FAC"]
