@@ -90,7 +90,9 @@ class Layer(NamedTuple):
           shape: of the weights.
 
         Examples:
-          >>> Layer("kernel", None, 1, (2, 3), (), (0,), (1,), lead_axes=(1,)).lead_shape((2, 6, 3))
+          >>> Layer("kernel", None, 1, (2, 3), (), (0,), (1,), lead_axes=(1,)).lead_shape(
+          ...     (2, 6, 3)
+          ... )
           (6,)
         """
         return shape[: self.lead] if self.lead_axes is None else tuple(shape[i] for i in self.lead_axes)

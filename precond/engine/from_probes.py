@@ -47,9 +47,14 @@ def from_probes(
       >>> def loss(params):
       ...     y = capture.apply("", params, x @ params["kernel"], x)
       ...     return jnp.mean(capture.counted(params, y))
-      >>> tx, params = from_probes(lambda found: scale_by_kfac(found, damping=0.0)), capture.attach(params)
+      >>> tx, params = (
+      ...     from_probes(lambda found: scale_by_kfac(found, damping=0.0)),
+      ...     capture.attach(params),
+      ... )
       >>> updates, state = tx.update(jax.grad(loss)(params), tx.init(params))
-      >>> round(updates["kernel"].item(), 6)  # the gradient is 2, A is (1 + 9) / 2, and G is 1
+      >>> round(
+      ...     updates["kernel"].item(), 6
+      ... )  # the gradient is 2, A is (1 + 9) / 2, and G is 1
       0.4
     """
 

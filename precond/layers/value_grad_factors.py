@@ -77,7 +77,9 @@ def value_grad_factors(
       >>> capture = layers.explicit({"": layers.dense(bias=False)}, params)
       >>> forward = lambda params, x: capture.apply("", params, x @ params["kernel"], x)
       >>> loss = lambda outputs, x: 0.5 * jnp.mean(jnp.sum(outputs**2, -1))
-      >>> f = value_grad_factors(forward, loss, capture, fisher=layers.exact(layers.gaussian()))
+      >>> f = value_grad_factors(
+      ...     forward, loss, capture, fisher=layers.exact(layers.gaussian())
+      ... )
       >>> value, grads, factors = f(params, jnp.asarray([[1.0, 0.0], [0.0, 2.0]]))
       >>> factors[""].inputs.tolist(), factors[""].outputs.tolist()
       ([[[0.5, 0.0], [0.0, 2.0]]], [[[1.0]]])

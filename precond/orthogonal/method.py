@@ -134,11 +134,16 @@ def block_periodic(block_size: int, period: int = 5, method: Orthogonalizer | No
 
     Examples:
       >>> import precond
-      >>> tx, w = precond.scale_by_muon(method=block_periodic(1, 2, polar())), {"kernel": jnp.ones((2, 2))}
+      >>> tx, w = (
+      ...     precond.scale_by_muon(method=block_periodic(1, 2, polar())),
+      ...     {"kernel": jnp.ones((2, 2))},
+      ... )
       >>> state = tx.init(w)
       >>> for _ in range(2):
       ...     updates, state = tx.update(w, state)
-      >>> [round(x, 4) for x in updates["kernel"].ravel().tolist()]  # every entry is a block in the second step
+      >>> [
+      ...     round(x, 4) for x in updates["kernel"].ravel().tolist()
+      ... ]  # every entry is a block in the second step
       [0.2, 0.2, 0.2, 0.2]
     """
     method = newton_schulz() if method is None else method

@@ -50,8 +50,16 @@ def dense_layers(params: Any, *, longest: int = _LONGEST) -> DenseLayers:
 
     Examples:
       >>> array = lambda *shape: jax.ShapeDtypeStruct(shape, "float32")
-      >>> found = dense_layers({"up": {"kernel": array(48, 32), "bias": array(32)}, "norm": {"scale": array(48)}})
-      >>> found.factors["up"].inputs.shape, found.factors["up"].outputs.shape  # the bias counts as one more input
+      >>> found = dense_layers(
+      ...     {
+      ...         "up": {"kernel": array(48, 32), "bias": array(32)},
+      ...         "norm": {"scale": array(48)},
+      ...     }
+      ... )
+      >>> (
+      ...     found.factors["up"].inputs.shape,
+      ...     found.factors["up"].outputs.shape,
+      ... )  # the bias counts as one more input
       ((1, 49, 49), (1, 32, 32))
     """
     check_whole("longest", longest, least=1)
