@@ -99,10 +99,8 @@ def first_difference(owners: dict[str, np.ndarray], layout: Layout, shapes: dict
       >>> import jax.numpy as jnp
       >>> from precond.blocks import layout_of, default_views
       >>> a, b = ({name: jnp.zeros((4, 6))} for name in "ab")
-      >>> owners, layout = (
-      ...     owners_of(layout_of(a, default_views, 8)),
-      ...     layout_of(b, default_views, 8),
-      ... )
+      >>> owners = owners_of(layout_of(a, default_views, 8))
+      >>> layout = layout_of(b, default_views, 8)
       >>> first_difference(owners, layout, {"b": (4, 6)})
       "state= is of other parameters: where 'b' of shape (4, 6) has block 0 of 4x6, it has one of a parameter ..."
     """

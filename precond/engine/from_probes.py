@@ -47,10 +47,8 @@ def from_probes(
       >>> def loss(params):
       ...     y = capture.apply("", params, x @ params["kernel"], x)
       ...     return jnp.mean(capture.counted(params, y))
-      >>> tx, params = (
-      ...     from_probes(lambda found: scale_by_kfac(found, damping=0.0)),
-      ...     capture.attach(params),
-      ... )
+      >>> tx = from_probes(lambda found: scale_by_kfac(found, damping=0.0))
+      >>> params = capture.attach(params)
       >>> updates, state = tx.update(jax.grad(loss)(params), tx.init(params))
       >>> round(
       ...     updates["kernel"].item(), 6

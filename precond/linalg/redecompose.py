@@ -23,10 +23,8 @@ def continued_eigen_basis(a: jax.Array, basis: jax.Array) -> jax.Array:
       `[M, n, n]`.
 
     Examples:
-      >>> a, basis = (
-      ...     jnp.diag(jnp.asarray([1.0, 2.0]))[None],
-      ...     jnp.asarray([[[0.6, 0.8], [0.8, -0.6]]]),
-      ... )
+      >>> a = jnp.diag(jnp.asarray([1.0, 2.0]))[None]
+      >>> basis = jnp.asarray([[[0.6, 0.8], [0.8, -0.6]]])
       >>> jnp.abs(continued_eigen_basis(a, basis))[
       ...     0
       ... ].tolist()  # 1.64 and 1.36: the larger one first

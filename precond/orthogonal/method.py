@@ -134,10 +134,8 @@ def block_periodic(block_size: int, period: int = 5, method: Orthogonalizer | No
 
     Examples:
       >>> import precond
-      >>> tx, w = (
-      ...     precond.scale_by_muon(method=block_periodic(1, 2, polar())),
-      ...     {"kernel": jnp.ones((2, 2))},
-      ... )
+      >>> tx = precond.scale_by_muon(method=block_periodic(1, 2, polar()))
+      >>> w = {"kernel": jnp.ones((2, 2))}
       >>> state = tx.init(w)
       >>> for _ in range(2):
       ...     updates, state = tx.update(w, state)

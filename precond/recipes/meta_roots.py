@@ -104,10 +104,8 @@ def meta_pseudo_inverse(
       ValueError: for an epsilon that is not 0, a negative tolerance or a power that is not positive.
 
     Examples:
-      >>> root, factor = (
-      ...     meta_pseudo_inverse(power=0.5),
-      ...     jnp.diag(jnp.asarray([4.0, 0.0]))[None],
-      ... )
+      >>> root = meta_pseudo_inverse(power=0.5)
+      >>> factor = jnp.diag(jnp.asarray([4.0, 0.0]))[None]
       >>> root.refresh(
       ...     factor, root.init(factor, (factor,)).derived[0], 0.5, True
       ... ).matrix.tolist()

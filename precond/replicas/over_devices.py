@@ -45,11 +45,9 @@ def over_devices(f: GradientFunction, axis: str | Sequence[str], *, specs: Any =
 
     Examples:
       >>> from precond.replicas import gradients
-      >>> mesh, shared, split = (
-      ...     jax.make_mesh((1,), ("data",)),
-      ...     PartitionSpec(),
-      ...     PartitionSpec("data"),
-      ... )
+      >>> mesh = jax.make_mesh((1,), ("data",))
+      >>> shared = PartitionSpec()
+      >>> split = PartitionSpec("data")
       >>> f = over_devices(gradients(lambda w, x: jnp.mean(w * x)), "data")
       >>> step = jax.jit(
       ...     jax.shard_map(f, mesh=mesh, in_specs=(shared, split), out_specs=shared)
