@@ -66,6 +66,11 @@ def run(period, host: bool) -> list[dict]:
     return rows
 
 
+def middle(times: list[float]) -> float | None:
+    """The median; None if there was no such step, as with a short period."""
+    return round(statistics.median(times), 1) if times else None
+
+
 def plot(host: list[dict], blocking: list[dict]) -> None:
     """Draw milliseconds of every step of both runs, and say which steps ran beside a refresh."""
     figure, (panel,) = plots.panels(1, height=3.4)
@@ -85,22 +90,25 @@ def plot(host: list[dict], blocking: list[dict]) -> None:
 def main() -> None:
     """Both runs, a table, a plot."""
     parser = argparse.ArgumentParser()
+    parser.add_argument("--period", type=int, default=PERIOD)
     parser.add_argument("--draw", action="store_true", help="draw the committed result again")
-    if parser.parse_args().draw:
+    given = parser.parse_args()
+    if given.draw:
         plot(**measure.load("host")["steps"])
         return
-    host, blocking = run(PERIOD, host=True), run(PERIOD, host=False)
+    period = given.period
+    host, blocking = run(period, host=True), run(period, host=False)
     beside = [r["ms"] for r in host if r["beside"]]
-    alone = [r["ms"] for r in host if not r["beside"] and 1 < r["step"] % PERIOD < PERIOD - 1]
-    at = [r["ms"] for r in blocking if r["step"] % PERIOD == 0]
+    alone = [r["ms"] for r in host if not r["beside"] and 1 < r["step"] % period < period - 1]
+    at = [r["ms"] for r in blocking if r["step"] % period == 0]
     summary = {
         "steps_beside_a_refresh": len(beside) // (PERIODS - 2),
-        "median_ms_beside_a_refresh": round(statistics.median(beside), 1),
-        "median_ms_alone": round(statistics.median(alone), 1),
-        "median_ms_with_blocking_refresh": round(statistics.median(at), 1),
+        "median_ms_beside_a_refresh": middle(beside),
+        "median_ms_alone": middle(alone),
+        "median_ms_with_blocking_refresh": middle(at),
         "longest_ms_with_host_refresh": max(r["ms"] for r in host),
     }
-    setting = {"width": WIDTH, "depth": DEPTH, "batch": BATCH, "period": PERIOD, "workers": 1}
+    setting = {"width": WIDTH, "depth": DEPTH, "batch": BATCH, "period": period, "workers": 1}
     steps = {"host": host, "blocking": blocking}
     measure.save("host", {"setting": setting, "results": summary, "steps": steps})
     plot(**steps)

@@ -19,8 +19,10 @@ import jax
 # All pictures of the repository are drawn by `plots`.
 sys.path.append(str(Path(__file__).parent.parent / "examples"))
 
-RESULTS = Path(__file__).parent / "results"
-IMAGES = Path(__file__).parent.parent / "docs" / "images"
+# A trial run leaves the committed results and pictures as they are.
+TRIAL = os.environ.get("BENCH_OUTPUT")
+RESULTS = Path(TRIAL or Path(__file__).parent / "results")
+IMAGES = Path(TRIAL or Path(__file__).parent.parent / "docs" / "images")
 
 
 def seconds(run: Callable[[], Any]) -> float:
@@ -70,7 +72,7 @@ def load(name: str) -> dict[str, Any]:
 
 def save(name: str, result: dict[str, Any]) -> None:
     """Write a result as JSON, with the machine, and print it."""
-    RESULTS.mkdir(exist_ok=True)
+    RESULTS.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"machine": machine()} | result, indent=2)
     (RESULTS / f"{name}.json").write_text(text + "\n")
     print(text)

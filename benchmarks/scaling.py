@@ -22,15 +22,15 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import precond
 
-LAYERS, WIDTH, BLOCK, DEVICES = 3, 128, 64, (1, 2, 4, 8)
+WIDTH, BLOCK, DEVICES = 128, 64, (1, 2, 4, 8)
 COLLECTIVE = re.compile(r"= (\S+) (all-gather|all-reduce|all-to-all|reduce-scatter|collective-permute)\(")
 
 
-def on(devices: int) -> dict:
+def on(devices: int, layers: int) -> dict:
     """The counts of one device of so many."""
     mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
     tx = precond.shampoo(1e-3, block_size=BLOCK, refresh=1, method=precond.composite(), axis="data")
-    params = jax.device_put(transformer.parameters(LAYERS, WIDTH, 4 * WIDTH), NamedSharding(mesh, PartitionSpec()))
+    params = jax.device_put(transformer.parameters(layers, WIDTH, 4 * WIDTH), NamedSharding(mesh, PartitionSpec()))
     state = jax.jit(tx.init)(params)
     program = jax.jit(tx.update).lower(params, state, params).compile()
     stacks = [
@@ -38,9 +38,8 @@ def on(devices: int) -> dict:
     ]
     roots = [x for path, x in stacks if "matrix" in jax.tree_util.keystr(path)]
     found = COLLECTIVE.findall(program.as_text())
-    received = [
-        int(np.prod([int(n) for n in re.search(r"\[([\d,]+)\]", kind).group(1).split(",")])) for kind, _ in found
-    ]
+    shapes = [shape for kind, _ in found for shape in re.findall(r"\[([\d,]*)\]", kind)]
+    received = [int(np.prod([int(n) for n in shape.split(",") if n])) for shape in shapes]  # of a scalar: 1
     return {
         "devices": devices,
         "flops": program.cost_analysis()["flops"],
@@ -74,17 +73,19 @@ def plot(rows: list[dict]) -> None:
 def main() -> None:
     """Count, print, save, draw."""
     parser = argparse.ArgumentParser()
+    parser.add_argument("--layers", type=int, default=3)
     parser.add_argument("--draw", action="store_true", help="draw the committed result again")
-    if parser.parse_args().draw:
+    given = parser.parse_args()
+    if given.draw:
         plot(measure.load("scaling")["results"])
         return
     jax.config.update("jax_num_cpu_devices", max(DEVICES))
-    rows = [on(devices) for devices in DEVICES]
+    rows = [on(devices, given.layers) for devices in DEVICES]
     for r in rows:
         ideal = {name: r[name] * r["devices"] / rows[0][name] for name in ("flops", "refreshes", "state_bytes")}
         r["times_ideal"] = {name: round(x, 3) for name, x in ideal.items()}
         print(r)
-    measure.save("scaling", {"setting": {"layers": LAYERS, "width": WIDTH, "block_size": BLOCK}, "results": rows})
+    measure.save("scaling", {"setting": {"layers": given.layers, "width": WIDTH, "block_size": BLOCK}, "results": rows})
     plot(rows)
 
 

@@ -105,5 +105,7 @@ def test_what_one_run_without_a_search_costs():
     (row,) = [line for line in lines if line.startswith("| shampoo |")]
     costs = [float(cell) for cell in row.strip("| ").split(" | ")[1:]]
     cheap = [cost for cost in costs if cost <= 1.05]
-    words = f"On {len(cheap)} of the {len(costs)} tasks of the quality benchmark this costs Shampoo at most 5 % more steps"
+    words = (
+        f"On {len(cheap)} of the {len(costs)} tasks of the quality benchmark this costs Shampoo at most 5 % more steps"
+    )
     assert words in " ".join((ROOT / "docs" / "tuning.md").read_text().split())
