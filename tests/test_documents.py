@@ -315,7 +315,26 @@ def test_a_sentence_with_numbers_is_that_of_the_results(page, words, numbers):
 
 RIDDLES = re.compile(
     r"\b[Ll]ikewise\b|\bis none\b|\bcomes? so\b|\b[Ww]hat is not?\b|(?<!here )\bis no\b(?! more| less| longer)"
+    r"|\b[Tt]he latter\b|\b[Hh]ence\b|\b[Tt]hus\b|\bthereof\b|\bshall\b|\bwherein\b|\bthat of theirs\b"
 )
+
+
+LONGEST = 30
+
+
+def sentences_of(text):
+    """The sentences of a page, without code, tables, headings, pictures and addresses of links."""
+    text = re.sub(r"^---\n.*?\n---\n", "", text, flags=re.DOTALL)
+    text = re.sub(r"^( *)```.*?^\1```", "\n\n", text, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"\]\([^)]*\)", "]", text)
+    for part in re.split(r"\n\s*\n|\n(?= *(?:[-|#>]|\d\.) )", text):
+        if not part.lstrip().startswith(("|", "#", "<", "![", "[![", "===", ":::")):
+            yield from re.split(r"(?<=[.!?:])\s+", " ".join(part.split()))
+
+
+@pytest.mark.parametrize("page", ALL_PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_sentence_is_long(page):
+    assert [words for words in sentences_of(page.read_text()) if len(words.split()) > LONGEST] == []
 
 
 def test_no_page_and_no_public_docstring_speaks_in_riddles():
