@@ -32,6 +32,7 @@ from precond.linalg import precision
 from precond.mesh import by_cost, sharded
 from precond.metrics import metrics
 from precond.optimizers import (
+    Memory,
     adascale,
     ekfac,
     kfac,
@@ -68,7 +69,6 @@ from precond.roots import (
     qr,
     relative,
     rotations,
-    store_as,
 )
 from precond.statistics import activations, balance, kl, outer_products, scale_by_trace
 from precond.transforms import graft, scale_by_mfac, with_momentum
@@ -77,6 +77,7 @@ from precond.version import __version__
 __all__ = [
     "STATIC_ARGS",
     "BlockInfo",
+    "Memory",
     "Method",
     "Refresh",
     "Root",
@@ -148,7 +149,6 @@ __all__ = [
     "sharded",
     "soap",
     "state_shardings",
-    "store_as",
     "transforms",
     "use_measured_moments",
     "views",

@@ -1,4 +1,7 @@
-"""Optimizers by name: `shampoo-768` is `precond.shampoo` with blocks of at most 768."""
+"""Optimizers by name: `shampoo-768` is `precond.shampoo` with blocks of at most 768.
+
+The small ones keep momentum, second moments, roots and bases in bfloat16.
+"""
 
 import functools
 import re
@@ -10,8 +13,18 @@ import optax
 import precond
 
 RATE = 1e-3
-BLOCKED = ("shampoo", "soap", "kl_shampoo")
-NAMES = ("adamw", "muon", *BLOCKED, "kfac")
+SMALL = {"memory": precond.Memory()}
+BLOCKED = {
+    "shampoo": precond.shampoo,
+    "small_shampoo": functools.partial(
+        precond.shampoo, **SMALL, magnitude=precond.transforms.scale_by_mean_square(0.95)
+    ),
+    "soap": precond.soap,
+    "small_soap": functools.partial(precond.soap, **SMALL),
+    "kl_shampoo": precond.kl_shampoo,
+    "muon": precond.muon,
+}
+NAMES = ("adamw", "optax_muon", *BLOCKED, "kfac")
 
 
 def parsed(name):
@@ -42,7 +55,7 @@ def optimizer_of(name, shapes, axis, *, scanned=False):
     base, size = parsed(name)
     if base == "adamw":
         return optax.adamw(RATE), {}
-    if base == "muon":
+    if base == "optax_muon":
         dimensions = functools.partial(jax.tree_util.tree_map_with_path, functools.partial(_matrix, scanned=scanned))
         return optax.contrib.muon(RATE, muon_weight_dimension_numbers=dimensions), {}
     if base == "kfac":
@@ -50,7 +63,7 @@ def optimizer_of(name, shapes, axis, *, scanned=False):
     given = {} if size is None else {"block_size": size}
     if scanned:
         given["views"] = precond.views.stacked("^layers/", axis=0)
-    return getattr(precond, base)(RATE, axis=axis, **given), {}
+    return BLOCKED[base](RATE, axis=axis, **given), {}
 
 
 def _matrix(path, x, *, scanned):

@@ -3,9 +3,17 @@
 from .case import Case
 
 STANDARD = (
-    *(Case("gpt-small", "dp", "v5e-8", name) for name in ("adamw", "muon", "shampoo-256", "soap-256")),
-    *(Case("gpt-small", "update", "v5e-1", name) for name in ("adamw", "muon", "shampoo-256", "soap-256")),
-    *(Case("gpt-124m", "update", "v5e-1", name) for name in ("adamw", "shampoo-768", "soap-768")),
+    *(
+        Case("gpt-small", loop, "v5e-8", name)
+        for loop in ("dp", "fsdp-told")
+        for name in ("adamw", "optax_muon", "muon", "shampoo-256", "soap-256")
+    ),
+    *(Case("gpt-small", "update", "v5e-1", name) for name in ("adamw", "optax_muon", "shampoo-256", "soap-256")),
+    *(
+        Case("gpt-124m", "update", "v5e-1", name)
+        for name in ("adamw", "muon", "shampoo-768", "small_shampoo-768", "soap-768", "small_soap-768")
+    ),
+    *(Case("gpt-124m", "fsdp-told", "v5e-8", name) for name in ("adamw", "optax_muon", "muon", "shampoo-768")),
 )
 QUICK = (
     *(Case("gpt-small", "dp", "v5e-8", name) for name in ("adamw", "shampoo-256", "soap-256")),

@@ -24,6 +24,7 @@ class Method(NamedTuple):
       first_order: whether it may set the target.
       only: the tasks on which it runs; none of them means all.
       factors: whether it needs those of captured layers.
+      measured: whether second moments are measured in the bases of its state, too.
     """
 
     make: Callable[..., optax.GradientTransformation]
@@ -32,6 +33,7 @@ class Method(NamedTuple):
     first_order: bool = False
     only: tuple[str, ...] = ()
     factors: bool = False
+    measured: bool = False
 
 
 def of_rate(optimizer: Callable[..., Any], **options: Any) -> Callable[..., Any]:
@@ -58,7 +60,9 @@ METHODS = {
     "shampoo, power 3/8": Method(of_rate(precond.shampoo, power=3 / 8)),
     "shampoo, power 1/2": Method(of_rate(precond.shampoo, power=1 / 2)),
     "shampoo, one moment a block": Method(of_rate(precond.shampoo, magnitude=ONE_MOMENT)),
+    "shampoo, small state": Method(of_rate(precond.shampoo, magnitude=ONE_MOMENT, memory=precond.Memory())),
     "soap": Method(of_rate(precond.soap)),
+    "soap, small state": Method(of_rate(precond.soap, memory=precond.Memory())),
     "soap, moments kept": Method(of_rate(precond.soap, moments=precond.roots.kept())),
     "kl_shampoo": Method(of_rate(precond.kl_shampoo)),
     "kl_shampoo, Adam's norm": Method(of_rate(precond.kl_shampoo, magnitude=ADAMS_NORM)),
@@ -66,5 +70,5 @@ METHODS = {
     "kl_soap": Method(of_rate(precond.kl_soap)),
     "muon": Method(of_rate(precond.muon)),
     "kfac": Method(of_damping(precond.kfac), middle=lambda task: 3e-3, documented=1e-2, factors=True),
-    "ekfac": Method(of_damping(precond.ekfac), middle=lambda task: 3e-3, documented=1e-2, factors=True),
+    "ekfac": Method(of_damping(precond.ekfac), middle=lambda task: 3e-3, documented=1e-2, factors=True, measured=True),
 }

@@ -60,7 +60,8 @@ class Program:
             value, grads = jax.value_and_grad(lambda p: task.loss(task.forward(p, batch), batch))(params)
             if found is not None:  # of a quarter of the batch
                 part = jax.tree.map(lambda x: x[::4], batch)
-                extra["factors"] = factors_of(params, part, key=draw)
+                bases = {"state": state} if method.measured else {}
+                extra["factors"] = factors_of(params, part, key=draw, **bases)
             updates, state = tx(number, steps).update(grads, state, params, **extra)
             return (optax.apply_updates(params, updates), state), value
 

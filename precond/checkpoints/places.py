@@ -38,6 +38,9 @@ class Stacked(NamedTuple):
 def named_leaves(tree: Tree) -> dict[str, Any]:
     """Return the leaves of a state by name; the names are those of a checkpoint of it in plain dictionaries.
 
+    The level that `precond.engine.narrow_entries` puts around a state is left out, so that what is kept in bfloat16 has
+    the same name as what is not.
+
     Args:
       tree: a state, or what became of one.
 
@@ -46,7 +49,8 @@ def named_leaves(tree: Tree) -> dict[str, Any]:
       >>> list(named_leaves(optax.adam(1e-3).init({"kernel": jnp.ones(2)})))
       ['0/count', '0/mu/kernel', '0/nu/kernel']
     """
-    return {path_name(path): x for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]}
+    named = {path_name(path): x for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]}
+    return {name.replace("/in_bfloat16/", "/"): x for name, x in named.items()}
 
 
 def on_host(x: Any) -> Any:

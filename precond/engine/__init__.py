@@ -5,6 +5,7 @@ from precond.engine.by_layer import by_layer
 from precond.engine.check_owners import first_difference
 from precond.engine.from_probes import from_probes, has_probes
 from precond.engine.host_state import Engine, HostState, describing
+from precond.engine.narrow_entries import NarrowEntriesState, narrow_entries
 from precond.engine.per_block import per_block
 from precond.engine.refuse_foreign import layouts_of, refuse_foreign
 from precond.engine.scale_by_kronecker import KroneckerState, scale_by_kronecker
@@ -19,6 +20,7 @@ __all__ = [
     "Engine",
     "HostState",
     "KroneckerState",
+    "NarrowEntriesState",
     "Refresh",
     "SkipNonfiniteState",
     "StackedState",
@@ -30,6 +32,7 @@ __all__ = [
     "from_probes",
     "has_probes",
     "layouts_of",
+    "narrow_entries",
     "on_host",
     "per_block",
     "refuse_foreign",

@@ -1,5 +1,6 @@
 """Symmetric matrices in half the memory: LAPACK's rectangular full packed format, for stacks."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -114,8 +115,13 @@ def dense(a: Packed | jax.Array) -> jax.Array:
     return jnp.concatenate([upper, jnp.concatenate([b, c], axis=2)], axis=1)
 
 
-def eye_like(matrices: jax.ShapeDtypeStruct) -> Packed:
-    """Return packed identity matrices for a stack `[N, d, d]`.
+@functools.partial(jax.jit, static_argnums=0)  # outside of jit, one program in place of a dozen
+def eye_like(matrices: jax.ShapeDtypeStruct, scale: jax.typing.ArrayLike = 1.0) -> Packed:
+    """Return packed multiples of identity matrices for a stack `[N, d, d]`.
+
+    Args:
+      matrices: the shape and the dtype of the stack.
+      scale: a number.
 
     Examples:
       >>> eye_like(jax.ShapeDtypeStruct((1, 2, 2), jnp.float32))._asdict()
@@ -123,5 +129,5 @@ def eye_like(matrices: jax.ShapeDtypeStruct) -> Packed:
               [0.]]], dtype=float32), 'diagonal': Array([[1.]], dtype=float32)}
     """
     n, d, _ = matrices.shape
-    one = packed(jnp.eye(d, dtype=matrices.dtype)[None])
+    one = packed(jnp.asarray(scale, matrices.dtype) * jnp.eye(d, dtype=matrices.dtype)[None])
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (n, *x.shape[1:])), one)

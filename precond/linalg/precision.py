@@ -42,8 +42,8 @@ def precision(
     """Choose the precision in which the engine multiplies; by default it is the dtype's own everywhere.
 
     It may be one of the presets of `jax.lax.DotAlgorithmPreset` that emulate float32 on a GPU's tensor cores. A device
-    that does not have the preset says so when the program is compiled. States are float32 or wider in any case
-    (`precond.store_as` stores roots in less), and residuals are measured at the highest precision. By the definitions
+    that does not have the preset says so when the program is compiled. States are float32 or wider in any case (but for
+    `precond.Memory`), and residuals are measured at the highest precision. By the definitions
     of the presets the errors are (products of 256 x 256, in units of rounding relative to $|A| |B|$; roots of 128 x
     128)::
 

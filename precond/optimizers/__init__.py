@@ -11,6 +11,7 @@ from precond.optimizers.ekfac import ekfac
 from precond.optimizers.kfac import kfac
 from precond.optimizers.kl_shampoo import kl_shampoo, scale_by_kl_shampoo
 from precond.optimizers.kl_soap import kl_soap, scale_by_kl_soap
+from precond.optimizers.memory import Memory
 from precond.optimizers.mfac import mfac
 from precond.optimizers.muon import muon, scale_by_muon
 from precond.optimizers.neumann import neumann
@@ -28,6 +29,7 @@ def _of_one_layer(optimizer: Any) -> Any:
 known_states |= {"precond.kfac": _of_one_layer(kfac), "precond.ekfac": _of_one_layer(ekfac)}
 
 __all__ = [
+    "Memory",
     "adascale",
     "ekfac",
     "kfac",

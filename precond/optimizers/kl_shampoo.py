@@ -14,6 +14,7 @@ from precond.linalg import Precision
 from precond.mesh import Sharded
 from precond.optimizers.finish import finish
 from precond.optimizers.grafted import grafted
+from precond.optimizers.memory import Memory, memory_of
 from precond.roots import Method, Root, inverse_root, relative, waiting
 from precond.statistics import kl
 from precond.transforms import clip_by_rms, scale_by_mean_square
@@ -38,6 +39,7 @@ def scale_by_kl_shampoo(
     otherwise: optax.GradientTransformation | None = None,
     skipped: float = 0.0,
     precision: Precision | None = None,
+    memory: Memory | None = None,
     axis: str | Sequence[str] | Sharded | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -59,6 +61,7 @@ def scale_by_kl_shampoo(
       otherwise: as in `precond.kl_shampoo`.
       skipped: as in `precond.blocked`.
       precision: as in `precond.kl_shampoo`.
+      memory: as in `precond.kl_shampoo`.
       axis: as in `precond.kl_shampoo`.
       mesh: as in `precond.kl_shampoo`.
 
@@ -82,12 +85,13 @@ def scale_by_kl_shampoo(
         root = waiting(inverse_root(power=0.5, method=method, damping=relative(damping)))
     elif method is not None:
         raise ValueError(f"method={method} and root={root}: a root has its own method; give it there.")
-    moved = {"momentum": optax.ema(b1), "after": clip_by_rms(1.0)}
+    kept, moved = memory_of(memory), {"momentum": optax.ema(b1), "after": clip_by_rms(1.0)}
+    direction = grafted(kl(b2), kept.of_root(root), magnitude, **moved, refresh=refresh, precision=precision)
     tx = blocked(
-        along(grafted(kl(b2), root, magnitude, **moved, refresh=refresh, precision=precision)),
+        along(kept.of_entries(direction)),
         block_size=1024 if block_size is None else block_size,
         views=views,
-        otherwise=along(optax.scale_by_adam(b1, b2, eps)) if otherwise is None else otherwise,
+        otherwise=along(kept.of_entries(optax.scale_by_adam(b1, b2, eps))) if otherwise is None else otherwise,
         skipped=skipped,
         axis=axis,
         mesh=mesh,
@@ -113,6 +117,7 @@ def kl_shampoo(
     views: Views | Sequence[Any] | None = None,
     otherwise: optax.GradientTransformation | None = None,
     precision: Precision | None = None,
+    memory: Memory | None = None,
     axis: str | Sequence[str] | Sharded | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -152,6 +157,7 @@ def kl_shampoo(
       views: as in `precond.blocked`.
       otherwise: for parameters without a view; None is Adam with the same `b1`, `b2` and `eps`.
       precision: of matrix products, as in `precond.scale_by_kronecker`; None is the highest.
+      memory: what is kept in bfloat16: `precond.Memory()` keeps momentum, second moments, and roots so; None nothing.
       axis: mesh axes over whose devices blocks, bases and memory are divided, as in `precond.blocked`.
       mesh: as in `precond.blocked`.
 
@@ -184,6 +190,7 @@ def kl_shampoo(
         otherwise=otherwise,
         skipped=jnp.nan,
         precision=precision,
+        memory=memory,
         axis=axis,
         mesh=mesh,
     )

@@ -14,6 +14,7 @@ from precond.linalg import Precision
 from precond.mesh import Sharded
 from precond.optimizers.finish import finish
 from precond.optimizers.grafted import grafted
+from precond.optimizers.memory import Memory, memory_of
 from precond.roots import Method, Transport, eigenbasis, relative, turned
 from precond.statistics import kl
 from precond.trees import Mask
@@ -39,6 +40,7 @@ def scale_by_kl_soap(
     otherwise: optax.GradientTransformation | None = None,
     skipped: float = 0.0,
     precision: Precision | None = None,
+    memory: Memory | None = None,
     axis: str | Sequence[str] | Sharded | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -60,6 +62,7 @@ def scale_by_kl_soap(
       otherwise: as in `precond.kl_soap`.
       skipped: as in `precond.blocked`.
       precision: as in `precond.kl_soap`.
+      memory: as in `precond.kl_soap`.
       axis: as in `precond.kl_soap`.
       mesh: as in `precond.kl_soap`.
 
@@ -80,12 +83,14 @@ def scale_by_kl_soap(
         check_whole("refresh", refresh, least=1)
         refresh = every(refresh, delay=1, warmup=1)
     moments = turned() if moments is None else moments
+    kept, adam = memory_of(memory), optax.scale_by_adam(b1, b2, 1e-15 if eps is None else eps)
     root = eigenbasis(b2, eps=eps, method=method, moments=moments, damping=relative(damping), least=_LEAST)
+    moved = {"momentum": optax.ema(b1), "refresh": refresh, "precision": precision}
     tx = blocked(
-        along(grafted(kl(b2), root, magnitude, momentum=optax.ema(b1), refresh=refresh, precision=precision)),
+        along(kept.of_entries(grafted(kl(b2), kept.of_root(root), magnitude, **moved))),
         block_size=1024 if block_size is None else block_size,
         views=views,
-        otherwise=along(optax.scale_by_adam(b1, b2, 1e-15 if eps is None else eps)) if otherwise is None else otherwise,
+        otherwise=along(kept.of_entries(adam)) if otherwise is None else otherwise,
         skipped=skipped,
         axis=axis,
         mesh=mesh,
@@ -111,6 +116,7 @@ def kl_soap(
     views: Views | Sequence[Any] | None = None,
     otherwise: optax.GradientTransformation | None = None,
     precision: Precision | None = None,
+    memory: Memory | None = None,
     axis: str | Sequence[str] | Sharded | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -151,6 +157,7 @@ def kl_soap(
       views: as in `precond.blocked`.
       otherwise: for parameters without a view; None is Adam with the same `b1`, `b2` and `eps`.
       precision: of matrix products, as in `precond.scale_by_kronecker`; None is the highest.
+      memory: what is kept in bfloat16: `precond.Memory()` keeps momentum, second moments, and bases so; None nothing.
       axis: mesh axes over whose devices blocks, bases and memory are divided, as in `precond.blocked`.
       mesh: the mesh, as in `precond.blocked`.
 
@@ -170,5 +177,7 @@ def kl_soap(
     """
     adam = {"b1": b1, "b2": b2, "eps": eps, "otherwise": otherwise}
     bases = {"damping": damping, "refresh": refresh, "method": method, "moments": moments, "magnitude": magnitude}
-    stacks = {"block_size": block_size, "views": views, "precision": precision, "axis": axis, "mesh": mesh}
-    return finish(scale_by_kl_soap(**adam, **bases, **stacks, skipped=jnp.nan), learning_rate, weight_decay, mask)
+    stacks = {"block_size": block_size, "views": views, "axis": axis, "mesh": mesh}
+    numbers = {"precision": precision, "memory": memory}
+    tx = scale_by_kl_soap(**adam, **bases, **stacks, **numbers, skipped=jnp.nan)
+    return finish(tx, learning_rate, weight_decay, mask)

@@ -13,6 +13,7 @@ from precond.blocks.wide_views import wide_views
 from precond.engine import blocked, per_block, viewed_by
 from precond.mesh import Sharded
 from precond.optimizers.finish import behind, decayed, finish
+from precond.optimizers.memory import Memory, memory_of
 from precond.orthogonal import Orthogonalizer, Scale, match_rms
 from precond.transforms import nesterov, orthogonalize
 
@@ -33,6 +34,7 @@ def scale_by_muon(
     block_size: BlockSize = None,
     views: Views | Sequence[Any] | None = None,
     otherwise: optax.GradientTransformation | None = None,
+    memory: Memory | None = None,
     skipped: float = 0.0,
     axis: str | Sequence[str] | Sharded | None = None,
     mesh: jax.sharding.Mesh | None = None,
@@ -53,6 +55,7 @@ def scale_by_muon(
       block_size: as in `precond.muon`.
       views: as in `precond.muon`.
       otherwise: as in `precond.muon`.
+      memory: as in `precond.muon`.
       skipped: as in `precond.blocked`.
       axis: as in `precond.muon`.
       mesh: as in `precond.muon`.
@@ -80,11 +83,12 @@ def scale_by_muon(
     if after is not None:
         check_transformation("after", after)
         parts.append(per_block(after))
+    kept, adam = memory_of(memory), optax.scale_by_adam(adam_b1, adam_b2, adam_eps)
     tx = blocked(
-        along(optax.chain(*parts)),
+        along(kept.of_entries(optax.chain(*parts))),
         block_size=block_size,
         views=views,
-        otherwise=along(optax.scale_by_adam(adam_b1, adam_b2, adam_eps)) if otherwise is None else otherwise,
+        otherwise=along(kept.of_entries(adam)) if otherwise is None else otherwise,
         skipped=skipped,
         axis=axis,
         mesh=mesh,
@@ -110,6 +114,7 @@ def muon(
     block_size: BlockSize = None,
     views: Views | Sequence[Any] | None = None,
     otherwise: optax.GradientTransformation | None = None,
+    memory: Memory | None = None,
     axis: str | Sequence[str] | Sharded | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -147,6 +152,7 @@ def muon(
       views: as in `precond.blocked`. A view may take heads, experts or the parts of a fused kernel as matrices of their
         own.
       otherwise: for parameters without a view, in place of Adam.
+      memory: what is kept in bfloat16: `precond.Memory()` keeps momentum and Adam's second moments so; None nothing.
       axis: mesh axes over whose devices matrices, momentum and work are divided, as in `precond.blocked`.
       mesh: the mesh, as in `precond.blocked`.
 
@@ -167,7 +173,7 @@ def muon(
     """
     adam = {"adam_b1": adam_b1, "adam_b2": adam_b2, "adam_eps": adam_eps, "otherwise": otherwise}
     matrices = {"b1": b1, "momentum": momentum, "method": method, "scale": scale, "after": after}
-    stacks = {"block_size": block_size, "views": views, "axis": axis, "mesh": mesh}
+    stacks = {"block_size": block_size, "views": views, "memory": memory, "axis": axis, "mesh": mesh}
     tx = scale_by_muon(**matrices, **adam, **stacks, skipped=jnp.nan)
     if adam_learning_rate is None:
         return finish(tx, learning_rate, weight_decay, mask)

@@ -21,6 +21,7 @@ from precond.engine import Refresh, blocked, every, per_block, scale_by_kronecke
 from precond.linalg import Precision
 from precond.mesh import Sharded
 from precond.optimizers.finish import finish
+from precond.optimizers.memory import Memory, memory_of
 from precond.roots import Method, inverse_root, relative
 from precond.statistics import outer_products
 from precond.transforms import graft, scale_by_diagonal, with_momentum
@@ -45,6 +46,7 @@ def scale_by_shampoo(
     otherwise: optax.GradientTransformation | None = None,
     skipped: float = 0.0,
     precision: Precision | None = None,
+    memory: Memory | None = None,
     axis: str | Sequence[str] | Sharded | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -66,6 +68,7 @@ def scale_by_shampoo(
       otherwise: as in `precond.shampoo`.
       skipped: as in `precond.blocked`.
       precision: as in `precond.shampoo`.
+      memory: as in `precond.shampoo`.
       axis: as in `precond.shampoo`.
       mesh: as in `precond.shampoo`.
 
@@ -91,9 +94,10 @@ def scale_by_shampoo(
     if not isinstance(refresh, Refresh):
         check_whole("refresh", refresh, least=1)
         refresh = every(refresh, delay=1)
+    kept = memory_of(memory)
     direction = scale_by_kronecker(
         outer_products(b2),
-        inverse_root(power=power, method=method, damping=relative(damping)),
+        kept.of_root(inverse_root(power=power, method=method, damping=relative(damping))),
         refresh=refresh,
         precision=precision,
     )
@@ -101,10 +105,10 @@ def scale_by_shampoo(
     given, magnitude = magnitude, adam if magnitude is None else magnitude
     check_transformation("magnitude", magnitude)
     tx = blocked(
-        along(with_momentum(per_block(optax.ema(b1)), graft(direction, per_block(magnitude)))),
+        along(kept.of_entries(with_momentum(per_block(optax.ema(b1)), graft(direction, per_block(magnitude))))),
         block_size=1024 if block_size is None else block_size,
         views=views,
-        otherwise=along(with_momentum(optax.ema(b1), adam)) if otherwise is None else otherwise,
+        otherwise=along(kept.of_entries(with_momentum(optax.ema(b1), adam))) if otherwise is None else otherwise,
         skipped=skipped,
         axis=axis,
         mesh=mesh,
@@ -130,6 +134,7 @@ def shampoo(
     views: Views | Sequence[Any] | None = None,
     otherwise: optax.GradientTransformation | None = None,
     precision: Precision | None = None,
+    memory: Memory | None = None,
     axis: str | Sequence[str] | Sharded | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -163,6 +168,7 @@ def shampoo(
       views: as in `precond.blocked`.
       otherwise: for parameters without a view; None is Adam with the same `b1`, `b2` and `eps`.
       precision: of matrix products, as in `precond.scale_by_kronecker`; None is the highest.
+      memory: what is kept in bfloat16: `precond.Memory()` keeps momentum, second moments, and roots so; None nothing.
       axis: mesh axes over whose devices blocks, roots and memory are divided, as in `precond.blocked`.
       mesh: as in `precond.blocked`.
 
@@ -196,6 +202,7 @@ def shampoo(
         otherwise=otherwise,
         skipped=jnp.nan,
         precision=precision,
+        memory=memory,
         axis=axis,
         mesh=mesh,
     )

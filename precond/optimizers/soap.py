@@ -14,6 +14,7 @@ from precond.linalg import Precision
 from precond.mesh import Sharded
 from precond.optimizers.finish import finish
 from precond.optimizers.grafted import grafted
+from precond.optimizers.memory import Memory, memory_of
 from precond.roots import Method, Transport, eigenbasis, turned
 from precond.statistics import outer_products
 from precond.trees import Mask
@@ -36,6 +37,7 @@ def scale_by_soap(
     otherwise: optax.GradientTransformation | None = None,
     skipped: float = 0.0,
     precision: Precision | None = None,
+    memory: Memory | None = None,
     axis: str | Sequence[str] | Sharded | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -56,6 +58,7 @@ def scale_by_soap(
       otherwise: as in `precond.soap`.
       skipped: as in `precond.blocked`.
       precision: as in `precond.soap`.
+      memory: as in `precond.soap`.
       axis: as in `precond.soap`.
       mesh: as in `precond.soap`.
 
@@ -80,14 +83,14 @@ def scale_by_soap(
         refresh = every(refresh, delay=1, warmup=1)
     check_decay("b1", b1)
     check_number("b2", b2, 0, 1, advice="1 sums.")
-    root = eigenbasis(b2, eps=eps, method=method, moments=turned() if moments is None else moments)
+    kept, adam = memory_of(memory), optax.scale_by_adam(b1, b2, 1e-15 if eps is None else eps)
+    root = kept.of_root(eigenbasis(b2, eps=eps, method=method, moments=turned() if moments is None else moments))
+    moved = {"momentum": optax.ema(b1), "refresh": refresh, "precision": precision}
     tx = blocked(
-        along(
-            grafted(outer_products(b2), root, magnitude, momentum=optax.ema(b1), refresh=refresh, precision=precision)
-        ),
+        along(kept.of_entries(grafted(outer_products(b2), root, magnitude, **moved))),
         block_size=1024 if block_size is None else block_size,
         views=views,
-        otherwise=along(optax.scale_by_adam(b1, b2, 1e-15 if eps is None else eps)) if otherwise is None else otherwise,
+        otherwise=along(kept.of_entries(adam)) if otherwise is None else otherwise,
         skipped=skipped,
         axis=axis,
         mesh=mesh,
@@ -112,6 +115,7 @@ def soap(
     views: Views | Sequence[Any] | None = None,
     otherwise: optax.GradientTransformation | None = None,
     precision: Precision | None = None,
+    memory: Memory | None = None,
     axis: str | Sequence[str] | Sharded | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -151,6 +155,7 @@ def soap(
       views: as in `precond.blocked`.
       otherwise: for parameters without a view; None is Adam with the same `b1`, `b2` and `eps`.
       precision: of matrix products, as in `precond.scale_by_kronecker`; None is the highest.
+      memory: what is kept in bfloat16: `precond.Memory()` keeps momentum, second moments, and bases so; None nothing.
       axis: mesh axes over whose devices blocks, bases and memory are divided, as in `precond.blocked`.
       mesh: as in `precond.blocked`.
 
@@ -182,6 +187,7 @@ def soap(
         otherwise=otherwise,
         skipped=jnp.nan,
         precision=precision,
+        memory=memory,
         axis=axis,
         mesh=mesh,
     )

@@ -1,5 +1,6 @@
 """The interface of a root, by which the engine turns factors into preconditioners."""
 
+import functools
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple, Protocol
@@ -266,4 +267,9 @@ def identity_like(factor: jax.Array | jax.ShapeDtypeStruct) -> jax.Array:
       >>> identity_like(jnp.zeros((1, 2, 2))).tolist()
       [[[1.0, 0.0], [0.0, 1.0]]]
     """
-    return jnp.zeros(factor.shape, factor.dtype) + jnp.eye(factor.shape[-1], dtype=factor.dtype)
+    return _identities(jax.ShapeDtypeStruct(factor.shape, factor.dtype))
+
+
+@functools.partial(jax.jit, static_argnums=0)  # outside of jit, one program in place of six
+def _identities(stack: jax.ShapeDtypeStruct) -> jax.Array:
+    return jnp.zeros(stack.shape, stack.dtype) + jnp.eye(stack.shape[-1], dtype=stack.dtype)

@@ -72,8 +72,8 @@ def accumulate_grams(
             n, *shape = stack.shape
             dtype = wide_dtype(stack)
             used = _axes_of(path_name(path), len(shape), axes)
-            eyes = [eye_like(jax.ShapeDtypeStruct((n, d, d), dtype)) for d in shape]
-            return tuple(jax.tree.map(lambda x: initial * x, e) if i in used else None for i, e in enumerate(eyes))
+            stacks = [jax.ShapeDtypeStruct((n, d, d), dtype) for d in shape]
+            return tuple(eye_like(x, initial) if axis in used else None for axis, x in enumerate(stacks))
 
         factors = jax.tree_util.tree_map_with_path(start, params)
         terms = jax.tree.map(lambda stack: jnp.zeros(stack.shape[:1], jnp.int32), params)

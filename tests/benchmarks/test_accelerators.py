@@ -139,7 +139,7 @@ def test_every_loop_is_traced(loop):
     assert "module" in text
 
 
-@pytest.mark.parametrize("name", ["muon", "soap-64"])
+@pytest.mark.parametrize("name", ["optax_muon", "muon", "small_soap-64"])
 @pytest.mark.parametrize("changes", [{"scanned": True}, {"experts": 2}], ids=str)
 def test_every_kind_of_model_is_traced(changes, name):
     assert "module" in lowered("fsdp", tiny(**changes), name).as_text()

@@ -64,7 +64,11 @@ def assert_changes_no_update(case, mesh, layout, context, jit=jax.jit):
         harness.assert_close(actual, expected, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize("kind", [AxisType.Explicit, AxisType.Auto], ids=["explicit", "auto"])
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(AxisType.Explicit, marks=pytest.mark.slow), AxisType.Auto],  # the loops have both
+    ids=["explicit", "auto"],
+)
 @harness.each(catalog.DEFAULTS, harness.ONE)
 def test_a_mesh_changes_no_update(case, kind):
     mesh = make_mesh(kind)

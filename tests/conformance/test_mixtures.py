@@ -21,7 +21,7 @@ from tests.conformance.mixing import FIRST, LABELS, SECOND, SYSTEMS
 pytestmark = pytest.mark.usefixtures("x64")
 
 
-@pytest.mark.parametrize(("one", "other"), mixing.pairs(tuple(SYSTEMS), tuple(SYSTEMS), quick=7))
+@pytest.mark.parametrize(("one", "other"), mixing.pairs(tuple(SYSTEMS), tuple(SYSTEMS), quick=5))
 def test_beside_another_each_system_does_what_it_does_alone(one, other):
     tx = optax.partition({"a": mixing.make(one), "b": mixing.make(other)}, LABELS)
     actual, _ = mixing.run(tx, extra=mixing.callers(one, other))
@@ -53,7 +53,7 @@ def joined(name, taken, rest):
     return jax.tree_util.tree_map_with_path(one, taken)
 
 
-@pytest.mark.parametrize(("engine", "otherwise"), mixing.pairs(mixing.ENGINES, tuple(SYSTEMS), quick=3))
+@pytest.mark.parametrize(("engine", "otherwise"), mixing.pairs(mixing.ENGINES, tuple(SYSTEMS), quick=2))
 def test_inside_an_engine_a_system_moves_the_parameters_without_a_view_as_it_does_alone(engine, otherwise):
     mixture = mixing.outer(engine, otherwise=mixing.inner(otherwise))
     actual, _ = mixing.run(mixture, extra=mixing.callers(engine, otherwise))

@@ -256,9 +256,14 @@ precond.inverse(damping='1e-3') -> damping='1e-3'
 precond.inverse(method=precond.qr()) -> computes no inverses
 precond.eigen_inverse(method=precond.newton()) -> computes no eigenbasis
 precond.corrected_inverse(follow=0.9) -> follow=0.9
-precond.store_as(precond.inverse_root) -> root=the function inverse_root
-precond.store_as(precond.inverse_root(), 'bf16') -> dtype='bf16'
-precond.store_as(precond.inverse_root(), jnp.int8) -> dtype=
+precond.shampoo(1e-3, memory='bfloat16') -> memory='bfloat16'
+precond.soap(1e-3, memory=precond.Memory) -> memory=
+precond.muon(1e-3, memory=jnp.bfloat16) -> memory=
+precond.kl_soap(1e-3, memory=precond.Memory(entries=jnp.bfloat16)) -> memory.entries=
+precond.kl_shampoo(1e-3, memory=precond.Memory(roots=1)) -> memory.roots=1
+precond.roots.store_as(precond.inverse_root) -> root=the function inverse_root
+precond.roots.store_as(precond.inverse_root(), 'bf16') -> dtype='bf16'
+precond.roots.store_as(precond.inverse_root(), jnp.int8) -> dtype=
 precond.relative(-1) -> eps=-1
 precond.absolute('1e-12') -> eps='1e-12'
 precond.roots.trace_damping(None) -> eps=None
@@ -280,8 +285,8 @@ mfac(1e-3, axis=['data', 2]) -> axis=['data', 2]
 mfac(1e-3, axis=optax.adam(1e-3)) -> axis=an Optax transformation
 kfac(1e-3, LAYERS, axis=[1, 2]) -> axis=[1, 2]
 transforms.finite_steps(optax.identity(), axis=(1,)) -> axis=(1,)
-precond.store_as(precond.inverse_root(), None) -> dtype=None
-precond.store_as(precond.inverse_root(), jnp.ones(2)) -> dtype=an array
+precond.roots.store_as(precond.inverse_root(), None) -> dtype=None
+precond.roots.store_as(precond.inverse_root(), jnp.ones(2)) -> dtype=an array
 orthogonal.newton_schulz(dtype='half-float') -> there is no such type
 layers.dense(inputs=-1) -> inputs=-1
 layers.dense(outputs=1.5) -> outputs=1.5

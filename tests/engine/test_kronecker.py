@@ -261,7 +261,7 @@ def test_many_sizes_are_padded_to_few_and_no_root_is_another_for_it(schedule, me
 
 def test_narrow_roots_of_many_sizes_stay_narrow(monkeypatch):
     monkeypatch.setattr("precond.engine.groups.SIZES", 1)
-    root = precond.store_as(precond.inverse_root())
+    root = precond.roots.store_as(precond.inverse_root())
     tx = precond.scale_by_kronecker(precond.outer_products(0.9), root, refresh=every(2, stagger=True))
     stacks = {f"{d}x{d}": jnp.ones((2, d, d)) for d in (2, 3, 5)}
     state = tx.init(stacks)

@@ -34,8 +34,7 @@ def alone(tmp_path_factory):
     return parameters(directory)
 
 
-@pytest.mark.slow  # the next test has two processes, too
-@pytest.mark.parametrize("processes", [2, 4])
+@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_processes_train_as_one(processes, alone, tmp_path):
     run = launch(tmp_path, processes)
     assert f"{processes} processes, steps 0 to 20, 8 devices" in run.stdout, run.stderr
@@ -43,6 +42,7 @@ def test_processes_train_as_one(processes, alone, tmp_path):
         np.testing.assert_allclose(a, b, rtol=0, atol=TOLERANCE)
 
 
+@pytest.mark.slow
 def test_a_run_that_lost_a_process_goes_on_from_its_checkpoint(alone, tmp_path):
     run = launch(tmp_path, 2, "--die-at", "12")
     assert run.returncode == 1

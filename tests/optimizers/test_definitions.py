@@ -26,8 +26,10 @@ def check(tx, definition, tolerance=1e-10, shapes=SHAPES):
         assert distance(path[k], definition(w, [g[k] for g in grads]), w) < tolerance, k
 
 
-@pytest.mark.parametrize("block", [3, 64])
-@pytest.mark.parametrize("period", [1, 3])
+@pytest.mark.parametrize(
+    ("block", "period"),
+    [(64, 1), (3, 3), *[pytest.param(b, p, marks=pytest.mark.slow) for b, p in ((3, 1), (64, 3))]],
+)
 def test_shampoo_without_grafting(block, period):
     given = {"lr": 0.01, "b1": 0.9, "b2": 0.95, "damping": 1e-4, "block": block, "period": period}
     tx = optax.chain(

@@ -75,7 +75,9 @@ SETS = {
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("polynomials", SETS.values(), ids=SETS)
+@pytest.mark.parametrize(
+    "polynomials", [pytest.param(p, id=n, marks=[pytest.mark.slow] * (n in ("dion", "cubic"))) for n, p in SETS.items()]
+)
 def test_every_matrix_follows_the_definition(polynomials):
     method = orthogonal.newton_schulz(polynomials)
     given = {"rate": 0.01, "b1": 0.9, "polynomials": polynomials}
@@ -92,7 +94,7 @@ def test_with_polar_factors_it_follows_the_definition():
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("over", [0, 1, ()], ids=["outputs", "inputs", "entries"])
+@pytest.mark.parametrize("over", [0, 1, pytest.param((), marks=pytest.mark.slow)], ids=["outputs", "inputs", "entries"])
 def test_normalized_neurons_follow_the_definition(over):
     polynomials = orthogonal.jordan()
     tx = precond.muon(0.01, b1=0.9, after=normalize_neurons(0.8, over=over), **WHOLE)
@@ -122,7 +124,7 @@ PRESETS = {
     "decay": ({"weight_decay": 0.1}, {"weight_decay": 0.1, "mask": lambda p: jax.tree.map(lambda x: x.ndim == 2, p)}),
     "beta": ({"beta": 0.8}, {"b1": 0.8}),
 }
-ALIKE = ("seven steps", "own", "beta")  # they differ from another one in a number
+ALIKE = ("dion", "seven steps", "own", "beta")  # they differ from another one in a number
 SCALES = {
     "width": ({}, {"scale": orthogonal.width()}),
     "consistent_rms": ({"consistent_rms": 0.2}, {}),
@@ -335,7 +337,9 @@ def test_what_is_no_stack_of_matrices_is_refused():
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("polynomials", [None, orthogonal.jordan()], ids=["polar", "jordan"])
+@pytest.mark.parametrize(
+    "polynomials", [None, pytest.param(orthogonal.jordan(), marks=pytest.mark.slow)], ids=["polar", "jordan"]
+)
 def test_between_whole_matrices_blocks_follow_the_definition(polynomials):
     shapes = {"wide": (6, 14), "ragged": (7, 5), "small": (3, 4), "row": (1, 9)}
     start, grads = gradients(shapes, 1, seed=5)[0], gradients(shapes, 7)

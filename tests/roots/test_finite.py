@@ -22,7 +22,7 @@ ROOTS = {
     "inverse": precond.inverse,
     "eigen_inverse": precond.eigen_inverse,
     "corrected_inverse": precond.corrected_inverse,
-    "store_as": lambda: precond.store_as(precond.inverse_root()),
+    "store_as": lambda: precond.roots.store_as(precond.inverse_root()),
 }
 DIAGONAL = ("inverse", "eigen_inverse")
 HARD = [np.nan, np.inf, -np.inf, 3e38, 1e-38, 0.0]

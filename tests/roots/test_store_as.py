@@ -31,7 +31,7 @@ def run(root):
 @pytest.mark.parametrize("name", ROOTS)
 def test_matrices_are_off_by_no_more_than_their_rounding(name):
     _, exact = run(ROOTS[name]())
-    _, state = run(precond.store_as(ROOTS[name]()))
+    _, state = run(precond.roots.store_as(ROOTS[name]()))
     for x, y in zip(state.roots["s"].derived, exact.roots["s"].derived, strict=True):
         assert x.matrix.dtype == jnp.bfloat16
         assert x.health.residual.dtype == jnp.float32
@@ -44,7 +44,7 @@ def test_matrices_are_off_by_no_more_than_their_rounding(name):
 @pytest.mark.parametrize("name", ["inverse_root", "composite"])
 def test_updates_are_off_by_no_more_than_that_on_each_side(name):
     exact, state = run(ROOTS[name]())
-    rounded, _ = run(precond.store_as(ROOTS[name]()))
+    rounded, _ = run(precond.roots.store_as(ROOTS[name]()))
     condition = np.prod([np.linalg.cond(x.matrix).max() for x in state.roots["s"].derived])
     for a, b in zip(rounded, exact, strict=True):
         assert np.linalg.norm(a - b) <= 2 * 2**-8 * np.sqrt(12) * condition * np.linalg.norm(b)
@@ -54,13 +54,13 @@ def test_updates_are_off_by_no_more_than_that_on_each_side(name):
 @pytest.mark.parametrize("name", ROOTS)
 def test_the_state_is_smaller_by_half_of_the_roots(name):
     _, exact = run(ROOTS[name]())
-    _, state = run(precond.store_as(ROOTS[name]()))
+    _, state = run(precond.roots.store_as(ROOTS[name]()))
     size = [sum(x.nbytes for x in jax.tree.leaves(s)) for s in (exact, state)]
     assert size[0] - size[1] == 3 * (12 * 12 + 8 * 8) * 2
 
 
 def test_a_basis_in_bfloat16_goes_on_being_refreshed():
-    out, state = run(precond.store_as(precond.eigenbasis()))
+    out, state = run(precond.roots.store_as(precond.eigenbasis()))
     assert precond.metrics(state)["roots/refused"] == 0
     assert np.isfinite(out).all()
     for x in state.roots["s"].derived:
@@ -72,4 +72,4 @@ def test_a_basis_in_bfloat16_goes_on_being_refreshed():
 
 def test_a_type_that_is_not_of_floating_point_is_refused():
     with pytest.raises(TypeError, match="not of floating point"):
-        precond.store_as(precond.inverse_root(), jnp.int8)
+        precond.roots.store_as(precond.inverse_root(), jnp.int8)

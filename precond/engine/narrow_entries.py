@@ -1,0 +1,111 @@
+"""Momentum and second moments in bfloat16, rounded by chance."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from precond.arguments import along, check_transformation
+from precond.blocks import BlockInfo, info_of
+from precond.engine.scale_by_kronecker import KroneckerState
+from precond.linalg import round_by_chance
+from precond.roots import RootState
+from precond.transformation import transformation
+from precond.trees import common_dtype
+
+__all__ = ["NarrowEntriesState", "narrow_entries"]
+
+
+class NarrowEntriesState(NamedTuple):
+    """Hold the state of `narrow_entries`.
+
+    Attributes:
+      rounds: the number of updates so far in which some block was finite. It is the whole state of the noise.
+      in_bfloat16: the state of the inner transformation, with its numbers for single entries in bfloat16.
+        `precond.checkpoints` leaves this name out, so that a state is kept where the type alone is another.
+    """
+
+    rounds: jax.Array
+    in_bfloat16: optax.OptState
+
+
+def narrow_entries(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    r"""Keep what a transformation has for each entry of a parameter in bfloat16: momentum and second moments.
+
+    They are widened before each update, and afterwards rounded up or down by chance, so that the mean stays the same:
+
+    $$\hat x \in \{x_\downarrow, x_\uparrow\}, \qquad |\hat x - x| < 2^{-7} |x|, \qquad E[\hat x] = x$$
+
+    Rounding to the nearest would lose every change below $2^{-9}$: with a decay of 0.999 a second moment would hardly
+    move. Factors and roots stay as they are, and so does what has fewer than two axes. The noise depends on the number
+    of the step and on the place in a block alone, so that it is the same on every mesh, and after a restart.
+
+    Args:
+      inner: any transformation, of stacks or of parameters.
+
+    Returns:
+      A transformation of the same.
+
+    Reference:
+      Gupta, Agrawal, Gopalakrishnan and Narayanan, Deep Learning with Limited Numerical Precision, 2015.
+
+    Examples:
+      >>> tx, stacks = narrow_entries(optax.trace(0.5)), {"2": jnp.ones((3, 2))}
+      >>> _, state = tx.update(stacks, tx.init(stacks))
+      >>> state.in_bfloat16.trace["2"].dtype.name
+      'bfloat16'
+    """
+    check_transformation("inner", inner)
+    inner = optax.with_extra_args_support(inner)
+
+    def init(params: optax.Params) -> NarrowEntriesState:
+        narrow = _mapped(lambda x: x.astype(jnp.bfloat16) if _is_wide(x) else x, inner.init(params))
+        return NarrowEntriesState(jnp.zeros([], jnp.int32), narrow)
+
+    def update(
+        updates: optax.Updates,
+        state: NarrowEntriesState,
+        params: optax.Params | None = None,
+        *,
+        blocks: BlockInfo | None = None,
+        **extra: Any,
+    ) -> tuple[optax.Updates, NarrowEntriesState]:
+        wide = common_dtype(updates)
+        before = _mapped(lambda x: x.astype(wide) if x.dtype == jnp.bfloat16 else x, state.in_bfloat16)
+        moved, new = inner.update(updates, before, params, **extra, blocks=blocks)
+        # The default generator may give other bits on another mesh.
+        key = jax.random.fold_in(jax.random.key(0, impl="threefry2x32"), state.rounds)
+        seen = iter(range(len(jax.tree.leaves(new))))
+
+        def rounded(x: jax.Array) -> jax.Array:
+            if not _is_wide(x):
+                return x
+            # All blocks have the same noise, so that a block needs to know nothing of its place.
+            noise = jax.random.bits(jax.random.fold_in(key, next(seen)), x.shape[1:], jnp.uint16)
+            return round_by_chance(x, jnp.broadcast_to(noise, x.shape))
+
+        return moved, NarrowEntriesState(info_of(blocks).advance(state.rounds), _mapped(rounded, new))
+
+    return along(transformation(init, update), like=inner)
+
+
+def _is_wide(x: Any) -> bool:
+    return x.ndim > 1 and jnp.issubdtype(x.dtype, jnp.floating) and x.dtype != jnp.bfloat16
+
+
+def _mapped(function: Callable[[Any], Any], state: Any) -> Any:
+    """Apply a function to all arrays but factors and what is derived from them."""
+
+    def node(x: Any) -> Any:
+        if not isinstance(x, KroneckerState):
+            return function(x)
+        roots = jax.tree.map(
+            lambda root: root._replace(moments=jax.tree.map(function, root.moments)),
+            x.roots,
+            is_leaf=lambda r: isinstance(r, RootState),
+        )
+        return x._replace(roots=roots, momentum=jax.tree.map(function, x.momentum))
+
+    return jax.tree.map(node, state, is_leaf=lambda x: isinstance(x, KroneckerState))

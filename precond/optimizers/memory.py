@@ -1,0 +1,75 @@
+"""What an alias keeps in bfloat16."""
+
+from typing import Any, NamedTuple
+
+import optax
+
+from precond.arguments import check_flag, check_part
+from precond.engine import narrow_entries
+from precond.roots import Root, store_as
+
+__all__ = ["Memory", "memory_of"]
+
+
+class Memory(NamedTuple):
+    """Say what an optimizer keeps in bfloat16, for `memory=` of the aliases.
+
+    Factors stay in float32, as triangles. For square blocks, with all in bfloat16, a state is this many times as large
+    as parameters of float32:
+
+    | | as it is | `Memory()` |
+    |---|---|---|
+    | `shampoo` | 5 | 3 |
+    | `shampoo`, `magnitude=precond.transforms.scale_by_mean_square()` | 4 | 2.5 |
+    | `kl_shampoo` | 4 | 2.5 |
+    | `soap`, `kl_soap` | 5 | 3 |
+    | `muon` | 1 | 0.5 |
+
+    Attributes:
+      entries: whether momentum and second moments are kept so, which are numbers for each entry of a parameter. They
+        are rounded up or down by chance, so that no small change is lost. Parameters without a view are included, but
+        not those of an `otherwise=` of your own.
+      roots: whether roots and bases are kept so, by `precond.roots.store_as`.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, precond
+      >>> params = {"kernel": jnp.ones((64, 64))}
+      >>> sizes = lambda tx: (
+      ...     sum(x.nbytes for x in jax.tree.leaves(tx.init(params)))
+      ...     / params["kernel"].nbytes
+      ... )
+      >>> (
+      ...     round(sizes(precond.soap(1e-3)), 1),
+      ...     round(sizes(precond.soap(1e-3, memory=Memory())), 1),
+      ... )
+      (5.0, 3.0)
+    """
+
+    entries: bool = True
+    roots: bool = True
+
+    def of_entries(self, tx: optax.GradientTransformation) -> optax.GradientTransformation:
+        """Return a transformation of stacks or of parameters, with narrow momentum and second moments if asked for."""
+        return narrow_entries(tx) if self.entries else tx
+
+    def of_root(self, root: Root) -> Root:
+        """Return a root that is stored in bfloat16 if asked for."""
+        return store_as(root) if self.roots else root
+
+
+def memory_of(given: Any) -> Memory:
+    """Return what was given for `memory=`; None keeps everything as it is.
+
+    Raises:
+      TypeError: for anything else, and for fields that are no booleans.
+
+    Examples:
+      >>> memory_of(None)
+      Memory(entries=False, roots=False)
+    """
+    if given is None:
+        return Memory(entries=False, roots=False)
+    check_part("memory", given, Memory, "precond.Memory()")
+    check_flag("memory.entries", given.entries)
+    check_flag("memory.roots", given.roots)
+    return given

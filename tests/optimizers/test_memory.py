@@ -1,0 +1,92 @@
+"""What the aliases keep in bfloat16."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import precond
+
+ONE_MOMENT = {"magnitude": precond.transforms.scale_by_mean_square()}
+SIZES = {
+    "shampoo": (precond.shampoo, {}, 5, 3),
+    "shampoo, one moment a block": (precond.shampoo, ONE_MOMENT, 4, 2.5),
+    "kl_shampoo": (precond.kl_shampoo, {}, 4, 2.5),
+    "soap": (precond.soap, {}, 5, 3),
+    "kl_soap": (precond.kl_soap, {}, 5, 3),
+    "muon": (precond.muon, {}, 1, 0.5),
+}
+
+
+@pytest.mark.parametrize(("make", "given", "wide", "narrow"), SIZES.values(), ids=SIZES)
+def test_the_table_of_sizes_is_true(make, given, wide, narrow):
+    params = {"w": jax.ShapeDtypeStruct((512, 512), jnp.float32)}
+    for memory, times in ((None, wide), (precond.Memory(), narrow)):
+        planned = precond.plan(make(1e-3, memory=memory, **given), params)
+        assert sum(planned.bytes.values()) == pytest.approx(times * 4 * 512**2, rel=0.002)
+
+
+def test_parameters_without_a_view_are_included():
+    params = {"embedding": jnp.ones((100, 64)), "kernel": jnp.ones((4, 4))}
+    for alias in (precond.shampoo, precond.soap, precond.kl_shampoo, precond.kl_soap, precond.muon):
+        state = alias(1e-3, memory=precond.Memory(roots=False)).init(params)
+        moments = [x for x in jax.tree.leaves(state) if x.shape == (100, 64)]
+        assert [x.dtype for x in moments] == [jnp.bfloat16] * 2
+        assert not any(x.dtype == jnp.bfloat16 for x in jax.tree.leaves(alias(1e-3).init(params)))
+
+
+def test_fields_are_independent():
+    params = {"w": jnp.ones((4, 4))}
+    entries = precond.soap(1e-3, memory=precond.Memory(roots=False)).init(params)
+    roots = precond.soap(1e-3, memory=precond.Memory(entries=False)).init(params)
+    both = precond.soap(1e-3, memory=precond.Memory()).init(params)
+    count = [sum(x.dtype == jnp.bfloat16 for x in jax.tree.leaves(state)) for state in (entries, roots, both)]
+    assert count == [2, 2, 4]  # momentum and second moments; two bases
+
+
+@pytest.mark.parametrize("alias", [precond.shampoo, precond.soap], ids=["shampoo", "soap"])
+def test_training_ends_where_it_ends_without(alias):
+    rng = np.random.default_rng(0)
+    target = jnp.asarray(rng.standard_normal((12, 8)) * np.logspace(0, -1, 8), jnp.float32)
+
+    def loss(w, key):
+        return jnp.sum((w["w"] - target + 0.1 * jax.random.normal(key, target.shape)) ** 2)
+
+    def trained(**given):
+        tx = alias(optax.cosine_decay_schedule(0.05, 200), refresh=5, **given)
+        params = {"w": jnp.zeros_like(target)}
+
+        def step(carry, key):
+            grads = jax.grad(loss)(carry[0], key)
+            updates, state = tx.update(grads, carry[1], carry[0])
+            return (optax.apply_updates(carry[0], updates), state), None
+
+        keys = jax.random.split(jax.random.key(1), 200)
+        (params, _), _ = jax.jit(lambda p: jax.lax.scan(step, (p, tx.init(p)), keys))(params)
+        return float(jnp.linalg.norm(params["w"] - target) / jnp.linalg.norm(target))
+
+    wide, narrow = trained(), trained(memory=precond.Memory())
+    assert wide < 0.05
+    assert narrow < 1.1 * wide
+
+
+def test_a_run_may_change_its_memory_in_the_middle():
+    params = {"w": jax.random.normal(jax.random.key(0), (8, 4)), "embedding": jnp.ones((5, 3))}
+    wide, narrow = precond.shampoo(1e-2), precond.shampoo(1e-2, memory=precond.Memory())
+    for old, new in ((wide, narrow), (narrow, wide), (narrow, narrow)):
+        _, state = old.update(params, old.init(params), params)
+        adopted = precond.checkpoints.adopt(new, params, state)
+        assert (adopted.anew, adopted.partly) == ((), {})
+        expected, _ = old.update(params, state, params)
+        updates, _ = new.update(params, adopted.state, params)
+        for name, u in updates.items():
+            assert jnp.linalg.norm(u - expected[name]) < 0.1 * jnp.linalg.norm(expected[name])
+
+
+def test_the_state_of_another_memory_is_refused():
+    params = {"w": jnp.ones((4, 4))}
+    wide, narrow = precond.soap(1e-2), precond.soap(1e-2, memory=precond.Memory())
+    for tx, other in ((wide, narrow), (narrow, wide)):
+        with pytest.raises(ValueError, match=r"^state="):
+            tx.update(params, other.init(params), params)
