@@ -337,6 +337,15 @@ def test_no_sentence_is_long(page):
     assert [words for words in sentences_of(page.read_text()) if len(words.split()) > LONGEST] == []
 
 
+def test_no_sentence_of_a_public_docstring_is_long():
+    long = []
+    for name in REFERENCE:
+        words = re.split(r"\n *(?:Args|Returns|Raises|Attributes|Examples):", HOOKS.lookup(name).__doc__ or "")[0]
+        found = [x for x in sentences_of(inspect.cleandoc(words)) if len(x.split()) > LONGEST + 2]
+        long += [x for x in found if "$" not in x]  # what the letters of a formula mean may be a list
+    assert long == []
+
+
 def test_no_page_and_no_public_docstring_speaks_in_riddles():
     words = {str(page.relative_to(ROOT)): page.read_text() for page in PAGES}
     words |= {name: HOOKS.lookup(name).__doc__ or "" for name in REFERENCE}

@@ -43,9 +43,10 @@ def value_grad_factors(
     $-\log p(y | x_n)$ by its output, in expectation over the targets that `fisher` names. All share one forward pass:
     the dropout masks are the same, and batch statistics are updated once.
 
-    If devices share a batch in a `jax.shard_map`, gradients and factors agree in what they sum over. Both are those of
-    a device's part, to be averaged by `jax.lax.pmean`; or, if the parameters are the same on all devices and the loss
-    is a `pmean`, both are those of the whole batch. Under `jax.jit` alone they are always those of the whole batch.
+    If devices share a batch in a `jax.shard_map`, gradients and factors agree in what they sum over. Usually both are
+    those of a device's part, and `jax.lax.pmean` averages them. If the parameters are the same on all devices and the
+    loss is a `pmean`, both are those of the whole batch. Under `jax.jit` alone they are always those of the whole
+    batch.
 
     Args:
       forward: from parameters with probes and the arguments to the outputs (with `has_aux`, to a pair of them and
