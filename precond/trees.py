@@ -149,7 +149,7 @@ def all_finite(tree: Tree) -> jax.Array:
     if not leaves:
         return jnp.asarray(True)
     # The comparison stands behind the stack. Of a chain of `and` XLA makes a copy in every kernel that reads it.
-    return jnp.all(jnp.stack([jnp.sum(~jnp.isfinite(x), dtype=jnp.int32) for x in leaves]) == 0)
+    return jnp.all(jnp.stack([jnp.any(~jnp.isfinite(x)) for x in leaves]) == 0)
 
 
 def varying(x: Any) -> frozenset[str]:

@@ -76,7 +76,7 @@ def cuts_of(length: int, block_size: BlockSize) -> tuple[Cut, ...]:
     longest = block_size.size if isinstance(block_size, Ragged) else block_size
     if longest is None or length <= longest:
         return (Cut(0, 1, length),)
-    size = longest
+    size = longest = int(longest)  # cuts are compared as text, and NumPy writes its numbers in another way
     if not isinstance(block_size, Ragged):
         pieces = -(-length // longest)
         even = -(-length // pieces)

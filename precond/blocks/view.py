@@ -107,7 +107,7 @@ def _check_kinds(view: Any, where: str) -> None:
 def _reading(view: View, shape: tuple[int, ...], where: str) -> tuple[int, ...]:
     if view.shape is None:
         return shape
-    read, size = tuple(view.shape), math.prod(shape)
+    read, size = tuple(map(int, view.shape)), math.prod(shape)
     if read.count(-1) == 1:
         known = -math.prod(read)
         read = tuple(size // known if d == -1 and known else d for d in read)
@@ -145,11 +145,11 @@ def geometry(view: View, shape: tuple[int, ...], where: str) -> Geometry:
             f"View.axes={view.axes} does not fit {where}, read as {shape}: name at least one axis, each between "
             f"{-rank} and {rank - 1}. Mend the view that `views` gives for this path, or give None."
         )
-    groups = [tuple(axis % rank for axis in group) for group in groups]
+    groups = [tuple(int(axis) % rank for axis in group) for group in groups]
     named = [axis for group in groups for axis in group]
     if len(set(named)) < len(named):
         raise ValueError(f"View.axes={view.axes} names an axis of {where} twice: an axis belongs to one entry.")
-    passive = tuple(sorted(i % len(groups) for i in view.passive if -len(groups) <= i < len(groups)))
+    passive = tuple(sorted(int(i) % len(groups) for i in view.passive if -len(groups) <= i < len(groups)))
     if len(set(passive)) != len(view.passive) or len(passive) == len(groups):
         raise ValueError(
             f"View.passive={view.passive} of {where} must be distinct positions in axes={view.axes} and leave at "

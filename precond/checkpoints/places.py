@@ -50,7 +50,7 @@ def named_leaves(tree: Tree) -> dict[str, Any]:
       ['0/count', '0/mu/kernel', '0/nu/kernel']
     """
     named = {path_name(path): x for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]}
-    return {name.replace("/in_bfloat16/", "/"): x for name, x in named.items()}
+    return {f"/{name}".replace("/in_bfloat16/", "/")[1:]: x for name, x in named.items()}
 
 
 def on_host(x: Any) -> Any:

@@ -82,7 +82,7 @@ def blocked(
         Each device then keeps the state of its own blocks alone, and everything in `inner` is computed for these,
         block by block; directions are gathered. None divides nothing, and neither does a name if there is
         no mesh. A part that does not compute block by block (`optax.clip_by_global_norm`) must stand outside.
-      mesh: the mesh to take where none is in the context (`jax.set_mesh`) nor known from the arrays.
+      mesh: the mesh to take where none is in the context (`jax.set_mesh`); None takes that of the arrays.
 
     Returns:
       A transformation of parameters; updates have the dtype of the gradients.

@@ -9,6 +9,7 @@ import optax
 
 from precond.arguments import described
 from precond.blocks import Factors, Layer, Probe, path_name, with_zero_probes, without_probes
+from precond.eager import compiled_if_eager
 from precond.transformation import transformation
 from precond.trees import Tree
 
@@ -82,7 +83,7 @@ def from_probes(
         moved, after = inner.update(gradients, state, mine, factors=_factors(probes), **extra)
         return with_zero_probes(updates, moved), after
 
-    return transformation(init, update)
+    return compiled_if_eager(transformation(init, update))
 
 
 def has_probes(tree: Tree) -> bool:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from precond.arguments import along, check_transformation
@@ -13,7 +14,7 @@ from precond.engine.scale_by_kronecker import KroneckerState
 from precond.linalg import round_by_chance
 from precond.roots import RootState
 from precond.transformation import transformation
-from precond.trees import common_dtype
+from precond.trees import Tree, wide_dtype
 
 __all__ = ["NarrowEntriesState", "narrow_entries"]
 
@@ -39,11 +40,13 @@ def narrow_entries(inner: optax.GradientTransformation) -> optax.GradientTransfo
     $$\hat x \in \{x_\downarrow, x_\uparrow\}, \qquad |\hat x - x| < 2^{-7} |x|, \qquad E[\hat x] = x$$
 
     Rounding to the nearest would lose every change below $2^{-9}$: with a decay of 0.999 a second moment would hardly
-    move. Factors and roots stay as they are, and so does what has fewer than two axes. The noise depends on the number
-    of the step and on the place in a block alone, so that it is the same on every mesh, and after a restart.
+    move. An array of the state has a number for each entry if it has the shape of one of the updates, and at least two
+    axes. Everything else stays as it is; factors and roots do so whatever their shapes are. The noise depends on the
+    number of the step and on the place in a block, or in a row of a parameter, alone. So it is the same on every mesh,
+    and after a restart.
 
     Args:
-      inner: any transformation, of stacks or of parameters.
+      inner: any transformation, of stacks `[N, d1, .., dk]` or of parameters.
 
     Returns:
       A transformation of the same.
@@ -61,7 +64,8 @@ def narrow_entries(inner: optax.GradientTransformation) -> optax.GradientTransfo
     inner = optax.with_extra_args_support(inner)
 
     def init(params: optax.Params) -> NarrowEntriesState:
-        narrow = _mapped(lambda x: x.astype(jnp.bfloat16) if _is_wide(x) else x, inner.init(params))
+        wide = _wide_dtypes(params)
+        narrow = _mapped(lambda x: x.astype(jnp.bfloat16) if _is(x, wide) else x, inner.init(params))
         return NarrowEntriesState(jnp.zeros([], jnp.int32), narrow)
 
     def update(
@@ -72,15 +76,17 @@ def narrow_entries(inner: optax.GradientTransformation) -> optax.GradientTransfo
         blocks: BlockInfo | None = None,
         **extra: Any,
     ) -> tuple[optax.Updates, NarrowEntriesState]:
-        wide = common_dtype(updates)
-        before = _mapped(lambda x: x.astype(wide) if x.dtype == jnp.bfloat16 else x, state.in_bfloat16)
+        wide = _wide_dtypes(updates)
+        before = _mapped(
+            lambda x: x.astype(wide[x.shape]) if _is(x, dict.fromkeys(wide, jnp.bfloat16)) else x, state.in_bfloat16
+        )
         moved, new = inner.update(updates, before, params, **extra, blocks=blocks)
         # The default generator may give other bits on another mesh.
         key = jax.random.fold_in(jax.random.key(0, impl="threefry2x32"), state.rounds)
         seen = iter(range(len(jax.tree.leaves(new))))
 
         def rounded(x: jax.Array) -> jax.Array:
-            if not _is_wide(x):
+            if not _is(x, wide):
                 return x
             # All blocks have the same noise, so that a block needs to know nothing of its place.
             noise = jax.random.bits(jax.random.fold_in(key, next(seen)), x.shape[1:], jnp.uint16)
@@ -91,8 +97,19 @@ def narrow_entries(inner: optax.GradientTransformation) -> optax.GradientTransfo
     return along(transformation(init, update), like=inner)
 
 
-def _is_wide(x: Any) -> bool:
-    return x.ndim > 1 and jnp.issubdtype(x.dtype, jnp.floating) and x.dtype != jnp.bfloat16
+def _wide_dtypes(tree: Tree) -> dict[tuple[int, ...], jnp.dtype]:
+    """Return in which type the momentum of an array is computed, by the shape of the array."""
+    found: dict[tuple[int, ...], jnp.dtype] = {}
+    for x in jax.tree.leaves(tree):
+        if x.ndim > 1 and jnp.issubdtype(x.dtype, jnp.floating):
+            before = found.get(x.shape, jnp.dtype(jnp.float32))
+            found[x.shape] = jnp.promote_types(wide_dtype(x), before)
+    return found
+
+
+def _is(x: Any, dtypes: dict[tuple[int, ...], Any]) -> bool:
+    """Return whether an array has a number for each entry, and is of the type for its shape."""
+    return np.shape(x) in dtypes and x.dtype == dtypes[np.shape(x)]
 
 
 def _mapped(function: Callable[[Any], Any], state: Any) -> Any:

@@ -50,14 +50,23 @@ def choose_root_axes(
       inner: what runs on the stacks.
       stacks: shapes and dtypes.
       dtypes: the dtypes in which directions travel.
+
+    Raises:
+      ValueError: for named axes where roots are refreshed on the host.
     """
-    if placement is None or not isinstance(sharding.roots, ByCost):
+    if placement is None or not sharding.roots:
         return placement
     with describing():
         state = jax.eval_shape(lambda s: inner.init(s), stacks)
     nodes = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, KroneckerState))
     engines = [x for x in nodes if isinstance(x, KroneckerState)]
-    if any(x.host.schedule.on_host for x in engines):
+    on_host = any(x.host.schedule.on_host for x in engines)
+    if on_host and not isinstance(sharding.roots, ByCost):
+        raise ValueError(
+            f"roots={sharding.roots} gathers roots over devices when these refresh them, but precond.on_host refreshes "
+            f"them on the host: leave roots= out, or take precond.every."
+        )
+    if on_host or not isinstance(sharding.roots, ByCost):
         return placement
     kept = _bytes(state) - sum(_bytes(x.statistics) for x in engines)
     directions = sum(math.prod(x.shape) * dtypes[name].itemsize for name, x in stacks.items())

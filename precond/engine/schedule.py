@@ -73,8 +73,9 @@ def every(
       delay: 1 preconditions with the roots as they were before this step, and only then lets statistics and
         roots see the gradient, as SOAP does: no gradient meets a basis made from itself, and the refresh can
         run beside the next step. 0 uses the newest.
-      warmup: in this many first steps the gradient is given to the statistics alone; the update is zero and neither
-        momentum nor second moments move (1 in the official SOAP).
+      warmup: in this many first steps the gradient is given to the statistics alone, and the update is zero (1 in the
+        official SOAP). The momentum and the second moments of `precond.scale_by_kronecker` do not move. A momentum or a
+        graft around it, which most aliases have, does.
 
     Returns:
       A value for `refresh=` of `precond.scale_by_kronecker` and of the aliases.

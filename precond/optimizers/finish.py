@@ -11,6 +11,7 @@ from precond.eager import compiled_if_eager
 from precond.engine import refuse_foreign
 from precond.transformation import transformation
 from precond.trees import Mask
+from precond.widened import widened
 
 __all__ = ["behind", "decayed", "finish"]
 
@@ -101,7 +102,7 @@ def behind(
       >>> tx.update(jnp.ones(1), tx.init(jnp.ones(1)))[0].tolist()
       [3.0]
     """
-    scaled, tail = optax.with_extra_args_support(scaled), optax.with_extra_args_support(tail)
+    scaled, tail = optax.with_extra_args_support(scaled), widened(tail)
 
     def init(params: optax.Params) -> tuple[Skipping, optax.OptState]:
         return cast(Skipping, scaled.init(params)), tail.init(params)

@@ -17,6 +17,7 @@ from precond.optimizers.grafted import grafted
 from precond.optimizers.memory import Memory, memory_of
 from precond.roots import Method, Transport, eigenbasis, relative, turned
 from precond.statistics import kl
+from precond.transforms import scale_by_diagonal, with_momentum
 from precond.trees import Mask
 
 __all__ = ["kl_soap", "scale_by_kl_soap"]
@@ -83,7 +84,8 @@ def scale_by_kl_soap(
         check_whole("refresh", refresh, least=1)
         refresh = every(refresh, delay=1, warmup=1)
     moments = turned() if moments is None else moments
-    kept, adam = memory_of(memory), optax.scale_by_adam(b1, b2, 1e-15 if eps is None else eps)
+    kept = memory_of(memory)
+    adam = with_momentum(optax.ema(b1), scale_by_diagonal(b2, eps=1e-15 if eps is None else eps, bias_correction=True))
     root = eigenbasis(b2, eps=eps, method=method, moments=moments, damping=relative(damping), least=_LEAST)
     moved = {"momentum": optax.ema(b1), "refresh": refresh, "precision": precision}
     tx = blocked(
@@ -158,7 +160,7 @@ def kl_soap(
       otherwise: for parameters without a view; None is Adam with the same `b1`, `b2` and `eps`.
       precision: of matrix products, as in `precond.scale_by_kronecker`; None is the highest.
       memory: what is kept in bfloat16: `precond.Memory()` keeps momentum, second moments, and bases so; None nothing.
-      axis: mesh axes over whose devices blocks, bases and memory are divided, as in `precond.blocked`.
+      axis: mesh axes over whose devices blocks, bases and the state are divided, as in `precond.blocked`.
       mesh: the mesh, as in `precond.blocked`.
 
     Returns:

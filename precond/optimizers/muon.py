@@ -71,8 +71,8 @@ def scale_by_muon(
       >>> updates, state = tx.update(params, tx.init(params))
     """
     check_decay("b1", b1)
-    check_number("adam_b1", adam_b1, 0, 1)
-    check_number("adam_b2", adam_b2, 0, 1)
+    check_decay("adam_b1", adam_b1)
+    check_decay("adam_b2", adam_b2)
     check_number("adam_eps", adam_eps, 0)
     given, momentum = momentum, nesterov(b1) if momentum is None else momentum
     check_transformation("momentum", momentum)

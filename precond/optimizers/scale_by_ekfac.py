@@ -77,10 +77,10 @@ def scale_by_ekfac(
     if not isinstance(refresh, Refresh):
         check_whole("refresh", refresh, least=1)
         refresh = every(refresh, delay=1, warmup=1)
-    if not (refresh.delay and refresh.warmup):
+    if not (refresh.delay and refresh.warmup >= refresh.start):
         raise ValueError(
-            "refresh= must have delay=1 and warmup=1 or more (precond.every(10, delay=1, warmup=1)): second moments "
-            "are measured in the bases of before the step, and in the first step there are none."
+            "refresh= must have delay=1, and a warmup of at least its start (precond.every(10, delay=1, warmup=1)): "
+            "second moments are measured in the bases of before the step, and up to the first refresh there are none."
         )
     return scale_by_kfac(
         layers,

@@ -169,7 +169,7 @@ def shampoo(
       otherwise: for parameters without a view; None is Adam with the same `b1`, `b2` and `eps`.
       precision: of matrix products, as in `precond.scale_by_kronecker`; None is the highest.
       memory: what is kept in bfloat16: `precond.Memory()` keeps momentum, second moments, and roots so; None nothing.
-      axis: mesh axes over whose devices blocks, roots and memory are divided, as in `precond.blocked`.
+      axis: mesh axes over whose devices blocks, roots and the state are divided, as in `precond.blocked`.
       mesh: as in `precond.blocked`.
 
     Returns:

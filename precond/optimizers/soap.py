@@ -17,6 +17,7 @@ from precond.optimizers.grafted import grafted
 from precond.optimizers.memory import Memory, memory_of
 from precond.roots import Method, Transport, eigenbasis, turned
 from precond.statistics import outer_products
+from precond.transforms import scale_by_diagonal, with_momentum
 from precond.trees import Mask
 
 __all__ = ["scale_by_soap", "soap"]
@@ -83,7 +84,8 @@ def scale_by_soap(
         refresh = every(refresh, delay=1, warmup=1)
     check_decay("b1", b1)
     check_number("b2", b2, 0, 1, advice="1 sums.")
-    kept, adam = memory_of(memory), optax.scale_by_adam(b1, b2, 1e-15 if eps is None else eps)
+    kept = memory_of(memory)
+    adam = with_momentum(optax.ema(b1), scale_by_diagonal(b2, eps=1e-15 if eps is None else eps, bias_correction=True))
     root = kept.of_root(eigenbasis(b2, eps=eps, method=method, moments=turned() if moments is None else moments))
     moved = {"momentum": optax.ema(b1), "refresh": refresh, "precision": precision}
     tx = blocked(
@@ -156,7 +158,7 @@ def soap(
       otherwise: for parameters without a view; None is Adam with the same `b1`, `b2` and `eps`.
       precision: of matrix products, as in `precond.scale_by_kronecker`; None is the highest.
       memory: what is kept in bfloat16: `precond.Memory()` keeps momentum, second moments, and bases so; None nothing.
-      axis: mesh axes over whose devices blocks, bases and memory are divided, as in `precond.blocked`.
+      axis: mesh axes over whose devices blocks, bases and the state are divided, as in `precond.blocked`.
       mesh: as in `precond.blocked`.
 
     Returns:

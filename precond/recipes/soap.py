@@ -13,7 +13,8 @@ from precond.blocks import View, Views, tensors
 from precond.engine import blocked, every, scale_by_kronecker
 from precond.linalg import Precision
 from precond.mesh import Sharded
-from precond.roots import eigenbasis, qr
+from precond.roots import Checked, Health, Root, eigenbasis, qr
+from precond.roots.root import Power
 from precond.statistics import outer_products
 from precond.transforms import normalize, scale_by_diagonal
 from precond.trees import Leaf
@@ -121,7 +122,7 @@ def official_soap(
 
     direction = scale_by_kronecker(
         outer_products(b2 if shampoo_beta is None else shampoo_beta, bias_correction=False),
-        eigenbasis(b2, eps=eps, bias_correction=False, method=qr()),
+        _decomposed_once(eigenbasis(b2, eps=eps, bias_correction=False, method=qr())),
         momentum=optax.ema(b1, debias=False),
         refresh=every(precondition_frequency, delay=1, warmup=1),
         precision=precision,
@@ -139,3 +140,13 @@ def official_soap(
         blocked(direction, block_size=None, views=views, otherwise=after_first(adam), axis=axis, mesh=mesh),
         after_first(step),
     )
+
+
+def _decomposed_once(root: Root) -> Root:
+    """Decompose factors at the first step alone, those that are zero by then included, as the official code does."""
+
+    def refresh(factors: jax.Array, derived: Checked, power: Power, first: jax.Array) -> Checked:
+        known = Health(derived.health.numbers.at[:, 2].max(1))
+        return root.refresh(factors, derived._replace(health=known), power, first)
+
+    return root._replace(refresh=refresh)

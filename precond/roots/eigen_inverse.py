@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from precond.arguments import check_number, described
 from precond.blocks import keep_finite
 from precond.linalg import dot_precision, multiply, orthogonality_residual
-from precond.roots.guard import Checked, accept, unchecked
+from precond.roots.guard import Checked, accept, has_entries, unchecked
 from precond.roots.methods import Method, eigh
 from precond.roots.root import Factor, Power, Root, RootState
 from precond.trees import Leaf
@@ -87,12 +87,14 @@ def eigen_inverse(damping: ArrayLike = 1e-3, *, method: Method | None = None) ->
         if derived.basis is None:
             good = jnp.max(jnp.abs(factors), axis=1) < jnp.inf
             return Spectrum(None, keep_finite(good, jnp.maximum(factors, 0), derived.values))
-        basis = basis_of(factors, derived.basis.matrix, first)
+        there = has_entries(factors)
+        basis = basis_of(factors, derived.basis.matrix, (first | ~derived.basis.health.known) & there)
         turned = jnp.matmul(factors, basis, precision=dot_precision())
         values = jnp.maximum(jnp.sum(basis * turned, axis=1), 0)
         nothing = jnp.zeros_like(basis[:, 0, 0])  # no ridge is added to the factors themselves
         residual = jnp.where(jnp.max(values, axis=1) < jnp.inf, orthogonality_residual(basis), jnp.inf)
-        kept = accept(basis, residual, derived.basis, _ORTHOGONAL, damping=nothing, condition=nothing + 1)
+        condition = there.astype(basis.dtype)
+        kept = accept(basis, residual, derived.basis, _ORTHOGONAL, damping=nothing, condition=condition)
         return Spectrum(kept, keep_finite(kept.health.stale == 0, values, derived.values))
 
     def apply(direction: jax.Array, gradient: jax.Array, state: RootState) -> tuple[jax.Array, RootState]:

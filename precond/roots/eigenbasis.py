@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from precond.arguments import check_number, check_part, described, shown
 from precond.linalg import average, dot_precision, multiply, orthogonality_residual
 from precond.roots.damping import Damping
-from precond.roots.guard import Checked, accept, unchecked
+from precond.roots.guard import Checked, accept, has_entries, unchecked
 from precond.roots.methods import Method, by_platform, qr, rotations
 from precond.roots.root import Factor, Power, Root, RootState, TransportOf
 from precond.roots.transport import Transport, kept
@@ -126,8 +126,9 @@ def eigenbasis(
 
     def refresh(factors: jax.Array, derived: Checked, power: Power, first: jax.Array) -> Checked:
         del power
-        basis = basis_of(factors, derived.matrix, first)
-        damping, condition = jnp.zeros_like(basis[:, 0, 0]), jnp.ones_like(basis[:, 0, 0])  # nothing is inverted
+        there = has_entries(factors)
+        basis = basis_of(factors, derived.matrix, (first | ~derived.health.known) & there)
+        damping, condition = jnp.zeros_like(basis[:, 0, 0]), there.astype(basis.dtype)  # nothing is inverted
         residual = orthogonality_residual(basis)
         return accept(basis, residual, derived, _ORTHOGONAL, damping=damping, condition=condition)
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from precond.blocks import keep_finite
 from precond.roots.root import Padding, identity_like
 
-__all__ = ["PADDING", "Checked", "Health", "accept", "raised", "unchecked"]
+__all__ = ["PADDING", "Checked", "Health", "accept", "has_entries", "raised", "unchecked"]
 
 _TOP = 8  # damping is raised by at most so many powers of ten
 
@@ -79,6 +79,16 @@ def unchecked(factor: jax.Array | jax.ShapeDtypeStruct) -> Checked:
       [1.0]
     """
     return Checked(identity_like(factor), Health(jnp.zeros((factor.shape[0], 6), factor.dtype)))
+
+
+def has_entries(factors: jax.Array) -> jax.Array:
+    """Return which of some factors `[M, d, d]` have seen a gradient: a factor of zeros has no basis of its own.
+
+    Examples:
+      >>> has_entries(jnp.asarray([[[0.0]], [[1.0]]])).tolist()
+      [False, True]
+    """
+    return jnp.max(jnp.abs(jnp.diagonal(factors, axis1=1, axis2=2)), axis=1) > 0
 
 
 def raised(ridge: jax.Array, largest: jax.Array, old: Checked) -> jax.Array:

@@ -41,7 +41,7 @@ class StatisticsState(NamedTuple):
 def _axes_of(name: str, order: int, axes: Axes) -> tuple[int, ...]:
     if axes is None:
         return active_axes(name, order)
-    picked = [i % order for i in (axes(order) if callable(axes) else axes)]
+    picked = [i + order if i < 0 else i for i in (axes(order) if callable(axes) else axes)]
     return tuple(i for i in active_axes(name, order) if i in picked)
 
 

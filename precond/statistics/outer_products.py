@@ -38,7 +38,8 @@ def outer_products(
         an effect on averages that begin at zero and have the default weight.
       initial: $L_i$ begins as this times the identity. Google's implementation begins at its ridge, Meta's at 0.
       axes: the axes of a block that get a factor, as positions (`[-1]`) or a function from the number of axes to
-        positions; None takes all. An axis that the view made passive never has a factor.
+        positions; None takes all. Positions that a block has not are left out. An axis that the view made passive never
+        has a factor.
       every: the number of updates from one that is accumulated to the next; the first update is accumulated.
 
     Returns:

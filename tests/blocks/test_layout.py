@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from precond.blocks import View, layout_of, ragged
+from precond.blocks import View, fingerprint, layout_of, ragged
 from tests import reference
 
 
@@ -127,3 +127,11 @@ def test_a_longer_axis_is_cut_into_the_fewest_pieces_and_equal_ones_where_it_div
     layout = layout_of({"w": jax.ShapeDtypeStruct((length,), "float32")}, lambda *_: View((0,)), size)
     found = [int(name) for name, stack in layout.stacks.items() for _ in range(stack.shape[0])]
     assert sorted(found) == sorted(pieces)
+
+
+def test_whole_numbers_of_numpy_make_the_layout_of_other_whole_numbers():
+    leaf = {"a": jnp.zeros((16, 8))}
+    view = View((np.int64(0), np.int64(1)), shape=(np.int64(4), np.int64(32)), passive=(np.int64(0),))
+    plain = View((0, 1), shape=(4, 32), passive=(0,))
+    numbers = [fingerprint(layout_of(leaf, views_of({"a": v}), b)) for v, b in ((view, np.int64(8)), (plain, 8))]
+    assert numbers[0] == numbers[1]

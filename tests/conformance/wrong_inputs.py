@@ -89,7 +89,7 @@ kfac(1e-3, LAYERS, bound='1e-3') -> bound='1e-3'
 kfac(1e-3, LAYERS, decay=2) -> decay=2
 kfac('1e-3', LAYERS) -> learning_rate='1e-3'
 ekfac(1e-3, LAYERS, b2=2) -> b2=2
-ekfac(1e-3, LAYERS, refresh=precond.every(10)) -> delay=1 and warmup=1
+ekfac(1e-3, LAYERS, refresh=precond.every(10)) -> delay=1, and a warmup
 shampoo(1e-3, eps=float('inf')) -> eps=inf: must be finite
 shampoo(1e-3, damping=float('inf')) -> damping=inf
 shampoo(1e-3, eps=True) -> eps=True: must be a number

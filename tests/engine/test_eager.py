@@ -51,3 +51,24 @@ def test_what_cannot_be_hashed_is_run_as_it_is():
     params = {"kernel": jnp.ones((6, 4))}
     updates, _ = tx.update(params, tx.init(params), mine=Unhashable())
     assert updates["kernel"].mean() == 2
+
+
+def test_the_second_update_with_probes_traces_nothing():
+    params, seen = {"kernel": jnp.ones((3, 2))}, []
+    capture = precond.layers.explicit({"": precond.layers.dense(bias=False)}, params)
+
+    def made(found):
+        seen.append(found)
+        return precond.scale_by_kfac(found)
+
+    tx, carried = precond.from_probes(made), capture.attach(params)
+
+    def loss(params, x):
+        y = capture.apply("", params, x @ params["kernel"], x)
+        return jnp.mean(jnp.sum(capture.counted(params, y), axis=1))
+
+    state, counts = tx.init(carried), []
+    for i in range(3):
+        _, state = tx.update(jax.grad(loss)(carried, jnp.ones((4, 3)) * i), state)
+        counts.append(len(seen))
+    assert counts == [2] * 3  # by `init`, and once by `update`

@@ -114,8 +114,13 @@ def test_errors_say_what_to_do():
         precond.ekfac(0.1, LAYERS, method=precond.roots.cholesky())
     with pytest.raises(ValueError, match="refresh=0"):
         precond.ekfac(0.1, LAYERS, refresh=0)
-    for refresh in (precond.every(5), precond.every(5, delay=1), precond.every(5, warmup=1)):
-        with pytest.raises(ValueError, match="delay=1 and warmup=1"):
+    for refresh in (
+        precond.every(5),
+        precond.every(5, delay=1),
+        precond.every(5, warmup=1),
+        precond.every(5, start=3, delay=1, warmup=1),
+    ):
+        with pytest.raises(ValueError, match="delay=1, and a warmup"):
             precond.ekfac(0.1, LAYERS, refresh=refresh)
     tx = precond.ekfac(0.1, LAYERS)
     grads = {name: tree(0)[name] for name in LAYERS}

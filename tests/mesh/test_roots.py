@@ -135,3 +135,11 @@ def test_statistics_are_divided_over_all_devices_and_roots_over_some(axis):
 def test_roots_over_another_axis_are_an_error():
     with pytest.raises(ValueError, match=r"roots=\('model',\): these are gathered over some of the axes \('data',\)"):
         precond.sharded("data", roots="model")
+
+
+def test_roots_from_the_host_are_not_gathered_over_devices():
+    mesh = loops.mesh_of()
+    for refresh, roots in ((precond.on_host(2), "data"), (precond.on_host(2), ("data",))):
+        tx = precond.shampoo(1e-3, refresh=refresh, axis=precond.sharded("data", roots=roots), mesh=mesh)
+        with pytest.raises(ValueError, match=r"roots=\('data',\) gathers roots over devices"):
+            tx.init(loops.put(loops.parameters(), mesh))

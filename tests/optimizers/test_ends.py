@@ -7,6 +7,7 @@ import optax
 import pytest
 
 import precond
+from precond.optimizers.finish import finish
 from tests import of_gradients
 from tests.conformance import harness
 
@@ -100,3 +101,23 @@ def test_a_skipped_step_is_none_for_the_schedule_of_weight_decay():
     zeros = jax.tree.map(jnp.zeros_like, params)
     _, actual, _ = harness.run_jitted(precond.shampoo(0.1, weight_decay=DECAY), params, [bad, bad, zeros])
     np.testing.assert_allclose(actual["bias"], 0.95 * params["bias"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("alias", [precond.shampoo, precond.soap, precond.kl_shampoo, precond.kl_soap])
+def test_a_sum_of_squares_moves_parameters_without_a_view_too(alias):
+    tx = alias(1.0, b1=0.0, b2=1.0)  # AdaGrad
+    params = {"bias": jnp.zeros(2)}
+    state, grads = tx.init(params), {"bias": jnp.asarray([3.0, -4.0])}
+    for t in range(1, 4):
+        updates, state = tx.update(grads, state, params)
+        np.testing.assert_allclose(updates["bias"], np.asarray([-1.0, 1.0]) / np.sqrt(t), rtol=1e-5)
+
+
+def test_decay_and_rate_of_narrow_parameters_are_computed_in_float32():
+    # In bfloat16 both 1.003 and 1 + 0.003 would be 1, and so would be their product.
+    rate = lambda count: jnp.float32(1.003) + 0 * count  # noqa: E731
+    tx = finish(precond.blocked(optax.identity(), otherwise=optax.identity(), skipped=jnp.nan), rate, 0.003, None)
+    params = {"bias": jnp.ones(2, jnp.bfloat16)}
+    updates, _ = tx.update(params, tx.init(params), params)
+    expected = jnp.asarray(-1.003 * 1.003, jnp.bfloat16)
+    assert updates["bias"].tolist() == [expected.item()] * 2

@@ -1,13 +1,15 @@
 """The eigenbasis as a part: Adam's rule in a turned basis."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from precond import RootState, eigenbasis, eigh, newton, qr
-from precond.roots.guard import unchecked
+from precond import RootState, eigenbasis, eigh, newton, outer_products, qr, rotations, scale_by_kronecker
+from precond.linalg import dense
+from precond.roots.guard import Health, unchecked
 from tests import reference
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -48,24 +50,43 @@ def test_an_axis_without_a_factor_keeps_its_own_basis():
     assert state.derived[1].matrix.shape == (1, 3, 3)
 
 
-def refreshed(method, a, basis, first):
+def refreshed(method, a, basis, *, first=False, known=True):
     old = unchecked(jnp.asarray(a)[None])._replace(matrix=jnp.asarray(basis)[None])
+    if known:
+        old = old._replace(health=Health(old.health.numbers.at[:, 2].set(1)))
     root = eigenbasis(method=method)
     return np.asarray(root.refresh(jnp.asarray(a)[None], old, 1.0, jnp.asarray(first)).matrix[0])
 
 
+@pytest.mark.parametrize(("first", "known"), [(True, True), (False, False)], ids=["of all", "of this factor"])
 @pytest.mark.parametrize("method", [eigh(), qr()], ids=lambda m: m.name)
-def test_the_first_refresh_diagonalises(method):
+def test_the_first_refresh_diagonalises(method, first, known):
     a = reference.matrix_of_spectrum(np.array([0.1, 1.0, 5.0]), np.random.default_rng(0))
-    basis = refreshed(method, a, np.eye(3), first=True)
+    basis = refreshed(method, a, np.eye(3), first=first, known=known)
     turned = np.asarray(basis.T @ a @ basis)
     np.testing.assert_allclose(turned, np.diag(np.diag(turned)), atol=1e-12)
+
+
+@pytest.mark.parametrize("method", [None, rotations(group=None)], ids=["by default", "rotations"])
+def test_a_block_without_a_gradient_at_first_has_its_first_refresh_later(method):
+    # Behind weights that begin at zero, as LoRA's B, all gradients of the first step are zero.
+    tx = scale_by_kronecker(outer_products(0.9), eigenbasis(0.9, method=method), refresh=2)
+    stacks = {"6x6": jnp.zeros((2, 6, 6))}
+    state, update = tx.init(stacks), jax.jit(tx.update)
+    for t in range(3):
+        g = jax.random.normal(jax.random.key(t), (2, 6, 6)) * jnp.logspace(0, -1, 6)
+        _, state = update({"6x6": g.at[1].set(0) if t == 0 else g}, state)
+        known = state.roots["6x6"].derived[0].health.known.tolist()
+        assert known == [True, t == 2]
+    basis, factor = state.roots["6x6"].derived[0].matrix[1], dense(state.statistics.factors["6x6"][0])[1]
+    turned = basis.T @ factor @ basis
+    np.testing.assert_allclose(turned, jnp.diag(jnp.diag(turned)), atol=1e-10)
 
 
 def test_later_refreshes_by_qr_follow_the_official_soap_up_to_labels():
     rng = np.random.default_rng(0)
     a, q = reference.matrix_of_spectrum(np.array([0.1, 5.0, 1.0]), rng), orthogonal(3, rng)
-    basis = refreshed(qr(), a, q, first=False)
+    basis = refreshed(qr(), a, q)
     order = np.argsort(np.diag(q.T @ a @ q))[::-1]
     official = np.linalg.qr(a @ q[:, order])[0]
     np.testing.assert_allclose(np.abs(basis[:, order].T @ official), np.eye(3), atol=1e-12)

@@ -135,3 +135,12 @@ def test_arguments_out_of_range_are_refused_by_name(arguments, error, message):
     for make in (outer_products, kl):
         with pytest.raises(error, match=message):
             make(**arguments)
+
+
+def test_positions_that_a_block_has_not_are_left_out():
+    matrix, vector = {"m": jnp.ones((1, 2, 3))}, {"v": jnp.ones((1, 4))}
+    there = [
+        [f is not None for f in outer_products(axes=axes).init(stack).factors[name]]
+        for stack, name, axes in ((matrix, "m", [2]), (matrix, "m", [-1]), (vector, "v", [0, 1]), (vector, "v", [-2]))
+    ]
+    assert there == [[False, False], [False, True], [True], [False]]

@@ -26,10 +26,14 @@ def following(step: Callable[[jax.Array, jax.Array], jax.Array]) -> BasisOf:
     """
 
     def basis(a: jax.Array, old: jax.Array, first: jax.Array) -> jax.Array:
+        if a.shape[-1] == 1:
+            return jnp.ones_like(a)
+        later = step(a, old)
+
         def begin() -> jax.Array:
             with named("first"):
-                return first_basis(a, old)
+                return jnp.where(jnp.broadcast_to(first, a.shape[:1])[:, None, None], first_basis(a, old), later)
 
-        return jnp.ones_like(a) if a.shape[-1] == 1 else run_if(first, begin, lambda: step(a, old))
+        return run_if(jnp.any(first), begin, lambda: later)
 
     return basis

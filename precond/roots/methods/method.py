@@ -60,9 +60,9 @@ class BasisOf(Protocol):
 
         Args:
           a: symmetric positive semi-definite matrices, `[M, d, d]`.
-          old: the bases before, `[M, d, d]`. Column j of the result continues column j of these, except at the first
-            refresh.
-          first: whether this is the first refresh, a boolean scalar.
+          old: the bases before, `[M, d, d]`. Column j of the result continues column j of these, except where `first`
+            is true.
+          first: of which matrices no basis is known yet, `[M]`.
         """
         ...
 

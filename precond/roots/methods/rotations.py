@@ -65,5 +65,5 @@ def _without_decompositions(a: jax.Array, old: jax.Array, first: jax.Array, *, s
     """Refresh once, or as often as the first basis needs, in one loop, so that a refresh is compiled once."""
     most = -(-_FIRST // sweeps)
     return loop_between(
-        0, jnp.where(first, most, 1), lambda _, basis, a: rotate_basis(a, basis, sweeps), old, a, most=most
+        0, jnp.where(jnp.any(first), most, 1), lambda _, basis, a: rotate_basis(a, basis, sweeps), old, a, most=most
     )
