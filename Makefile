@@ -20,7 +20,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 PYTEST  := OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest
 PINS    := pyproject.toml constraints.txt
 
-.PHONY: help venv demo test quick test-slow test-all lint format docs bench quality accelerators accelerators-cuda \
+.PHONY: help venv demo test quick test-slow test-all lint format docs docs-check bench bench-smoke quality accelerators accelerators-cuda \
         accel-python dist dist-check check clean
 
 help:  ## list these targets
@@ -62,10 +62,13 @@ format: $(VENV)/.lint  ## mend style and format as far as the tools can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-check: lint docs dist-check  ## check all that continuous integration checks beside the tests
+check: lint docs-check dist-check  ## check all that continuous integration checks beside the tests
 
 docs: $(VENV)/.docs  ## build the documentation into site/; any warning, or a page that needs a network, is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+docs-check: docs  ## look at the built site in a headless Chromium, if there is one
+	$(PYTEST) -m site -rs tests/site
 
 # The peers live apart, so that the tests never see them. Compilers of other machines have targets of their own.
 bench:  ## run every benchmark
@@ -73,6 +76,18 @@ bench:  ## run every benchmark
 	@for script in $(filter-out benchmarks/accelerators.py,$(wildcard benchmarks/*.py)); do \
 	  echo "== $$script"; OPENBLAS_NUM_THREADS=1 .venv-bench/bin/python "$$script" || exit 1; \
 	done
+
+# Each benchmark at its smallest, so that none breaks unnoticed. What it writes goes to build/.
+SMOKE := "step.py --layers 1 --steps 2" "compile.py --layers 1 --rounds 1" "roots.py --sizes 64 --repeats 1" \
+         "kfac.py --batch 8" "many.py --shapes 2" "scaling.py --layers 1" "host.py --period 10"
+
+bench-smoke:  ## run every benchmark for some seconds, to see that it works
+	@$(MAKE) .venv-bench/.benchmarks VENV=.venv-bench
+	@for run in $(SMOKE); do \
+	  echo "== $$run"; OPENBLAS_NUM_THREADS=1 BENCH_OUTPUT=build/bench .venv-bench/bin/python benchmarks/$$run || exit 1; \
+	done
+	OPENBLAS_NUM_THREADS=1 .venv-bench/bin/python -m benchmarks.quality --quick --optimizers adamw shampoo \
+	  --output build/bench/quality
 
 quality:  ## train eight small tasks with every optimizer, as far as it is not done; QUALITY_ARGS="--minutes 9" stops
 	@$(MAKE) .venv-bench/.benchmarks VENV=.venv-bench

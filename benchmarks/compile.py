@@ -1,16 +1,17 @@
 """Trace and compile time of one update, and the length of its program, against depth and against peers.
 
 python benchmarks/compile.py            writes results/compile.json and docs/images/compile.svg
+python benchmarks/compile.py --draw     draws the picture again
 """
 
 import argparse
 import time
 
 import jax
-import matplotlib.pyplot as plt
 import measure
 import optax
 import peer
+import plots
 import transformer
 
 import precond
@@ -49,14 +50,15 @@ def compile_once(tx: optax.GradientTransformation, params: dict) -> dict[str, fl
 
 def plot(results: dict[str, dict[str, dict[str, float]]]) -> None:
     """Seconds against depth, one line an optimizer."""
-    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-    for name, by_depth in results.items():
+    figure, (axes,) = plots.panels(1, height=4.3)
+    for marker, (name, by_depth) in zip(plots.MARKERS, results.items(), strict=False):
         total = [x["trace_s"] + x["compile_s"] for x in by_depth.values()]
-        axes.plot([int(d) for d in by_depth], total, marker="o", label=name)
-    axes.set(xlabel="layers", ylabel="seconds to trace and compile", yscale="log", xscale="log")
-    axes.legend(fontsize="small")
-    measure.IMAGES.mkdir(exist_ok=True)
-    figure.savefig(measure.IMAGES / "compile.svg")
+        plots.curve(axes, [int(d) for d in by_depth], total, name, marker=marker)
+    axes.set(xlabel="layers", ylabel="seconds to trace and compile; less is better")
+    plots.plain_log(axes.xaxis, ticks=[int(d) for d in next(iter(results.values()))])
+    plots.plain_log(axes.yaxis)
+    figure.legend(loc="outside upper left", ncols=2)
+    plots.save(figure, measure.IMAGES / "compile.svg")
 
 
 def main() -> None:
@@ -64,7 +66,11 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--layers", type=int, nargs="+", default=[2, 4, 8])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--draw", action="store_true", help="draw the committed result again")
     options = parser.parse_args()
+    if options.draw:
+        plot(measure.load("compile")["results"])
+        return
     layers, results = options.layers, {name: {} for name in optimizers()}
     for depth in layers:
         params = transformer.parameters(depth)

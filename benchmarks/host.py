@@ -1,6 +1,7 @@
 """Training steps beside a refresh on the host, against the same steps alone, and a refresh that everything waits for.
 
-    python benchmarks/host.py          writes results/host.json and docs/images/host.svg
+    python benchmarks/host.py            writes results/host.json and docs/images/host.svg
+    python benchmarks/host.py --draw     draws the picture again
 
 A step is the gradient of a small network and Shampoo's update; one worker refreshes the roots. Where device and host
 are the same cores, as here, they share them: what is shown is that steps go on, not what a refresh costs a GPU.
@@ -9,13 +10,14 @@ are the same cores, as here, they share them: what is shown is that steps go on,
 # First, for it sets the number of OpenBLAS's threads, which numpy reads when it is imported.
 import measure  # isort: skip
 
+import argparse
 import statistics
 import time
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import optax
+import plots
 
 import precond
 
@@ -64,29 +66,52 @@ def run(period, host: bool) -> list[dict]:
     return rows
 
 
+def middle(times: list[float]) -> float | None:
+    """The median; None if there was no such step, as with a short period."""
+    return round(statistics.median(times), 1) if times else None
+
+
+def plot(host: list[dict], blocking: list[dict]) -> None:
+    """Draw milliseconds of every step of both runs, and say which steps ran beside a refresh."""
+    figure, (panel,) = plots.panels(1, height=3.4)
+    beside = [r for r in host if r["beside"]]
+    for rows, label, style in (
+        (blocking, "refresh within the step", {"marker": "x", "color": plots.RED}),
+        (host, "refresh on the host", {"marker": ".", "color": plots.BLUE}),
+        (beside, "a refresh is in flight", {"marker": "o", "mfc": "none", "linestyle": "none", "color": plots.INK}),
+    ):
+        plots.curve(panel, [r["step"] for r in rows], [r["ms"] for r in rows], label, linewidth=1, **style)
+    panel.set(xlabel="step", ylabel="milliseconds; less is better")
+    plots.plain_log(panel.yaxis)
+    figure.legend(loc="outside upper left", ncols=3)
+    plots.save(figure, measure.IMAGES / "host.svg")
+
+
 def main() -> None:
     """Both runs, a table, a plot."""
-    host, blocking = run(PERIOD, host=True), run(PERIOD, host=False)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--period", type=int, default=PERIOD)
+    parser.add_argument("--draw", action="store_true", help="draw the committed result again")
+    given = parser.parse_args()
+    if given.draw:
+        plot(**measure.load("host")["steps"])
+        return
+    period = given.period
+    host, blocking = run(period, host=True), run(period, host=False)
     beside = [r["ms"] for r in host if r["beside"]]
-    alone = [r["ms"] for r in host if not r["beside"] and 1 < r["step"] % PERIOD < PERIOD - 1]
-    at = [r["ms"] for r in blocking if r["step"] % PERIOD == 0]
+    alone = [r["ms"] for r in host if not r["beside"] and 1 < r["step"] % period < period - 1]
+    at = [r["ms"] for r in blocking if r["step"] % period == 0]
     summary = {
         "steps_beside_a_refresh": len(beside) // (PERIODS - 2),
-        "median_ms_beside_a_refresh": round(statistics.median(beside), 1),
-        "median_ms_alone": round(statistics.median(alone), 1),
-        "median_ms_with_blocking_refresh": round(statistics.median(at), 1),
+        "median_ms_beside_a_refresh": middle(beside),
+        "median_ms_alone": middle(alone),
+        "median_ms_with_blocking_refresh": middle(at),
         "longest_ms_with_host_refresh": max(r["ms"] for r in host),
     }
-    setting = {"width": WIDTH, "depth": DEPTH, "batch": BATCH, "period": PERIOD, "workers": 1}
-    measure.save("host", {"setting": setting, "results": summary})
-    figure, panel = plt.subplots(figsize=(7, 3.2), layout="constrained")
-    panel.plot([r["step"] for r in blocking], [r["ms"] for r in blocking], "x-", label="refresh within the step")
-    panel.plot([r["step"] for r in host], [r["ms"] for r in host], ".-", label="refresh on the host")
-    mark = [r for r in host if r["beside"]]
-    panel.plot([r["step"] for r in mark], [r["ms"] for r in mark], "o", mfc="none", label="a refresh is in flight")
-    panel.set(xlabel="step", ylabel="milliseconds", yscale="log")
-    panel.legend(fontsize="small")
-    figure.savefig(measure.IMAGES / "host.svg")
+    setting = {"width": WIDTH, "depth": DEPTH, "batch": BATCH, "period": period, "workers": 1}
+    steps = {"host": host, "blocking": blocking}
+    measure.save("host", {"setting": setting, "results": summary, "steps": steps})
+    plot(**steps)
 
 
 if __name__ == "__main__":

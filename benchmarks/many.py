@@ -6,6 +6,7 @@ The first part is the seconds to trace and compile an update of 24 matrices that
 time of a step of 8 models under `jax.vmap`, by that of one model.
 """
 
+import argparse
 import time
 from collections.abc import Callable
 from typing import Any
@@ -29,9 +30,9 @@ OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation]] = {
 }
 
 
-def compiled(tx: optax.GradientTransformation) -> dict[str, float]:
+def compiled(tx: optax.GradientTransformation, shapes: list[tuple[int, int]]) -> dict[str, float]:
     """Seconds to trace and lower, and to compile, an update of matrices of many shapes."""
-    params = {f"layer_{i:02}": {"kernel": jnp.ones(shape)} for i, shape in enumerate(SHAPES)}
+    params = {f"layer_{i:02}": {"kernel": jnp.ones(shape)} for i, shape in enumerate(shapes)}
     state = jax.eval_shape(tx.init, params)
     start = time.perf_counter()
     lowered = jax.jit(tx.update).lower(params, state, params)
@@ -67,9 +68,12 @@ def mapped(tx: optax.GradientTransformation) -> dict[str, float]:
 
 def main() -> None:
     """All optimizers, one after the other."""
-    shapes = {name: compiled(make()) for name, make in OPTIMIZERS.items()}
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--shapes", type=int, default=len(SHAPES), help="how many of them")
+    given = parser.parse_args()
+    shapes = {name: compiled(make(), SHAPES[: given.shapes]) for name, make in OPTIMIZERS.items()}
     models = {name: mapped(make()) for name, make in OPTIMIZERS.items()}
-    setting = {"shapes": SHAPES, "side": SIDE, "steps": STEPS}
+    setting = {"shapes": SHAPES[: given.shapes], "side": SIDE, "steps": STEPS}
     measure.save("many", {"setting": setting, "compile": shapes, "vmap": models})
 
 

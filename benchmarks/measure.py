@@ -1,9 +1,10 @@
-"""What the benchmarks share: alternating timing, and results with the versions and the machine they came from."""
+"""What the benchmarks share: alternating timing, results with the versions and the machine, and how pictures look."""
 
 import json
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from importlib import metadata
@@ -15,8 +16,13 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import jax
 
-RESULTS = Path(__file__).parent / "results"
-IMAGES = Path(__file__).parent.parent / "docs" / "images"
+# All pictures of the repository are drawn by `plots`.
+sys.path.append(str(Path(__file__).parent.parent / "examples"))
+
+# A trial run leaves the committed results and pictures as they are.
+TRIAL = os.environ.get("BENCH_OUTPUT")
+RESULTS = Path(TRIAL or Path(__file__).parent / "results")
+IMAGES = Path(TRIAL or Path(__file__).parent.parent / "docs" / "images")
 
 
 def seconds(run: Callable[[], Any]) -> float:
@@ -59,9 +65,14 @@ def _installed(package: str) -> bool:
     return True
 
 
+def load(name: str) -> dict[str, Any]:
+    """Return a result that was saved, to draw it again."""
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
 def save(name: str, result: dict[str, Any]) -> None:
     """Write a result as JSON, with the machine, and print it."""
-    RESULTS.mkdir(exist_ok=True)
+    RESULTS.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"machine": machine()} | result, indent=2)
     (RESULTS / f"{name}.json").write_text(text + "\n")
     print(text)

@@ -2,6 +2,7 @@
 
     python benchmarks/roots.py                       writes results/roots-cpu.json and docs/images/roots-cpu.svg
     python benchmarks/roots.py --sizes 64 128        some sizes only
+    python benchmarks/roots.py --draw                draws the picture again
 
 Matrices of geometric spectrum in float32, with a ridge of one over their condition number. The error is that of the
 root against float64, relative and in the spectral norm, the median of a stack; the residual is `root_residual`. The
@@ -19,10 +20,10 @@ from fractions import Fraction
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
 import optax
 import peer
+import plots
 
 from precond.linalg import composite_root, coupled_newton, eigh_root, root_residual
 
@@ -151,21 +152,21 @@ def ratios(rows: list[dict]) -> list[dict]:
 
 
 def plot(rows: list[dict], path: str) -> None:
-    """Error against time, a panel for every size and root, a line through the conditions for every method."""
-    sizes, roots = sorted({r["n"] for r in rows}), sorted({r["p"] for r in rows})
-    shape = {"figsize": (3.2 * len(sizes), 3.2 * len(roots)), "layout": "constrained", "squeeze": False}
-    figure, panels = plt.subplots(len(roots), len(sizes), sharey=True, **shape)
-    for i, p in enumerate(roots):
-        for j, n in enumerate(sizes):
-            for name in dict.fromkeys(r["method"] for r in rows):
-                mine = [r for r in rows if (r["n"], r["p"], r["method"]) == (n, p, name)]
-                style = "o-" if name.startswith("precond.") else "x:"
-                panels[i][j].plot([r["ms_per_matrix"] for r in mine], [r["error"] for r in mine], style, label=name)
-            panels[i][j].set(title=f"n = {n}, p = {p}", xscale="log", yscale="log", xlabel="ms per matrix")
-        panels[i][0].set(ylabel="error of the root")
-    panels[0][0].legend(fontsize="x-small")
-    measure.IMAGES.mkdir(exist_ok=True)
-    figure.savefig(measure.IMAGES / path)
+    """Error against time at three sizes, for Shampoo's root: a line through the conditions for each method."""
+    sizes, p = sorted({r["n"] for r in rows}), max(r["p"] for r in rows)
+    sizes = sizes[:: max(len(sizes) // 2, 1)]
+    figure, panels = plots.panels(len(sizes), height=2.6, sharey=True)
+    for panel, n in zip(panels, sizes, strict=True):
+        for marker, name in zip(plots.MARKERS, dict.fromkeys(r["method"] for r in rows), strict=False):
+            mine = [r for r in rows if (r["n"], r["p"], r["method"]) == (n, p, name)]
+            style = "-" if name.startswith("precond.") else ":"
+            axes = ([r[which] for r in mine] for which in ("ms_per_matrix", "error"))
+            plots.curve(panel, *axes, name, marker=marker, linestyle=style)
+        panel.set(title=f"n = {n}, p = {p}", ylabel="error of the root")
+        plots.plain_log(panel.xaxis, panel.yaxis)
+    panels[-1].set(xlabel="milliseconds a matrix; to the left and below is better")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=2)
+    plots.save(figure, measure.IMAGES / path)
 
 
 def table(rows: list[dict]) -> None:
@@ -183,7 +184,11 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--draw", action="store_true", help="draw the committed result again")
     given = parser.parse_args()
+    if given.draw:
+        plot(measure.load("roots-cpu")["results"], "roots-cpu.svg")
+        return
     rows: list[dict] = []
     for n in given.sizes:
         for p in ROOTS:

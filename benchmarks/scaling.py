@@ -1,6 +1,7 @@
 """What one device of 1, 2, 4 and 8 computes, keeps and receives, counted: time on shared cores says nothing.
 
-    python benchmarks/scaling.py       writes results/scaling.json and docs/images/scaling.svg
+    python benchmarks/scaling.py            writes results/scaling.json and docs/images/scaling.svg
+    python benchmarks/scaling.py --draw     draws the picture again
 
 Floating-point operations are XLA's own count for the program of one device, refreshes those of one device and step
 (`refresh=1`, so that no branch hides any; by `precond.composite`, all of which XLA counts), bytes those of its shard of
@@ -10,25 +11,26 @@ the state, and those that its all-gather receives. The update of a transformer's
 # First, for it sets the number of OpenBLAS's threads, which numpy reads when it is imported.
 import measure  # isort: skip
 
+import argparse
 import re
 
 import jax
-import matplotlib.pyplot as plt
 import numpy as np
+import plots
 import transformer
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import precond
 
-LAYERS, WIDTH, BLOCK, DEVICES = 3, 128, 64, (1, 2, 4, 8)
+WIDTH, BLOCK, DEVICES = 128, 64, (1, 2, 4, 8)
 COLLECTIVE = re.compile(r"= (\S+) (all-gather|all-reduce|all-to-all|reduce-scatter|collective-permute)\(")
 
 
-def on(devices: int) -> dict:
+def on(devices: int, layers: int) -> dict:
     """The counts of one device of so many."""
     mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
     tx = precond.shampoo(1e-3, block_size=BLOCK, refresh=1, method=precond.composite(), axis="data")
-    params = jax.device_put(transformer.parameters(LAYERS, WIDTH, 4 * WIDTH), NamedSharding(mesh, PartitionSpec()))
+    params = jax.device_put(transformer.parameters(layers, WIDTH, 4 * WIDTH), NamedSharding(mesh, PartitionSpec()))
     state = jax.jit(tx.init)(params)
     program = jax.jit(tx.update).lower(params, state, params).compile()
     stacks = [
@@ -36,9 +38,8 @@ def on(devices: int) -> dict:
     ]
     roots = [x for path, x in stacks if "matrix" in jax.tree_util.keystr(path)]
     found = COLLECTIVE.findall(program.as_text())
-    received = [
-        int(np.prod([int(n) for n in re.search(r"\[([\d,]+)\]", kind).group(1).split(",")])) for kind, _ in found
-    ]
+    shapes = [shape for kind, _ in found for shape in re.findall(r"\[([\d,]*)\]", kind)]
+    received = [int(np.prod([int(n) for n in shape.split(",") if n])) for shape in shapes]  # of a scalar: 1
     return {
         "devices": devices,
         "flops": program.cost_analysis()["flops"],
@@ -52,31 +53,39 @@ def on(devices: int) -> dict:
 
 def plot(rows: list[dict]) -> None:
     """Each count relative to one device, against the ideal line."""
-    figure, panel = plt.subplots(figsize=(5, 3.6), layout="constrained")
+    figure, (panel,) = plots.panels(1, height=3.6)
     devices = [r["devices"] for r in rows]
-    panel.plot(devices, [1 / d for d in devices], "k:", label="ideal")
-    for name, label, style in (
-        ("flops", "flops", "o-"),
-        ("refreshes", "refreshes", "s--"),
-        ("state_bytes", "state", "^-."),
+    plots.curve(panel, devices, [1 / d for d in devices], "ideal", color=plots.GRAY, linewidth=4)
+    for name, label, style, color in (
+        ("flops", "operations", "o-", plots.BLUE),
+        ("refreshes", "refreshes", "s--", plots.RED),
+        ("state_bytes", "state", "^-.", plots.INK),
     ):
-        panel.plot(devices, [r[name] / rows[0][name] for r in rows], style, label=f"{label} of one device")
-    panel.set(xscale="log", yscale="log", xlabel="devices", ylabel="relative to one device", xticks=devices)
-    panel.set_xticklabels([str(d) for d in devices])
-    panel.legend(frameon=False)
-    measure.IMAGES.mkdir(exist_ok=True)
-    figure.savefig(measure.IMAGES / "scaling.svg")
+        shares = [r[name] / rows[0][name] for r in rows]
+        panel.plot(devices, shares, style, color=color, label=f"{label} of one device")
+    panel.set(xlabel="devices", ylabel="relative to one device")
+    plots.plain_log(panel.xaxis, ticks=devices)
+    plots.plain_log(panel.yaxis, ticks=[1 / d for d in devices])
+    panel.legend()
+    plots.save(figure, measure.IMAGES / "scaling.svg")
 
 
 def main() -> None:
     """Count, print, save, draw."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--layers", type=int, default=3)
+    parser.add_argument("--draw", action="store_true", help="draw the committed result again")
+    given = parser.parse_args()
+    if given.draw:
+        plot(measure.load("scaling")["results"])
+        return
     jax.config.update("jax_num_cpu_devices", max(DEVICES))
-    rows = [on(devices) for devices in DEVICES]
+    rows = [on(devices, given.layers) for devices in DEVICES]
     for r in rows:
         ideal = {name: r[name] * r["devices"] / rows[0][name] for name in ("flops", "refreshes", "state_bytes")}
         r["times_ideal"] = {name: round(x, 3) for name, x in ideal.items()}
         print(r)
-    measure.save("scaling", {"setting": {"layers": LAYERS, "width": WIDTH, "block_size": BLOCK}, "results": rows})
+    measure.save("scaling", {"setting": {"layers": given.layers, "width": WIDTH, "block_size": BLOCK}, "results": rows})
     plot(rows)
 
 

@@ -1,6 +1,7 @@
 """Time of one update and bytes of state, against peers and against the floor that the arithmetic sets.
 
     python benchmarks/step.py            writes results/step.json and docs/images/step.svg
+    python benchmarks/step.py --draw     draws the picture again
 
 All optimizers take turns, step by step, in one process; the slowest step against the median is that of a run of each
 alone, where no other has just had the caches and the memory. The floor is the multiplications of statistics and
@@ -13,11 +14,11 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import measure
 import numpy as np
 import optax
 import peer
+import plots
 import transformer
 
 import precond
@@ -86,15 +87,16 @@ def floor(params: dict) -> dict[str, float]:
 
 def plot(results: dict[str, dict], total: float) -> None:
     """The mean step of each, its refresh on top, and the floor."""
-    figure, axes = plt.subplots(figsize=(7, 3.5), layout="constrained")
+    figure, (axes,) = plots.panels(1, height=4.0)
     names = list(results)[::-1]
-    axes.barh(names, [results[n]["ms"]["mean"] for n in names], color="lightgray", label="mean (with refresh)")
-    axes.barh(names, [results[n]["ms"]["median"] for n in names], height=0.4, label="median")
-    axes.axvline(total, color="black", linestyle="--", label="floor of Shampoo's arithmetic")
-    axes.set(xlabel="milliseconds an update", xscale="log")
-    axes.legend(fontsize="small")
-    measure.IMAGES.mkdir(exist_ok=True)
-    figure.savefig(measure.IMAGES / "step.svg")
+    means, medians = ([results[n]["ms"][which] for n in names] for which in ("mean", "median"))
+    axes.barh(names, means, color=plots.GRAY, label="mean (with refresh)")
+    axes.barh(names, medians, height=0.4, color=plots.BLUE, label="median")
+    axes.axvline(total, color=plots.INK, linestyle="--", label="floor of Shampoo's arithmetic")
+    axes.set(xlabel="milliseconds an update; less is better")
+    plots.plain_log(axes.xaxis)
+    figure.legend(loc="outside upper left", ncols=2)
+    plots.save(figure, measure.IMAGES / "step.svg")
 
 
 def main() -> None:
@@ -102,7 +104,12 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--steps", type=int, default=3 * PERIOD)
+    parser.add_argument("--draw", action="store_true", help="draw the committed result again")
     given = parser.parse_args()
+    if given.draw:
+        found = measure.load("step")
+        plot(found["results"], found["floor"]["total_ms"])
+        return
     params = transformer.parameters(given.layers)
     steps, sizes = {}, {}
     for name, tx in optimizers().items():

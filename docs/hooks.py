@@ -128,6 +128,8 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     if page.file.src_uri.startswith("reference/") and NAME.search(markdown):
         page.meta["search"] = {"boost": 0.5}  # a search should find a guide before a name
         return with_table(markdown)
+    if page.file.src_uri == "changelog.md":
+        page.meta["search"] = {"boost": 0.2}
     return re.sub(r"\]\((?:\.\./)?docs/", "](../" if "/" in page.file.src_uri else "](", markdown)
 
 

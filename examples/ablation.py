@@ -13,7 +13,7 @@ import pathlib
 from typing import Any, NamedTuple
 
 import optax
-from matplotlib.figure import Figure
+from plots import GRAY, PALETTE, curve, panels, save
 from text import standard_library
 from training import Lane, circumstances, race, schedule
 
@@ -157,21 +157,20 @@ def show(found: list[dict[str, Any]]) -> None:
 def plot(found: list[dict[str, Any]], path: pathlib.Path) -> None:
     base, *others = found
     groups = list(dict.fromkeys(row["group"] for row in others)) or ["base"]
-    figure = Figure(figsize=(14, 6.5), layout="constrained")
-    axes = figure.subplots(2, 4, sharex=True, sharey=True)
-    for axis, group in zip(axes.flat, groups, strict=False):
-        axis.plot(base["evaluated"], base["held_out"], color="#888888", linewidth=2, label="base")
-        for row in others:
-            if row["group"] == group:
-                axis.plot(row["evaluated"], row["held_out"], linewidth=1.3, label=row["variant"])
-        axis.set(title=group, ylim=(base["held_out"][-1] - 0.1, min(base["held_out"][0], base["held_out"][-1] + 1)))
-        axis.legend(frameon=False, fontsize=8)
-        axis.spines[["top", "right"]].set_visible(False)
-    for axis in axes.flat[len(groups) :]:
-        axis.set_visible(False)
-    figure.supxlabel("steps")
-    figure.supylabel("held-out loss [nats a byte]")
-    figure.savefig(path, dpi=110)
+    figure, axes = panels(len(groups), height=2.3, sharex=True, sharey=True)
+    first, last = base["held_out"][0], base["held_out"][-1]
+    for axis, group in zip(axes, groups, strict=True):
+        curve(axis, base["evaluated"], base["held_out"], "base", color=GRAY, linewidth=3)
+        variants = [row for row in others if row["group"] == group]
+        for row, color, style in zip(variants, PALETTE[1:], ("-", "--", ":", "-."), strict=False):
+            curve(axis, row["evaluated"], row["held_out"], row["variant"], color=color, linestyle=style)
+        axis.set(title=group)
+        if last + 1 < first:
+            axis.set(ylim=(last - 0.15, last + 1))
+        axis.legend()
+    axes[-1].set(xlabel="steps")
+    figure.supylabel("held-out loss; less is better")
+    save(figure, path)
 
 
 def main() -> None:
@@ -180,7 +179,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="+", choices=list(GROUPS), default=list(GROUPS), help="groups beside the base")
     parser.add_argument("--output", type=pathlib.Path, default=OUTPUT, help="a folder for ablation.png and .json")
+    parser.add_argument("--draw", action="store_true", help="draw ablation.json of that folder again, train nothing")
     options = parser.parse_args()
+    if options.draw:
+        plot(json.loads((options.output / "ablation.json").read_text())["variants"], options.output / "ablation.png")
+        return
     text = standard_library()
     groups = ["base", *(group for group in options.only if group != "base")]
     found = [row for group in groups for row in run(group, options.steps, options.seed, text)]

@@ -10,9 +10,10 @@ import functools
 import json
 import pathlib
 import time
+from typing import NamedTuple
 
 import optax
-from matplotlib.figure import Figure
+from plots import BLUE, GRAY, RED, curve, panels, save
 from text import Text, standard_library
 from training import BATCH, LENGTH, Lane, circumstances, race, schedule
 
@@ -26,22 +27,30 @@ OPTIMIZERS = {
     "Shampoo": functools.partial(precond.shampoo, b1=0.9, weight_decay=0.1),
     "SOAP": functools.partial(precond.soap, b1=0.9, weight_decay=0.1),
 }
-COLORS = {"AdamW": "#888888", "Shampoo": "#1f6fb4", "SOAP": "#d1495b"}
+COLORS = {"AdamW": GRAY, "Shampoo": BLUE, "SOAP": RED}
 
 
-def reached(lane: Lane, target: float) -> tuple[int, float] | None:
-    """The steps and seconds after which the held-out loss is at most `target` for the first time."""
-    for done, value in zip(lane.evaluated, lane.held_out, strict=True):
-        if value <= target:
-            return done, lane.seconds[done - 1]
-    return None
+class Curve(NamedTuple):
+    """The held-out losses of a run, after so many steps and seconds."""
+
+    steps: list[int]
+    seconds: list[float]
+    held_out: list[float]
+
+    @classmethod
+    def of(cls, lane: Lane) -> "Curve":
+        return cls(lane.evaluated, [round(lane.seconds[done - 1], 3) for done in lane.evaluated], lane.held_out)
+
+    def reached(self, target: float) -> tuple[int, float] | None:
+        """The steps and seconds after which the loss is at most `target` for the first time."""
+        return next((found for *found, value in zip(*self, strict=True) if value <= target), None)
 
 
 def rows(lanes: dict[str, Lane], best: dict[str, dict[str, float]]) -> list[dict[str, float | str | None]]:
     target = lanes[BASELINE].held_out[-1]
     table = []
     for name, lane in lanes.items():
-        steps, seconds = reached(lane, target) or (None, None)
+        steps, seconds = Curve.of(lane).reached(target) or (None, None)
         table.append(
             {
                 "optimizer": name,
@@ -70,26 +79,22 @@ def show(table: list[dict[str, float | str | None]]) -> None:
         )
 
 
-def plot(lanes: dict[str, Lane], path: pathlib.Path) -> None:
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    axes = figure.subplots(1, 2, sharey=True)
-    target = lanes[BASELINE].held_out[-1]
-    for name, lane in lanes.items():
-        seconds = [lane.seconds[done - 1] for done in lane.evaluated]
-        for axis, x in zip(axes, (lane.evaluated, seconds), strict=True):
-            axis.plot(x, lane.held_out, color=COLORS[name], label=name, linewidth=2)
-        for axis, x in zip(axes, reached(lane, target) or (), strict=False):
+def plot(curves: dict[str, Curve], path: pathlib.Path) -> None:
+    figure, axes = panels(2, sharey=True)
+    target, first = curves[BASELINE].held_out[-1], curves[BASELINE].held_out[0]
+    for name, run in curves.items():
+        for axis, x in zip(axes, run[:2], strict=True):
+            curve(axis, x, run.held_out, name, color=COLORS[name], linewidth=2)
+        for axis, x in zip(axes, run.reached(target) or (), strict=False):
             axis.plot(x, target, "o", color=COLORS[name])
             axis.annotate(f"{x:.0f}", (x, target), (0, 6), textcoords="offset points", color=COLORS[name])
     for axis, label in zip(axes, ("steps", "seconds of training, without compilation"), strict=True):
         axis.axhline(target, color=COLORS[BASELINE], linestyle=":", linewidth=1)
-        axis.set(xlabel=label, ylim=(None, min(lanes[BASELINE].held_out[0], 3.0)))
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(alpha=0.2)
-    axes[0].set_ylabel("held-out loss [nats a byte]")
-    axes[0].legend(frameon=False)
-    figure.suptitle("A small transformer on the source of Python's standard library")
-    figure.savefig(path, dpi=120)
+        axis.set(xlabel=label, ylabel="held-out loss; less is better")
+        if target < 3.0 < first:
+            axis.set(ylim=(None, 3.0))
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=3)
+    save(figure, path)
 
 
 def describe(text: Text, steps: int) -> None:
@@ -100,9 +105,14 @@ def describe(text: Text, steps: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--draw", action="store_true", help="draw demo.json of that folder again, and train nothing")
     parser.add_argument("--seed", type=int, default=0, help="of the start and the batches; tuning used 1")
     parser.add_argument("--output", type=pathlib.Path, default=OUTPUT, help="a folder for demo.png and demo.json")
     options = parser.parse_args()
+    if options.draw:
+        kept = json.loads((options.output / "demo.json").read_text())["curves"]
+        plot({name: Curve(**found) for name, found in kept.items()}, options.output / "demo.png")
+        return
     begin = time.perf_counter()
     best = json.loads(TUNED.read_text())["best"]
     text = standard_library()
@@ -115,8 +125,10 @@ def main() -> None:
     table = rows(lanes, best)
     show(table)
     options.output.mkdir(parents=True, exist_ok=True)
-    plot(lanes, options.output / "demo.png")
-    result = circumstances(text, options.steps, options.seed) | {"table": table}
+    curves = {name: Curve.of(lane) for name, lane in lanes.items()}
+    plot(curves, options.output / "demo.png")
+    kept = {name: run._asdict() for name, run in curves.items()}
+    result = circumstances(text, options.steps, options.seed) | {"table": table, "curves": kept}
     (options.output / "demo.json").write_text(json.dumps(result, indent=2) + "\n")
     print(f"\n{options.output / 'demo.png'} has the curves; {time.perf_counter() - begin:.0f} seconds in all.")
 

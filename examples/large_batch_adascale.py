@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from matplotlib.figure import Figure
+from plots import MARKERS, PALETTE, curve, panels, plain_log, save
 from sklearn.datasets import load_digits
-from tables import write
+from tables import read, write
 from tqdm import tqdm
 
 import precond
@@ -221,29 +221,34 @@ def show(runs: dict[tuple[str, int], Run]) -> None:
     print(f"{'iterations of AdaScale':32}" + "".join(f"{c:>18}" for c in counts))
 
 
-def draw(runs: dict[tuple[str, int], Run], path: Path) -> None:
-    figure = Figure(figsize=(15, 4), layout="constrained")
-    curves, gains, ends = figure.subplots(1, 3)
-    for i, scale in enumerate(SCALES):
-        run, color = runs["AdaScale", scale], f"C{i}"
-        curves.plot(run.tau.mean(1), run.curve.mean(1), color=color, label=f"S = {scale}")
-        gains.plot(run.tau.mean(1), run.gain.mean(1), color=color)
-        if ("linear", scale) in runs:
-            linear = runs["linear", scale]
-            curves.plot(linear.tau.mean(1), linear.curve.mean(1), color=color, linestyle=":", linewidth=1)
-    curves.set(xlabel="scale-invariant steps (dotted: the linear rule)", ylabel="loss", yscale="log", ylim=(0.006, 3))
-    curves.legend(frameon=False)
-    gains.set(xlabel="scale-invariant steps", ylabel="gain", yscale="log")
-    for i, rule in enumerate(dict.fromkeys(rule for rule, _ in runs)):
-        scales = [s for s in SCALES if (rule, s) in runs]
-        each = [np.minimum(np.nan_to_num(runs[rule, s].loss, nan=10), 10) for s in scales]
-        ends.plot(scales, [x.mean() for x in each], "o-", color=f"C{i}", label=rule, markersize=4)
-        ends.fill_between(scales, [x.min() for x in each], [x.max() for x in each], color=f"C{i}", alpha=0.15)
-    ends.set(xlabel="scale", ylabel="final loss", xscale="log", yscale="log", xticks=SCALES, xticklabels=SCALES)
-    ends.legend(frameon=False, fontsize=8)
-    for axis in (curves, gains, ends):
-        axis.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
+def draw(ends: list[dict[str, Any]], points: list[dict[str, Any]], path: Path) -> None:
+    """Draw loss and gain over scale-invariant steps, and the loss in the end against the scale."""
+    figure, (curves, gains, last) = panels(3, height=3.2)
+
+    def column(rule: str, scale: int, name: str) -> list[float]:
+        return [row[name] for row in points if (row["rule"], row["scale"]) == (rule, scale)]
+
+    for scale, color in zip(SCALES, PALETTE, strict=False):
+        for axis, rule, name, style in (
+            (curves, "AdaScale", "loss", {"label": f"S = {scale}"}),
+            (gains, "AdaScale", "gain", {}),
+            (curves, "linear", "loss", {"linestyle": ":", "linewidth": 1}),
+        ):
+            curve(axis, column(rule, scale, "step"), column(rule, scale, name), color=color, **style)
+    curves.set(xlabel="scale-invariant steps (dotted: the linear rule)", ylabel="loss; less is better")
+    gains.set(xlabel="scale-invariant steps", ylabel="gain")
+    for marker, rule in zip(MARKERS, dict.fromkeys(row["rule"] for row in ends), strict=False):
+        found = {s: [min(r["loss"], 10) for r in ends if (r["rule"], r["scale"]) == (rule, s)] for s in SCALES}
+        means = [float(np.mean(losses)) if losses else None for losses in found.values()]
+        curve(last, SCALES, means, rule, marker=marker, markersize=5)
+    last.set(xlabel="scale; 10 stands for a run that diverged", ylabel="loss in the end; less is better")
+    plain_log(last.xaxis, ticks=SCALES)
+    for axis in (curves, gains, last):
+        plain_log(axis.yaxis)
+    curves.set_ylim(top=3)
+    curves.legend(ncols=2)
+    last.legend()
+    save(figure, path)
 
 
 def main() -> None:
@@ -251,13 +256,18 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4000, help="iterations at scale 1")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "output", help="a folder")
+    parser.add_argument("--draw", action="store_true", help="draw the CSVs of that folder again, and train nothing")
     options = parser.parse_args()
+    files = [options.output / f"large_batch_adascale{end}" for end in (".csv", "_curves.csv", ".png")]
+    if options.draw:
+        draw(read(files[0]), read(files[1]), files[2])
+        return
     begin = time.perf_counter()
     runs = compare(load(), options.seeds, options.steps)
     show(runs)
-    write(rows(runs), options.output / "large_batch_adascale.csv")
-    write(curve_rows(runs), options.output / "large_batch_adascale_curves.csv")
-    draw(runs, options.output / "large_batch_adascale.png")
+    write(rows(runs), files[0])
+    write(curve_rows(runs), files[1])
+    draw(rows(runs), curve_rows(runs), files[2])
     print(f"{time.perf_counter() - begin:.0f} seconds")
 
 

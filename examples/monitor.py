@@ -7,11 +7,10 @@ import argparse
 from pathlib import Path
 
 import jax
-import matplotlib
-import matplotlib.pyplot as plt
 import optax
 from flax import nnx
-from tables import write
+from plots import BLUE, INK, curve, panels, plain_log, save
+from tables import read, write
 from text import SYMBOLS, batches, standard_library
 from tqdm import tqdm
 from training import BATCH, LENGTH, schedule
@@ -19,7 +18,7 @@ from transformer import Transformer, loss
 
 import precond
 
-matplotlib.use("Agg")
+TOLERANCE = 0.5  # the default of `precond.inverse_root`
 
 
 def train(steps: int) -> list[dict[str, float]]:
@@ -42,19 +41,27 @@ def train(steps: int) -> list[dict[str, float]]:
 
 
 def draw(rows: list[dict[str, float]], path: Path) -> None:
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3.2), layout="constrained")
+    figure, axes = panels(3, height=2.1, sharex=True)
     for axis, name in zip(axes, ("loss", "roots/residual", "roots/condition"), strict=True):
-        axis.plot([row[name] for row in rows])
-        axis.set(title=name, xlabel="step", yscale="linear" if name == "loss" else "log")
-        axis.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
+        curve(axis, range(len(rows)), [row[name] for row in rows], color=BLUE)
+        axis.set(title=name)
+        if name != "loss":
+            plain_log(axis.yaxis)
+    axes[1].axhline(TOLERANCE, color=INK, linestyle="--", label="a root above this line is refused")
+    axes[1].legend()
+    axes[-1].set(xlabel="step")
+    save(figure, path)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "output", help="a folder")
+    parser.add_argument("--draw", action="store_true", help="draw monitor.csv of that folder again, and train nothing")
     options = parser.parse_args()
+    if options.draw:
+        draw(read(options.output / "monitor.csv"), options.output / "monitor.png")
+        return
     rows = train(options.steps)
     write(rows, options.output / "monitor.csv")
     draw(rows, options.output / "monitor.png")

@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from matplotlib.figure import Figure
-from tables import write
+from plots import MARKERS, curve, panels, plain_log, save
+from tables import read, write
 from tqdm import tqdm
 
 import precond
@@ -139,27 +139,29 @@ def show(rows: list[dict]) -> None:
 
 def plot(rows: list[dict], path: pathlib.Path) -> None:
     batches = sorted({row["batch"] for row in rows})
-    figure = Figure(figsize=(7.5, 4.6), layout="constrained")
-    axis = figure.subplots()
-    for name, marker in zip(OPTIMIZERS, "os^vD", strict=True):
+    figure, (axis,) = panels(1, height=4.6)
+    for name, marker in zip(OPTIMIZERS, MARKERS, strict=False):
         middle, low, high = np.asarray([median(rows, name, batch) for batch in batches]).T
+        curve(axis, batches, middle, name, marker=marker, markersize=5, linewidth=1.4)
         finite = np.isfinite(middle)
-        x = np.asarray(batches)[finite]
-        axis.plot(x, middle[finite], marker=marker, markersize=5, linewidth=1.4, label=name)
-        axis.fill_between(x, low[finite], np.where(np.isfinite(high), high, middle)[finite], alpha=0.12)
-    axis.set(xscale="log", yscale="log", xlabel="batch size", ylabel=f"steps to a training loss of {TARGET}")
-    axis.set_xticks(batches, [str(b) for b in batches])
-    axis.minorticks_off()
-    axis.legend(frameon=False, fontsize=9)
-    axis.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120)
+        above = np.where(np.isfinite(high), high, middle)[finite]
+        axis.fill_between(np.asarray(batches)[finite], low[finite], above, alpha=0.12)
+    axis.set(xlabel="batch size", ylabel=f"steps to a training loss of {TARGET}; less is better")
+    plain_log(axis.xaxis, ticks=batches)
+    plain_log(axis.yaxis)
+    figure.legend(loc="outside upper left", ncols=2)
+    save(figure, path)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batches", type=int, nargs="+", choices=list(LIMITS), default=list(LIMITS))
     parser.add_argument("--output", type=pathlib.Path, default=OUTPUT, help="a folder for the CSV and the plot")
+    parser.add_argument("--draw", action="store_true", help="draw the CSV of that folder again, and train nothing")
     options = parser.parse_args()
+    if options.draw:
+        plot(read(options.output / "neumann_batch_sizes.csv"), options.output / "neumann_batch_sizes.png")
+        return
     x, y = images()
     cells = tqdm(list(itertools.product(options.batches, OPTIMIZERS)), unit="cell")
     rows = [row for batch, name in cells for row in sweep(name, batch, x, y)]

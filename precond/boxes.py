@@ -89,7 +89,9 @@ def boxed_like(tree: object, like: object) -> Any:
 
     Examples:
       >>> from flax import linen as nn
-      >>> boxed_like({"kernel": 2.0}, {"kernel": nn.Partitioned(1.0, names=("data",))})["kernel"].value
+      >>> boxed_like({"kernel": 2.0}, {"kernel": nn.Partitioned(1.0, names=("data",))})[
+      ...     "kernel"
+      ... ].value
       2.0
     """
     return jax.tree.map(lambda box, x: box.replace(value=x) if _is_box(box) else x, like, tree, is_leaf=_is_box)

@@ -79,7 +79,9 @@ def metrics(state: Any, params: Tree | None = None) -> dict[str, jax.Array]:
     Examples:
       >>> import precond
       >>> tx, params = precond.shampoo(1e-3), {"kernel": jnp.ones((4, 3))}
-      >>> {key: value.item() for key, value in metrics(tx.init(params)).items()}["roots/condition"]
+      >>> {key: value.item() for key, value in metrics(tx.init(params)).items()}[
+      ...     "roots/condition"
+      ... ]
       1.0
       >>> metrics(tx.init(params), params)["roots/condition/kernel/1"].item()
       1.0

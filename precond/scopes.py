@@ -39,7 +39,10 @@ def part_of(stack: str, outer: str = "") -> str:
       outer: the part in which all of it stands.
 
     Examples:
-      >>> part_of("jit(f)/precond.statistics/vmap(precond.refresh[of 3])/mul"), part_of("jit(f)")
+      >>> (
+      ...     part_of("jit(f)/precond.statistics/vmap(precond.refresh[of 3])/mul"),
+      ...     part_of("jit(f)"),
+      ... )
       ('refresh[of 3]', '')
       >>> part_of("precond.first/mul", "refresh[of 3]"), part_of("mul", "refresh[of 3]")
       ('first[of 3]', 'refresh[of 3]')

@@ -139,7 +139,10 @@ def all_finite(tree: Tree) -> jax.Array:
     """Return whether every entry of every leaf is finite, a boolean scalar.
 
     Examples:
-      >>> all_finite({"a": jnp.ones(2), "b": jnp.asarray(jnp.nan)}).item(), all_finite({}).item()
+      >>> (
+      ...     all_finite({"a": jnp.ones(2), "b": jnp.asarray(jnp.nan)}).item(),
+      ...     all_finite({}).item(),
+      ... )
       (False, True)
     """
     leaves = jax.tree.leaves(tree)

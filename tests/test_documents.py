@@ -19,6 +19,7 @@ import precond
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+ALL_PAGES = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "examples" / "README.md"]
 
 
 def blocks(page):
@@ -41,6 +42,77 @@ def test_what_k_fac_costs_is_what_was_counted():
     page, percent = (ROOT / "docs" / "kfac.md").read_text(), counted["percent_more_than_a_plain_step"]
     assert all(f"| {value} % |" in page for value in percent.values())
     assert all(value < 10 for name, value in percent.items() if "an eighth" in name)
+
+
+def code_of(page):
+    """The lines of the blocks of code of a page, without the indent of a tab."""
+    found = re.findall(r"^( *)```\w*[^\n]*\n(.*?)^\1```", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    return [line.removeprefix(indent) for indent, block in found for line in block.splitlines()]
+
+
+CODE_WIDTH = 88
+
+
+@pytest.mark.parametrize("page", ALL_PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_code_fits_a_small_screen(page):
+    assert [line for line in code_of(page) if len(line) > CODE_WIDTH] == []
+
+
+def test_examples_of_public_names_fit_a_small_screen():
+    lines = [line for name in REFERENCE for line in (HOOKS.lookup(name).__doc__ or "").splitlines()]
+    lines = [line.strip() for line in lines]
+    assert [line for line in lines if line.startswith((">>>", "...")) and len(line) > CODE_WIDTH] == []
+
+
+def test_the_page_of_k_fac_begins_with_ten_lines_that_work():
+    text = (ROOT / "docs" / "kfac.md").read_text()
+    assert len(text.split("```python")[0].split()) < 15
+    lines = [line for line in blocks(ROOT / "docs" / "kfac.md")[0].splitlines() if line]
+    assert len([line for line in lines if not line.startswith(("import ", "from "))]) == 10
+
+
+def nav():
+    """Titles and pages of each section of the site's navigation."""
+    text = (ROOT / "mkdocs.yml").read_text().split("nav:\n")[1].split("\ntheme:")[0]
+    sections = {}
+    for line in text.splitlines():
+        if match := re.match(r"  - (\w+):$", line):
+            sections[match[1]] = pages = {}
+        elif match := re.match(r"      - (.+): (\S+\.md)$", line):
+            pages[match[1]] = match[2]
+    return sections
+
+
+def test_the_navigation_has_the_pages_that_people_look_for():
+    found = nav()
+    assert list(found) == ["Guides", "Reference", "Examples", "About"]
+    assert list(found["Guides"])[:9] == [
+        "Getting started",
+        "Choosing an optimizer",
+        "Tuning step by step",
+        "Coming from another library",
+        "FSDP, MaxText and pods",
+        "Devices",
+        "Checkpoints and changes",
+        "Watching a run",
+        "FAQ by symptom",
+    ]
+    assert {"Gallery", "Benchmarks"} <= set(found["Examples"])
+    assert {"Glossary", "Architecture", "Contributing", "Versions", "Changelog", "Citing"} == set(found["About"])
+
+
+def test_the_gallery_shows_every_picture():
+    page = (ROOT / "docs" / "gallery.md").read_text()
+    pictures = [*ROOT.glob("docs/images/*"), *ROOT.glob("examples/results/*.png"), *ROOT.glob("examples/results/*.svg")]
+    names = [path.relative_to(ROOT).as_posix().removeprefix("docs/") for path in pictures]
+    assert [name for name in names if f"]({name})" not in page and "architecture" not in name] == []
+
+
+def test_every_metric_is_explained():
+    documented = re.findall(r"^ *\| `([a-z]+/[a-z_]+)` \|", precond.metrics.__doc__, flags=re.MULTILINE)
+    told = re.findall(r"^\| `([a-z]+/[a-z_]+)` \|", (ROOT / "docs" / "watching.md").read_text(), flags=re.MULTILINE)
+    assert len(documented) > 20
+    assert sorted(told) == sorted(documented)
 
 
 def test_the_readme_has_an_example():
@@ -243,7 +315,35 @@ def test_a_sentence_with_numbers_is_that_of_the_results(page, words, numbers):
 
 RIDDLES = re.compile(
     r"\b[Ll]ikewise\b|\bis none\b|\bcomes? so\b|\b[Ww]hat is not?\b|(?<!here )\bis no\b(?! more| less| longer)"
+    r"|\b[Tt]he latter\b|\b[Hh]ence\b|\b[Tt]hus\b|\bthereof\b|\bshall\b|\bwherein\b|\bthat of theirs\b"
 )
+
+
+LONGEST = 30
+
+
+def sentences_of(text):
+    """The sentences of a page, without code, tables, headings, pictures and addresses of links."""
+    text = re.sub(r"^---\n.*?\n---\n", "", text, flags=re.DOTALL)
+    text = re.sub(r"^( *)```.*?^\1```", "\n\n", text, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"\]\([^)]*\)", "]", text)
+    for part in re.split(r"\n\s*\n|\n(?= *(?:[-|#>]|\d\.) )", text):
+        if not part.lstrip().startswith(("|", "#", "<", "![", "[![", "===", ":::")):
+            yield from re.split(r"(?<=[.!?:])\s+", " ".join(part.split()))
+
+
+@pytest.mark.parametrize("page", ALL_PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_sentence_is_long(page):
+    assert [words for words in sentences_of(page.read_text()) if len(words.split()) > LONGEST] == []
+
+
+def test_no_sentence_of_a_public_docstring_is_long():
+    long = []
+    for name in REFERENCE:
+        words = re.split(r"\n *(?:Args|Returns|Raises|Attributes|Examples):", HOOKS.lookup(name).__doc__ or "")[0]
+        found = [x for x in sentences_of(inspect.cleandoc(words)) if len(x.split()) > LONGEST + 2]
+        long += [x for x in found if "$" not in x]  # what the letters of a formula mean may be a list
+    assert long == []
 
 
 def test_no_page_and_no_public_docstring_speaks_in_riddles():

@@ -118,6 +118,6 @@ def test_the_workflows_run_targets_of_the_makefile():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     flows = "".join(path.read_text() for path in (ROOT / ".github" / "workflows").glob("*.yml"))
     named = set(re.findall(r"run: make ([a-z-]+)", flows)) | set(re.search(r"target: \[(.*)\]", flows)[1].split(", "))
-    assert {"lint", "docs", "dist-check", "quick", "test"} <= named <= targets
+    assert {"lint", "docs", "docs-check", "dist-check", "bench-smoke", "quick", "test"} <= named <= targets
     for version in re.findall(r'"(3\.\d+)"', flows):
         assert f"Programming Language :: Python :: {version}" in PROJECT["project"]["classifiers"]

@@ -1,4 +1,4 @@
-"""What pyright must refuse: parts and states that are typed say so before anything runs."""
+"""What pyright refuses in a user's file before anything runs; and that it knows the type of every public name."""
 
 import json
 import shutil
@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from tests.test_documents import PUBLIC, ROOMS
 
 ROOT = Path(__file__).parent.parent
 
@@ -112,11 +114,13 @@ precond.mfac(0.1, mask={"kernel": True})
 
 
 @pytest.mark.skipif(shutil.which("pyright", path=Path(sys.executable).parent) is None, reason="pyright is not there")
-def test_pyright_refuses_wrong_names_and_nothing_else(tmp_path):
-    file = tmp_path / "parts.py"
-    file.write_text(CODE)
+def test_pyright_refuses_wrong_names_and_knows_all_types(tmp_path):
+    (tmp_path / "parts.py").write_text(CODE)
+    # In strict mode a name whose type is not known in full is an error.
+    names = [f"import precond.{room}" for room in ROOMS if room != "views"] + [f"print({name})" for name in PUBLIC]
+    (tmp_path / "names.py").write_text("\n".join(["# pyright: strict", "import precond", *names]))
     options = {
-        "include": ["parts.py"],
+        "include": ["parts.py", "names.py"],
         "extraPaths": [str(ROOT)],
         "typeCheckingMode": "standard",
         "reportIncompatibleMethodOverride": False,  # as in pyproject.toml
@@ -125,6 +129,8 @@ def test_pyright_refuses_wrong_names_and_nothing_else(tmp_path):
     pyright = Path(sys.executable).parent / "pyright"
     command = [pyright, "--outputjson", "--pythonpath", sys.executable, "--project", tmp_path]
     said = json.loads(subprocess.run(command, capture_output=True, text=True, check=False).stdout)
-    errors = {x["range"]["start"]["line"] for x in said["generalDiagnostics"] if x["severity"] == "error"}
+    found = [(Path(x["file"]).name, x["range"]["start"]["line"], x["message"]) for x in said["generalDiagnostics"]]
+    assert [x for x in found if x[0] == "names.py"] == []
+    errors = {line for name, line, _ in found if name == "parts.py"}
     refused = {i for i, line in enumerate(CODE.splitlines()) if line.endswith("# refused")}
     assert errors == refused

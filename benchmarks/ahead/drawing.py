@@ -1,6 +1,7 @@
 """Rows as a table in the terminal, as a table of the documentation, and as a plot."""
 
 import re
+import sys
 from pathlib import Path
 
 from .case import Case
@@ -87,7 +88,8 @@ def draw(rows):
     if PAGE.exists():
         PAGE.write_text(with_table(PAGE.read_text(), rows))
     try:
-        import matplotlib.pyplot as plt
+        sys.path.append(str(ROOT / "examples"))
+        import plots
     except ImportError:
         print("There is no matplotlib here, so that nothing is drawn; --draw with another Python draws it.")
         return
@@ -97,29 +99,20 @@ def draw(rows):
             case = Case.of(key)
             groups.setdefault((case.model, case.loop, case.target), {})[case.optimizer] = row["cycles"]["parts"]
     if groups:
-        _plot(plt, groups)
+        _plot(plots, groups)
 
 
-def _plot(plt, groups):
+def _plot(plots, groups):
     """One panel for each model, loop and target; one bar for each optimizer, of its parts."""
     heights = [len(bars) + 1 for bars in groups.values()]
-    figure, panels = plt.subplots(
-        len(groups),
-        1,
-        figsize=(8, 0.42 * sum(heights) + 1),
-        squeeze=False,
-        layout="constrained",
-        height_ratios=heights,
-    )
-    for panel, (title, bars) in zip(panels[:, 0], groups.items(), strict=True):
+    figure, panels = plots.panels(len(groups), 0.42 * sum(heights) / len(groups) + 0.3, height_ratios=heights)
+    for panel, (title, bars) in zip(panels, groups.items(), strict=True):
         names, left = list(bars)[::-1], [0.0] * len(bars)
         for number, part in enumerate(ORDER):
             width = [bars[name].get(part, 0) / 1e6 for name in names]
-            panel.barh(names, width, left=left, color=f"C{number}", label=WORDS.get(part, part))
+            panel.barh(names, width, left=left, color=plots.PALETTE[number], label=WORDS.get(part, part))
             left = [a + b for a, b in zip(left, width, strict=True)]
-        panel.set_title(", ".join(title), fontsize="small", loc="left")
-    panels[-1, 0].set_xlabel("millions of cycles a step, as the compiler estimates them")
-    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4, fontsize="x-small")
-    IMAGE.parent.mkdir(exist_ok=True)
-    plt.rcParams["svg.hashsalt"] = "accelerators"
-    figure.savefig(IMAGE, metadata={"Date": None})
+        panel.set_title(", ".join(title))
+    panels[-1].set_xlabel("millions of cycles a step, as estimated; less is better")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    plots.save(figure, IMAGE)

@@ -35,7 +35,10 @@ def part(scope, around="unnamed"):
       scope: its names, from the outside in.
       around: the part of the loop or branch in which it stands.
 
-    >>> part("jit(f)/optimizer/precond.turns/while/body/precond.refresh[2 of 8]/dot"), part("jit(f)/optimizer/add")
+    >>> (
+    ...     part("jit(f)/optimizer/precond.turns/while/body/precond.refresh[2 of 8]/dot"),
+    ...     part("jit(f)/optimizer/add"),
+    ... )
     ('refresh', 'optimizer')
     >>> part("", "refresh"), part("jit(f)/tanh"), part("params['kernel']")
     ('refresh', 'model', 'unnamed')

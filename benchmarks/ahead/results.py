@@ -61,7 +61,10 @@ def compared(old, new, allowed=ALLOWED):
     Returns:
       Sentences; none if nothing is wrong.
 
-    >>> compared({"temporary_bytes": 100}, {"temporary_bytes": 103}), compared({}, {"failed": "ValueError: no."})
+    >>> (
+    ...     compared({"temporary_bytes": 100}, {"temporary_bytes": 103}),
+    ...     compared({}, {"failed": "ValueError: no."}),
+    ... )
     ([], ['It was not compiled: ValueError: no.'])
     """
     if "failed" in new:

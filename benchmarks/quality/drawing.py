@@ -98,27 +98,24 @@ def written(page: str, found: dict[str, str]) -> str:
 
 def plot(results: Results) -> None:
     """A dot for each task: steps, and seconds, to AdamW's target by AdamW's own."""
-    import matplotlib.pyplot as plt
+    from plots import INK, MARKERS, panels, plain_log, save  # measure has made it known
 
-    plt.rcParams["svg.hashsalt"] = "quality"
-    names, worst = [name for name in METHODS if name != "adamw"][::-1], 4.0
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4.5), layout="constrained", sharey=True)
+    names = [n for n in METHODS if n != "adamw" and any(reading.seeds_of(n, t) for t in results.values())][::-1]
+    worst = 4.0
+    figure, axes = panels(2, height=3.9, sharex=True)
     for axis, field in zip(axes, ("steps", "seconds"), strict=True):
-        for marker, (task, trials) in zip("os^vDPX*", results.items(), strict=False):
-            ratios = [ratio(name, trials, field) for name in names]
-            axis.scatter([min(x, worst) for x in ratios], range(len(names)), marker=marker, label=task, alpha=0.8)
-        axis.axvline(1, color="black", linestyle=":")
-        axis.set(xscale="log", xlabel=f"{field} to AdamW's loss, by AdamW's")
-        ticks = [0.1, 0.2, 0.3, 0.6, 1, 2, worst]
-        axis.set_xticks(ticks, [*[f"{x:g}" for x in ticks[:-1]], f"{worst:g}+\nor never"])
-        axis.minorticks_off()
-        axis.grid(alpha=0.3)
-    axes[0].set_yticks(range(len(names)), names)
-    figure.legend(
-        *axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(results), fontsize="small"
-    )
-    figure.savefig(measure.IMAGES / "quality.svg", metadata={"Date": None})
-    plt.close(figure)
+        for marker, (task, trials) in zip(MARKERS, results.items(), strict=False):
+            ratios = [min(ratio(name, trials, field), worst) for name in names]
+            axis.scatter(ratios, range(len(names)), marker=marker, label=task, alpha=0.8)
+        axis.axvline(1, color=INK, linestyle=":")
+        axis.set(xlabel=f"{field} to AdamW's loss, by its own; less is better", yticks=range(len(names)))
+        axis.set_yticklabels(names)
+    ticks = [0.1, 0.2, 0.3, 0.6, 1, 2, worst]
+    plain_log(axes[0].xaxis, ticks=ticks)
+    axes[0].set_xticks(ticks, [*[f"{x:g}" for x in ticks[:-1]], f"{worst:g}+\nor never"])
+    axes[0].tick_params(labelbottom=True)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    save(figure, measure.IMAGES / "quality.svg")
 
 
 def draw(folder: Path, order: list[str]) -> None:

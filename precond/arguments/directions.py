@@ -31,7 +31,11 @@ def heading(tx: optax.GradientTransformation, *, costly: bool = False) -> int:
       costly: whether to take the step even where matrices are decomposed.
 
     Examples:
-      >>> heading(optax.scale_by_adam()), heading(optax.adam(1e-3)), heading(optax.set_to_zero())
+      >>> (
+      ...     heading(optax.scale_by_adam()),
+      ...     heading(optax.adam(1e-3)),
+      ...     heading(optax.set_to_zero()),
+      ... )
       (1, -1, 0)
     """
     if isinstance(tx, Described) and tx.heading:
@@ -97,7 +101,10 @@ def along(
       like: the transformation whose heading it has, where that is known; None for a direction.
 
     Examples:
-      >>> heading(along(optax.identity())), heading(along(optax.identity(), like=along(optax.sgd(0.1))))
+      >>> (
+      ...     heading(along(optax.identity())),
+      ...     heading(along(optax.identity(), like=along(optax.sgd(0.1)))),
+      ... )
       (1, 1)
     """
     known = 1 if like is None else getattr(like, "heading", 0)

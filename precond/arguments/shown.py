@@ -23,7 +23,12 @@ def shown(value: Any) -> str:
     Examples:
       >>> import optax
       >>> import jax.numpy as jnp
-      >>> print(shown({"kernel": jnp.ones((2, 3))}), shown(optax.adam), shown(optax.sgd(0.1)), sep="; ")
+      >>> print(
+      ...     shown({"kernel": jnp.ones((2, 3))}),
+      ...     shown(optax.adam),
+      ...     shown(optax.sgd(0.1)),
+      ...     sep="; ",
+      ... )
       a dict with the keys 'kernel'; the function adam; an Optax transformation
     """
     if isinstance(value, jax.Array | np.ndarray | jax.ShapeDtypeStruct) and value.ndim:

@@ -50,7 +50,10 @@ class BlockInfo(NamedTuple):
         """Return the count of the next step, or the same count if no block is finite.
 
         Examples:
-          >>> BlockInfo().advance(jnp.asarray(3)).item(), BlockInfo(any_finite=False).advance(jnp.asarray(3)).item()
+          >>> (
+          ...     BlockInfo().advance(jnp.asarray(3)).item(),
+          ...     BlockInfo(any_finite=False).advance(jnp.asarray(3)).item(),
+          ... )
           (4, 3)
         """
         following = jnp.asarray(optax.safe_increment(count))
@@ -89,7 +92,11 @@ def info_of(blocks: Any) -> BlockInfo:
       blocks: the extra argument, or None.
 
     Examples:
-      >>> info_of(None).batch_axes, info_of("mine").batch_axes, info_of(BlockInfo(batch_axes=1)).batch_axes
+      >>> (
+      ...     info_of(None).batch_axes,
+      ...     info_of("mine").batch_axes,
+      ...     info_of(BlockInfo(batch_axes=1)).batch_axes,
+      ... )
       (0, 0, 1)
     """
     return blocks if isinstance(blocks, BlockInfo) else BlockInfo()
@@ -102,7 +109,10 @@ def without_info(extra: Mapping[str, Any]) -> dict[str, Any]:
       extra: the extra arguments of an update.
 
     Examples:
-      >>> without_info({"blocks": BlockInfo(), "value": 1.0}), without_info({"blocks": "mine"})
+      >>> (
+      ...     without_info({"blocks": BlockInfo(), "value": 1.0}),
+      ...     without_info({"blocks": "mine"}),
+      ... )
       ({'value': 1.0}, {'blocks': 'mine'})
     """
     return {name: x for name, x in extra.items() if not isinstance(x, BlockInfo)}

@@ -49,7 +49,10 @@ def ragged(size: int) -> Ragged:
       ValueError, TypeError: for anything but a positive integer.
 
     Examples:
-      >>> [cut.size for cut in cuts_of(2304, ragged(1024))], [cut.size for cut in cuts_of(2304, 1024)]
+      >>> (
+      ...     [cut.size for cut in cuts_of(2304, ragged(1024))],
+      ...     [cut.size for cut in cuts_of(2304, 1024)],
+      ... )
       ([1024, 256], [768])
     """
     check_whole("size", size, least=1)

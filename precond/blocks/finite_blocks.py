@@ -50,7 +50,9 @@ def keep_finite(finite: jax.Array | None, new: Any, old: Any) -> Any:
       old: the state before the step.
 
     Examples:
-      >>> keep_finite(jnp.asarray([True, False]), jnp.asarray([1, 2]), jnp.asarray([3, 4])).tolist()
+      >>> keep_finite(
+      ...     jnp.asarray([True, False]), jnp.asarray([1, 2]), jnp.asarray([3, 4])
+      ... ).tolist()
       [1, 4]
     """
     if finite is None:
@@ -69,7 +71,9 @@ def mask_blocks(finite: jax.Array, stack: jax.Array) -> jax.Array:
       stack: `[N, d1, .., dk]`.
 
     Examples:
-      >>> mask_blocks(jnp.asarray([True, False]), jnp.asarray([[1.0, 2.0], [1.0, jnp.nan]])).tolist()
+      >>> mask_blocks(
+      ...     jnp.asarray([True, False]), jnp.asarray([[1.0, 2.0], [1.0, jnp.nan]])
+      ... ).tolist()
       [[1.0, 2.0], [0.0, 0.0]]
     """
     return lax.optimization_barrier(row_major(keep_finite(finite, stack, jnp.zeros_like(stack))))

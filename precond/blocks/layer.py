@@ -15,8 +15,8 @@ __all__ = ["Layer"]
 class Layer(NamedTuple):
     """Say where the parameters of one layer are, and how they are read as matrices `[L, inputs, outputs]`.
 
-    The kernel's axes are `lead` axes of a batch (layers that are scanned, models that are mapped), and those named
-    here; together with a row for the bias, every entry of the batch and of the groups is a matrix of its own.
+    The kernel has `lead` axes of a batch (layers that are scanned, models that are mapped) and the axes that are named
+    here. Every entry of the batch and of the groups is a matrix of its own, with a row for the bias.
 
     Attributes:
       kernel: path of the weights, `"Dense_0/kernel"`.
@@ -90,7 +90,9 @@ class Layer(NamedTuple):
           shape: of the weights.
 
         Examples:
-          >>> Layer("kernel", None, 1, (2, 3), (), (0,), (1,), lead_axes=(1,)).lead_shape((2, 6, 3))
+          >>> Layer("kernel", None, 1, (2, 3), (), (0,), (1,), lead_axes=(1,)).lead_shape(
+          ...     (2, 6, 3)
+          ... )
           (6,)
         """
         return shape[: self.lead] if self.lead_axes is None else tuple(shape[i] for i in self.lead_axes)

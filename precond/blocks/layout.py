@@ -175,7 +175,10 @@ def layout_of(tree: Any, views: Views, block_size: BlockSize, multiple: int = 1)
       >>> tree = {"kernel": jnp.zeros((20, 8)), "bias": jnp.zeros(8)}
       >>> {n: s.shape for n, s in layout_of(tree, default_views, block_size=8).stacks.items()}
       {'4x8': (1, 4, 8), '8x8': (2, 8, 8)}
-      >>> {n: s.shape for n, s in layout_of(tree, as_views([("kernel", joined)]), None).stacks.items()}
+      >>> {
+      ...     n: s.shape
+      ...     for n, s in layout_of(tree, as_views([("kernel", joined)]), None).stacks.items()
+      ... }
       {'21x8': (1, 21, 8)}
     """
     parameters = parameters_of(tree)

@@ -36,7 +36,10 @@ def hashed(text: str) -> int:
       text: any.
 
     Examples:
-      >>> hashed("dense/kernel") == hashed("dense/kernel"), hashed("dense/kernel") == hashed("dense/bias")
+      >>> (
+      ...     hashed("dense/kernel") == hashed("dense/kernel"),
+      ...     hashed("dense/kernel") == hashed("dense/bias"),
+      ... )
       (True, False)
     """
     (number,) = np.frombuffer(hashlib.sha256(text.encode()).digest()[:4], np.int32)
@@ -51,7 +54,9 @@ def reading_of(member: Member) -> int:
 
     Examples:
       >>> from precond.blocks.view import Geometry
-      >>> a, b = (Member(0, Geometry((4, 6), order, (4, 6), ())) for order in [(0, 1), (1, 0)])
+      >>> a, b = (
+      ...     Member(0, Geometry((4, 6), order, (4, 6), ())) for order in [(0, 1), (1, 0)]
+      ... )
       >>> reading_of(a) == reading_of(b)
       False
     """
@@ -83,7 +88,9 @@ def fingerprint(layout: Layout) -> int:
       >>> from precond.blocks.layout import layout_of
       >>> from precond.blocks.views import default_views
       >>> a, b = ({name: jnp.zeros((4, 6))} for name in "ab")
-      >>> fingerprint(layout_of(a, default_views, 8)) == fingerprint(layout_of(b, default_views, 8))
+      >>> fingerprint(layout_of(a, default_views, 8)) == fingerprint(
+      ...     layout_of(b, default_views, 8)
+      ... )
       False
     """
     return hashed(repr(sorted(_runs(layout).items())))
@@ -102,7 +109,9 @@ def owners_of(layout: Layout) -> dict[str, Any]:
     Examples:
       >>> from precond.blocks.layout import layout_of
       >>> from precond.blocks.views import default_views
-      >>> rows = owners_of(layout_of({"kernel": jnp.zeros((16, 8))}, default_views, 8, multiple=3))["8x8"]
+      >>> rows = owners_of(
+      ...     layout_of({"kernel": jnp.zeros((16, 8))}, default_views, 8, multiple=3)
+      ... )["8x8"]
       >>> rows[:, 2:].tolist(), rows[:, 0].tolist() == [hashed("kernel"), hashed("kernel"), 0]
       ([[0, 0, 0], [1, 8, 0], [0, 0, 0]], True)
     """

@@ -76,7 +76,10 @@ def is_elementwise(parts: tuple[str, ...]) -> bool:
       parts: of the parameter's path.
 
     Examples:
-      >>> [is_elementwise(("mlp", name)) for name in ("wi_0_bias", "pos_embedding", "A_log", "wi_0")]
+      >>> [
+      ...     is_elementwise(("mlp", name))
+      ...     for name in ("wi_0_bias", "pos_embedding", "A_log", "wi_0")
+      ... ]
       [True, True, True, False]
     """
     name = parts[-1]
@@ -107,7 +110,11 @@ def is_vocabulary(parts: tuple[str, ...]) -> bool:
       parts: of the parameter's path.
 
     Examples:
-      >>> is_vocabulary(("wte", "weight")), is_vocabulary(("lm_head", "kernel")), is_vocabulary(("embedding", "kernel"))
+      >>> (
+      ...     is_vocabulary(("wte", "weight")),
+      ...     is_vocabulary(("lm_head", "kernel")),
+      ...     is_vocabulary(("embedding", "kernel")),
+      ... )
       (True, True, False)
     """
     name, module = parts[-1], module_of(parts)
@@ -167,7 +174,10 @@ def is_depthwise_filter(parts: tuple[str, ...], shape: tuple[int, ...]) -> bool:
       shape: of the parameter.
 
     Examples:
-      >>> [is_depthwise_filter((name, "kernel"), (4, 96)) for name in ("conv1d", "conv_1d", "pwconv1", "dense")]
+      >>> [
+      ...     is_depthwise_filter((name, "kernel"), (4, 96))
+      ...     for name in ("conv1d", "conv_1d", "pwconv1", "dense")
+      ... ]
       [True, True, False, False]
     """
     name = module_of(parts)
@@ -196,7 +206,11 @@ def adapter_of(parts: tuple[str, ...]) -> str | None:
       parts: of the parameter's path.
 
     Examples:
-      >>> adapter_of(("query", "lora_a")), adapter_of(("query", "lora_B", "weight")), adapter_of(("query", "kernel"))
+      >>> (
+      ...     adapter_of(("query", "lora_a")),
+      ...     adapter_of(("query", "lora_B", "weight")),
+      ...     adapter_of(("query", "kernel")),
+      ... )
       ('lora_a', 'lora_B', None)
     """
     return next((name for name in parts[-3:] if _LORA.fullmatch(name)), None)

@@ -12,7 +12,13 @@ def path_name(path: tuple[Any, ...]) -> str:
     """Return a key path as `"layers/0/kernel"`, the same for nnx's state at `init` and at `update`, and for boxes.
 
     Examples:
-      >>> path_name((tree_util.DictKey("layers"), tree_util.SequenceKey(0), tree_util.DictKey("kernel")))
+      >>> path_name(
+      ...     (
+      ...         tree_util.DictKey("layers"),
+      ...         tree_util.SequenceKey(0),
+      ...         tree_util.DictKey("kernel"),
+      ...     )
+      ... )
       'layers/0/kernel'
     """
     # Flax's Variables and boxes are one level of the tree when they are there: an attribute called value.

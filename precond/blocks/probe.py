@@ -42,7 +42,11 @@ class Probe:
 
     Examples:
       >>> layer = Layer("kernel", None, 0, (1, 1), (), (0,), (1,))
-      >>> sums = {"inputs": jnp.full((1, 1), 6.0), "outputs": jnp.full((1, 1), 8.0), "rows": jnp.asarray(2.0)}
+      >>> sums = {
+      ...     "inputs": jnp.full((1, 1), 6.0),
+      ...     "outputs": jnp.full((1, 1), 8.0),
+      ...     "rows": jnp.asarray(2.0),
+      ... }
       >>> [x.item() for x in Probe(layer, sums).factors(examples=4)[:2]]
       [3.0, 2.0]
     """
@@ -104,7 +108,12 @@ def without_probes(tree: Any) -> Any:
       tree: of parameters, or of what stands for each of them.
 
     Examples:
-      >>> without_probes({"kernel": 1.0, "_kfac": Probe(Layer("kernel", None, 0, (1, 1), (), (0,), (1,)), {})})
+      >>> without_probes(
+      ...     {
+      ...         "kernel": 1.0,
+      ...         "_kfac": Probe(Layer("kernel", None, 0, (1, 1), (), (0,), (1,)), {}),
+      ...     }
+      ... )
       {'_kfac': None, 'kernel': 1.0}
     """
     return jax.tree.map(lambda x: None if _is_probe(x) else x, tree, is_leaf=_is_probe)

@@ -50,7 +50,8 @@ def by_path(tx: optax.GradientTransformation, params: Tree, state: optax.OptStat
 
     Examples:
       >>> import jax.numpy as jnp, precond
-      >>> tx, params = precond.muon(1e-3, block_size=2), {"kernel": jnp.ones((4, 6)), "bias": jnp.ones(6)}
+      >>> tx = precond.muon(1e-3, block_size=2)
+      >>> params = {"kernel": jnp.ones((4, 6)), "bias": jnp.ones(6)}
       >>> saved = by_path(tx, params, tx.init(params))
       >>> saved["parameters"]["kernel"]["0/stacks/stacks/0/momentum"].shape
       (4, 6)

@@ -52,7 +52,10 @@ def moments_of(record: Record, b1: float, b2: float) -> Moments:
       b2: the decay of the second moment.
 
     Examples:
-      >>> record = Record({"w": {"0/mu": np.full(1, 0.1), "0/nu": np.full(1, 0.1)}}, {"0/count": np.int32(1)})
+      >>> record = Record(
+      ...     {"w": {"0/mu": np.full(1, 0.1), "0/nu": np.full(1, 0.1)}},
+      ...     {"0/count": np.int32(1)},
+      ... )
       >>> float(moments_of(record, 0.9, 0.999).first["w"][0].round(6))
       1.0
     """

@@ -81,7 +81,13 @@ def stacks_in(leaves: dict[str, Any]) -> dict[str, dict[str, np.ndarray]]:
       ValueError: for the state of several models, as `jax.vmap` makes it.
 
     Examples:
-      >>> stacks_in({"0/layout": 3, "0/owners/2x2": np.ones((1, 5), np.int32), "0/stacks/ema/2x2": 1})["0/"]
+      >>> stacks_in(
+      ...     {
+      ...         "0/layout": 3,
+      ...         "0/owners/2x2": np.ones((1, 5), np.int32),
+      ...         "0/stacks/ema/2x2": 1,
+      ...     }
+      ... )["0/"]
       {'2x2': array([[1, 1, 1, 1, 1]], dtype=int32)}
     """
     found: dict[str, dict[str, np.ndarray]] = {}
@@ -105,7 +111,13 @@ def places_in(leaves: dict[str, Any]) -> dict[str, Stacked]:
       leaves: of a state, by name.
 
     Examples:
-      >>> places_in({"0/layout": 3, "0/owners/2x2": np.ones((1, 5)), "0/stacks/ema/2x2": np.ones((1, 2, 2))})
+      >>> places_in(
+      ...     {
+      ...         "0/layout": 3,
+      ...         "0/owners/2x2": np.ones((1, 5)),
+      ...         "0/stacks/ema/2x2": np.ones((1, 2, 2)),
+      ...     }
+      ... )
       {'0/stacks/ema/2x2': Stacked(prefix='0/', stack='2x2', place='0/stacks/ema', by_entry=True)}
     """
     stacks = stacks_in(leaves)
@@ -144,7 +156,10 @@ def beside(name: str, paths: Collection[str]) -> tuple[str, str] | None:
       The parameter's path and the rest of the name, or None if the name ends with no path.
 
     Examples:
-      >>> beside("0/mu/dense/kernel", ["kernel", "dense/kernel"]), beside("0/count", ["kernel"])
+      >>> (
+      ...     beside("0/mu/dense/kernel", ["kernel", "dense/kernel"]),
+      ...     beside("0/count", ["kernel"]),
+      ... )
       (('dense/kernel', '0/mu'), None)
     """
     fits = [path for path in paths if path and f"/{name}".endswith(f"/{path}")]

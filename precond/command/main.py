@@ -24,7 +24,19 @@ def main(argv: Sequence[str] | None = None) -> int:
       SystemExit: with status 2 for arguments that do not fit, after a message on the standard error.
 
     Examples:
-      >>> main(["plan", "--preset", "gpt", "--width", "64", "--layers", "2", "--block-size", "64"])
+      >>> main(
+      ...     [
+      ...         "plan",
+      ...         "--preset",
+      ...         "gpt",
+      ...         "--width",
+      ...         "64",
+      ...         "--layers",
+      ...         "2",
+      ...         "--block-size",
+      ...         "64",
+      ...     ]
+      ... )
       3.39 M parameters, 1 device
       ...
       0

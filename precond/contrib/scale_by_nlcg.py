@@ -73,7 +73,9 @@ def fletcher_reeves(gradient: Tree, scaled: Tree, last_gradient: Tree, last_scal
       last_scaled: z of the step before.
 
     Examples:
-      >>> fletcher_reeves(jnp.asarray([3.0]), jnp.asarray([3.0]), jnp.asarray([-1.0]), jnp.asarray([-1.0])).item()
+      >>> fletcher_reeves(
+      ...     jnp.asarray([3.0]), jnp.asarray([3.0]), jnp.asarray([-1.0]), jnp.asarray([-1.0])
+      ... ).item()
       9.0
     """
     return _ratio(tree_product(scaled, gradient), tree_product(last_scaled, last_gradient))

@@ -67,7 +67,7 @@ def _devices(machine: Machine) -> dict[str, Any]:
 def _settings(machine: Machine) -> dict[str, str]:
     settings = machine.settings
     where = settings["jax_compilation_cache_dir"]
-    advice = "none; set JAX_COMPILATION_CACHE_DIR to a folder, and later runs start sooner"
+    advice = "none; set JAX_COMPILATION_CACHE_DIR to start sooner"
     if where and not settings["jax_enable_compilation_cache"]:
         where = f"{where}, but it is off (JAX_ENABLE_COMPILATION_CACHE)"
     return {
@@ -100,4 +100,4 @@ def _traps(title: str, traps: tuple[Trap, ...]) -> list[list[str]]:
 
 
 def _wrapped(text: str, indent: str) -> list[str]:
-    return textwrap.wrap(text, 100, initial_indent=indent, subsequent_indent="    ", break_long_words=False)
+    return textwrap.wrap(text, 88, initial_indent=indent, subsequent_indent="    ", break_long_words=False)

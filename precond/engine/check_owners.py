@@ -29,7 +29,9 @@ def check_owners(owners: Any, layout: Layout, *, divided: bool) -> None:
     Examples:
       >>> import jax.numpy as jnp
       >>> from precond.blocks import layout_of, default_views
-      >>> a, b = (layout_of({"kernel": jnp.zeros((n, 8))}, default_views, None) for n in (4, 6))
+      >>> a, b = (
+      ...     layout_of({"kernel": jnp.zeros((n, 8))}, default_views, None) for n in (4, 6)
+      ... )
       >>> check_owners(owners_of(a), b, divided=False)
       Traceback (most recent call last):
       ...
@@ -62,7 +64,9 @@ def check_inner(state: Any, expected: Any, *, divided: bool) -> None:
 
     Examples:
       >>> import jax.numpy as jnp
-      >>> check_inner({"ema": jnp.ones(2)}, {"ema": jnp.ones(2), "nu": jnp.ones(2)}, divided=False)
+      >>> check_inner(
+      ...     {"ema": jnp.ones(2)}, {"ema": jnp.ones(2), "nu": jnp.ones(2)}, divided=False
+      ... )
       Traceback (most recent call last):
       ...
       ValueError: state= is of another optimizer: it has no 'nu'. ...
@@ -95,7 +99,8 @@ def first_difference(owners: dict[str, np.ndarray], layout: Layout, shapes: dict
       >>> import jax.numpy as jnp
       >>> from precond.blocks import layout_of, default_views
       >>> a, b = ({name: jnp.zeros((4, 6))} for name in "ab")
-      >>> owners, layout = owners_of(layout_of(a, default_views, 8)), layout_of(b, default_views, 8)
+      >>> owners = owners_of(layout_of(a, default_views, 8))
+      >>> layout = layout_of(b, default_views, 8)
       >>> first_difference(owners, layout, {"b": (4, 6)})
       "state= is of other parameters: where 'b' of shape (4, 6) has block 0 of 4x6, it has one of a parameter ..."
     """

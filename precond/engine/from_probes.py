@@ -23,11 +23,11 @@ def from_probes(
     r"""Give a transformation its layers and its factors from probes among the parameters and among their gradients.
 
     With N examples and a loss that is their mean, the gradient of a probe is $\sum a a^\top$, $\sum g g^\top / N^2$ and
-    N itself, so that the factors are those of the empirical Fisher matrix; and so they are where gradients of equal
-    parts of a batch were averaged (`optax.MultiSteps`, devices). Probes get updates of zero, and stay zero.
+    N itself. So the factors are those of the empirical Fisher matrix. Averages over equal parts of a batch
+    (`optax.MultiSteps`, devices) give the same. Probes get updates of zero, and stay zero.
 
-    Where the probes say that they saw no examples, as the gradient is not that of the tapped model, the step is
-    skipped as one whose gradient is not finite, and counted so (`precond.metrics`).
+    Probes say that they saw no examples if the gradient was not made with the tapped model. Then the step is skipped
+    like one whose gradient is not finite, and `precond.metrics` counts it.
 
     Args:
       make: from layers by path to a transformation that needs `factors=`. Neither its state nor what it is given has
@@ -48,9 +48,12 @@ def from_probes(
       >>> def loss(params):
       ...     y = capture.apply("", params, x @ params["kernel"], x)
       ...     return jnp.mean(capture.counted(params, y))
-      >>> tx, params = from_probes(lambda found: scale_by_kfac(found, damping=0.0)), capture.attach(params)
+      >>> tx = from_probes(lambda found: scale_by_kfac(found, damping=0.0))
+      >>> params = capture.attach(params)
       >>> updates, state = tx.update(jax.grad(loss)(params), tx.init(params))
-      >>> round(updates["kernel"].item(), 6)  # the gradient is 2, A is (1 + 9) / 2, and G is 1
+      >>> round(
+      ...     updates["kernel"].item(), 6
+      ... )  # the gradient is 2, A is (1 + 9) / 2, and G is 1
       0.4
     """
 

@@ -60,7 +60,9 @@ def describing() -> Iterator[None]:
 
     Examples:
       >>> import precond
-      >>> tx = precond.scale_by_kronecker(precond.kl(), precond.inverse_root(), refresh=precond.on_host(100))
+      >>> tx = precond.scale_by_kronecker(
+      ...     precond.kl(), precond.inverse_root(), refresh=precond.on_host(100)
+      ... )
       >>> with describing():
       ...     tx.init({"1x1": jnp.ones((1, 1, 1))}).host.schedule.period
       100

@@ -32,7 +32,9 @@ def per_block(inner: optax.GradientTransformation) -> optax.GradientTransformati
       >>> from precond import BlockInfo
       >>> tx, stacks = per_block(optax.ema(0.5)), {"2": jnp.ones((3, 2))}
       >>> state = tx.init(stacks)
-      >>> _, state = tx.update(stacks, state, blocks=BlockInfo(finite={"2": jnp.asarray([True, False, True])}))
+      >>> _, state = tx.update(
+      ...     stacks, state, blocks=BlockInfo(finite={"2": jnp.asarray([True, False, True])})
+      ... )
       >>> state["2"].count.tolist()
       [1, 0, 1]
     """

@@ -116,7 +116,9 @@ def scale_by_kronecker(
 
     Examples:
       >>> import precond
-      >>> tx = scale_by_kronecker(precond.outer_products(1.0), precond.inverse_root(damping=precond.absolute(0.0)))
+      >>> tx = scale_by_kronecker(
+      ...     precond.outer_products(1.0), precond.inverse_root(damping=precond.absolute(0.0))
+      ... )
       >>> stacks = {"1x1": jnp.full((1, 1, 1), 4.0)}
       >>> updates, state = tx.update(stacks, tx.init(stacks))
       >>> updates["1x1"].item()  # 4 (4^2)^(-1/4) (4^2)^(-1/4)

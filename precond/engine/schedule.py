@@ -84,12 +84,20 @@ def every(
       ValueError, TypeError: for a number out of range, or a phase or a schedule with `stagger`.
 
     Examples:
-      >>> due = lambda schedule, step: tuple(int(turn) for turn in schedule.turns_due(jnp.asarray(step)))
-      >>> [due(every(20, stagger=True), step) for step in (1, 2, 3, 22)]  # all turns, then one a step
+      >>> due = lambda schedule, step: tuple(
+      ...     int(turn) for turn in schedule.turns_due(jnp.asarray(step))
+      ... )
+      >>> [
+      ...     due(every(20, stagger=True), step) for step in (1, 2, 3, 22)
+      ... ]  # all turns, then one a step
       [(0, 20), (1, 2), (2, 3), (1, 2)]
-      >>> [due(every(4, start=5, phase=0), step) for step in (4, 5, 8, 9)]  # all roots have one turn
+      >>> [
+      ...     due(every(4, start=5, phase=0), step) for step in (4, 5, 8, 9)
+      ... ]  # all roots have one turn
       [(0, 0), (0, 1), (0, 1), (0, 0)]
-      >>> growing = every(lambda count: 1 + count // 3)  # every step at first, then every second
+      >>> growing = every(
+      ...     lambda count: 1 + count // 3
+      ... )  # every step at first, then every second
       >>> [due(growing, step)[1] for step in (1, 2, 3, 4, 5, 6)]
       [1, 1, 1, 0, 1, 0]
     """

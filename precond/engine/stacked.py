@@ -127,7 +127,8 @@ def stacked(
       mesh: as in `precond.blocked`.
 
     Examples:
-      >>> tx, params = stacked(optax.scale(2.0)), {"kernel": jnp.ones((4, 6)), "bias": jnp.ones(6)}
+      >>> tx = stacked(optax.scale(2.0))
+      >>> params = {"kernel": jnp.ones((4, 6)), "bias": jnp.ones(6)}
       >>> updates, state = tx.update(params, tx.init(params))
       >>> updates["kernel"].mean().item(), updates["bias"].mean().item()
       (2.0, 1.0)

@@ -58,7 +58,9 @@ def kernel_of(root: Root) -> Kernel:
     Examples:
       >>> from precond import inverse_root
       >>> root, factor = inverse_root(), np.full((1, 1, 1), 16.0, np.float32)
-      >>> kernel_of(root)(factor, root.init(None, (factor,)).derived[0], 0.25, True).matrix.dtype
+      >>> kernel_of(root)(
+      ...     factor, root.init(None, (factor,)).derived[0], 0.25, True
+      ... ).matrix.dtype
       dtype('float64')
     """
     device = jax.local_devices(backend="cpu")[0]

@@ -171,7 +171,8 @@ def host_refresh(
 
     Examples:
       >>> import precond, jax.numpy as jnp
-      >>> tx, params = precond.shampoo(1e-3, refresh=precond.on_host(2)), {"kernel": jnp.ones((4, 3))}
+      >>> tx = precond.shampoo(1e-3, refresh=precond.on_host(2))
+      >>> params = {"kernel": jnp.ones((4, 3))}
       >>> state, update = tx.init(params), jax.jit(tx.update, donate_argnums=1)
       >>> with host_refresh(tx, params, workers=1) as refresh:
       ...     for _ in range(5):

@@ -25,7 +25,12 @@ def zero_factors(layers: Mapping[str, Layer], params: Tree) -> dict[str, Factors
 
     Examples:
       >>> layers = {"": Layer("kernel", "bias", 0, (2, 3), (), (0,), (1,))}
-      >>> [x.shape for x in zero_factors(layers, {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)})[""][:2]]
+      >>> [
+      ...     x.shape
+      ...     for x in zero_factors(
+      ...         layers, {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}
+      ...     )[""][:2]
+      ... ]
       [(1, 3, 3), (1, 3, 3)]
     """
     leaves = {path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]}

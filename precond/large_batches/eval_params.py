@@ -50,10 +50,14 @@ def eval_params(state: optax.OptState, params: Tree) -> Tree:
 
     Examples:
       >>> import precond
-      >>> tx, params = precond.scale_by_neumann(0.1, regularizer=None, warmup=0), jnp.asarray([1.0])
+      >>> tx = precond.scale_by_neumann(0.1, regularizer=None, warmup=0)
+      >>> params = jnp.asarray([1.0])
       >>> updates, state = tx.update(params, tx.init(params), params)
       >>> moved = optax.apply_updates(params, updates)
-      >>> round(moved.item(), 6), round(eval_params(state, moved).item(), 6)  # the second is gradient descent's
+      >>> (
+      ...     round(moved.item(), 6),
+      ...     round(eval_params(state, moved).item(), 6),
+      ... )  # the second is gradient descent's
       (0.85, 0.9)
     """
     found = find_nodes(state, Displacement)

@@ -50,7 +50,10 @@ def gain(variance: jax.Array, square: jax.Array, scale: ArrayLike) -> jax.Array:
       Johnson et al., AdaScale SGD, 2020, equation 2.
 
     Examples:
-      >>> [gain(jnp.float32(v), jnp.float32(s), 4).item() for v, s in ((1, 0), (0, 1), (4, 1), (0, 0))]
+      >>> [
+      ...     gain(jnp.float32(v), jnp.float32(s), 4).item()
+      ...     for v, s in ((1, 0), (0, 1), (4, 1), (0, 0))
+      ... ]
       [4.0, 1.0, 2.5, 1.0]
     """
     below = variance / scale + square
@@ -103,7 +106,10 @@ def paper_gain(smoothing: float | None = None, *, least_variance: float = 1e-6, 
 
     Examples:
       >>> rule = paper_gain(0.75)
-      >>> [round(rule.average(jnp.float32(t), jnp.zeros(()), 4, 4)[0].item(), 3) for t in (1, 2, 4, 8)]
+      >>> [
+      ...     round(rule.average(jnp.float32(t), jnp.zeros(()), 4, 4)[0].item(), 3)
+      ...     for t in (1, 2, 4, 8)
+      ... ]
       [1.0, 0.5, 0.25, 0.25]
     """
     _check_smoothing(smoothing)

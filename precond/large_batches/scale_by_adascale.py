@@ -107,7 +107,10 @@ def scale_by_adascale(
     Examples:
       >>> from precond import replicas
       >>> tx = optax.chain(optax.sgd(1.0), scale_by_adascale(0.1, scale=2))
-      >>> params, gradients = jnp.zeros(2), jnp.asarray([[1.0, 0.0], [0.0, 1.0]])  # of two base batches: noise alone
+      >>> params, gradients = (
+      ...     jnp.zeros(2),
+      ...     jnp.asarray([[1.0, 0.0], [0.0, 1.0]]),
+      ... )  # of two base batches: noise alone
       >>> mean, statistics = replicas.stacked(gradients)
       >>> state = tx.init(params)
       >>> for _ in range(2):

@@ -37,7 +37,8 @@ def bases_of(state: optax.OptState, layers: Mapping[str, Layer], params: Tree) -
 
     Examples:
       >>> import precond
-      >>> layers, params = {"": Layer("kernel", None, 0, (2, 3), (), (0,), (1,))}, {"kernel": jnp.ones((2, 3))}
+      >>> layers = {"": Layer("kernel", None, 0, (2, 3), (), (0,), (1,))}
+      >>> params = {"kernel": jnp.ones((2, 3))}
       >>> found = bases_of(precond.ekfac(0.1, layers).init(params), layers, params)
       >>> found[""]["inputs"].tolist(), found[""]["outputs"].shape
       ([[1.0, 0.0], [0.0, 1.0]], (3, 3))

@@ -69,7 +69,10 @@ def without_probe(node: object) -> Any:
     """Return a node as it was before it carried a probe; a mapping without its entry.
 
     Examples:
-      >>> without_probe(carrying((1.0, 2.0), 3.0)), without_probe({"kernel": 1.0, "_kfac": 2.0})
+      >>> (
+      ...     without_probe(carrying((1.0, 2.0), 3.0)),
+      ...     without_probe({"kernel": 1.0, "_kfac": 2.0}),
+      ... )
       ((1.0, 2.0), {'kernel': 1.0})
     """
     if isinstance(node, Mapping):

@@ -42,7 +42,9 @@ def count_examples(outputs: Tree, counters: Tree, batch: int = 1) -> Tree:
       batch: how many leading axes number the examples.
 
     Examples:
-      >>> jax.grad(lambda c: jnp.mean(count_examples(jnp.ones((5, 2)), c)))(jnp.zeros(2)).tolist()
+      >>> jax.grad(lambda c: jnp.mean(count_examples(jnp.ones((5, 2)), c)))(
+      ...     jnp.zeros(2)
+      ... ).tolist()
       [5.0, 5.0]
     """
     leaves, treedef = jax.tree.flatten(outputs)

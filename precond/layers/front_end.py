@@ -73,7 +73,10 @@ def mask_fits(mask: jax.Array | None, y: jax.Array) -> bool:
 
     Examples:
       >>> import jax.numpy as jnp
-      >>> mask_fits(jnp.ones((2, 3)), jnp.ones((2, 3, 4))), mask_fits(jnp.ones((2, 3)), jnp.ones((2, 4)))
+      >>> (
+      ...     mask_fits(jnp.ones((2, 3)), jnp.ones((2, 3, 4))),
+      ...     mask_fits(jnp.ones((2, 3)), jnp.ones((2, 4))),
+      ... )
       (True, False)
     """
     return mask is not None and y.shape[: mask.ndim] == mask.shape and mask.ndim < y.ndim

@@ -34,7 +34,9 @@ def ggn_product(
       Schraudolph, Fast Curvature Matrix-Vector Products for Second-Order Gradient Descent, 2002.
 
     Examples:
-      >>> product = ggn_product(lambda w: 3 * w, lambda outputs: jnp.sum(outputs**2), jnp.ones(2))
+      >>> product = ggn_product(
+      ...     lambda w: 3 * w, lambda outputs: jnp.sum(outputs**2), jnp.ones(2)
+      ... )
       >>> product(jnp.asarray([1.0, 2.0])).tolist()  # 3 * 2 * 3
       [18.0, 36.0]
     """

@@ -43,7 +43,9 @@ def gradient_errors(capture: Capture, params: Any, run: Callable[[Any], Tree]) -
       >>> params, x = {"kernel": jnp.asarray([[1.0], [2.0]])}, jnp.asarray([[3.0, 4.0]])
       >>> capture = layers.explicit({"": layers.dense(bias=False)}, params)
       >>> def model(params):
-      ...     return capture.apply("", params, x @ params["kernel"], x) + jnp.sum(params["kernel"])  # used twice
+      ...     return capture.apply("", params, x @ params["kernel"], x) + jnp.sum(
+      ...         params["kernel"]
+      ...     )  # used twice
       >>> round(gradient_errors(capture, params, model)[""], 2)
       0.22
     """

@@ -183,7 +183,8 @@ def joint(*likelihoods: Likelihood, weights: Sequence[ArrayLike] | None = None) 
         those of the examples, differ.
 
     Examples:
-      >>> likelihood, outputs = joint(bernoulli(), gaussian(4.0)), (jnp.zeros(1), jnp.zeros(1))
+      >>> likelihood = joint(bernoulli(), gaussian(4.0))
+      >>> outputs = (jnp.zeros(1), jnp.zeros(1))
       >>> [x.tolist() for x in likelihood.root(outputs, (jnp.ones(1), jnp.ones(1)))]
       [[0.5], [0.5]]
     """

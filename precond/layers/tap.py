@@ -134,7 +134,11 @@ def tap(
 
     Examples:
       >>> from precond.layers.kinds import dense
-      >>> probe = {"inputs": jnp.zeros((2, 2)), "outputs": jnp.zeros((1, 1)), "rows": jnp.zeros(())}
+      >>> probe = {
+      ...     "inputs": jnp.zeros((2, 2)),
+      ...     "outputs": jnp.zeros((1, 1)),
+      ...     "rows": jnp.zeros(()),
+      ... }
       >>> x, w = jnp.asarray([[1.0, 2.0], [3.0, 4.0]]), jnp.ones((2, 1))
       >>> sums = jax.grad(lambda p: jnp.sum(tap(Tap(dense(bias=False)), x @ w, x, p)))(probe)
       >>> sums["inputs"].tolist(), sums["outputs"].tolist(), sums["rows"].item()

@@ -43,9 +43,10 @@ def value_grad_factors(
     $-\log p(y | x_n)$ by its output, in expectation over the targets that `fisher` names. All share one forward pass:
     the dropout masks are the same, and batch statistics are updated once.
 
-    If devices share a batch in a `jax.shard_map`, gradients and factors agree in what they sum over. Both are those of
-    a device's part, to be averaged by `jax.lax.pmean`; or, if the parameters are the same on all devices and the loss
-    is a `pmean`, both are those of the whole batch. Under `jax.jit` alone they are always those of the whole batch.
+    If devices share a batch in a `jax.shard_map`, gradients and factors agree in what they sum over. Usually both are
+    those of a device's part, and `jax.lax.pmean` averages them. If the parameters are the same on all devices and the
+    loss is a `pmean`, both are those of the whole batch. Under `jax.jit` alone they are always those of the whole
+    batch.
 
     Args:
       forward: from parameters with probes and the arguments to the outputs (with `has_aux`, to a pair of them and
@@ -77,7 +78,9 @@ def value_grad_factors(
       >>> capture = layers.explicit({"": layers.dense(bias=False)}, params)
       >>> forward = lambda params, x: capture.apply("", params, x @ params["kernel"], x)
       >>> loss = lambda outputs, x: 0.5 * jnp.mean(jnp.sum(outputs**2, -1))
-      >>> f = value_grad_factors(forward, loss, capture, fisher=layers.exact(layers.gaussian()))
+      >>> f = value_grad_factors(
+      ...     forward, loss, capture, fisher=layers.exact(layers.gaussian())
+      ... )
       >>> value, grads, factors = f(params, jnp.asarray([[1.0, 0.0], [0.0, 2.0]]))
       >>> factors[""].inputs.tolist(), factors[""].outputs.tolist()
       ([[[0.5, 0.0], [0.0, 2.0]]], [[[1.0]]])

@@ -43,12 +43,18 @@ def with_fisher(forward: Callable[..., Any], fisher: Estimator, *, has_aux: bool
       >>> params, x = {"kernel": jnp.asarray([[2.0]])}, jnp.asarray([[1.0], [3.0]])
       >>> capture = layers.explicit({"": layers.dense(bias=False)}, params)
       >>> def model(params, x):
-      ...     return capture.counted(params, capture.apply("", params, x @ params["kernel"], x))
+      ...     return capture.counted(
+      ...         params, capture.apply("", params, x @ params["kernel"], x)
+      ...     )
       >>> exactly = with_fisher(model, layers.exact(layers.gaussian()))
-      >>> grads = jax.grad(lambda params: 7 * jnp.mean(exactly(params, x)))(capture.attach(params))
+      >>> grads = jax.grad(lambda params: 7 * jnp.mean(exactly(params, x)))(
+      ...     capture.attach(params)
+      ... )
       >>> grads["kernel"].item()
       14.0
-      >>> [f.item() for f in grads["_kfac"].factors(1 / 2)[:2]]  # of a mean over two examples: A, and G = 1 without a 7
+      >>> [
+      ...     f.item() for f in grads["_kfac"].factors(1 / 2)[:2]
+      ... ]  # of a mean over two examples: A, and G = 1 without a 7
       [5.0, 1.0]
     """
     pull = fisher.pull

@@ -41,7 +41,9 @@ def cholesky_qr_basis(a: jax.Array, basis: jax.Array) -> jax.Array:
       Fukaya et al., Shifted Cholesky QR for computing the QR factorization of ill-conditioned matrices, 2020.
 
     Examples:
-      >>> jnp.abs(cholesky_qr_basis(jnp.diag(jnp.asarray([1.0, 2.0]))[None], jnp.eye(2)[None]))[0].round(5).tolist()
+      >>> jnp.abs(
+      ...     cholesky_qr_basis(jnp.diag(jnp.asarray([1.0, 2.0]))[None], jnp.eye(2)[None])
+      ... )[0].round(5).tolist()
       [[1.0, 0.0], [0.0, 1.0]]
     """
     largest = jnp.max(jnp.abs(a), axis=(1, 2), keepdims=True)

@@ -91,7 +91,12 @@ def composite_root(
       matrix p-th root and its inverse, 2006 (the coupled form).
 
     Examples:
-      >>> root = composite_root(jnp.full((1, 1, 1), 3.0), Fraction(1, 2), lambda largest: largest / 3, least=1e-2)[0]
+      >>> root = composite_root(
+      ...     jnp.full((1, 1, 1), 3.0),
+      ...     Fraction(1, 2),
+      ...     lambda largest: largest / 3,
+      ...     least=1e-2,
+      ... )[0]
       >>> round(root.item(), 5)
       0.5
     """

@@ -50,7 +50,9 @@ def coupled_newton(
       Second Order Optimization for Deep Learning, 2020.
 
     Examples:
-      >>> coupled_newton(jnp.full((1, 1, 1), 3.0), Fraction(1, 2), jnp.ones(1)).round(5).item()
+      >>> coupled_newton(jnp.full((1, 1, 1), 3.0), Fraction(1, 2), jnp.ones(1)).round(
+      ...     5
+      ... ).item()
       0.5
     """
     tolerance = 8 * float(jnp.finfo(a.dtype).eps) if tolerance is None else tolerance

@@ -23,7 +23,9 @@ def isometry_error(x: jax.Array) -> jax.Array:
       `[N]`; 0 for a matrix of zeros.
 
     Examples:
-      >>> isometry_error(jnp.asarray([[[2.0, 0.0], [0.0, 2.0]], [[0.0, 0.0], [0.0, 0.0]]])).tolist()
+      >>> isometry_error(
+      ...     jnp.asarray([[[2.0, 0.0], [0.0, 2.0]], [[0.0, 0.0], [0.0, 0.0]]])
+      ... ).tolist()
       [3.0, 0.0]
     """
     wide = x.shape[1] <= x.shape[2]

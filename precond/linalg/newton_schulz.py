@@ -65,7 +65,9 @@ def block_newton_schulz(
       Jordan et al., Muon: An optimizer for hidden layers in neural networks, 2024.
 
     Examples:
-      >>> x = block_newton_schulz(jnp.asarray([[[3.0, 0.0], [0.0, 0.5]]]), [(1.5, -0.5, 0.0)] * 9)
+      >>> x = block_newton_schulz(
+      ...     jnp.asarray([[[3.0, 0.0], [0.0, 0.5]]]), [(1.5, -0.5, 0.0)] * 9
+      ... )
       >>> x.round(4).tolist()
       [[[1.0, 0.0], [0.0, 1.0]]]
     """
@@ -104,7 +106,9 @@ def gram_newton_schulz(
       `[N, m, n]` in the dtype of x.
 
     Examples:
-      >>> x = gram_newton_schulz(jnp.asarray([[[3.0, 0.0], [0.0, 0.5]]]), [(1.5, -0.5, 0.0)] * 9)
+      >>> x = gram_newton_schulz(
+      ...     jnp.asarray([[[3.0, 0.0], [0.0, 0.5]]]), [(1.5, -0.5, 0.0)] * 9
+      ... )
       >>> x.round(4).tolist()
       [[[1.0, 0.0], [0.0, 1.0]]]
     """

@@ -34,7 +34,9 @@ def first_basis(a: jax.Array, basis: jax.Array) -> jax.Array:
       `[M, n, n]`, orthonormal columns.
 
     Examples:
-      >>> jnp.abs(first_basis(jnp.diag(jnp.asarray([2.0, 1.0]))[None], jnp.eye(2)[None]))[0].tolist()
+      >>> jnp.abs(first_basis(jnp.diag(jnp.asarray([2.0, 1.0]))[None], jnp.eye(2)[None]))[
+      ...     0
+      ... ].tolist()
       [[0.0, 1.0], [1.0, 0.0]]
     """
     values, vectors = eigh(a)
@@ -60,7 +62,9 @@ def qr_basis(a: jax.Array, basis: jax.Array) -> jax.Array:
       Vyas et al., SOAP: Improving and Stabilizing Shampoo using Adam, 2024, Algorithm 4.
 
     Examples:
-      >>> jnp.abs(qr_basis(jnp.diag(jnp.asarray([1.0, 2.0]))[None], jnp.eye(2)[None]))[0].tolist()
+      >>> jnp.abs(qr_basis(jnp.diag(jnp.asarray([1.0, 2.0]))[None], jnp.eye(2)[None]))[
+      ...     0
+      ... ].tolist()
       [[1.0, 0.0], [0.0, 1.0]]
     """
     product = jnp.matmul(a, basis, precision=dot_precision())

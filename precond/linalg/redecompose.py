@@ -23,8 +23,11 @@ def continued_eigen_basis(a: jax.Array, basis: jax.Array) -> jax.Array:
       `[M, n, n]`.
 
     Examples:
-      >>> a, basis = jnp.diag(jnp.asarray([1.0, 2.0]))[None], jnp.asarray([[[0.6, 0.8], [0.8, -0.6]]])
-      >>> jnp.abs(continued_eigen_basis(a, basis))[0].tolist()  # 1.64 and 1.36: the larger one first
+      >>> a = jnp.diag(jnp.asarray([1.0, 2.0]))[None]
+      >>> basis = jnp.asarray([[[0.6, 0.8], [0.8, -0.6]]])
+      >>> jnp.abs(continued_eigen_basis(a, basis))[
+      ...     0
+      ... ].tolist()  # 1.64 and 1.36: the larger one first
       [[0.0, 1.0], [1.0, 0.0]]
     """
     quotients = jnp.sum(basis * product(a, basis), axis=1)
@@ -50,7 +53,9 @@ def redecompose_worst(a: jax.Array, basis: jax.Array, tolerance: float, group: i
     Examples:
       >>> a = jnp.asarray([[[2.0, 0.0], [0.0, 1.0]], [[2.0, 0.5], [0.5, 1.0]]])
       >>> basis = jnp.stack([jnp.eye(2)] * 2)
-      >>> scaled_off_diagonal(a, redecompose_worst(a, basis, tolerance=0.1, group=2)).round(3).tolist()
+      >>> scaled_off_diagonal(a, redecompose_worst(a, basis, tolerance=0.1, group=2)).round(
+      ...     3
+      ... ).tolist()
       [0.0, 0.0]
     """
     rows = a.shape[0]

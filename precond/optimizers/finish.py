@@ -46,7 +46,12 @@ def finish(
 
     Examples:
       >>> from precond import blocked
-      >>> tx = finish(blocked(optax.identity(), otherwise=optax.identity(), skipped=jnp.nan), 0.5, None, None)
+      >>> tx = finish(
+      ...     blocked(optax.identity(), otherwise=optax.identity(), skipped=jnp.nan),
+      ...     0.5,
+      ...     None,
+      ...     None,
+      ... )
       >>> g = jnp.asarray([2.0])
       >>> tx.update(g, tx.init(g))[0].tolist(), tx.update(g / 0, tx.init(g))[0].tolist()
       ([-1.0], [0.0])
@@ -90,7 +95,10 @@ def behind(
 
     Examples:
       >>> from precond import blocked
-      >>> tx = behind(blocked(optax.identity(), otherwise=optax.identity(), skipped=jnp.nan), optax.scale(3.0))
+      >>> tx = behind(
+      ...     blocked(optax.identity(), otherwise=optax.identity(), skipped=jnp.nan),
+      ...     optax.scale(3.0),
+      ... )
       >>> tx.update(jnp.ones(1), tx.init(jnp.ones(1)))[0].tolist()
       [3.0]
     """

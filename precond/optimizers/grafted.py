@@ -39,9 +39,16 @@ def grafted(
     Examples:
       >>> import jax.numpy as jnp, precond
       >>> parts = precond.outer_products(1.0), precond.inverse_root()
-      >>> tx = grafted(*parts, optax.scale_by_sign(), momentum=optax.identity(), refresh=precond.every(1))
+      >>> tx = grafted(
+      ...     *parts,
+      ...     optax.scale_by_sign(),
+      ...     momentum=optax.identity(),
+      ...     refresh=precond.every(1),
+      ... )
       >>> stacks = {"2x2": jnp.full((1, 2, 2), 3.0)}
-      >>> round(float(jnp.linalg.norm(tx.update(stacks, tx.init(stacks))[0]["2x2"])), 4)  # that of four ones
+      >>> round(
+      ...     float(jnp.linalg.norm(tx.update(stacks, tx.init(stacks))[0]["2x2"])), 4
+      ... )  # that of four ones
       2.0
     """
     if magnitude is None:

@@ -84,7 +84,9 @@ def kfac(
       >>> params, x = {"kernel": jnp.ones((4, 2)), "bias": jnp.zeros(2)}, jnp.ones((8, 4))
       >>> capture = layers.explicit({"": layers.dense()}, params)
       >>> f = layers.value_grad_factors(
-      ...     lambda params, x: capture.apply("", params, x @ params["kernel"] + params["bias"], x),
+      ...     lambda params, x: capture.apply(
+      ...         "", params, x @ params["kernel"] + params["bias"], x
+      ...     ),
       ...     lambda outputs, x: 0.5 * jnp.mean(jnp.sum(outputs**2, -1)),
       ...     capture,
       ...     fisher=layers.sampled(layers.gaussian()),

@@ -34,8 +34,14 @@ class Memory(NamedTuple):
     Examples:
       >>> import jax, jax.numpy as jnp, precond
       >>> params = {"kernel": jnp.ones((64, 64))}
-      >>> sizes = lambda tx: sum(x.nbytes for x in jax.tree.leaves(tx.init(params))) / params["kernel"].nbytes
-      >>> round(sizes(precond.soap(1e-3)), 1), round(sizes(precond.soap(1e-3, memory=Memory())), 1)
+      >>> sizes = lambda tx: (
+      ...     sum(x.nbytes for x in jax.tree.leaves(tx.init(params)))
+      ...     / params["kernel"].nbytes
+      ... )
+      >>> (
+      ...     round(sizes(precond.soap(1e-3)), 1),
+      ...     round(sizes(precond.soap(1e-3, memory=Memory())), 1),
+      ... )
       (5.0, 3.0)
     """
 

@@ -125,9 +125,9 @@ def muon(
 
     for a matrix of m rows and n columns. Matrices are taken whole. Parameters without a view (vectors, embeddings) get
     Adam's update. With the default scale the learning rate and the weight decay that are good for AdamW are a good
-    start. It keeps one number for each entry of a matrix. Where rows and columns may be exchanged, which is so with
-    the default momentum and scale and without `after`, tall matrices are read as their transposes and share a stack
-    with wide ones.
+    start. It keeps one number for each entry of a matrix. With the default momentum and scale, and without `after`,
+    rows and columns may be exchanged. Then tall matrices are read as their transposes, and share a stack with wide
+    ones.
 
     Args:
       learning_rate: $\eta$; a number or an Optax schedule. It is that of AdamW, unless the scale is another.

@@ -73,7 +73,8 @@ def neumann(
     Examples:
       >>> import jax.numpy as jnp
       >>> import precond
-      >>> tx, params = neumann(0.1, epoch=100), {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}
+      >>> tx = neumann(0.1, epoch=100)
+      >>> params = {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}
       >>> updates, state = tx.update(params, tx.init(params), params)
       >>> params = optax.apply_updates(params, updates)
       >>> final = precond.large_batches.eval_params(state, params)

@@ -80,7 +80,11 @@ def scale_by_shampoo(
 
     Examples:
       >>> import jax.numpy as jnp
-      >>> tx = optax.chain(scale_by_shampoo(), optax.add_decayed_weights(1e-4), optax.scale_by_learning_rate(1e-3))
+      >>> tx = optax.chain(
+      ...     scale_by_shampoo(),
+      ...     optax.add_decayed_weights(1e-4),
+      ...     optax.scale_by_learning_rate(1e-3),
+      ... )
       >>> params = {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}
       >>> updates, state = tx.update(params, tx.init(params), params)
     """

@@ -71,7 +71,11 @@ def scale_by_soap(
 
     Examples:
       >>> import jax.numpy as jnp
-      >>> tx = optax.chain(scale_by_soap(), optax.add_decayed_weights(1e-4), optax.scale_by_learning_rate(3e-3))
+      >>> tx = optax.chain(
+      ...     scale_by_soap(),
+      ...     optax.add_decayed_weights(1e-4),
+      ...     optax.scale_by_learning_rate(3e-3),
+      ... )
       >>> params = {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}
       >>> updates, state = tx.update(params, tx.init(params), params)
     """

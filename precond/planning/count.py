@@ -79,7 +79,9 @@ def count_program(program: ClosedJaxpr, axes: dict[str, int], platform: str) -> 
 
     Examples:
       >>> import jax, jax.numpy as jnp
-      >>> found = count_program(jax.make_jaxpr(lambda a: jnp.tanh(a @ a))(jnp.ones((3, 3))), {}, "cpu")
+      >>> found = count_program(
+      ...     jax.make_jaxpr(lambda a: jnp.tanh(a @ a))(jnp.ones((3, 3))), {}, "cpu"
+      ... )
       >>> {key.kind: value for key, value in found.items()}
       {'products': 54, 'elementwise': 9}
     """

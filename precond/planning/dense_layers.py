@@ -33,8 +33,8 @@ _LONGEST = 30000
 def dense_layers(params: Any, *, longest: int = _LONGEST) -> DenseLayers:
     """Find the layers that K-FAC would precondition in a tree of parameters, and the shapes of their factors.
 
-    Every parameter that `precond.views.default` reads as a matrix counts as the weights of a dense layer, with the
-    `bias` beside it if there is one; a convolution has the factors of the dense layer that sees one patch. Leading axes
+    Every parameter that `precond.views.default` reads as a matrix counts as the weights of a dense layer. The `bias`
+    beside it belongs to the layer. A convolution has the factors of the dense layer that sees one patch. Leading axes
     that do not belong to the matrix, such as that of experts, number layers of the same size.
 
     Args:
@@ -50,8 +50,16 @@ def dense_layers(params: Any, *, longest: int = _LONGEST) -> DenseLayers:
 
     Examples:
       >>> array = lambda *shape: jax.ShapeDtypeStruct(shape, "float32")
-      >>> found = dense_layers({"up": {"kernel": array(48, 32), "bias": array(32)}, "norm": {"scale": array(48)}})
-      >>> found.factors["up"].inputs.shape, found.factors["up"].outputs.shape  # the bias counts as one more input
+      >>> found = dense_layers(
+      ...     {
+      ...         "up": {"kernel": array(48, 32), "bias": array(32)},
+      ...         "norm": {"scale": array(48)},
+      ...     }
+      ... )
+      >>> (
+      ...     found.factors["up"].inputs.shape,
+      ...     found.factors["up"].outputs.shape,
+      ... )  # the bias counts as one more input
       ((1, 49, 49), (1, 32, 32))
     """
     check_whole("longest", longest, least=1)

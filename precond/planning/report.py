@@ -134,7 +134,11 @@ class Plan(NamedTuple):
         """Say it in words and tables, without the operations that are done number by number.
 
         Examples:
-          >>> print(Plan(1, 24, (Stack("2x2", 6, 2),), {"roots": 4096}, 0, {}, (), False, {}, 0).table())
+          >>> print(
+          ...     Plan(
+          ...         1, 24, (Stack("2x2", 6, 2),), {"roots": 4096}, 0, {}, (), False, {}, 0
+          ...     ).table()
+          ... )
           24 parameters, 1 device
           <BLANKLINE>
           Stacks of blocks, on all devices            blocks     padding padding's share

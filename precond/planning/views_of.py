@@ -58,7 +58,10 @@ def views_of(tx: optax.GradientTransformation, params: Any) -> Readings:
 
     Examples:
       >>> import precond
-      >>> f32 = jax.ShapeDtypeStruct((6, 64, 128), "float32"), jax.ShapeDtypeStruct((6, 128), "float32")
+      >>> f32 = (
+      ...     jax.ShapeDtypeStruct((6, 64, 128), "float32"),
+      ...     jax.ShapeDtypeStruct((6, 128), "float32"),
+      ... )
       >>> params = {"mlp": {"kernel": f32[0], "bias": f32[1]}}
       >>> print(precond.views_of(precond.shampoo(1e-3, block_size=64), params))
       parameter   shape         read as              blocks

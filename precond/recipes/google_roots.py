@@ -71,7 +71,9 @@ def google_eigh(
 
     Examples:
       >>> root, factor = google_eigh(1.0, power=1.0), jnp.full((1, 1, 1), 4.0)
-      >>> root.refresh(factor, root.init(factor, (factor,)).derived[0], 1.0, True).matrix.round(4).item()
+      >>> root.refresh(
+      ...     factor, root.init(factor, (factor,)).derived[0], 1.0, True
+      ... ).matrix.round(4).item()
       0.125
     """
     check_number("epsilon", epsilon, 0)
@@ -150,7 +152,9 @@ def google_newton(
 
     Examples:
       >>> root, factor = google_newton(1.0, power=0.5), jnp.full((1, 1, 1), 2.0)
-      >>> root.refresh(factor, root.init(factor, (factor,)).derived[0], 0.5, True).matrix.item()
+      >>> root.refresh(
+      ...     factor, root.init(factor, (factor,)).derived[0], 0.5, True
+      ... ).matrix.item()
       0.5
     """
     check_number("epsilon", epsilon, 0)

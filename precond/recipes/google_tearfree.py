@@ -79,7 +79,8 @@ def google_tearfree(
 
     Examples:
       >>> import jax.numpy as jnp
-      >>> tx, w = google_tearfree(0.1, grafting=optax.identity(), momentum_decay=0.0), jnp.eye(2)
+      >>> tx = google_tearfree(0.1, grafting=optax.identity(), momentum_decay=0.0)
+      >>> w = jnp.eye(2)
       >>> tx.update(w, tx.init(w), w)[0].round(3).tolist()
       [[-0.10000000149011612, -0.0], [-0.0, -0.10000000149011612]]
     """

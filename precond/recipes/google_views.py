@@ -20,7 +20,10 @@ def google_views(min_rank: int, max_size: float, merge: int) -> Views:
     Examples:
       >>> import jax
       >>> view = google_views(2, 100, 0)
-      >>> [view("w", jax.ShapeDtypeStruct(s, "float32")) is None for s in ((3, 2), (3,), (101, 2))]
+      >>> [
+      ...     view("w", jax.ShapeDtypeStruct(s, "float32")) is None
+      ...     for s in ((3, 2), (3,), (101, 2))
+      ... ]
       [False, True, True]
     """
     check_whole("min_rank", min_rank, least=0)

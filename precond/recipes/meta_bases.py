@@ -42,7 +42,9 @@ def meta_qr_basis(iterations: int = 1, tolerance: float = 0.0) -> Method:
       ValueError, TypeError: for a number out of range.
 
     Examples:
-      >>> basis = meta_qr_basis().basis(jnp.diag(jnp.asarray([2.0, 1.0]))[None], jnp.eye(2)[None], True)
+      >>> basis = meta_qr_basis().basis(
+      ...     jnp.diag(jnp.asarray([2.0, 1.0]))[None], jnp.eye(2)[None], True
+      ... )
       >>> jnp.abs(basis)[0].tolist()
       [[0.0, 1.0], [1.0, 0.0]]
     """
@@ -80,7 +82,9 @@ def meta_eigh_basis(tolerance: float = 0.0) -> Method:
       ValueError, TypeError: for a number out of range.
 
     Examples:
-      >>> meta_eigh_basis(0.1).basis(jnp.diag(jnp.asarray([2.0, 1.0]))[None], jnp.eye(2)[None], True)[0].tolist()
+      >>> meta_eigh_basis(0.1).basis(
+      ...     jnp.diag(jnp.asarray([2.0, 1.0]))[None], jnp.eye(2)[None], True
+      ... )[0].tolist()
       [[1.0, 0.0], [0.0, 1.0]]
     """
     check_number("tolerance", tolerance, 0, 1)

@@ -60,7 +60,9 @@ def meta_chain(
       mesh: see there.
 
     Examples:
-      >>> tx = meta_chain(lambda _: optax.scale_by_sign(), 0.5, beta1=0.0, bias_correction=True)
+      >>> tx = meta_chain(
+      ...     lambda _: optax.scale_by_sign(), 0.5, beta1=0.0, bias_correction=True
+      ... )
       >>> w = jax.numpy.asarray([2.0, -3.0])
       >>> tx.update(w, tx.init(w), w)[0].tolist()
       [-0.5, 0.5]

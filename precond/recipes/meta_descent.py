@@ -61,7 +61,9 @@ def meta_svd(*, scale_by_nuclear_norm: bool = False) -> Orthogonalizer:
       A value for `method=` of `precond.transforms.orthogonalize`.
 
     Examples:
-      >>> meta_svd(scale_by_nuclear_norm=True).apply(jnp.asarray([[[3.0, 0.0], [0.0, 1.0]]])).tolist()
+      >>> meta_svd(scale_by_nuclear_norm=True).apply(
+      ...     jnp.asarray([[[3.0, 0.0], [0.0, 1.0]]])
+      ... ).tolist()
       [[[4.0, 0.0], [0.0, 4.0]]]
     """
 

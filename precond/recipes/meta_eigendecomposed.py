@@ -71,7 +71,9 @@ def meta_eigendecomposed(
 
     Examples:
       >>> root, factor = meta_eigendecomposed(1.0, power=0.5), jnp.full((1, 1, 1), 3.0)
-      >>> root.refresh(factor, root.init(factor, (factor,)).derived[0], 0.5, True).values.item()
+      >>> root.refresh(
+      ...     factor, root.init(factor, (factor,)).derived[0], 0.5, True
+      ... ).values.item()
       4.0
     """
     method = meta_eigh_basis() if method is None else method

@@ -70,7 +70,9 @@ def meta_eigh(epsilon: float = 1e-12, *, power: Powers = None, after: bool = Fal
 
     Examples:
       >>> root, factor = meta_eigh(1.0, power=0.5), jnp.full((1, 1, 1), 3.0)
-      >>> root.refresh(factor, root.init(factor, (factor,)).derived[0], 0.5, True).matrix.item()
+      >>> root.refresh(
+      ...     factor, root.init(factor, (factor,)).derived[0], 0.5, True
+      ... ).matrix.item()
       0.5
     """
     check_number("epsilon", epsilon, 0)
@@ -102,8 +104,11 @@ def meta_pseudo_inverse(
       ValueError: for an epsilon that is not 0, a negative tolerance or a power that is not positive.
 
     Examples:
-      >>> root, factor = meta_pseudo_inverse(power=0.5), jnp.diag(jnp.asarray([4.0, 0.0]))[None]
-      >>> root.refresh(factor, root.init(factor, (factor,)).derived[0], 0.5, True).matrix.tolist()
+      >>> root = meta_pseudo_inverse(power=0.5)
+      >>> factor = jnp.diag(jnp.asarray([4.0, 0.0]))[None]
+      >>> root.refresh(
+      ...     factor, root.init(factor, (factor,)).derived[0], 0.5, True
+      ... ).matrix.tolist()
       [[[0.5, 0.0], [0.0, 0.0]]]
     """
     if epsilon != 0:
@@ -170,7 +175,9 @@ def meta_newton(
 
     Examples:
       >>> root, factor = meta_newton(1.0, power=0.5), jnp.full((1, 1, 1), 3.0)
-      >>> root.refresh(factor, root.init(factor, (factor,)).derived[0], 0.5, True).matrix.item()
+      >>> root.refresh(
+      ...     factor, root.init(factor, (factor,)).derived[0], 0.5, True
+      ... ).matrix.item()
       0.5
     """
     check_number("epsilon", epsilon, 0)
@@ -223,7 +230,12 @@ def meta_higher_order(
 
     Examples:
       >>> root, factor = meta_higher_order(1.0, power=0.5), jnp.full((1, 1, 1), 3.0)
-      >>> round(root.refresh(factor, root.init(factor, (factor,)).derived[0], 0.5, True).matrix.item(), 6)
+      >>> round(
+      ...     root.refresh(
+      ...         factor, root.init(factor, (factor,)).derived[0], 0.5, True
+      ...     ).matrix.item(),
+      ...     6,
+      ... )
       0.5
     """
     check_number("epsilon", epsilon, 0)

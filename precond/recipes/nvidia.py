@@ -37,7 +37,9 @@ def nvidia_orthogonal_iteration() -> Method:
     columns that it belongs to together, nothing here does.
 
     Examples:
-      >>> basis = nvidia_orthogonal_iteration().basis(jnp.diag(jnp.asarray([1.0, 2.0]))[None], jnp.eye(2)[None], True)
+      >>> basis = nvidia_orthogonal_iteration().basis(
+      ...     jnp.diag(jnp.asarray([1.0, 2.0]))[None], jnp.eye(2)[None], True
+      ... )
       >>> jnp.abs(basis)[0].tolist()
       [[0.0, 1.0], [1.0, 0.0]]
     """
@@ -50,7 +52,9 @@ def nvidia_eigh() -> Method:
     """Refresh bases as `ReklsV3` does: by `eigh` in every step, with columns in the order of falling eigenvalues.
 
     Examples:
-      >>> basis = nvidia_eigh().basis(jnp.diag(jnp.asarray([1.0, 2.0]))[None], jnp.eye(2)[None], False)
+      >>> basis = nvidia_eigh().basis(
+      ...     jnp.diag(jnp.asarray([1.0, 2.0]))[None], jnp.eye(2)[None], False
+      ... )
       >>> jnp.abs(basis)[0].tolist()
       [[0.0, 1.0], [1.0, 0.0]]
     """

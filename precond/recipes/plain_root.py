@@ -46,9 +46,14 @@ def plain_root(solve: Solve, *, power: Powers = None, tolerance: float = math.in
       tolerance: a root whose error is above it, or NaN, or that is not finite, is refused, and the last one stays.
 
     Examples:
-      >>> root = plain_root(lambda a, power: Solution(1 / a, a[:, 0, 0] * 0, a[:, 0, 0], a[:, 0, 0] * 0), power=1.0)
+      >>> root = plain_root(
+      ...     lambda a, power: Solution(1 / a, a[:, 0, 0] * 0, a[:, 0, 0], a[:, 0, 0] * 0),
+      ...     power=1.0,
+      ... )
       >>> factor = jnp.full((1, 1, 1), 4.0)
-      >>> root.refresh(factor, root.init(factor, (factor,)).derived[0], 1.0, True).matrix.item()
+      >>> root.refresh(
+      ...     factor, root.init(factor, (factor,)).derived[0], 1.0, True
+      ... ).matrix.item()
       0.25
     """
 

@@ -118,7 +118,9 @@ def gradients_by(function: Callable[..., tuple[Any, Any]], *, metric: Metric | N
       ValueError: in a call, as `gradients`.
 
     Examples:
-      >>> f = over_groups(gradients_by(lambda w, x: ((jnp.mean(w * x), x[0]), jnp.mean(x))), 2)
+      >>> f = over_groups(
+      ...     gradients_by(lambda w, x: ((jnp.mean(w * x), x[0]), jnp.mean(x))), 2
+      ... )
       >>> (value, first), mean, replicas = f(2.0, jnp.asarray([1.0, 3.0]))
       >>> value.item(), first.item(), mean.item(), replicas.deviation.item()
       (4.0, 2.0, 2.0, 2.0)

@@ -45,9 +45,13 @@ def over_devices(f: GradientFunction, axis: str | Sequence[str], *, specs: Any =
 
     Examples:
       >>> from precond.replicas import gradients
-      >>> mesh, shared, split = jax.make_mesh((1,), ("data",)), PartitionSpec(), PartitionSpec("data")
+      >>> mesh = jax.make_mesh((1,), ("data",))
+      >>> shared = PartitionSpec()
+      >>> split = PartitionSpec("data")
       >>> f = over_devices(gradients(lambda w, x: jnp.mean(w * x)), "data")
-      >>> step = jax.jit(jax.shard_map(f, mesh=mesh, in_specs=(shared, split), out_specs=shared))
+      >>> step = jax.jit(
+      ...     jax.shard_map(f, mesh=mesh, in_specs=(shared, split), out_specs=shared)
+      ... )
       >>> x = jax.device_put(jnp.asarray([1.0, 3.0]), jax.NamedSharding(mesh, split))
       >>> value, mean, replicas = step(2.0, x)
       >>> mean.item(), replicas.count.item()

@@ -110,7 +110,9 @@ def merge(
       Chan, Golub and LeVeque, Updating formulae and a pairwise algorithm for computing sample variances, 1979.
 
     Examples:
-      >>> mean, deviation = merge(jnp.float32(1.0), jnp.float32(0.0), 1, 3.0, 0.0, 1, whole_squares)
+      >>> mean, deviation = merge(
+      ...     jnp.float32(1.0), jnp.float32(0.0), 1, 3.0, 0.0, 1, whole_squares
+      ... )
       >>> mean.item(), deviation.item()
       (2.0, 2.0)
     """

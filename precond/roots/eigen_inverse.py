@@ -61,7 +61,9 @@ def eigen_inverse(damping: ArrayLike = 1e-3, *, method: Method | None = None) ->
     Examples:
       >>> root, factor = eigen_inverse(damping=1.0), jnp.full((1, 1, 1), 3.0)
       >>> state = root.init(jnp.ones((1, 1)), (factor,))
-      >>> state = state._replace(derived=(root.refresh(factor, state.derived[0], 1, jnp.asarray(True)),))
+      >>> state = state._replace(
+      ...     derived=(root.refresh(factor, state.derived[0], 1, jnp.asarray(True)),)
+      ... )
       >>> root.apply(jnp.ones((1, 1)), jnp.ones((1, 1)), state)[0].item()
       0.25
     """

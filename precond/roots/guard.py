@@ -135,7 +135,14 @@ def accept(
 
     Examples:
       >>> old, ones = unchecked(jnp.zeros((1, 1, 1))), jnp.ones(1)
-      >>> new = accept(jnp.full((1, 1, 1), 5.0), jnp.asarray([jnp.nan]), old, 0.1, damping=ones, condition=ones)
+      >>> new = accept(
+      ...     jnp.full((1, 1, 1), 5.0),
+      ...     jnp.asarray([jnp.nan]),
+      ...     old,
+      ...     0.1,
+      ...     damping=ones,
+      ...     condition=ones,
+      ... )
       >>> new.matrix.item(), new.health.refused.item(), new.health.escalated.item()
       (1.0, 1, 1)
     """

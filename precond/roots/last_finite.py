@@ -20,7 +20,9 @@ def last_finite(root: Root) -> Root:
 
     Examples:
       >>> import precond
-      >>> inverse = precond.inverse_root()._replace(refresh=lambda factors, derived, power, first: 1 / factors)
+      >>> inverse = precond.inverse_root()._replace(
+      ...     refresh=lambda factors, derived, power, first: 1 / factors
+      ... )
       >>> root, one = last_finite(inverse), jnp.ones((2, 1, 1))
       >>> root.refresh(jnp.asarray([[[0.0]], [[2.0]]]), one, 1, True)[:, 0, 0].tolist()
       [1.0, 0.5]

@@ -43,7 +43,10 @@ def decayed_max(decay: ArrayLike = 0.8) -> MomentRule:
 
     Examples:
       >>> follow = decayed_max(0.5)
-      >>> [follow(jnp.asarray(4.0), jnp.asarray(x), jnp.asarray(2)).item() for x in (1.0, 5.0)]
+      >>> [
+      ...     follow(jnp.asarray(4.0), jnp.asarray(x), jnp.asarray(2)).item()
+      ...     for x in (1.0, 5.0)
+      ... ]
       [2.0, 5.0]
     """
     check_number("decay", decay, 0, 1)
@@ -64,7 +67,10 @@ def ema(decay: ArrayLike = 0.95) -> MomentRule:
 
     Examples:
       >>> follow = ema(0.5)
-      >>> [round(follow(jnp.asarray(4.0), jnp.asarray(1.0), jnp.asarray(t)).item(), 4) for t in (1, 2)]
+      >>> [
+      ...     round(follow(jnp.asarray(4.0), jnp.asarray(1.0), jnp.asarray(t)).item(), 4)
+      ...     for t in (1, 2)
+      ... ]
       [1.0, 2.0]
     """
     check_decay("decay", decay)

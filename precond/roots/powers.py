@@ -36,7 +36,11 @@ def powers(power: Powers) -> PowerOf:
 
     Examples:
       >>> power = powers({2: {0: 0.5}, 3: 1.0})
-      >>> power(Axis(0, rank=2, order=2)), power(Axis(1, rank=2, order=2)), power(Axis(1, rank=3, order=1))
+      >>> (
+      ...     power(Axis(0, rank=2, order=2)),
+      ...     power(Axis(1, rank=2, order=2)),
+      ...     power(Axis(1, rank=3, order=1)),
+      ... )
       (0.5, Fraction(1, 4), 1.0)
     """
     if power is None:

@@ -32,9 +32,13 @@ def waiting(root: Root) -> Root:
 
     Examples:
       >>> from precond import inverse_root
-      >>> root, factor, g = waiting(inverse_root()), jnp.full((1, 1, 1), 16.0), jnp.ones((1, 1))
+      >>> root = waiting(inverse_root())
+      >>> factor = jnp.full((1, 1, 1), 16.0)
+      >>> g = jnp.ones((1, 1))
       >>> state = root.init(g, (factor,))
-      >>> known = state._replace(derived=(root.refresh(factor, state.derived[0], 0.5, jnp.asarray(True)),))
+      >>> known = state._replace(
+      ...     derived=(root.refresh(factor, state.derived[0], 0.5, jnp.asarray(True)),)
+      ... )
       >>> root.apply(g, g, state)[0].item(), round(root.apply(g, g, known)[0].item(), 4)
       (0.0, 0.25)
     """

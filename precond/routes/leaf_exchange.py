@@ -43,7 +43,9 @@ def merge_slices(x: jax.Array, axis: int, cuts: Sequence[Cut] | None = None) -> 
       cuts: as given to `split_slices`.
 
     Examples:
-      >>> merge_slices(jnp.asarray([[0, 1, 4], [2, 3, 5]]), 0, [Cut(0, 1, 4), Cut(4, 1, 2)]).tolist()
+      >>> merge_slices(
+      ...     jnp.asarray([[0, 1, 4], [2, 3, 5]]), 0, [Cut(0, 1, 4), Cut(4, 1, 2)]
+      ... ).tolist()
       [0, 1, 2, 3, 4, 5]
     """
     count, *shape = x.shape
@@ -126,7 +128,9 @@ def exchange_of(
       dim: the axis along which the leaf is divided.
 
     Examples:
-      >>> exchange_of((4, 8), Geometry((4, 8), (0, 1), (4, 8), ()), 1, [Cut(0, 1, 8)], 2, dim=1).is_local
+      >>> exchange_of(
+      ...     (4, 8), Geometry((4, 8), (0, 1), (4, 8), ()), 1, [Cut(0, 1, 8)], 2, dim=1
+      ... ).is_local
       True
     """
     before = math.prod(shape[:dim])

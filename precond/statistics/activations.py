@@ -67,7 +67,9 @@ def activations(decay: ArrayLike = 0.95) -> optax.GradientTransformationExtraArg
       >>> state = statistics.init(stacks)
       >>> for value in (1.0, 4.0):
       ...     seen = {"1x1": (jnp.full((1, 1, 1), value), jnp.ones((1, 1, 1)))}
-      ...     factors, state = statistics.update(stacks, state, blocks=BlockInfo(factors=seen))
+      ...     factors, state = statistics.update(
+      ...         stacks, state, blocks=BlockInfo(factors=seen)
+      ...     )
       >>> dense(factors["1x1"][0]).item()  # (1 + 2 * 4) / 3
       3.0
     """

@@ -65,7 +65,9 @@ def graft(
     Examples:
       >>> tx = graft(direction=optax.identity(), magnitude=optax.scale_by_sign())
       >>> g = jnp.asarray([3.0, 4.0, 0.0, 0.0])
-      >>> [round(x, 4) for x in tx.update(g, tx.init(g))[0].tolist()]  # the sign's norm is sqrt(2)
+      >>> [
+      ...     round(x, 4) for x in tx.update(g, tx.init(g))[0].tolist()
+      ... ]  # the sign's norm is sqrt(2)
       [0.8485, 1.1314, 0.0, 0.0]
     """
     check_whole("start", start, least=1)

@@ -86,7 +86,9 @@ def levenberg_marquardt(
       2010.
 
     Examples:
-      >>> tx = levenberg_marquardt(lambda damping: optax.scale(-1 / (2 + damping)), 1.0, interval=1, decay=0.5)
+      >>> tx = levenberg_marquardt(
+      ...     lambda damping: optax.scale(-1 / (2 + damping)), 1.0, interval=1, decay=0.5
+      ... )
       >>> x, loss = jnp.asarray(3.0), lambda x: x**2
       >>> more = {"value": loss(x), "value_fn": loss, "curvature": lambda v: 2 * v}
       >>> updates, state = tx.update(jax.grad(loss)(x), tx.init(x), x, **more)

@@ -80,7 +80,9 @@ def dense_rows() -> Rows:
     """Store gradients as they are, which takes m times the memory of the parameters.
 
     Examples:
-      >>> dense_rows().products(jnp.asarray([[1.0, 0.0], [1.0, 1.0]]), jnp.asarray([2.0, 3.0])).tolist()
+      >>> dense_rows().products(
+      ...     jnp.asarray([[1.0, 0.0], [1.0, 1.0]]), jnp.asarray([2.0, 3.0])
+      ... ).tolist()
       [2.0, 5.0]
     """
     return Rows(

@@ -33,10 +33,10 @@ def stochastic_rounding(seed: int = 0) -> optax.GradientTransformationExtraArgs:
       |\hat x - x| < 2^{-7} |x|, \qquad E[\hat x] = x$$
 
     Here $x_\downarrow \le x \le x_\uparrow$ are the neighbours of x in bfloat16. Rounding to the nearest is off by half
-    as much at most, but in the same direction every time, so that a small update of a large parameter can be lost in
-    every step. Use it for `rounding=` of `precond.sharded`, or in a chain of transformations of stacks. The noise
-    depends on the seed, the number of the step and the block's place in its stack alone: it is the same on every mesh,
-    and after a restart.
+    as much at most, but in the same direction every time. So a small update of a large parameter can be lost in every
+    step. Use it for `rounding=` of `precond.sharded`, or in a chain of transformations of stacks. The noise depends on
+    the seed, the number of the step and the block's place in its stack alone: it is the same on every mesh, and after a
+    restart.
 
     Args:
       seed: two runs with the same seed round in the same way.
@@ -55,7 +55,9 @@ def stochastic_rounding(seed: int = 0) -> optax.GradientTransformationExtraArgs:
     Examples:
       >>> tx, stacks = stochastic_rounding(), {"1": jnp.full((1000, 1), 1 + 1 / 512)}
       >>> updates, state = tx.update(stacks, tx.init(stacks))
-      >>> sorted(set(updates["1"].ravel().tolist()))  # the upper one in a quarter of all blocks
+      >>> sorted(
+      ...     set(updates["1"].ravel().tolist())
+      ... )  # the upper one in a quarter of all blocks
       [1.0, 1.0078125]
       >>> abs(float(jnp.mean(updates["1"].astype(jnp.float32))) - (1 + 1 / 512)) < 3e-4
       True

@@ -43,7 +43,8 @@ def with_momentum(
     Examples:
       >>> import jax.numpy as jnp
       >>> from precond.transforms import scale_by_diagonal
-      >>> tx, g = with_momentum(optax.scale(0.5), scale_by_diagonal(eps=0.0)), jnp.asarray([4.0])
+      >>> tx = with_momentum(optax.scale(0.5), scale_by_diagonal(eps=0.0))
+      >>> g = jnp.asarray([4.0])
       >>> tx.update(g, tx.init(g))[0].tolist()
       [0.5]
     """

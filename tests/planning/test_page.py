@@ -36,7 +36,7 @@ def test_it_plans_8_256_and_4096_devices_for_both_models():
 
 
 def test_the_command_prints_what_the_page_shows(capsys):
-    shown = re.findall(r"^\$ python -m precond (.*)\n((?:.*\n)*?)```", PAGE, flags=re.MULTILINE)
+    shown = re.findall(r"^\$ python -m precond (.*)\n((?:.*\n)*?)```", PAGE.replace("\\\n", ""), flags=re.MULTILINE)
     assert len(shown) == 2
     for command, output in shown:
         main(command.split())

@@ -41,7 +41,9 @@ def layers(layers: Mapping[str, Layer]) -> Views:
 
     Examples:
       >>> import jax.numpy as jnp
-      >>> views = layers({"dense": Layer("dense/kernel", "dense/bias", 0, (2, 3), (), (0,), (1,))})
+      >>> views = layers(
+      ...     {"dense": Layer("dense/kernel", "dense/bias", 0, (2, 3), (), (0,), (1,))}
+      ... )
       >>> views("dense/kernel", jnp.zeros((2, 3)))
       View(axes=((0,), (1,)), passive=(), shape=(2, 3), row='dense/bias')
     """

@@ -38,7 +38,9 @@ def named(params: Any, otherwise: Views = default_views) -> Views:
     Examples:
       >>> import jax.numpy as jnp
       >>> from flax import linen as nn
-      >>> box = nn.Partitioned(jnp.zeros((64, 6, 4, 16)), names=("embed", "layers", "heads", "kv"))
+      >>> box = nn.Partitioned(
+      ...     jnp.zeros((64, 6, 4, 16)), names=("embed", "layers", "heads", "kv")
+      ... )
       >>> views = named({"attention": {"weights": box}})
       >>> views("attention/weights", jnp.zeros((64, 6, 4, 16)))
       View(axes=((0,), (2, 3)), passive=(), shape=None)
@@ -77,7 +79,10 @@ def batch_axes(names: tuple[str, ...]) -> list[int]:
       names: of all axes of a parameter.
 
     Examples:
-      >>> batch_axes(("exp", "layers", "embed", "mlp")), batch_axes(("embed", "layers", "exp"))
+      >>> (
+      ...     batch_axes(("exp", "layers", "embed", "mlp")),
+      ...     batch_axes(("embed", "layers", "exp")),
+      ... )
       ([0, 1], [1])
     """
     layers = [axis for axis, name in enumerate(names) if _LAYERS.fullmatch(name)]

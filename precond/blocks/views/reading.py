@@ -19,7 +19,11 @@ def is_real(leaf: Any) -> bool:
       leaf: anything with shape and dtype.
 
     Examples:
-      >>> is_real(jnp.zeros((2, 3))), is_real(jnp.zeros((2, 3), "complex64")), is_real(jnp.zeros(3))
+      >>> (
+      ...     is_real(jnp.zeros((2, 3))),
+      ...     is_real(jnp.zeros((2, 3), "complex64")),
+      ...     is_real(jnp.zeros(3)),
+      ... )
       (True, False, False)
     """
     return len(leaf.shape) >= 2 and jnp.issubdtype(leaf.dtype, jnp.floating)

@@ -52,7 +52,11 @@ def rules(*pairs: tuple[str, Rule], otherwise: Views = default_views) -> Views:
 
     Examples:
       >>> import jax.numpy as jnp
-      >>> views = rules(("layers/.*kernel", View((1, 2))), ("head", None), ("embedding", View((0, 1), passive=(0,))))
+      >>> views = rules(
+      ...     ("layers/.*kernel", View((1, 2))),
+      ...     ("head", None),
+      ...     ("embedding", View((0, 1), passive=(0,))),
+      ... )
       >>> views("layers/mlp/kernel", jnp.zeros((12, 4, 8)))
       View(axes=(1, 2), passive=(), shape=None)
       >>> views("embedding", jnp.zeros((100, 4))).passive
@@ -79,7 +83,9 @@ def as_views(views: Views | Sequence[tuple[str, Rule]] | None) -> Views:
 
     Examples:
       >>> import jax.numpy as jnp
-      >>> as_views([["qkv", {"axes": [0, 2], "shape": [4, 3, 4]}]])("qkv/kernel", jnp.zeros((4, 12)))
+      >>> as_views([["qkv", {"axes": [0, 2], "shape": [4, 3, 4]}]])(
+      ...     "qkv/kernel", jnp.zeros((4, 12))
+      ... )
       View(axes=[0, 2], passive=(), shape=[4, 3, 4])
     """
     if views is None:

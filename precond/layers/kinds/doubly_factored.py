@@ -108,7 +108,9 @@ def under_sharing(kind: Kind, layer: Layer, sharing: Sharing) -> Kind:
 
     Examples:
       >>> from precond.layers import dense
-      >>> kind = under_sharing(dense(False), dense(False).layer("kernel", None, (12, 5)), doubly_factored(3))
+      >>> kind = under_sharing(
+      ...     dense(False), dense(False).layer("kernel", None, (12, 5)), doubly_factored(3)
+      ... )
       >>> kind.layer("kernel", None, (12, 5)).tensor
       (4, 3, 5)
     """
@@ -148,8 +150,13 @@ def doubly_factored(channels: int | None = None, *, steps: int = 16) -> DoublyFa
     Examples:
       >>> import jax.numpy as jnp
       >>> from precond import layers
-      >>> params = {"kernel": jnp.ones((6 * 4, 3)), "bias": jnp.zeros(3)}  # of 6 positions with 4 channels
-      >>> capture = layers.explicit({"": layers.dense()}, params, sharing=layers.doubly_factored(channels=4))
+      >>> params = {
+      ...     "kernel": jnp.ones((6 * 4, 3)),
+      ...     "bias": jnp.zeros(3),
+      ... }  # of 6 positions with 4 channels
+      >>> capture = layers.explicit(
+      ...     {"": layers.dense()}, params, sharing=layers.doubly_factored(channels=4)
+      ... )
       >>> print(capture.coverage)
       layer  kind                          factors          bytes  no factors, because
              contraction, doubly factored  6x6 + 4x4 + 3x3  244

@@ -63,10 +63,20 @@ class Kind(Protocol):
       ...     bias, weights_name = False, "scale"
       ...
       ...     def layer(self, kernel, bias, shape):
-      ...         return Layer(kernel, bias, lead=len(shape) - 1, shape=shape[-1:], groups=(), inputs=(0,), outputs=())
+      ...         return Layer(
+      ...             kernel,
+      ...             bias,
+      ...             lead=len(shape) - 1,
+      ...             shape=shape[-1:],
+      ...             groups=(),
+      ...             inputs=(0,),
+      ...             outputs=(),
+      ...         )
       ...
       ...     def signals(self, x, g, batch):
-      ...         each = (x * g).reshape(count_of(x.shape, batch), -1, x.shape[-1]).sum(1)  # gradient of each example
+      ...         each = (
+      ...             (x * g).reshape(count_of(x.shape, batch), -1, x.shape[-1]).sum(1)
+      ...         )  # gradient of each example
       ...         return Signals(each[:, None, None], None)
       >>> Gain().layer("scale", None, (3,)).size
       (1, 3, 1)
@@ -205,7 +215,9 @@ def gram(rows: jax.Array, weights: jax.Array | None = None) -> jax.Array:
       weights: w, `[n, t]`; None counts each row once.
 
     Examples:
-      >>> gram(jnp.asarray([1.0, 2.0]).reshape(2, 1, 1, 1), jnp.asarray([[3.0], [1.0]])).item()
+      >>> gram(
+      ...     jnp.asarray([1.0, 2.0]).reshape(2, 1, 1, 1), jnp.asarray([[3.0], [1.0]])
+      ... ).item()
       7.0
     """
     weighted = rows if weights is None else rows * weights[:, :, None, None]
@@ -240,7 +252,9 @@ def mask_by_row(mask: jax.Array | None, shape: tuple[int, ...]) -> jax.Array | N
       ValueError: if the mask has more entries than there are rows.
 
     Examples:
-      >>> mask_by_row(jnp.asarray([[True, False]]), (1, 4)).tolist()  # two positions of two rows each
+      >>> mask_by_row(
+      ...     jnp.asarray([[True, False]]), (1, 4)
+      ... ).tolist()  # two positions of two rows each
       [[True, True, False, False]]
     """
     if mask is None or mask.size == math.prod(shape):
