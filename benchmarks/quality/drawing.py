@@ -6,6 +6,10 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+
+import precond
 from benchmarks import measure
 from benchmarks.quality import reading
 from benchmarks.quality.optimizers import METHODS
@@ -13,6 +17,11 @@ from benchmarks.quality.train import Trial
 
 PAGE = measure.IMAGES.parent / "benchmarks.md"
 Results = dict[str, list[Trial]]
+SMALLER = {  # and what they are compared with
+    "shampoo, one moment a block": "shampoo",
+    "shampoo, small state": "shampoo",
+    "soap, small state": "soap",
+}
 
 
 def load(folder: Path, order: list[str]) -> Results:
@@ -78,12 +87,30 @@ def details(trials: list[Trial]) -> str:
     return "\n".join(lines)
 
 
+def size(name: str) -> float:
+    """Bytes of the state of a square matrix, by those of the matrix."""
+    tx = METHODS[name].make(1e-3, lambda count: 1.0, None)
+    planned = precond.plan(tx, {"w": jax.ShapeDtypeStruct((512, 512), jnp.float32)})
+    return sum(planned.bytes.values()) / (4 * 512**2)
+
+
+def memory(results: Results) -> str:
+    """The sizes of states, and steps to AdamW's loss by those of the state as it is."""
+    lines = ["| | state | " + " | ".join(results) + " |", "|---" * (len(results) + 2) + "|"]
+    for name, wide in SMALLER.items():
+        pairs = [(ratio(name, t, "steps"), ratio(wide, t, "steps")) for t in results.values()]
+        cells = [cell(small / other if math.isfinite(other) else math.nan) for small, other in pairs]
+        lines.append(f"| {name} | {size(name):.1f}, not {size(wide):.1f} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def tables(results: Results) -> dict[str, str]:
     """By their names in the page."""
     return {
         "steps": overview(results, lambda name, trials: ratio(name, trials, "steps")),
         "seconds": overview(results, lambda name, trials: ratio(name, trials, "seconds")),
         "documented": overview(results, reading.slowdown),
+        "memory": memory(results),
         "details": "\n\n".join(f"### {name}\n\n{details(trials)}" for name, trials in results.items()),
     }
 
