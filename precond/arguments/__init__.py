@@ -1,7 +1,6 @@
 """What a user typed: checked, explained where it is wrong, and printed in one line. Floor 0 of the library."""
 
 from precond.arguments.checks import (
-    STATIC_ARGS,
     check_choice,
     check_decay,
     check_flag,
@@ -18,10 +17,10 @@ from precond.arguments.described import Described, described
 from precond.arguments.directions import along, check_along, check_headings, heading, refuse_optimizers
 from precond.arguments.explain import check_arrays, check_trees, fitting_mask, is_state
 from precond.arguments.shown import is_function, made, maker, shown
+from precond.arguments.static_args import static_args
 from precond.arguments.whose import known_states
 
 __all__ = [
-    "STATIC_ARGS",
     "Described",
     "along",
     "check_along",
@@ -49,4 +48,5 @@ __all__ = [
     "maker",
     "refuse_optimizers",
     "shown",
+    "static_args",
 ]

@@ -15,7 +15,7 @@ from jax.core import Tracer
 from precond.arguments.checks import hint
 from precond.arguments.shown import shown
 
-__all__ = ["check_types"]
+__all__ = ["check_types", "kinds_of"]
 
 _EXAMPLES = {
     "GradientTransformation": "optax.scale_by_adam()",
@@ -57,7 +57,7 @@ def check_types(hints: Mapping[str, Any], given: Mapping[str, Any]) -> None:
       TypeError: b1='0.9': must be a number.
     """
     for name, value in given.items():
-        kinds = _kinds(hints.get(name, Any))
+        kinds = kinds_of(hints.get(name, Any))
         if not any(_is(value, kind) for kind in kinds):
             words = dict.fromkeys(_in_words(kind) for kind in kinds if kind is not type(None))
             optional = ", or None" if type(None) in kinds else ""
@@ -95,10 +95,18 @@ def _is_known(x: jax.Array) -> bool:
     return not isinstance(x, Tracer) and x.is_fully_addressable and np.issubdtype(x.dtype, np.inexact)
 
 
-def _kinds(annotation: Any) -> list[Any]:
-    """Return the members of a union, those of unions within it included."""
+def kinds_of(annotation: Any) -> list[Any]:
+    """Return the members of a union, those of unions within it included.
+
+    Args:
+      annotation: of an argument.
+
+    Examples:
+      >>> kinds_of(int | None)
+      [<class 'int'>, <class 'NoneType'>]
+    """
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return [kind for member in typing.get_args(annotation) for kind in _kinds(member)]
+        return [kind for member in typing.get_args(annotation) for kind in kinds_of(member)]
     return [type(None) if annotation is None else annotation]
 
 

@@ -13,7 +13,6 @@ from jax.core import Tracer
 from precond.arguments.shown import is_function, shown
 
 __all__ = [
-    "STATIC_ARGS",
     "check_choice",
     "check_decay",
     "check_flag",
@@ -27,9 +26,6 @@ __all__ = [
     "check_whole",
     "hint",
 ]
-
-STATIC_ARGS = ("block_size", "refresh", "views", "mask")
-"""Arguments of every alias that cannot be injected: `optax.inject_hyperparams(alias, precond.STATIC_ARGS)`."""
 
 
 def check_whole(name: str, value: Any, least: int) -> None:
@@ -47,7 +43,7 @@ def check_whole(name: str, value: Any, least: int) -> None:
     if isinstance(value, jax.Array):
         raise TypeError(
             f"{name} is an array, but it sets shapes or schedules and must be a Python integer. Under "
-            f"optax.inject_hyperparams, pass static_args=precond.STATIC_ARGS."
+            f"optax.inject_hyperparams(factory, ..), pass static_args=precond.static_args(factory)."
         )
     if isinstance(value, bool) or not hasattr(value, "__index__") or np.ndim(value):
         raise TypeError(f"{name}={shown(value)}: must be a Python integer of at least {least}.{hint(value)}")

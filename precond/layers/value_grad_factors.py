@@ -190,8 +190,8 @@ def _pullback(
             f"The batch is empty: forward= returned outputs of shape {shapes}, and a mean over no examples has neither "
             f"a gradient nor factors. Leave this batch out; shapes are known when the step is traced."
         )
-    if capture.taps:
-        check_tapped(watch.taps, run, params, probes)
+    if silent := {name: layer for name, layer in capture.layers.items() if not watch.called(capture.taps[name])}:
+        check_tapped(silent, run, params, probes)
     return outputs, back, aux, mine
 
 

@@ -18,7 +18,7 @@ def _check(name: str, power: Any) -> None:
     if isinstance(power, jax.Array):
         raise TypeError(
             f"{name} is an array, but it chooses the iteration and must be a Python number. Under "
-            "optax.inject_hyperparams, pass static_args=(*precond.STATIC_ARGS, 'power')."
+            "optax.inject_hyperparams(factory, ..), pass static_args=precond.static_args(factory)."
         )
     advice = (
         "The root is F^(-power), so that the exponent 4 of other libraries is power=1/4. To leave an axis without a "

@@ -88,10 +88,6 @@ def scale_by_mfac(
       >>> [round(x, 5) for x in tx.update(g, tx.init(g))[0].tolist()]  # 2 / (1/2 + 2^2 / 2)
       [0.8, 0.0]
     """
-    if isinstance(window, jax.Array):
-        raise TypeError(
-            "window is an array, but sets shapes: with optax.inject_hyperparams, pass static_args='window'."
-        )
     check_whole("window", window, least=1)
     check_number("damping", damping, 0)
 
