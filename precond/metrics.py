@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from jax.core import Tracer
 
-from precond.arguments import shown
+from precond.arguments import check_keys, check_values, shown
 from precond.blocks import hashed, path_name, without_probes
 from precond.boxes import unboxed
 from precond.engine import BlockedState, KroneckerState, StackedState
@@ -85,6 +85,7 @@ def metrics(state: Any, params: Tree | None = None) -> dict[str, jax.Array]:
       1.0
     """
     _check(state)
+    check_keys("params", params)
     state = unboxed(state)
     found: list[Any] = [*_states(state), *(x for x in find_nodes(state, KroneckerState) if x.host != ())]
     found += find_nodes(state, ActivationsState)
@@ -110,6 +111,7 @@ def _check(state: Any) -> None:
     """Raise for anything but the state of an optimizer."""
     if isinstance(state, optax.GradientTransformation):
         raise TypeError(f"metrics() was given {shown(state)}, where its state belongs: tx.init(params).")
+    check_values(state=state)
     leaves = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, tuple) and hasattr(x, "_fields"))
     if leaves and not any(isinstance(x, tuple) for x in leaves):
         raise TypeError(

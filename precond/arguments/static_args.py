@@ -1,13 +1,12 @@
 """Which arguments of a function set shapes, schedules or programs, and so cannot be injected into a state."""
 
 import inspect
-import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
 
-from precond.arguments.check_types import kinds_of
+from precond.arguments.check_types import is_number, kinds_of
 from precond.arguments.shown import shown
 
 __all__ = ["static_args"]
@@ -40,7 +39,4 @@ def static_args(factory: Callable[..., Any]) -> tuple[str, ...]:
 
 
 def _may_be_traced(annotation: Any) -> bool:
-    """Return whether an argument is a number that may be an array: a tree of arrays, such as a mask, is none."""
-    kinds = kinds_of(annotation)
-    trees = any(typing.get_origin(kind) is Mapping for kind in kinds)
-    return jax.Array in kinds and (float in kinds or int in kinds) and not trees
+    return is_number(annotation) and jax.Array in kinds_of(annotation)

@@ -5,6 +5,8 @@ from typing import Any
 
 from jax import tree_util
 
+from precond.arguments import shown
+
 __all__ = ["parts_of", "path_name"]
 
 
@@ -27,8 +29,13 @@ def parts_of(path: str) -> tuple[str, ...]:
     Args:
       path: from `path_name`.
 
+    Raises:
+      TypeError: for anything but text.
+
     Examples:
       >>> parts_of("model/h.0.attn.weight")
       ('model', 'h', '0', 'attn', 'weight')
     """
+    if not isinstance(path, str):
+        raise TypeError(f"A view is asked of the path {shown(path)}: the path of a parameter is text, 'dense/kernel'.")
     return tuple(re.split(r"[/.]", path))

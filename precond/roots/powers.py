@@ -27,6 +27,11 @@ def _check(name: str, power: Any) -> None:
     check_number(name, power, 1 / 64, 1, advice=advice)
 
 
+def _checked(name: str, power: Any) -> Power:
+    _check(name, power)
+    return power
+
+
 def powers(power: Powers) -> PowerOf:
     """Turn a user's `power` into a function from an axis to the power of its factor; see `precond.inverse_root`.
 
@@ -42,7 +47,7 @@ def powers(power: Powers) -> PowerOf:
     if power is None:
         return lambda axis: Fraction(1, 2 * axis.order)
     if callable(power):
-        return lambda axis: power(axis.order)
+        return lambda axis: _checked(f"power({axis.order})", power(axis.order))
     if not isinstance(power, Mapping):
         _check("power", power)
         return lambda axis: power

@@ -9,7 +9,7 @@ import optax
 from jax import lax
 from jax.typing import ArrayLike
 
-from precond.arguments import check_number, check_whole, described
+from precond.arguments import check_bound, check_number, check_whole, described
 from precond.boxes import boxed_like, unboxed, with_axis_in_front
 from precond.linalg.lapack import solve_positive
 from precond.transformation import transformation
@@ -131,6 +131,7 @@ def scale_by_mfac(
         seen = [kept_as.combine(one, jnp.ones(1), g) for one, g in zip(alone, leaves, strict=True)]
         row, square = (products(rows, seen, state.gram.dtype) for rows in (windows, alone))
         if axis is not None:
+            check_bound(axis)
             row, square = lax.psum((row, square), axis)
         row = jnp.where(mine, square, row)
         finite = jnp.all(jnp.isfinite(row))

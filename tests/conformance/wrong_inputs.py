@@ -109,6 +109,20 @@ precond.eigenbasis(power={'two': 0.5}) -> its keys count the axes
 precond.inverse_root(power={'two': 0.5}) -> its keys count the axes
 precond.scale_by_trace(-1.0) -> gamma=-1.0
 transforms.scale_by_diagonal(weight=-1.0) -> weight=-1.0
+precond.every(lambda count: 'often') -> period=the function <lambda>: gave 'often'
+precond.every(lambda count: jnp.ones(3)) -> gave an array of shape (3,)
+precond.every(lambda count: float('nan')) -> gave nan
+precond.every(lambda count: -5) -> gave -5 for the first step
+precond.every(optax.adam) -> gave an Optax transformation
+shampoo(lambda step: None) -> learning_rate=the function <lambda>: gave None
+shampoo(lambda step: jnp.ones(3)) -> gave an array of shape (3,)
+shampoo(1e-3, weight_decay=lambda step: 'x') -> weight_decay=the function <lambda>: gave 'x'
+kfac(1e-3, LAYERS, bound=lambda step: (1,)) -> bound=the function <lambda>: gave (1,)
+neumann(0.1, momentum=lambda step: None) -> momentum=the function <lambda>: gave None
+precond.scale_by_neumann(0.1, resets=lambda i: 'never') -> resets=the function <lambda>: gave 'never'
+adascale(optax.sgd, lambda step: None, 2) -> schedule=the function <lambda>: gave None
+adascale(optax.sgd, 0.1, 2, rule=lambda gain, scale, step: None) -> rule=the function <lambda>: gave None
+large_batches.convexify(variables=lambda p: None)(P, P) -> variables(params)=None
 """,
     "names of other libraries": """
 shampoo(lr=1e-3) -> learning_rate=
@@ -284,6 +298,28 @@ precond.store_as(precond.inverse_root(), None) -> dtype=None
 precond.store_as(precond.inverse_root(), jnp.ones(2)) -> dtype=an array
 orthogonal.newton_schulz(dtype='half-float') -> there is no such type
 layers.dense(inputs=-1) -> inputs=-1
+shampoo(1e-3, magnitude=optax.GradientTransformation(lambda p: (), lambda u, s: (u, s))) -> take updates, state, params
+shampoo(1e-3, otherwise=optax.GradientTransformation(lambda: (), lambda u, s, p: (u, s))) -> which must take params
+shampoo(1e-3, magnitude=optax.stateless(lambda u, p: None)).init(P) -> magnitude= has an update that gives None
+shampoo(1e-3, otherwise=optax.stateless(lambda u, p: (u, u))).init(P) -> otherwise= has an update that gives (a dict
+shampoo(1e-3, magnitude=optax.GradientTransformation(lambda p: (), lambda u, s, p: u)).init(P) -> where a pair belongs
+precond.blocked(optax.stateless(lambda u, p: jnp.ones(3))).init(P) -> inner= has an update that gives an array
+muon(1e-3, after=optax.stateless(lambda u, p: None)).init(P) -> after= has an update that gives None
+precond.graft(optax.identity(), optax.stateless(lambda u, p: None)).init(P) -> magnitude= has an update that gives None
+ENGINE(statistics=optax.identity()) -> statistics= gave an array of shape (1, 4, 3)
+ENGINE(root=precond.inverse_root()._replace(init=lambda stack, factors: None)) -> root.init gave None
+ENGINE(root=precond.inverse_root()._replace(apply=lambda *given: None)) -> root.apply gave None
+ENGINE(root=precond.inverse_root()._replace(refresh=lambda *given: given[0])) -> root.refresh gave
+ENGINE(root=precond.inverse_root(power=lambda order: None)) -> power(2)=None: must be a number
+views.default('kernel', None) -> A view is asked of None
+views.tensors()('kernel', 3) -> A view is asked of 3
+views.stacked('x')('x/kernel', None) -> A view is asked of None
+views.default(('dense', 'kernel'), P['kernel']) -> A view is asked of the path ('dense', 'kernel')
+shampoo(1e-3, views=[('kernel', views.tensors)]) -> for 'kernel' a function of path and parameter
+muon(1e-3, views=lambda path, leaf: 'kernel').init(P) -> `views` gave 'kernel'
+muon(1e-3, views=lambda path, leaf: View(0)).init(P) -> View.axes=0
+shampoo(1e-3, views=views.stacked('kernel', 0, otherwise=lambda path, leaf: 3)).init(P) -> `views` gave 3
+precond.static_args(TX) -> static_args() was given precond.shampoo(0.001)
 layers.dense(outputs=1.5) -> outputs=1.5
 transforms.normalize_neurons(over=2.0) -> over=2.0
 orthogonal.width(outputs=jnp.ones(2)) -> outputs=
@@ -361,6 +397,12 @@ precond.by_cost('2GB') -> memory='2GB'
 shampoo(1e-3, axis=3) -> axis=3
 shampoo(1e-3, axis=('data', 'data')) -> names a mesh axis twice
 shampoo(1e-3, mesh='data') -> mesh='data'
+mfac(1e-3, axis='data').update(P, mfac(1e-3).init(P), P) -> axis='data': there is no such axis here
+mfac(1e-3, density=0.5, axis='data').update(P, mfac(1e-3, density=0.5).init(P), P) -> axis='data': there is no such
+neumann(1e-3, axis='data').update(P, neumann(1e-3).init(P), P) -> axis='data': there is no such axis here
+INSIDE(mfac(1e-3, axis='model')) -> axis='model': there is no such axis here
+INSIDE(transforms.finite_steps(optax.sgd(0.1), axis=('data', 'model'))) -> axis='model': there is no such axis here
+INSIDE(shampoo(1e-3, axis='model')) -> axis=('model',) is not an axis of the mesh
 shampoo(1e-3, axis='dta', mesh=MESH).init(P) -> axis=('dta',)
 shampoo(1e-3, axis=precond.sharded('data', gradients='dat'), mesh=MESH).init(P) -> 'dat' is not an axis of the mesh
 precond.plan(shampoo(1e-3), SHAPES, mesh=8) -> mesh=8
@@ -411,6 +453,19 @@ KRONECKER.init({'conv': {'kernel': jnp.ones((3, 3, 8, 4))}}) -> 'conv/kernel' of
 """,
     "trees": """
 shampoo(1e-3).init({'kernel': 'dense'}) -> params= has 'dense' at 'kernel'
+shampoo(1e-3).init(MIXED) -> params= has the keys 0 and 'a' in one dictionary, which JAX cannot sort
+mfac(1e-3).init({'deep': [MIXED]}) -> at 'deep/0'
+TX.update(MIXED, STATE, MIXED) -> updates= has the keys 0 and 'a'
+TX.update(P, MIXED, P) -> state= has the keys 0 and 'a'
+precond.views_of(TX, MIXED) -> params= has the keys 0 and 'a'
+precond.plan(TX, MIXED) -> params= has the keys 0 and 'a'
+precond.checkpoints.adopt(TX, P, MIXED) -> state= has the keys 0 and 'a'
+precond.metrics(STATE, MIXED) -> params= has the keys 0 and 'a'
+layers.explicit({'a': layers.dense()}, MIXED) -> params= has the keys 0 and 'a'
+precond.metrics(jax.eval_shape(TX.init, P)) -> state= has a shape without numbers at
+precond.checkpoints.adopt(TX, P, jax.eval_shape(TX.init, P)) -> state= has a shape without numbers at
+precond.checkpoints.by_path(TX, P, jax.eval_shape(TX.init, P)) -> state= has a shape without numbers at
+large_batches.eval_params(jax.eval_shape(neumann(0.1).init, P), P) -> state= has a shape without numbers at
 shampoo(1e-3).init({'steps': jnp.zeros(3, int)}) -> 'steps' is of int32
 shampoo(1e-3).init(MODEL) -> Pass the parameters of a model, not the model
 shampoo(1e-3, views=[('kernel', View((0, 5)))]).init(P) -> View.axes=(0, 5)
@@ -561,6 +616,13 @@ recipes.meta_shampoo(root=recipes.meta_eigh()) -> root=
 recipes.meta_soap(epsilon='1e-12') -> epsilon='1e-12'
 recipes.meta_soap(method='qr') -> method='qr'
 recipes.google_shampoo(grafting='adagrad') -> grafting='adagrad'
+recipes.google_shampoo(grafting=lambda: None) -> grafting()=None
+recipes.google_shampoo(grafting=optax.adam) -> grafting=the function adam: must take no arguments
+recipes.google_shampoo(root=lambda epsilon: None) -> must take 1 argument and power=
+recipes.google_shampoo(root=lambda epsilon, power: (1, 2)) -> root=(1, 2): must be of type Root
+recipes.meta_shampoo(root=precond.inverse_root) -> root=the function inverse_root: must take 1 argument and power=
+recipes.meta_shampoo(root=lambda epsilon, power: jnp.ones(3)) -> root=an array of shape (3,)
+recipes.meta_shampoo(grafting=optax.stateless(lambda u, p: None)).init(P) -> has an update that gives None
 recipes.google_shampoo(beta1=2.0) -> beta1=2.0
 recipes.google_shampoo(block_size=0) -> 0
 recipes.google_shampoo(start_preconditioning_step=-1) -> start_preconditioning_step=-1
