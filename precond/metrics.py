@@ -14,7 +14,7 @@ import optax
 from jax.core import Tracer
 
 from precond.arguments import check_keys, check_values, shown
-from precond.blocks import hashed, path_name, without_probes
+from precond.blocks import KnownParameters, hashed, path_name, without_probes
 from precond.boxes import unboxed
 from precond.engine import BlockedState, KroneckerState, StackedState
 from precond.large_batches import AdascaleState
@@ -88,7 +88,7 @@ def metrics(state: Any, params: Tree | None = None) -> dict[str, jax.Array]:
     check_keys("params", params)
     state = unboxed(state)
     found: list[Any] = [*_states(state), *(x for x in find_nodes(state, KroneckerState) if x.host != ())]
-    found += find_nodes(state, ActivationsState)
+    found += [*find_nodes(state, ActivationsState), *find_nodes(state, KnownParameters)]
     numbers, mapped = _numbers, _mapped_axes(found)
     for _ in range(mapped):
         numbers = jax.vmap(numbers)
@@ -148,6 +148,8 @@ def _scalar(state: Any) -> Any:
         return next((x[..., 0] for x in jax.tree.leaves(state.error)), None)
     if isinstance(state, BlockedState):
         return state.steps_skipped
+    if isinstance(state, KnownParameters):
+        return state.foreign
     return state.skipped if isinstance(state, FiniteStepsState) else state.count
 
 
@@ -172,6 +174,8 @@ def _essence(state: Any) -> tuple[_Seen, Any]:
     if isinstance(state, KroneckerState):
         host = state.host
         return _Seen("host"), (state.count - host.in_use_from, jax.tree.leaves(host.failed), host.unserved)
+    if isinstance(state, KnownParameters):
+        return _Seen("known"), state.foreign
     if isinstance(state, ActivationsState):
         return _Seen("kfac"), jax.tree.leaves(state.unseen)
     return _Seen("adascale"), state
@@ -188,7 +192,8 @@ def _numbers(found: Sequence[tuple[_Seen, Any]]) -> dict[str, jax.Array]:
         out |= _of_roots(records)
     if blocks := of("blocks"):
         out["blocks/skipped"] = functools.reduce(jnp.add, [jnp.sum(skipped) for skipped, _ in blocks])
-        out["blocks/foreign"] = functools.reduce(jnp.add, [jnp.sum(foreign) for _, foreign in blocks])
+    if foreign := [*(x for _, x in blocks), *of("known")]:
+        out["blocks/foreign"] = functools.reduce(jnp.add, [jnp.sum(x) for x in foreign])
     if errors := [jnp.max(x) for leaves in of("orthogonal") for x in leaves]:
         out["orthogonal/error"] = functools.reduce(jnp.maximum, errors)
     if steps := of("steps"):

@@ -10,6 +10,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from precond.arguments import check_bound, check_number, check_whole, described
+from precond.blocks import KnownParameters, known_parameters
 from precond.boxes import boxed_like, unboxed, with_axis_in_front
 from precond.linalg.lapack import solve_positive
 from precond.transformation import transformation
@@ -27,11 +28,13 @@ class MFACState(NamedTuple):
       window: the last gradients, `[m, ...]` for each parameter, or in the form of `rows`; float32 or wider, and zeros
         at first.
       gram: their inner products, `[m, m]`.
+      known: whose gradients they are.
     """
 
     count: jax.Array
     window: Tree
     gram: jax.Array
+    known: KnownParameters
 
 
 @described(explain=True)
@@ -101,7 +104,7 @@ def scale_by_mfac(
         gram = jnp.zeros((window, window), common_dtype(params))
         # Without leaves one array stands for all windows; optax.tree.map_params does not take it for a parameter.
         kept = with_axis_in_front(jax.tree.map(empty, params)) if jax.tree.leaves(params) else jnp.zeros((0,))
-        return MFACState(jnp.zeros([], jnp.int32), kept, gram)
+        return MFACState(jnp.zeros([], jnp.int32), kept, gram, known_parameters(params))
 
     def solve(gram: jax.Array, slot: jax.Array) -> jax.Array:
         floor = jnp.finfo(gram.dtype).eps * jnp.max(jnp.diagonal(gram))
@@ -144,9 +147,11 @@ def scale_by_mfac(
 
         windows = [jax.tree.map(push, *pair) for pair in zip(windows, new, strict=True)]
         weights = jnp.where(finite, solve(gram, slot), 0)
+        foreign, known = state.known.seeing(updates)
+        weights = jnp.where(foreign, jnp.inf, weights)  # nobody shall go on with the gradients of others
         out = treedef.unflatten([kept_as.combine(r, weights, g) for r, g in zip(windows, leaves, strict=True)])
         count = jnp.where(finite, optax.safe_increment(state.count), state.count)
         kept = boxed_like(treedef.unflatten(windows), state.window)
-        return optax.tree.cast_like(boxed_like(out, updates), updates), MFACState(count, kept, gram)
+        return optax.tree.cast_like(boxed_like(out, updates), updates), MFACState(count, kept, gram, known)
 
     return transformation(init, update)

@@ -310,7 +310,7 @@ ENGINE(statistics=optax.identity()) -> statistics= gave an array of shape (1, 4,
 ENGINE(root=precond.inverse_root()._replace(init=lambda stack, factors: None)) -> root.init gave None
 ENGINE(root=precond.inverse_root()._replace(apply=lambda *given: None)) -> root.apply gave None
 ENGINE(root=precond.inverse_root()._replace(refresh=lambda *given: given[0])) -> root.refresh gave
-ENGINE(root=precond.inverse_root(power=lambda order: None)) -> power(2)=None: must be a number
+ENGINE(root=precond.inverse_root(power=lambda order: None)) -> power=the function <lambda>: gave None
 views.default('kernel', None) -> A view is asked of None
 views.tensors()('kernel', 3) -> A view is asked of 3
 views.stacked('x')('x/kernel', None) -> A view is asked of None
