@@ -143,10 +143,8 @@ class Filling:
             mark = f"{name[:-4]}known/layout"
             same = np.shape(self._record.others.get(mark)) == np.shape(self.filled[mark])
             windows = {x: own for x, own in one.items() if x.startswith(f"{name[:-4]}window/")}
-            known = [
-                _fitting(self._record.parameters[p].get(at), np.shape(self.filled[x])) for x, (p, at) in windows.items()
-            ]
-            if not same or any(x is None for x in known):
+            pairs = [(self._record.parameters[path].get(at), self.filled[x]) for x, (path, at) in windows.items()]
+            if not same or any(_fitting(x, np.shape(like)) is None for x, like in pairs):
                 found.append(f"{name[:-4]}window")
         return tuple(found)
 

@@ -148,8 +148,8 @@ def scale_by_mfac(
         windows = [jax.tree.map(push, *pair) for pair in zip(windows, new, strict=True)]
         weights = jnp.where(finite, solve(gram, slot), 0)
         foreign, known = state.known.seeing(updates)
-        weights = jnp.where(foreign, jnp.inf, weights)  # nobody shall go on with the gradients of others
         out = treedef.unflatten([kept_as.combine(r, weights, g) for r, g in zip(windows, leaves, strict=True)])
+        out = jax.tree.map(lambda x: jnp.where(foreign, jnp.inf, x), out)  # nobody shall go on with others' gradients
         count = jnp.where(finite, optax.safe_increment(state.count), state.count)
         kept = boxed_like(treedef.unflatten(windows), state.window)
         return optax.tree.cast_like(boxed_like(out, updates), updates), MFACState(count, kept, gram, known)
