@@ -14,17 +14,26 @@ from precond.arguments.checks import (
     check_whole,
 )
 from precond.arguments.described import Described, described
-from precond.arguments.directions import along, check_along, check_headings, heading, refuse_optimizers
+from precond.arguments.directions import along, check_against, check_along, check_headings, heading, refuse_optimizers
 from precond.arguments.functions import called, check_function
 from precond.arguments.shown import is_function, made, maker, shown
 from precond.arguments.static_args import static_args
-from precond.arguments.user_trees import check_arrays, check_keys, check_trees, check_values, fitting_mask, is_state
+from precond.arguments.user_trees import (
+    check_arrays,
+    check_keys,
+    check_state,
+    check_trees,
+    check_values,
+    fitting_mask,
+    is_state,
+)
 from precond.arguments.whose import known_states
 
 __all__ = [
     "Described",
     "along",
     "called",
+    "check_against",
     "check_along",
     "check_arrays",
     "check_bound",
@@ -39,6 +48,7 @@ __all__ = [
     "check_number",
     "check_part",
     "check_rate",
+    "check_state",
     "check_transformation",
     "check_trees",
     "check_values",

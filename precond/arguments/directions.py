@@ -13,7 +13,7 @@ from jax.core import Tracer
 from precond.arguments.described import Described
 from precond.arguments.shown import shown
 
-__all__ = ["along", "check_along", "check_headings", "heading", "refuse_optimizers"]
+__all__ = ["along", "check_against", "check_along", "check_headings", "heading", "refuse_optimizers"]
 
 _STEPS, _ROUNDING = 8, 1e-6
 _COSTLY = {"eigh", "eig", "qr", "svd", "cholesky", "geqrf", "householder_product", "lu", "while", "scan", "shard_map"}
@@ -142,6 +142,53 @@ def check_along(tx: optax.GradientTransformation, **parts: Any) -> optax.Gradien
       ...
       ValueError: otherwise= goes against the gradient, as a whole optimizer does, and a direction belongs here. ...
     """
+
+    def check(name: str, part: optax.GradientTransformation) -> None:
+        if heading(part) < 0:
+            raise ValueError(
+                f"{name}= goes against the gradient, as a whole optimizer does, and a direction belongs here. "
+                f"{_INSTEAD}"
+            )
+
+    return _checking(tx, parts, check)
+
+
+def check_against(tx: optax.GradientTransformation, **parts: Any) -> optax.GradientTransformationExtraArgs:
+    """Return the transformation, whose `init` refuses parts that go along the gradient.
+
+    Args:
+      tx: made of the parts, which it takes for whole optimizers.
+      **parts: by the names of their arguments; None is no part.
+
+    Raises:
+      ValueError: in `init`, for a part that is a direction.
+      TypeError: in `init`, for a part that gives no updates.
+
+    Examples:
+      >>> tx = check_against(optax.identity(), optimizer=optax.scale_by_adam())
+      >>> tx.init(jnp.ones(2))
+      Traceback (most recent call last):
+      ...
+      ValueError: optimizer= goes along the gradient, as a direction does, and a whole optimizer belongs here, ...
+    """
+
+    def check(name: str, part: optax.GradientTransformation) -> None:
+        if heading(part) > 0:
+            raise ValueError(
+                f"{name}= goes along the gradient, as a direction does, and a whole optimizer belongs here, which ends "
+                f"with a negative learning rate: optax.adamw(..), precond.shampoo(..), or a chain of the direction and "
+                f"optax.scale_by_learning_rate(..)."
+            )
+
+    return _checking(tx, parts, check)
+
+
+def _checking(
+    tx: optax.GradientTransformation,
+    parts: Mapping[str, Any],
+    check: Callable[[str, optax.GradientTransformation], None],
+) -> optax.GradientTransformationExtraArgs:
+    """Return the transformation, whose `init` checks its parts first."""
     given = {name: part for name, part in parts.items() if part is not None}
     tx = optax.with_extra_args_support(tx)
     if not given:
@@ -150,11 +197,7 @@ def check_along(tx: optax.GradientTransformation, **parts: Any) -> optax.Gradien
     def init(params: Any) -> Any:
         for name, part in given.items():
             _check_update(name, part)
-            if heading(part) < 0:
-                raise ValueError(
-                    f"{name}= goes against the gradient, as a whole optimizer does, and a direction belongs here. "
-                    f"{_INSTEAD}"
-                )
+            check(name, part)
         return tx.init(params)
 
     return Described(init, tx.update, heading=getattr(tx, "heading", 0))

@@ -131,7 +131,7 @@ def _check_state(init: Callable[[Any], Any], state: Any, params: Any, name: str)
     other = "state= is of another optimizer, or of other parameters:"
     if owner is not None:
         # The nearest of all is no other optimizer where it is the nearest to a state of this one, too.
-        same = owner == whose(expected)
+        same = owner in (name, whose(expected))
         another = f"state= is of {owner}, as it seems, and not of {name}:"
         alike = f"state= is of {name} with other parameters or arguments, or of one that is alike:"
         other = alike if same else another

@@ -5,10 +5,20 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 from precond.arguments.shown import shown
 
-__all__ = ["check_arrays", "check_keys", "check_trees", "check_values", "fitting_mask", "is_state", "paths_of"]
+__all__ = [
+    "check_arrays",
+    "check_keys",
+    "check_state",
+    "check_trees",
+    "check_values",
+    "fitting_mask",
+    "is_state",
+    "paths_of",
+]
 
 
 def is_state(tree: object) -> bool:
@@ -101,6 +111,42 @@ def check_values(**trees: object) -> None:
                 )
 
 
+def _is_array(leaf: Any) -> bool:
+    """Return whether a leaf is an array, of keys of jax.random too, or a number."""
+    dtype = getattr(leaf, "dtype", None)
+    array = hasattr(leaf, "shape") and isinstance(dtype, np.dtype) and dtype.kind not in "OSUMm"
+    number = isinstance(leaf, int | float | complex | np.generic | jax.Array) or hasattr(leaf, "__jax_array__")
+    return array or number
+
+
+def check_state(place: str, state: Any) -> None:
+    """Raise for anything but the state of an optimizer, or a tree with some in it.
+
+    Args:
+      place: which function it was given to.
+      state: anything.
+
+    Raises:
+      TypeError: for an optimizer, for parameters, and for shapes without numbers.
+
+    Examples:
+      >>> check_state("metrics()", {"kernel": 1.0})
+      Traceback (most recent call last):
+      TypeError: metrics() was given a dict with the keys 'kernel', which has no state of an optimizer in it: pass ...
+    """
+    if isinstance(state, optax.GradientTransformation):
+        raise TypeError(f"{place} was given {shown(state)}, where its state belongs: tx.init(params).")
+    check_arrays("state", state)
+    check_values(state=state)
+    leaves = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, tuple) and hasattr(x, "_fields"))
+    empty = state is None or (isinstance(state, dict | list) and not state)
+    if empty or (leaves and not any(isinstance(x, tuple) for x in leaves)):
+        raise TypeError(
+            f"{place} was given {shown(state)}, which has no state of an optimizer in it: pass what tx.init(params) or "
+            f"tx.update(..) returned, and not parameters, nor a checkpoint that was restored as plain arrays."
+        )
+
+
 def check_arrays(name: str, tree: Any) -> None:
     """Raise unless all leaves of a tree are arrays, or numbers.
 
@@ -116,14 +162,15 @@ def check_arrays(name: str, tree: Any) -> None:
       Traceback (most recent call last):
       TypeError: params= has 'dense' at 'kernel', where an array belongs.
     """
-    check_keys(name, tree)
+    try:
+        leaves = jax.tree.leaves(tree)
+    except (TypeError, ValueError):
+        check_keys(name, tree)
+        raise
+    if all(map(_is_array, leaves)):
+        return
     for path, leaf in paths_of(tree).items():
-        number = isinstance(leaf, int | float | complex | np.generic) or hasattr(leaf, "__jax_array__")
-        dtype = getattr(leaf, "dtype", None)
-        array = hasattr(leaf, "shape") and isinstance(dtype, np.dtype) and dtype.kind not in "OSUMm"
-        if number or array:
-            continue
-        if isinstance(leaf, jax.Array):  # keys of jax.random
+        if _is_array(leaf):
             continue
         where = f" at '{path}'" if path else ""
         advice = ""

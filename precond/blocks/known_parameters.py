@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from precond.blocks.check_leaves import check_leaves
 from precond.blocks.owners import hashed
 from precond.blocks.path_name import path_name
 
@@ -53,9 +54,13 @@ def known_parameters(params: Any) -> KnownParameters:
     Args:
       params: anything with leaves.
 
+    Raises:
+      TypeError: for a parameter that can have no gradient.
+
     Examples:
       >>> known_parameters({"a": 1.0, "b": 2.0}).layout.shape
       (2,)
     """
+    check_leaves(params)
     numbers = jnp.asarray([hashed(path) for path in paths_in(params)], jnp.int32)
     return KnownParameters(numbers, jnp.zeros([], jnp.int32))

@@ -9,7 +9,7 @@ import optax
 from jax.typing import ArrayLike
 
 from precond.arguments import check_number, check_part, check_rate, check_values, described
-from precond.blocks import with_zero_probes, without_probes
+from precond.blocks import check_leaves, with_zero_probes, without_probes
 from precond.large_batches.gain import GainEstimator, gain, paper_gain
 from precond.large_batches.rules import Rule
 from precond.replicas import Replicas
@@ -128,6 +128,7 @@ def scale_by_adascale(
 
     def init(params: optax.Params) -> AdascaleState:
         params = without_probes(params)
+        check_leaves(params)
         dtype = common_dtype(params)
         count, step, samples = (
             jnp.zeros([], jnp.int32) for _ in range(3)

@@ -98,7 +98,7 @@ def _without_axes_of_one(layer: Layer, inner: Sequence[int]) -> Layer:
             kept.append(i)
         elif d != 1:
             raise ValueError(
-                f"its groups are parts of an axis, and it is stacked over another one than the first: {_INSTEAD}"
+                f"its groups are parts of an axis, and the first axis is not that of its stack: {_INSTEAD}"
             )
     places = {i: k for k, i in enumerate(kept)}
 

@@ -101,10 +101,11 @@ def scale_by_mfac(
             stored = kept_as.store(jnp.zeros_like(p, dtype=wide_dtype(p)))
             return jax.tree.map(lambda x: jnp.zeros_like(jnp.broadcast_to(x, (window, *x.shape))), stored)
 
+        known = known_parameters(params)
         gram = jnp.zeros((window, window), common_dtype(params))
         # Without leaves one array stands for all windows; optax.tree.map_params does not take it for a parameter.
         kept = with_axis_in_front(jax.tree.map(empty, params)) if jax.tree.leaves(params) else jnp.zeros((0,))
-        return MFACState(jnp.zeros([], jnp.int32), kept, gram, known_parameters(params))
+        return MFACState(jnp.zeros([], jnp.int32), kept, gram, known)
 
     def solve(gram: jax.Array, slot: jax.Array) -> jax.Array:
         floor = jnp.finfo(gram.dtype).eps * jnp.max(jnp.diagonal(gram))

@@ -443,6 +443,15 @@ precond.blocked(recipes.meta_shampoo(1e-3)) -> cuts parameters into blocks itsel
 precond.blocked(optax.sgd(1e-3)).init(P) -> inner= goes against the gradient
 precond.blocked(optax.identity(), otherwise=optax.adam(1e-3)).init(P) -> otherwise= goes against the gradient
 precond.blocked(KRONECKER, otherwise=optax.adam(1e-3)).init(P) -> otherwise= goes against the gradient
+adascale(lambda rate: optax.scale_by_adam(), 0.1, 2).init(P) -> optimizer(1.0)= goes along the gradient
+adascale(lambda: optax.sgd(0.1), 0.1, 2) -> optimizer=the function <lambda>: must take 1 argument
+transforms.levenberg_marquardt(lambda damping: optax.scale_by_adam(), 1.0).init(P) -> make(damping)= goes along
+transforms.levenberg_marquardt(lambda damping: None, 1.0).init(P) -> make(damping)=None
+transforms.levenberg_marquardt(lambda: None, 1.0).init(P) -> make=the function <lambda>: must take 1 argument
+transforms.with_stochastic_rounding(optax.scale_by_adam()).init(P) -> optimizer= goes along the gradient
+contrib.project_radial(optax.adam(1e-3), weight_decay=0.1).init(P) -> inner= goes against the gradient
+precond.scale_by_kfac(LAYERS, around=lambda direction: optax.adam(1e-3)).init(P) -> around= goes against the gradient
+precond.scale_by_kfac(LAYERS, around=lambda: None) -> around=the function <lambda>: must take 1 argument
 precond.graft(shampoo(1e-3), optax.scale_by_adam()).init(P) -> direction= goes against the gradient
 precond.graft(optax.scale_by_rms(), optax.adam(1e-3)).init(P) -> magnitude= goes against the gradient
 precond.with_momentum(optax.sgd(0.1), optax.identity()).init(P) -> momentum= goes against the gradient
@@ -529,6 +538,14 @@ ADASCALE.update(P, ADASCALE.init(P), P) -> needs the extra argument replicas
 ADASCALE.update(P, ADASCALE.init(P), P, replicas=8) -> replicas=8
 neumann(0.1).update(P, neumann(0.1).init(P)) -> params
 precond.metrics(TX) -> where its state belongs
+precond.metrics(None) -> no state of an optimizer in it
+precond.metrics({}) -> no state of an optimizer in it
+precond.metrics(STATE, STATE) -> The order is metrics(state, params)
+precond.metrics(STATE, {'other': jnp.ones((2, 3))}) -> params= has none of the parameters
+precond.metrics(jax.tree.map(lambda x: 'x', STATE)) -> state= has 'x' at
+mfac(1e-3).init({'steps': jnp.ones(3, int)}) -> 'steps' is of int32
+neumann(1e-3).init({'steps': jnp.ones(3, int)}) -> 'steps' is of int32
+adascale(optax.sgd, 0.1, 2).init({'steps': jnp.ones(3, int)}) -> 'steps' is of int32
 precond.metrics(P) -> no state of an optimizer in it
 large_batches.done(STATE, 10) -> done()
 large_batches.eval_params(STATE, P) -> eval_params
