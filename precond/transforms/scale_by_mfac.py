@@ -10,7 +10,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from precond.arguments import check_bound, check_number, check_whole, described
-from precond.blocks import KnownParameters, known_parameters
+from precond.blocks import KnownParameters, check_shapes, known_parameters
 from precond.boxes import boxed_like, unboxed, with_axis_in_front
 from precond.linalg.lapack import solve_positive
 from precond.transformation import transformation
@@ -122,6 +122,7 @@ def scale_by_mfac(
     def update(
         updates: optax.Updates, state: MFACState, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, MFACState]:
+        check_shapes(updates, params)
         del params, extra
         updates = jax.tree.map(jnp.asarray, updates)
         leaves, treedef = jax.tree.flatten(wide(unboxed(updates)))

@@ -544,6 +544,11 @@ precond.metrics(STATE, STATE) -> The order is metrics(state, params)
 precond.metrics(STATE, {'other': jnp.ones((2, 3))}) -> params= has none of the parameters
 precond.metrics(jax.tree.map(lambda x: 'x', STATE)) -> state= has 'x' at
 mfac(1e-3).init({'steps': jnp.ones(3, int)}) -> 'steps' is of int32
+shampoo(1e-3).init({'kernel': P['kernel'].astype(jnp.float8_e4m3fn)}) -> 'kernel' is of float8_e4m3fn
+muon(1e-3).init({'bias': P['bias'].astype(jnp.float8_e4m3fn)}) -> 'bias' is of float8_e4m3fn
+TX.update({**P, 'bias': P['bias'].astype(jnp.float8_e5m2)}, STATE, P) -> The gradient of 'bias' is of float8_e5m2
+neumann(1e-3).update({**P, 'bias': P['bias'] * 1j}, neumann(1e-3).init(P), P) -> The gradient of 'bias' is complex
+mfac(1e-3).update({**P, 'bias': P['bias'] * 1j}, mfac(1e-3).init(P), P) -> The gradient of 'bias' is complex
 neumann(1e-3).init({'steps': jnp.ones(3, int)}) -> 'steps' is of int32
 adascale(optax.sgd, 0.1, 2).init({'steps': jnp.ones(3, int)}) -> 'steps' is of int32
 precond.metrics(P) -> no state of an optimizer in it
