@@ -24,7 +24,7 @@ def path_name(path: tuple[Any, ...]) -> str:
 
 
 def parts_of(path: str) -> tuple[str, ...]:
-    """Return the parts of a path, of which PyTorch's state dictionaries join some by dots.
+    """Return the parts of a path, of which PyTorch joins some by dots, and of which Keras ends with ":0".
 
     Args:
       path: from `path_name`.
@@ -38,4 +38,4 @@ def parts_of(path: str) -> tuple[str, ...]:
     """
     if not isinstance(path, str):
         raise TypeError(f"A view is asked of the path {shown(path)}: the path of a parameter is text, 'dense/kernel'.")
-    return tuple(re.split(r"[/.]", path))
+    return tuple(re.split(r"[/.]", path.removesuffix(":0")))

@@ -148,6 +148,12 @@ shampoo(1e-3, mu_dtype=jnp.bfloat16) -> float32 or wider
 shampoo(1e-3, best_effort_shape_interpretation=True) -> views=
 shampoo(1e-3, distributed_config=None) -> axis=
 shampoo(1e-3, dampng=1e-6) -> Did you mean damping=?
+shampoo(1e-3, max_grad_norm=1.0) -> Write optax.chain(optax.clip_by_global_norm(..), this optimizer).
+shampoo(1e-3, amsgrad=True) -> Write nothing
+shampoo(1e-3, gradient_accumulation_steps=4) -> precond.accumulate(
+shampoo(1e-3, batch_size=32) -> It takes learning_rate, b1
+muon(0.02, adam_lr=1e-3) -> adam_learning_rate=
+muon(0.02, adamw_betas=(0.9, 0.95)) -> adam_b1= and adam_b2=
 shampoo(1e-3, 0.9, 0.99) -> learning_rate by position
 shampoo() -> needs learning_rate=
 shampoo(1e-3, learning_rate=1e-3) -> by position and by name
