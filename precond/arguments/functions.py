@@ -95,14 +95,12 @@ def called(name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -
     Examples:
       >>> called("root", lambda: 3, 1e-6, power=None)
       Traceback (most recent call last):
-      TypeError: root=the function <lambda>: must take 1 argument and power=. It is called so to make what is needed.
+      TypeError: root=the function <lambda>: must take 1 argument and power=, with which it is called.
     """
     try:
         inspect.signature(function).bind(*args, **kwargs)
     except TypeError:
         words = [f"{len(args)} argument" + "s" * (len(args) > 1)] if args else []
         takes = " and ".join([*words, *(f"{key}=" for key in kwargs)]) or "no arguments"
-        raise TypeError(
-            f"{name}={shown(function)}: must take {takes}. It is called so to make what is needed."
-        ) from None
+        raise TypeError(f"{name}={shown(function)}: must take {takes}, with which it is called.") from None
     return function(*args, **kwargs)

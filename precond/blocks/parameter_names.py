@@ -27,7 +27,8 @@ _VECTORS = _named(
     "bias bias_.* scale offset gamma beta sinks? alpha decay cls tokens? probe latents? latent_arrays? codebook freqs",
 )
 _TABLES = _named(
-    "embed embeddings? emb embeds embedding_(table|weights?) table w_e w_pos wte wpe pe pos sinusoids? rel(ative)?_pos.*",
+    "embed embeddings? emb embeds embedding_(table|weights?) table w_e w_pos wte wpe pe pos sinusoids?",
+    "rel(ative)?_pos.*",
     "pos(ition|itional)?_?(emb|embed|embeddings?|enc|encodings?)",
 )
 _TABLES_OF_WEIGHTS = re.compile(

@@ -570,6 +570,18 @@ layers.exact('gaussian') -> likelihood='gaussian'
 layers.exact(layers.Likelihood(lambda key, outputs: outputs)) -> needs a likelihood with a root
 layers.gaussian(-1.0) -> variance=-1.0
 layers.gaussian('1') -> variance='1'
+layers.gaussian(0) -> variance=0: must be above 0
+CAPTURE.attach({'weights': jnp.ones(3)}) -> params= has no 'kernel', of which the capture has factors
+CAPTURE_NNX.apply(nnx.state(NNX, nnx.Param), {"count": 1}, X) -> rest= has other variables than the model
+linen.capture(MODEL, VARIABLES, X, rules={nn.Dense: lambda m, x, args: None}) -> Dense a rule that gave None
+linen.capture(MODEL, VARIABLES, X, rules={nn.Dense: lambda m: None}) -> rules[Dense]=the function <lambda>: must take 3
+nnx_front.capture(NNX, X, rules={nnx.Linear: lambda m: 3}) -> rules= has for Linear a rule that gave 3
+layers.value_grad_factors(lambda p: p, LOSS, CAPTURE, fisher=layers.empirical())(P, X) -> forward=the function <lambda>
+layers.value_grad_factors(F, lambda o: o, CAPTURE, fisher=layers.empirical())(P, X) -> must take 2 arguments
+layers.value_grad_factors(F, lambda o, x: o.sum() > 0, CAPTURE, fisher=layers.empirical())(P, X) -> one real number
+layers.value_grad_factors(F, lambda o, x: o.sum() * 1j, CAPTURE, fisher=layers.empirical())(P, X) -> and complex64
+FACTORS(F, examples=lambda o, x: None)(P, X) -> examples(..)=None
+layers.value_grad_factors(F, LOSS, CAPTURE, fisher=layers.sampled(layers.gaussian()))(P, X, key=KEYS) -> one random key
 layers.joint(layers.categorical, layers.gaussian()) -> joint() is given the function categorical
 layers.joint() -> no likelihoods
 layers.factors_alone(lambda p, x: (F(p, x), x), CAPTURE, fisher=layers.exact(layers.gaussian()))(P, X) -> joint(
