@@ -141,7 +141,7 @@ class Filling:
         found = []
         for name in (x for x in self.filled if f"/{x}".endswith("/gram") and f"{x[:-4]}known/layout" in self.filled):
             mark = f"{name[:-4]}known/layout"
-            same = np.shape(self._record.others.get(mark)) == np.shape(self.filled[mark])
+            same = np.shape(self._record.others.get(mark, 0)) == np.shape(self.filled[mark])
             windows = {x: own for x, own in one.items() if x.startswith(f"{name[:-4]}window/")}
             pairs = [(self._record.parameters[path].get(at), self.filled[x]) for x, (path, at) in windows.items()]
             if not same or any(_fitting(x, np.shape(like)) is None for x, like in pairs):

@@ -121,17 +121,17 @@ def _why(tx: optax.GradientTransformation, state: StackedState | KnownParameters
         return _first_path(np.asarray(state.layout), paths_in(updates))
     leaves = jax.tree_util.tree_flatten_with_path(without_probes(updates))[0]
     shapes = {path_name(path): np.shape(x) for path, x in leaves}
-    state = unboxed(state)
-    owners = {name: np.asarray(x) for name, x in state.owners.items() if _is_known(x)}
+    mark: Any = unboxed(state)
+    owners = {name: np.asarray(x) for name, x in mark.owners.items() if _is_known(x)}
     told = _asked(tx, updates)
     for layout, meaning in zip(told.layouts, told.meanings, strict=True):
-        if state.layout == fingerprint(layout):
+        if np.all(np.asarray(mark.layout) == fingerprint(layout)):
             return (
                 f"state= is of another power=, or of sums (b2=1) where this optimizer has averages: it has "
                 f"{meaning or 'none of these'}. Keep what fits: precond.checkpoints.adopt(tx, params, state)."
             )
-    layouts = [x for x in told.layouts if {*x.stacks} == {*state.owners}]
-    differences = [first_difference(owners, layout, shapes) for layout in layouts if len(owners) == len(state.owners)]
+    layouts = [x for x in told.layouts if {*x.stacks} == {*mark.owners}]
+    differences = [first_difference(owners, layout, shapes) for layout in layouts if len(owners) == len(mark.owners)]
     return differences[0] if differences else "state= is of other parameters, or of another configuration."
 
 

@@ -98,7 +98,7 @@ FILES = {
     "a name twice": ('{"up": [4, 4], "up": [8, 8]}', 'has the name "up" twice'),
     "an axis that is too long": (
         '{"up": [999999999999, 8]}',
-        "'up' has an axis, or a stack has blocks, that cannot be",
+        "'up' has an axis, or a stack has blocks, that cannot",
     ),
     "a list": ("[1, 2]", "must hold names and shapes"),
     "nothing": ("{}", "must hold names and shapes"),

@@ -35,9 +35,10 @@ def _compiled(pair: Any) -> tuple[re.Pattern[str], Rule]:
         raise TypeError(
             f"views: {shown(rule)} for {pattern!r} must be a precond.View, its arguments, a function, or None."
         )
-    if callable(rule):
-        check_function("views", rule, 2, f"for {pattern!r} a function of path and parameter")
-    return compiled, rule
+    given: Any = rule
+    if callable(given):
+        check_function("views", given, 2, f"for {pattern!r} a function of path and parameter")
+    return compiled, given
 
 
 @described()
