@@ -69,8 +69,8 @@ def check_keys(name: str, tree: Any) -> None:
 
 def _check_keys(name: str, tree: Any, place: str) -> None:
     if isinstance(tree, Mapping):
-        keys, first = list(tree), next(iter(tree), None)
-        for key in keys:
+        first: Any = next(iter(tree), None)
+        for key in tree:
             try:
                 sorted([first, key])
             except TypeError:
