@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from precond.arguments import check_against, check_transformation, check_whole, described
+from precond.arguments import check_transformation, check_whole, described
 from precond.blocks import path_name
 from precond.eager import compiled_if_eager
 from precond.linalg import round_by_chance
@@ -92,7 +92,7 @@ def with_stochastic_rounding(
         out = jax.tree_util.tree_map_with_path(one, moved, params, is_leaf=lambda x: x is None)
         return out, WithStochasticRoundingState(jnp.asarray(optax.safe_increment(state.count)), inner)
 
-    return check_against(compiled_if_eager(transformation(init, update)), optimizer=optimizer)
+    return compiled_if_eager(transformation(init, update))
 
 
 def _number(path: tuple[Any, ...]) -> int:

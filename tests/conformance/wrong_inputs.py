@@ -454,7 +454,6 @@ adascale(lambda: optax.sgd(0.1), 0.1, 2) -> optimizer=the function <lambda>: mus
 transforms.levenberg_marquardt(lambda damping: optax.scale_by_adam(), 1.0).init(P) -> make(damping)= goes along
 transforms.levenberg_marquardt(lambda damping: None, 1.0).init(P) -> make(damping)=None
 transforms.levenberg_marquardt(lambda: None, 1.0).init(P) -> make=the function <lambda>: must take 1 argument
-transforms.with_stochastic_rounding(optax.scale_by_adam()).init(P) -> optimizer= goes along the gradient
 contrib.project_radial(optax.adam(1e-3), weight_decay=0.1).init(P) -> inner= goes against the gradient
 precond.scale_by_kfac(LAYERS, around=lambda direction: optax.adam(1e-3)).init(P) -> around= goes against the gradient
 precond.scale_by_kfac(LAYERS, around=lambda: None) -> around=the function <lambda>: must take 1 argument
