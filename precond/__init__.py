@@ -13,7 +13,7 @@ from precond import (
     roots,
     transforms,
 )
-from precond.arguments import STATIC_ARGS
+from precond.arguments import static_args
 from precond.blocks import BlockInfo, View, ragged, views
 from precond.engine import (
     Refresh,
@@ -75,7 +75,6 @@ from precond.transforms import graft, scale_by_mfac, with_momentum
 from precond.version import __version__
 
 __all__ = [
-    "STATIC_ARGS",
     "BlockInfo",
     "Memory",
     "Method",
@@ -149,6 +148,7 @@ __all__ = [
     "sharded",
     "soap",
     "state_shardings",
+    "static_args",
     "transforms",
     "use_measured_moments",
     "views",

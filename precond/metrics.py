@@ -10,11 +10,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.core import Tracer
 
-from precond.arguments import shown
-from precond.blocks import hashed, path_name, without_probes
+from precond.arguments import check_arrays, check_state, is_state
+from precond.blocks import KnownParameters, hashed, path_name, without_probes
 from precond.boxes import unboxed
 from precond.engine import BlockedState, KroneckerState, StackedState
 from precond.large_batches import AdascaleState
@@ -86,10 +85,14 @@ def metrics(state: Any, params: Tree | None = None) -> dict[str, jax.Array]:
       >>> metrics(tx.init(params), params)["roots/condition/kernel/1"].item()
       1.0
     """
-    _check(state)
+    check_state("metrics()", state)
+    if is_state(params):
+        raise TypeError("params= is the state of an optimizer. The order is metrics(state, params).")
+    if params is not None:
+        check_arrays("params", params)
     state = unboxed(state)
     found: list[Any] = [*_states(state), *(x for x in find_nodes(state, KroneckerState) if x.host != ())]
-    found += find_nodes(state, ActivationsState)
+    found += [*find_nodes(state, ActivationsState), *find_nodes(state, KnownParameters)]
     numbers, mapped = _numbers, _mapped_axes(found)
     for _ in range(mapped):
         numbers = jax.vmap(numbers)
@@ -106,18 +109,6 @@ def metrics(state: Any, params: Tree | None = None) -> dict[str, jax.Array]:
             stacklevel=2,
         )
     return out
-
-
-def _check(state: Any) -> None:
-    """Raise for anything but the state of an optimizer."""
-    if isinstance(state, optax.GradientTransformation):
-        raise TypeError(f"metrics() was given {shown(state)}, where its state belongs: tx.init(params).")
-    leaves = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, tuple) and hasattr(x, "_fields"))
-    if leaves and not any(isinstance(x, tuple) for x in leaves):
-        raise TypeError(
-            f"metrics() was given {shown(state)}, which has no state of an optimizer in it: pass what tx.init(params) "
-            f"or tx.update(..) returned, and not parameters, nor a checkpoint that was restored as plain arrays."
-        )
 
 
 def _shares(state: object) -> dict[str, jax.Array]:
@@ -148,6 +139,8 @@ def _scalar(state: Any) -> Any:
         return next((x[..., 0] for x in jax.tree.leaves(state.error)), None)
     if isinstance(state, BlockedState):
         return state.steps_skipped
+    if isinstance(state, KnownParameters):
+        return state.foreign
     return state.skipped if isinstance(state, FiniteStepsState) else state.count
 
 
@@ -172,6 +165,8 @@ def _essence(state: Any) -> tuple[_Seen, Any]:
     if isinstance(state, KroneckerState):
         host = state.host
         return _Seen("host"), (state.count - host.in_use_from, jax.tree.leaves(host.failed), host.unserved)
+    if isinstance(state, KnownParameters):
+        return _Seen("known"), state.foreign
     if isinstance(state, ActivationsState):
         return _Seen("kfac"), jax.tree.leaves(state.unseen)
     return _Seen("adascale"), state
@@ -188,7 +183,8 @@ def _numbers(found: Sequence[tuple[_Seen, Any]]) -> dict[str, jax.Array]:
         out |= _of_roots(records)
     if blocks := of("blocks"):
         out["blocks/skipped"] = functools.reduce(jnp.add, [jnp.sum(skipped) for skipped, _ in blocks])
-        out["blocks/foreign"] = functools.reduce(jnp.add, [jnp.sum(foreign) for _, foreign in blocks])
+    if foreign := [*(x for _, x in blocks), *of("known")]:
+        out["blocks/foreign"] = functools.reduce(jnp.add, [jnp.sum(x) for x in foreign])
     if errors := [jnp.max(x) for leaves in of("orthogonal") for x in leaves]:
         out["orthogonal/error"] = functools.reduce(jnp.maximum, errors)
     if steps := of("steps"):
@@ -258,6 +254,7 @@ def _by_parameter(state: Any, params: Tree) -> dict[str, jax.Array]:
     leaves = jax.tree_util.tree_flatten_with_path(without_probes(unboxed(params)))[0]
     paths = {hashed(path): path for path in (path_name(place) for place, _ in leaves)}
     out: dict[str, jax.Array] = {}
+    known: set[int] = set()
     for cut in find_nodes(state, StackedState):
         for place, health in jax.tree_util.tree_flatten_with_path(cut.stacks, is_leaf=_is_health)[0]:
             if not _is_health(health):
@@ -270,10 +267,16 @@ def _by_parameter(state: Any, params: Tree) -> dict[str, jax.Array]:
                     "metrics(state, params) reads whose each root is, outside of jax.jit and of one model: call it on "
                     "the state that a step returned; of a mapped state, on jax.tree.map(lambda x: x[0], state)."
                 )
+            known |= {*np.asarray(owners[:, 0]).tolist()}
             for number in sorted({*np.asarray(owners[:, 0]).tolist()} & set(paths)):
                 mine = owners[:, 0] == number
                 for name, x in _of_one(health).items():
                     out[f"roots/{name}/{paths[number]}/{axis}"] = jnp.max(jnp.where(mine, x, 0))
+    if known and not known & set(paths):
+        raise ValueError(
+            f"params= has none of the parameters whose roots state= has: {', '.join(map(repr, paths.values()))}. Give "
+            f"those that it was made for."
+        )
     return out
 
 

@@ -13,9 +13,10 @@ import optax
 from jax.core import Tracer
 
 from precond.arguments.checks import hint
+from precond.arguments.functions import check_result
 from precond.arguments.shown import shown
 
-__all__ = ["check_types"]
+__all__ = ["check_types", "is_number", "kinds_of"]
 
 _EXAMPLES = {
     "GradientTransformation": "optax.scale_by_adam()",
@@ -57,7 +58,7 @@ def check_types(hints: Mapping[str, Any], given: Mapping[str, Any]) -> None:
       TypeError: b1='0.9': must be a number.
     """
     for name, value in given.items():
-        kinds = _kinds(hints.get(name, Any))
+        kinds = kinds_of(hints.get(name, Any))
         if not any(_is(value, kind) for kind in kinds):
             words = dict.fromkeys(_in_words(kind) for kind in kinds if kind is not type(None))
             optional = ", or None" if type(None) in kinds else ""
@@ -68,6 +69,31 @@ def check_types(hints: Mapping[str, Any], given: Mapping[str, Any]) -> None:
         trees = any(typing.get_origin(kind) in (collections.abc.Iterable, collections.abc.Mapping) for kind in kinds)
         if any(kind in (int, float, complex) for kind in kinds) and not trees and _is(value, float):
             _check_scalar(name, value, kinds)
+        elif callable(value) and (counts := [n for n in map(_arguments_of, kinds) if n]):
+            check_result(name, value, counts[0])
+
+
+def is_number(annotation: Any) -> bool:
+    """Return whether an annotation stands for one number, and not for a tree of arrays.
+
+    Args:
+      annotation: of an argument.
+
+    Examples:
+      >>> is_number(optax.ScalarOrSchedule), is_number(optax.Params), is_number(str)
+      (True, False, False)
+    """
+    kinds = kinds_of(annotation)
+    trees = any(typing.get_origin(kind) in (collections.abc.Iterable, collections.abc.Mapping) for kind in kinds)
+    return not trees and any(kind in (jax.Array, float, int) for kind in kinds)
+
+
+def _arguments_of(kind: Any) -> int:
+    """Return the number of arguments of a function from numbers to a number, as a schedule is; 0 for anything else."""
+    if typing.get_origin(kind) is not collections.abc.Callable:
+        return 0
+    given, result = typing.get_args(kind)
+    return len(given) if given is not Ellipsis and all(map(is_number, (*given, result))) else 0
 
 
 def _check_scalar(name: str, value: Any, kinds: list[Any]) -> None:
@@ -95,10 +121,18 @@ def _is_known(x: jax.Array) -> bool:
     return not isinstance(x, Tracer) and x.is_fully_addressable and np.issubdtype(x.dtype, np.inexact)
 
 
-def _kinds(annotation: Any) -> list[Any]:
-    """Return the members of a union, those of unions within it included."""
+def kinds_of(annotation: Any) -> list[Any]:
+    """Return the members of a union, those of unions within it included.
+
+    Args:
+      annotation: of an argument.
+
+    Examples:
+      >>> kinds_of(int | None)
+      [<class 'int'>, <class 'NoneType'>]
+    """
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return [kind for member in typing.get_args(annotation) for kind in _kinds(member)]
+        return [kind for member in typing.get_args(annotation) for kind in kinds_of(member)]
     return [type(None) if annotation is None else annotation]
 
 

@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import jax
@@ -10,15 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from precond.arguments.functions import takes
 from precond.arguments.shown import is_function, shown
 
 __all__ = [
-    "STATIC_ARGS",
+    "check_bound",
     "check_choice",
     "check_decay",
     "check_flag",
     "check_floating",
-    "check_function",
     "check_mask",
     "check_number",
     "check_part",
@@ -27,9 +27,6 @@ __all__ = [
     "check_whole",
     "hint",
 ]
-
-STATIC_ARGS = ("block_size", "refresh", "views", "mask")
-"""Arguments of every alias that cannot be injected: `optax.inject_hyperparams(alias, precond.STATIC_ARGS)`."""
 
 
 def check_whole(name: str, value: Any, least: int) -> None:
@@ -47,7 +44,7 @@ def check_whole(name: str, value: Any, least: int) -> None:
     if isinstance(value, jax.Array):
         raise TypeError(
             f"{name} is an array, but it sets shapes or schedules and must be a Python integer. Under "
-            f"optax.inject_hyperparams, pass static_args=precond.STATIC_ARGS."
+            f"optax.inject_hyperparams(factory, ..), pass static_args=precond.static_args(factory)."
         )
     if isinstance(value, bool) or not hasattr(value, "__index__") or np.ndim(value):
         raise TypeError(f"{name}={shown(value)}: must be a Python integer of at least {least}.{hint(value)}")
@@ -122,7 +119,7 @@ def check_rate(name: str, value: Any) -> None:
       ValueError: learning_rate=-1.0: must be at least 0.
     """
     if callable(value):
-        if isinstance(value, type) or not _takes(value, 1) or _makes_optimizers(value):
+        if isinstance(value, type) or not takes(value, 1) or _makes_optimizers(value):
             raise TypeError(
                 f"{name}={shown(value)}: must be a number, or a schedule: a function of the step alone. "
                 f"If this function makes a schedule, call it."
@@ -140,34 +137,6 @@ def _makes_optimizers(function: Callable[..., Any]) -> bool:
     except (TypeError, ValueError):
         return False
     return "GradientTransformation" in (made if isinstance(made, str) else getattr(made, "__name__", ""))
-
-
-def _takes(function: Callable[..., Any], count: int) -> bool:
-    """Return whether a function can be called with so many arguments; True where its signature is not known."""
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):
-        return True
-    try:
-        signature.bind(*range(count))
-    except TypeError:
-        return False
-    return True
-
-
-def check_function(name: str, value: Any, count: int, example: str) -> None:
-    """Raise unless `value` can be called with so many arguments.
-
-    Raises:
-      TypeError: saying what it must be.
-
-    Examples:
-      >>> check_function("loss", 3, 2, "a function of outputs and arguments")
-      Traceback (most recent call last):
-      TypeError: loss=3: must be a function of outputs and arguments.
-    """
-    if not callable(value) or not _takes(value, count):
-        raise TypeError(f"{name}={shown(value)}: must be {example}.")
 
 
 def check_flag(name: str, value: Any) -> None:
@@ -215,7 +184,7 @@ def check_mask(mask: Any, weight_decay: Any) -> None:
     if mask is None:
         return
     leaves = [mask] if isinstance(mask, str | type) else jax.tree.leaves(mask)
-    good = isinstance(mask, type) is False and callable(mask) and _takes(mask, 1)
+    good = isinstance(mask, type) is False and callable(mask) and takes(mask, 1)
     if not good and not (leaves and all(isinstance(x, bool | np.bool_ | jax.Array) for x in leaves)):
         raise TypeError(
             f"mask={shown(mask)}: must be a tree of booleans like the parameters, or a function from parameters to one."
@@ -245,6 +214,27 @@ def check_floating(name: str, dtype: Any) -> np.dtype:
     if dtype is None or not jnp.issubdtype(found, jnp.floating):
         raise TypeError(f"{name}={shown(dtype)}: its numbers are not of floating point. {example}")
     return found
+
+
+def check_bound(axis: str | Sequence[str]) -> None:
+    """Raise unless mesh axes of these names are bound where a program is traced.
+
+    Raises:
+      ValueError: naming the first that is not.
+
+    Examples:
+      >>> check_bound("data")
+      Traceback (most recent call last):
+      ValueError: axis='data': there is no such axis here. Call update inside jax.shard_map, jax.pmap or jax.vmap ...
+    """
+    for name in (axis,) if isinstance(axis, str) else axis:
+        try:
+            jax.lax.axis_size(name)
+        except NameError:
+            raise ValueError(
+                f"axis={name!r}: there is no such axis here. Call update inside jax.shard_map, jax.pmap or jax.vmap "
+                f"with an axis of this name. Under jax.jit alone, where arrays are whole, leave axis= out."
+            ) from None
 
 
 def hint(value: Any) -> str:
@@ -289,3 +279,6 @@ def check_transformation(name: str, value: Any) -> None:
     if isinstance(value, type) or not (callable(getattr(value, "init", None)) and hasattr(value, "update")):
         example = "optax.scale_by_adam()"
         raise TypeError(f"{name}={shown(value)}: must be an Optax transformation, such as {example}.{hint(value)}")
+    for what, arguments in (("init", ("params",)), ("update", ("updates", "state", "params"))):
+        if not takes(getattr(value, what), len(arguments)):
+            raise TypeError(f"{name}= has the function {what}, which must take {', '.join(arguments)}, and does not.")

@@ -13,6 +13,7 @@ from precond.arguments.check_types import check_types
 from precond.arguments.explain import explained
 from precond.arguments.keywords import check_call
 from precond.arguments.shown import shown
+from precond.arguments.user_trees import check_keys
 from precond.arguments.whose import known_states
 
 __all__ = ["Described", "described"]
@@ -80,7 +81,15 @@ def described(
 
         def call(*args, **kwargs):  # type: ignore[no-untyped-def]  # noqa: ANN
             check(args, kwargs)
-            return describe(function(*args, **kwargs), args, kwargs)
+            return describe(run(args, kwargs), args, kwargs)
+
+        def run(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            try:
+                return cast(Any, function)(*args, **kwargs)
+            except ValueError:
+                for key, x in (*zip(signature.parameters, args, strict=False), *kwargs.items()):
+                    check_keys(key, x)
+                raise
 
         def check(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             check_call(name, signature, args, kwargs)

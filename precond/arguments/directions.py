@@ -11,8 +11,9 @@ import optax
 from jax.core import Tracer
 
 from precond.arguments.described import Described
+from precond.arguments.shown import shown
 
-__all__ = ["along", "check_along", "check_headings", "heading", "refuse_optimizers"]
+__all__ = ["along", "check_against", "check_along", "check_headings", "heading", "refuse_optimizers"]
 
 _STEPS, _ROUNDING = 8, 1e-6
 _COSTLY = {"eigh", "eig", "qr", "svd", "cholesky", "geqrf", "householder_product", "lu", "while", "scan", "shard_map"}
@@ -40,20 +41,37 @@ def heading(tx: optax.GradientTransformation, *, costly: bool = False) -> int:
     """
     if isinstance(tx, Described) and tx.heading:
         return tx.heading
-    return _probed(tx.init, tx.update, costly)
+    return _probed(tx.init, tx.update, costly)[0]
+
+
+class _NoUpdateError(Exception):
+    """What an update gave is none."""
+
+
+def _check_update(name: str, tx: optax.GradientTransformation) -> None:
+    """Raise if it is known that the update of a part gives no updates."""
+    if not (isinstance(tx, Described) and tx.heading) and (why := _probed(tx.init, tx.update, False)[1]):
+        raise TypeError(f"{name}= has an update that {why}.")
 
 
 @functools.lru_cache(maxsize=64)
-def _probed(init: Callable[..., Any], update: Callable[..., Any], costly: bool) -> int:
+def _probed(init: Callable[..., Any], update: Callable[..., Any], costly: bool) -> tuple[int, str]:
+    """Return the heading, and what is wrong with the updates."""
     tx = optax.with_extra_args_support(optax.GradientTransformationExtraArgs(init, update))
     if not isinstance(tx, optax.GradientTransformationExtraArgs):
-        return 0
+        return 0, ""
 
     def begun(gradient: Any) -> Any:
         return tx.init(jax.tree.map(lambda g: 0.5 * g[..., ::-1], gradient))
 
     def step(gradient: Any, state: Any) -> tuple[jax.Array, jax.Array, Any]:
-        moved, state = tx.update(gradient, state, jax.tree.map(lambda g: 0.5 * g[..., ::-1], gradient))
+        given: Any = tx.update(gradient, state, jax.tree.map(lambda g: 0.5 * g[..., ::-1], gradient))
+        if not (isinstance(given, tuple) and len(given) == 2):
+            raise _NoUpdateError(f"gives {shown(given)}, where a pair belongs: the updates and the state")
+        moved, state = given
+        shapes = [[jnp.shape(x) for x in jax.tree.leaves(tree)] for tree in (moved, gradient)]
+        if jax.tree.structure(moved) != jax.tree.structure(gradient) or shapes[0] != shapes[1]:
+            raise _NoUpdateError(f"gives {shown(moved)}, where a tree like the gradients belongs, of the same shapes")
         products = (jnp.sum(u * g) for u, g in zip(*map(jax.tree.leaves, (moved, gradient)), strict=True))
         moves = [jnp.any(jnp.abs(u) > _ROUNDING) for u in jax.tree.leaves(moved)]
         return sum(products, jnp.zeros(())), jnp.any(jnp.asarray(moves)), state
@@ -66,7 +84,7 @@ def _probed(init: Callable[..., Any], update: Callable[..., Any], costly: bool) 
             traced = jax.make_jaxpr(lambda g: step(g, begun(g)))(gradient)
             known = not any(isinstance(x, Tracer) for x in traced.consts) and (costly or not _is_costly(traced.jaxpr))
             if not known:
-                return 0
+                return 0, ""
             with jax.ensure_compile_time_eval():
                 given = {"2x2": jnp.asarray([[[1.0, 2.0], [3.0, 5.0]]], jnp.float32)}
                 # Operation by operation: XLA has compiled most of them before.
@@ -76,9 +94,11 @@ def _probed(init: Callable[..., Any], update: Callable[..., Any], costly: bool) 
                     if moves:
                         break
                 product = float(product)
+    except _NoUpdateError as why:
+        return 0, str(why)
     except Exception:  # whatever it needs beyond a gradient, its heading is not known
-        return 0
-    return (product > 0) - (product < 0)
+        return 0, ""
+    return (product > 0) - (product < 0), ""
 
 
 def _is_costly(jaxpr: Any) -> bool:
@@ -120,6 +140,7 @@ def check_along(tx: optax.GradientTransformation, **parts: Any) -> optax.Gradien
 
     Raises:
       ValueError: in `init`, for a part that is a whole optimizer.
+      TypeError: in `init`, for a part that gives no updates.
 
     Examples:
       >>> tx = check_along(optax.identity(), otherwise=optax.adamw(1e-3))
@@ -128,6 +149,53 @@ def check_along(tx: optax.GradientTransformation, **parts: Any) -> optax.Gradien
       ...
       ValueError: otherwise= goes against the gradient, as a whole optimizer does, and a direction belongs here. ...
     """
+
+    def check(name: str, part: optax.GradientTransformation) -> None:
+        if heading(part) < 0:
+            raise ValueError(
+                f"{name}= goes against the gradient, as a whole optimizer does, and a direction belongs here. "
+                f"{_INSTEAD}"
+            )
+
+    return _checking(tx, parts, check)
+
+
+def check_against(tx: optax.GradientTransformation, **parts: Any) -> optax.GradientTransformationExtraArgs:
+    """Return the transformation, whose `init` refuses parts that go along the gradient.
+
+    Args:
+      tx: made of the parts, which it takes for whole optimizers.
+      **parts: by the names of their arguments; None is no part.
+
+    Raises:
+      ValueError: in `init`, for a part that is a direction.
+      TypeError: in `init`, for a part that gives no updates.
+
+    Examples:
+      >>> tx = check_against(optax.identity(), optimizer=optax.scale_by_adam())
+      >>> tx.init(jnp.ones(2))
+      Traceback (most recent call last):
+      ...
+      ValueError: optimizer= goes along the gradient, as a direction does, and a whole optimizer belongs here, ...
+    """
+
+    def check(name: str, part: optax.GradientTransformation) -> None:
+        if heading(part) > 0:
+            raise ValueError(
+                f"{name}= goes along the gradient, as a direction does, and a whole optimizer belongs here, which ends "
+                f"with a negative learning rate: optax.adamw(..), precond.shampoo(..), or a chain of the direction and "
+                f"optax.scale_by_learning_rate(..)."
+            )
+
+    return _checking(tx, parts, check)
+
+
+def _checking(
+    tx: optax.GradientTransformation,
+    parts: Mapping[str, Any],
+    check: Callable[[str, optax.GradientTransformation], None],
+) -> optax.GradientTransformationExtraArgs:
+    """Return the transformation, whose `init` checks its parts first."""
     given = {name: part for name, part in parts.items() if part is not None}
     tx = optax.with_extra_args_support(tx)
     if not given:
@@ -135,11 +203,8 @@ def check_along(tx: optax.GradientTransformation, **parts: Any) -> optax.Gradien
 
     def init(params: Any) -> Any:
         for name, part in given.items():
-            if heading(part) < 0:
-                raise ValueError(
-                    f"{name}= goes against the gradient, as a whole optimizer does, and a direction belongs here. "
-                    f"{_INSTEAD}"
-                )
+            _check_update(name, part)
+            check(name, part)
         return tx.init(params)
 
     return Described(init, tx.update, heading=getattr(tx, "heading", 0))
@@ -187,6 +252,7 @@ def check_headings(parts: Mapping[str, optax.GradientTransformation]) -> None:
 
     Raises:
       ValueError: naming the one that goes against the gradient.
+      TypeError: for one that gives no updates.
 
     Examples:
       >>> check_headings({"inner": optax.sgd(0.1), "otherwise": optax.adam(1e-3)})
@@ -195,6 +261,8 @@ def check_headings(parts: Mapping[str, optax.GradientTransformation]) -> None:
       ...
       ValueError: otherwise= goes against the gradient, as a whole optimizer does, and inner= goes along it. ...
     """
+    for name, tx in parts.items():
+        _check_update(name, tx)
     found = {name: heading(tx) for name, tx in parts.items()}
     if min(found.values()) < 0:
         found = {name: known or heading(parts[name], costly=True) for name, known in found.items()}

@@ -8,10 +8,10 @@ import jax
 import numpy as np
 import optax
 
-from precond.arguments.shown import shown
+from precond.arguments.user_trees import check_arrays, check_trees, check_values, is_state, paths_of
 from precond.arguments.whose import whose
 
-__all__ = ["check_arrays", "check_trees", "explained", "fitting_mask", "is_state"]
+__all__ = ["explained"]
 
 _FAILURES = (TypeError, ValueError, KeyError, AttributeError, IndexError)
 
@@ -89,7 +89,7 @@ def _reason(init: Callable[[Any], Any], updates: Any, state: Any, params: Any, n
                 "tx.update(gradients, state, params)."
             )
         check_arrays("updates", updates)
-        _check_values(updates=updates, state=state, params=params)
+        check_values(updates=updates, state=state, params=params)
         if params is not None:
             if is_state(params):
                 raise TypeError(
@@ -101,142 +101,6 @@ def _reason(init: Callable[[Any], Any], updates: Any, state: Any, params: Any, n
     except (TypeError, ValueError) as error:
         return error
     return None
-
-
-def _check_values(**trees: object) -> None:
-    """Raise for trees of shapes alone."""
-    for name, tree in trees.items():
-        for path, leaf in _paths(tree).items():
-            if isinstance(leaf, jax.ShapeDtypeStruct):
-                raise TypeError(
-                    f"{name}= has a shape without numbers at '{path}', as jax.eval_shape returns. Give arrays, or call "
-                    f"tx.update under jax.eval_shape, too."
-                )
-
-
-def is_state(tree: object) -> bool:
-    """Return whether a tree has the state of a transformation in it.
-
-    Examples:
-      >>> import jax.numpy as jnp
-      >>> is_state(optax.adam(1e-3).init(jnp.ones(2))), is_state({"kernel": jnp.ones(2)})
-      (True, False)
-    """
-    if isinstance(tree, tuple) and type(tree).__name__.endswith("State"):
-        return True
-    children = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, tuple | list) else ()
-    return any(is_state(child) for child in children)
-
-
-def _paths(tree: Any) -> dict[str, Any]:
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
-
-
-def check_arrays(name: str, tree: Any) -> None:
-    """Raise unless all leaves of a tree are arrays, or numbers.
-
-    Args:
-      name: of the argument.
-      tree: anything.
-
-    Raises:
-      TypeError: naming the first leaf that is neither.
-
-    Examples:
-      >>> check_arrays("params", {"kernel": "dense"})
-      Traceback (most recent call last):
-      TypeError: params= has 'dense' at 'kernel', where an array belongs.
-    """
-    for path, leaf in _paths(tree).items():
-        number = isinstance(leaf, int | float | complex | np.generic) or hasattr(leaf, "__jax_array__")
-        dtype = getattr(leaf, "dtype", None)
-        array = hasattr(leaf, "shape") and isinstance(dtype, np.dtype) and dtype.kind not in "OSUMm"
-        if number or array:
-            continue
-        if isinstance(leaf, jax.Array):  # keys of jax.random
-            continue
-        where = f" at '{path}'" if path else ""
-        advice = ""
-        if hasattr(leaf, "detach") or type(leaf).__module__.startswith("torch"):
-            advice = " Convert tensors of PyTorch to arrays of JAX."
-        elif callable(leaf) or hasattr(leaf, "apply"):
-            advice = " Pass the parameters of a model, not the model."
-        raise TypeError(f"{name}= has {shown(leaf)}{where}, where an array belongs.{advice}")
-
-
-def check_trees(updates: Any, params: Any) -> None:
-    """Raise unless gradients and parameters are trees of one structure.
-
-    Args:
-      updates: a tree of gradients.
-      params: a tree of parameters.
-
-    Raises:
-      ValueError: naming the first parameter that only one of them has.
-
-    Examples:
-      >>> check_trees({"kernel": 1.0}, {"kernel": 1.0, "bias": 1.0})
-      Traceback (most recent call last):
-      ValueError: The gradients have no 'bias', which the parameters have: both must be trees of one structure.
-    """
-    if jax.tree.structure(updates) == jax.tree.structure(params):
-        return
-    if isinstance(updates, tuple | list) and any(jax.tree.structure(x) == jax.tree.structure(params) for x in updates):
-        raise ValueError(
-            f"The gradients are a {type(updates).__name__} of {len(updates)} with the gradients in it, as "
-            f"jax.value_and_grad returns: pass the gradients alone."
-        )
-    first, second = _paths(updates), _paths(params)
-    must = "both must be trees of one structure."
-    for path in second:
-        if path not in first:
-            raise ValueError(f"The gradients have no '{path}', which the parameters have: {must}")
-    for path in first:
-        if path not in second:
-            raise ValueError(f"The parameters have no '{path}', which the gradients have: {must}")
-    kinds = type(updates).__name__, type(params).__name__
-    how = f" (a {kinds[0]} and a {kinds[1]})" if kinds[0] != kinds[1] else ""
-    raise ValueError(f"The gradients and the parameters have the same leaves in other containers{how}: {must}")
-
-
-def fitting_mask(mask: object) -> Callable[[object], Any]:
-    """Return a function from parameters to a mask of them, which raises for a mask that does not fit.
-
-    Args:
-      mask: a tree of booleans, or a function that makes one, as in `optax.masked`.
-
-    Raises:
-      ValueError: in its call, for a mask of other parameters.
-      TypeError: in its call, for a leaf that is not a boolean.
-
-    Examples:
-      >>> fitting_mask({"kernle": True})({"kernel": 1.0})
-      Traceback (most recent call last):
-      ValueError: mask= has 'kernle', which the parameters have not: it must be a tree of booleans like them.
-    """
-
-    def fitted(params: object) -> Any:
-        made = mask(params) if callable(mask) else mask
-        must = "it must be a tree of booleans like them."
-        for path, leaf in _paths(made).items():
-            if np.ndim(leaf) or (leaf.dtype if hasattr(leaf, "dtype") else np.result_type(type(leaf))).kind != "b":
-                raise TypeError(f"mask= has {shown(leaf)} at '{path}', where True or False belongs.")
-        try:
-            jax.tree.map(lambda m, p: None, made, params)
-        except ValueError:
-            found, wanted = _paths(made), _paths(params)
-            for path in found:
-                if not any(f"{x}/".startswith(f"{path}/") for x in wanted):
-                    raise ValueError(f"mask= has '{path}', which the parameters have not: {must}") from None
-            missing = [x for x in wanted if not any(f"{x}/".startswith(f"{path}/") for path in found)]
-            what = (
-                f"mask= has no '{missing[0]}', which the parameters have" if missing else "mask= has other containers"
-            )
-            raise ValueError(f"{what}: {must}") from None
-        return made
-
-    return fitted
 
 
 def _of_another(init: Callable[[Any], Any], updates: Any, state: Any, params: Any, name: str) -> Exception | None:
@@ -256,7 +120,7 @@ def _check_state(init: Callable[[Any], Any], state: Any, params: Any, name: str)
         expected = jax.eval_shape(lambda p: init(p), params)
     except _FAILURES:
         return
-    ours, found = _paths(expected), _paths(state)
+    ours, found = paths_of(expected), paths_of(state)
     bare = [{path.removesuffix("/value") for path in paths} for paths in (ours, found)]
     if bare[0] == bare[1] and ours.keys() != found.keys():
         boxed = "state= is" if len("".join(found)) > len("".join(ours)) else "The gradients are"
@@ -267,7 +131,7 @@ def _check_state(init: Callable[[Any], Any], state: Any, params: Any, name: str)
     other = "state= is of another optimizer, or of other parameters:"
     if owner is not None:
         # The nearest of all is no other optimizer where it is the nearest to a state of this one, too.
-        same = owner == whose(expected)
+        same = owner in (name, whose(expected))
         another = f"state= is of {owner}, as it seems, and not of {name}:"
         alike = f"state= is of {name} with other parameters or arguments, or of one that is alike:"
         other = alike if same else another

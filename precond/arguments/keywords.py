@@ -11,7 +11,7 @@ __all__ = ["advice_for", "check_call"]
 # argument that it has decides; the empty name stands for any function.
 _TABLE: tuple[tuple[str, Mapping[str, str]], ...] = (
     (
-        "lr eta step_size stepsize alpha learningrate learning_rates max_lr rate",
+        "lr eta step_size stepsize alpha learningrate learning_rates max_lr rate lrate scheduler lr_schedule",
         {"learning_rate": "learning_rate=", "schedule": "schedule="},
     ),
     (
@@ -46,7 +46,8 @@ _TABLE: tuple[tuple[str, Mapping[str, str]], ...] = (
     (
         "precondition_frequency precond_freq precondition_freq preconditioning_compute_steps update_freq update_every "
         "preconditioner_update_every precond_update_freq frequency inverse_update_period curvature_update_period "
-        "invert_every t_inv refresh_every statistics_compute_steps root_every",
+        "invert_every t_inv refresh_every statistics_compute_steps root_every update_frequency precondition_every "
+        "preconditioning_interval",
         {
             "refresh": "refresh=precond.every(n)",
             "precondition_frequency": "precondition_frequency=",
@@ -124,6 +125,20 @@ _TABLE: tuple[tuple[str, Mapping[str, str]], ...] = (
     ("num_replicas world_size batch_scale batch_size_ratio", {"scale": "scale="}),
     ("smoothing gain_smoothing", {"estimator": "estimator=, such as precond.large_batches.fairscale_gain(..)"}),
     ("optimizer_fn inner_optimizer base_optimizer optim", {"optimizer": "optimizer=", "": "nothing"}),
+    ("adam_lr adamw_lr scalar_lr", {"adam_learning_rate": "adam_learning_rate="}),
+    ("adam_betas adamw_betas", {"adam_b1": "adam_b1= and adam_b2=, two numbers"}),
+    (
+        "clip_norm clipnorm global_clipnorm max_grad_norm grad_clip gradient_clipping grad_clip_norm clip_threshold",
+        {"": "optax.chain(optax.clip_by_global_norm(..), this optimizer)"},
+    ),
+    (
+        "accum_steps gradient_accumulation_steps grad_accum_steps accumulate_grad_batches every_k_schedule",
+        {"": "precond.accumulate(this optimizer, n) around it"},
+    ),
+    (
+        "amsgrad foreach fused maximize capturable differentiable use_ema seed name process_group",
+        {"": "nothing: there is no such choice here, and none is needed"},
+    ),
     ("params parameters param_groups", {"": "nothing: tx.init(params) takes the parameters"}),
 )
 _KNOWN = {word: instead for words, instead in _TABLE for word in words.split()}
@@ -145,7 +160,7 @@ def advice_for(name: str, parameters: Sequence[str]) -> str:
     for parameter, instead in _KNOWN.get(name.lower(), {}).items():
         if not parameter or parameter in parameters:
             return f"Write {instead}."
-    close = difflib.get_close_matches(name, [p for p in parameters if p != name], n=1, cutoff=0.6)
+    close = difflib.get_close_matches(name, [p for p in parameters if p != name], n=1, cutoff=0.75)
     return f"Did you mean {close[0]}=?" if close else f"It takes {', '.join(parameters)}."
 
 

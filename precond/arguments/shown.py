@@ -60,6 +60,8 @@ _PLAIN = (bool, int, float, complex, str, bytes, np.generic)
 
 def _prints(value: Any) -> bool:
     """Return whether a value is of this library, whose values print in one line, or an array with one entry."""
+    if isinstance(value, tuple) and any(isinstance(x, jax.Array | np.ndarray) for x in jax.tree.leaves(value)):
+        return False
     own = type(value).__module__.partition(".")[0] == "precond" and type(value).__repr__ is not object.__repr__
     return own or isinstance(value, jax.Array | np.ndarray)
 

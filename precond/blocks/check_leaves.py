@@ -16,7 +16,7 @@ def check_leaves(params: Any) -> None:
     """Raise unless every parameter can have a gradient.
 
     Raises:
-      TypeError: for a parameter of integers, booleans or keys.
+      TypeError: for a parameter of integers, booleans or keys, or of floating-point numbers of 8 bits.
 
     Examples:
       >>> check_leaves({"steps": jnp.zeros(3, int)})
@@ -29,6 +29,15 @@ def check_leaves(params: Any) -> None:
                 f"'{path_name(path)}' is of {leaf.dtype}, which has no gradient: leave it out with optax.masked or "
                 f"optax.partition."
             )
+        if leaf.dtype.itemsize < 2:
+            raise TypeError(_narrow(f"'{path_name(path)}'", leaf.dtype))
+
+
+def _narrow(what: str, dtype: Any) -> str:
+    return (
+        f"{what} is of {dtype}, with which JAX computes nothing: cast it to bfloat16 or float32, and to its own type "
+        f"where the model uses it."
+    )
 
 
 def check_shapes(updates: Any, params: Any) -> None:
@@ -36,7 +45,7 @@ def check_shapes(updates: Any, params: Any) -> None:
 
     Raises:
       ValueError: for a gradient of another shape.
-      TypeError: for a gradient of integers or booleans.
+      TypeError: for a gradient of integers or booleans, of 8 bits, or of complex numbers where the parameter is real.
 
     Examples:
       >>> check_shapes({"w": jnp.zeros(3)}, {"w": jnp.zeros(4)})
@@ -51,6 +60,8 @@ def check_shapes(updates: Any, params: Any) -> None:
                 f"The gradient of '{path_name(path)}' is of {dtype}: gradients are floating-point numbers. "
                 f"Give those of jax.grad, and not data, labels or masks."
             )
+        if dtype.itemsize < 2 and dtype != jax.dtypes.float0:
+            raise TypeError(_narrow(f"The gradient of '{path_name(path)}'", dtype))
     if len(gradients) != len(leaves):
         return
     for (path, g), p in zip(gradients, leaves, strict=True):

@@ -16,6 +16,7 @@ __all__ = ["STARTS", "fingerprint", "hashed", "owners_of", "reading_of"]
 STARTS = 3
 """The column of an owner's row at which the places of the block begin; before it stand path, reading and number."""
 
+_MOST = 2**31
 _LARGE = 2**20  # rows beyond which nothing is computed while a program is traced
 
 
@@ -106,6 +107,9 @@ def owners_of(layout: Layout) -> dict[str, Any]:
     Args:
       layout: of a tree.
 
+    Raises:
+      ValueError: for so many blocks, or such long axes, that 32 bits cannot count them.
+
     Examples:
       >>> from precond.blocks.layout import layout_of
       >>> from precond.blocks.views import default_views
@@ -120,6 +124,12 @@ def owners_of(layout: Layout) -> dict[str, Any]:
 
 
 def _rows(runs: list[_Run], length: int) -> Any:
+    if length >= _MOST or any(cut.start + cut.count * cut.size > _MOST for run in runs for cut in run.region):
+        longest = max(runs, key=lambda run: run.blocks)
+        raise ValueError(
+            f"'{longest.path}' has an axis, or a stack has blocks, that cannot be counted in 32 bits: give a larger "
+            f"block_size=, or None as the view of this parameter."
+        )
     xp: Any = np if length <= _LARGE else jnp
     ends = np.cumsum([run.blocks for run in runs])
     # For each run its first row, and for each axis the step, count, start and size of its cut.

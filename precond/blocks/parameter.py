@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from precond.arguments import shown
 from precond.blocks.neighbours import stacked_axes
 from precond.blocks.path_name import parts_of, path_name
 
@@ -82,12 +83,22 @@ def as_parameter(leaf: Any) -> Parameter:
     Args:
       leaf: anything with shape and dtype.
 
+    Raises:
+      TypeError: for anything else.
+
     Examples:
       >>> import jax.numpy as jnp
       >>> as_parameter(jnp.ones((2, 3))).shape
       (2, 3)
     """
-    return leaf if isinstance(leaf, Parameter) else Parameter(tuple(leaf.shape), leaf.dtype)
+    if isinstance(leaf, Parameter):
+        return leaf
+    if not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")):
+        raise TypeError(
+            f"A view is asked of {shown(leaf)}: views are functions of the path of a parameter and of the parameter "
+            f"itself, or of anything with its shape and dtype."
+        )
+    return Parameter(tuple(leaf.shape), leaf.dtype)
 
 
 def parameters_of(tree: Any) -> list[tuple[str, Parameter]]:

@@ -27,7 +27,8 @@ _VECTORS = _named(
     "bias bias_.* scale offset gamma beta sinks? alpha decay cls tokens? probe latents? latent_arrays? codebook freqs",
 )
 _TABLES = _named(
-    "embed embeddings? emb embeds embedding_(table|weights?) table w_e w_pos wte wpe pe pos rel(ative)?_pos.*",
+    "embed embeddings? emb embeds embedding_(table|weights?) table w_e w_pos wte wpe pe pos sinusoids?",
+    "rel(ative)?_pos.*",
     "pos(ition|itional)?_?(emb|embed|embeddings?|enc|encodings?)",
 )
 _TABLES_OF_WEIGHTS = re.compile(
@@ -119,6 +120,8 @@ def is_vocabulary(parts: tuple[str, ...]) -> bool:
     """
     name, module = parts[-1], module_of(parts)
     if name in ("weight", "w") and _TABLES_OF_WEIGHTS.fullmatch(module):
+        return True
+    if parts[-3:-1] == ("predictions", "decoder"):  # BERT's
         return True
     # An `embedding/kernel` of Flax is a convolution of patches, or a dense layer: its tables are called `embedding`.
     return _OUTPUTS.fullmatch(module if name in ("kernel", "weight", "w") else name) is not None

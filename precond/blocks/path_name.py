@@ -5,6 +5,8 @@ from typing import Any
 
 from jax import tree_util
 
+from precond.arguments import shown
+
 __all__ = ["parts_of", "path_name"]
 
 
@@ -28,13 +30,18 @@ def path_name(path: tuple[Any, ...]) -> str:
 
 
 def parts_of(path: str) -> tuple[str, ...]:
-    """Return the parts of a path, of which PyTorch's state dictionaries join some by dots.
+    """Return the parts of a path, of which PyTorch joins some by dots, and of which Keras ends with ":0".
 
     Args:
       path: from `path_name`.
+
+    Raises:
+      TypeError: for anything but text.
 
     Examples:
       >>> parts_of("model/h.0.attn.weight")
       ('model', 'h', '0', 'attn', 'weight')
     """
-    return tuple(re.split(r"[/.]", path))
+    if not isinstance(path, str):
+        raise TypeError(f"A view is asked of the path {shown(path)}: the path of a parameter is text, 'dense/kernel'.")
+    return tuple(re.split(r"[/.]", path.removesuffix(":0")))

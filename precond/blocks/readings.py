@@ -67,10 +67,11 @@ def readings_of(tree: Any, views: Views, block_size: BlockSize) -> list[Reading]
 
 
 class Asked(NamedTuple):
-    """What was told: how parameters are read, and the layouts of their blocks."""
+    """What was told: how parameters are read, the layouts of their blocks, and what is kept of them."""
 
     readings: list[Reading]
     layouts: list[Layout]
+    meanings: list[str]
 
 
 _ASKED: contextvars.ContextVar[Asked | None] = contextvars.ContextVar("asked", default=None)
@@ -88,7 +89,7 @@ def asking() -> Iterator[Asked]:
       >>> told.readings[0].words, list(told.layouts[0].stacks)
       ('matrix 4 x 6', ['4x6'])
     """
-    told = Asked([], [])
+    told = Asked([], [], [])
     token = _ASKED.set(told)
     try:
         yield told
@@ -96,7 +97,7 @@ def asking() -> Iterator[Asked]:
         _ASKED.reset(token)
 
 
-def tell_readings(tree: Any, views: Views, block_size: BlockSize, layout: Layout) -> None:
+def tell_readings(tree: Any, views: Views, block_size: BlockSize, layout: Layout, meaning: str = "") -> None:
     """Tell who asks how parameters are read and cut, and warn of readings that nobody means.
 
     Args:
@@ -104,6 +105,7 @@ def tell_readings(tree: Any, views: Views, block_size: BlockSize, layout: Layout
       views: as in `layout_of`.
       block_size: as in `layout_of`.
       layout: of this tree.
+      meaning: of what is kept of its blocks (`precond.blocks.tell_meaning`).
 
     Examples:
       >>> import jax.numpy as jnp
@@ -116,3 +118,4 @@ def tell_readings(tree: Any, views: Views, block_size: BlockSize, layout: Layout
     else:
         told.readings.extend(readings_of(tree, views, block_size))
         told.layouts.append(layout)
+        told.meanings.append(meaning)

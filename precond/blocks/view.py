@@ -4,7 +4,9 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-__all__ = ["View", "Views", "geometry"]
+from precond.arguments import shown
+
+__all__ = ["View", "Views", "check_view", "geometry"]
 
 
 class View(NamedTuple):
@@ -86,9 +88,23 @@ def _is_whole(x: Any) -> bool:
     return hasattr(x, "__index__") and not isinstance(x, bool)
 
 
-def _check_kinds(view: Any, where: str) -> None:
+def check_view(view: Any, where: str) -> None:
+    """Raise unless this is a view, whose fields are of the right kinds.
+
+    Args:
+      view: what `views` gave.
+      where: how to name the parameter in an error.
+
+    Raises:
+      TypeError: naming the field.
+
+    Examples:
+      >>> check_view((0, 1), "'kernel'")
+      Traceback (most recent call last):
+      TypeError: `views` gave (0, 1) for 'kernel': it must give a precond.View, or None.
+    """
     if not isinstance(view, View):
-        raise TypeError(f"`views` gave {view!r} for {where}: it must give a precond.View, or None.")
+        raise TypeError(f"`views` gave {shown(view)} for {where}: it must give a precond.View, or None.")
     entries = view.axes if isinstance(view.axes, (tuple, list)) else [None]
     flat = [axis for entry in entries for axis in (entry if isinstance(entry, (tuple, list)) else [entry])]
     if not all(map(_is_whole, flat)):
@@ -135,7 +151,7 @@ def geometry(view: View, shape: tuple[int, ...], where: str) -> Geometry:
       >>> geometry(View(((0, 1), 2)), (3, 5, 4), "kernel")
       Geometry(shape=(3, 5, 4), order=(0, 1, 2), tensor=(15, 4), passive=())
     """
-    _check_kinds(view, where)
+    check_view(view, where)
     shape = _reading(view, shape, where)
     rank = len(shape)
     groups = [tuple(entry) if isinstance(entry, (tuple, list)) else (entry,) for entry in view.axes]

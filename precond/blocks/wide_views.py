@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from precond.blocks.view import View, Views, geometry
+from precond.blocks.view import View, Views, check_view, geometry
 from precond.blocks.views import PatternViews
 
 __all__ = ["wide_views"]
@@ -26,6 +26,8 @@ def wide_views(views: Views) -> Views:
 
     def read(path: str, leaf: Any) -> View | None:
         view = views(path, leaf)
+        if view is not None:
+            check_view(view, f"'{path}'")
         if view is None or len(view.axes) != 2 or view.row is not None:
             return view
         rows, columns = geometry(view, tuple(leaf.shape), f"'{path}'").tensor

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from precond.arguments import check_arrays, check_decay, described, is_state, shown
+from precond.arguments import check_arrays, check_decay, check_values, described, is_state, shown
 from precond.checkpoints.by_path import Record, record_of, shapes_of
 from precond.checkpoints.filling import Filling
 from precond.checkpoints.moments import moments_of
@@ -123,6 +123,7 @@ def adopt(
 
 def _check_state(params: object, state: object) -> None:
     """Raise for anything that cannot be a state, and for parameters that are one."""
+    check_values(state=state)
     if is_state(params):
         raise TypeError("params= is the state of an optimizer. The order is adopt(tx, params, state).")
     check_arrays("params", params)

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import optax
 
-from precond.arguments import check_arrays, described
+from precond.arguments import check_arrays, check_values, described
 from precond.blocks import STARTS, Layout, Member, fingerprint, hashed, path_name, reading_of, without_probes
 from precond.checkpoints.places import beside, named_leaves, on_host, places_in, stacks_in
 from precond.engine import first_difference, layouts_of
@@ -57,6 +57,7 @@ def by_path(tx: optax.GradientTransformation, params: Tree, state: optax.OptStat
       (4, 6)
     """
     check_arrays("params", params)
+    check_values(state=state)
     layouts, shapes = layouts_of(tx, params), shapes_of(params)
     leaves = named_leaves(state)
     known = [fingerprint(layout) for layout in layouts]

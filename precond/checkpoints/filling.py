@@ -42,6 +42,11 @@ class Filling:
         self._rows = {prefix: rows_by_path(owners, {p: p for p in shapes}) for prefix, owners in self._owners.items()}
         numbers = {fingerprint(layout): layout for layout in layouts}
         self._layouts = {prefix: numbers[int(on_host(fresh[f"{prefix}layout"]))] for prefix in self._owners}
+        self._changed = tuple(
+            prefix
+            for prefix in self._owners
+            if int(on_host(record.others.get(name := f"{prefix}meaning", fresh[name]))) != int(on_host(fresh[name]))
+        )  # whose numbers mean something else: all but momentum begins anew
         self._blocked = [x.removesuffix("stacks/layout") for x in fresh if f"/{x}".endswith("/stacks/layout")]
         self._packed: dict[tuple[str, str], dict[str, Any]] = {}
         self._counts: dict[str, dict[str, Any]] = {}  # by name and by parameter, the counts of averages taken over
@@ -52,6 +57,7 @@ class Filling:
         self._arrays = places.keys() | one.keys()
         for name, at in sorted(places.items(), key=lambda item: not item[1].by_entry):  # counts behind their averages
             self._fill_entries(name, at) if at.by_entry else self._fill_rows(name, at)
+        self._mixed = self._incomplete(one)
         for name, (path, place) in one.items():
             self._fill_one(name, path, place)
         for name in fresh.keys() - self._arrays:
@@ -75,7 +81,8 @@ class Filling:
         """Return what is known of the entries of a parameter, and whether it is Adam's moment."""
         value = _fitting(self._record.parameters[path].get(place), self._shapes[path])
         if value is not None:
-            return value, False
+            changed = place.startswith(self._changed) and place.rpartition("/")[2] == "nu"
+            return None if changed else value, False
         return _fitting(self._moments.at(place, path), self._shapes[path]), True
 
     def _fill_entries(self, name: str, at: Stacked) -> None:
@@ -120,7 +127,8 @@ class Filling:
         for path, which in self._rows[at.prefix][at.stack].items():
             old, now = self._record.parameters[path], self._owners[at.prefix][at.stack][which]
             was = old.get(f"{at.prefix}owners/{at.stack}")
-            value = old.get(name) if was is not None and np.array_equal(was[:, 1:], now[:, 1:]) else None
+            same = was is not None and np.array_equal(was[:, 1:], now[:, 1:]) and at.prefix not in self._changed
+            value = old.get(name) if same else None
             count = self._counts.get(name, {}).get(path)
             value = np.full(len(which), count) if value is None and count is not None else value
             value = _fitting(value, x[which].shape)
@@ -128,19 +136,33 @@ class Filling:
             if value is not None:
                 x[which] = value
 
+    def _incomplete(self, one: dict[str, tuple[str, str]]) -> tuple[str, ...]:
+        """Return where M-FAC's windows are whose inner products have parameters in them that are not all there now."""
+        found = []
+        for name in (x for x in self.filled if f"/{x}".endswith("/gram") and f"{x[:-4]}known/layout" in self.filled):
+            mark = f"{name[:-4]}known/layout"
+            same = np.shape(self._record.others.get(mark, 0)) == np.shape(self.filled[mark])
+            windows = {x: own for x, own in one.items() if x.startswith(f"{name[:-4]}window/")}
+            pairs = [(self._record.parameters[path].get(at), self.filled[x]) for x, (path, at) in windows.items()]
+            if not same or any(_fitting(x, np.shape(like)) is None for x, like in pairs):
+                found.append(f"{name[:-4]}window")
+        return tuple(found)
+
     def _fill_one(self, name: str, path: str, place: str) -> None:
         """Keep what stands beside a parameter, as the moments of those without a view do."""
         value, shape = self._record.parameters[path].get(place), np.shape(self.filled[name])
         of_blocked = any(place.startswith(f"{blocked}otherwise/") for blocked in self._blocked)
         if value is None and of_blocked and (value := self._moments.at(place, path)) is not None:
             self._counts.setdefault(f"{place.rpartition('/')[0]}/count", {})[path] = self._moments_count(place)
-        value = _fitting(value, shape)
+        value = None if place.startswith(self._mixed) else _fitting(value, shape)
         self._note(name, place, path, value)
         if value is not None:
             self.filled[name] = value
 
     def _fill_other(self, name: str) -> None:
         """Let counts and whatever else belongs to no parameter go on, unless something beside it begins anew."""
+        if f"/{name}".endswith("/known/layout") or name in (f"{prefix}meaning" for prefix in self._owners):
+            return  # of the new state
         parent = "".join(name.rpartition("/")[:2])
         beside_it = [x for x in self.filled if x.startswith(parent) and x != name]
         value = self._record.others.get(name)

@@ -163,6 +163,10 @@ def beside(name: str, paths: Collection[str]) -> tuple[str, str] | None:
       (('dense/kernel', '0/mu'), None)
     """
     fits = [path for path in paths if path and f"/{name}".endswith(f"/{path}")]
+    if not fits and (window := re.fullmatch(r"(.*/|)window/(.+)", name)):  # of gradients that are stored in parts
+        fits = [path for path in paths if path and window[2].startswith(f"{path}/")]
+        path = max(fits, key=len, default="")
+        return (path, f"{window[1]}window{window[2].removeprefix(path)}") if path else None
     if not fits:
         alone = "" in paths and name.rpartition("/")[2] in _BY_ENTRY  # parameters that are one array have no path
         return ("", name) if alone else None

@@ -46,7 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, title="commands")
     add_plan(commands)
     add_doctor(commands)
-    arguments = parser.parse_args(argv)
+    arguments, more = parser.parse_known_args(argv)
+    if more:
+        commands.choices[arguments.command].error(f"there is no {more[0]}; see --help")
     try:
         text, status = arguments.run(arguments)
     except (OSError, TypeError, ValueError) as error:

@@ -89,14 +89,28 @@ def _who_takes(name: str) -> str:
 
 
 def _of_file(file: str, dtype: str) -> Any:
-    text = sys.stdin.read() if file == "-" else Path(file).read_text()
     try:
-        tree = json.loads(text)
+        text = sys.stdin.read() if file == "-" else Path(file).read_text()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--shapes {file}: this is no text ({error.reason}), and no JSON.") from error
+    try:
+        tree = json.loads(text, object_pairs_hook=_once)
     except json.JSONDecodeError as error:
         raise ValueError(f"--shapes {file}: this is no JSON ({error}).") from error
     if not isinstance(tree, dict) or not tree:
         raise ValueError(f'--shapes {file}: must hold names and shapes, such as {{"up": {{"kernel": [1024, 4096]}}}}.')
-    return {name: _shaped(name, entry, dtype) for name, entry in tree.items()}
+    shapes = {name: _shaped(name, entry, dtype) for name, entry in tree.items()}
+    if not jax.tree.leaves(shapes):
+        raise ValueError(f"--shapes {file}: has names, and no shapes under them.")
+    return shapes
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a dictionary of names, each of which stands there once."""
+    names = [name for name, _ in pairs]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"--shapes: has the name {json.dumps(twice[0])} twice in one place.")
+    return dict(pairs)
 
 
 def _shaped(path: str, entry: Any, dtype: str) -> Any:

@@ -22,7 +22,7 @@ def whole(word: str) -> int:
         value = float(word)
     except ValueError:
         value = math.nan
-    if not (value >= 1 and value == math.floor(value) < math.inf):
+    if not (1 <= value < math.inf and value == math.floor(value)):
         raise argparse.ArgumentTypeError(f"{word} must be a whole number of at least 1")
     return int(value)
 

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
-from precond.arguments import check_number, check_whole, described
+from precond.arguments import check_along, check_number, check_transformation, check_whole, described
 from precond.transformation import transformation
 from precond.trees import wide_dtype
 
@@ -63,6 +63,7 @@ def project_radial(
     check_number("ratio", ratio, 0)
     if not (isinstance(channel_axis, int) and channel_axis == -1):
         check_whole("channel_axis", channel_axis, least=0)
+    check_transformation("inner", inner)
     inner = optax.with_extra_args_support(inner)
 
     def projected(w: jax.Array, g: jax.Array, u: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
@@ -99,7 +100,8 @@ def project_radial(
         steps, state = inner.update(updates, state, params, **extra)
         return jax.tree.map(one, params, updates, steps), state
 
-    return transformation(inner.init, update)
+    tx = transformation(inner.init, update)
+    return tx if isinstance(weight_decay, int | float) and weight_decay == 0 else check_along(tx, inner=inner)
 
 
 def _dot(x: jax.Array, y: jax.Array, axes: tuple[int, ...]) -> jax.Array:

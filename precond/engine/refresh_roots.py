@@ -10,6 +10,7 @@ from jax import lax
 
 from precond.blocks import BlockInfo
 from precond.control_flow import loop_between, run_if
+from precond.engine.check_parts import check_like
 from precond.engine.groups import Group, groups_of, pick, put, transported
 from precond.engine.schedule import Refresh
 from precond.linalg import Packed, dense
@@ -42,7 +43,9 @@ def _refreshed(
 
     def work() -> Any:
         due = pick(group, turn, factors, lambda rows: _padded(root, group, dense(rows), "factor"))
-        return root.refresh(due, old, group.power, first)
+        new = root.refresh(due, old, group.power, first)
+        check_like("root.refresh", new, old)
+        return new
 
     # Fewer roots than turns: in some turns none is due.
     new = work() if group.turns <= group.roots else run_if(turn < group.roots, work, lambda: old)

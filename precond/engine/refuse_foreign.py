@@ -8,7 +8,17 @@ import numpy as np
 import optax
 from jax.core import Tracer
 
-from precond.blocks import Layout, asking, path_name, without_probes
+from precond.blocks import (
+    Asked,
+    KnownParameters,
+    Layout,
+    asking,
+    fingerprint,
+    hashed,
+    path_name,
+    paths_in,
+    without_probes,
+)
 from precond.boxes import unboxed
 from precond.engine.check_owners import first_difference
 from precond.engine.stacked_state import StackedState
@@ -24,7 +34,7 @@ def refuse_foreign(tx: optax.GradientTransformationExtraArgs) -> optax.GradientT
     returned, of the same tree: a loop waits for its first step alone.
 
     Args:
-      tx: any transformation with the state of `precond.blocked` in its own.
+      tx: any transformation with the state of `precond.blocked` in its own, or a `precond.blocks.KnownParameters`.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -39,7 +49,7 @@ def refuse_foreign(tx: optax.GradientTransformationExtraArgs) -> optax.GradientT
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         out, new = tx.update(updates, state, params, **extra)
-        before, after = find_nodes(state, StackedState), find_nodes(new, StackedState)
+        before, after = ([*find_nodes(x, StackedState), *find_nodes(x, KnownParameters)] for x in (state, new))
         if all(_is_known(x.foreign) for x in (*before, *after)):
             tree = jax.tree.structure(updates), tuple(np.shape(x) for x in jax.tree.leaves(updates))
             last = trusted[1:] if trusted and trusted[0] == tree else []
@@ -48,7 +58,7 @@ def refuse_foreign(tx: optax.GradientTransformationExtraArgs) -> optax.GradientT
                     continue
                 if np.any(now.foreign != old.foreign):
                     raise ValueError(_why(tx, old, updates))
-                _warn_if_whole(old.stacks, now.stacks)
+                _warn_if_whole(getattr(old, "stacks", ()), getattr(now, "stacks", ()))
             trusted[:] = [tree, *(x.layout for x in after)]
         return out, new
 
@@ -69,9 +79,13 @@ def layouts_of(tx: optax.GradientTransformation, params: Tree) -> list[Layout]:
       >>> layout.blocks
       {'4x6': 1}
     """
+    return _asked(tx, params).layouts
+
+
+def _asked(tx: optax.GradientTransformation, params: Tree) -> Asked:
     with asking() as told:
         jax.eval_shape(lambda tree: tx.init(tree), params)  # a new function, of which JAX has kept no trace
-    return told.layouts
+    return told
 
 
 def _is_known(x: Any) -> bool:
@@ -102,11 +116,30 @@ def _warn_if_whole(before: object, after: object) -> None:
         )
 
 
-def _why(tx: optax.GradientTransformation, state: StackedState, updates: Tree) -> str:
+def _why(tx: optax.GradientTransformation, state: StackedState | KnownParameters, updates: Tree) -> str:
+    if isinstance(state, KnownParameters):
+        return _first_path(np.asarray(state.layout), paths_in(updates))
     leaves = jax.tree_util.tree_flatten_with_path(without_probes(updates))[0]
     shapes = {path_name(path): np.shape(x) for path, x in leaves}
-    state = unboxed(state)
-    owners = {name: np.asarray(x) for name, x in state.owners.items() if _is_known(x)}
-    layouts = [x for x in layouts_of(tx, updates) if {*x.stacks} == {*state.owners}]
-    differences = [first_difference(owners, layout, shapes) for layout in layouts if len(owners) == len(state.owners)]
+    mark: Any = unboxed(state)
+    owners = {name: np.asarray(x) for name, x in mark.owners.items() if _is_known(x)}
+    told = _asked(tx, updates)
+    for layout, meaning in zip(told.layouts, told.meanings, strict=True):
+        if np.all(np.asarray(mark.layout) == fingerprint(layout)):
+            return (
+                f"state= is of another power=, or of sums (b2=1) where this optimizer has averages: it has "
+                f"{meaning or 'none of these'}. Keep what fits: precond.checkpoints.adopt(tx, params, state)."
+            )
+    layouts = [x for x in told.layouts if {*x.stacks} == {*mark.owners}]
+    differences = [first_difference(owners, layout, shapes) for layout in layouts if len(owners) == len(mark.owners)]
     return differences[0] if differences else "state= is of other parameters, or of another configuration."
+
+
+def _first_path(known: np.ndarray, paths: list[str]) -> str:
+    """Say which parameter is the first that a state knows by another path."""
+    place = next(i for i, path in enumerate(paths) if known[i] != hashed(path))
+    there = next((f"that of '{path}'" for path in paths if known[place] == hashed(path)), "one of another path")
+    return (
+        f"state= is of other parameters: where '{paths[place]}' belongs, it has {there}. Restore it with the "
+        f"parameters with which it was made, or keep what fits: precond.checkpoints.adopt(tx, params, state)."
+    )

@@ -1,5 +1,6 @@
 """The engine: statistics, refresh, apply. It knows no method, no mesh and no parameter."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -7,8 +8,9 @@ import jax.numpy as jnp
 import optax
 
 from precond.arguments import check_along, check_part, check_transformation, check_whole, described
-from precond.blocks import BlockInfo, check_stacks, info_of, keep_finite, path_name
+from precond.blocks import BlockInfo, check_stacks, info_of, keep_finite, path_name, tell_meaning
 from precond.control_flow import after
+from precond.engine.check_parts import check_factors, check_like, check_root_state
 from precond.engine.host_state import capture, host_state
 from precond.engine.per_block import per_block
 from precond.engine.refresh_roots import refresh_roots
@@ -69,12 +71,23 @@ def _refresh(root: Root, schedule: Refresh, step: jax.Array, factors: Any, roots
     return jax.tree.unflatten(treedef, states)
 
 
+def _first(root: Root, stack: Any, factors: Any) -> RootState:
+    check_factors(stack, factors)
+    state = root.init(stack, factors)
+    check_root_state(state, factors)
+    for power in powers_of(root, factors):
+        tell_meaning(f"roots of the power {float(power):.4g} for blocks of {len(factors)} axes")
+    return state
+
+
 def _apply(root: Root, directions: Any, gradients: Any, roots: Any, finite: Any) -> tuple[Any, Any]:
     states, treedef = jax.tree.flatten(roots, is_leaf=_is_root)
     masks = [None] * len(states) if finite is None else treedef.flatten_up_to(finite)
     out, moved = [], []
     for d, g, state, mask in zip(*map(treedef.flatten_up_to, (directions, gradients)), states, masks, strict=True):
-        applied, new = root.apply(d, g, state)
+        both = root.apply(d, g, state)
+        check_like("root.apply", both, (d, state))
+        applied, new = both
         out.append(row_major(applied))
         moved.append(state._replace(moments=keep_finite(mask, new.moments, state.moments)))
     return treedef.unflatten(out), treedef.unflatten(moved)
@@ -159,7 +172,7 @@ def scale_by_kronecker(
         check_stacks(params)
         state = statistics.init(params)
         factors = jax.eval_shape(lambda p, s: factors_of(p, s, {}, None, BlockInfo(), {})[0], params, state)
-        roots = jax.tree.map(root.init, params, factors)
+        roots = jax.tree.map(functools.partial(_first, root), params, factors)
         host = host_state(root, schedule, params, factors)
         return KroneckerState(jnp.zeros([], jnp.int32), state, roots, momentum.init(params), host)
 

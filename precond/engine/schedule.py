@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from precond.arguments import check_function, check_whole, described
+from precond.arguments import check_function, check_whole, described, shown
 
 __all__ = ["Refresh", "every", "on_host"]
 
@@ -105,7 +105,10 @@ def every(
     if callable(period):
         check_function("period", period, 1, "a whole number, or a function from the number of updates to one")
         with jax.ensure_compile_time_eval():
-            period = int(_whole(period(jnp.zeros([], jnp.int32))))
+            first = jnp.asarray(period(jnp.zeros([], jnp.int32)))
+        if not first >= 0:
+            raise ValueError(f"period={shown(period)}: gave {first} for the first step: must be at least 0.")
+        period = int(_whole(first))
     check_whole("period", period, least=1)
     check_whole("start", start, least=1)
     check_whole("warmup", warmup, least=0)

@@ -22,6 +22,7 @@ from precond.blocks import (
     check_shapes,
     fingerprint,
     finite_blocks,
+    hashed,
     keep_finite,
     layout_of,
     mask_blocks,
@@ -32,7 +33,7 @@ from precond.boxes import boxed_like, find_box, unboxed
 from precond.engine.check_owners import check_inner, check_owners
 from precond.engine.root_axes import choose_root_axes
 from precond.engine.row_shardings_of import row_shardings_of, stack_row_shardings
-from precond.engine.stacked_state import StackedState
+from precond.engine.stacked_state import StackedState, meaning_of
 from precond.mesh import (
     Placement,
     Sharded,
@@ -158,7 +159,8 @@ def stacked(
 def _init(options: Stacking, params: optax.Params) -> StackedState:
     check_leaves(params)
     layout = options.layout(params)
-    tell_readings(params, options.views, options.block_size, layout)
+    _, meaning = meaning_of(options.inner, layout)
+    tell_readings(params, options.views, options.block_size, layout, meaning)
     # One array that stands for everything: on a tree without leaves optax.tree.map_params takes this for the
     # prefix of whatever the stacks' state is, and leaves it alone.
     made = jnp.zeros((0,)), jnp.zeros((0,), jnp.int32)
@@ -172,8 +174,8 @@ def _init(options: Stacking, params: optax.Params) -> StackedState:
         made = init_sharded(placement, make, stack_row_shardings(options.inner, layout, placement), params)
         box, place = find_box(params), placement or without_mesh(options.sharding)
         made = made if box is None else in_boxes(made, stack_row_shardings(options.inner, layout, place), box)
-    counts = (jnp.zeros([], jnp.int32) for _ in range(3))
-    return StackedState(made[0], next(counts), next(counts), made[1], jnp.int32(fingerprint(layout)), next(counts))
+    numbers = (jnp.int32(x) for x in (0, 0, fingerprint(layout), hashed(meaning), 0))
+    return StackedState(made[0], next(numbers), next(numbers), made[1], *numbers)
 
 
 def _update(
@@ -193,17 +195,16 @@ def _update(
     placement = options.placement(layout, leaves)
     divided = placement is not None and placement.kind == AxisType.Manual
     check_owners(state.owners, layout, divided=divided)
-    check_inner(state.stacks, jax.eval_shape(lambda stacks: options.inner.init(stacks), layout.stacks), divided=divided)
-    foreign = state.layout != fingerprint(layout)
+    expected, meaning = meaning_of(options.inner, layout)
+    check_inner(state.stacks, expected, divided=divided)
+    foreign = (state.layout != fingerprint(layout)) | (state.meaning != hashed(meaning))
     moved, inner, lost = _run(options, layout, leaves, state.stacks, params, replicate(extra), foreign, placement)
     out = [match_sharding(m, x) if v else x for v, m, x in zip(layout.viewed, moved, leaves, strict=True)]
-    after = StackedState(
-        inner,
-        state.blocks_skipped + lost,
-        state.steps_skipped + (lost == sum(layout.blocks.values())),
-        state.owners,
-        state.layout,
-        state.foreign + foreign,
+    after = state._replace(
+        stacks=inner,
+        blocks_skipped=state.blocks_skipped + lost,
+        steps_skipped=state.steps_skipped + (lost == sum(layout.blocks.values())),
+        foreign=state.foreign + foreign,
     )
     return treedef.unflatten(out), boxed_like(after, given)
 

@@ -1,11 +1,13 @@
-"""What `stacked` keeps."""
+"""What `stacked` keeps, and what its numbers mean."""
 
 from typing import Any, NamedTuple
 
 import jax
 import optax
 
-__all__ = ["StackedState"]
+from precond.blocks import Layout, hearing
+
+__all__ = ["StackedState", "meaning_of"]
 
 
 class StackedState(NamedTuple):
@@ -17,7 +19,8 @@ class StackedState(NamedTuple):
       steps_skipped: updates so far in which no block's gradient was finite.
       owners: whose each block is, by stack (`precond.blocks.owners_of`); an empty array where no parameter has a view.
       layout: the number that stands for the order of all blocks (`precond.blocks.fingerprint`).
-      foreign: updates so far that were given other parameters than those of the layout.
+      meaning: the number that stands for what the numbers of `stacks` mean (`precond.blocks.tell_meaning`).
+      foreign: updates so far that were given other parameters than those of the layout, or a state of another meaning.
     """
 
     stacks: optax.OptState
@@ -25,4 +28,22 @@ class StackedState(NamedTuple):
     steps_skipped: jax.Array
     owners: Any
     layout: jax.Array
+    meaning: jax.Array
     foreign: jax.Array
+
+
+def meaning_of(inner: optax.GradientTransformation, layout: Layout) -> tuple[Any, str]:
+    """Return the shapes of what a transformation keeps of the stacks of a layout, and what the numbers mean.
+
+    Args:
+      inner: of stacks.
+      layout: of a tree.
+
+    Examples:
+      >>> from precond.blocks import default_views
+      >>> meaning_of(optax.identity(), layout_of({}, default_views, None))
+      (EmptyState(), '')
+    """
+    with hearing() as heard:
+        shapes = jax.eval_shape(lambda stacks: inner.init(stacks), layout.stacks)
+    return shapes, ", ".join(sorted(heard))

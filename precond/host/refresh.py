@@ -208,6 +208,6 @@ def _check(root: Root) -> None:
     traced = jax.make_jaxpr(refresh)(jax.ShapeDtypeStruct((1, 2, 2), np.float32))
     if any(isinstance(x, Tracer) for x in traced.consts):
         raise ValueError(
-            "A hyperparameter of the root is injected, which the host does not see: under optax.inject_hyperparams, "
-            "pass static_args=(*precond.STATIC_ARGS, 'damping')."
+            "A hyperparameter of the root is injected, which the host does not see: under optax.inject_hyperparams("
+            "factory, ..), pass static_args=(*precond.static_args(factory), 'damping')."
         )

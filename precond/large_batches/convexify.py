@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from precond.arguments import check_number, described
+from precond.arguments import check_bound, check_number, described
 from precond.replicas.replicas import sum_over_axes
 from precond.trees import Tree, tree_product, varying
 
@@ -80,6 +80,7 @@ def convexify(
 
     def pull(offset: Tree) -> Tree:
         square, n = _square(offset, axis), count(offset)
+        check_number("variables(params)", n, 0)
         # The square root has no derivative at 0, where the first step starts; nothing is multiplied by it there.
         r = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
         factor = jnp.zeros_like(r)
@@ -99,6 +100,7 @@ def convexify(
 def _square(tree: Tree, axis: str | tuple[str, ...] | None) -> jax.Array:
     """Return the squared norm of a tree whose leaves may be sharded over mesh axes."""
     axes = (axis,) if isinstance(axis, str) else axis
+    check_bound(axes or ())
     found = frozenset[str]().union(*(varying(x) for x in jax.tree.leaves(tree)))
     if axes is None and found:
         raise ValueError(

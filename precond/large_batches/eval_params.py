@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from precond.arguments import described
+from precond.arguments import check_values, described
 from precond.trees import Tree, find_nodes, real_dtype
 
 __all__ = ["Displacement", "eval_params"]
@@ -60,6 +60,7 @@ def eval_params(state: optax.OptState, params: Tree) -> Tree:
       ... )  # the second is gradient descent's
       (0.85, 0.9)
     """
+    check_values(state=state, params=params)
     found = find_nodes(state, Displacement)
     if not found:
         raise ValueError(

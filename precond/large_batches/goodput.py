@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from precond.arguments import check_number
+from precond.arguments import check_number, check_values
 from precond.large_batches.gain import gain
 from precond.large_batches.scale_by_adascale import AdascaleState
 from precond.trees import find_nodes
@@ -38,6 +38,7 @@ def gain_at(state: optax.OptState, scale: ArrayLike) -> jax.Array:
       (1.6666666269302368, 2.5)
     """
     check_number("scale", scale, 1, advice="It counts base batches.")
+    check_values(state=state)
     found = find_nodes(state, AdascaleState)
     if len(found) != 1:
         raise ValueError(

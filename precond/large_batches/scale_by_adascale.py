@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from precond.arguments import check_number, check_part, check_rate, described
-from precond.blocks import with_zero_probes, without_probes
+from precond.arguments import check_number, check_part, check_rate, check_values, described
+from precond.blocks import check_leaves, with_zero_probes, without_probes
 from precond.large_batches.gain import GainEstimator, gain, paper_gain
 from precond.large_batches.rules import Rule
 from precond.replicas import Replicas
@@ -131,6 +131,7 @@ def scale_by_adascale(
 
     def init(params: optax.Params) -> AdascaleState:
         params = without_probes(params)
+        check_leaves(params)
         dtype = common_dtype(params)
         count, step, samples = (
             jnp.zeros([], jnp.int32) for _ in range(3)
@@ -198,6 +199,7 @@ def done(state: optax.OptState, total: ArrayLike) -> jax.Array:
     """
     if isinstance(total, str):
         raise TypeError(f"total={total!r}: must be a number of steps.")
+    check_values(state=state)
     found = find_nodes(state, AdascaleState)
     if not found:
         raise ValueError("done() found no AdascaleState: pass the state of an optimizer with scale_by_adascale in it.")

@@ -9,6 +9,7 @@ import optax
 from jax.typing import ArrayLike
 
 from precond.arguments import check_number, check_rate, check_whole, described
+from precond.blocks import KnownParameters, check_shapes, known_parameters
 from precond.large_batches.convexify import Regularizer, convexify
 from precond.large_batches.eval_params import Displacement
 from precond.transformation import transformation
@@ -26,6 +27,7 @@ class NeumannState(NamedTuple):
       average: the moving average of the parameters, float32 or wider; None without a regularizer.
       resets: the number of resets so far.
       age: the number of updates since the last reset.
+      known: whose momentum and average they are.
     """
 
     count: jax.Array
@@ -33,6 +35,7 @@ class NeumannState(NamedTuple):
     average: Tree | None
     resets: jax.Array
     age: jax.Array
+    known: KnownParameters
 
 
 @described()
@@ -186,12 +189,13 @@ def scale_by_neumann(
         average = None if regularizer is None else jax.tree.map(_copy, params)
         scale = jnp.zeros([], jnp.result_type(float))
         count, done, age = (jnp.zeros([], jnp.int32) for _ in range(3))
-        return NeumannState(count, Displacement(scale, still), average, done, age)
+        return NeumannState(count, Displacement(scale, still), average, done, age, known_parameters(params))
 
     def update(
         updates: optax.Updates, state: NeumannState, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, NeumannState]:
         del extra
+        check_shapes(updates, params)
         updates = jax.tree.map(jnp.asarray, updates)
         g, rate = wide(updates), _at(learning_rate, state.count)
         count = state.count - jnp.asarray(warmup).astype(jnp.int32)
@@ -212,6 +216,8 @@ def scale_by_neumann(
             return jnp.where(begun, jnp.where(reset, -eta * x, _like(mu, m) * m - eta * y), 0)
 
         m = jax.tree.map(move, state.displacement.direction, g, d)
+        foreign, known = state.known.seeing(updates)
+        rate = jnp.where(foreign, jnp.inf, rate)  # nobody shall go on with the momentum of others
         step = jax.tree.map(lambda x, y: _like(mu, x) * x - _like(rate, x) * y, m, d)
         out = optax.tree.cast_like(step, updates)
         average = state.average
@@ -221,6 +227,6 @@ def scale_by_neumann(
             average = jax.tree.map(lambda v, w: w + _like(keep, w) * (v - w), average, moved)
         age = jnp.where(reset, 1, state.age + begun)
         next_count = jnp.asarray(optax.safe_increment(state.count))
-        return out, NeumannState(next_count, Displacement(mu, m), average, state.resets + reset, age)
+        return out, NeumannState(next_count, Displacement(mu, m), average, state.resets + reset, age, known)
 
     return transformation(init, update)

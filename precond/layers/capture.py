@@ -45,6 +45,11 @@ class Capture(NamedTuple):
         """
         leaves, out = leaves_of(params), {}
         for name, layer in self.layers.items():
+            if layer.kernel not in leaves:
+                raise ValueError(
+                    f"params= has no '{layer.kernel}', of which the capture has factors: give the parameters alone, "
+                    f"those that it was made of, and not {{'params': ..}}."
+                )
             sums = _zeros(layer, leaves[layer.kernel], check=check, count=count, moments=moments)
             out[name] = Probe(layer.seen_from(name), sums)
         return out

@@ -1,11 +1,12 @@
 """Rules of modules, checked before a model is looked at."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from precond.arguments import shown
+from precond.arguments import called, shown
+from precond.layers.assemble import Found
 
-__all__ = ["check_rules"]
+__all__ = ["check_rules", "found_by"]
 
 
 def check_rules(rules: Mapping[Any, Any] | None) -> None:
@@ -27,3 +28,27 @@ def check_rules(rules: Mapping[Any, Any] | None) -> None:
             raise TypeError(f"rules= has the key {shown(key)}, where the type of a module belongs, such as nn.Dense.")
         if not callable(rule) or isinstance(rule, type):
             raise TypeError(f"rules= has {shown(rule)} for {key.__name__}, where a function of a module belongs.")
+
+
+def found_by(rule: Callable[..., Any], module: Any, *args: Any) -> Found:
+    """Return what a rule finds in a module.
+
+    Args:
+      rule: of the module's type.
+      module: any.
+      *args: what else the rule is given.
+
+    Raises:
+      TypeError: for a rule that takes other arguments, or that finds something else.
+
+    Examples:
+      >>> found_by(lambda module: None, 3)
+      Traceback (most recent call last):
+      TypeError: rules= has for int a rule that gave None: must give a precond.layers.Found.
+    """
+    found = called(f"rules[{type(module).__name__}]", rule, module, *args)
+    if not isinstance(found, Found):
+        raise TypeError(
+            f"rules= has for {type(module).__name__} a rule that gave {shown(found)}: must give a precond.layers.Found."
+        )
+    return found

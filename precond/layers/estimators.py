@@ -63,8 +63,8 @@ def _mean_of(draw: Callable[[jax.Array, Any], Any], samples: int, need: str) -> 
     def pull(key: jax.Array | None, outputs: Any, back: Callable[[Any], Any]) -> Any:
         if key is None:
             raise ValueError(f"{need} a random key: give key= in every step, or use fisher=exact(..).")
-        if not hasattr(key, "dtype"):
-            raise TypeError(f"key={shown(key)}: must be a random key, such as jax.random.key(0).")
+        if not hasattr(key, "dtype") or key.ndim != int(not jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
+            raise TypeError(f"key={shown(key)}: must be one random key, such as jax.random.key(0).")
 
         def one(key: jax.Array) -> Any:
             return back(jax.tree.map(lambda g: g * samples**-0.5, draw(key, outputs)))

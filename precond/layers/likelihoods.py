@@ -123,6 +123,8 @@ def gaussian(variance: ArrayLike | None = 1.0) -> Likelihood:
     if variance is None:
         return Likelihood(_sample_pair, _root_of_pair)
     check_number("variance", variance, 0)
+    if isinstance(variance, int | float) and variance == 0:
+        raise ValueError("variance=0: must be above 0, for a sure prediction has no finite curvature.")
 
     def sample(key: jax.Array, means: jax.Array) -> jax.Array:
         _check_one("gaussian()", means)

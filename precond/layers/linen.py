@@ -9,7 +9,7 @@ import jax
 from precond.arguments import described
 from precond.layers.assemble import Found
 from precond.layers.capture import Capture, counted
-from precond.layers.check_rules import check_rules
+from precond.layers.check_rules import check_rules, found_by
 from precond.layers.convolutions import as_tuple, convolution, transposed_convolution
 from precond.layers.coverage import Uncovered
 from precond.layers.front_end import bound, check_used, given_input, mask_fits, tapped
@@ -174,7 +174,7 @@ def capture(
 
     try:
         jax.eval_shape(bound(axis_name, visit), variables, shapes)
-    except TypeError as error:
+    except (TypeError, IndexError, KeyError, AttributeError) as error:
         raise TypeError(
             f"model.apply(variables, *args, **kwargs) failed: {error}. Give capture() an example of what the model is "
             f"called with; kwargs= has {', '.join(kwargs) or 'nothing'}."
@@ -199,7 +199,7 @@ def _find(table: Mapping[type, Rule], m: nn.Module, x: jax.Array, args: tuple[An
         raise ValueError(f"no rule for {type(m).__name__}")
     if closed:
         raise ValueError(f"inside {closed}, which takes all parameters there for weights")
-    found = rule(m, x, args)
+    found = found_by(rule, m, x, args)
     shape = tuple(jax.tree.leaves(m.variables["params"][found.weights])[0].shape)
     if found.kind.layer("", None, shape).lead != 0:
         raise ValueError("its weights have more axes than its rule knows")

@@ -13,7 +13,7 @@ from precond.arguments import described
 from precond.blocks import Probe
 from precond.layers.assemble import Found
 from precond.layers.capture import Capture
-from precond.layers.check_rules import check_rules
+from precond.layers.check_rules import check_rules, found_by
 from precond.layers.convolutions import as_tuple, convolution, transposed_convolution
 from precond.layers.count_examples import count_examples
 from precond.layers.coverage import Uncovered
@@ -172,7 +172,13 @@ def capture(
         ) -> tuple[Any, Any]:
             leaves = leaves_of(params)
             plain = jax.tree.unflatten(jax.tree.structure(state), [leaves[path] for path in leaves_of(state)])
-            twin = nnx.merge(graph, plain, rest, copy=True)  # the variables too: a call may write to them
+            try:
+                twin = nnx.merge(graph, plain, rest, copy=True)  # the variables too: a call may write to them
+            except ValueError as error:
+                raise ValueError(
+                    f"rest= has other variables than the model: give the last of nnx.split(model, nnx.Param, ...), and "
+                    f"what apply(params, rest, ..) returned from then on. ({error})"
+                ) from error
             for keys, m in list(nnx.iter_modules(twin)):
                 path = "/".join(map(str, keys))
                 if path in taps and PROBE in subtree(params, path):
@@ -279,4 +285,4 @@ def _find(table: Mapping[type, Rule], m: Any, closed: Sequence[str]) -> Found:
         raise ValueError(f"no rule for {type(m).__name__}")
     if closed:
         raise ValueError(f"inside {closed[0]}, which takes all parameters there for weights")
-    return rule(m)
+    return found_by(rule, m)

@@ -8,6 +8,8 @@ from precond.layers.kinds import Kind
 
 __all__ = ["Stacking", "stacked_layer", "stackings"]
 
+_INSTEAD = "write nn.scan(.., variable_axes={'params': 0}), or 0 for its axis with nnx"
+
 Stacking = tuple[tuple[int, ...], tuple[int, ...] | None]
 """The axes of the weights and of the bias (None for no bias) over which layers are stacked."""
 
@@ -82,7 +84,8 @@ def stacked_layer(kind: Kind, weights: str, bias: str | None, shape: tuple[int, 
         names = {**dict(zip(own, axes, strict=True)), **dict(zip(rest, sorted(groups), strict=False))}
         if [names[i] for i in order] != sorted((*axes, *groups)):
             raise ValueError(
-                "its groups and the layers of its stack come in one order in its weights and in another in its bias"
+                f"its groups and the layers of its stack come in one order in its weights and in another in its bias: "
+                f"{_INSTEAD}"
             )
     return layer
 
@@ -94,7 +97,9 @@ def _without_axes_of_one(layer: Layer, inner: Sequence[int]) -> Layer:
         if len(kept) < len(inner) and d == inner[len(kept)]:
             kept.append(i)
         elif d != 1:
-            raise ValueError("its groups are parts of an axis, and it is stacked over another axis than the first")
+            raise ValueError(
+                f"its groups are parts of an axis, and the first axis is not that of its stack: {_INSTEAD}"
+            )
     places = {i: k for k, i in enumerate(kept)}
 
     def moved(axes: tuple[int, ...]) -> tuple[int, ...]:

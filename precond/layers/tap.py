@@ -144,7 +144,7 @@ def tap(
       >>> sums["inputs"].tolist(), sums["outputs"].tolist(), sums["rows"].item()
       ([[10.0, 14.0], [14.0, 20.0]], [[2.0]], 2.0)
     """
-    note_tap()
+    note_tap(spec)
     if spec.batch >= max(y.ndim, 2):
         raise ValueError(
             f"batch={spec.batch}: the output of a layer has the shape {y.shape}, of which so many axes cannot number "

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from precond.arguments import check_number, described, shown
+from precond.arguments import called, check_number, described, shown
 from precond.blocks import Factors, Probe
 from precond.layers.bases_of import bases_of
 from precond.layers.capture import Capture
@@ -90,7 +90,7 @@ def value_grad_factors(
         params: Tree, *args: Any, key: jax.Array | None = None, state: optax.OptState | None = None
     ) -> tuple[Any, Any, dict[str, Factors]]:
         outputs, back, aux, mine = _pullback(forward, capture, params, args, has_aux, state)
-        value, slope = jax.value_and_grad(lambda o: _one_number(loss(o, *args)))(outputs)
+        value, slope = jax.value_and_grad(lambda o: _one_number(called("loss", loss, o, *args)))(outputs)
         n = _number(examples, outputs, args, mine)
         if fisher.pull is None:
             grads, sums = back(slope)
@@ -173,7 +173,7 @@ def _pullback(
 
     def run(params: Tree, probes: Mapping[str, Probe]) -> tuple[Any, Any]:
         probes = {name: dataclasses.replace(probe, bases=bases.get(name, {})) for name, probe in probes.items()}
-        out = forward(capture.attach(params, probes), *args)
+        out = called("forward", forward, capture.attach(params, probes), *args)
         if has_aux and not (isinstance(out, tuple | list) and len(out) == 2):
             raise TypeError(
                 f"forward= returned {shown(out)}, where has_aux=True takes a pair: the outputs and anything else."
@@ -193,8 +193,8 @@ def _pullback(
             f"The batch is empty: forward= returned outputs of shape {shapes}, and a mean over no examples has neither "
             f"a gradient nor factors. Leave this batch out; shapes are known when the step is traced."
         )
-    if capture.taps:
-        check_tapped(watch.taps, run, params, probes)
+    if silent := {name: layer for name, layer in capture.layers.items() if not watch.called(capture.taps[name])}:
+        check_tapped(silent, run, params, probes)
     return outputs, back, aux, mine
 
 
@@ -212,9 +212,9 @@ def _check_params(capture: Capture, params: Tree) -> None:
 
 def _one_number(value: Any) -> jax.Array:
     """Return what a loss is, or raise."""
-    if not hasattr(value, "shape") or value.shape != ():
-        what = f"an array of shape {value.shape}" if hasattr(value, "shape") else shown(value)
-        raise TypeError(f"loss= returned {what}: it must return one number, such as jnp.mean of the examples' losses.")
+    if not hasattr(value, "shape") or value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
+        what = f"an array of shape {value.shape} and {value.dtype}" if hasattr(value, "shape") else shown(value)
+        raise TypeError(f"loss= returned {what}: it must return one real number, such as a mean over the examples.")
     return value
 
 
@@ -226,7 +226,9 @@ def _counted(factors: dict[str, Factors], n: jax.typing.ArrayLike) -> dict[str, 
 def _number(examples: Examples, outputs: Tree, args: tuple[Any, ...], mine: frozenset[str]) -> jax.typing.ArrayLike:
     """Return N."""
     if callable(examples):
-        return examples(outputs, *args)
+        number = called("examples", examples, outputs, *args)
+        check_number("examples(..)", number, 0)
+        return number
     if examples is not None:
         check_number("examples", examples, 1)
         return examples

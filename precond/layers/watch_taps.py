@@ -2,19 +2,26 @@
 
 import contextlib
 import contextvars
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
+
+from precond.blocks import Layer, Probe
+from precond.layers.nested import leaves_of
+from precond.trees import Tree
 
 __all__ = ["check_tapped", "note_backward", "note_tap", "watch_taps"]
 
 
 class _Watch:
-    """The number of taps that were called."""
+    """The taps that were called."""
 
     def __init__(self) -> None:
-        self.taps = 0
+        self.taps: list[object] = []
+
+    def called(self, tap: object) -> bool:
+        return any(tap is x for x in self.taps)
 
 
 _WATCH: contextvars.ContextVar[_Watch | None] = contextvars.ContextVar("watch", default=None)
@@ -28,16 +35,16 @@ _DERIVATIVE = (
 
 @contextlib.contextmanager
 def watch_taps() -> Iterator[_Watch]:
-    """Count the taps that are called while it lasts, and refuse a derivative that is taken of one meanwhile.
+    """Note the taps that are called while it lasts, and refuse a derivative that is taken of one meanwhile.
 
     Raises:
       ValueError: if a model with taps is differentiated before its outputs are there.
 
     Examples:
       >>> with watch_taps() as watch:
-      ...     note_tap()
-      >>> watch.taps
-      1
+      ...     note_tap("first")
+      >>> watch.called("first"), watch.called("second")
+      (True, False)
     """
     watch = _Watch()
     token = _WATCH.set(watch)
@@ -51,14 +58,17 @@ def watch_taps() -> Iterator[_Watch]:
         _WATCH.reset(token)
 
 
-def note_tap() -> None:
+def note_tap(tap: object) -> None:
     """Tell who watches that a tap was called.
 
+    Args:
+      tap: the tap itself, which is known by its identity.
+
     Examples:
-      >>> note_tap()  # nobody watches
+      >>> note_tap("first")  # nobody watches
     """
     if (watch := _WATCH.get()) is not None:
-        watch.taps += 1
+        watch.taps.append(tap)
 
 
 def note_backward() -> None:
@@ -74,40 +84,78 @@ def note_backward() -> None:
         raise ValueError(_DERIVATIVE)
 
 
-def check_tapped(taps: int, function: Callable[..., Any], *args: Any) -> None:
-    """Raise if a function calls no tap.
+def check_tapped(
+    layers: Mapping[str, Layer],
+    function: Callable[[Tree, Mapping[str, Probe]], Any],
+    params: Tree,
+    probes: Mapping[str, Probe],
+) -> None:
+    """Raise if a function calls no layer by its tap, or uses the weights of some without.
 
-    A function that JAX has traced before calls none while it is traced again: its program then has them.
+    The program tells: a layer that was called by its tap reads its probe. A layer that is not called at all is allowed;
+    its gradient is zero.
 
     Args:
-      taps: the number that were called when the function was traced.
-      function: of parameters with probes.
-      *args: of the function.
+      layers: those that nobody has seen called by their taps. A function that JAX has traced before calls none while it
+        is traced again.
+      function: of parameters and probes.
+      params: its parameters.
+      probes: of all layers.
 
     Raises:
-      ValueError: saying what to call.
+      ValueError: naming the layers, and what to call.
 
     Examples:
-      >>> check_tapped(1, lambda params: params, 1.0)
-      >>> check_tapped(0, lambda params: params, 1.0)
+      >>> params, layer = {"kernel": 1.0}, Layer("kernel", None, 0, (1, 1), (), (0,), (1,))
+      >>> check_tapped(
+      ...     {"": layer},
+      ...     lambda params, probes: probes[""].sums,
+      ...     params,
+      ...     {"": Probe(layer, {"rows": 1.0})},
+      ... )
+      >>> check_tapped(
+      ...     {"": layer},
+      ...     lambda params, probes: params,
+      ...     params,
+      ...     {"": Probe(layer, {"rows": 1.0})},
+      ... )
       Traceback (most recent call last):
       ...
       ValueError: forward= calls no layer of the capture, so that there are no factors: call capture.apply(..) in ...
     """
-    if taps or _has_taps(jax.make_jaxpr(function)(*args).jaxpr):
-        return
-    raise ValueError(
-        "forward= calls no layer of the capture, so that there are no factors: call capture.apply(..) in place of "
-        "model.apply(..) or model(..), with the parameters that forward= is given."
-    )
+    jaxpr = jax.make_jaxpr(function)(params, probes).jaxpr
+    marks, read = iter(_read(jaxpr)), jax.tree.structure((params, probes))
+    used_params, used_probes = read.unflatten(marks)
+    call = "call capture.apply(..) in place of model.apply(..) or model(..)"
+    seen = [name for name, probe in used_probes.items() if any(jax.tree.leaves(probe.sums))]
+    if not seen:
+        raise ValueError(
+            f"forward= calls no layer of the capture, so that there are no factors: {call}, with the parameters that "
+            f"forward= is given."
+        )
+    used = leaves_of(used_params)
+    if untapped := [name for name, layer in layers.items() if used[layer.kernel] and name not in seen]:
+        raise ValueError(
+            f"forward= uses the weights of the layers {', '.join(map(repr, untapped))} of the capture without calling "
+            f"their taps, so that these have no factors: {call} for all of the model, or leave them out of the capture."
+        )
 
 
-def _has_taps(jaxpr: Any) -> bool:
-    """Return whether a program may have taps in it: each is a function with a derivative of its own."""
+def _read(jaxpr: Any) -> list[bool]:
+    """Return for each input of a program whether something reads it."""
+    read = {id(x) for x in jaxpr.outvars}
     for eqn in jaxpr.eqns:
-        if eqn.primitive.name.startswith("custom_vjp"):
-            return True
-        inside = [x for value in eqn.params.values() for x in (value if isinstance(value, tuple | list) else [value])]
-        if any(_has_taps(getattr(x, "jaxpr", x)) for x in inside if hasattr(getattr(x, "jaxpr", x), "eqns")):
-            return True
-    return False
+        read |= {id(x) for x, used in zip(eqn.invars, _operands_read(eqn), strict=True) if used}
+    return [id(x) in read for x in jaxpr.invars]
+
+
+def _operands_read(eqn: Any) -> list[bool]:
+    """Return for each operand whether an operation reads it: for one that calls a program, whether this does."""
+    whole = [True] * len(eqn.invars)
+    if eqn.primitive.name.startswith("custom_"):  # a tap reads its probe in the backward pass
+        return whole
+    given = [x for value in eqn.params.values() for x in (value if isinstance(value, tuple | list) else [value])]
+    inside = [_read(j) for x in given if hasattr(j := getattr(x, "jaxpr", x), "eqns")]
+    if eqn.primitive.name == "cond":
+        return [True, *map(any, zip(*inside, strict=True))]
+    return inside[0] if len(inside) == 1 and len(inside[0]) == len(whole) else whole

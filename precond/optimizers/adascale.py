@@ -6,7 +6,7 @@ import jax
 import optax
 from jax.typing import ArrayLike
 
-from precond.arguments import check_transformation, described
+from precond.arguments import called, check_against, check_transformation, described
 from precond.large_batches import GainEstimator, scale_by_adascale
 from precond.trees import Tree
 
@@ -71,6 +71,6 @@ def adascale(
             "optax.sgd(0.1), and give it other arguments by functools.partial(optax.sgd, momentum=0.9)."
         )
     scaled = scale_by_adascale(schedule, scale, estimator=estimator, power=power, rule=rule, groups=groups)
-    made = optimizer(1.0)
+    made = called("optimizer", optimizer, 1.0)
     check_transformation("optimizer(1.0)", made)
-    return optax.chain(made, scaled)
+    return check_against(optax.chain(made, scaled), **{"optimizer(1.0)": made})

@@ -100,7 +100,7 @@ def ekfac(
     check_decay("b1", b1)
 
     def around(direction: optax.GradientTransformation) -> optax.GradientTransformation:
-        return with_momentum(per_block(optax.ema(b1)), clip_by_kl(direction, learning_rate, bound))
+        return along(with_momentum(per_block(optax.ema(b1)), clip_by_kl(direction, learning_rate, bound)))
 
     tx = scale_by_ekfac(
         layers,

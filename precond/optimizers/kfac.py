@@ -99,7 +99,7 @@ def kfac(
     check_decay("b1", b1)
 
     def around(direction: optax.GradientTransformation) -> optax.GradientTransformation:
-        return with_momentum(per_block(optax.ema(b1)), clip_by_kl(direction, learning_rate, bound))
+        return along(with_momentum(per_block(optax.ema(b1)), clip_by_kl(direction, learning_rate, bound)))
 
     tx = scale_by_kfac(
         layers,

@@ -163,7 +163,7 @@ def kl_shampoo(
       mesh: as in `precond.blocked`.
 
     Returns:
-      An Optax optimizer. Under `optax.inject_hyperparams` pass `static_args=precond.STATIC_ARGS`.
+      An Optax optimizer. Under `optax.inject_hyperparams` pass `static_args=precond.static_args(precond.kl_shampoo)`.
 
     Raises:
       ValueError, TypeError: for numbers out of range or of a wrong type.

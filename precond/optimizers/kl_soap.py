@@ -164,7 +164,7 @@ def kl_soap(
       mesh: the mesh, as in `precond.blocked`.
 
     Returns:
-      An Optax optimizer. Under `optax.inject_hyperparams` pass `static_args=precond.STATIC_ARGS`.
+      An Optax optimizer. Under `optax.inject_hyperparams` pass `static_args=precond.static_args(precond.kl_soap)`.
 
     Raises:
       ValueError, TypeError: for numbers out of range or of a wrong type.

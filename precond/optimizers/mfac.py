@@ -4,6 +4,7 @@ import jax
 import optax
 
 from precond.arguments import check_decay, check_rate, described
+from precond.engine import refuse_foreign
 from precond.optimizers.finish import decayed
 from precond.transforms import (
     block_top_k,
@@ -89,7 +90,7 @@ def mfac(
     scaled = scale_by_mfac(64 if window is None else window, damping, rows=rows, axis=axis)
     if compressor is not None:
         scaled = finite_steps(optax.chain(error_feedback(compressor), scaled), axis=axis)
-    return widened(
+    tx = widened(
         optax.chain(
             scaled,
             lookahead_ema(b1, bias_correction=False),
@@ -97,3 +98,4 @@ def mfac(
             optax.scale_by_learning_rate(learning_rate),
         )
     )
+    return refuse_foreign(optax.with_extra_args_support(tx))

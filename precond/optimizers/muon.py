@@ -157,7 +157,7 @@ def muon(
       mesh: the mesh, as in `precond.blocked`.
 
     Returns:
-      An Optax optimizer. Under `optax.inject_hyperparams` pass `static_args=("block_size", "views", "mask")`.
+      An Optax optimizer. Under `optax.inject_hyperparams` pass `static_args=precond.static_args(precond.muon)`.
 
     Raises:
       ValueError, TypeError: for numbers out of range or of a wrong type; in `update`, for a view of more than two axes.

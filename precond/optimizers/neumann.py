@@ -6,6 +6,7 @@ import jax
 import optax
 
 from precond.arguments import check_mask, check_rate, described
+from precond.engine import refuse_foreign
 from precond.large_batches import convexify, growing_momentum, scale_by_neumann
 from precond.optimizers.finish import decayed
 from precond.transforms import finite_steps
@@ -92,4 +93,4 @@ def neumann(
     check_mask(mask, weight_decay)
     if weight_decay is not None:
         step = optax.chain(decayed(weight_decay, mask), step)
-    return finite_steps(step, axis=axis or None)
+    return refuse_foreign(finite_steps(step, axis=axis or None))

@@ -7,7 +7,7 @@ import jax
 import optax
 from jax.typing import ArrayLike
 
-from precond.arguments import check_along, described
+from precond.arguments import along, called, check_along, described
 from precond.blocks import Layer, check_present, views
 from precond.engine import Refresh, blocked, by_layer, every, from_probes, has_probes, scale_by_kronecker
 from precond.linalg import Precision
@@ -83,7 +83,8 @@ def scale_by_kfac(
     """
     statistics = optax.chain(activations(decay), balance())
     root = inverse(damping) if root is None else root
-    direction = around(scale_by_kronecker(statistics, root, refresh=refresh, precision=precision))
+    direction = called("around", around, scale_by_kronecker(statistics, root, refresh=refresh, precision=precision))
+    alone = around(along(optax.identity()))
 
     def of_layers(layers: Mapping[str, Layer]) -> optax.GradientTransformationExtraArgs:
         inner, read = by_layer(direction, layers), views.layers(layers)
@@ -97,6 +98,6 @@ def scale_by_kfac(
             check_present(layers, params)
             return tx.init(params)
 
-        return check_along(optax.GradientTransformationExtraArgs(init, tx.update), otherwise=otherwise)
+        return check_along(optax.GradientTransformationExtraArgs(init, tx.update), otherwise=otherwise, around=alone)
 
     return from_probes(of_layers) if layers is None else of_layers(layers)

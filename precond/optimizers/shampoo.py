@@ -167,7 +167,7 @@ def shampoo(
       mesh: as in `precond.blocked`.
 
     Returns:
-      An Optax optimizer. Under `optax.inject_hyperparams` pass `static_args=precond.STATIC_ARGS`.
+      An Optax optimizer. Under `optax.inject_hyperparams` pass `static_args=precond.static_args(precond.shampoo)`.
 
     Raises:
       ValueError, TypeError: for numbers out of range or of a wrong type.

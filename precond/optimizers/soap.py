@@ -162,7 +162,7 @@ def soap(
       mesh: as in `precond.blocked`.
 
     Returns:
-      An Optax optimizer. Under `optax.inject_hyperparams` pass `static_args=precond.STATIC_ARGS`.
+      An Optax optimizer. Under `optax.inject_hyperparams` pass `static_args=precond.static_args(precond.soap)`.
 
     Raises:
       ValueError, TypeError: for numbers out of range or of a wrong type.

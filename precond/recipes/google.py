@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from precond.arguments import check_number, check_rate, check_whole, described
+from precond.arguments import called, check_number, check_rate, check_transformation, check_whole, described
 from precond.blocks import ragged
 from precond.engine import Refresh, blocked, every, scale_by_kronecker
 from precond.linalg import Precision
@@ -54,7 +54,8 @@ def _magnitude(
     grafting: Callable[[], optax.GradientTransformation] | None, clip: float | None, scale: optax.GradientTransformation
 ) -> optax.GradientTransformation:
     """Make the transformation whose norm is taken."""
-    made = optax.identity() if grafting is None else grafting()
+    made = optax.identity() if grafting is None else called("grafting", grafting)
+    check_transformation("grafting()", made)
     return optax.chain(made, optax.identity() if clip is None else clip_by_rms(clip), scale)
 
 
@@ -158,7 +159,7 @@ def google_shampoo(
             outer_products(
                 beta2, bias_correction=False, initial=matrix_epsilon, axes=axes, every=statistics_compute_steps
             ),
-            root(matrix_epsilon, power=Fraction(1, exponent_override) if exponent_override else None),
+            called("root", root, matrix_epsilon, power=Fraction(1, exponent_override) if exponent_override else None),
             refresh=_refresh(preconditioning_compute_steps, end_preconditioning_compute_steps, learning_rate, stale),
             precision=precision,
         ),

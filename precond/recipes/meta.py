@@ -5,7 +5,7 @@ from typing import Any
 
 import optax
 
-from precond.arguments import check_number, check_whole, described
+from precond.arguments import called, check_number, check_whole, described
 from precond.engine import scale_by_kronecker
 from precond.linalg import Precision
 from precond.recipes.meta_bases import ridged
@@ -85,7 +85,7 @@ def meta_shampoo(
     check_number("trace_scaling", trace_scaling, 0)
     if trace_scaling:
         statistics = optax.chain(statistics, scale_by_trace(trace_scaling, eps=epsilon))
-    tx_root = root(epsilon, power=powers)
+    tx_root = called("root", root, epsilon, power=powers)
     return meta_chain(
         lambda refresh: scale_by_kronecker(statistics, tx_root, refresh=refresh, precision=precision),
         learning_rate,

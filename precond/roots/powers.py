@@ -18,13 +18,18 @@ def _check(name: str, power: Any) -> None:
     if isinstance(power, jax.Array):
         raise TypeError(
             f"{name} is an array, but it chooses the iteration and must be a Python number. Under "
-            "optax.inject_hyperparams, pass static_args=(*precond.STATIC_ARGS, 'power')."
+            "optax.inject_hyperparams(factory, ..), pass static_args=precond.static_args(factory)."
         )
     advice = (
         "The root is F^(-power), so that the exponent 4 of other libraries is power=1/4. To leave an axis without a "
         "root, give it no factor, by axes= of the statistics."
     )
     check_number(name, power, 1 / 64, 1, advice=advice)
+
+
+def _checked(name: str, power: Any) -> Power:
+    _check(name, power)
+    return power
 
 
 def powers(power: Powers) -> PowerOf:
@@ -46,7 +51,7 @@ def powers(power: Powers) -> PowerOf:
     if power is None:
         return lambda axis: Fraction(1, 2 * axis.order)
     if callable(power):
-        return lambda axis: power(axis.order)
+        return lambda axis: _checked(f"power({axis.order})", power(axis.order))
     if not isinstance(power, Mapping):
         _check("power", power)
         return lambda axis: power

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from precond.arguments import made
+from precond.arguments import made, shown
 from precond.trees import Leaf
 
 __all__ = [
@@ -251,13 +251,19 @@ def powers_of(root: Root, factors: Sequence[Factor | None]) -> list[Power]:
       root: that needs them.
       factors: of the block, one for each axis.
 
+    Raises:
+      TypeError: for a power that is not a number.
+
     Examples:
       >>> from precond import inverse_root
       >>> powers_of(inverse_root(), (None, jnp.zeros((1, 2, 2)), jnp.zeros((1, 3, 3))))
       [Fraction(1, 4), Fraction(1, 4)]
     """
     there = [i for i, factor in enumerate(factors) if factor is not None]
-    return [root.power(Axis(i, len(factors), len(there))) for i in there]
+    found = [root.power(Axis(i, len(factors), len(there))) for i in there]
+    if wrong := [q for q in found if not isinstance(q, int | float | Fraction)]:
+        raise TypeError(f"The power of a root is {shown(wrong[0])} for an axis: it must be a Python number.")
+    return found
 
 
 def identity_like(factor: jax.Array | jax.ShapeDtypeStruct) -> jax.Array:

@@ -10,7 +10,7 @@ from jax.tree_util import KeyPath
 from jax.typing import ArrayLike
 
 from precond.arguments import check_number, check_whole
-from precond.blocks import BlockInfo, active_axes, info_of, keep_finite, path_name
+from precond.blocks import BlockInfo, active_axes, info_of, keep_finite, path_name, tell_average
 from precond.control_flow import run_if
 from precond.linalg import Packed, average, eye_like
 from precond.statistics.statistic import Gram, Whiten
@@ -68,6 +68,8 @@ def accumulate_grams(
     debiased = bias_correction and weight is None and initial == 0
 
     def init(params: optax.Params) -> StatisticsState:
+        tell_average("factors", decay, debiased=debiased)
+
         def start(path: KeyPath, stack: Leaf) -> tuple[Packed | None, ...]:
             n, *shape = stack.shape
             dtype = wide_dtype(stack)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from precond.arguments import described
+from precond.arguments import check_bound, described
 from precond.transformation import transformation
 from precond.trees import all_finite
 
@@ -59,6 +59,7 @@ def finite_steps(
     ) -> tuple[optax.Updates, FiniteStepsState]:
         finite = all_finite(updates)
         if axis is not None:
+            check_bound(axis)
             finite = jax.lax.pmin(finite.astype(jnp.int32), axis) > 0
         out, new = inner.update(updates, state.inner, params, **extra)
         out = jax.tree.map(lambda x: jnp.where(finite, x, jnp.zeros_like(x)), out)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from precond.arguments import check_number, check_whole, described
+from precond.arguments import called, check_against, check_number, check_transformation, check_whole, described
 from precond.transformation import transformation
 from precond.transforms.quadratic_model import Product
 from precond.trees import Tree, tree_product
@@ -110,7 +110,10 @@ def levenberg_marquardt(
     def init(params: optax.Params) -> LevenbergMarquardtState:
         start = jnp.asarray(damping, jnp.result_type(float))
         count, rejected = jnp.zeros([], jnp.int32), jnp.zeros([], jnp.int32)
-        return LevenbergMarquardtState(count, make(start).init(params), start, jnp.ones_like(start), rejected)
+        made = called("make", make, start)
+        check_transformation("make(damping)", made)
+        inner = check_against(made, **{"make(damping)": made}).init(params)
+        return LevenbergMarquardtState(count, inner, start, jnp.ones_like(start), rejected)
 
     def update(
         updates: optax.Updates,

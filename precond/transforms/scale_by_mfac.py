@@ -9,7 +9,8 @@ import optax
 from jax import lax
 from jax.typing import ArrayLike
 
-from precond.arguments import check_number, check_whole, described
+from precond.arguments import check_bound, check_number, check_whole, described
+from precond.blocks import KnownParameters, check_shapes, known_parameters
 from precond.boxes import boxed_like, unboxed, with_axis_in_front
 from precond.linalg.lapack import solve_positive
 from precond.transformation import transformation
@@ -27,11 +28,13 @@ class MFACState(NamedTuple):
       window: the last gradients, `[m, ...]` for each parameter, or in the form of `rows`; float32 or wider, and zeros
         at first.
       gram: their inner products, `[m, m]`.
+      known: whose gradients they are.
     """
 
     count: jax.Array
     window: Tree
     gram: jax.Array
+    known: KnownParameters
 
 
 @described(explain=True)
@@ -88,10 +91,6 @@ def scale_by_mfac(
       >>> [round(x, 5) for x in tx.update(g, tx.init(g))[0].tolist()]  # 2 / (1/2 + 2^2 / 2)
       [0.8, 0.0]
     """
-    if isinstance(window, jax.Array):
-        raise TypeError(
-            "window is an array, but sets shapes: with optax.inject_hyperparams, pass static_args='window'."
-        )
     check_whole("window", window, least=1)
     check_number("damping", damping, 0)
 
@@ -102,10 +101,11 @@ def scale_by_mfac(
             stored = kept_as.store(jnp.zeros_like(p, dtype=wide_dtype(p)))
             return jax.tree.map(lambda x: jnp.zeros_like(jnp.broadcast_to(x, (window, *x.shape))), stored)
 
+        known = known_parameters(params)
         gram = jnp.zeros((window, window), common_dtype(params))
         # Without leaves one array stands for all windows; optax.tree.map_params does not take it for a parameter.
         kept = with_axis_in_front(jax.tree.map(empty, params)) if jax.tree.leaves(params) else jnp.zeros((0,))
-        return MFACState(jnp.zeros([], jnp.int32), kept, gram)
+        return MFACState(jnp.zeros([], jnp.int32), kept, gram, known)
 
     def solve(gram: jax.Array, slot: jax.Array) -> jax.Array:
         floor = jnp.finfo(gram.dtype).eps * jnp.max(jnp.diagonal(gram))
@@ -122,6 +122,7 @@ def scale_by_mfac(
     def update(
         updates: optax.Updates, state: MFACState, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, MFACState]:
+        check_shapes(updates, params)
         del params, extra
         updates = jax.tree.map(jnp.asarray, updates)
         leaves, treedef = jax.tree.flatten(wide(unboxed(updates)))
@@ -135,6 +136,7 @@ def scale_by_mfac(
         seen = [kept_as.combine(one, jnp.ones(1), g) for one, g in zip(alone, leaves, strict=True)]
         row, square = (products(rows, seen, state.gram.dtype) for rows in (windows, alone))
         if axis is not None:
+            check_bound(axis)
             row, square = lax.psum((row, square), axis)
         row = jnp.where(mine, square, row)
         finite = jnp.all(jnp.isfinite(row))
@@ -147,9 +149,11 @@ def scale_by_mfac(
 
         windows = [jax.tree.map(push, *pair) for pair in zip(windows, new, strict=True)]
         weights = jnp.where(finite, solve(gram, slot), 0)
+        foreign, known = state.known.seeing(updates)
         out = treedef.unflatten([kept_as.combine(r, weights, g) for r, g in zip(windows, leaves, strict=True)])
+        out = jax.tree.map(lambda x: jnp.where(foreign, jnp.inf, x), out)  # nobody shall go on with others' gradients
         count = jnp.where(finite, optax.safe_increment(state.count), state.count)
         kept = boxed_like(treedef.unflatten(windows), state.window)
-        return optax.tree.cast_like(boxed_like(out, updates), updates), MFACState(count, kept, gram)
+        return optax.tree.cast_like(boxed_like(out, updates), updates), MFACState(count, kept, gram, known)
 
     return transformation(init, update)

@@ -259,6 +259,7 @@ conv_out/kernel                                         3,3,32,4     rrrc
 bert/embeddings/word_embeddings/embedding               512,64       -
 bert/embeddings/position_embeddings/embedding           128,64       -
 bert/embeddings/token_type_embeddings/embedding         2,64         -
+encoder/sinusoids                                       128,64       -
 bert/embeddings/LayerNorm/scale                         64           -
 bert/encoder/layer/0/attention/self/query/kernel        64,64        rc
 bert/encoder/layer/0/attention/output/dense/kernel      64,64        rc
@@ -267,6 +268,7 @@ bert/encoder/layer/0/output/dense/kernel                256,64       rc
 bert/pooler/dense/kernel                                64,64        rc
 cls/predictions/transform/dense/kernel                  64,64        rc
 cls/predictions/bias                                    512          -
+cls/predictions/decoder/kernel                          64,512       -
 
 # T5, t5x: default flax
 token_embedder/embedding                                512,64       -
@@ -421,6 +423,12 @@ embedding/embeddings                                    512,64       -
 batch_normalization/gamma                               64           -
 conv2d/kernel                                           3,3,3,64     rrrc
 depthwise_conv2d/kernel                                 3,3,64,1     -
+
+# Keras 2, variables with the number of an output: default flax
+lstm/lstm_cell/kernel:0                                 20,128       rbc    20,4,32
+lstm/lstm_cell/recurrent_kernel:0                       32,128       rbc    32,4,32
+lstm/lstm_cell/bias:0                                   128          -
+dense/kernel:0                                          64,32        rc
 
 # LoRA, nnx and MaxText: default flax
 layers/0/q_proj/lora_a                                  64,8         Rc

@@ -12,6 +12,8 @@ import pytest
 
 import precond
 from precond.checkpoints import adopt, by_path
+from precond.transforms.scale_by_mfac import MFACState
+from precond.trees import find_nodes
 from tests import catalog, of_gradients
 from tests.checkpoint.models import equal, gradients, parameters, renamed, run
 from tests.mesh import loops
@@ -122,6 +124,24 @@ def test_a_run_whose_parameters_are_renamed_and_sort_elsewhere_goes_on_as_it_wou
     expected, _ = jax.jit(tx.update)(grads, state, params)
     actual, _ = jax.jit(tx.update)(renamed(grads, a="z"), adopted.state, others)
     chex.assert_trees_all_close(actual, renamed(expected, a="z"), rtol=2e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("given", [{}, {"density": 0.5}, {"rank": 1}], ids=str)
+def test_gradients_of_a_window_follow_their_parameters_or_all_begin_anew(given):
+    tx, params = precond.mfac(1e-2, window=3, **given), parameters()
+    state, others = run(tx, params)[0], renamed(params, a="z")
+    old = {f"z/{name}": f"a/{name}" for name in ("kernel", "bias")}
+    adopted = adopt(tx, others, state, renamed=old)
+    assert len(adopted.kept) == 6
+    expected = renamed(tx.update(gradients(9, params), state, params)[0], a="z")
+    actual = tx.update(renamed(gradients(9, params), a="z"), adopted.state, others)[0]
+    chex.assert_trees_all_close(actual, expected, rtol=1e-5, atol=1e-7)
+    # Inner products have all parameters in them.
+    fewer = {name: params[name] for name in "bc"}
+    for new in (fewer, params | {"d": params["a"]}):
+        adopted = adopt(tx, new, state).state
+        rest, fresh = (jax.tree.leaves(find_nodes(x, MFACState)) for x in (adopted, tx.init(new)))
+        assert equal(rest, fresh)
 
 
 def test_without_their_old_names_renamed_parameters_begin_anew():

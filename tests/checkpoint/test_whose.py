@@ -114,6 +114,66 @@ def test_under_jit_it_moves_to_infinity_and_is_counted(name, given):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(updates))
 
 
+WINDOWS = {
+    "mfac": precond.mfac(1e-2, window=2),
+    "sparse mfac": precond.mfac(1e-2, window=2, density=0.5),
+    "neumann": precond.neumann(1e-2),
+}
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_states_without_blocks_know_their_parameters_too(name):
+    tx, (params, others) = WINDOWS[name], resorted()
+    foreign, g = relabelled(tx, tx.init(params), others), gradients(0, others)
+    with pytest.raises(ValueError, match=r"where 'b/bias' belongs, it has one of another path"):
+        tx.update(g, foreign, others)
+    updates, state = jax.jit(tx.update)(g, foreign, others)
+    assert not any(np.isfinite(x).any() for x in jax.tree.leaves(updates))
+    assert precond.metrics(state)["blocks/foreign"] == 1
+    updates, state = tx.update(g, tx.init(others), others)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(updates))
+    assert precond.metrics(state)["blocks/foreign"] == 0
+
+
+# Whether a state of `shampoo(1e-2)` is taken by another one, and what it becomes in `adopt`.
+CHANGES = {
+    "learning rate": ({"learning_rate": 1.0, "weight_decay": 0.1}, None),
+    "decays": ({"b1": 0.5, "b2": 0.999}, None),
+    "damping, method and refresh": ({"damping": 1e-3, "method": precond.newton(), "refresh": 5}, None),
+    "the same power": ({"power": 0.25}, None),
+    "another power": ({"power": 0.5}, "roots of the power 0.5 for blocks of 2 axes"),
+    "sums": ({"b2": 1.0}, "sums of factors, sums of squares"),
+    "another bias": (
+        {"magnitude": precond.transforms.scale_by_diagonal(0.95, eps=1e-15)},
+        "averages of squares with the bias of their start",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def shampoos():
+    params = parameters()
+    return params, run(precond.shampoo(1e-2), params)[0]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_changes_the_meaning_of_a_state_is_refused_and_nothing_else(change, shampoos):
+    (params, state), (given, meaning) = shampoos, CHANGES[change]
+    tx, g = precond.shampoo(**{"learning_rate": 1e-2} | given), gradients(0, parameters())
+    if meaning is None:
+        assert precond.metrics(tx.update(g, state, params)[1])["blocks/foreign"] == 0
+        return
+    with pytest.raises(ValueError, match=rf"state= is of another power=.*{meaning}.*adopt"):
+        tx.update(g, state, params)
+    for old in (state, precond.checkpoints.by_path(precond.shampoo(1e-2), params, state)):
+        adopted = precond.checkpoints.adopt(tx, params, old)
+        places = adopted.partly["a/kernel"]
+        assert any("/roots/" in x for x in places)
+        assert any("/nu" in x for x in places)
+        assert not any("/momentum/ema" in x for x in places)
+        assert precond.metrics(tx.update(g, adopted.state, params)[1])["blocks/foreign"] == 0
+
+
 def test_a_state_is_refused_after_others_were_accepted():
     tx, (params, others) = precond.shampoo(1e-2), resorted()
     state = foreign = relabelled(tx, tx.init(params), others)

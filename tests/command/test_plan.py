@@ -94,6 +94,12 @@ def test_a_model_of_ones_own_comes_as_a_file_of_shapes(tmp_path, capsys):
 
 FILES = {
     "no JSON": ("{", "this is no JSON"),
+    "no shapes": ('{"up": {}}', "has names, and no shapes"),
+    "a name twice": ('{"up": [4, 4], "up": [8, 8]}', 'has the name "up" twice'),
+    "an axis that is too long": (
+        '{"up": [999999999999, 8]}',
+        "'up' has an axis, or a stack has blocks, that cannot",
+    ),
     "a list": ("[1, 2]", "must hold names and shapes"),
     "nothing": ("{}", "must hold names and shapes"),
     "a number": ('{"up": {"bias": 4096}}', "up/bias is 4096, which is no shape: write [4096]"),
@@ -175,6 +181,8 @@ WRONG = {
     "a method for bases": ([*GPT, "--method", "qr"], "shampoo takes one of eigh, composite, newton"),
     "at once, but when": ([*GPT, "--at-once"], "--at-once needs --refresh"),
     "no devices": ([*GPT, "--devices", "0"], "argument --devices: 0 must be a whole number of at least 1"),
+    "an infinite width": (["plan", "--preset", "gpt", "--width", "inf"], "inf must be a whole number of at least 1"),
+    "an option that is none": ([*GPT, "--deivces", "8"], "precond plan: error: there is no --deivces"),
     "a negative width": (["plan", "--preset", "gpt", "--width=-4"], "argument --width: -4 must be a whole number"),
     "half a layer": (["plan", "--preset", "gpt", "--layers", "1.5"], "argument --layers: 1.5 must be a whole number"),
     "an unknown preset": (["plan", "--preset", "bert"], "invalid choice: 'bert'"),

@@ -28,9 +28,7 @@ REFRESHED = [case for case in catalog.DEFAULTS if case in catalog.REFRESHED]
 
 def injected(case, **kwargs):
     kwargs = case.kwargs | kwargs
-    # Not every alias has a power, or a refresh.
-    static = {*harness.known(case, dict.fromkeys(precond.STATIC_ARGS)), *({"power"} & set(kwargs))}
-    return optax.inject_hyperparams(case.factory, static)(**kwargs)
+    return optax.inject_hyperparams(case.factory, precond.static_args(case.factory))(**kwargs)
 
 
 @harness.each(catalog.DEFAULTS, harness.ONE)
@@ -60,17 +58,32 @@ def test_every_choice_of_parts_can_be_injected(case):
     assert harness.types((updates, after)) == harness.types((params, before))
 
 
-@harness.each(REFRESHED, harness.ONE)
-def test_static_args_name_arguments_of_every_alias(case):
-    """`optax.inject_hyperparams` refuses a name that the factory does not have."""
-    assert set(precond.STATIC_ARGS) <= set(inspect.signature(case.factory).parameters)
+STATIC = {
+    precond.shampoo: {"power", "refresh", "block_size", "views", "mask"},
+    precond.muon: {"block_size", "views", "mask"},
+    precond.kfac: {"layers", "refresh", "mask", "root"},
+    precond.ekfac: {"layers", "refresh", "mask"},
+    precond.mfac: {"window", "density", "rank", "mask"},
+    precond.neumann: {"variables", "mask"},
+    precond.adascale: {"optimizer", "estimator", "power", "rule", "groups"},
+    precond.scale_by_shampoo: {"power", "refresh", "block_size", "views"},
+    precond.recipes.google_shampoo: {"grafting", "root", "block_size"},
+}
+INJECTED = {"learning_rate", "b1", "b2", "decay", "damping", "bound", "epoch", "resets", "schedule"}
+
+
+@pytest.mark.parametrize("factory", STATIC, ids=lambda factory: factory.__name__)
+def test_static_args_name_what_sets_shapes_and_programs(factory):
+    named = {*precond.static_args(factory)}
+    assert STATIC[factory] <= named <= set(inspect.signature(factory).parameters)
+    assert not INJECTED & named
 
 
 @pytest.mark.parametrize("name", ["block_size", "refresh"])
 @harness.each(REFRESHED, harness.ONE)
 def test_an_injected_integer_says_how_to_make_it_static(case, name):
     tx = optax.inject_hyperparams(case.factory)(**case.kwargs, **{name: 4})
-    with pytest.raises(TypeError, match=rf"{name}.*static_args=precond\.STATIC_ARGS"):
+    with pytest.raises(TypeError, match=rf"{name}.*static_args=precond\.static_args"):
         jax.eval_shape(tx.init, harness.normal())
 
 

@@ -48,6 +48,22 @@ def rows(table):
 CALLS = [row for table in wrong_inputs.WRONG.values() for row in rows(table)]
 
 
+def engine(**parts):
+    """The first step of an engine with parts of its own."""
+    given = {"statistics": precond.outer_products(), "root": precond.inverse_root()} | parts
+    return jax.eval_shape(step_of(precond.blocked(precond.scale_by_kronecker(**given))), {"kernel": jnp.ones((4, 3))})
+
+
+def step_of(tx):
+    return lambda params: tx.update(params, tx.init(params), params)[0]
+
+
+def inside(tx):
+    """The first step in a `shard_map` over the axis `data`."""
+    mesh, whole = jax.make_mesh((1,), ("data",)), jax.sharding.PartitionSpec()
+    return jax.shard_map(step_of(tx), mesh=mesh, in_specs=whole, out_specs=whole)({"kernel": jnp.ones((4, 3))})
+
+
 @pytest.fixture(scope="module")
 def names():
     """What the calls speak of."""
@@ -73,6 +89,12 @@ def names():
         "ADASCALE": adascale(optax.sgd, 0.1, scale=4),
         "KRONECKER": precond.scale_by_kronecker(precond.outer_products(), precond.inverse_root()),
         "MESH": jax.make_mesh((1,), ("data",)),
+        "KEYS": jax.random.split(jax.random.key(0)),
+        "nnx": nnx,
+        "CAPTURE_NNX": nnx_front.capture(module, x),
+        "MIXED": {"a": jnp.ones((4, 3)), 0: jnp.ones((3, 2))},
+        "ENGINE": engine,
+        "INSIDE": inside,
         "MODEL": linear,
         "VARIABLES": linear.init(jax.random.key(0), x),
         "NNX": module,

@@ -26,8 +26,7 @@ def _multi_steps(case):
 
 
 def _injected(case):
-    static = harness.known(case, dict.fromkeys(precond.STATIC_ARGS))
-    return optax.inject_hyperparams(case.factory, static)(
+    return optax.inject_hyperparams(case.factory, precond.static_args(case.factory))(
         **case.kwargs, **harness.known(case, {"refresh": 2, "block_size": 2})
     )
 

@@ -109,6 +109,20 @@ precond.eigenbasis(power={'two': 0.5}) -> its keys count the axes
 precond.inverse_root(power={'two': 0.5}) -> its keys count the axes
 precond.scale_by_trace(-1.0) -> gamma=-1.0
 transforms.scale_by_diagonal(weight=-1.0) -> weight=-1.0
+precond.every(lambda count: 'often') -> period=the function <lambda>: gave 'often'
+precond.every(lambda count: jnp.ones(3)) -> gave an array of shape (3,)
+precond.every(lambda count: float('nan')) -> gave nan
+precond.every(lambda count: -5) -> gave -5 for the first step
+precond.every(optax.adam) -> gave an Optax transformation
+shampoo(lambda step: None) -> learning_rate=the function <lambda>: gave None
+shampoo(lambda step: jnp.ones(3)) -> gave an array of shape (3,)
+shampoo(1e-3, weight_decay=lambda step: 'x') -> weight_decay=the function <lambda>: gave 'x'
+kfac(1e-3, LAYERS, bound=lambda step: (1,)) -> bound=the function <lambda>: gave (1,)
+neumann(0.1, momentum=lambda step: None) -> momentum=the function <lambda>: gave None
+precond.scale_by_neumann(0.1, resets=lambda i: 'never') -> resets=the function <lambda>: gave 'never'
+adascale(optax.sgd, lambda step: None, 2) -> schedule=the function <lambda>: gave None
+adascale(optax.sgd, 0.1, 2, rule=lambda gain, scale, step: None) -> rule=the function <lambda>: gave None
+large_batches.convexify(variables=lambda p: None)(P, P) -> variables(params)=None
 """,
     "names of other libraries": """
 shampoo(lr=1e-3) -> learning_rate=
@@ -134,6 +148,12 @@ shampoo(1e-3, mu_dtype=jnp.bfloat16) -> float32 or wider
 shampoo(1e-3, best_effort_shape_interpretation=True) -> views=
 shampoo(1e-3, distributed_config=None) -> axis=
 shampoo(1e-3, dampng=1e-6) -> Did you mean damping=?
+shampoo(1e-3, max_grad_norm=1.0) -> Write optax.chain(optax.clip_by_global_norm(..), this optimizer).
+shampoo(1e-3, amsgrad=True) -> Write nothing
+shampoo(1e-3, gradient_accumulation_steps=4) -> precond.accumulate(
+shampoo(1e-3, batch_size=32) -> It takes learning_rate, b1
+muon(0.02, adam_lr=1e-3) -> adam_learning_rate=
+muon(0.02, adamw_betas=(0.9, 0.95)) -> adam_b1= and adam_b2=
 shampoo(1e-3, 0.9, 0.99) -> learning_rate by position
 shampoo() -> needs learning_rate=
 shampoo(1e-3, learning_rate=1e-3) -> by position and by name
@@ -289,6 +309,28 @@ precond.roots.store_as(precond.inverse_root(), None) -> dtype=None
 precond.roots.store_as(precond.inverse_root(), jnp.ones(2)) -> dtype=an array
 orthogonal.newton_schulz(dtype='half-float') -> there is no such type
 layers.dense(inputs=-1) -> inputs=-1
+shampoo(1e-3, magnitude=optax.GradientTransformation(lambda p: (), lambda u, s: (u, s))) -> take updates, state, params
+shampoo(1e-3, otherwise=optax.GradientTransformation(lambda: (), lambda u, s, p: (u, s))) -> which must take params
+shampoo(1e-3, magnitude=optax.stateless(lambda u, p: None)).init(P) -> magnitude= has an update that gives None
+shampoo(1e-3, otherwise=optax.stateless(lambda u, p: (u, u))).init(P) -> otherwise= has an update that gives (a dict
+shampoo(1e-3, magnitude=optax.GradientTransformation(lambda p: (), lambda u, s, p: u)).init(P) -> where a pair belongs
+precond.blocked(optax.stateless(lambda u, p: jnp.ones(3))).init(P) -> inner= has an update that gives an array
+muon(1e-3, after=optax.stateless(lambda u, p: None)).init(P) -> after= has an update that gives None
+precond.graft(optax.identity(), optax.stateless(lambda u, p: None)).init(P) -> magnitude= has an update that gives None
+ENGINE(statistics=optax.identity()) -> statistics= gave an array of shape (1, 4, 3)
+ENGINE(root=precond.inverse_root()._replace(init=lambda stack, factors: None)) -> root.init gave None
+ENGINE(root=precond.inverse_root()._replace(apply=lambda *given: None)) -> root.apply gave None
+ENGINE(root=precond.inverse_root()._replace(refresh=lambda *given: given[0])) -> root.refresh gave
+ENGINE(root=precond.inverse_root(power=lambda order: None)) -> power=the function <lambda>: gave None
+views.default('kernel', None) -> A view is asked of None
+views.tensors()('kernel', 3) -> A view is asked of 3
+views.stacked('x')('x/kernel', None) -> A view is asked of None
+views.default(('dense', 'kernel'), P['kernel']) -> A view is asked of the path ('dense', 'kernel')
+shampoo(1e-3, views=[('kernel', views.tensors)]) -> for 'kernel' a function of path and parameter
+muon(1e-3, views=lambda path, leaf: 'kernel').init(P) -> `views` gave 'kernel'
+muon(1e-3, views=lambda path, leaf: View(0)).init(P) -> View.axes=0
+shampoo(1e-3, views=views.stacked('kernel', 0, otherwise=lambda path, leaf: 3)).init(P) -> `views` gave 3
+precond.static_args(TX) -> static_args() was given precond.shampoo(0.001)
 layers.dense(outputs=1.5) -> outputs=1.5
 transforms.normalize_neurons(over=2.0) -> over=2.0
 orthogonal.width(outputs=jnp.ones(2)) -> outputs=
@@ -366,6 +408,12 @@ precond.by_cost('2GB') -> memory='2GB'
 shampoo(1e-3, axis=3) -> axis=3
 shampoo(1e-3, axis=('data', 'data')) -> names a mesh axis twice
 shampoo(1e-3, mesh='data') -> mesh='data'
+mfac(1e-3, axis='data').update(P, mfac(1e-3).init(P), P) -> axis='data': there is no such axis here
+mfac(1e-3, density=0.5, axis='data').update(P, mfac(1e-3, density=0.5).init(P), P) -> axis='data': there is no such
+neumann(1e-3, axis='data').update(P, neumann(1e-3).init(P), P) -> axis='data': there is no such axis here
+INSIDE(mfac(1e-3, axis='model')) -> axis='model': there is no such axis here
+INSIDE(transforms.finite_steps(optax.sgd(0.1), axis=('data', 'model'))) -> axis='model': there is no such axis here
+INSIDE(shampoo(1e-3, axis='model')) -> axis=('model',) is not an axis of the mesh
 shampoo(1e-3, axis='dta', mesh=MESH).init(P) -> axis=('dta',)
 shampoo(1e-3, axis=precond.sharded('data', gradients='dat'), mesh=MESH).init(P) -> 'dat' is not an axis of the mesh
 precond.plan(shampoo(1e-3), SHAPES, mesh=8) -> mesh=8
@@ -406,6 +454,14 @@ precond.blocked(recipes.meta_shampoo(1e-3)) -> cuts parameters into blocks itsel
 precond.blocked(optax.sgd(1e-3)).init(P) -> inner= goes against the gradient
 precond.blocked(optax.identity(), otherwise=optax.adam(1e-3)).init(P) -> otherwise= goes against the gradient
 precond.blocked(KRONECKER, otherwise=optax.adam(1e-3)).init(P) -> otherwise= goes against the gradient
+adascale(lambda rate: optax.scale_by_adam(), 0.1, 2).init(P) -> optimizer(1.0)= goes along the gradient
+adascale(lambda: optax.sgd(0.1), 0.1, 2) -> optimizer=the function <lambda>: must take 1 argument
+transforms.levenberg_marquardt(lambda damping: optax.scale_by_adam(), 1.0).init(P) -> make(damping)= goes along
+transforms.levenberg_marquardt(lambda damping: None, 1.0).init(P) -> make(damping)=None
+transforms.levenberg_marquardt(lambda: None, 1.0).init(P) -> make=the function <lambda>: must take 1 argument
+contrib.project_radial(optax.adam(1e-3), weight_decay=0.1).init(P) -> inner= goes against the gradient
+precond.scale_by_kfac(LAYERS, around=lambda direction: optax.adam(1e-3)).init(P) -> around= goes against the gradient
+precond.scale_by_kfac(LAYERS, around=lambda: None) -> around=the function <lambda>: must take 1 argument
 precond.graft(shampoo(1e-3), optax.scale_by_adam()).init(P) -> direction= goes against the gradient
 precond.graft(optax.scale_by_rms(), optax.adam(1e-3)).init(P) -> magnitude= goes against the gradient
 precond.with_momentum(optax.sgd(0.1), optax.identity()).init(P) -> momentum= goes against the gradient
@@ -416,6 +472,19 @@ KRONECKER.init({'conv': {'kernel': jnp.ones((3, 3, 8, 4))}}) -> 'conv/kernel' of
 """,
     "trees": """
 shampoo(1e-3).init({'kernel': 'dense'}) -> params= has 'dense' at 'kernel'
+shampoo(1e-3).init(MIXED) -> params= has the keys 0 and 'a' in one dictionary, which JAX cannot sort
+mfac(1e-3).init({'deep': [MIXED]}) -> at 'deep/0'
+TX.update(MIXED, STATE, MIXED) -> updates= has the keys 0 and 'a'
+TX.update(P, MIXED, P) -> state= has the keys 0 and 'a'
+precond.views_of(TX, MIXED) -> params= has the keys 0 and 'a'
+precond.plan(TX, MIXED) -> params= has the keys 0 and 'a'
+precond.checkpoints.adopt(TX, P, MIXED) -> state= has the keys 0 and 'a'
+precond.metrics(STATE, MIXED) -> params= has the keys 0 and 'a'
+layers.explicit({'a': layers.dense()}, MIXED) -> params= has the keys 0 and 'a'
+precond.metrics(jax.eval_shape(TX.init, P)) -> state= has a shape without numbers at
+precond.checkpoints.adopt(TX, P, jax.eval_shape(TX.init, P)) -> state= has a shape without numbers at
+precond.checkpoints.by_path(TX, P, jax.eval_shape(TX.init, P)) -> state= has a shape without numbers at
+large_batches.eval_params(jax.eval_shape(neumann(0.1).init, P), P) -> state= has a shape without numbers at
 shampoo(1e-3).init({'steps': jnp.zeros(3, int)}) -> 'steps' is of int32
 shampoo(1e-3).init(MODEL) -> Pass the parameters of a model, not the model
 shampoo(1e-3, views=[('kernel', View((0, 5)))]).init(P) -> View.axes=(0, 5)
@@ -479,6 +548,19 @@ ADASCALE.update(P, ADASCALE.init(P), P) -> needs the extra argument replicas
 ADASCALE.update(P, ADASCALE.init(P), P, replicas=8) -> replicas=8
 neumann(0.1).update(P, neumann(0.1).init(P)) -> params
 precond.metrics(TX) -> where its state belongs
+precond.metrics(None) -> no state of an optimizer in it
+precond.metrics({}) -> no state of an optimizer in it
+precond.metrics(STATE, STATE) -> The order is metrics(state, params)
+precond.metrics(STATE, {'other': jnp.ones((2, 3))}) -> params= has none of the parameters
+precond.metrics(jax.tree.map(lambda x: 'x', STATE)) -> state= has 'x' at
+mfac(1e-3).init({'steps': jnp.ones(3, int)}) -> 'steps' is of int32
+shampoo(1e-3).init({'kernel': P['kernel'].astype(jnp.float8_e4m3fn)}) -> 'kernel' is of float8_e4m3fn
+muon(1e-3).init({'bias': P['bias'].astype(jnp.float8_e4m3fn)}) -> 'bias' is of float8_e4m3fn
+TX.update({**P, 'bias': P['bias'].astype(jnp.float8_e5m2)}, STATE, P) -> The gradient of 'bias' is of float8_e5m2
+neumann(1e-3).update({**P, 'bias': P['bias'] * 1j}, neumann(1e-3).init(P), P) -> The gradient of 'bias' is complex
+mfac(1e-3).update({**P, 'bias': P['bias'] * 1j}, mfac(1e-3).init(P), P) -> The gradient of 'bias' is complex
+neumann(1e-3).init({'steps': jnp.ones(3, int)}) -> 'steps' is of int32
+adascale(optax.sgd, 0.1, 2).init({'steps': jnp.ones(3, int)}) -> 'steps' is of int32
 precond.metrics(P) -> no state of an optimizer in it
 large_batches.done(STATE, 10) -> done()
 large_batches.eval_params(STATE, P) -> eval_params
@@ -492,6 +574,18 @@ layers.exact('gaussian') -> likelihood='gaussian'
 layers.exact(layers.Likelihood(lambda key, outputs: outputs)) -> needs a likelihood with a root
 layers.gaussian(-1.0) -> variance=-1.0
 layers.gaussian('1') -> variance='1'
+layers.gaussian(0) -> variance=0: must be above 0
+CAPTURE.attach({'weights': jnp.ones(3)}) -> params= has no 'kernel', of which the capture has factors
+CAPTURE_NNX.apply(nnx.state(NNX, nnx.Param), {"count": 1}, X) -> rest= has other variables than the model
+linen.capture(MODEL, VARIABLES, X, rules={nn.Dense: lambda m, x, args: None}) -> Dense a rule that gave None
+linen.capture(MODEL, VARIABLES, X, rules={nn.Dense: lambda m: None}) -> rules[Dense]=the function <lambda>: must take 3
+nnx_front.capture(NNX, X, rules={nnx.Linear: lambda m: 3}) -> rules= has for Linear a rule that gave 3
+layers.value_grad_factors(lambda p: p, LOSS, CAPTURE, fisher=layers.empirical())(P, X) -> forward=the function <lambda>
+layers.value_grad_factors(F, lambda o: o, CAPTURE, fisher=layers.empirical())(P, X) -> must take 2 arguments
+layers.value_grad_factors(F, lambda o, x: o.sum() > 0, CAPTURE, fisher=layers.empirical())(P, X) -> one real number
+layers.value_grad_factors(F, lambda o, x: o.sum() * 1j, CAPTURE, fisher=layers.empirical())(P, X) -> and complex64
+FACTORS(F, examples=lambda o, x: None)(P, X) -> examples(..)=None
+layers.value_grad_factors(F, LOSS, CAPTURE, fisher=layers.sampled(layers.gaussian()))(P, X, key=KEYS) -> one random key
 layers.joint(layers.categorical, layers.gaussian()) -> joint() is given the function categorical
 layers.joint() -> no likelihoods
 layers.factors_alone(lambda p, x: (F(p, x), x), CAPTURE, fisher=layers.exact(layers.gaussian()))(P, X) -> joint(
@@ -566,6 +660,13 @@ recipes.meta_shampoo(root=recipes.meta_eigh()) -> root=
 recipes.meta_soap(epsilon='1e-12') -> epsilon='1e-12'
 recipes.meta_soap(method='qr') -> method='qr'
 recipes.google_shampoo(grafting='adagrad') -> grafting='adagrad'
+recipes.google_shampoo(grafting=lambda: None) -> grafting()=None
+recipes.google_shampoo(grafting=optax.adam) -> grafting=the function adam: must take no arguments
+recipes.google_shampoo(root=lambda epsilon: None) -> must take 1 argument and power=
+recipes.google_shampoo(root=lambda epsilon, power: (1, 2)) -> root=(1, 2): must be of type Root
+recipes.meta_shampoo(root=precond.inverse_root) -> root=the function inverse_root: must take 1 argument and power=
+recipes.meta_shampoo(root=lambda epsilon, power: jnp.ones(3)) -> root=an array of shape (3,)
+recipes.meta_shampoo(grafting=optax.stateless(lambda u, p: None)).init(P) -> has an update that gives None
 recipes.google_shampoo(beta1=2.0) -> beta1=2.0
 recipes.google_shampoo(block_size=0) -> 0
 recipes.google_shampoo(start_preconditioning_step=-1) -> start_preconditioning_step=-1

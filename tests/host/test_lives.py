@@ -206,7 +206,7 @@ def test_mistakes_are_told():
         precond.host_refresh(precond.shampoo(1e-3), params)
     with pytest.raises(ValueError, match="workers=0"):
         precond.host_refresh(runs.shampoo(), params, workers=0)
-    injected = optax.inject_hyperparams(precond.shampoo, precond.STATIC_ARGS)(
+    injected = optax.inject_hyperparams(precond.shampoo, precond.static_args(precond.shampoo))(
         1e-3, damping=1e-3, refresh=precond.on_host(2)
     )
     with pytest.raises(ValueError, match="hyperparameter of the root is injected"):

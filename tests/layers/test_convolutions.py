@@ -122,3 +122,17 @@ def test_expand_is_kfc_and_reduce_the_cheap_factors_of_ba_et_al(name):
     np.testing.assert_allclose(products(kfc.inputs, kfc.outputs), equation_15, rtol=0, atol=1e-12)
     bars = t**2 * np.asarray(products(mean_products(a.mean(1)), mean_products(g.mean(1))))
     np.testing.assert_allclose(products(cheap.inputs, cheap.outputs), bars, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("groups", "axis"), [(2, 1), (2, -1), (4, 1)])
+def test_groups_that_are_stacked_over_a_later_axis_say_what_to_write(groups, axis):
+    class Cell(nn.Module):
+        @nn.compact
+        def __call__(self, x, _):
+            return nn.Conv(4, (3,), feature_group_count=groups)(x), None
+
+    scan = nn.scan(Cell, variable_axes={"params": axis}, split_rngs={"params": True}, length=3)()
+    x = jnp.ones((2, 5, 4))
+    variables = jax.eval_shape(scan.init, jax.random.key(0), x, None)
+    with pytest.raises(ValueError, match=r"its groups .*write nn.scan\(.., variable_axes={'params': 0}\)"):
+        linen.capture(scan, variables, x, None)

@@ -49,6 +49,51 @@ def test_a_function_that_was_traced_before_is_believed(net):
     assert all(jnp.any(x != 0) for x in jax.tree.leaves(second))
 
 
+class Cell(nn.Module):
+    @nn.compact
+    def __call__(self, x, _):
+        return nn.tanh(nn.Dense(2, name="dense")(x)), None
+
+
+class Halves(nn.Module):
+    """Two halves, each with a method of its own; the second is a scan."""
+
+    def setup(self):
+        self.first = nn.Dense(2)
+        self.scanned = nn.scan(Cell, variable_axes={"params": 0}, split_rngs={"params": True}, length=2)()
+
+    def __call__(self, x):
+        return self.b(self.a(x))
+
+    def a(self, x):
+        return nn.tanh(self.first(x))
+
+    def b(self, x):
+        return self.scanned(x, None)[0]
+
+
+@pytest.mark.parametrize("traced", [False, True])
+def test_half_a_model_without_taps_is_refused(traced):
+    model = Halves()
+    variables = model.init(jax.random.key(0), X)
+    capture = linen.capture(model, variables, X)
+
+    def plain(method):
+        def apply(params, x):
+            return model.apply({"params": params}, x, method=method)
+
+        return jax.jit(apply) if traced else apply
+
+    def tapped(method):
+        return lambda params, x: capture.apply({"params": params}, x, method=method)
+
+    for first, second, name in ((plain("a"), tapped("b"), "first"), (tapped("a"), plain("b"), "scanned/dense")):
+        with pytest.raises(ValueError, match=rf"the layers '{name}' of the capture.*capture.apply"):
+            factors_of(lambda p, x: second(p, first(p, x)), (model, variables["params"], capture))  # noqa: B023
+    factors = factors_of(tapped("a"), (model, variables["params"], capture))
+    assert not jnp.any(factors["scanned/dense"].inputs)  # is not called, and has no gradient either
+
+
 @pytest.mark.parametrize("by", [jax.grad, jax.hessian, jax.jacfwd])
 def test_a_derivative_by_the_input_is_refused(by, net):
     capture = net[2]

@@ -43,7 +43,7 @@ def around(tx):
         "accumulate": precond.accumulate(tx, 2),
         "if finite": optax.apply_if_finite(tx, 3),
         "lookahead": optax.with_extra_args_support(tx),
-        "hyperparameters": optax.inject_hyperparams(precond.shampoo, precond.STATIC_ARGS)(1e-3),
+        "hyperparameters": optax.inject_hyperparams(precond.shampoo, precond.static_args(precond.shampoo))(1e-3),
     }
 
 

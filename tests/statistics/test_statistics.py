@@ -128,7 +128,7 @@ def test_kl_alone_says_where_it_belongs():
         ({"initial": -1.0}, ValueError, "initial=-1.0: must be at least 0"),
         ({"every": 0}, ValueError, "every=0: must be at least 1"),
         ({"every": 2.0}, TypeError, "every=2.0: must be a whole number"),
-        ({"every": jnp.asarray(2)}, TypeError, "static_args=precond.STATIC_ARGS"),
+        ({"every": jnp.asarray(2)}, TypeError, "static_args=precond.static_args"),
     ],
 )
 def test_arguments_out_of_range_are_refused_by_name(arguments, error, message):

@@ -7,6 +7,7 @@ from typing import Any
 from precond.arguments import described
 from precond.blocks.check_layers import check_layers
 from precond.blocks.layer import Layer
+from precond.blocks.parameter import as_parameter
 from precond.blocks.view import View, Views
 
 __all__ = ["LayerViews", "layers"]
@@ -22,8 +23,8 @@ class LayerViews:
     def __call__(self, path: str, leaf: Any) -> View | None:
         """Return the view of one parameter."""
         if path in self.kernels:
-            return self.kernels[path].view(tuple(leaf.shape))
-        return self.biases[path].bias_view(tuple(leaf.shape)) if path in self.biases else None
+            return self.kernels[path].view(as_parameter(leaf).shape)
+        return self.biases[path].bias_view(as_parameter(leaf).shape) if path in self.biases else None
 
 
 @described()

@@ -37,7 +37,7 @@ def maxtext(scan_axis: int = 1) -> Views:
     check_whole("scan_axis", scan_axis, least=0)
 
     def views(path: str, leaf: Any) -> View | None:
-        parts, shape = parts_of(path), leaf.shape
+        parts, shape = parts_of(path), as_parameter(leaf).shape
         if not is_real(leaf) or is_elementwise(parts):
             return None
         if parts[-1] in ("wi_0", "wi_1", "wi", "wo"):

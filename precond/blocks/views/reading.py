@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from precond.blocks.parameter import Parameter, as_parameter
-from precond.blocks.view import View, Views, geometry
+from precond.blocks.view import View, Views, check_view, geometry
 
 __all__ = ["adapter", "is_real", "last_two", "lifted", "over", "spelled", "split"]
 
@@ -26,7 +26,8 @@ def is_real(leaf: Any) -> bool:
       ... )
       (True, False, False)
     """
-    return len(leaf.shape) >= 2 and jnp.issubdtype(leaf.dtype, jnp.floating)
+    whole = as_parameter(leaf)
+    return whole.ndim >= 2 and jnp.issubdtype(whole.dtype, jnp.floating)
 
 
 def spelled(axes: str, shape: Sequence[int]) -> View | None:
@@ -119,6 +120,7 @@ def lifted(view: View, shape: Sequence[int], axes: Sequence[int], where: str) ->
       >>> lifted(View((0, 2), shape=(64, 3, 64)), (64, 6, 192), (1,), "qkv")
       View(axes=(0, 3), passive=(), shape=(64, 6, 3, 64))
     """
+    check_view(view, where)
     one = tuple(d for axis, d in enumerate(shape) if axis not in axes)
     read = None if view.shape is None else list(geometry(view, one, where).shape)
     kept = list(range(len(one) if read is None else len(read)))

@@ -35,7 +35,13 @@ def _compiled(pair: Any) -> tuple[re.Pattern[str], Rule]:
         raise TypeError(
             f"views: {shown(rule)} for {pattern!r} must be a precond.View, its arguments, a function, or None."
         )
+    _check_arguments(pattern, rule)
     return compiled, rule
+
+
+def _check_arguments(pattern: str, rule: Any) -> None:
+    if callable(rule):
+        check_function("views", rule, 2, f"for {pattern!r} a function of path and parameter")
 
 
 @described()

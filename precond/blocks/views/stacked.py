@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from precond.arguments import described
+from precond.blocks.parameter import as_parameter
 from precond.blocks.view import View, Views
 from precond.blocks.views.default import default_views
 from precond.blocks.views.patterns import PatternViews
@@ -44,7 +45,7 @@ def stacked(pattern: str, axis: int | Sequence[int] = 0, otherwise: Views = defa
     def views(path: str, leaf: Any) -> View | None:
         if not compiled.search(path):
             return otherwise(path, leaf)
-        rank = len(leaf.shape)
+        rank = as_parameter(leaf).ndim
         if any(not -rank <= a < rank for a in axes) or len({a % rank for a in axes}) < len(axes):
             raise ValueError(
                 f"stacked({pattern!r}, axis={axis}) does not fit '{path}' of shape {tuple(leaf.shape)}: each axis must "

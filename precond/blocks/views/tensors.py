@@ -6,6 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from precond.arguments import check_whole, described
+from precond.blocks.parameter import as_parameter
 from precond.blocks.view import View, Views
 
 __all__ = ["small_side", "tensors"]
@@ -22,6 +23,7 @@ def small_side(path: str, leaf: Any) -> View | None:
       >>> small_side("embedding", jnp.zeros((5000, 64)))
       View(axes=(0, 1), passive=(0,), shape=None)
     """
+    leaf = as_parameter(leaf)
     if len(leaf.shape) != 2 or not jnp.issubdtype(leaf.dtype, jnp.floating):
         return None
     return View((0, 1), passive=(0,) if leaf.shape[0] >= leaf.shape[1] else (1,))
@@ -83,6 +85,7 @@ def tensors(
 
     def views(path: str, leaf: Any) -> View | None:
         del path
+        leaf = as_parameter(leaf)
         shape = leaf.shape
         if squeeze:
             shape = tuple(d for d in shape if d != 1) or (1,)

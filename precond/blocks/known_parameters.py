@@ -1,0 +1,69 @@
+"""A mark in a state by which it knows the parameters that it was made for, where it has an array for each of them."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from precond.blocks.check_leaves import check_leaves
+from precond.blocks.owners import hashed
+from precond.blocks.path_name import path_name
+
+__all__ = ["KnownParameters", "known_parameters", "paths_in"]
+
+
+class KnownParameters(NamedTuple):
+    """Hold whose state it is.
+
+    Attributes:
+      layout: the hash of the path of each parameter, in their order.
+      foreign: updates so far that were given other parameters than these.
+    """
+
+    layout: jax.Array
+    foreign: jax.Array
+
+    def seeing(self, tree: Any) -> "tuple[jax.Array, KnownParameters]":
+        """Return whether a tree has other parameters, and the mark that counts it.
+
+        Args:
+          tree: of gradients, with as many leaves.
+
+        Examples:
+          >>> mark = known_parameters({"a": 1.0, "b": 2.0})
+          >>> [
+          ...     mark.seeing(tree)[0].item()
+          ...     for tree in ({"a": 0.0, "b": 0.0}, {"a": 0.0, "c": 0.0})
+          ... ]
+          [False, True]
+        """
+        foreign = jnp.any(self.layout != known_parameters(tree).layout)
+        return foreign, self._replace(foreign=self.foreign + foreign)
+
+
+def paths_in(tree: Any) -> list[str]:
+    """Return the paths of the leaves of a tree, in their order.
+
+    Examples:
+      >>> paths_in({"dense": {"kernel": 1.0}})
+      ['dense/kernel']
+    """
+    return [path_name(path) for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
+
+
+def known_parameters(params: Any) -> KnownParameters:
+    """Make the mark for a tree of parameters.
+
+    Args:
+      params: anything with leaves.
+
+    Raises:
+      TypeError: for a parameter that can have no gradient.
+
+    Examples:
+      >>> known_parameters({"a": 1.0, "b": 2.0}).layout.shape
+      (2,)
+    """
+    check_leaves(params)
+    numbers = jnp.asarray([hashed(path) for path in paths_in(params)], jnp.int32)
+    return KnownParameters(numbers, jnp.zeros([], jnp.int32))
