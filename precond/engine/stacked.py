@@ -86,9 +86,8 @@ class Stacking(NamedTuple):
     def placement(self, layout: Layout, tree: Tree) -> Placement | None:
         """Return where the stacks are sharded."""
         dtypes = self.gather_dtypes(layout, jax.tree.leaves(jax.eval_shape(lambda t: t, tree)))
-        return choose_root_axes(
-            find_placement(self.sharding, self.mesh, tree), self.sharding, self.inner, layout.stacks, dtypes
-        )
+        found = find_placement(self.sharding, self.mesh, tree)
+        return choose_root_axes(found, self.sharding, self.inner, layout.stacks, dtypes)
 
 
 def viewed_by(views: Views | Sequence[Any] | None, tree: Tree) -> Tree:
