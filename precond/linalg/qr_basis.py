@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from precond.linalg.lapack import eigh, orthonormal_columns
 from precond.linalg.precision import dot_precision
@@ -9,18 +10,37 @@ from precond.linalg.precision import dot_precision
 __all__ = ["first_basis", "qr_basis"]
 
 
-def _orthonormal(columns: jax.Array, quotients: jax.Array, basis: jax.Array) -> jax.Array:
-    """Make columns orthonormal, those with the largest quotients first, and leave each in its place.
+def _orthonormal(products: jax.Array, quotients: jax.Array, basis: jax.Array) -> jax.Array:
+    """Make the columns of `A V` orthonormal, those with the largest quotients first, and leave each in its place.
 
-    Where a quotient is as small as rounding, the column of the basis before stays. Otherwise rounding would choose the
-    direction, and every program would choose another one.
+    Where a column is nothing but rounding, the column of the basis before stays, as far as it is orthogonal to the
+    others. So is a column whose quotient is as small as rounding, or of which the columns before it leave no more.
+    Otherwise rounding would choose the direction, and every program would choose another one.
+
+    Args:
+      products: A times some unit vectors, `[M, n, n]`.
+      quotients: of these vectors, `[M, n]`.
+      basis: what was there before, `[M, n, n]`.
     """
-    least = 64 * float(jnp.finfo(columns.dtype).eps) * jnp.max(quotients, axis=1, keepdims=True)
+    least = 64 * float(jnp.finfo(products.dtype).eps) * jnp.max(quotients, axis=1, keepdims=True)
     seen = quotients > jnp.maximum(least, 0)
-    columns = jnp.where(seen[:, None, :], columns, basis)
-    order = jnp.argsort(-jnp.where(seen, quotients, 0), axis=1)[:, None, :]
-    orthonormal = orthonormal_columns(jnp.take_along_axis(columns, order, axis=2))
-    return jnp.take_along_axis(orthonormal, jnp.argsort(order, axis=2), axis=2)
+    order = jnp.argsort(-jnp.where(seen, quotients, 0), axis=1)
+
+    def sorted_by(order: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.take_along_axis(x, order[:, None, :], axis=2)
+
+    before, seen = sorted_by(order, basis), jnp.take_along_axis(seen, order, axis=1)
+    given = jnp.where(seen[:, None, :], sorted_by(order, products), before)
+    found = orthonormal_columns(given)
+    lost = seen & (jnp.abs(jnp.sum(found * given, axis=1)) <= least)  # the diagonal of the triangular factor
+
+    def with_those_before() -> jax.Array:
+        with jax.named_scope("precond.first"):  # as long as few gradients have been seen
+            last = jnp.argsort(lost, axis=1)
+            again = orthonormal_columns(sorted_by(last, jnp.where(lost[:, None, :], before, found)))
+            return sorted_by(jnp.argsort(last, axis=1), again)
+
+    return sorted_by(jnp.argsort(order, axis=1), lax.cond(jnp.any(lost), with_those_before, lambda: found))
 
 
 def first_basis(a: jax.Array, basis: jax.Array) -> jax.Array:
@@ -40,7 +60,7 @@ def first_basis(a: jax.Array, basis: jax.Array) -> jax.Array:
       [[0.0, 1.0], [1.0, 0.0]]
     """
     values, vectors = eigh(a)
-    return _orthonormal(vectors, values, basis)
+    return _orthonormal(vectors * values[:, None, :], values, basis)
 
 
 def qr_basis(a: jax.Array, basis: jax.Array) -> jax.Array:

@@ -94,7 +94,7 @@ def test_the_bytes_planned_are_those_allocated(make, devices):
     # Counts that belong to no block are a few bytes of one role or the other.
     assert sum(found.values()) == sum(held.values())
     assert found["roots"] == held["roots"] > 0
-    assert {role: n for role, n in found.items() if n} == pytest.approx(held, abs=16)
+    assert {role: n for role, n in found.items() if n} == pytest.approx(held, abs=20)
 
 
 HEAVY = pytest.mark.slow
@@ -172,7 +172,8 @@ def test_decompositions_count_as_in_the_textbook_on_any_platform(alias, method, 
     tx = alias(1e-3, block_size=BLOCK, method=method(), refresh=5)
     work = precond.plan(tx, params, platform=platform).work
     assert work["at once"].decompositions == pytest.approx(8 * each * BLOCK**3, rel=1e-5)
-    first = 9 + 8 / 3 if alias is precond.soap else 0  # `eigh`, and the QR decomposition that completes a basis
+    # `eigh`, a QR decomposition that completes a basis, and one more in each place where columns may be lost.
+    first = 9 + 8 / 3 * (3 if method is precond.qr else 2) if alias is precond.soap else 0
     assert work["first"].decompositions == pytest.approx(8 * first * BLOCK**3, rel=1e-5)
 
 
