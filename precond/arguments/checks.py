@@ -280,5 +280,5 @@ def check_transformation(name: str, value: Any) -> None:
         example = "optax.scale_by_adam()"
         raise TypeError(f"{name}={shown(value)}: must be an Optax transformation, such as {example}.{hint(value)}")
     for what, arguments in (("init", ("params",)), ("update", ("updates", "state", "params"))):
-        if not takes(getattr(value, what), len(arguments)):
+        if not takes(getattr(value, what), len(arguments), more=what == "update"):
             raise TypeError(f"{name}= has the function {what}, which must take {', '.join(arguments)}, and does not.")

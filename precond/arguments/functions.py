@@ -13,12 +13,13 @@ from precond.arguments.shown import shown
 __all__ = ["called", "check_function", "check_result", "takes"]
 
 
-def takes(function: Callable[..., Any], count: int) -> bool:
+def takes(function: Callable[..., Any], count: int, *, more: bool = False) -> bool:
     """Return whether a function can be called with so many arguments; True where its signature is not known.
 
     Args:
       function: any.
       count: of arguments by position.
+      more: whether it may need others, by name.
 
     Examples:
       >>> takes(len, 1), takes(lambda: 3, 1)
@@ -28,8 +29,9 @@ def takes(function: Callable[..., Any], count: int) -> bool:
         signature = inspect.signature(function)
     except (TypeError, ValueError):
         return True
+    named = [p.name for p in signature.parameters.values() if p.kind == p.KEYWORD_ONLY and p.default is p.empty]
     try:
-        signature.bind(*range(count))
+        signature.bind(*range(count), **dict.fromkeys(named if more else ()))
     except TypeError:
         return False
     return True
