@@ -40,7 +40,7 @@ def meaning_of(inner: optax.GradientTransformation, layout: Layout) -> tuple[Any
       layout: of a tree.
 
     Examples:
-      >>> from precond.blocks import default_views
+      >>> from precond.blocks import default_views, layout_of
       >>> meaning_of(optax.identity(), layout_of({}, default_views, None))
       (EmptyState(), '')
     """

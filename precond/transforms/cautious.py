@@ -37,8 +37,8 @@ def cautious(inner: optax.GradientTransformation) -> optax.GradientTransformatio
       Liang et al., Cautious Optimizers: Improving Training with One Line of Code, 2024.
 
     Examples:
-      >>> inner = optax.stateless(lambda g, params: jnp.asarray([1.0, 2.0, -3.0, 4.0]))
-      >>> tx, g = cautious(inner), jnp.asarray([1.0, 1.0, 1.0, -1.0])
+      >>> ahead = lambda g, params: jax.tree.map(lambda x: x - 2, g)
+      >>> tx, g = cautious(optax.stateless(ahead)), jnp.asarray([3.0, 4.0, 1.0, 1.0])
       >>> [abs(x) for x in tx.update(g, tx.init(g))[0].tolist()]
       [2.0, 4.0, 0.0, 0.0]
     """
