@@ -43,7 +43,7 @@ GROUPS = "lambda tree: {name: name > 'p56' for name in tree}"
         pytest.param(SOAP.replace("VIEWS", "method=precond.roots.cholesky_qr(), VIEWS"), 1, marks=pytest.mark.slow),
         pytest.param(SOAP.replace("VIEWS", "method=precond.roots.rotations(), VIEWS"), 1, marks=pytest.mark.slow),
         # Two optimizers that know nothing of each other; devices that share the threads.
-        (f"optax.partition({{True: {EIGH}, False: {TURNS}}}, {GROUPS})", 1),
+        pytest.param(f"optax.partition({{True: {EIGH}, False: {TURNS}}}, {GROUPS})", 1, marks=pytest.mark.slow),
         pytest.param(
             EIGH.replace("VIEWS", "VIEWS, axis=precond.sharded('data', multiple=2)"), 2, marks=pytest.mark.slow
         ),

@@ -34,7 +34,8 @@ def alone(tmp_path_factory):
     return parameters(directory)
 
 
-@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 4])
 def test_processes_train_as_one(processes, alone, tmp_path):
     run = launch(tmp_path, processes)
     assert f"{processes} processes, steps 0 to 20, 8 devices" in run.stdout, run.stderr
