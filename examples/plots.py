@@ -50,7 +50,7 @@ def panels(count: int, height: float = 2.7, **options: Any) -> tuple[Figure, lis
 
 
 def curve(axis: Axes, x: Iterable[float], y: Iterable[float | None], label: str | None = None, **style: Any) -> None:
-    """A line through the values that are numbers; a dot if there is one, and a note in the legend if there is none."""
+    """Draw a line through the values that are numbers: one alone is a dot, and without any the legend says so."""
     found = [(a, b) for a, b in zip(x, y, strict=False) if b is not None and math.isfinite(b)]
     if len(found) == 1:
         style = {"marker": "o"} | style

@@ -35,10 +35,11 @@ def widened(tx: optax.GradientTransformation) -> optax.GradientTransformationExt
       tx: any transformation.
 
     Examples:
+      >>> # The square of 1e-4 is 0 in float16.
       >>> tx, g = (
       ...     widened(optax.scale_by_rms(eps=0.0)),
       ...     jnp.full(2, 1e-4, jnp.float16),
-      ... )  # whose square is 0 in float16
+      ... )
       >>> tx.update(g, tx.init(g))[0].round(2).tolist()
       [3.16015625, 3.16015625]
     """

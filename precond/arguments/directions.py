@@ -45,13 +45,25 @@ def heading(tx: optax.GradientTransformation, *, costly: bool = False) -> int:
 
 
 class _NoUpdateError(Exception):
-    """What an update gave is none."""
+    """An update gave something that is not a tree of updates."""
 
 
-def _check_update(name: str, tx: optax.GradientTransformation) -> None:
-    """Raise if it is known that the update of a part gives no updates."""
-    if not (isinstance(tx, Described) and tx.heading) and (why := _probed(tx.init, tx.update, False)[1]):
+def _check_update(name: str, tx: optax.GradientTransformation, tree: Any = None) -> None:
+    """Raise if it is known that a part does not give updates, for the tree that it will see where that is known."""
+    if isinstance(tx, Described) and tx.heading:
+        return
+    why = _probed(tx.init, tx.update, False)[1]
+    if why and not (tree is not None and _is_made_for(tx, tree)):
         raise TypeError(f"{name}= has an update that {why}.")
+
+
+def _is_made_for(tx: optax.GradientTransformation, tree: Any) -> bool:
+    """Return whether the updates of a part have the shapes of a tree, though they have not those of other trees."""
+    try:
+        moved, shapes = jax.eval_shape(lambda p: (tx.update(p, tx.init(p), p)[0], p), tree)
+    except Exception:  # it fails for this tree, too
+        return False
+    return moved == shapes
 
 
 @functools.lru_cache(maxsize=64)
@@ -136,11 +148,11 @@ def check_along(tx: optax.GradientTransformation, **parts: Any) -> optax.Gradien
 
     Args:
       tx: made of the parts; it multiplies what they give by minus a learning rate, or leaves this to the user.
-      **parts: by the names of their arguments; None is no part.
+      **parts: by the names of their arguments; those that are None are left out.
 
     Raises:
       ValueError: in `init`, for a part that is a whole optimizer.
-      TypeError: in `init`, for a part that gives no updates.
+      TypeError: in `init`, for a part that does not give updates.
 
     Examples:
       >>> tx = check_along(optax.identity(), otherwise=optax.adamw(1e-3))
@@ -165,11 +177,11 @@ def check_against(tx: optax.GradientTransformation, **parts: Any) -> optax.Gradi
 
     Args:
       tx: made of the parts, which it takes for whole optimizers.
-      **parts: by the names of their arguments; None is no part.
+      **parts: by the names of their arguments; those that are None are left out.
 
     Raises:
       ValueError: in `init`, for a part that is a direction.
-      TypeError: in `init`, for a part that gives no updates.
+      TypeError: in `init`, for a part that does not give updates.
 
     Examples:
       >>> tx = check_against(optax.identity(), optimizer=optax.scale_by_adam())
@@ -203,7 +215,7 @@ def _checking(
 
     def init(params: Any) -> Any:
         for name, part in given.items():
-            _check_update(name, part)
+            _check_update(name, part, params)
             check(name, part)
         return tx.init(params)
 
@@ -241,7 +253,7 @@ def refuse_optimizers(name: str, tx: optax.GradientTransformation) -> None:
         )
 
 
-def check_headings(parts: Mapping[str, optax.GradientTransformation]) -> None:
+def check_headings(parts: Mapping[str, optax.GradientTransformation], tree: Any = None) -> None:
     """Raise if one of two transformations goes along the gradient and the other one against it.
 
     If both are whole optimizers, or both are directions, there is nothing wrong. What is not known is accepted, but
@@ -249,10 +261,11 @@ def check_headings(parts: Mapping[str, optax.GradientTransformation]) -> None:
 
     Args:
       parts: two by the names of their arguments.
+      tree: of parameters or stacks that both will see, where that is known.
 
     Raises:
       ValueError: naming the one that goes against the gradient.
-      TypeError: for one that gives no updates.
+      TypeError: for one that does not give updates.
 
     Examples:
       >>> check_headings({"inner": optax.sgd(0.1), "otherwise": optax.adam(1e-3)})
@@ -262,7 +275,7 @@ def check_headings(parts: Mapping[str, optax.GradientTransformation]) -> None:
       ValueError: otherwise= goes against the gradient, as a whole optimizer does, and inner= goes along it. ...
     """
     for name, tx in parts.items():
-        _check_update(name, tx)
+        _check_update(name, tx, tree)
     found = {name: heading(tx) for name, tx in parts.items()}
     if min(found.values()) < 0:
         found = {name: known or heading(parts[name], costly=True) for name, known in found.items()}

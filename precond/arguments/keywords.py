@@ -137,7 +137,7 @@ _TABLE: tuple[tuple[str, Mapping[str, str]], ...] = (
     ),
     (
         "amsgrad foreach fused maximize capturable differentiable use_ema seed name process_group",
-        {"": "nothing: there is no such choice here, and none is needed"},
+        {"": "nothing: this library works without such an argument"},
     ),
     ("params parameters param_groups", {"": "nothing: tx.init(params) takes the parameters"}),
 )

@@ -5,14 +5,14 @@ from precond.blocks.check_layers import check_layers, check_matrices, check_pres
 from precond.blocks.check_leaves import check_leaves, check_shapes
 from precond.blocks.cuts import BlockSize, Cut, Ragged, Region, ragged
 from precond.blocks.finite_blocks import finite_blocks, keep_finite, mask_blocks, sum_of_squares
-from precond.blocks.known_parameters import KnownParameters, known_parameters, paths_in
+from precond.blocks.known_parameters import KnownParameters, known_parameters
 from precond.blocks.layer import Layer
 from precond.blocks.layout import Layout, Origin, layout_of
 from precond.blocks.lead_axes import spread_leads, spread_shape
 from precond.blocks.meaning import hearing, tell_average, tell_meaning
 from precond.blocks.owners import STARTS, fingerprint, hashed, owners_of, reading_of
 from precond.blocks.parameter import Parameter
-from precond.blocks.path_name import path_name
+from precond.blocks.path_name import leaves_of, path_name
 from precond.blocks.probe import Factors, Probe, with_zero_probes, without_probes
 from precond.blocks.readings import Asked, Reading, asking, readings_of, tell_readings
 from precond.blocks.stack_name import active_axes, check_stacks, stack_name
@@ -59,10 +59,10 @@ __all__ = [
     "keep_finite",
     "known_parameters",
     "layout_of",
+    "leaves_of",
     "mask_blocks",
     "owners_of",
     "path_name",
-    "paths_in",
     "ragged",
     "reading_of",
     "readings_of",

@@ -3,10 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-
 from precond.blocks.layer import Layer
-from precond.blocks.path_name import path_name
+from precond.blocks.path_name import leaves_of
 
 __all__ = ["check_layers", "check_matrices", "check_present"]
 
@@ -66,7 +64,7 @@ def check_present(layers: Mapping[str, Layer], params: Any) -> None:
       >>> layers = {"": Layer("kernel", "bias", 0, (2, 3), (), (0,), (1,))}
       >>> check_present(layers, {"kernel": jnp.ones((2, 3))})
     """
-    paths = {path_name(path) for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]}
+    paths = leaves_of(params).keys()
     for name, layer in layers.items():
         if layer.bias in paths and layer.kernel not in paths and layer.positions is None:
             raise ValueError(

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 
 from precond.blocks.check_leaves import check_leaves
 from precond.blocks.owners import hashed
-from precond.blocks.path_name import path_name
+from precond.blocks.path_name import leaves_of
 
-__all__ = ["KnownParameters", "known_parameters", "paths_in"]
+__all__ = ["KnownParameters", "known_parameters"]
 
 
 class KnownParameters(NamedTuple):
@@ -41,16 +41,6 @@ class KnownParameters(NamedTuple):
         return foreign, self._replace(foreign=self.foreign + foreign)
 
 
-def paths_in(tree: Any) -> list[str]:
-    """Return the paths of the leaves of a tree, in their order.
-
-    Examples:
-      >>> paths_in({"dense": {"kernel": 1.0}})
-      ['dense/kernel']
-    """
-    return [path_name(path) for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
-
-
 def known_parameters(params: Any) -> KnownParameters:
     """Make the mark for a tree of parameters.
 
@@ -65,5 +55,5 @@ def known_parameters(params: Any) -> KnownParameters:
       (2,)
     """
     check_leaves(params)
-    numbers = jnp.asarray([hashed(path) for path in paths_in(params)], jnp.int32)
+    numbers = jnp.asarray([hashed(path) for path in leaves_of(params)], jnp.int32)
     return KnownParameters(numbers, jnp.zeros([], jnp.int32))

@@ -1,4 +1,4 @@
-"""What the numbers of a state mean, as far as neither their names nor their shapes tell it."""
+"""What the numbers of a state mean, where names and shapes do not show it."""
 
 import contextlib
 import contextvars
@@ -13,7 +13,7 @@ _HEARD: contextvars.ContextVar[set[str] | None] = contextvars.ContextVar("heard"
 
 @contextlib.contextmanager
 def hearing() -> Iterator[set[str]]:
-    """Make a set to which every `init` inside this context adds what its numbers mean.
+    """Collect what the numbers mean that every `init` inside this context makes.
 
     JAX keeps what it has traced of a function: to trace `init` meanwhile, make a new one of it (a lambda).
 
@@ -32,25 +32,26 @@ def hearing() -> Iterator[set[str]]:
 
 
 def tell_meaning(text: str) -> None:
-    """Tell who hears what the numbers of a state mean. A state of another meaning is refused.
+    """Record what the numbers of a state mean, where `hearing` asks for it. A state of another meaning is refused.
 
-    Tell what a change makes useless until it is computed anew. A learning rate or a damping is nothing of this kind.
+    Record a choice if a change of it makes the numbers useless until they are computed anew. A change of the learning
+    rate or the damping does not.
 
     Args:
       text: a few words, the same for the same meaning.
 
     Examples:
-      >>> tell_meaning("roots of the power 1/4")  # nobody hears
+      >>> tell_meaning("roots of the power 1/4")  # outside of `hearing` nothing happens
     """
     if (heard := _HEARD.get()) is not None:
         heard.add(text)
 
 
 def tell_average(what: str, decay: ArrayLike, *, debiased: bool) -> None:
-    """Tell whether something is a sum, or an average with the bias of its start; other averages tell nothing.
+    """Record that numbers are sums, or averages with the bias of their start; other averages record nothing.
 
     Args:
-      what: of which there is a sum or an average.
+      what: the numbers that are summed or averaged, in the plural.
       decay: 1 sums; an array may be anything below 1.
       debiased: whether an average is kept free of its bias.
 

@@ -7,7 +7,7 @@ from jax import tree_util
 
 from precond.arguments import shown
 
-__all__ = ["parts_of", "path_name"]
+__all__ = ["leaves_of", "parts_of", "path_name"]
 
 
 def path_name(path: tuple[Any, ...]) -> str:
@@ -29,8 +29,21 @@ def path_name(path: tuple[Any, ...]) -> str:
     return tree_util.keystr(path, simple=True, separator="/")
 
 
+def leaves_of(tree: object) -> dict[str, Any]:
+    """Return the leaves of a tree by path; leaves in boxes are inside these.
+
+    Args:
+      tree: any.
+
+    Examples:
+      >>> leaves_of({"first": {"kernel": 1.0}})
+      {'first/kernel': 1.0}
+    """
+    return {path_name(path): leaf for path, leaf in tree_util.tree_flatten_with_path(tree)[0]}
+
+
 def parts_of(path: str) -> tuple[str, ...]:
-    """Return the parts of a path, of which PyTorch joins some by dots, and of which Keras ends with ":0".
+    """Return the parts of a path. PyTorch joins some of them by dots, and Keras ends with ":0".
 
     Args:
       path: from `path_name`.

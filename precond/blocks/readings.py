@@ -105,7 +105,7 @@ def tell_readings(tree: Any, views: Views, block_size: BlockSize, layout: Layout
       views: as in `layout_of`.
       block_size: as in `layout_of`.
       layout: of this tree.
-      meaning: of what is kept of its blocks (`precond.blocks.tell_meaning`).
+      meaning: what the numbers of their state mean (`precond.blocks.tell_meaning`).
 
     Examples:
       >>> import jax.numpy as jnp

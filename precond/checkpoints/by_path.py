@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from precond.arguments import check_arrays, check_values, described
-from precond.blocks import STARTS, Layout, Member, fingerprint, hashed, path_name, reading_of, without_probes
+from precond.blocks import STARTS, Layout, Member, fingerprint, hashed, leaves_of, reading_of, without_probes
 from precond.checkpoints.places import beside, named_leaves, on_host, places_in, stacks_in
 from precond.engine import first_difference, layouts_of
 from precond.trees import Tree
@@ -91,8 +91,7 @@ def shapes_of(params: Tree) -> dict[str, tuple[int, ...]]:
       >>> shapes_of({"kernel": np.ones((4, 6))})
       {'kernel': (4, 6)}
     """
-    leaves = jax.tree_util.tree_flatten_with_path(without_probes(params))[0]
-    return {path_name(path): tuple(np.shape(x)) for path, x in leaves}
+    return {path: tuple(np.shape(x)) for path, x in leaves_of(without_probes(params)).items()}
 
 
 def record_of(

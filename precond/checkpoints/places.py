@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from precond.blocks import path_name
+from precond.blocks import leaves_of
 from precond.trees import Tree
 
 __all__ = ["Stacked", "beside", "named_leaves", "on_host", "places_in", "stacks_in"]
@@ -38,8 +38,8 @@ class Stacked(NamedTuple):
 def named_leaves(tree: Tree) -> dict[str, Any]:
     """Return the leaves of a state by name; the names are those of a checkpoint of it in plain dictionaries.
 
-    The level that `precond.engine.narrow_entries` puts around a state is left out, so that what is kept in bfloat16 has
-    the same name as what is not.
+    The level that `precond.engine.narrow_entries` puts around a state is left out. So a momentum has the same name in
+    bfloat16 and in float32.
 
     Args:
       tree: a state, or what became of one.
@@ -49,8 +49,7 @@ def named_leaves(tree: Tree) -> dict[str, Any]:
       >>> list(named_leaves(optax.adam(1e-3).init({"kernel": jnp.ones(2)})))
       ['0/count', '0/mu/kernel', '0/nu/kernel']
     """
-    named = {path_name(path): x for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]}
-    return {f"/{name}".replace("/in_bfloat16/", "/")[1:]: x for name, x in named.items()}
+    return {f"/{name}".replace("/in_bfloat16/", "/")[1:]: x for name, x in leaves_of(tree).items()}
 
 
 def on_host(x: Any) -> Any:

@@ -92,7 +92,7 @@ def _of_file(file: str, dtype: str) -> Any:
     try:
         text = sys.stdin.read() if file == "-" else Path(file).read_text()
     except UnicodeDecodeError as error:
-        raise ValueError(f"--shapes {file}: this is no text ({error.reason}), and no JSON.") from error
+        raise ValueError(f"--shapes {file}: this file is not text ({error.reason}), so it cannot be JSON.") from error
     try:
         tree = json.loads(text, object_pairs_hook=_once)
     except json.JSONDecodeError as error:
@@ -106,7 +106,7 @@ def _of_file(file: str, dtype: str) -> Any:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a dictionary of names, each of which stands there once."""
+    """Return a dictionary of pairs, and refuse a name that comes twice."""
     names = [name for name, _ in pairs]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"--shapes: has the name {json.dumps(twice[0])} twice in one place.")

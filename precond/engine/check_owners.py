@@ -2,10 +2,9 @@
 
 from typing import Any
 
-import jax
 import numpy as np
 
-from precond.blocks import STARTS, Layout, hashed, owners_of, path_name
+from precond.blocks import STARTS, Layout, hashed, leaves_of, owners_of
 
 __all__ = ["check_inner", "check_owners", "first_difference"]
 
@@ -84,7 +83,7 @@ def check_inner(state: Any, expected: Any, *, divided: bool) -> None:
 
 
 def _named(tree: Any) -> dict[str, tuple[int, ...]]:
-    return {path_name(path): np.shape(x) for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]}
+    return {path: np.shape(x) for path, x in leaves_of(tree).items()}
 
 
 def first_difference(owners: dict[str, np.ndarray], layout: Layout, shapes: dict[str, tuple[int, ...]]) -> str:

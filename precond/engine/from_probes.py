@@ -51,9 +51,8 @@ def from_probes(
       >>> tx = from_probes(lambda found: scale_by_kfac(found, damping=0.0))
       >>> params = capture.attach(params)
       >>> updates, state = tx.update(jax.grad(loss)(params), tx.init(params))
-      >>> round(
-      ...     updates["kernel"].item(), 6
-      ... )  # the gradient is 2, A is (1 + 9) / 2, and G is 1
+      >>> # The gradient is 2, A is (1 + 9) / 2, and G is 1.
+      >>> round(updates["kernel"].item(), 6)
       0.4
     """
 

@@ -65,7 +65,7 @@ def narrow_entries(inner: optax.GradientTransformation) -> optax.GradientTransfo
 
     def init(params: optax.Params) -> NarrowEntriesState:
         wide = _wide_dtypes(params)
-        narrow = _mapped(lambda x: x.astype(jnp.bfloat16) if _is(x, wide) else x, inner.init(params))
+        narrow = _mapped(lambda x: x.astype(jnp.bfloat16) if _is_wide(x, wide) else x, inner.init(params))
         return NarrowEntriesState(jnp.zeros([], jnp.int32), narrow)
 
     def update(
@@ -77,16 +77,17 @@ def narrow_entries(inner: optax.GradientTransformation) -> optax.GradientTransfo
         **extra: Any,
     ) -> tuple[optax.Updates, NarrowEntriesState]:
         wide = _wide_dtypes(updates)
-        before = _mapped(
-            lambda x: x.astype(wide[x.shape]) if _is(x, dict.fromkeys(wide, jnp.bfloat16)) else x, state.in_bfloat16
-        )
-        moved, new = inner.update(updates, before, params, **extra, blocks=blocks)
+
+        def widened(x: jax.Array) -> jax.Array:
+            return x.astype(wide.get(x.shape, x.dtype)) if x.dtype == jnp.bfloat16 else x
+
+        moved, new = inner.update(updates, _mapped(widened, state.in_bfloat16), params, **extra, blocks=blocks)
         # The default generator may give other bits on another mesh.
         key = jax.random.fold_in(jax.random.key(0, impl="threefry2x32"), state.rounds)
         seen = iter(range(len(jax.tree.leaves(new))))
 
         def rounded(x: jax.Array) -> jax.Array:
-            if not _is(x, wide):
+            if not _is_wide(x, wide):
                 return x
             # All blocks have the same noise, so that a block needs to know nothing of its place.
             noise = jax.random.bits(jax.random.fold_in(key, next(seen)), x.shape[1:], jnp.uint16)
@@ -107,9 +108,9 @@ def _wide_dtypes(tree: Tree) -> dict[tuple[int, ...], jnp.dtype]:
     return found
 
 
-def _is(x: Any, dtypes: dict[tuple[int, ...], Any]) -> bool:
-    """Return whether an array has a number for each entry, and is of the type for its shape."""
-    return np.shape(x) in dtypes and x.dtype == dtypes[np.shape(x)]
+def _is_wide(x: Any, wide: dict[tuple[int, ...], jnp.dtype]) -> bool:
+    """Return whether an array has a number for each entry, in the type in which it is computed."""
+    return np.shape(x) in wide and x.dtype == wide[np.shape(x)]
 
 
 def _mapped(function: Callable[[Any], Any], state: Any) -> Any:

@@ -15,8 +15,7 @@ from precond.blocks import (
     asking,
     fingerprint,
     hashed,
-    path_name,
-    paths_in,
+    leaves_of,
     without_probes,
 )
 from precond.boxes import unboxed
@@ -118,9 +117,8 @@ def _warn_if_whole(before: object, after: object) -> None:
 
 def _why(tx: optax.GradientTransformation, state: StackedState | KnownParameters, updates: Tree) -> str:
     if isinstance(state, KnownParameters):
-        return _first_path(np.asarray(state.layout), paths_in(updates))
-    leaves = jax.tree_util.tree_flatten_with_path(without_probes(updates))[0]
-    shapes = {path_name(path): np.shape(x) for path, x in leaves}
+        return _first_path(np.asarray(state.layout), list(leaves_of(updates)))
+    shapes = {path: np.shape(x) for path, x in leaves_of(without_probes(updates)).items()}
     mark: Any = unboxed(state)
     owners = {name: np.asarray(x) for name, x in mark.owners.items() if _is_known(x)}
     told = _asked(tx, updates)
@@ -128,7 +126,7 @@ def _why(tx: optax.GradientTransformation, state: StackedState | KnownParameters
         if np.all(np.asarray(mark.layout) == fingerprint(layout)):
             return (
                 f"state= is of another power=, or of sums (b2=1) where this optimizer has averages: it has "
-                f"{meaning or 'none of these'}. Keep what fits: precond.checkpoints.adopt(tx, params, state)."
+                f"{meaning or 'neither'}. Keep what fits: precond.checkpoints.adopt(tx, params, state)."
             )
     layouts = [x for x in told.layouts if {*x.stacks} == {*mark.owners}]
     differences = [first_difference(owners, layout, shapes) for layout in layouts if len(owners) == len(mark.owners)]

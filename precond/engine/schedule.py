@@ -87,17 +87,14 @@ def every(
       >>> due = lambda schedule, step: tuple(
       ...     int(turn) for turn in schedule.turns_due(jnp.asarray(step))
       ... )
-      >>> [
-      ...     due(every(20, stagger=True), step) for step in (1, 2, 3, 22)
-      ... ]  # all turns, then one a step
+      >>> # At first all turns are due, then one in each step.
+      >>> [due(every(20, stagger=True), step) for step in (1, 2, 3, 22)]
       [(0, 20), (1, 2), (2, 3), (1, 2)]
-      >>> [
-      ...     due(every(4, start=5, phase=0), step) for step in (4, 5, 8, 9)
-      ... ]  # all roots have one turn
+      >>> # Here all roots share one turn.
+      >>> [due(every(4, start=5, phase=0), step) for step in (4, 5, 8, 9)]
       [(0, 0), (0, 1), (0, 1), (0, 0)]
-      >>> growing = every(
-      ...     lambda count: 1 + count // 3
-      ... )  # every step at first, then every second
+      >>> # It refreshes in every step at first, then in every second one.
+      >>> growing = every(lambda count: 1 + count // 3)
       >>> [due(growing, step)[1] for step in (1, 2, 3, 4, 5, 6)]
       [1, 1, 1, 0, 1, 0]
     """

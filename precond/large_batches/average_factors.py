@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import jax
 import jax.numpy as jnp
 
-from precond.blocks import Factors, Layer, path_name
+from precond.blocks import Factors, Layer, leaves_of
 from precond.trees import Tree, wide_dtype
 
 __all__ = ["average_factors", "zero_factors"]
@@ -33,7 +33,7 @@ def zero_factors(layers: Mapping[str, Layer], params: Tree) -> dict[str, Factors
       ... ]
       [(1, 3, 3), (1, 3, 3)]
     """
-    leaves = {path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]}
+    leaves = leaves_of(params)
 
     def pair(layer: Layer) -> Factors:
         kernel, sides, columns = leaves[layer.kernel], layer.tensor[:-1], layer.tensor[-1]

@@ -54,10 +54,11 @@ def eval_params(state: optax.OptState, params: Tree) -> Tree:
       >>> params = jnp.asarray([1.0])
       >>> updates, state = tx.update(params, tx.init(params), params)
       >>> moved = optax.apply_updates(params, updates)
+      >>> # The second number is what gradient descent gives.
       >>> (
       ...     round(moved.item(), 6),
       ...     round(eval_params(state, moved).item(), 6),
-      ... )  # the second is gradient descent's
+      ... )
       (0.85, 0.9)
     """
     check_values(state=state, params=params)

@@ -69,9 +69,8 @@ def best_scale(state: optax.OptState, seconds: Mapping[float, float]) -> float:
       >>> from precond import large_batches
       >>> state = large_batches.scale_by_adascale(0.1, scale=2).init(jnp.zeros(2))
       >>> known = state._replace(variance=jnp.asarray([4.0]), square=jnp.asarray([1.0]))
-      >>> best_scale(
-      ...     known, {1: 1.0, 4: 1.5, 64: 12.0}
-      ... )  # 1, 2.5 / 1.5 and 4.7 / 12 steps of the base batch in a second
+      >>> # The rates are 1, 2.5 / 1.5 and 4.7 / 12 steps of the base batch in a second.
+      >>> best_scale(known, {1: 1.0, 4: 1.5, 64: 12.0})
       4
     """
     if not seconds or not min(seconds.values()) > 0:

@@ -67,9 +67,8 @@ def legw_rule(warmup: ArrayLike) -> Rule:
       You et al., Large-Batch Training for LSTM and Beyond, 2019; petuum/adaptdl, which counts scale-invariant steps.
 
     Examples:
-      >>> legw_rule(10)(
-      ...     jnp.asarray(1.5), jnp.asarray(4.0), jnp.asarray(20.0)
-      ... ).item()  # half of 40 steps
+      >>> # The warm-up has 40 steps, and half of them are done.
+      >>> legw_rule(10)(jnp.asarray(1.5), jnp.asarray(4.0), jnp.asarray(20.0)).item()
       1.0
     """
     check_number("warmup", warmup, 0)

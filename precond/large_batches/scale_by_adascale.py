@@ -107,10 +107,11 @@ def scale_by_adascale(
     Examples:
       >>> from precond import replicas
       >>> tx = optax.chain(optax.sgd(1.0), scale_by_adascale(0.1, scale=2))
+      >>> # The gradients of two base batches differ by noise alone.
       >>> params, gradients = (
       ...     jnp.zeros(2),
       ...     jnp.asarray([[1.0, 0.0], [0.0, 1.0]]),
-      ... )  # of two base batches: noise alone
+      ... )
       >>> mean, statistics = replicas.stacked(gradients)
       >>> state = tx.init(params)
       >>> for _ in range(2):

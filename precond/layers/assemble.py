@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from precond.arguments import check_whole, shown
+from precond.blocks import leaves_of
 from precond.layers.capture import Capture
 from precond.layers.check_patterns import check_patterns
 from precond.layers.coverage import Coverage, Row
 from precond.layers.kinds import Kind, under_sharing
-from precond.layers.nested import leaves_of
 from precond.layers.sharing import Sharing, expand
 from precond.layers.stacking import Stacking, stacked_layer, stackings
 from precond.layers.tap import Tap

@@ -8,9 +8,8 @@ import optax
 from jax import lax
 from jax.sharding import AxisType
 
-from precond.blocks import Layer, Layout, check_matrices, layout_of, path_name, spread_leads, views
+from precond.blocks import Layer, Layout, check_matrices, layout_of, leaves_of, path_name, spread_leads, views
 from precond.boxes import unboxed
-from precond.layers.nested import leaves_of
 from precond.mesh import replicate
 from precond.roots import Checked, RootState
 from precond.roots.corrected_inverse import MeasuredMoment

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from precond.blocks import Factors, Layer, Probe, spread_shape
+from precond.blocks import Factors, Layer, Probe, leaves_of, spread_shape
 from precond.layers.carriers import probe_of
 from precond.layers.count_examples import count_examples
 from precond.layers.coverage import Coverage
-from precond.layers.nested import inserted, leaves_of, subtree, without
+from precond.layers.nested import inserted, subtree, without
 from precond.layers.tap import Tap
 from precond.trees import Leaf, Tree, wide_dtype
 
@@ -47,7 +47,7 @@ class Capture(NamedTuple):
         for name, layer in self.layers.items():
             if layer.kernel not in leaves:
                 raise ValueError(
-                    f"params= has no '{layer.kernel}', of which the capture has factors: give the parameters alone, "
+                    f"params= has no '{layer.kernel}', for which the capture has factors: give the parameters alone, "
                     f"those that it was made of, and not {{'params': ..}}."
                 )
             sums = _zeros(layer, leaves[layer.kernel], check=check, count=count, moments=moments)

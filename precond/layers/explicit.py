@@ -6,6 +6,7 @@ from typing import Any
 import jax
 
 from precond.arguments import described, is_function, shown
+from precond.blocks import leaves_of
 from precond.layers.assemble import Found, assemble
 from precond.layers.capture import Capture
 from precond.layers.carriers import carrying, probe_of
@@ -13,7 +14,7 @@ from precond.layers.check_patterns import check_patterns
 from precond.layers.coverage import Uncovered, check_covered
 from precond.layers.front_end import tapped
 from precond.layers.kinds import Kind
-from precond.layers.nested import leaves_of, subtree
+from precond.layers.nested import subtree
 from precond.layers.sharing import Sharing, expand
 from precond.layers.tap import Tap
 

@@ -9,9 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from precond.arguments import described
-from precond.blocks import Probe
+from precond.blocks import Probe, leaves_of
 from precond.layers.capture import Capture
-from precond.layers.nested import leaves_of
 from precond.mesh import replicate
 from precond.trees import Tree
 

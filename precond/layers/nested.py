@@ -4,20 +4,10 @@ from typing import Any
 
 import jax
 
-from precond.blocks import Probe, path_name
+from precond.blocks import Probe
 from precond.layers.carriers import PROBE, carrying, parts_by_key, with_parts, without_probe
 
-__all__ = ["PROBE", "inserted", "keys_to", "leaves_of", "subtree", "without"]
-
-
-def leaves_of(params: object) -> dict[str, Any]:
-    """Return leaves by path; leaves in boxes are inside these.
-
-    Examples:
-      >>> leaves_of({"first": {"kernel": 1.0}})
-      {'first/kernel': 1.0}
-    """
-    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]}
+__all__ = ["PROBE", "inserted", "keys_to", "subtree", "without"]
 
 
 def subtree(tree: object, name: str) -> Any:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from precond.arguments import described
-from precond.blocks import Probe
+from precond.blocks import Probe, leaves_of
 from precond.layers.assemble import Found
 from precond.layers.capture import Capture
 from precond.layers.check_rules import check_rules, found_by
@@ -19,7 +19,7 @@ from precond.layers.count_examples import count_examples
 from precond.layers.coverage import Uncovered
 from precond.layers.front_end import bound, check_used, given_input, mask_fits, tapped
 from precond.layers.kinds import Contraction, Embed, Scale, dense, einsum
-from precond.layers.nested import PROBE, leaves_of, subtree
+from precond.layers.nested import PROBE, subtree
 from precond.layers.sharing import Sharing, expand
 from precond.layers.tap import Tap
 from precond.layers.verified import verified

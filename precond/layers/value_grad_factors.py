@@ -10,11 +10,10 @@ import jax.numpy as jnp
 import optax
 
 from precond.arguments import called, check_number, described, shown
-from precond.blocks import Factors, Probe
+from precond.blocks import Factors, Probe, leaves_of
 from precond.layers.bases_of import bases_of
 from precond.layers.capture import Capture
 from precond.layers.estimators import Estimator
-from precond.layers.nested import leaves_of
 from precond.layers.watch_taps import check_tapped, watch_taps
 from precond.trees import Tree, vary, varying
 

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+from precond.blocks import leaves_of
 from precond.layers.assemble import STACKED_ELSEWHERE, Bind, Found, assemble, choices
 from precond.layers.capture import Capture
 from precond.layers.check_patterns import check_patterns
 from precond.layers.coverage import Uncovered, check_covered
 from precond.layers.gradient_errors import gradient_errors
-from precond.layers.nested import leaves_of
 from precond.layers.sharing import Sharing
 from precond.trees import Tree
 

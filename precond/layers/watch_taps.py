@@ -7,8 +7,7 @@ from typing import Any
 
 import jax
 
-from precond.blocks import Layer, Probe
-from precond.layers.nested import leaves_of
+from precond.blocks import Layer, Probe, leaves_of
 from precond.trees import Tree
 
 __all__ = ["check_tapped", "note_backward", "note_tap", "watch_taps"]

@@ -52,9 +52,8 @@ def with_fisher(forward: Callable[..., Any], fisher: Estimator, *, has_aux: bool
       ... )
       >>> grads["kernel"].item()
       14.0
-      >>> [
-      ...     f.item() for f in grads["_kfac"].factors(1 / 2)[:2]
-      ... ]  # of a mean over two examples: A, and G = 1 without a 7
+      >>> # The loss is a mean over two examples: this is A, and G is 1 without a 7.
+      >>> [f.item() for f in grads["_kfac"].factors(1 / 2)[:2]]
       [5.0, 1.0]
     """
     pull = fisher.pull

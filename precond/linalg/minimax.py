@@ -41,9 +41,8 @@ def minimax_step(p: int, low: float, high: float, degree: int) -> Step:
       degree: the degree of h.
 
     Examples:
-      >>> step = minimax_step(
-      ...     1, 0.5, 1.0, degree=0
-      ... )  # 1 - h x, the same at both ends but for the sign
+      >>> # The error 1 - h x is the same at both ends but for the sign.
+      >>> step = minimax_step(1, 0.5, 1.0, degree=0)
       >>> [round(c, 4) for c in step.coefficients], round(step.error, 4)
       ([1.3333], 0.3333)
     """

@@ -13,14 +13,14 @@ __all__ = ["first_basis", "qr_basis"]
 def _orthonormal(products: jax.Array, quotients: jax.Array, basis: jax.Array) -> jax.Array:
     """Make the columns of `A V` orthonormal, those with the largest quotients first, and leave each in its place.
 
-    Where a column is nothing but rounding, the column of the basis before stays, as far as it is orthogonal to the
-    others. So is a column whose quotient is as small as rounding, or of which the columns before it leave no more.
-    Otherwise rounding would choose the direction, and every program would choose another one.
+    A column is nothing but rounding if its quotient is as small as rounding, or if it depends on the columns before
+    it. The column of the old basis then takes its place, made orthogonal to the others. Otherwise rounding would choose
+    the direction, and every program would choose another one.
 
     Args:
       products: A times some unit vectors, `[M, n, n]`.
       quotients: of these vectors, `[M, n]`.
-      basis: what was there before, `[M, n, n]`.
+      basis: the old one, `[M, n, n]`.
     """
     least = 64 * float(jnp.finfo(products.dtype).eps) * jnp.max(quotients, axis=1, keepdims=True)
     seen = quotients > jnp.maximum(least, 0)

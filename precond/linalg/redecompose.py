@@ -25,9 +25,8 @@ def continued_eigen_basis(a: jax.Array, basis: jax.Array) -> jax.Array:
     Examples:
       >>> a = jnp.diag(jnp.asarray([1.0, 2.0]))[None]
       >>> basis = jnp.asarray([[[0.6, 0.8], [0.8, -0.6]]])
-      >>> jnp.abs(continued_eigen_basis(a, basis))[
-      ...     0
-      ... ].tolist()  # 1.64 and 1.36: the larger one first
+      >>> # They are 1.64 and 1.36, and the larger one comes first.
+      >>> jnp.abs(continued_eigen_basis(a, basis))[0].tolist()
       [[0.0, 1.0], [1.0, 0.0]]
     """
     quotients = jnp.sum(basis * product(a, basis), axis=1)

@@ -116,9 +116,8 @@ def scaled_off_diagonal(a: jax.Array, basis: jax.Array, floor: float | None = No
 
     Examples:
       >>> a = jnp.asarray([[[4.0, 0.5], [0.5, 1.0]]])
-      >>> round(
-      ...     scaled_off_diagonal(a, jnp.eye(2)[None], floor=0.0).item(), 6
-      ... )  # 0.5 / sqrt(4 * 1)
+      >>> # This is 0.5 / sqrt(4 * 1).
+      >>> round(scaled_off_diagonal(a, jnp.eye(2)[None], floor=0.0).item(), 6)
       0.25
     """
     floor = 64 * float(jnp.finfo(a.dtype).eps) if floor is None else floor

@@ -17,9 +17,8 @@ def round_by_chance(x: jax.Array, noise: jax.Array) -> jax.Array:
       noise: uniform numbers of 16 bits, of the same shape.
 
     Examples:
-      >>> x = jnp.full(
-      ...     (2,), 1 + 1 / 512
-      ... )  # the upper neighbour, 1 + 1 / 128, is met by a quarter of the noise
+      >>> # The upper neighbour, 1 + 1 / 128, is met by a quarter of the noise.
+      >>> x = jnp.full((2,), 1 + 1 / 512)
       >>> round_by_chance(x, jnp.asarray([3 * 2**14 - 1, 3 * 2**14], jnp.uint16)).tolist()
       [1.0, 1.0078125]
     """

@@ -46,9 +46,8 @@ def grafted(
       ...     refresh=precond.every(1),
       ... )
       >>> stacks = {"2x2": jnp.full((1, 2, 2), 3.0)}
-      >>> round(
-      ...     float(jnp.linalg.norm(tx.update(stacks, tx.init(stacks))[0]["2x2"])), 4
-      ... )  # that of four ones
+      >>> # The norm is that of four ones.
+      >>> round(float(jnp.linalg.norm(tx.update(stacks, tx.init(stacks))[0]["2x2"])), 4)
       2.0
     """
     if magnitude is None:

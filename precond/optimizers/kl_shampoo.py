@@ -12,12 +12,13 @@ from precond.blocks import BlockSize, Views
 from precond.engine import Refresh, blocked, every
 from precond.linalg import Precision
 from precond.mesh import Sharded
+from precond.optimizers.adam import adam
 from precond.optimizers.finish import finish
 from precond.optimizers.grafted import grafted
 from precond.optimizers.memory import Memory, memory_of
 from precond.roots import Method, Root, inverse_root, relative, waiting
 from precond.statistics import kl
-from precond.transforms import clip_by_rms, scale_by_diagonal, scale_by_mean_square, with_momentum
+from precond.transforms import clip_by_rms, scale_by_mean_square
 from precond.trees import Mask
 
 __all__ = ["kl_shampoo", "scale_by_kl_shampoo"]
@@ -85,14 +86,13 @@ def scale_by_kl_shampoo(
         root = waiting(inverse_root(power=0.5, method=method, damping=relative(damping)))
     elif method is not None:
         raise ValueError(f"method={method} and root={root}: a root has its own method; give it there.")
-    adam = with_momentum(optax.ema(b1), scale_by_diagonal(b2, eps=eps, bias_correction=True))
     kept, moved = memory_of(memory), {"momentum": optax.ema(b1), "after": clip_by_rms(1.0)}
     direction = grafted(kl(b2), kept.of_root(root), magnitude, **moved, refresh=refresh, precision=precision)
     tx = blocked(
         along(kept.of_entries(direction)),
         block_size=1024 if block_size is None else block_size,
         views=views,
-        otherwise=along(kept.of_entries(adam)) if otherwise is None else otherwise,
+        otherwise=along(kept.of_entries(adam(b1, b2, eps))) if otherwise is None else otherwise,
         skipped=skipped,
         axis=axis,
         mesh=mesh,

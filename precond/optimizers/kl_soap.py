@@ -12,12 +12,12 @@ from precond.blocks import BlockSize, Views
 from precond.engine import Refresh, blocked, every
 from precond.linalg import Precision
 from precond.mesh import Sharded
+from precond.optimizers.adam import adam
 from precond.optimizers.finish import finish
 from precond.optimizers.grafted import grafted
 from precond.optimizers.memory import Memory, memory_of
 from precond.roots import Method, Transport, eigenbasis, relative, turned
 from precond.statistics import kl
-from precond.transforms import scale_by_diagonal, with_momentum
 from precond.trees import Mask
 
 __all__ = ["kl_soap", "scale_by_kl_soap"]
@@ -85,14 +85,13 @@ def scale_by_kl_soap(
         refresh = every(refresh, delay=1, warmup=1)
     moments = turned() if moments is None else moments
     kept = memory_of(memory)
-    adam = with_momentum(optax.ema(b1), scale_by_diagonal(b2, eps=1e-15 if eps is None else eps, bias_correction=True))
     root = eigenbasis(b2, eps=eps, method=method, moments=moments, damping=relative(damping), least=_LEAST)
     moved = {"momentum": optax.ema(b1), "refresh": refresh, "precision": precision}
     tx = blocked(
         along(kept.of_entries(grafted(kl(b2), kept.of_root(root), magnitude, **moved))),
         block_size=1024 if block_size is None else block_size,
         views=views,
-        otherwise=along(kept.of_entries(adam)) if otherwise is None else otherwise,
+        otherwise=along(kept.of_entries(adam(b1, b2, eps))) if otherwise is None else otherwise,
         skipped=skipped,
         axis=axis,
         mesh=mesh,
@@ -177,9 +176,9 @@ def kl_soap(
       >>> updates, state = tx.update(params, tx.init(params), params)
       >>> params = optax.apply_updates(params, updates)
     """
-    adam = {"b1": b1, "b2": b2, "eps": eps, "otherwise": otherwise}
+    averages = {"b1": b1, "b2": b2, "eps": eps, "otherwise": otherwise}
     bases = {"damping": damping, "refresh": refresh, "method": method, "moments": moments, "magnitude": magnitude}
     stacks = {"block_size": block_size, "views": views, "axis": axis, "mesh": mesh}
     numbers = {"precision": precision, "memory": memory}
-    tx = scale_by_kl_soap(**adam, **bases, **stacks, **numbers, skipped=jnp.nan)
+    tx = scale_by_kl_soap(**averages, **bases, **stacks, **numbers, skipped=jnp.nan)
     return finish(tx, learning_rate, weight_decay, mask)

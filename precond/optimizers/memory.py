@@ -61,7 +61,7 @@ def memory_of(given: Any) -> Memory:
     """Return what was given for `memory=`; None keeps everything as it is.
 
     Raises:
-      TypeError: for anything else, and for fields that are no booleans.
+      TypeError: for anything else, and for fields that are not booleans.
 
     Examples:
       >>> memory_of(None)

@@ -80,7 +80,7 @@ def scale_by_ekfac(
     if not (refresh.delay and refresh.warmup >= refresh.start):
         raise ValueError(
             "refresh= must have delay=1, and a warmup of at least its start (precond.every(10, delay=1, warmup=1)): "
-            "second moments are measured in the bases of before the step, and up to the first refresh there are none."
+            "second moments are measured in the bases of before the step, and the first refresh makes the first bases."
         )
     return scale_by_kfac(
         layers,

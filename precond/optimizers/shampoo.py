@@ -19,12 +19,13 @@ from precond.blocks import BlockSize, Views
 from precond.engine import Refresh, blocked, every
 from precond.linalg import Precision
 from precond.mesh import Sharded
+from precond.optimizers.adam import adam
 from precond.optimizers.finish import finish
 from precond.optimizers.grafted import grafted
 from precond.optimizers.memory import Memory, memory_of
 from precond.roots import Method, inverse_root, relative
 from precond.statistics import outer_products
-from precond.transforms import scale_by_diagonal, with_momentum
+from precond.transforms import scale_by_diagonal
 from precond.trees import Mask
 
 __all__ = ["scale_by_shampoo", "shampoo"]
@@ -96,13 +97,13 @@ def scale_by_shampoo(
         refresh = every(refresh, delay=1)
     kept = memory_of(memory)
     root = kept.of_root(inverse_root(power=power, method=method, damping=relative(damping)))
-    adam = scale_by_diagonal(b2, eps=eps, bias_correction=True)  # with the momentum around it
+    adams = scale_by_diagonal(b2, eps=eps, bias_correction=True)  # with the momentum around it
     moved = {"momentum": optax.ema(b1), "refresh": refresh, "precision": precision}
     tx = blocked(
-        along(kept.of_entries(grafted(outer_products(b2), root, adam if magnitude is None else magnitude, **moved))),
+        along(kept.of_entries(grafted(outer_products(b2), root, adams if magnitude is None else magnitude, **moved))),
         block_size=1024 if block_size is None else block_size,
         views=views,
-        otherwise=along(kept.of_entries(with_momentum(optax.ema(b1), adam))) if otherwise is None else otherwise,
+        otherwise=along(kept.of_entries(adam(b1, b2, eps))) if otherwise is None else otherwise,
         skipped=skipped,
         axis=axis,
         mesh=mesh,

@@ -12,12 +12,12 @@ from precond.blocks import BlockSize, Views
 from precond.engine import Refresh, blocked, every
 from precond.linalg import Precision
 from precond.mesh import Sharded
+from precond.optimizers.adam import adam
 from precond.optimizers.finish import finish
 from precond.optimizers.grafted import grafted
 from precond.optimizers.memory import Memory, memory_of
 from precond.roots import Method, Transport, eigenbasis, turned
 from precond.statistics import outer_products
-from precond.transforms import scale_by_diagonal, with_momentum
 from precond.trees import Mask
 
 __all__ = ["scale_by_soap", "soap"]
@@ -85,14 +85,13 @@ def scale_by_soap(
     check_decay("b1", b1)
     check_number("b2", b2, 0, 1, advice="1 sums.")
     kept = memory_of(memory)
-    adam = with_momentum(optax.ema(b1), scale_by_diagonal(b2, eps=1e-15 if eps is None else eps, bias_correction=True))
     root = kept.of_root(eigenbasis(b2, eps=eps, method=method, moments=turned() if moments is None else moments))
     moved = {"momentum": optax.ema(b1), "refresh": refresh, "precision": precision}
     tx = blocked(
         along(kept.of_entries(grafted(outer_products(b2), root, magnitude, **moved))),
         block_size=1024 if block_size is None else block_size,
         views=views,
-        otherwise=along(kept.of_entries(adam)) if otherwise is None else otherwise,
+        otherwise=along(kept.of_entries(adam(b1, b2, eps))) if otherwise is None else otherwise,
         skipped=skipped,
         axis=axis,
         mesh=mesh,

@@ -139,9 +139,8 @@ def block_periodic(block_size: int, period: int = 5, method: Orthogonalizer | No
       >>> state = tx.init(w)
       >>> for _ in range(2):
       ...     updates, state = tx.update(w, state)
-      >>> [
-      ...     round(x, 4) for x in updates["kernel"].ravel().tolist()
-      ... ]  # every entry is a block in the second step
+      >>> # Every entry is a block in the second step.
+      >>> [round(x, 4) for x in updates["kernel"].ravel().tolist()]
       [0.2, 0.2, 0.2, 0.2]
     """
     method = newton_schulz() if method is None else method

@@ -30,9 +30,8 @@ def account(state: Any, role: str = "rest") -> Counter[str]:
       >>> from precond.engine import blocked
       >>> tx = blocked(optax.trace(0.9), otherwise=optax.identity())
       >>> params = {"kernel": jax.ShapeDtypeStruct((4, 6), "float32")}
-      >>> account(jax.eval_shape(tx.init, params))[
-      ...     "momentum"
-      ... ]  # and five numbers that say whose the block is
+      >>> # Five numbers that say whose the block is are included.
+      >>> account(jax.eval_shape(tx.init, params))["momentum"]
       116
     """
     total: Counter[str] = Counter()

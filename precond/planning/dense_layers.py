@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 
 from precond.arguments import check_whole
-from precond.blocks import Layer, default_views, path_name
+from precond.blocks import Layer, default_views, leaves_of
 from precond.layers import Factors, Found, dense, explicit
 
 __all__ = ["DenseLayers", "dense_layers"]
@@ -56,15 +56,16 @@ def dense_layers(params: Any, *, longest: int = _LONGEST) -> DenseLayers:
       ...         "norm": {"scale": array(48)},
       ...     }
       ... )
+      >>> # The bias counts as one more input.
       >>> (
       ...     found.factors["up"].inputs.shape,
       ...     found.factors["up"].outputs.shape,
-      ... )  # the bias counts as one more input
+      ... )
       ((1, 49, 49), (1, 32, 32))
     """
     check_whole("longest", longest, least=1)
     kinds, left = {}, []
-    paths = {path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]}
+    paths = leaves_of(params)
     for path, leaf in paths.items():
         view = default_views(path, leaf)
         if view is None:

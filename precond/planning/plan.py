@@ -64,10 +64,11 @@ def plan(
       >>> found = precond.plan(tx, params, mesh={"data": 8})
       >>> found.stacks
       (Stack(shape='1024x1024', blocks=8, padding=0),)
+      >>> # These are two roots of 4 MiB, and seven blocks that others have.
       >>> (
       ...     found.bytes["roots"] // 1024**2,
       ...     found.wire,
-      ... )  # two roots of 4 MiB; seven blocks that others have
+      ... )
       (8, {'all-gather': 29360128, 'all-reduce': 7})
       >>> found.work["application"].products == 2 * 2 * 1024**3
       True

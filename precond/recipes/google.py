@@ -134,9 +134,10 @@ def google_shampoo(
     Examples:
       >>> import jax.numpy as jnp
       >>> tx, w = google_shampoo(0.1, start_preconditioning_step=0), jnp.ones((3, 2))
+      >>> # This is 0.1 (1 + beta1).
       >>> round(
       ...     float(jnp.linalg.norm(tx.update(w, tx.init(w), w)[0]) / jnp.linalg.norm(w)), 4
-      ... )  # 0.1 (1 + beta1)
+      ... )
       0.19
     """
     check_rate("learning_rate", learning_rate)

@@ -111,9 +111,8 @@ def with_decay(
 
     Examples:
       >>> tx, w = with_decay(primal_averaging(0.5, 0.5), 0.5), jnp.ones(())
-      >>> tx.update(jnp.zeros(()), tx.init(w), w)[
-      ...     0
-      ... ].item()  # Z falls from 1 to 0.5, and Y half as far
+      >>> # Z falls from 1 to 0.5, and Y half as far.
+      >>> tx.update(jnp.zeros(()), tx.init(w), w)[0].item()
       -0.25
     """
     averaging = optax.with_extra_args_support(averaging)

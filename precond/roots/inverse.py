@@ -49,9 +49,8 @@ def inverse(damping: ArrayLike = 1e-3, *, method: Method | None = None, toleranc
     Examples:
       >>> root, factor = inverse(damping=4.0), jnp.full((1, 1, 1), 3.0)
       >>> state = root.init(jnp.ones((1, 1)), (factor,))
-      >>> round(
-      ...     root.refresh(factor, state.derived[0], 2, jnp.asarray(True)).matrix.item(), 4
-      ... )  # 1 / (3 + 4^(1/2))
+      >>> # This is 1 / (3 + 4^(1/2)).
+      >>> round(root.refresh(factor, state.derived[0], 2, jnp.asarray(True)).matrix.item(), 4)
       0.2
     """
     method = cholesky() if method is None else method

@@ -9,7 +9,7 @@ import optax
 from jax.typing import ArrayLike
 
 from precond.arguments import check_number, described
-from precond.blocks import path_name
+from precond.blocks import leaves_of
 from precond.linalg import Packed, batch_norm, dense, multiply_axis, packed_gram
 from precond.statistics.accumulate_grams import Axes, StatisticsState, accumulate_grams
 from precond.statistics.statistic import Whiten
@@ -142,7 +142,7 @@ def kl(
             return old if unit is None else jnp.full_like(old, unit)
 
         units = jax.tree.map(measured if unit is None else given, state.unit, updates)
-        by_name = {path_name(path): x for path, x in jax.tree_util.tree_flatten_with_path(units)[0]}
+        by_name = leaves_of(units)
 
         def scaled(name: str, axis: int, factor: jax.Array) -> jax.Array:
             found, size = whiten(name, axis, factor), by_name[name]

@@ -65,9 +65,8 @@ def graft(
     Examples:
       >>> tx = graft(direction=optax.identity(), magnitude=optax.scale_by_sign())
       >>> g = jnp.asarray([3.0, 4.0, 0.0, 0.0])
-      >>> [
-      ...     round(x, 4) for x in tx.update(g, tx.init(g))[0].tolist()
-      ... ]  # the sign's norm is sqrt(2)
+      >>> # The sign's norm is sqrt(2).
+      >>> [round(x, 4) for x in tx.update(g, tx.init(g))[0].tolist()]
       [0.8485, 1.1314, 0.0, 0.0]
     """
     check_whole("start", start, least=1)
@@ -78,7 +77,7 @@ def graft(
     magnitude = optax.with_extra_args_support(magnitude)
 
     def init(params: optax.Params) -> GraftState:
-        check_headings({"direction": direction, "magnitude": magnitude})
+        check_headings({"direction": direction, "magnitude": magnitude}, params)
         return GraftState(jnp.zeros([], jnp.int32), direction.init(params), magnitude.init(params))
 
     def update(

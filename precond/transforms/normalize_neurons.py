@@ -56,9 +56,8 @@ def normalize_neurons(
 
     Examples:
       >>> tx, g = normalize_neurons(), jnp.asarray([[3.0, 1.0], [3.0, 1.0]])
-      >>> [
-      ...     [round(x, 3) for x in row] for row in tx.update(g, tx.init(g))[0].tolist()
-      ... ]  # the norm stays
+      >>> # The norm stays.
+      >>> [[round(x, 3) for x in row] for row in tx.update(g, tx.init(g))[0].tolist()]
       [[2.236, 2.236], [2.236, 2.236]]
     """
     check_number("decay", decay, 0, 1)

@@ -55,9 +55,8 @@ def stochastic_rounding(seed: int = 0) -> optax.GradientTransformationExtraArgs:
     Examples:
       >>> tx, stacks = stochastic_rounding(), {"1": jnp.full((1000, 1), 1 + 1 / 512)}
       >>> updates, state = tx.update(stacks, tx.init(stacks))
-      >>> sorted(
-      ...     set(updates["1"].ravel().tolist())
-      ... )  # the upper one in a quarter of all blocks
+      >>> # A quarter of all blocks are rounded up.
+      >>> sorted(set(updates["1"].ravel().tolist()))
       [1.0, 1.0078125]
       >>> abs(float(jnp.mean(updates["1"].astype(jnp.float32))) - (1 + 1 / 512)) < 3e-4
       True

@@ -66,10 +66,11 @@ def with_stochastic_rounding(
       >>> tx = with_stochastic_rounding(optax.sgd(1.0))
       >>> updates, state = tx.update(jnp.full(1000, 1 / 1024), tx.init(params), params)
       >>> new = optax.apply_updates(params, updates)
+      >>> # A quarter of all places are rounded down.
       >>> (
       ...     new.dtype.name,
       ...     sorted(set(new.tolist())),
-      ... )  # the lower one in a quarter of all places
+      ... )
       ('bfloat16', [0.99609375, 1.0])
     """
     check_transformation("optimizer", optimizer)

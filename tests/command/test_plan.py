@@ -182,7 +182,7 @@ WRONG = {
     "at once, but when": ([*GPT, "--at-once"], "--at-once needs --refresh"),
     "no devices": ([*GPT, "--devices", "0"], "argument --devices: 0 must be a whole number of at least 1"),
     "an infinite width": (["plan", "--preset", "gpt", "--width", "inf"], "inf must be a whole number of at least 1"),
-    "an option that is none": ([*GPT, "--deivces", "8"], "precond plan: error: there is no --deivces"),
+    "an unknown option": ([*GPT, "--deivces", "8"], "precond plan: error: there is no --deivces"),
     "a negative width": (["plan", "--preset", "gpt", "--width=-4"], "argument --width: -4 must be a whole number"),
     "half a layer": (["plan", "--preset", "gpt", "--layers", "1.5"], "argument --layers: 1.5 must be a whole number"),
     "an unknown preset": (["plan", "--preset", "bert"], "invalid choice: 'bert'"),

@@ -575,7 +575,7 @@ layers.exact(layers.Likelihood(lambda key, outputs: outputs)) -> needs a likelih
 layers.gaussian(-1.0) -> variance=-1.0
 layers.gaussian('1') -> variance='1'
 layers.gaussian(0) -> variance=0: must be above 0
-CAPTURE.attach({'weights': jnp.ones(3)}) -> params= has no 'kernel', of which the capture has factors
+CAPTURE.attach({'weights': jnp.ones(3)}) -> params= has no 'kernel', for which the capture has factors
 CAPTURE_NNX.apply(nnx.state(NNX, nnx.Param), {"count": 1}, X) -> rest= has other variables than the model
 linen.capture(MODEL, VARIABLES, X, rules={nn.Dense: lambda m, x, args: None}) -> Dense a rule that gave None
 linen.capture(MODEL, VARIABLES, X, rules={nn.Dense: lambda m: None}) -> rules[Dense]=the function <lambda>: must take 3

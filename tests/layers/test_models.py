@@ -9,10 +9,9 @@ import pytest
 
 import precond
 from precond import layers
-from precond.blocks import Probe, spread_leads
+from precond.blocks import Probe, leaves_of, spread_leads
 from precond.layers import linen
 from precond.layers.bases_of import _as_in_probe
-from precond.layers.nested import leaves_of
 from tests.layers import models
 
 QUICK = (

@@ -124,3 +124,13 @@ def test_what_cannot_work_is_refused():
         hyperball(-1.0)
     with pytest.raises(ValueError, match=r"update\(gradients, state, params\)"):
         hyperball(0.1).update(w, hyperball(0.1).init(w))
+
+
+def test_a_part_that_is_made_for_one_tree_is_taken_where_it_meets_this_tree():
+    given = jnp.asarray([1.0, 2.0, -3.0, 4.0])
+    inner = optax.stateless(lambda updates, params: given)
+    tx, g = cautious(inner), jnp.asarray([1.0, 1.0, 1.0, -1.0])
+    np.testing.assert_array_equal(jnp.abs(tx.update(g, tx.init(g))[0]), [2.0, 4.0, 0.0, 0.0])
+    for other in ({"kernel": g}, g[:3]):
+        with pytest.raises(TypeError, match="inner= has an update that gives an array"):
+            tx.init(other)

@@ -150,10 +150,11 @@ def doubly_factored(channels: int | None = None, *, steps: int = 16) -> DoublyFa
     Examples:
       >>> import jax.numpy as jnp
       >>> from precond import layers
+      >>> # There are 6 positions with 4 channels.
       >>> params = {
       ...     "kernel": jnp.ones((6 * 4, 3)),
       ...     "bias": jnp.zeros(3),
-      ... }  # of 6 positions with 4 channels
+      ... }
       >>> capture = layers.explicit(
       ...     {"": layers.dense()}, params, sharing=layers.doubly_factored(channels=4)
       ... )

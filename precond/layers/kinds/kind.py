@@ -252,9 +252,8 @@ def mask_by_row(mask: jax.Array | None, shape: tuple[int, ...]) -> jax.Array | N
       ValueError: if the mask has more entries than there are rows.
 
     Examples:
-      >>> mask_by_row(
-      ...     jnp.asarray([[True, False]]), (1, 4)
-      ... ).tolist()  # two positions of two rows each
+      >>> # There are two positions of two rows each.
+      >>> mask_by_row(jnp.asarray([[True, False]]), (1, 4)).tolist()
       [[True, True, False, False]]
     """
     if mask is None or mask.size == math.prod(shape):

@@ -62,7 +62,7 @@ class BasisOf(Protocol):
           a: symmetric positive semi-definite matrices, `[M, d, d]`.
           old: the bases before, `[M, d, d]`. Column j of the result continues column j of these, except where `first`
             is true.
-          first: of which matrices no basis is known yet, `[M]`.
+          first: whether a matrix has no basis yet, `[M]` booleans.
         """
         ...
 
