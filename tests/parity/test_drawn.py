@@ -31,3 +31,13 @@ def error(family, seed):
 @pytest.mark.parametrize(("family", "seed"), CASES)
 def test_a_recipe_follows_its_reference(family, seed):
     assert error(family, seed) < (1e-8 if family == "google" else 1e-9)
+
+
+def test_the_official_soap_decomposes_at_the_first_step_alone():
+    # A factor that is zero by then follows by QR decompositions from the identity, as in the official code.
+    drawn = draw.FAMILIES["soap"](0)
+    start, grads = gradients(drawn.shapes, 1, 100)[0], gradients(drawn.shapes, drawn.steps, 0)
+    grads[0] = {name: 0 * g for name, g in grads[0].items()}
+    path = trajectory(drawn.tx, start, grads)
+    for k, w in start.items():
+        assert distance(path[k], drawn.reference(w, [g[k] for g in grads]), w) < 1e-9
