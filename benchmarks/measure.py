@@ -1,9 +1,11 @@
 """What the benchmarks share: alternating timing, results with the versions and the machine, and how pictures look."""
 
+import functools
 import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -55,6 +57,13 @@ def machine() -> dict[str, Any]:
     device = jax.devices()[0]
     where = {"device": device.device_kind, "platform": device.platform, "cores": os.cpu_count()}
     return where | {"processor": platform.machine(), "python": platform.python_version()} | found
+
+
+@functools.cache
+def commit() -> str:
+    """The commit that is measured, with a "+" if files were changed since; empty outside of a checkout."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--exclude=*"]
+    return subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def _installed(package: str) -> bool:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from benchmarks import measure
 from benchmarks.quality.optimizers import Method
 from benchmarks.quality.tasks import Task
 from precond import layers
@@ -25,6 +26,7 @@ class Trial(NamedTuple):
       length: of the schedule, as a part of the task's steps.
       losses: means over the bins; None where the loss was not finite, after which training stops.
       seconds: of a processor, for all steps, without compilation.
+      commit: the commit of the library that trained it; empty if it was not written down.
     """
 
     optimizer: str
@@ -33,6 +35,7 @@ class Trial(NamedTuple):
     length: float
     losses: list[float | None]
     seconds: float
+    commit: str = ""
 
 
 def schedule(count: Any, steps: Any) -> Any:
@@ -92,4 +95,5 @@ class Program:
             losses.append(float(f"{value:.5g}") if math.isfinite(value) else None)
             if losses[-1] is None:
                 break
-        return Trial(optimizer, number, seed, length, losses, round(time.process_time() - begin, 3))
+        seconds = round(time.process_time() - begin, 3)
+        return Trial(optimizer, number, seed, length, losses, seconds, measure.commit())
