@@ -22,7 +22,7 @@ import optax
 
 import precond
 from precond.roots.methods import Method, Solved
-from precond.statistics import Gram, Statistic
+from precond.statistics import Seen, Statistic
 from precond.linalg import Packed
 from precond.transformation import transformation
 
@@ -66,16 +66,16 @@ Method("mine()", root, None)
 Method("mine()", misnamed_root, None)  # refused
 
 
-def term(name: str, stack: jax.Array, axis: int, factors: Any, whiten: Any) -> Packed:
-    return Packed(stack, None)
+def seen(name: str, stack: jax.Array, axis: int, factors: Any, whiten: Any) -> jax.Array:
+    return stack
 
 
-def misnamed_term(name: str, stack: jax.Array, place: int, factors: Any, whiten: Any) -> Packed:
-    return Packed(stack, None)
+def misnamed_seen(name: str, stack: jax.Array, place: int, factors: Any, whiten: Any) -> jax.Array:
+    return stack
 
 
-good: Gram = term
-bad: Gram = misnamed_term  # refused
+good: Seen = seen
+bad: Seen = misnamed_seen  # refused
 statistic: Statistic = precond.outer_products()
 
 

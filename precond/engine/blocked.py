@@ -77,7 +77,7 @@ def blocked(
         `precond.views.default`.
       otherwise: for parameters without a view (biases, norms, embeddings, anything of size 0). It computes in float32
         or wider. None takes `optax.scale_by_adam()`.
-      skipped: the update of a skipped block. 0, or NaN to tell a later transformation that it must not move.
+      skipped: the update of a skipped block. 0, or minus infinity to tell a later transformation that it must not move.
       axis: the mesh axis, or axes, over whose devices the stacks are divided, or a `precond.sharded` that says more.
         Each device then keeps the state of its own blocks alone, and everything in `inner` is computed for these,
         block by block; directions are gathered. None divides nothing, and neither does a name if there is

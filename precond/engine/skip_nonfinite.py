@@ -1,5 +1,6 @@
 """A transformation that skips the steps in which a gradient is not finite, and computes in float32 or wider."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +13,10 @@ from precond.mesh import match_sharding
 from precond.transformation import transformation
 from precond.widened import widen
 
-__all__ = ["SkipNonfiniteState", "skip_nonfinite"]
+__all__ = ["SKIPPED", "SkipNonfiniteState", "skip_nonfinite"]
+
+SKIPPED = -math.inf
+"""The update that marks what is skipped for `finish`. NaN keeps its usual meaning: something broke, and it is seen."""
 
 
 class SkipNonfiniteState(NamedTuple):

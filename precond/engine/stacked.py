@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jax.sharding import AxisType, PartitionSpec
 
-from precond.arguments import check_part, check_transformation, check_whole
+from precond.arguments import check_part, check_transformation, check_whole, shown
 from precond.blocks import (
     BlockInfo,
     BlockSize,
@@ -33,6 +33,7 @@ from precond.boxes import boxed_like, find_box, unboxed
 from precond.engine.check_owners import check_inner, check_owners
 from precond.engine.root_axes import choose_root_axes
 from precond.engine.row_shardings_of import row_shardings_of, stack_row_shardings
+from precond.engine.skip_nonfinite import SKIPPED
 from precond.engine.stacked_state import StackedState, meaning_of
 from precond.mesh import (
     Placement,
@@ -140,8 +141,8 @@ def stacked(
         check_part("mesh", mesh, jax.sharding.Mesh, "jax.make_mesh((8,), ('data',))")
         if axis is None:
             raise ValueError("mesh= without axis= divides nothing: name the axes of the mesh, as in axis='data'.")
-    if isinstance(skipped, int | float) and skipped == skipped and skipped != 0:
-        raise ValueError(f"skipped={skipped}: must be 0, or NaN to mark what is skipped for a later transformation.")
+    if type(skipped) not in (int, float) or skipped not in (0, SKIPPED):
+        raise ValueError(f"skipped={shown(skipped)}: must be 0, or -jnp.inf to mark what a later part must not move.")
     sharding = as_sharded(axis)
     rounded = inner if sharding.rounding is None else optax.chain(inner, sharding.rounding)
     inner = optax.with_extra_args_support(rounded)
@@ -241,8 +242,7 @@ def _run(
             stacks = route.pack(leaves)
             finite = {name: finite_blocks(x) for name, x in stacks.items()}
         # What pads a stack is zero, and so finite.
-        bad = [jnp.sum(~x, dtype=jnp.int32) for x in finite.values()]
-        lost = directions.psum(functools.reduce(jnp.add, bad))
+        lost = directions.psum(functools.reduce(jnp.add, [jnp.sum(~x, dtype=jnp.int32) for x in finite.values()]))
         extra.pop("blocks", None)
         info = BlockInfo(
             finite=finite,
@@ -255,9 +255,8 @@ def _run(
             root_collectives=roots,
         )
         stacks = {name: mask_blocks(finite[name], x) for name, x in stacks.items()}
-        moved: Any
-        moved, new = options.inner.update(stacks, state, params, **extra, blocks=info)
-        # Not NaN, which may mark what is skipped. Nobody shall go on with the statistics of other parameters.
+        moved, new = cast(Any, options.inner.update(stacks, state, params, **extra, blocks=info))
+        # Nobody shall go on with the statistics of other parameters.
         other = jnp.where(foreign, jnp.inf, options.skipped)
         out = {n: keep_finite(finite[n] & ~foreign, x, jnp.full_like(x, other)) for n, x in moved.items()}
         out = out if options.rounds else {name: x.astype(dtypes[name]) for name, x in out.items()}

@@ -50,4 +50,7 @@ def average(
         seen = 1 - decay ** count.astype(old.dtype)
         rate = unless_sum((1 - decay) / unless_sum(seen))
         keep = unless_sum(1 - rate)
-    return jnp.add(keep * old, rate * new.astype(old.dtype))
+    out = jnp.add(keep * old, rate * new.astype(old.dtype))
+    # A mean of finite numbers is finite, but a sum may grow beyond its type. It stays at the largest number then.
+    top = float(jnp.finfo(out.dtype).max)
+    return jnp.clip(out, -top, top) if isinstance(decay, jax.Array) or decay == 1 or weight is not None else out

@@ -8,7 +8,7 @@ import optax
 
 from precond.arguments import check_mask, check_rate, fitting_mask
 from precond.eager import compiled_if_eager
-from precond.engine import refuse_foreign
+from precond.engine import SKIPPED, refuse_foreign
 from precond.transformation import transformation
 from precond.trees import Mask
 from precond.widened import widened
@@ -36,7 +36,7 @@ def finish(
     Neither moves a block that is skipped, and a step that skips all does not advance the schedule.
 
     Args:
-      scaled: a `precond.blocked` that marks what it skips (`skipped=jnp.nan`).
+      scaled: a `precond.blocked` that marks what it skips (`skipped=-jnp.inf`).
       learning_rate: a number or a schedule.
       weight_decay: a number, a schedule of the count of steps from 0, or None.
       mask: as in `optax.adamw`.
@@ -47,7 +47,7 @@ def finish(
     Examples:
       >>> from precond import blocked
       >>> tx = finish(
-      ...     blocked(optax.identity(), otherwise=optax.identity(), skipped=jnp.nan),
+      ...     blocked(optax.identity(), otherwise=optax.identity(), skipped=-jnp.inf),
       ...     0.5,
       ...     None,
       ...     None,
@@ -90,13 +90,13 @@ def behind(
     A step that skips everything does not advance the tail's schedules.
 
     Args:
-      scaled: a `precond.blocked` that marks what it skips (`skipped=jnp.nan`).
-      tail: any transformation, whose updates must be NaN only where they came as NaN.
+      scaled: a `precond.blocked` that marks what it skips (`skipped=-jnp.inf`).
+      tail: any transformation, whose updates are thrown away where something is skipped.
 
     Examples:
       >>> from precond import blocked
       >>> tx = behind(
-      ...     blocked(optax.identity(), otherwise=optax.identity(), skipped=jnp.nan),
+      ...     blocked(optax.identity(), otherwise=optax.identity(), skipped=-jnp.inf),
       ...     optax.scale(3.0),
       ... )
       >>> tx.update(jnp.ones(1), tx.init(jnp.ones(1)))[0].tolist()
@@ -114,7 +114,7 @@ def behind(
         marked, new = scaled.update(updates, cast(optax.OptState, before), params, **extra)
         after = cast(Skipping, new)
         moved, last = tail.update(marked, schedule, params)
-        moved = jax.tree.map(lambda m, u: jnp.where(jnp.isnan(m), 0, u).astype(u.dtype), marked, moved)
+        moved = jax.tree.map(lambda m, u: jnp.where(m == SKIPPED, 0, u).astype(u.dtype), marked, moved)
         return moved, (after, optax.tree.where(after.steps_skipped > before.steps_skipped, schedule, last))
 
     return refuse_foreign(compiled_if_eager(transformation(init, update)))

@@ -7,7 +7,7 @@ import optax
 
 from precond.arguments import along, check_decay, described
 from precond.blocks import Layer
-from precond.engine import Refresh, every, per_block
+from precond.engine import SKIPPED, Refresh, every, per_block
 from precond.linalg import Precision
 from precond.mesh import Sharded
 from precond.optimizers.finish import finish
@@ -109,7 +109,7 @@ def kfac(
         refresh=refresh,
         around=around,
         otherwise=along(optax.scale_by_adam(b1)) if otherwise is None else otherwise,
-        skipped=float("nan"),
+        skipped=SKIPPED,
         precision=precision,
         axis=axis,
         mesh=mesh,

@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from precond.arguments import along, check_along, check_decay, check_number, described
 from precond.blocks import BlockSize, Views
-from precond.engine import Refresh, blocked, every
+from precond.engine import SKIPPED, Refresh, blocked, every
 from precond.linalg import Precision
 from precond.mesh import Sharded
 from precond.optimizers.adam import adam
@@ -189,7 +188,7 @@ def kl_shampoo(
         block_size=block_size,
         views=views,
         otherwise=otherwise,
-        skipped=jnp.nan,
+        skipped=SKIPPED,
         precision=precision,
         memory=memory,
         axis=axis,

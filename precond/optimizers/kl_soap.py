@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from precond.arguments import along, check_along, check_decay, check_number, check_whole, described
 from precond.blocks import BlockSize, Views
-from precond.engine import Refresh, blocked, every
+from precond.engine import SKIPPED, Refresh, blocked, every
 from precond.linalg import Precision
 from precond.mesh import Sharded
 from precond.optimizers.adam import adam
@@ -74,6 +73,7 @@ def scale_by_kl_soap(
       ValueError, TypeError: as `precond.kl_soap`.
 
     Examples:
+      >>> import jax.numpy as jnp
       >>> tx, params = scale_by_kl_soap(), {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}
       >>> updates, state = tx.update(params, tx.init(params))
     """
@@ -172,6 +172,7 @@ def kl_soap(
       Lin et al., Understanding and Improving Shampoo and SOAP via Kullback-Leibler Minimization, 2025.
 
     Examples:
+      >>> import jax.numpy as jnp
       >>> tx, params = kl_soap(1e-3), {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}
       >>> updates, state = tx.update(params, tx.init(params), params)
       >>> params = optax.apply_updates(params, updates)
@@ -180,5 +181,5 @@ def kl_soap(
     bases = {"damping": damping, "refresh": refresh, "method": method, "moments": moments, "magnitude": magnitude}
     stacks = {"block_size": block_size, "views": views, "axis": axis, "mesh": mesh}
     numbers = {"precision": precision, "memory": memory}
-    tx = scale_by_kl_soap(**averages, **bases, **stacks, **numbers, skipped=jnp.nan)
+    tx = scale_by_kl_soap(**averages, **bases, **stacks, **numbers, skipped=SKIPPED)
     return finish(tx, learning_rate, weight_decay, mask)

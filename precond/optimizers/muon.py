@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from precond.arguments import along, check_along, check_decay, check_number, check_rate, check_transformation, described
 from precond.blocks import BlockSize, Views, as_views
 from precond.blocks.wide_views import wide_views
-from precond.engine import blocked, per_block, viewed_by
+from precond.engine import SKIPPED, blocked, per_block, viewed_by
 from precond.mesh import Sharded
 from precond.optimizers.finish import behind, decayed, finish
 from precond.optimizers.memory import Memory, memory_of
@@ -67,6 +66,7 @@ def scale_by_muon(
       ValueError, TypeError: as `precond.muon`.
 
     Examples:
+      >>> import jax.numpy as jnp
       >>> tx, params = scale_by_muon(), {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}
       >>> updates, state = tx.update(params, tx.init(params))
     """
@@ -167,6 +167,7 @@ def muon(
       Training, 2025.
 
     Examples:
+      >>> import jax.numpy as jnp
       >>> tx, params = muon(1e-3), {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}
       >>> updates, state = tx.update(params, tx.init(params), params)
       >>> params = optax.apply_updates(params, updates)
@@ -174,7 +175,7 @@ def muon(
     adam = {"adam_b1": adam_b1, "adam_b2": adam_b2, "adam_eps": adam_eps, "otherwise": otherwise}
     matrices = {"b1": b1, "momentum": momentum, "method": method, "scale": scale, "after": after}
     stacks = {"block_size": block_size, "views": views, "memory": memory, "axis": axis, "mesh": mesh}
-    tx = scale_by_muon(**matrices, **adam, **stacks, skipped=jnp.nan)
+    tx = scale_by_muon(**matrices, **adam, **stacks, skipped=SKIPPED)
     if adam_learning_rate is None:
         return finish(tx, learning_rate, weight_decay, mask)
     check_rate("learning_rate", learning_rate)

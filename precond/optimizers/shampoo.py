@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from precond.arguments import (
@@ -16,7 +15,7 @@ from precond.arguments import (
     described,
 )
 from precond.blocks import BlockSize, Views
-from precond.engine import Refresh, blocked, every
+from precond.engine import SKIPPED, Refresh, blocked, every
 from precond.linalg import Precision
 from precond.mesh import Sharded
 from precond.optimizers.adam import adam
@@ -195,7 +194,7 @@ def shampoo(
         block_size=block_size,
         views=views,
         otherwise=otherwise,
-        skipped=jnp.nan,
+        skipped=SKIPPED,
         precision=precision,
         memory=memory,
         axis=axis,

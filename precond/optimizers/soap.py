@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from precond.arguments import along, check_along, check_decay, check_number, check_whole, described
 from precond.blocks import BlockSize, Views
-from precond.engine import Refresh, blocked, every
+from precond.engine import SKIPPED, Refresh, blocked, every
 from precond.linalg import Precision
 from precond.mesh import Sharded
 from precond.optimizers.adam import adam
@@ -186,7 +185,7 @@ def soap(
         block_size=block_size,
         views=views,
         otherwise=otherwise,
-        skipped=jnp.nan,
+        skipped=SKIPPED,
         precision=precision,
         memory=memory,
         axis=axis,

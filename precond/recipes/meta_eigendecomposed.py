@@ -13,14 +13,12 @@ from precond.recipes.meta_bases import meta_eigh_basis, ridged
 from precond.recipes.meta_roots import inverse_powers, pseudo_inverse_powers
 from precond.recipes.plain_root import shifted
 from precond.roots import Axis, Checked, Method, Power, Root, RootState, accept
-from precond.roots.guard import unchecked
+from precond.roots.guard import ORTHOGONAL, unchecked
 from precond.roots.powers import Powers, powers
 from precond.roots.root import Factor
 from precond.trees import Leaf
 
 __all__ = ["Eigendecomposition", "meta_eigendecomposed"]
-
-_ORTHOGONAL = 0.01  # a basis that is less orthonormal is refused
 
 
 class Eigendecomposition(NamedTuple):
@@ -115,7 +113,7 @@ def meta_eigendecomposed(
         largest, least = jnp.max(values, axis=1), jnp.maximum(jnp.min(values, axis=1), epsilon)
         condition = jnp.where((largest > 0) & (least > 0), largest / jnp.where(least > 0, least, 1), 1)
         damping = epsilon / jnp.where(largest > 0, largest, 1)
-        vectors = accept(basis, residual, derived.vectors, _ORTHOGONAL, damping=damping, condition=condition)
+        vectors = accept(basis, residual, derived.vectors, ORTHOGONAL, damping=damping, condition=condition)
         good = vectors.health.stale == 0
         return Eigendecomposition(
             vectors, keep_finite(good, values, derived.values), keep_finite(good, found, derived.inverse)

@@ -8,6 +8,7 @@ import optax
 from jax.typing import ArrayLike
 
 from precond.arguments import check_number, check_part, described
+from precond.blocks import keep_finite
 from precond.linalg import average, multiply
 from precond.linalg.products import product
 from precond.roots.damping import Damping, relative
@@ -99,11 +100,15 @@ def averaged_eigenvalues(
     def apply(direction: jax.Array, gradient: jax.Array, state: RootState) -> tuple[jax.Array, RootState]:
         bases, (count, values) = [None if x is None else x.matrix for x in state.derived], state.moments
         squares = jnp.square(multiply(gradient, bases, transpose=True)).astype(wide_dtype(gradient))
-        count = jnp.asarray(optax.safe_increment(count))
         seen = _seen(squares, [None if x is None else inverse(x) for x in values])
-        new = tuple(
-            None if x is None else average(x, y, decay, count=count[:, None]) for x, y in zip(values, seen, strict=True)
-        )
+        # The square of a finite gradient may be infinite once it is whitened. Its block is left as it is.
+        good = jnp.all(jnp.stack([jnp.max(x, axis=1) < jnp.inf for x in seen]), axis=0)
+        count = jnp.where(good, optax.safe_increment(count), count)
+
+        def one(old: jax.Array, new: jax.Array) -> jax.Array:
+            return keep_finite(good, average(old, new, decay, count=jnp.maximum(count, 1)[:, None]), old)
+
+        new = tuple(None if x is None else one(x, y) for x, y in zip(values, seen, strict=True))
         scaled = multiply(direction, bases, transpose=True)
         for axis, x in enumerate(new):
             if x is not None:

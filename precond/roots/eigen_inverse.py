@@ -9,15 +9,13 @@ from jax.typing import ArrayLike
 
 from precond.arguments import check_number, described
 from precond.blocks import keep_finite
-from precond.linalg import dot_precision, multiply, orthogonality_residual
-from precond.roots.guard import Checked, accept, has_entries, unchecked
+from precond.linalg import dot_precision, multiply
+from precond.roots.guard import Checked, refresh_basis, unchecked
 from precond.roots.methods import Method, eigh
 from precond.roots.root import Factor, Power, Root, RootState
 from precond.trees import Leaf
 
 __all__ = ["Spectrum", "eigen_inverse"]
-
-_ORTHOGONAL = 0.01  # a basis that is less orthonormal is refused
 
 
 class Spectrum(NamedTuple):
@@ -87,14 +85,9 @@ def eigen_inverse(damping: ArrayLike = 1e-3, *, method: Method | None = None) ->
         if derived.basis is None:
             good = jnp.max(jnp.abs(factors), axis=1) < jnp.inf
             return Spectrum(None, keep_finite(good, jnp.maximum(factors, 0), derived.values))
-        there = has_entries(factors)
-        basis = basis_of(factors, derived.basis.matrix, (first | ~derived.basis.health.known) & there)
-        turned = jnp.matmul(factors, basis, precision=dot_precision())
-        values = jnp.maximum(jnp.sum(basis * turned, axis=1), 0)
-        nothing = jnp.zeros_like(basis[:, 0, 0])  # no ridge is added to the factors themselves
-        residual = jnp.where(jnp.max(values, axis=1) < jnp.inf, orthogonality_residual(basis), jnp.inf)
-        condition = there.astype(basis.dtype)
-        kept = accept(basis, residual, derived.basis, _ORTHOGONAL, damping=nothing, condition=condition)
+        kept = refresh_basis(basis_of, factors, derived.basis, first)
+        turned = jnp.matmul(factors, kept.matrix, precision=dot_precision())
+        values = jnp.maximum(jnp.sum(kept.matrix * turned, axis=1), 0)
         return Spectrum(kept, keep_finite(kept.health.stale == 0, values, derived.values))
 
     def apply(direction: jax.Array, gradient: jax.Array, state: RootState) -> tuple[jax.Array, RootState]:

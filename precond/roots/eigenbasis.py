@@ -9,18 +9,15 @@ import optax
 from jax.typing import ArrayLike
 
 from precond.arguments import check_number, check_part, described, shown
-from precond.linalg import average, dot_precision, multiply, orthogonality_residual
+from precond.linalg import average, dot_precision, multiply
 from precond.roots.damping import Damping
-from precond.roots.guard import Checked, accept, has_entries, unchecked
+from precond.roots.guard import Checked, refresh_basis, unchecked
 from precond.roots.methods import Method, by_platform, qr, rotations
 from precond.roots.root import Factor, Power, Root, RootState, TransportOf
 from precond.roots.transport import Transport, kept
 from precond.trees import Leaf, wide_dtype
 
 __all__ = ["SecondMoment", "eigenbasis", "transport_by"]
-
-
-_ORTHOGONAL = 0.01  # a basis that is less orthonormal is refused
 
 
 class SecondMoment(NamedTuple):
@@ -126,11 +123,7 @@ def eigenbasis(
 
     def refresh(factors: jax.Array, derived: Checked, power: Power, first: jax.Array) -> Checked:
         del power
-        there = has_entries(factors)
-        basis = basis_of(factors, derived.matrix, (first | ~derived.health.known) & there)
-        damping, condition = jnp.zeros_like(basis[:, 0, 0]), there.astype(basis.dtype)  # nothing is inverted
-        residual = orthogonality_residual(basis)
-        return accept(basis, residual, derived, _ORTHOGONAL, damping=damping, condition=condition)
+        return refresh_basis(basis_of, factors, derived, first)
 
     def apply(direction: jax.Array, gradient: jax.Array, state: RootState) -> tuple[jax.Array, RootState]:
         derived, (count, nu) = state
@@ -152,8 +145,8 @@ def eigenbasis(
         product = jnp.matmul(factor, basis, precision=dot_precision())
         values = jnp.sum(basis * product, axis=1, keepdims=True)
         peak = jnp.max(values, axis=2, keepdims=True)
-        # Directions without any gradient so far are left out; of a zero factor, all are.
-        smallest = 1e-12 * peak
+        # Directions in which the factor is rounding's are left out; of a zero factor, all are.
+        smallest = 64 * float(jnp.finfo(values.dtype).eps) * peak
         if damping is not None:
             ridge = jnp.asarray(damping.ridge(peak[:, 0, 0], jnp.mean(values, axis=(1, 2))))
             values = jnp.where(peak > 0, jnp.maximum(values, 0) + ridge[:, None, None], 0)

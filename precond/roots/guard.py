@@ -6,11 +6,16 @@ import jax
 import jax.numpy as jnp
 
 from precond.blocks import keep_finite
+from precond.linalg import orthogonality_residual
+from precond.roots.methods.method import BasisOf
 from precond.roots.root import Padding, identity_like
 
-__all__ = ["PADDING", "Checked", "Health", "accept", "has_entries", "raised", "unchecked"]
+__all__ = ["ORTHOGONAL", "PADDING", "Checked", "Health", "accept", "raised", "refresh_basis", "unchecked"]
 
-_TOP = 8  # damping is raised by at most so many powers of ten
+ORTHOGONAL = 0.01
+"""A basis is refused if it is less orthonormal: gradients that are turned there and back would be off by as much."""
+
+_TOP = 8  # damping is raised by at most so many powers of ten: 1e-6 becomes 100, with which every root is good
 
 
 class Health(NamedTuple):
@@ -79,16 +84,6 @@ def unchecked(factor: jax.Array | jax.ShapeDtypeStruct) -> Checked:
       [1.0]
     """
     return Checked(identity_like(factor), Health(jnp.zeros((factor.shape[0], 6), factor.dtype)))
-
-
-def has_entries(factors: jax.Array) -> jax.Array:
-    """Return which of some factors `[M, d, d]` have seen a gradient: a factor of zeros has no basis of its own.
-
-    Examples:
-      >>> has_entries(jnp.asarray([[[0.0]], [[1.0]]])).tolist()
-      [False, True]
-    """
-    return jnp.max(jnp.abs(jnp.diagonal(factors, axis1=1, axis2=2)), axis=1) > 0
 
 
 def raised(ridge: jax.Array, largest: jax.Array, old: Checked) -> jax.Array:
@@ -161,6 +156,33 @@ def accept(
     ]
     health = Health(jnp.nan_to_num(jnp.stack(numbers, axis=1), nan=top, posinf=top, neginf=top))
     return Checked(keep_finite(good, matrix, old.matrix), health)
+
+
+def refresh_basis(basis_of: BasisOf, factors: jax.Array, old: Checked, first: jax.Array) -> Checked:
+    """Refresh bases, and accept each that is orthonormal and whose factor is finite; else keep the old one.
+
+    A factor of zeros has seen no gradient and has no basis of its own. The first refresh of a matrix is the first one
+    at which its factor has entries.
+
+    Args:
+      basis_of: `precond.Method.basis`.
+      factors: `[M, d, d]`.
+      old: the bases in use.
+      first: whether this is the first refresh of all, a boolean scalar.
+
+    Examples:
+      >>> old = unchecked(jnp.zeros((2, 1, 1)))
+      >>> factors = jnp.asarray([[[1.0]], [[jnp.inf]]])
+      >>> refresh_basis(
+      ...     lambda a, old, first: old, factors, old, jnp.asarray(True)
+      ... ).health.refused.tolist()
+      [0, 1]
+    """
+    largest = jnp.max(jnp.abs(factors), axis=(1, 2))
+    basis = basis_of(factors, old.matrix, (first | ~old.health.known) & (largest > 0))
+    residual = jnp.where(largest < jnp.inf, orthogonality_residual(basis), jnp.inf)
+    nothing, condition = jnp.zeros_like(largest), (largest > 0).astype(largest.dtype)  # nothing is inverted
+    return accept(basis, residual, old, ORTHOGONAL, damping=nothing, condition=condition)
 
 
 def _larger(matrices: jax.Array, size: int, diagonal: jax.Array) -> jax.Array:

@@ -5,12 +5,12 @@ from precond.statistics.balance import balance
 from precond.statistics.kl import kl
 from precond.statistics.outer_products import outer_products
 from precond.statistics.scale_by_trace import scale_by_trace
-from precond.statistics.statistic import Accumulate, Gram, Statistic, Whiten
+from precond.statistics.statistic import Accumulate, Seen, Statistic, Whiten
 
 __all__ = [
     "Accumulate",
     "ActivationsState",
-    "Gram",
+    "Seen",
     "Statistic",
     "Whiten",
     "activations",

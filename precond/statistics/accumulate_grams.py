@@ -1,5 +1,6 @@
 """The part that statistics share: they accumulate a Gram matrix for each stack and axis."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -10,10 +11,10 @@ from jax.tree_util import KeyPath
 from jax.typing import ArrayLike
 
 from precond.arguments import check_number, check_whole
-from precond.blocks import BlockInfo, active_axes, info_of, keep_finite, path_name, tell_average
+from precond.blocks import BlockInfo, active_axes, finite_blocks, info_of, keep_finite, path_name, tell_average
 from precond.control_flow import run_if
-from precond.linalg import Packed, average, eye_like
-from precond.statistics.statistic import Gram, Whiten
+from precond.linalg import Packed, average, eye_like, packed_gram
+from precond.statistics.statistic import Seen, Whiten
 from precond.transformation import Init, Update
 from precond.trees import Factors, Leaf, Stacks, wide_dtype
 
@@ -46,7 +47,7 @@ def _axes_of(name: str, order: int, axes: Axes) -> tuple[int, ...]:
 
 
 def accumulate_grams(
-    gram: Gram,
+    seen: Seen,
     *,
     decay: ArrayLike,
     weight: ArrayLike | None,
@@ -54,8 +55,16 @@ def accumulate_grams(
     initial: float,
     axes: Axes,
     every: int,
+    mean: bool = False,
 ) -> tuple[Init[StatisticsState], Update[StatisticsState]]:
-    """Sum or average a Gram matrix per block and axis; see `precond.outer_products` for the arguments.
+    """Sum or average a Gram matrix per block and axis; see `precond.outer_products` for the other arguments.
+
+    A block of which an axis sees something that is not finite is left out, with all of its axes. A gradient that is
+    finite may be infinite once it is whitened.
+
+    Args:
+      seen: what an axis sees of the gradients.
+      mean: divide each Gram matrix by the size of the other axes.
 
     Returns:
       The two functions of a transformation, for `precond.transformation.transformation`.
@@ -102,20 +111,31 @@ def accumulate_grams(
             good: jax.Array,
             terms: jax.Array,
             factors: tuple[Packed | None, ...],
-        ) -> tuple[Packed | None, ...]:
-            def mean(old: jax.Array, new: jax.Array) -> jax.Array:
+        ) -> tuple[jax.Array, tuple[Packed | None, ...]]:
+            name, there = path_name(path), [axis for axis, f in enumerate(factors) if f is not None]
+            views = {axis: seen(name, stack, axis, factors, whiten) for axis in there}
+            for view in views.values():
+                good = good if view is stack else good & finite_blocks(view)
+            terms = terms + good
+
+            def averaged(old: jax.Array, new: jax.Array) -> jax.Array:
                 count = jnp.maximum(terms, 1).reshape(-1, *[1] * (old.ndim - 1)) if debiased else None
                 return average(old, new, decay, weight, count=count)
 
             def one(axis: int, factor: Packed) -> Packed:
-                new = gram(path_name(path), stack, axis, factors, whiten)
-                return keep_finite(good, jax.tree.map(mean, factor, new), factor)
+                new = packed_gram(views[axis], axis)
+                if mean:
+                    others = math.prod(stack.shape[1:]) / stack.shape[axis + 1]
+                    new = jax.tree.map(lambda x: x / others, new)
+                return keep_finite(good, jax.tree.map(averaged, factor, new), factor)
 
-            return tuple(None if f is None else one(i, f) for i, f in enumerate(factors))
+            return terms, tuple(None if f is None else one(i, f) for i, f in enumerate(factors))
 
         def accumulate(terms: Stacks, factors: Factors) -> tuple[Stacks, Factors]:
-            terms = jax.tree.map(jnp.add, terms, finite)
-            return terms, jax.tree_util.tree_map_with_path(add, updates, finite, terms, factors)
+            stacks, treedef = jax.tree_util.tree_flatten_with_path(updates)
+            rest = [treedef.flatten_up_to(x) for x in (finite, terms, factors)]
+            out = [add(*stack, *row) for stack, *row in zip(stacks, *rest, strict=True)]
+            return treedef.unflatten([t for t, _ in out]), treedef.unflatten([f for _, f in out])
 
         if every == 1:
             terms, factors = accumulate(state.terms, state.factors)

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from precond.arguments import check_number, described
 from precond.blocks import leaves_of
-from precond.linalg import Packed, batch_norm, dense, multiply_axis, packed_gram
+from precond.linalg import Packed, batch_norm, dense, multiply_axis
 from precond.statistics.accumulate_grams import Axes, StatisticsState, accumulate_grams
 from precond.statistics.statistic import Whiten
 from precond.transformation import transformation
@@ -91,28 +91,28 @@ def kl(
     if unit is not None:
         check_number("unit", unit, 0)
 
-    def term(
+    def whitened(
         name: str,
         stack: jax.Array,
         axis: int,
         factors: tuple[Packed | None, ...],
         whiten: Whiten | None,
-    ) -> Packed:
+    ) -> jax.Array:
         assert whiten is not None
-        others = math.prod(stack.shape[1:]) / stack.shape[axis + 1] if mean else 1
         for other, factor in enumerate(factors):
             if factor is not None and other != axis:
                 stack = multiply_axis(stack, whiten(name, other, dense(factor)), other)
-        return jax.tree.map(lambda x: x / others, packed_gram(stack, axis))
+        return stack
 
     start, accumulate = accumulate_grams(
-        term,
+        whitened,
         decay=decay,
         weight=weight,
         bias_correction=bias_correction,
         initial=initial,
         axes=axes,
         every=every,
+        mean=mean,
     )
 
     def init(params: optax.Params) -> KlState:

@@ -5,7 +5,7 @@ import optax
 from jax.typing import ArrayLike
 
 from precond.arguments import described
-from precond.linalg import Packed, packed_gram
+from precond.linalg import Packed
 from precond.statistics.accumulate_grams import Axes, accumulate_grams
 from precond.statistics.statistic import Whiten
 from precond.transformation import transformation
@@ -64,14 +64,14 @@ def outer_products(
       [[[[1.0, 2.0], [2.0, 4.0]]], [[[5.0]]]]
     """
 
-    def term(
+    def whole(
         name: str, stack: jax.Array, axis: int, factors: tuple[Packed | None, ...], whiten: Whiten | None
-    ) -> Packed:
-        del name, factors, whiten
-        return packed_gram(stack, axis)
+    ) -> jax.Array:
+        del name, axis, factors, whiten
+        return stack
 
     init, update = accumulate_grams(
-        term,
+        whole,
         decay=decay,
         weight=weight,
         bias_correction=bias_correction,

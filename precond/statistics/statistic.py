@@ -9,7 +9,7 @@ from precond.blocks import BlockInfo
 from precond.linalg import Packed
 from precond.trees import Factors, Stacks
 
-__all__ = ["Accumulate", "Gram", "Statistic", "Whiten"]
+__all__ = ["Accumulate", "Seen", "Statistic", "Whiten"]
 
 
 class Whiten(Protocol):
@@ -29,13 +29,13 @@ class Whiten(Protocol):
         ...
 
 
-class Gram(Protocol):
-    """Turn gradients into the term that `accumulate_grams` accumulates."""
+class Seen(Protocol):
+    """Turn gradients into what one factor sees of them: its Gram matrix is what `accumulate_grams` accumulates."""
 
     def __call__(
         self, name: str, stack: jax.Array, axis: int, factors: tuple[Packed | None, ...], whiten: Whiten | None
-    ) -> Packed:
-        """Return the term of one axis of one stack.
+    ) -> jax.Array:
+        """Return the gradients as the factor of one axis sees them, `[N, d1, .., dk]`.
 
         Args:
           name: of the stack.

@@ -162,7 +162,7 @@ def test_a_number_is_one_real_number():
     found = list(numbers())
     assert len(found) > 150
     for f, rate, name in found:
-        for wrong in (True, 1j, np.ones(2), "0.5", *([] if name == "skipped" else [float("nan")])):
+        for wrong in (True, 1j, np.ones(2), "0.5", float("nan")):
             with pytest.raises((TypeError, ValueError), match=name) as caught:
                 f(**rate | {name: wrong})
             assert raised_here(caught.value), (f, name, wrong)

@@ -147,7 +147,7 @@ def test_parameters_without_a_view_are_skipped_together(name, params, gradients)
 
 
 def test_bare_blocked_gives_zeros_and_a_mark_where_it_is_asked_for(params, gradients):
-    for skipped in (0.0, np.nan):
+    for skipped in (0.0, -np.inf):
         tx = precond.blocked(optax.identity(), otherwise=optax.identity(), skipped=skipped)
         bad = spoil(gradients[0], np.nan, {"conv", "bias"})
         updates, state = tx.update(bad, tx.init(params), params)
@@ -156,3 +156,11 @@ def test_bare_blocked_gives_zeros_and_a_mark_where_it_is_asked_for(params, gradi
         assert_same(updates["first"], bad["first"])
         assert state.blocks_skipped == 2
         assert state.steps_skipped == 0
+
+
+def test_a_part_that_breaks_at_a_finite_gradient_is_seen(params, gradients):
+    breaks_at_7 = optax.stateless(lambda updates, _: jax.tree.map(lambda g: jnp.where(g == 7, jnp.nan, g), updates))
+    tx = precond.shampoo(0.1, otherwise=breaks_at_7)
+    updates, _ = tx.update(gradients[0] | {"bias": jnp.full(4, 7.0)}, tx.init(params), params)
+    assert np.isnan(updates["bias"]).all()
+    assert np.isfinite(updates["first"]).all()

@@ -116,7 +116,7 @@ def test_a_sum_of_squares_moves_parameters_without_a_view_too(alias):
 def test_decay_and_rate_of_narrow_parameters_are_computed_in_float32():
     # In bfloat16 both 1.003 and 1 + 0.003 would be 1, and so would be their product.
     rate = lambda count: jnp.float32(1.003) + 0 * count  # noqa: E731
-    tx = finish(precond.blocked(optax.identity(), otherwise=optax.identity(), skipped=jnp.nan), rate, 0.003, None)
+    tx = finish(precond.blocked(optax.identity(), otherwise=optax.identity(), skipped=-jnp.inf), rate, 0.003, None)
     params = {"bias": jnp.ones(2, jnp.bfloat16)}
     updates, _ = tx.update(params, tx.init(params), params)
     expected = jnp.asarray(-1.003 * 1.003, jnp.bfloat16)

@@ -89,6 +89,15 @@ def test_cutting_the_stack_between_groups_changes_nothing(cut):
 
 
 @pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
+def test_a_first_basis_of_one_matrix_changes_no_other(method):
+    a, basis = stack(2)
+    both = method.basis(a, basis, jnp.asarray([False, True]))
+    np.testing.assert_allclose(both[0], later(method, a, basis)[0], atol=1e-13)
+    np.testing.assert_allclose(scaled_off_diagonal(a, both)[1], 0, atol=1e-11)
+
+
+@pytest.mark.usefixtures("x64")
 def test_a_factor_that_is_not_finite_takes_no_turn():
     a, basis = stack(4)
     broken = a.at[2].set(jnp.nan)

@@ -101,6 +101,16 @@ def test_it_whitens_by_the_factor_in_its_basis():
     np.testing.assert_allclose(white, reference.power(a, -0.5), rtol=1e-10)
 
 
+def test_it_leaves_out_directions_in_which_the_factor_is_rounding():
+    x = np.random.default_rng(0).standard_normal((8, 3)).astype(np.float32)
+    factor = jnp.asarray(x @ x.T)[None]
+    known = RootState((unchecked(factor)._replace(matrix=jnp.linalg.eigh(factor)[1]),), ())
+    white = eigenbasis().whiten(known, 0, factor)[0]
+    values, vectors = np.linalg.eigh(x.astype(np.float64) @ x.astype(np.float64).T)
+    expected = vectors[:, -3:] / np.sqrt(values[-3:]) @ vectors[:, -3:].T
+    np.testing.assert_allclose(white, expected, atol=1e-4)
+
+
 def test_a_factor_that_has_seen_nothing_knows_no_root():
     zero = jnp.zeros((1, 3, 3))
     np.testing.assert_array_equal(eigenbasis().whiten(RootState((unchecked(zero),), ()), 0, zero), zero)

@@ -55,6 +55,8 @@ def test_all_that_a_root_derives_is_finite_and_the_last_stays_where_the_factor_i
     had = [x for x in jax.tree.leaves(old, is_leaf=is_health) if not is_health(x)]
     for x, before in zip(kept, had, strict=True):
         np.testing.assert_array_equal(x[broken], before[broken])
+    for health in filter(is_health, jax.tree.leaves(new, is_leaf=is_health)):  # a diagonal factor has none
+        np.testing.assert_array_equal(health.stale[broken], 1)
     if not name.startswith(("eigenbasis", "corrected")) or first:  # a basis may be the identity
         assert any(np.any(x[0] != before[0]) for x, before in zip(kept, had, strict=True))
 

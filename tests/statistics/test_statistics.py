@@ -144,3 +144,25 @@ def test_positions_that_a_block_has_not_are_left_out():
         for stack, name, axes in ((matrix, "m", [2]), (matrix, "m", [-1]), (vector, "v", [0, 1]), (vector, "v", [-2]))
     ]
     assert there == [[False, False], [False, True], [True], [False]]
+
+
+def test_a_gradient_that_is_infinite_once_it_is_whitened_is_left_out_with_all_axes():
+    usual = np.random.default_rng(0).uniform(1e-3, 2e-3, (3, 2, 3, 2)).astype(np.float32)
+    spiked = usual.copy()
+    spiked[1, 1] = 1e17  # its square is finite, and that of 1e3 times as much is not
+
+    def white(name, axis, factor):
+        return 1e3 * jnp.broadcast_to(jnp.eye(factor.shape[-1], dtype=factor.dtype), factor.shape)
+
+    for decay in (0.9, 1.0):
+        after, usual_end = (run(kl(decay), gradients, whiten=white)[-1] for gradients in (spiked, usual))
+        alone = run(kl(decay), usual[::2], whiten=white)[-1]
+        for new, other, mine in zip(after, usual_end, alone, strict=True):
+            np.testing.assert_array_equal(new[0], other[0])
+            np.testing.assert_allclose(new[1], mine[1], rtol=1e-6)
+
+
+def test_a_sum_that_grows_beyond_its_type_stays_finite():
+    factors = run(outer_products(1.0), np.full((5, 1, 2, 2), 1e19, np.float32))[-1]
+    for factor in factors:
+        np.testing.assert_array_equal(factor, np.finfo(np.float32).max)

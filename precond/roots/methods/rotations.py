@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from precond.arguments import check_number, check_whole, described
+from precond.blocks import keep_finite
 from precond.control_flow import loop_between
 from precond.linalg import redecompose_worst, rotate_basis
 from precond.roots.methods.following import following
@@ -62,8 +63,15 @@ def rotations(*, sweeps: int = 2, tolerance: float = 0.1, group: int | None = 8)
 
 
 def _without_decompositions(a: jax.Array, old: jax.Array, first: jax.Array, *, sweeps: int) -> jax.Array:
-    """Refresh once, or as often as the first basis needs, in one loop, so that a refresh is compiled once."""
+    """Refresh once, or as often as first bases need, in one loop, so that a refresh is compiled once.
+
+    If any matrix needs its first basis, all are turned as often, but the others keep what they had after one turn.
+    """
     most = -(-_FIRST // sweeps)
-    return loop_between(
-        0, jnp.where(jnp.any(first), most, 1), lambda _, basis, a: rotate_basis(a, basis, sweeps), old, a, most=most
-    )
+    first = jnp.broadcast_to(first, a.shape[:1])
+
+    def turn(i: jax.Array, basis: jax.Array, given: tuple[jax.Array, jax.Array]) -> jax.Array:
+        a, first = given
+        return keep_finite(first | (i == 0), rotate_basis(a, basis, sweeps), basis)
+
+    return loop_between(0, jnp.where(jnp.any(first), most, 1), turn, old, (a, first), most=most)
