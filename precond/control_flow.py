@@ -17,12 +17,12 @@ Arrays = list[jax.Array]
 
 
 def after(number: jax.Array, tree: Tree) -> jax.Array:
-    """Return a whole number that XLA cannot know before some arrays have been computed.
+    """Return a number as it is, but let XLA for CPUs know it only once the arrays of a tree have been computed.
 
-    A loop whose end depends on the number then stands behind the work that made the arrays, and may write over what
-    that work has read. XLA for CPUs does not look for such an order: where it has the choice, it copies what the loop
-    writes to. Other compilers do, and get the number as it is. It stays one for all members of a `jax.vmap`, and one
-    for all devices of a `jax.shard_map`.
+    A loop that ends at this number then runs behind the work that made the arrays, and may write over what that work
+    has read. XLA for CPUs does not look for such an order. Without it, XLA copies what the loop writes to. The other
+    compilers find the order themselves. The number stays one for all members of a `jax.vmap`, and one for all devices
+    of a `jax.shard_map`.
 
     Examples:
       >>> after(jnp.asarray(3), {"x": jnp.ones(2)}).item()

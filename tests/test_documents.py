@@ -1,5 +1,6 @@
 """Every block of Python in README and docs runs, every public name is documented once, no page needs a network."""
 
+import ast
 import functools
 import importlib.util
 import inspect
@@ -249,6 +250,26 @@ def test_every_row_of_compatibility_names_a_test_that_exists():
         file, function = test.strip("`").split("::")
         assert f"\ndef {function}(" in (ROOT / "tests" / file).read_text(), test
         assert verdict.startswith(("complete", "differs")), feature
+
+
+def readers_of_blocks():
+    """By field of `BlockInfo`: the files that read it from `info`, `blocks` or `info_of(..)`."""
+    through = {"raw": "gradients", "advance": None, "local": None}
+    found = {name: set() for name in precond.BlockInfo._fields}
+    for file in (ROOT / "precond").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            source = ast.unparse(node.value) if isinstance(node, ast.Attribute) else ""
+            if re.fullmatch(r"(info|blocks|info_of\(.*\))(\.local\(\))?", source) and file.stem != "block_info":
+                field = through.get(node.attr, node.attr)
+                if field in found:
+                    found[field].add(file.stem)
+    return found
+
+
+def test_the_page_of_architecture_says_who_reads_what():
+    rows = [cells for cells in table_rows(ROOT / "docs" / "architecture.md") if len(cells) == 4]
+    said = {cells[0].strip("`"): set(re.findall(r"`(\w+)`", cells[3])) for cells in rows}
+    assert {name: said[name] for name in precond.BlockInfo._fields} == readers_of_blocks()
 
 
 def cells_between(page, begin, end):

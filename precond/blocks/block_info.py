@@ -16,8 +16,8 @@ __all__ = ["BlockInfo", "info_of", "without_info"]
 class BlockInfo(NamedTuple):
     """Tell a transformation of stacks about its blocks.
 
-    `precond.blocked` passes it as the extra argument `blocks` to whatever runs inside. If a field is
-    None, the text behind "None:" in its line holds.
+    `precond.blocked` passes it as the extra argument `blocks` to whatever runs inside. Behind "None:" each line says
+    what None means.
 
     Attributes:
       finite: by stack, whether each block's gradient is finite, `[N]`. None: all are.

@@ -31,7 +31,7 @@ class Layer(NamedTuple):
       positions: where the inputs are a map, `[positions, channels]` with a factor each, the number of its positions;
         else None. The bias is then read by itself.
       lead_axes: which axes of the weights are the batch, if they are not the first ones. The other axes are `shape`.
-      bias_lead_axes: the same of the bias.
+      bias_lead_axes: which axes of the bias are the batch; None: the first ones.
 
     Examples:
       >>> layer = Layer("dense/kernel", "dense/bias", 0, (2, 3), (), (0,), (1,))
@@ -209,9 +209,14 @@ class Layer(NamedTuple):
 def _split(shape: list[int], inputs: list[int], positions: int) -> tuple[list[int], list[int]]:
     """Split the inputs of a map into axes of positions and axes of channels, and one axis of `shape` in two for it."""
     for k, axis in enumerate(inputs):
-        if positions <= shape[axis]:
+        if positions <= shape[axis] and shape[axis] % positions == 0:
             shape[axis : axis + 1] = [positions, shape[axis] // positions]
             later = [i + (i > axis) for i in inputs]
             return later[: k + 1], [axis + 1, *later[k + 1 :]]
+        if positions % shape[axis]:
+            break
         positions //= shape[axis]
-    raise ValueError(f"A map of {positions} positions does not fit inputs of shape {shape}.")
+    raise ValueError(
+        f"positions={positions} does not fit inputs of {[shape[i] for i in inputs]}: the first of these axes must make "
+        f"up the positions, or the axis at which they end must divide by the rest."
+    )

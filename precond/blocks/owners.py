@@ -100,9 +100,9 @@ def fingerprint(layout: Layout) -> int:
 def owners_of(layout: Layout) -> dict[str, Any]:
     """Return for every stack whose its blocks are, an array `[N, 3 + k]` of int32 for blocks of k axes.
 
-    A row has the hash of the parameter's path, the hash of how the parameter is read, the number of the block among
-    those of its parameter in this stack, and where the block begins on each axis of its tensor. Rows behind the blocks
-    are 0.
+    A row has four parts. The first two are hashes, of the parameter's path and of how the parameter is read. The third
+    is the number of the block among the blocks of its parameter in this stack. The last tells where the block begins
+    on each axis of its tensor. Rows behind the blocks are 0.
 
     Args:
       layout: of a tree.

@@ -48,8 +48,8 @@ def active_axes(name: str, order: int) -> tuple[int, ...]:
 def check_stacks(tree: Any) -> None:
     """Raise for parameters in place of stacks of blocks.
 
-    A stack is `[N, d1, .., dk]`. An array of fewer than two axes is none, nor is a matrix, unless its name spells its
-    blocks; and no stack has the name of a parameter, such as "kernel".
+    A stack is `[N, d1, .., dk]`. An array of fewer than two axes is no stack. A matrix is one only if its name spells
+    the shape of its blocks. No stack has the name of a parameter, such as "kernel".
 
     Args:
       tree: of arrays, or of anything with a shape.

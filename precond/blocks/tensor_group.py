@@ -22,8 +22,8 @@ class Member(NamedTuple):
     Attributes:
       leaf: its place among the leaves.
       geometry: how it is read.
-      row: the place of the leaf that is the last row of each of its matrices; None if there is none.
-      row_geometry: how that leaf is read; None if its axes are in the order in which they are read.
+      row: the place of the leaf that is the last row of each matrix (a bias); None without one.
+      row_geometry: how that leaf is read; None if its axes are read in their own order.
     """
 
     leaf: int

@@ -59,7 +59,7 @@ def warn_of_views(tree: Any, views: Views, block_size: BlockSize = None) -> None
 
 
 def _warn_of_patterns(views: PatternViews, paths: list[str]) -> None:
-    """Warn of patterns that are found in no parameter: this is no error, since a partition has others elsewhere."""
+    """Warn of patterns that are found in no parameter. It is no error: another part of a partition may have it."""
     for pattern in views.unmatched(paths):
         warnings.warn(
             f"views: the pattern {pattern!r} is found in none of the {len(paths)} parameters, such as '{paths[0]}' and "

@@ -39,7 +39,7 @@ def from_probes(
 
     Raises:
       ValueError: in `init` for parameters without probes; where a part of a probe is masked away; in `update` for
-        factors that come as an argument, too.
+        factors of the same layers that come as an argument, too.
 
     Examples:
       >>> from precond import layers, scale_by_kfac
@@ -68,11 +68,8 @@ def from_probes(
     def update(
         updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, optax.OptState]:
-        if extra.pop("factors", None) is not None:
-            raise ValueError(
-                "factors= is given, but layers= was not: then factors are the gradients of probes. Give layers=, too."
-            )
         probes, gradients = _probes(updates), without_probes(updates)
+        _check_given(extra.pop("factors", None), probes)
         inner = optax.with_extra_args_support(make(_layers(probes)))
         seen = [jnp.all(probe.sums["examples"] > 0) for probe in probes.values()]
         if seen:
@@ -119,6 +116,14 @@ def _probes(tree: Tree) -> dict[str, Probe]:
         if there:
             out[place] = probe
     return out
+
+
+def _check_given(factors: Any, probes: Mapping[str, Probe]) -> None:
+    """Refuse factors of the layers that have probes; those of other layers belong to another part of a mixture."""
+    if factors is not None and (not isinstance(factors, Mapping) or not probes.keys().isdisjoint(factors)):
+        raise ValueError(
+            "factors= is given, but layers= was not: then factors are the gradients of probes. Give layers=, too."
+        )
 
 
 def _layers(probes: Mapping[str, Probe]) -> dict[str, Layer]:

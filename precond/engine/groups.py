@@ -27,10 +27,9 @@ SIZES = 8
 class Group(NamedTuple):
     """Factors that one call refreshes.
 
-    In every turn of a period as many roots are due as in any other, or one less at the end, so that no step is much
-    longer than another. A stack of n rows has `n // turns` rows in each turn, which stand together, the first of them
-    in turn 0. The rows that are left over at the ends of the stacks are numbered through; row i of them is due in turn
-    `i % turns`, and fills slot `i // turns`.
+    All turns of a period refresh equally many roots, or one less, so that no step is much longer than another. A stack
+    of n rows gives `n // turns` rows to each turn, which stand together, its first rows to turn 0. The remaining rows
+    of all stacks are numbered together. Row i of these is due in turn `i % turns`, and fills slot `i // turns`.
 
     Attributes:
       members: their indices in the list of all factors.

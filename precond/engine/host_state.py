@@ -21,8 +21,8 @@ class HostState(NamedTuple):
     """What the engine keeps with `refresh=precond.on_host(N)`; an empty tuple stands there with any other.
 
     Attributes:
-      captured_at: the count at which `factors` were captured_at, a multiple of N; 0 before the first.
-      in_use_from: the same of those that the roots in use come from.
+      captured_at: the update after which `factors` were copied, a multiple of N; 0 before the first copy.
+      in_use_from: the update whose factors the roots in use were computed from; 0 before there are any.
       failed: of each block of each stack, refreshes that failed or never took place, `[N]`.
       unserved: how often in a row factors took the place of others that nobody had taken.
       factors: as the statistics gave them.
@@ -103,7 +103,7 @@ def capture(
       count: of the update, from 1.
       any_finite: whether the update counts; None is yes.
       factors: as the statistics gave them.
-      state: an `HostState`.
+      state: a `HostState`.
     """
     due = count % schedule.period == 0
     due = due if any_finite is None else due & any_finite

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.tree_util import KeyPath
 
 from precond.arguments import along, check_transformation
-from precond.blocks import BlockInfo, info_of
+from precond.blocks import BlockInfo, info_of, leaves_of, path_name
 from precond.engine.scale_by_kronecker import KroneckerState
 from precond.linalg import round_by_chance
 from precond.roots import RootState
@@ -65,7 +66,7 @@ def narrow_entries(inner: optax.GradientTransformation) -> optax.GradientTransfo
 
     def init(params: optax.Params) -> NarrowEntriesState:
         wide = _wide_dtypes(params)
-        narrow = _mapped(lambda x: x.astype(jnp.bfloat16) if _is_wide(x, wide) else x, inner.init(params))
+        narrow = _mapped(lambda x: x.astype(jnp.bfloat16) if _is_wide(x, wide) else x, inner.init(params), params)
         return NarrowEntriesState(jnp.zeros([], jnp.int32), narrow)
 
     def update(
@@ -81,7 +82,7 @@ def narrow_entries(inner: optax.GradientTransformation) -> optax.GradientTransfo
         def widened(x: jax.Array) -> jax.Array:
             return x.astype(wide.get(x.shape, x.dtype)) if x.dtype == jnp.bfloat16 else x
 
-        moved, new = inner.update(updates, _mapped(widened, state.in_bfloat16), params, **extra, blocks=blocks)
+        moved, new = inner.update(updates, _mapped(widened, state.in_bfloat16, updates), params, **extra, blocks=blocks)
         # The default generator may give other bits on another mesh.
         key = jax.random.fold_in(jax.random.key(0, impl="threefry2x32"), state.rounds)
         seen = iter(range(len(jax.tree.leaves(new))))
@@ -93,7 +94,7 @@ def narrow_entries(inner: optax.GradientTransformation) -> optax.GradientTransfo
             noise = jax.random.bits(jax.random.fold_in(key, next(seen)), x.shape[1:], jnp.uint16)
             return round_by_chance(x, jnp.broadcast_to(noise, x.shape))
 
-        return moved, NarrowEntriesState(info_of(blocks).advance(state.rounds), _mapped(rounded, new))
+        return moved, NarrowEntriesState(info_of(blocks).advance(state.rounds), _mapped(rounded, new, updates))
 
     return along(transformation(init, update), like=inner)
 
@@ -113,17 +114,19 @@ def _is_wide(x: Any, wide: dict[tuple[int, ...], jnp.dtype]) -> bool:
     return np.shape(x) in wide and x.dtype == wide[np.shape(x)]
 
 
-def _mapped(function: Callable[[Any], Any], state: Any) -> Any:
-    """Apply a function to all arrays but factors and what is derived from them."""
+def _mapped(function: Callable[[Any], Any], state: Any, stacks: Tree) -> Any:
+    """Apply a function to all arrays but factors, what is derived from them, and what a root has for their axes."""
+    shapes = {name: x.shape for name, x in leaves_of(stacks).items()}
+
+    def moved(path: KeyPath, root: RootState) -> RootState:
+        own = shapes.get(path_name(path))
+        moments = jax.tree.map(lambda x: function(x) if np.shape(x) == own else x, root.moments)
+        return root._replace(moments=moments)
 
     def node(x: Any) -> Any:
         if not isinstance(x, KroneckerState):
             return function(x)
-        roots = jax.tree.map(
-            lambda root: root._replace(moments=jax.tree.map(function, root.moments)),
-            x.roots,
-            is_leaf=lambda r: isinstance(r, RootState),
-        )
+        roots = jax.tree_util.tree_map_with_path(moved, x.roots, is_leaf=lambda r: isinstance(r, RootState))
         return x._replace(roots=roots, momentum=jax.tree.map(function, x.momentum))
 
     return jax.tree.map(node, state, is_leaf=lambda x: isinstance(x, KroneckerState))

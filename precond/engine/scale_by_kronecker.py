@@ -31,7 +31,7 @@ class KroneckerState(NamedTuple):
       statistics: the state of the statistics.
       roots: a `RootState` in place of each stack.
       momentum: the state of the momentum.
-      host: an `HostState` where roots are refreshed on the host, else empty.
+      host: a `HostState` where roots are refreshed on the host, else empty.
     """
 
     count: jax.Array
@@ -104,15 +104,15 @@ def scale_by_kronecker(
 ) -> optax.GradientTransformationExtraArgs:
     """Precondition stacks of blocks: *statistics* x *root*.
 
-    In each step the statistics turn the gradients into factors; the root derives its matrices from those that are
-    due; and what the momentum makes of the gradients is preconditioned. To be used inside `precond.blocked`, or on
-    any tree of arrays `[N, d1, .., dk]`.
+    In each step the statistics turn the gradients into factors. The root computes its matrices from the factors that
+    are due, and multiplies the momentum by them. Use it inside `precond.blocked`, or on any tree of arrays
+    `[N, d1, .., dk]`.
 
     Args:
       statistics: from stacks to factors: `precond.outer_products`, `precond.kl`, or a chain of Optax's
         transformations around one. It sees the raw gradients (`precond.BlockInfo.gradients`),
         and gives factors `[N, d, d]`, dense or in half the memory (`precond.linalg.Packed`).
-      root: `precond.inverse_root` or `precond.eigenbasis`.
+      root: `precond.inverse_root`, `precond.eigenbasis`, or another `precond.Root`.
       momentum: an Optax transformation of the stacks, the result of which is preconditioned (`optax.ema(0.9)`);
         None preconditions the gradient itself. Every block has its own (`precond.per_block`).
       refresh: when roots are refreshed: `precond.every`, or the number of steps between two refreshes; or

@@ -34,8 +34,8 @@ class Refresh(NamedTuple):
     def turns_due(self, step: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return the first turn that is due at a step (counted from 1), and the one behind the last.
 
-        A period has as many turns as steps with `stagger`, in each of which as many roots of one size are
-        due, or one less; otherwise it has one turn, in which all roots are due.
+        With `stagger` a period has one turn for each step, and each turn refreshes an equal share of the roots. Without
+        it there is one turn, which refreshes all.
         """
         first = step == self.start
         if not self.stagger:

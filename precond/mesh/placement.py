@@ -41,7 +41,7 @@ Specs = Any
 
 
 class Placement(NamedTuple):
-    """Where stacks are sharded.
+    """Say over which axes of a mesh stacks are divided.
 
     Attributes:
       axes: names of mesh axes; the leading axis of every stack is divided over all of them.

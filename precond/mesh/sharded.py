@@ -90,8 +90,9 @@ def sharded(
         the roots, momentum and second moments of the others' blocks, and applies these roots itself.
       gradients: axes of the mesh over which gradients are divided, as those of fully sharded parameters are. Each
         device then sends the rows of its shard to the owners of their blocks, and directions return the same way;
-        nothing is gathered. Types of arrays say it by themselves on a mesh with explicit axes. It has no meaning in
-        the user's own `shard_map` or `pmap`, where gradients are whole.
+        nothing is gathered. Rows travel over the axes that divide stacks, whichever axes are named here: a name only
+        says that gradients do not come whole. Types of arrays say it by themselves on a mesh with explicit axes. It has
+        no meaning in the user's own `shard_map` or `pmap`, where gradients are whole.
 
     Raises:
       ValueError, TypeError: for a multiple that is not a positive integer, a dtype that is not a floating one, a dtype

@@ -13,7 +13,7 @@ Stacks = dict[str, jax.Array]
 
 
 class Route(NamedTuple):
-    """A way from leaves to the stacks of one device and back; both functions are called on every device.
+    """Move leaves into the stacks of this device, and directions back; both functions are called on every device.
 
     Attributes:
       specs: for each leaf, how it is divided over devices when it comes and when it goes.

@@ -17,7 +17,7 @@ __all__ = ["Slices", "slices_of"]
 
 
 class Slices(NamedTuple):
-    """What every device has in between.
+    """Say how leaves are cut into slices, one slice of every block for each device.
 
     Attributes:
       layout: of slices. It has the groups whose members do not all come divided as they are.

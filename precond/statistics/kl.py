@@ -54,7 +54,7 @@ def kl(
       R \leftarrow \beta R + \frac{w}{m} (L^{-1/2} G)^\top (L^{-1/2} G)$$
 
     The whitening matrix is the root itself, whatever its power. With `inverse_root(power=0.5)` this is the paper's
-    rule, with any other power it is Meta's. Before the first refresh an axis has no root, and $I / \sqrt u$ whitens it,
+    rule, with any other power it is Meta's. As long as the root gives no matrix for an axis, $I / \sqrt u$ whitens it,
     where u is the root mean square of the block's first gradient that is not zero. So $L \otimes R$ is quadratic in the
     gradient from the first step on.
 

@@ -124,3 +124,10 @@ def test_factors_need_whole_layers_and_a_transformation_that_places_them():
     tx = precond.blocked(bare, block_size=None, views=views.layers(layer))
     with pytest.raises(ValueError, match=r"precond\.by_layer"):
         tx.update(params, tx.init(params), factors=factors)
+
+
+@pytest.mark.parametrize(("inputs", "positions"), [((3, 4), 5), ((3, 4), 2), ((6, 4), 9)])
+def test_a_map_whose_positions_do_not_divide_its_inputs_is_refused(inputs, positions):
+    layer = Layer("k", None, 0, (*inputs, 5), (), (0, 1), (2,), positions=positions)
+    with pytest.raises(ValueError, match=f"positions={positions} does not fit"):
+        layer.view((*inputs, 5))

@@ -79,6 +79,14 @@ def test_factors_roots_and_numbers_of_whole_blocks_stay_as_they_are():
     assert sum(a != b for a, b in both) == len([changed])
 
 
+def test_eigenvalues_stay_as_they_are_beside_a_stack_of_their_shape():
+    inner = precond.scale_by_kronecker(precond.kl(), precond.roots.averaged_eigenvalues(), momentum=optax.ema(0.9))
+    stacks = {"4x4": jnp.ones((2, 4, 4)), "4": jnp.ones((2, 4))}
+    state = jax.eval_shape(narrow_entries(inner).init, stacks).in_bfloat16
+    assert {x.dtype.name for x in state.roots["4x4"].moments.values} == {"float32"}
+    assert {x.dtype.name for x in jax.tree.leaves(state.momentum) if x.ndim > 1} == {"bfloat16"}
+
+
 def test_a_block_whose_gradient_is_not_finite_keeps_every_bit():
     tx = precond.shampoo(1e-2, memory=precond.Memory(), block_size=4)
     params = {"w": jnp.ones((8, 4))}

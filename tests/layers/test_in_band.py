@@ -309,6 +309,18 @@ def test_a_partition_gives_probes_to_the_group_of_their_layers():
     assert_close(capture.detach(updates), expected | {"Dense_1": optax.tree.scale(2.0, plain["Dense_1"])})
 
 
+def test_factors_of_other_layers_disturb_nothing_and_those_of_its_own_are_refused():
+    capture, params, _ = setting()
+    params = capture.attach(params)
+    grads = jax.jit(jax.grad(loss))(params, *data())
+    tx = precond.scale_by_kfac(damping=0.01, refresh=1)
+    state, update = tx.init(params), jax.jit(tx.update)
+    alone, beside = (update(grads, state, params, **extra)[0] for extra in ({}, {"factors": {"another": jnp.ones(2)}}))
+    chex.assert_trees_all_equal(alone, beside)
+    with pytest.raises(ValueError, match="factors= is given, but layers= was not"):
+        update(grads, state, params, factors={"Dense_1": jnp.ones(2)})
+
+
 def test_gradients_that_are_not_of_the_tapped_model_move_nothing_and_are_counted():
     capture, params, _ = setting()
     params, (x, y) = capture.attach(params), data()
