@@ -185,6 +185,22 @@ def _google(rate, **engine):
     return recipes.google_shampoo(rate, start_preconditioning_step=1, **engine)
 
 
+def _kl_soap(rate, **engine):
+    return precond.kl_soap(rate, **engine)
+
+
+def _meta(rate, **engine):
+    return recipes.meta_shampoo(rate, precondition_frequency=2, start_preconditioning_step=1, **engine)
+
+
+def _official_soap(rate, **engine):
+    return recipes.official_soap(rate, precondition_frequency=2, **engine)
+
+
+def _nvidia(rate, **engine):
+    return recipes.nvidia_kl_soap(rate, **engine)
+
+
 SYSTEMS = {
     "kfac": _kfac,
     "shampoo": _shampoo,
@@ -197,11 +213,15 @@ SYSTEMS = {
     "adascale": _adascale,
     "google": _google,
     "bare": _bare,
+    "kl_soap": _kl_soap,
+    "meta": _meta,
+    "official_soap": _official_soap,
+    "nvidia": _nvidia,
 }
-ENGINES = ("kfac", "shampoo", "soap", "ekfac", "kl_shampoo", "muon", "bare")
+ENGINES = ("kfac", "shampoo", "soap", "ekfac", "kl_shampoo", "muon", "bare", "kl_soap")
 """Those that take another transformation for the parameters without a view, as `otherwise`."""
 LAYERED = ("kfac", "ekfac")
-DIVIDED = (*ENGINES, "adascale", "google")
+DIVIDED = (*ENGINES, "adascale", "google", "meta", "official_soap", "nvidia")
 """Those that divide their stacks over the devices of a mesh axis."""
 
 
@@ -264,17 +284,11 @@ def assert_same(actual, expected):
     harness.assert_close(actual, expected, rtol=1e-9, atol=1e-11)
 
 
-def pairs(rows, columns, quick=None):
-    """All pairs, as test parameters: the quick ones, and the others as slow ones.
-
-    Args:
-      rows: names.
-      columns: names.
-      quick: how many of the rows have a quick pair, each with another column; None is all.
-    """
-    fast = {(row, columns[(i + 1) % len(columns)]) for i, row in enumerate(rows[:quick])}
+def pairs(rows, columns, *quick):
+    """All pairs of two lists of names, as test parameters: the quick ones, and the others as slow ones."""
     every = [(row, column) for row in rows for column in columns]
-    return [pytest.param(*pair, marks=[] if pair in fast else pytest.mark.slow) for pair in every]
+    assert set(quick) <= set(every)
+    return [pytest.param(*pair, marks=[] if pair in quick else pytest.mark.slow) for pair in every]
 
 
 def systems(*quick, but=()):
