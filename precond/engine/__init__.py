@@ -10,7 +10,7 @@ from precond.engine.per_block import per_block
 from precond.engine.refuse_foreign import layouts_of, refuse_foreign
 from precond.engine.scale_by_kronecker import KroneckerState, scale_by_kronecker
 from precond.engine.schedule import Refresh, every, on_host
-from precond.engine.skip_nonfinite import SKIPPED, SkipNonfiniteState, skip_nonfinite
+from precond.engine.skip_nonfinite import SKIPPED, SkipNonfiniteState, check_skipped, skip_nonfinite
 from precond.engine.stacked import stacked, viewed_by
 from precond.engine.stacked_state import StackedState
 from precond.engine.use_measured_moments import use_measured_moments
@@ -27,6 +27,7 @@ __all__ = [
     "StackedState",
     "blocked",
     "by_layer",
+    "check_skipped",
     "describing",
     "every",
     "first_difference",

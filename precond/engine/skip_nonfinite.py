@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from precond.arguments import check_transformation
+from precond.arguments import check_transformation, shown
 from precond.blocks import sum_of_squares
 from precond.mesh import match_sharding
 from precond.transformation import transformation
 from precond.widened import widen
 
-__all__ = ["SKIPPED", "SkipNonfiniteState", "skip_nonfinite"]
+__all__ = ["SKIPPED", "SkipNonfiniteState", "check_skipped", "skip_nonfinite"]
 
 SKIPPED = -math.inf
 """The update that marks what is skipped for `finish`. NaN keeps its usual meaning: something broke, and it is seen."""
@@ -31,6 +31,21 @@ class SkipNonfiniteState(NamedTuple):
     inner: optax.OptState
 
 
+def check_skipped(skipped: float) -> None:
+    """Raise unless the update of what is skipped is 0 or `SKIPPED`; a number that is injected cannot be looked at.
+
+    Args:
+      skipped: the argument of `precond.blocked`.
+
+    Examples:
+      >>> check_skipped(SKIPPED)
+    """
+    if isinstance(skipped, jax.Array):
+        return
+    if type(skipped) not in (int, float) or skipped not in (0, SKIPPED):
+        raise ValueError(f"skipped={shown(skipped)}: must be 0, or -jnp.inf to mark what a later part must not move.")
+
+
 def skip_nonfinite(
     inner: optax.GradientTransformation, *, skipped: float = 0.0
 ) -> optax.GradientTransformationExtraArgs:
@@ -42,10 +57,11 @@ def skip_nonfinite(
 
     Args:
       inner: any transformation.
-      skipped: the update of a step that is skipped.
+      skipped: the update of a step that is skipped, as in `precond.blocked`.
 
     Raises:
       TypeError: if `inner` is not a transformation.
+      ValueError: for another update of what is skipped.
 
     Examples:
       >>> tx, g = skip_nonfinite(optax.trace(0.5)), jnp.ones((), jnp.float16)
@@ -56,6 +72,7 @@ def skip_nonfinite(
       (1.5, 'float16', 1)
     """
     check_transformation("inner", inner)
+    check_skipped(skipped)
     inner = optax.with_extra_args_support(inner)
 
     def init(params: optax.Params) -> SkipNonfiniteState:

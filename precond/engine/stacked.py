@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jax.sharding import AxisType, PartitionSpec
 
-from precond.arguments import check_part, check_transformation, check_whole, shown
+from precond.arguments import check_part, check_transformation, check_whole
 from precond.blocks import (
     BlockInfo,
     BlockSize,
@@ -33,7 +33,7 @@ from precond.boxes import boxed_like, find_box, unboxed
 from precond.engine.check_owners import check_inner, check_owners
 from precond.engine.root_axes import choose_root_axes
 from precond.engine.row_shardings_of import row_shardings_of, stack_row_shardings
-from precond.engine.skip_nonfinite import SKIPPED
+from precond.engine.skip_nonfinite import check_skipped
 from precond.engine.stacked_state import StackedState, meaning_of
 from precond.mesh import (
     Placement,
@@ -141,8 +141,7 @@ def stacked(
         check_part("mesh", mesh, jax.sharding.Mesh, "jax.make_mesh((8,), ('data',))")
         if axis is None:
             raise ValueError("mesh= without axis= divides nothing: name the axes of the mesh, as in axis='data'.")
-    if type(skipped) not in (int, float) or skipped not in (0, SKIPPED):
-        raise ValueError(f"skipped={shown(skipped)}: must be 0, or -jnp.inf to mark what a later part must not move.")
+    check_skipped(skipped)
     sharding = as_sharded(axis)
     rounded = inner if sharding.rounding is None else optax.chain(inner, sharding.rounding)
     inner = optax.with_extra_args_support(rounded)

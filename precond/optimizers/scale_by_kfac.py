@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from precond.arguments import along, called, check_along, described
 from precond.blocks import Layer, check_present, views
-from precond.engine import Refresh, blocked, by_layer, every, from_probes, has_probes, scale_by_kronecker
+from precond.engine import Refresh, blocked, by_layer, check_skipped, every, from_probes, has_probes, scale_by_kronecker
 from precond.linalg import Precision
 from precond.mesh import Sharded
 from precond.roots import Root, inverse
@@ -81,6 +81,7 @@ def scale_by_kfac(
       >>> round(updates["kernel"].item(), 4)  # 1 / (2 * 4)
       0.125
     """
+    check_skipped(skipped)
     statistics = optax.chain(activations(decay), balance())
     root = inverse(damping) if root is None else root
     direction = called("around", around, scale_by_kronecker(statistics, root, refresh=refresh, precision=precision))
