@@ -18,16 +18,16 @@ from precond.blocks import BlockInfo, View, ragged, views
 from precond.engine import (
     Refresh,
     blocked,
-    by_layer,
     every,
-    from_probes,
     on_host,
     per_block,
     scale_by_kronecker,
-    use_measured_moments,
 )
 from precond.host import host_refresh
 from precond.large_batches import accumulate, scale_by_adascale, scale_by_neumann
+from precond.layers.by_layer import by_layer
+from precond.layers.from_probes import from_probes
+from precond.layers.use_measured_moments import use_measured_moments
 from precond.linalg import precision
 from precond.mesh import by_cost, sharded
 from precond.metrics import metrics

@@ -3,6 +3,7 @@
 from precond.blocks.block_info import BlockInfo, info_of, without_info
 from precond.blocks.check_layers import check_layers, check_matrices, check_present
 from precond.blocks.check_leaves import check_leaves, check_shapes
+from precond.blocks.check_owners import check_inner, check_owners, first_difference
 from precond.blocks.cuts import BlockSize, Cut, Ragged, Region, ragged
 from precond.blocks.finite_blocks import finite_blocks, keep_finite, mask_blocks, sum_of_squares
 from precond.blocks.known_parameters import KnownParameters, known_parameters
@@ -44,15 +45,18 @@ __all__ = [
     "active_axes",
     "as_views",
     "asking",
+    "check_inner",
     "check_layers",
     "check_leaves",
     "check_matrices",
+    "check_owners",
     "check_present",
     "check_shapes",
     "check_stacks",
     "default_views",
     "fingerprint",
     "finite_blocks",
+    "first_difference",
     "hashed",
     "hearing",
     "info_of",

@@ -8,9 +8,19 @@ import numpy as np
 import optax
 
 from precond.arguments import check_arrays, check_values, described
-from precond.blocks import STARTS, Layout, Member, fingerprint, hashed, leaves_of, reading_of, without_probes
+from precond.blocks import (
+    STARTS,
+    Layout,
+    Member,
+    fingerprint,
+    first_difference,
+    hashed,
+    leaves_of,
+    reading_of,
+    without_probes,
+)
 from precond.checkpoints.places import beside, named_leaves, on_host, places_in, stacks_in
-from precond.engine import first_difference, layouts_of
+from precond.engine import layouts_of
 from precond.trees import Tree
 
 __all__ = ["Record", "by_path", "record_of", "rows_by_path", "shapes_of"]

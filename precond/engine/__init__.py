@@ -1,9 +1,6 @@
 """From parameters to stacks, statistics, roots, and back: what every method runs in. Floor 3 of the library."""
 
 from precond.engine.blocked import BlockedState, blocked
-from precond.engine.by_layer import by_layer
-from precond.engine.check_owners import first_difference
-from precond.engine.from_probes import from_probes, has_probes
 from precond.engine.host_state import Engine, HostState, describing
 from precond.engine.narrow_entries import NarrowEntriesState, narrow_entries
 from precond.engine.per_block import per_block
@@ -13,7 +10,6 @@ from precond.engine.schedule import Refresh, every, on_host
 from precond.engine.skip_nonfinite import SKIPPED, SkipNonfiniteState, check_skipped, skip_nonfinite
 from precond.engine.stacked import stacked, viewed_by
 from precond.engine.stacked_state import StackedState
-from precond.engine.use_measured_moments import use_measured_moments
 
 __all__ = [
     "SKIPPED",
@@ -26,13 +22,9 @@ __all__ = [
     "SkipNonfiniteState",
     "StackedState",
     "blocked",
-    "by_layer",
     "check_skipped",
     "describing",
     "every",
-    "first_difference",
-    "from_probes",
-    "has_probes",
     "layouts_of",
     "narrow_entries",
     "on_host",
@@ -41,6 +33,5 @@ __all__ = [
     "scale_by_kronecker",
     "skip_nonfinite",
     "stacked",
-    "use_measured_moments",
     "viewed_by",
 ]

@@ -14,12 +14,12 @@ from precond.blocks import (
     Layout,
     asking,
     fingerprint,
+    first_difference,
     hashed,
     leaves_of,
     without_probes,
 )
 from precond.boxes import unboxed
-from precond.engine.check_owners import first_difference
 from precond.engine.stacked_state import StackedState
 from precond.trees import Tree, find_nodes
 

@@ -18,7 +18,9 @@ from precond.blocks import (
     Ragged,
     Views,
     as_views,
+    check_inner,
     check_leaves,
+    check_owners,
     check_shapes,
     fingerprint,
     finite_blocks,
@@ -30,7 +32,6 @@ from precond.blocks import (
     tell_readings,
 )
 from precond.boxes import boxed_like, find_box, unboxed
-from precond.engine.check_owners import check_inner, check_owners
 from precond.engine.root_axes import choose_root_axes
 from precond.engine.row_shardings_of import row_shardings_of, stack_row_shardings
 from precond.engine.skip_nonfinite import check_skipped

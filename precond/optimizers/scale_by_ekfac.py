@@ -7,7 +7,8 @@ import optax
 
 from precond.arguments import check_number, check_whole, described
 from precond.blocks import Layer, check_matrices
-from precond.engine import Refresh, every, use_measured_moments
+from precond.engine import Refresh, every
+from precond.layers.use_measured_moments import use_measured_moments
 from precond.linalg import Precision
 from precond.mesh import Sharded
 from precond.optimizers.scale_by_kfac import scale_by_kfac

@@ -9,7 +9,9 @@ from jax.typing import ArrayLike
 
 from precond.arguments import along, called, check_along, described
 from precond.blocks import Layer, check_present, views
-from precond.engine import Refresh, blocked, by_layer, check_skipped, every, from_probes, has_probes, scale_by_kronecker
+from precond.engine import Refresh, blocked, check_skipped, every, scale_by_kronecker
+from precond.layers.by_layer import by_layer
+from precond.layers.from_probes import from_probes, has_probes
 from precond.linalg import Precision
 from precond.mesh import Sharded
 from precond.roots import Root, inverse

@@ -4,7 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from precond.blocks import STARTS, Layout, hashed, leaves_of, owners_of
+from precond.blocks.layout import Layout
+from precond.blocks.owners import STARTS, hashed, owners_of
+from precond.blocks.path_name import leaves_of
 
 __all__ = ["check_inner", "check_owners", "first_difference"]
 
