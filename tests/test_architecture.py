@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import re
 import sys
 from pathlib import Path
 
@@ -96,6 +97,12 @@ def test_imports_go_down_and_not_to_the_private_parts_of_others(file):
         if parts[0] == "precond" and len(parts) > 1 and mine != "__init__":
             other = parts[1]
             assert other == mine or FLOORS[other] < FLOORS[mine], f"{mine} imports {other}"
+
+
+def test_what_computes_in_the_engine_knows_neither_a_mesh_nor_a_method():
+    for name in ("scale_by_kronecker", "refresh_roots", "groups", "schedule", "per_block", "narrow_entries"):
+        text = (PACKAGE / "engine" / f"{name}.py").read_text()
+        assert not re.search(r"precond\.(mesh|roots\.methods|routes)", text), name
 
 
 def test_every_room_has_its_floor():

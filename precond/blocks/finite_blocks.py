@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from precond.linalg import row_major
+from precond.linalg.align import per_row
 
 __all__ = ["finite_blocks", "keep_finite", "mask_blocks", "sum_of_squares"]
 
@@ -57,7 +58,7 @@ def keep_finite(finite: jax.Array | None, new: Any, old: Any) -> Any:
     """
     if finite is None:
         return new
-    return jax.tree.map(lambda n, o: jnp.where(finite.reshape(-1, *[1] * (n.ndim - 1)), n, o), new, old)
+    return jax.tree.map(lambda n, o: jnp.where(per_row(finite, n.ndim), n, o), new, old)
 
 
 def mask_blocks(finite: jax.Array, stack: jax.Array) -> jax.Array:

@@ -10,6 +10,8 @@ from jax.typing import ArrayLike
 from precond.arguments import check_number, check_part, described
 from precond.blocks import keep_finite
 from precond.linalg import average, multiply
+from precond.linalg.align import on_axis
+from precond.linalg.divide import divide_or_zero
 from precond.linalg.products import product
 from precond.roots.damping import Damping, relative
 from precond.roots.eigenbasis import eigenbasis
@@ -95,7 +97,7 @@ def averaged_eigenvalues(
         """Return 1 over the damped eigenvalues `[N, d]`; zeros before the first are known."""
         peak = jnp.max(values, axis=1)
         damped = values + jnp.asarray(damping.ridge(peak, jnp.mean(values, axis=1)))[:, None]
-        return jnp.where(damped > 0, 1 / jnp.where(damped > 0, damped, 1), 0)
+        return divide_or_zero(1.0, damped)
 
     def apply(direction: jax.Array, gradient: jax.Array, state: RootState) -> tuple[jax.Array, RootState]:
         bases, (count, values) = [None if x is None else x.matrix for x in state.derived], state.moments
@@ -112,7 +114,7 @@ def averaged_eigenvalues(
         scaled = multiply(direction, bases, transpose=True)
         for axis, x in enumerate(new):
             if x is not None:
-                scaled = scaled * _on_axis(jnp.sqrt(inverse(x)), axis, scaled.ndim).astype(scaled.dtype)
+                scaled = scaled * on_axis(jnp.sqrt(inverse(x)), axis, scaled.ndim).astype(scaled.dtype)
         return multiply(scaled, bases), RootState(state.derived, Eigenvalues(count, new))
 
     def whiten(state: RootState, axis: int, factor: jax.Array) -> jax.Array:
@@ -131,21 +133,16 @@ def averaged_eigenvalues(
     return Root(init, base.refresh, apply, whiten, base.power, transport=None if along is None else transport)
 
 
-def _on_axis(x: jax.Array, axis: int, ndim: int) -> jax.Array:
-    """Shape `[N, d]` so that it multiplies one axis of a stack `[N, d1, .., dk]`."""
-    return jnp.expand_dims(x, [i for i in range(1, ndim) if i != axis + 1])
-
-
 def _seen(squares: jax.Array, inverses: list[jax.Array | None]) -> list[jax.Array]:
     """Return for each axis the mean of the squares over all other axes, each divided by its eigenvalues.
 
     An axis without eigenvalues so far is divided by the root mean square of the gradient, as `precond.kl` does.
     """
     mean = jnp.mean(squares, axis=tuple(range(1, squares.ndim)), keepdims=True)
-    unit = jnp.where(mean > 0, 1 / jnp.sqrt(jnp.where(mean > 0, mean, 1)), 0)
+    unit = jnp.sqrt(divide_or_zero(1.0, mean))
     shares = []
     for axis, x in enumerate(inverses):
-        share = None if x is None else _on_axis(x, axis, squares.ndim)
+        share = None if x is None else on_axis(x, axis, squares.ndim)
         shares.append(
             share if share is None else jnp.where(jnp.any(share > 0, axis=axis + 1, keepdims=True), share, unit)
         )

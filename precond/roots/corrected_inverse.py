@@ -1,7 +1,5 @@
 """EK-FAC's root, which inverts the Fisher matrix's own diagonal in the factors' eigenbasis."""
 
-from collections.abc import Sequence
-
 import jax
 import jax.numpy as jnp
 import optax
@@ -9,7 +7,7 @@ from jax.typing import ArrayLike
 
 from precond.arguments import check_number, described
 from precond.blocks import finite_blocks, keep_finite
-from precond.linalg import multiply
+from precond.linalg.divide import divide_in_bases
 from precond.roots.eigenbasis import SecondMoment, eigenbasis
 from precond.roots.guard import Checked, unchecked
 from precond.roots.methods import Method
@@ -85,13 +83,13 @@ def corrected_inverse(
         return derived if factors.ndim == 2 else base.refresh(factors, derived, power, first)
 
     def apply(direction: jax.Array, gradient: jax.Array, state: RootState) -> tuple[jax.Array, RootState]:
-        bases = tuple(None if isinstance(x, jax.Array) else x for x in state.derived)
+        bases = [None if x is None or isinstance(x, jax.Array) else x.matrix for x in state.derived]
         seen = finite_blocks(gradient)
         count, nu = state.moments
         given = keep_finite(seen, gradient, jnp.zeros_like(gradient)).astype(nu.dtype)
         count = jnp.asarray(optax.safe_increment(count))
         measured = keep_finite(seen, MeasuredMoment(count, follow(nu, given, count)), state.moments)
-        return _divide(direction, bases, measured.nu + damping), RootState(state.derived, measured)
+        return divide_in_bases(direction, bases, measured.nu + damping), RootState(state.derived, measured)
 
     def transport(moments: MeasuredMoment, old: Basis, new: Basis, axis: int) -> MeasuredMoment:
         assert base.transport is not None
@@ -99,13 +97,6 @@ def corrected_inverse(
 
     turning = None if base.transport is None else transport
     return Root(init, refresh, apply, base.whiten, base.power, transport=turning)
-
-
-def _divide(direction: jax.Array, bases: Sequence[Checked | None], denominator: jax.Array) -> jax.Array:
-    matrices = [None if x is None else x.matrix for x in bases]
-    turned = multiply(direction, matrices, transpose=True)
-    scaled = jnp.where(denominator > 0, turned / jnp.where(denominator > 0, denominator, 1), 0)
-    return multiply(scaled.astype(direction.dtype), matrices)
 
 
 def _start(factor: Factor) -> Basis:

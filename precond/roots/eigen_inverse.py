@@ -9,7 +9,9 @@ from jax.typing import ArrayLike
 
 from precond.arguments import check_number, described
 from precond.blocks import keep_finite
-from precond.linalg import dot_precision, multiply
+from precond.linalg import dot_precision
+from precond.linalg.align import on_axis
+from precond.linalg.divide import divide_in_bases
 from precond.roots.guard import Checked, refresh_basis, unchecked
 from precond.roots.methods import Method, eigh
 from precond.roots.root import Factor, Power, Root, RootState
@@ -92,13 +94,10 @@ def eigen_inverse(damping: ArrayLike = 1e-3, *, method: Method | None = None) ->
 
     def apply(direction: jax.Array, gradient: jax.Array, state: RootState) -> tuple[jax.Array, RootState]:
         del gradient
-        there = [(axis, x) for axis, x in enumerate(state.derived) if x is not None]
         bases = [None if x is None or x.basis is None else x.basis.matrix for x in state.derived]
-        others = [[i for i in range(1, direction.ndim) if i != axis + 1] for axis, _ in there]
-        values = [jnp.expand_dims(x.values, axes) for (_, x), axes in zip(there, others, strict=True)]
+        there = [(axis, x.values) for axis, x in enumerate(state.derived) if x is not None]
+        values = [on_axis(x, axis, direction.ndim) for axis, x in there]
         curvature = functools.reduce(jnp.multiply, values, jnp.ones_like(direction[:1])) + damping
-        turned = multiply(direction, bases, transpose=True)
-        scaled = jnp.where(curvature > 0, turned / jnp.where(curvature > 0, curvature, 1), 0)
-        return multiply(scaled.astype(direction.dtype), bases), state
+        return divide_in_bases(direction, bases, curvature), state
 
     return Root(init, refresh, apply, None, lambda axis: 1.0)

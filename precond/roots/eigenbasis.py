@@ -10,6 +10,8 @@ from jax.typing import ArrayLike
 
 from precond.arguments import check_number, check_part, described, shown
 from precond.linalg import average, dot_precision, multiply
+from precond.linalg.align import per_row
+from precond.linalg.divide import divide_in_bases
 from precond.roots.damping import Damping
 from precond.roots.guard import Checked, refresh_basis, unchecked
 from precond.roots.methods import Method, by_platform, qr, rotations
@@ -130,15 +132,12 @@ def eigenbasis(
         bases = [None if x is None else x.matrix for x in derived]
         turned = multiply(gradient, bases, transpose=True)
         count = jnp.asarray(optax.safe_increment(count))
-        steps = count.reshape(-1, *[1] * (nu.ndim - 1))
+        steps = per_row(count, nu.ndim)
         nu = average(nu, jnp.square(turned), decay, weight, count=steps if debiased else None)
         mean = jnp.mean(nu, axis=tuple(range(1, nu.ndim)), keepdims=True)
         q = power.get(nu.ndim - 1, 0.5) if isinstance(power, Mapping) else power
         denominator = _raised(nu, q) + (least * _raised(mean, q) if eps is None else eps)
-        turned = multiply(direction, bases, transpose=True)
-        # An entry without any gradient so far has 0 / 0, and does not move.
-        scaled = jnp.where(denominator > 0, turned / jnp.where(denominator > 0, denominator, 1), 0)
-        return multiply(scaled, bases), RootState(derived, SecondMoment(count, nu))
+        return divide_in_bases(direction, bases, denominator), RootState(derived, SecondMoment(count, nu))
 
     def whiten(state: RootState, axis: int, factor: jax.Array) -> jax.Array:
         basis = state.derived[axis].matrix

@@ -1,17 +1,18 @@
 """K-FAC's root, which multiplies every axis by the damped inverse of its factor."""
 
 import math
-from fractions import Fraction
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from precond.arguments import check_number, described
-from precond.linalg import multiply, root_residual
+from precond.linalg import multiply
+from precond.linalg.align import on_axis
 from precond.roots.guard import PADDING, Checked, accept, raised, unchecked
-from precond.roots.methods import Method, RootOf, cholesky
-from precond.roots.root import Factor, Power, Root, RootState, identity_like
+from precond.roots.methods import Method, cholesky
+from precond.roots.refresh_inverse import refresh_inverse, whiten_by_matrix
+from precond.roots.root import Factor, Power, Root, RootState
 from precond.trees import Leaf
 
 __all__ = ["inverse"]
@@ -75,7 +76,7 @@ def inverse(damping: ArrayLike = 1e-3, *, method: Method | None = None, toleranc
         if factors.shape[-1] == 1:
             one = _diagonal(factors[:, :, 0], derived._replace(matrix=derived.matrix[:, :, 0]), added, tolerance)
             return one._replace(matrix=one.matrix[:, :, None])
-        return _matrix(factors, derived, added, solve, tolerance)
+        return refresh_inverse(solve, factors, derived, 1, lambda largest, mean: added, least=0.0, tolerance=tolerance)
 
     def apply(direction: jax.Array, gradient: jax.Array, state: RootState) -> tuple[jax.Array, RootState]:
         del gradient
@@ -83,15 +84,10 @@ def inverse(damping: ArrayLike = 1e-3, *, method: Method | None = None, toleranc
         out = multiply(direction, full)
         for axis, x in enumerate(state.derived):
             if x is not None and x.matrix.ndim == 2:
-                out = out * jnp.expand_dims(x.matrix, [i for i in range(1, out.ndim) if i != axis + 1])
+                out = out * on_axis(x.matrix, axis, out.ndim)
         return out, state
 
-    def whiten(state: RootState, axis: int, factor: jax.Array) -> jax.Array:
-        del factor
-        derived = state.derived[axis]
-        return jnp.where(derived.health.known[:, None, None], derived.matrix, 0)
-
-    return Root(init, refresh, apply, whiten, lambda axis: axis.order, PADDING)
+    return Root(init, refresh, apply, whiten_by_matrix, lambda axis: axis.order, PADDING)
 
 
 def _start(factor: Factor) -> Checked:
@@ -99,19 +95,6 @@ def _start(factor: Factor) -> Checked:
         return unchecked(factor)
     one = unchecked(jax.ShapeDtypeStruct((factor.shape[0], 1, 1), factor.dtype))
     return Checked(jnp.ones(factor.shape, factor.dtype), one.health)
-
-
-def _matrix(factors: jax.Array, old: Checked, ridge: jax.Array, solve: RootOf, tolerance: float) -> Checked:
-    """Refresh full factors, as `inverse_root` does."""
-    peak = jnp.max(jnp.abs(factors), axis=(1, 2))
-    empty, scale = peak == 0, jnp.where(peak == 0, 1, peak)
-    a = factors / scale[:, None, None]
-    root, largest, added, condition = solve(a, 1, lambda largest: raised(ridge / scale, largest, old), 0.0)
-    damped = a + added[:, None, None] * identity_like(a)
-    residual = jnp.where(empty, 0, root_residual(root, damped, Fraction(1)))
-    root = jnp.where(empty[:, None, None], identity_like(root), root / scale[:, None, None])
-    used = jnp.where(empty, 0, added / jnp.where(empty, 1, largest))
-    return accept(root, residual, old, tolerance, damping=used, condition=jnp.where(empty, 0, condition))
 
 
 def _diagonal(factors: jax.Array, old: Checked, ridge: jax.Array, tolerance: float) -> Checked:

@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 
 from precond.arguments import check_number, check_part, described
-from precond.linalg import multiply, root_residual
+from precond.linalg import multiply
 from precond.roots.damping import Damping, relative
-from precond.roots.guard import PADDING, Checked, accept, raised, unchecked
+from precond.roots.guard import PADDING, Checked, unchecked
 from precond.roots.methods import Method, Ridge, Solved, by_platform, composite, eigh
 from precond.roots.powers import Powers, powers
-from precond.roots.root import Factor, Power, Root, RootState, as_fraction, identity_like
+from precond.roots.refresh_inverse import refresh_inverse, whiten_by_matrix
+from precond.roots.root import Factor, Power, Root, RootState
 from precond.trees import Leaf
 
 __all__ = ["inverse_root"]
@@ -83,32 +84,15 @@ def inverse_root(
 
     def refresh(factors: jax.Array, derived: Checked, power: Power, first: jax.Array) -> Checked:
         del first
-        peak = jnp.max(jnp.abs(factors), axis=(1, 2))
-        empty, scale = peak == 0, jnp.where(peak == 0, 1, peak)
-        a, mean = factors / scale[:, None, None], jnp.trace(factors, axis1=1, axis2=2) / factors.shape[-1]
-
-        def ridge(largest: jax.Array) -> jax.Array:
-            return raised(jnp.asarray(damping.ridge(largest * scale, mean)) / scale, largest, derived)
-
-        solve = _exact if a.shape[-1] == 1 else root_of
-        root, largest, added, condition = solve(a, power, ridge, damping.least(a.shape[-1]))
-        damped = a + added[:, None, None] * identity_like(a)
-        residual = jnp.where(empty, 0, root_residual(root, damped, as_fraction(power)))
-        root = root * (scale ** -float(power))[:, None, None]
-        root = jnp.where(empty[:, None, None], identity_like(root), root)
-        used = jnp.where(empty, 0, added / jnp.where(empty, 1, largest))
-        return accept(root, residual, derived, tolerance, damping=used, condition=jnp.where(empty, 0, condition))
+        solve = _exact if factors.shape[-1] == 1 else root_of
+        least = damping.least(factors.shape[-1])
+        return refresh_inverse(solve, factors, derived, power, damping.ridge, least=least, tolerance=tolerance)
 
     def apply(direction: jax.Array, gradient: jax.Array, state: RootState) -> tuple[jax.Array, RootState]:
         del gradient
         return multiply(direction, [None if x is None else x.matrix for x in state.derived]), state
 
-    def whiten(state: RootState, axis: int, factor: jax.Array) -> jax.Array:
-        del factor
-        derived = state.derived[axis]
-        return jnp.where(derived.health.known[:, None, None], derived.matrix, 0)
-
-    return Root(init, refresh, apply, whiten, power_of, PADDING)
+    return Root(init, refresh, apply, whiten_by_matrix, power_of, PADDING)
 
 
 def _exact(a: jax.Array, power: Power, ridge: Ridge, least: float) -> Solved:

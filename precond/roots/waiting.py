@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from precond.arguments import check_part, described
+from precond.blocks import keep_finite
 from precond.roots.guard import Checked
 from precond.roots.root import Root, RootState
 from precond.trees import find_nodes
@@ -49,7 +50,7 @@ def waiting(root: Root) -> Root:
         known = [x.health.known for x in find_nodes(state.derived, Checked)]
         if not known:
             return out, moved
-        there = functools.reduce(jnp.logical_and, known).reshape(-1, *[1] * (out.ndim - 1))
-        return jnp.where(there, out, 0), moved
+        there = functools.reduce(jnp.logical_and, known)
+        return keep_finite(there, out, jnp.zeros_like(out)), moved
 
     return root._replace(apply=apply)

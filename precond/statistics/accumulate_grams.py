@@ -14,6 +14,7 @@ from precond.arguments import check_number, check_whole
 from precond.blocks import BlockInfo, active_axes, finite_blocks, info_of, keep_finite, path_name, tell_average
 from precond.control_flow import run_if
 from precond.linalg import Packed, average, eye_like, packed_gram
+from precond.linalg.align import per_row
 from precond.statistics.statistic import Seen, Whiten
 from precond.transformation import Init, Update
 from precond.trees import Factors, Leaf, Stacks, wide_dtype
@@ -119,7 +120,7 @@ def accumulate_grams(
             terms = terms + good
 
             def averaged(old: jax.Array, new: jax.Array) -> jax.Array:
-                count = jnp.maximum(terms, 1).reshape(-1, *[1] * (old.ndim - 1)) if debiased else None
+                count = per_row(jnp.maximum(terms, 1), old.ndim) if debiased else None
                 return average(old, new, decay, weight, count=count)
 
             def one(axis: int, factor: Packed) -> Packed:

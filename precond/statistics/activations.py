@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 from precond.arguments import check_number, described
 from precond.blocks import BlockInfo, active_axes, info_of, path_name
 from precond.linalg import Packed, average, packed
+from precond.linalg.align import per_row
 from precond.transformation import transformation
 from precond.trees import Factors, Leaf, Stacks, wide_dtype
 
@@ -102,9 +103,8 @@ def activations(decay: ArrayLike = 0.95) -> optax.GradientTransformationExtraArg
         terms = terms + good
 
         def one(f: jax.Array, n: jax.Array) -> jax.Array:
-            shape = (-1,) + (1,) * (f.ndim - 1)
-            mean = average(f, n, decay, count=jnp.maximum(terms, 1).reshape(shape))
-            return jnp.where(good.reshape(shape), mean, f)
+            mean = average(f, n, decay, count=per_row(jnp.maximum(terms, 1), f.ndim))
+            return jnp.where(per_row(good, f.ndim), mean, f)
 
         moved = iter([jax.tree.map(one, f, n) for f, n in pairs])
         return terms, tuple(None if f is None else next(moved) for f in old)

@@ -6,6 +6,7 @@ import optax
 
 from precond.arguments import described
 from precond.linalg import Packed, dense
+from precond.linalg.align import per_row
 from precond.trees import Factors
 
 __all__ = ["balance"]
@@ -47,7 +48,7 @@ def balance() -> optax.GradientTransformation:
 
         def one(factor: Factor) -> Factor:
             ratio = next(ratios)
-            return jax.tree.map(lambda x: x * ratio.reshape((-1,) + (1,) * (x.ndim - 1)), factor)
+            return jax.tree.map(lambda x: x * per_row(ratio, x.ndim), factor)
 
         return tuple(None if f is None else one(f) for f in factors)
 

@@ -6,6 +6,7 @@ import optax
 
 from precond.arguments import check_number, described
 from precond.linalg import Packed, dense
+from precond.linalg.align import per_row
 from precond.trees import Factors
 
 __all__ = ["scale_by_trace"]
@@ -43,7 +44,7 @@ def scale_by_trace(gamma: float = 0.5, *, eps: float = 1e-12) -> optax.GradientT
 
         def one(factor: jax.Array | Packed) -> jax.Array | Packed:
             scale = jnp.maximum(jnp.trace(dense(factor), axis1=1, axis2=2), eps) ** -gamma
-            return jax.tree.map(lambda x: x * scale.reshape((-1,) + (1,) * (x.ndim - 1)), factor)
+            return jax.tree.map(lambda x: x * per_row(scale, x.ndim), factor)
 
         return jax.tree.map(one, factors, is_leaf=lambda x: isinstance(x, Packed))
 

@@ -1,0 +1,44 @@
+"""Divisions in which nothing by nothing is nothing."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from precond.linalg.multiply import multiply
+
+__all__ = ["divide_in_bases", "divide_or_zero"]
+
+
+def divide_or_zero(x: jax.typing.ArrayLike, y: jax.Array) -> jax.Array:
+    """Return x / y where y is positive, and 0 elsewhere, also for derivatives.
+
+    Examples:
+      >>> divide_or_zero(jnp.asarray([6.0, 1.0]), jnp.asarray([2.0, 0.0])).tolist()
+      [3.0, 0.0]
+    """
+    return jnp.where(y > 0, x / jnp.where(y > 0, y, 1), 0)
+
+
+def divide_in_bases(x: jax.Array, bases: Sequence[jax.Array | None], denominator: jax.Array) -> jax.Array:
+    """Divide each entry of a stack by a number of its own, in other bases.
+
+    An entry that has seen no gradient so far would be 0 / 0, and is 0.
+
+    Args:
+      x: `[N, d1, .., dk]`.
+      bases: orthonormal columns, `[N, d, d]` for each axis; None is the axis's own basis.
+      denominator: shaped like x, or to meet it.
+
+    Returns:
+      Shaped like x, in its own basis and dtype.
+
+    Examples:
+      >>> swap = jnp.asarray([[[0.0, 1.0], [1.0, 0.0]]])
+      >>> divide_in_bases(
+      ...     jnp.ones((1, 2, 1)), [swap, None], jnp.asarray([[[4.0], [0.0]]])
+      ... ).tolist()
+      [[[0.0], [0.25]]]
+    """
+    turned = multiply(x, bases, transpose=True)
+    return multiply(divide_or_zero(turned, denominator).astype(x.dtype), bases)
