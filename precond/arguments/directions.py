@@ -2,6 +2,7 @@
 
 import functools
 import warnings
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -66,9 +67,20 @@ def _is_made_for(tx: optax.GradientTransformation, tree: Any) -> bool:
     return moved == shapes
 
 
-@functools.lru_cache(maxsize=64)
 def _probed(init: Callable[..., Any], update: Callable[..., Any], costly: bool) -> tuple[int, str]:
-    """Return the heading, and what is wrong with the updates."""
+    """Return the heading, and what is wrong with the updates. Both are found once, and kept by weak references."""
+    try:
+        return _kept(weakref.ref(init), weakref.ref(update), costly)
+    except TypeError:  # there is no weak reference to some functions
+        return _probe(init, update, costly)
+
+
+@functools.lru_cache(maxsize=64)
+def _kept(init: Callable[[], Any], update: Callable[[], Any], costly: bool) -> tuple[int, str]:
+    return _probe(init(), update(), costly)
+
+
+def _probe(init: Callable[..., Any], update: Callable[..., Any], costly: bool) -> tuple[int, str]:
     tx = optax.with_extra_args_support(optax.GradientTransformationExtraArgs(init, update))
     if not isinstance(tx, optax.GradientTransformationExtraArgs):
         return 0, ""

@@ -1,5 +1,8 @@
 """Blocked, graft, switch and the small transformations, against their definitions."""
 
+import gc
+import weakref
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -182,3 +185,13 @@ def test_parameters_and_gradients_that_cannot_be_are_refused_by_path():
         tx.init(params | {"steps": jnp.zeros((), int)})
     with pytest.raises(ValueError, match=r"gradient of 'w' has the shape \(3, 4\), the parameter \(4, 3\)"):
         tx.update(params | {"w": jnp.ones((3, 4))}, tx.init(params), params)
+
+
+def test_no_transformation_is_kept_alive_by_the_check_of_its_direction():
+    array = jnp.ones(3)
+    own = optax.stateless(lambda updates, params, bias=array: jax.tree.map(lambda g: g + bias[0], updates))
+    alive = weakref.ref(own.update)
+    precond.blocked(optax.identity(), otherwise=own).init({"kernel": jnp.ones((3, 2))})
+    del own
+    gc.collect()
+    assert alive() is None
