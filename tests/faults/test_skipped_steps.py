@@ -164,3 +164,12 @@ def test_a_part_that_breaks_at_a_finite_gradient_is_seen(params, gradients):
     updates, _ = tx.update(gradients[0] | {"bias": jnp.full(4, 7.0)}, tx.init(params), params)
     assert np.isnan(updates["bias"]).all()
     assert np.isfinite(updates["first"]).all()
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(x, marks=[pytest.mark.slow] * (x not in ("shampoo", "kl_soap"))) for x in OPTIMIZERS]
+)
+def test_nothing_trips_the_search_for_nan_and_infinity(name, params, gradients):
+    steps = [jax.tree.map(np.zeros_like, gradients[0]), *gradients[:2], spoil(gradients[2], 1e30), gradients[3]]
+    with jax.debug_nans(True), jax.debug_infs(True):
+        jax.block_until_ready(trajectory(name, params, steps))
