@@ -188,8 +188,8 @@ def transported(
     for k, place, count, here in _spots(group, turn):
         stack, axis = places[k]
         rows = [_rows(tree, place, count) for tree in (out[stack], old[k], new[k])]
-        along = functools.partial(root.transport, axis=axis)
-        moved = along(*rows) if here is None else run_if(here, along, lambda *rows: rows[0], *rows)
+        move = functools.partial(root.transport, axis=axis)
+        moved = move(*rows) if here is None else run_if(here, move, lambda *rows: rows[0], *rows)
         out[stack] = _put_at(out[stack], moved, place)
     return out
 

@@ -86,7 +86,7 @@ def averaged_eigenvalues(
     damping = relative(1e-4) if damping is None else damping
     check_part("damping", damping, Damping, "precond.relative(1e-4)")
     rule = turned() if moments is None else moments
-    base, along = eigenbasis(method=method, moments=rule), rule.along
+    base, move = eigenbasis(method=method, moments=rule), rule.move
 
     def init(stack: Leaf, factors: tuple[Factor | None, ...]) -> RootState:
         bases, (count, _) = base.init(stack, factors)
@@ -125,12 +125,12 @@ def averaged_eigenvalues(
 
     def transport(moments: Eigenvalues, old: Checked, new: Checked, axis: int) -> Eigenvalues:
         before = moments.values[axis]
-        assert along is not None
+        assert move is not None
         assert before is not None
-        after = along(before, old.matrix, new.matrix, 0)
-        return moments._replace(values=(*moments.values[:axis], after, *moments.values[axis + 1 :]))
+        moved = move(before, old.matrix, new.matrix, 0)
+        return moments._replace(values=(*moments.values[:axis], moved, *moments.values[axis + 1 :]))
 
-    return Root(init, base.refresh, apply, whiten, base.power, transport=None if along is None else transport)
+    return Root(init, base.refresh, apply, whiten, base.power, transport=None if move is None else transport)
 
 
 def _seen(squares: jax.Array, inverses: list[jax.Array | None]) -> list[jax.Array]:

@@ -165,13 +165,13 @@ def transport_by(rule: Transport) -> TransportOf | None:
       >>> transport_by(kept()) is None
       True
     """
-    along = rule.along
+    move = rule.move
 
     def transport(moments: SecondMoment, old: Checked, new: Checked, axis: int) -> SecondMoment:
-        assert along is not None
-        return moments._replace(nu=along(moments.nu, old.matrix, new.matrix, axis))
+        assert move is not None
+        return moments._replace(nu=move(moments.nu, old.matrix, new.matrix, axis))
 
-    return None if along is None else transport
+    return None if move is None else transport
 
 
 def _raised(x: jax.Array, power: jax.typing.ArrayLike) -> jax.Array:

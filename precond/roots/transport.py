@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from precond.blocks import keep_finite
 from precond.linalg import dot_precision, multiply_axis
 
-__all__ = ["Along", "Transport", "kept", "turned"]
+__all__ = ["MoveMoments", "Transport", "kept", "turned"]
 
 
-class Along(Protocol):
-    """Move second moments along one axis: the type of `Transport.along`."""
+class MoveMoments(Protocol):
+    """Move second moments to the new basis of one axis: the type of `Transport.move`."""
 
     def __call__(self, moments: jax.Array, old: jax.Array, new: jax.Array, axis: int) -> jax.Array:
         """Return second moments in the new basis of one axis.
@@ -31,19 +31,19 @@ class Transport(NamedTuple):
 
     Attributes:
       name: what the user types to get it.
-      along: from second moments and two bases of one axis to second moments (`precond.roots.transport.Along`); None
+      move: from second moments and two bases of one axis to second moments (`precond.roots.transport.MoveMoments`); None
         leaves them as they are, and costs nothing.
     """
 
     name: str
-    along: Along | None
+    move: MoveMoments | None
 
 
 def kept() -> Transport:
     """Leave second moments where they are, as the official SOAP does: entry j goes on with column j of the new basis.
 
     Examples:
-      >>> kept().along is None
+      >>> kept().move is None
       True
     """
     return Transport("kept()", None)
@@ -64,7 +64,7 @@ def turned() -> Transport:
 
     Examples:
       >>> swap = jnp.asarray([[[0.0, 1.0], [1.0, 0.0]]])
-      >>> turned().along(jnp.asarray([[2.0, 3.0]]), jnp.eye(2)[None], swap, 0).tolist()
+      >>> turned().move(jnp.asarray([[2.0, 3.0]]), jnp.eye(2)[None], swap, 0).tolist()
       [[3.0, 2.0]]
     """
     return Transport("turned()", _turn)

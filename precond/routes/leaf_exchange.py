@@ -115,14 +115,14 @@ class LeafExchange(NamedTuple):
 
 
 def exchange_of(
-    shape: tuple[int, ...], g: Geometry, along: int, cuts: Sequence[Cut], count: int, dim: int
+    shape: tuple[int, ...], g: Geometry, sliced_axis: int, cuts: Sequence[Cut], count: int, dim: int
 ) -> LeafExchange | None:
     """Return the exchange of a leaf, or None if a shard of it cannot become slices.
 
     Args:
       shape: of the leaf.
       g: how it is read.
-      along: the axis of its tensors that is sliced.
+      sliced_axis: the axis of its tensors that is sliced.
       cuts: the blocks along it.
       count: of devices.
       dim: the axis along which the leaf is divided.
@@ -135,7 +135,7 @@ def exchange_of(
     """
     before = math.prod(shape[:dim])
     fitting = [a for a, d in enumerate(g.shape) if math.prod(g.shape[:a]) == before and d % count == 0]
-    first, last = g.spans()[along]
+    first, last = g.spans()[sliced_axis]
     if shape[dim] % count or not fitting:
         return None
     place = g.order.index(fitting[0])
@@ -146,6 +146,6 @@ def exchange_of(
     dims = [read[a] for a in g.order]
     dims = [*dims[:first], math.prod(dims[first:last]), *dims[last:]]
     at = None if own else place if place < first else place - (last - first) + 1
-    tensor = [d // count if k == along else d for k, d in enumerate(g.tensor)]
+    tensor = [d // count if k == sliced_axis else d for k, d in enumerate(g.tensor)]
     batch = math.prod(g.shape) // math.prod(g.tensor)
     return LeafExchange(dim, tuple(read), g.order, tuple(dims), at, first, tuple(cuts), (batch, *tensor))

@@ -32,22 +32,22 @@ def sharded_route(
       dims: for each leaf the axes along which it may come divided, the best first.
     """
     slices, n = slices_of(layout, leaves, collectives.count, dims), collectives.count
-    along, exchanges = slices.along, slices.exchanges
+    sliced_axes, exchanges = slices.sliced_axes, slices.exchanges
 
     def pack(leaves: Leaves) -> Stacks:
         wires = layout.dtypes(leaves)
         came = collectives.all_to_all({i: x.send(leaves[i], n) for i, x in exchanges.items() if not x.is_local})
         narrow = [exchanges[i].receive(came.get(i, x)) if i in exchanges else x for i, x in enumerate(leaves)]
         stacks = slices.layout.stacked(_slices_of_whole(slices, collectives, slices.layout.cut(narrow)))
-        sent = {k: x.reshape(n, -1, *x.shape[1:]).astype(wires[k]) for k, x in stacks.items() if k in along}
+        sent = {k: x.reshape(n, -1, *x.shape[1:]).astype(wires[k]) for k, x in stacks.items() if k in sliced_axes}
         came = collectives.all_to_all(sent)
-        mine = collectives.local({k: x for k, x in stacks.items() if k not in along})
-        return mine | {k: merge_slices(x, along[k] + 1).astype(stacks[k].dtype) for k, x in came.items()}
+        mine = collectives.local({k: x for k, x in stacks.items() if k not in sliced_axes})
+        return mine | {k: merge_slices(x, sliced_axes[k] + 1).astype(stacks[k].dtype) for k, x in came.items()}
 
     def unpack(stacks: Stacks, leaves: Leaves) -> list[Any]:
-        sent = {k: split_slices(x, along[k] + 1, n) for k, x in stacks.items() if k in along}
+        sent = {k: split_slices(x, sliced_axes[k] + 1, n) for k, x in stacks.items() if k in sliced_axes}
         came = {k: x.reshape(-1, *x.shape[2:]) for k, x in collectives.all_to_all(sent).items()}
-        came |= collectives.all_gather({k: x for k, x in stacks.items() if k not in along})
+        came |= collectives.all_gather({k: x for k, x in stacks.items() if k not in sliced_axes})
         cut = _whole_of_slices(slices, collectives, slices.layout.unstacked(came))
         like = [
             jax.ShapeDtypeStruct(exchanges[i].narrow, x.dtype) if i in exchanges else x for i, x in enumerate(leaves)
@@ -74,9 +74,9 @@ def _of_whole_groups(
     places, given = [], []
     for s, group in enumerate(slices.layout.groups):
         for r, (name, _) in enumerate(group.regions):
-            if slices.whole(group) and name in slices.along:
+            if slices.whole(group) and name in slices.sliced_axes:
                 places.append((s, r))
-                given.append((cut[s][r], slices.along[name] + 1))
+                given.append((cut[s][r], slices.sliced_axes[name] + 1))
     out = [list(blocks) for blocks in cut]
     for (s, r), x in zip(places, change(given), strict=True):
         out[s][r] = x

@@ -22,14 +22,14 @@ class Slices(NamedTuple):
     Attributes:
       layout: of slices. It has the groups whose members do not all come divided as they are.
       count: of slices of a block.
-      along: by stack, the axis of its blocks that is sliced. Blocks of a stack that is not in it have no axis that
-        divides, and stay whole.
+      sliced_axes: by stack, the axis of its blocks that is sliced. Blocks of a stack that is not in it have no axis
+        that divides, and stay whole.
       exchanges: by the place of the leaf, of those that come divided. The others come whole.
     """
 
     layout: Layout
     count: int
-    along: dict[str, int]
+    sliced_axes: dict[str, int]
     exchanges: dict[int, LeafExchange]
 
     def whole(self, group: TensorGroup) -> bool:
@@ -51,19 +51,19 @@ def slices_of(layout: Layout, leaves: Sequence[Any], count: int, dims: Sequence[
       >>> from precond.blocks import default_views, layout_of
       >>> leaves = [jnp.zeros((4, 8))]
       >>> found = slices_of(layout_of(leaves, default_views, 4), leaves, 2, [[0, 1]])
-      >>> found.along, found.exchanges[0].dim, found.exchanges[0].narrow
+      >>> found.sliced_axes, found.exchanges[0].dim, found.exchanges[0].narrow
       ({'4x4': 1}, 0, (1, 4, 4))
     """
     divisible = {name: [k for k, d in enumerate(x.shape[1:]) if d % count == 0] for name, x in layout.stacks.items()}
-    along = {name: axes[-1] for name, axes in divisible.items() if axes}
+    sliced_axes = {name: axes[-1] for name, axes in divisible.items() if axes}
     exchanges: dict[int, LeafExchange] = {}
     groups = []
     for group in layout.groups:
-        axis, *others = {along.get(name) for name, _ in group.regions}
+        axis, *others = {sliced_axes.get(name) for name, _ in group.regions}
         found = None if axis is None or others else _exchanges(group, axis, leaves, count, dims)
         groups.append(group if found is None else _narrow(group, axis or 0, count, found))
         exchanges |= found or {}
-    return Slices(layout._replace(groups=tuple(groups)), count, along, exchanges)
+    return Slices(layout._replace(groups=tuple(groups)), count, sliced_axes, exchanges)
 
 
 def _exchanges(

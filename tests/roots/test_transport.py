@@ -28,7 +28,7 @@ def bases_of(shape, rng):
 def turn(v, old, new):
     """Axis after axis, as the engine does."""
     for axis, (a, b) in enumerate(zip(old, new, strict=True)):
-        v = turned().along(v, jnp.asarray(a)[None], jnp.asarray(b)[None], axis)
+        v = turned().move(v, jnp.asarray(a)[None], jnp.asarray(b)[None], axis)
     return v
 
 
@@ -45,7 +45,7 @@ def test_a_basis_that_stays_changes_no_bit():
     rng = np.random.default_rng(0)
     v, old = rng.uniform(size=(2, 4, 3)), np.stack([orthogonal(4, rng) for _ in range(2)])
     new = np.stack([old[0], orthogonal(4, rng)])
-    out = turned().along(*map(jnp.asarray, (v, old, new)), 0)
+    out = turned().move(*map(jnp.asarray, (v, old, new)), 0)
     np.testing.assert_array_equal(out[0], v[0])
     assert np.abs(out[1] - v[1]).max() > 0.01
 
