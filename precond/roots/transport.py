@@ -31,7 +31,7 @@ class Transport(NamedTuple):
 
     Attributes:
       name: what the user types to get it.
-      move: from second moments and two bases of one axis to second moments (`precond.roots.transport.MoveMoments`); None
+      move: `precond.roots.transport.MoveMoments`, from second moments and two bases of one axis to second moments; None
         leaves them as they are, and costs nothing.
     """
 
