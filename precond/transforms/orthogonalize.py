@@ -10,6 +10,7 @@ from jax import lax
 
 from precond.arguments import check_part, described
 from precond.blocks import BlockInfo, info_of, keep_finite
+from precond.control_flow import run_if
 from precond.linalg import isometry_error
 from precond.orthogonal import Orthogonalizer, Scale, newton_schulz
 
@@ -38,8 +39,8 @@ def orthogonalize(
     $$U S V^\top \mapsto c \, U V^\top$$
 
     It runs inside `precond.blocked`, on stacks `[N, m, n]`; a block of one axis counts as a matrix with one column.
-    With a momentum before it, it is Muon. The state tells `precond.metrics` how far singular values are from 1, which
-    is estimated from two products of each matrix with a vector.
+    With a momentum before it, it is Muon. The state holds an estimate of how far singular values are from 1, and
+    `precond.metrics` shows it. The estimate takes two products of each matrix with a vector.
 
     Args:
       method: `precond.orthogonal.newton_schulz()` (the default), `precond.orthogonal.polar()`, or one of them in
@@ -75,7 +76,7 @@ def orthogonalize(
     def whole(matrices: jax.Array, before: jax.Array) -> tuple[jax.Array, jax.Array]:
         found = method.apply(matrices)
         error = isometry_error(lax.stop_gradient(found)).astype(before.dtype)  # a root has no derivative at 0
-        # Iterations that diverge are told, by a number.
+        # Where the iteration diverges, the metric is the largest number: metrics are finite.
         return scaled(found), jnp.nan_to_num(error, nan=jnp.finfo(error.dtype).max)
 
     def cut(matrices: jax.Array, before: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -86,7 +87,7 @@ def orthogonalize(
         if method.block_size is None or max(matrices.shape[1:]) <= method.block_size or method.period == 1:
             out, error = whole(matrices, before)
         else:
-            out, error = lax.cond(count % method.period == 0, whole, cut, matrices, before)
+            out, error = run_if(count % method.period == 0, whole, cut, matrices, before)
         return out.reshape(x.shape), keep_finite(finite, error, before)
 
     def update(

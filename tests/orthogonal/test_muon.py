@@ -313,6 +313,7 @@ def test_one_gradient_of_a_thousand_times_makes_no_update_longer():
         (lambda: orthogonal.width(outputs=2), ValueError, "outputs=2"),
         (lambda: orthogonal.match_rms(-1.0), ValueError, "rms=-1.0"),
         (lambda: normalize_neurons(over=-1), ValueError, "over=-1"),
+        (lambda: normalize_neurons(1.0), ValueError, "decay=1.0"),
         (lambda: nesterov(1.0), ValueError, "decay=1.0"),
     ],
 )
@@ -331,9 +332,6 @@ def test_what_is_no_stack_of_matrices_is_refused():
         alone.update({"w": jnp.ones((3, 4))}, alone.init({"w": jnp.ones((3, 4))}))
     with pytest.raises(ValueError, match=r"\(3, 4\)"):
         orthogonalize().update({"w": jnp.ones((3, 4))}, orthogonalize().init({"w": jnp.ones((3, 4))}))
-    stacks = precond.blocked(normalize_neurons())
-    with pytest.raises(ValueError, match="per_block"):
-        stacks.update({"w": jnp.ones((3, 4))}, stacks.init({"w": jnp.ones((3, 4))}))
 
 
 @pytest.mark.usefixtures("x64")
@@ -360,6 +358,24 @@ def test_between_whole_matrices_blocks_follow_the_definition(polynomials):
             w = w - 0.01 * u
             expected.append(w)
         assert distance(path[k], np.stack(expected), start[k]) < 1e-12, k
+
+
+@pytest.mark.optimized
+def test_mapped_members_take_blocks_alone_where_all_of_them_do():
+    def marking(x):
+        jax.debug.callback(lambda x, size=x.shape[1]: marks.append(size), x[0, 0, 0])
+        return x
+
+    marks, g = [], {"6x6": jnp.ones((2, 1, 6, 6))}  # two members, each with a stack of one matrix
+    tx = orthogonalize(orthogonal.block_periodic(3, 2, orthogonal.Orthogonalizer("marking", marking)))
+    update, state = jax.jit(jax.vmap(tx.update)), jax.vmap(tx.init)(g)
+    seen = []
+    for _ in range(3):
+        _, state = jax.block_until_ready(update(g, state))
+        jax.effects_barrier()
+        seen.append(set(marks))
+        marks.clear()
+    assert seen == [{6}, {3}, {6}]
 
 
 def test_the_error_is_that_of_whole_matrices():
