@@ -72,7 +72,8 @@ def kfac(
       captured.
 
     Raises:
-      ValueError, TypeError: for numbers out of range or of a wrong type; as `precond.scale_by_kfac`.
+      ValueError, TypeError: for numbers out of range or of a wrong type; for a `damping` beside `root`, which has its
+        own; as `precond.scale_by_kfac`.
 
     Reference:
       Martens and Grosse, Optimizing Neural Networks with Kronecker-factored Approximate Curvature, 2015; Ba, Grosse and

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import optax
 
-from precond.arguments import check_mask, check_rate, described
+from precond.arguments import check_idle, check_mask, check_rate, described
 from precond.engine import refuse_foreign
 from precond.large_batches import convexify, growing_momentum, scale_by_neumann
 from precond.optimizers.finish import decayed
@@ -66,7 +66,8 @@ def neumann(
       An Optax optimizer; `update` needs the parameters. A gradient that is not finite is skipped, and does not count.
 
     Raises:
-      ValueError, TypeError: for numbers out of range or of a wrong type.
+      ValueError, TypeError: for numbers out of range or of a wrong type; for `variables` beside `repulsion=None`, and
+        for a `decay` if there is no regularizer, which have no effect.
 
     Reference:
       Krishnan, Xiao and Saurous, Neumann Optimizer: A Practical Optimization Algorithm for Deep Neural Networks, 2018.
@@ -81,6 +82,8 @@ def neumann(
       >>> final = precond.large_batches.eval_params(state, params)
     """
     check_rate("learning_rate", learning_rate)
+    if cubic is None and repulsion is None:
+        check_idle("cubic=None and repulsion=None", decay=(decay, 0.99))
     away = convexify(cubic, repulsion, variables=variables, axis=axis)
     step: optax.GradientTransformation = scale_by_neumann(
         learning_rate,
