@@ -90,11 +90,17 @@ def gram_newton_schulz(
 
         H = a I + b A + c A^2,    Q <- H Q,    A <- H A H
 
-    and X is multiplied by Q at the end of the group, from which the next one starts. Groups are short, because a Gram
-    matrix that is carried on has errors of rounding in place of its smallest eigenvalues, which grow with the square
-    of what singular values grow by: in bfloat16, at a condition number of 1e3, five of Jordan's steps on one Gram
-    matrix have an error of 5.7 (relative, in the Frobenius norm), groups of three and two one of 0.07, and steps on the
-    block one of 0.12. In float32 these are 2e-4, 5e-6 and 3e-6.
+    At the end of the group X is multiplied by Q, and the next group starts from this X. Groups are short. Rounding
+    replaces the smallest eigenvalues of A, and its errors grow from step to step, with the square of what singular
+    values grow by.
+
+    These are errors of five of Jordan's steps at a condition number of 1e3, relative, in the Frobenius norm:
+
+    | | bfloat16 | float32 |
+    |---|---|---|
+    | on one Gram matrix | 5.7 | 2e-4 |
+    | in groups of three and two | 0.07 | 5e-6 |
+    | on the block | 0.12 | 3e-6 |
 
     Args:
       x: `[N, m, n]`.
