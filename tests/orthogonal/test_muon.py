@@ -102,6 +102,48 @@ def test_normalized_neurons_follow_the_definition(over):
     check(tx, rate=0.01, b1=0.9, polynomials=polynomials, factor=rms, second=0.8, over=axes)
 
 
+def of_authors(start, grads, *, signs=False, over=None, factor=None, second=None):
+    """The trajectory of one matrix with Nesterov's momentum as in the original code, for a rate of 0.01."""
+    w, m, v, path = np.array(start), np.zeros_like(start), 0.0, []
+    for g in grads:
+        m = 0.95 * m + g
+        u = g + 0.95 * m
+        o = orthogonalized(np.sign(u) if signs else u, orthogonal.jordan()) * factor(*start.shape)
+        if second is not None:
+            v = second * v + (1 - second) * (o**2 if over is None else np.mean(o**2, over, keepdims=True))
+            even = o / (np.sqrt(v) + 1e-8)
+            o = even * np.linalg.norm(o) / np.linalg.norm(even)
+        w = w - 0.01 * o
+        path.append(w)
+    return np.stack(path)
+
+
+ORIGINAL = optax.trace(0.95, nesterov=True)
+SIGNS = optax.chain(ORIGINAL, optax.stateless(lambda updates, params: jax.tree.map(jnp.sign, updates)))
+AUTHORS = {
+    "original": ({"momentum": ORIGINAL, "scale": orthogonal.width()}, {"factor": jordans}),
+    "normuon": (
+        {"momentum": ORIGINAL, "after": normalize_neurons()},
+        {"factor": rms, "over": 0, "second": 0.95},
+    ),
+    "adamuon": (
+        {"momentum": SIGNS, "after": normalize_neurons(0.95, over=())},
+        {"factor": rms, "signs": True, "second": 0.95},
+    ),
+}
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "normuon")) for n in AUTHORS])
+def test_the_variants_of_the_page_follow_their_definitions(name):
+    given, definition = AUTHORS[name]
+    shapes = {"wide": (6, 14), "tall": (14, 6)}
+    start, grads = gradients(shapes, 1, seed=5)[0], gradients(shapes, 12)
+    path = trajectory(precond.muon(0.01, **given), start, grads)
+    for k, w in start.items():
+        assert distance(path[k], of_authors(w, [g[k] for g in grads], **definition), w) < 1e-12, k
+
+
 def optax_muon(rate, *, dims=None, **given):
     """Optax's, which leaves its own parameters to Adam by dimension numbers of None."""
     shared = {"adam_b1": 0.9, "adam_b2": 0.95, "eps": 1e-8, "adam_learning_rate": 0.003}
