@@ -77,6 +77,16 @@ def test_neither_does_it_with_other_parts(make, loop):
     assert_same(loops.LOOPS[loop](lambda axis, mesh: make(axis=axis, mesh=mesh)), alone, 1e-11)
 
 
+ONE_OF_EACH = {"auto, fully sharded, told", "shard_map"}
+WHOLE = [pytest.param(f, id=n, marks=[pytest.mark.slow] * (n not in ONE_OF_EACH)) for n, f in loops.LOOPS.items()]
+
+
+@pytest.mark.parametrize("loop", WHOLE)
+def test_nor_with_whole_matrices_of_unique_shapes(loop):
+    make = functools.partial(precond.muon, 0.01, weight_decay=0.1)
+    assert_same(loop(lambda axis, mesh: make(axis=axis, mesh=mesh)), loops.one_device(make(axis=STACKED)), 1e-11)
+
+
 def without_vectors(make):
     """A vector's factor is of rank one at first: its ridge of 1e-12, or a basis of nothing, is rounding's to choose."""
     matrices = {"first": {"kernel": True, "bias": False}, "middle": True, "last": {"kernel": True}}
