@@ -44,7 +44,8 @@ def neumann(
     where batches are large, and no fewer where they are small (`examples/neumann_batch_sizes.py` counts them). It does
     not precondition. In a run of few epochs the warm-up is most of it: count the times in updates then.
     See `precond.scale_by_neumann` for every choice that the paper leaves open. With the push (`repulsion`) the
-    weights do not settle unless the learning rate falls.
+    weights do not settle unless the learning rate falls. After one very large gradient later steps are as much larger,
+    as with any momentum, until it is reset. Put `optax.clip_by_global_norm` in front if that can happen.
 
     Args:
       learning_rate: $\eta$, of SGD's size; a number or an Optax schedule.
