@@ -12,9 +12,9 @@ from tests.conformance import harness
 
 SPIKES = (50, 53, 57)  # right after a refresh of bases or roots, and between two
 SHAPES = {"kernel": (24, 16), "bias": (16,)}
-# Left out are those whose steps grow with the gradient: Neumann's and SGD's. K-FAC's steps grow up to its bound, so that
-# they stay as large if usual steps reach it. KL-Shampoo's roots are old between two refreshes, and what they make of a
-# spike is clipped to a root mean square of 1: without a magnitude its steps grow to that. Sums forget nothing.
+# Left out are those whose steps grow with the gradient: Neumann's and SGD's. K-FAC's steps grow up to its bound, so
+# that they stay as large if usual steps reach it. KL-Shampoo's roots are old between two refreshes, and what they make
+# of a spike is clipped to a root mean square of 1: without a magnitude its steps grow to that. Sums forget nothing.
 LEFT_OUT = ("kfac", "neumann", "shampoo_sgd_magnitude", "shampoo_sum", "kl_shampoo_own_magnitude")
 ALL = (*catalog.DEFAULTS, *catalog.LAYERED, *catalog.WHOLE, catalog.find("adascale_shampoo"), *catalog.VARIANTS)
 CASES = tuple(case for case in ALL if case.name not in LEFT_OUT)
@@ -75,7 +75,14 @@ def test_no_later_update_is_with_what_the_page_says(make):
         (precond.shampoo(1.0, magnitude=optax.identity()), 100),
         (precond.kl_shampoo(1.0, magnitude=None), 10),
     ],
-    ids=["K-FAC's bound", "clipped gradients", "moments that are kept", "a long second moment", "SGD's magnitude", "KL-Shampoo without a magnitude"],
+    ids=[
+        "K-FAC",
+        "Neumann",
+        "SOAP, moments kept",
+        "a long second moment",
+        "SGD's magnitude",
+        "KL-Shampoo, no magnitude",
+    ],
 )
 def test_without_what_bounds_them_they_grow(tx, least):
     assert 1000 > growth(tx, ("kernel",)) > least

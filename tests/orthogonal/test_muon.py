@@ -150,23 +150,29 @@ def optax_muon(rate, *, dims=None, **given):
     return optax.contrib.muon(rate, muon_weight_dimension_numbers=dims, **shared, **given)
 
 
-def ours(rate, *, polynomials=None, **given):
+def ours(rate, *, polynomials=None, rescale=None, **given):
     adam = optax.scale_by_adam(0.9, 0.95, 1e-8, nesterov=True)
-    method = orthogonal.newton_schulz(polynomials, dtype=jnp.float32)
+    method = orthogonal.newton_schulz(polynomials, dtype=jnp.float32, rescale=rescale)
     return precond.muon(rate, method=method, otherwise=adam, adam_learning_rate=0.003, **given)
 
 
 SHAPES = {"wide": (12, 40), "tall": (40, 12), "square": (16, 16), "bias": (12,), "scale": ()}
+DION = {"polynomials": orthogonal.dion()}
 PRESETS = {
     "standard": ({}, {}),
-    "dion": ({"ns_coeffs": "dion"}, {"polynomials": orthogonal.dion()}),
+    "dion": ({"ns_coeffs": "dion"}, DION),
     "seven steps": ({"ns_steps": 7}, {"polynomials": orthogonal.jordan(7)}),
+    "more than a set": ({"ns_coeffs": "dion", "ns_steps": 7}, DION),
+    "schatten": ({"preconditioning": "schatten"}, {"rescale": orthogonal.schatten()}),
+    "spectral": ({"preconditioning": "spectral"}, {"rescale": orthogonal.spectral()}),
+    "aol": ({"preconditioning": "aol", "ns_coeffs": "dion"}, DION | {"rescale": orthogonal.almost_orthogonal()}),
     "own": ({"ns_coeffs": ((3.0, -3.2, 1.2),) * 5}, {"polynomials": ((3.0, -3.2, 1.2),) * 5}),
     "without nesterov": ({"nesterov": False}, {"momentum": optax.ema(0.95)}),
     "decay": ({"weight_decay": 0.1}, {"weight_decay": 0.1, "mask": lambda p: jax.tree.map(lambda x: x.ndim == 2, p)}),
     "beta": ({"beta": 0.8}, {"b1": 0.8}),
 }
-ALIKE = ("dion", "seven steps", "own", "beta")  # they differ from another one in a number
+# They differ from another one in a number.
+ALIKE = ("dion", "seven steps", "more than a set", "spectral", "schatten", "own", "beta")
 SCALES = {
     "width": ({}, {"scale": orthogonal.width()}),
     "consistent_rms": ({"consistent_rms": 0.2}, {}),
@@ -352,6 +358,8 @@ def test_one_gradient_of_a_thousand_times_makes_no_update_longer():
         (lambda: orthogonal.block_periodic(8, 0), ValueError, "period=0"),
         (lambda: orthogonal.block_periodic(8, 2, precond.eigh()), TypeError, "method="),
         (lambda: orthogonal.newton_schulz(dtype=jnp.int8), TypeError, "floating point"),
+        (lambda: orthogonal.newton_schulz(rescale="aol"), TypeError, "rescale='aol'"),
+        (lambda: orthogonal.newton_schulz(rescale=orthogonal.schatten), TypeError, "Call this function"),
         (lambda: orthogonal.width(outputs=2), ValueError, "outputs=2"),
         (lambda: orthogonal.match_rms(-1.0), ValueError, "rms=-1.0"),
         (lambda: normalize_neurons(over=-1), ValueError, "over=-1"),
