@@ -92,7 +92,8 @@ def nvidia_kl_soap(
     $\epsilon$ being replaced by $\epsilon$. Then one step of orthogonal iteration moves the bases, the momentum is
     taken from the old bases to the new ones, and Adam's rule follows. The second moment stays where it is. All averages
     are free of the bias of their start, and weights decay apart from the step. Theirs refuses a parameter that is not a
-    matrix. Here vectors and scalars get Adam's update, with the same `betas` and `eps`.
+    matrix. Here a vector has one factor, and a tensor has one for each axis. Scalars get Adam's update, with the same
+    `betas` and `eps`.
 
     Args:
       learning_rate: a number or a schedule.

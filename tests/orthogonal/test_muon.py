@@ -9,7 +9,7 @@ import pytest
 
 import precond
 from precond import orthogonal
-from precond.transforms import nesterov, normalize_neurons, orthogonalize
+from precond.transforms import homes, nesterov, normalize_neurons, orthogonalize
 from tests.problem import distance, gradients, trajectory
 
 MATRICES = {"wide": (6, 14), "tall": (14, 6), "square": (7, 7), "stack": (3, 5, 4), "row": (1, 5)}
@@ -330,6 +330,39 @@ def test_on_eight_devices_it_is_still_that_of_optax_and_each_keeps_an_eighth(div
             assert distance(np.asarray(params[k]), expected[k][t], w) < 2e-5
     held = [x for x in jax.tree.leaves(state) if x.ndim == 3]
     assert [x.addressable_shards[0].data.shape for x in held] == [(2, 16, 24)]
+
+
+def test_every_matrix_of_a_unique_shape_is_computed_once_and_on_a_device_of_its_own(monkeypatch):
+    def marking(x):
+        jax.debug.callback(lambda i, shape=x.shape: marks.append((shape, int(i))), jax.lax.axis_index("data"))
+        return x
+
+    monkeypatch.setattr(homes, "LEAST", 1)
+    shapes = {"a": (4, 4), "b": (5, 5), "c": (6, 6), **{f"layer_{i}": (9, 9) for i in range(8)}, "d": (9, 9)}
+    grads = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), gradients(shapes, 1)[0])
+    marks, mesh = [], jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    method = orthogonal.Orthogonalizer("marking", marking)
+    tx = precond.scale_by_muon(
+        momentum=optax.identity(), method=method, scale=orthogonal.width(), axis="data", mesh=mesh
+    )
+    updates, _ = jax.jit(tx.update)(grads, tx.init(grads))
+    jax.effects_barrier()
+    for k, g in grads.items():
+        np.testing.assert_array_equal(updates[k], g)
+    # Nine matrices stand two by two on five devices, and the others take what is left.
+    assert sorted(marks) == [
+        *(((1, 4, 4), 7), ((1, 5, 5), 6), ((1, 6, 6), 5)),
+        *(((2, 9, 9), i) for i in range(5)),
+    ]
+
+
+def test_on_one_device_nothing_is_computed_of_what_fills_up_a_stack():
+    seen = []
+    method = orthogonal.Orthogonalizer("seeing", lambda x: seen.append(x.shape) or x)
+    grads, mesh = {"kernel": jnp.ones((4, 6))}, jax.make_mesh((1,), ("data",))
+    tx = precond.scale_by_muon(method=method, axis="data", mesh=mesh)
+    jax.eval_shape(tx.update, grads, tx.init(grads))
+    assert set(seen) == {(1, 4, 6)}
 
 
 def test_one_gradient_of_a_thousand_times_makes_no_update_longer():
