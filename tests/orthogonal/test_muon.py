@@ -134,7 +134,7 @@ AUTHORS = {
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "normuon")) for n in AUTHORS])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n != "adamuon")) for n in AUTHORS])
 def test_the_variants_of_the_page_follow_their_definitions(name):
     given, definition = AUTHORS[name]
     shapes = {"wide": (6, 14), "tall": (14, 6)}
@@ -172,7 +172,7 @@ PRESETS = {
     "beta": ({"beta": 0.8}, {"b1": 0.8}),
 }
 # They differ from another one in a number.
-ALIKE = ("dion", "seven steps", "more than a set", "spectral", "schatten", "own", "beta")
+ALIKE = ("dion", "seven steps", "more than a set", "schatten", "spectral", "aol", "own", "beta")
 SCALES = {
     "width": ({}, {"scale": orthogonal.width()}),
     "consistent_rms": ({"consistent_rms": 0.2}, {}),
