@@ -1,6 +1,6 @@
 """What a function on one device does together with the other devices. Floor 0 of the library."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +19,7 @@ class Collectives(NamedTuple):
       all_to_all: send entry i of every array `[count, ..]` of a tree to device i. Entry j of the result is from device
         j.
       psum: add up a number over the devices.
+      send: from a tree and pairs (i, j), send it from device i to device j. A device that gets nothing has zeros.
     """
 
     count: int
@@ -27,11 +28,12 @@ class Collectives(NamedTuple):
     all_gather: Callable[[Any], Any]
     all_to_all: Callable[[Any], Any]
     psum: Callable[[jax.Array], jax.Array]
+    send: Callable[[Any, Sequence[tuple[int, int]]], Any]
 
 
 def _same(tree: Any) -> Any:
     return tree
 
 
-SINGLE = Collectives(1, lambda: 0, _same, _same, _same, _same)
+SINGLE = Collectives(1, lambda: 0, _same, _same, _same, _same, lambda tree, pairs: tree)
 """One device, which has everything."""

@@ -172,3 +172,44 @@ def practical_kl_shampoo_trajectory(w, gradients, *, lr, b1, b2, damping, period
                 values[i] = values[i][order]
         path.append(w.copy())
     return np.stack(path)
+
+
+def qr_step(a, basis):
+    """One step of orthogonal iteration, columns by falling quotient, each put back where it was."""
+    order = np.argsort(-np.diag(basis.T @ a @ basis))
+    new = np.empty_like(basis)
+    new[:, order] = np.linalg.qr(a @ basis[:, order])[0]
+    return new
+
+
+def late_soap_trajectory(w, gradients, *, lr, b1, b2, least, due, damping=None):
+    """SOAP and KL-SOAP by their defaults: no update in the first step, and a refresh behind each.
+
+    `due` gives the axes that are refreshed after a step. With a damping the statistics are those of KL-Shampoo.
+    """
+    w, m, v, path = w.copy(), np.zeros_like(w), np.zeros_like(w), []
+    factors, bases = [np.zeros((d, d)) for d in w.shape], [np.eye(d) for d in w.shape]
+    white = [np.eye(d) for d in w.shape]
+    if damping is not None:
+        white = [x / np.sqrt(np.sqrt(np.mean(gradients[0] ** 2))) for x in white]
+    for t, g in enumerate(gradients, 1):
+        for i, d in enumerate(w.shape):
+            seen = kron_multiply(g, [None if j == i else x for j, x in enumerate(white)])
+            factors[i] = b2 * factors[i] + (1 - b2) * gram(seen, i) * (1 if damping is None else d / w.size)
+        if t > 1:
+            m = b1 * m + (1 - b1) * g
+            v = b2 * v + (1 - b2) * kron_multiply(g, [q.T for q in bases]) ** 2
+            moment = v / (1 - b2 ** (t - 1))
+            denominator = np.sqrt(moment) + least * np.sqrt(np.mean(moment))
+            direction = kron_multiply(m / (1 - b1 ** (t - 1)), [q.T for q in bases]) / denominator
+            w = w - lr * kron_multiply(direction, bases)
+        path.append(w.copy())
+        old, bases = bases, list(bases)
+        for i in due(t):
+            bases[i] = np.linalg.eigh(factors[i])[1] if t == 1 else qr_step(factors[i], bases[i])
+        v = turned_moment(v, old, bases)
+        if damping is not None:
+            corrected = [f / (1 - b2**t) for f in factors]
+            values = [np.diag(q.T @ f @ q) for q, f in zip(bases, corrected, strict=True)]
+            white = [(q / np.sqrt(x + damping * x.max())) @ q.T for q, x in zip(bases, values, strict=True)]
+    return np.stack(path)

@@ -313,6 +313,30 @@ def test_the_table_of_methods_for_roots_is_that_of_the_benchmark():
         assert cells == wanted
 
 
+def costs_of_muon():
+    """The rows of the table on Muon's page, and what is sent."""
+    cases = results("benchmarks/results/accelerators.json")["cases"]
+    steps = {
+        "gpt-124m/fsdp-told": ("GPT of 124M parameters, FSDP, 4 x 1024 tokens a chip", ".1f"),
+        "gpt-small/fsdp-told": ("small GPT, FSDP, 4 x 512 tokens a chip", ".2f"),
+        "gpt-small/dp": ("small GPT, data parallel, 4 x 512 tokens a chip", ".2f"),
+    }
+    for case, (words, digits) in steps.items():
+        cycles = {n: cases[f"{case}/v5e-8/{n}"]["cycles"]["step"] for n in ("muon", "optax_muon", "adamw")}
+        row = f"| {words} | {{muon}} | {{optax_muon}} | {{adamw}} |"
+        yield "docs/muon.md", row, {n: format(x / 1e6, digits) for n, x in cycles.items()}
+
+    def sent(name, kind):
+        found = cases[f"gpt-124m/fsdp-told/v5e-8/{name}"]["collectives"]
+        (one,) = [x for x in found if x["kind"] == kind and not x["async"]]
+        return {"count": one["count"], "size": f"{one['bytes'] / 2**20:.1f}"}
+
+    to_all, ours, optaxs = sent("muon", "all-to-all"), sent("muon", "all-reduce"), sent("optax_muon", "all-reduce")
+    words = "ours has {0[count]} all-to-alls of {0[size]} MiB and {1[count]} all-reduces of {1[size]} MiB."
+    yield "docs/muon.md", words.format(to_all, ours), {}
+    yield "docs/muon.md", "no all-to-all, and {count} all-reduces of {size} MiB.", optaxs
+
+
 def sentences():
     """Sentences with numbers: the page, and its words with the numbers of a committed result."""
     demo = {row["optimizer"]: row["steps_to_baseline"] for row in results("examples/results/demo.json")["table"]}
@@ -326,6 +350,7 @@ def sentences():
     seeds = results("examples/results/autoencoder_kfac.json")["seeds"]
     steps = {name: [seed[name]["steps"] for seed in seeds] for name in ("K-FAC", "EK-FAC")}
     ends = {"a": min(steps["K-FAC"]), "b": max(steps["K-FAC"]), "c": min(steps["EK-FAC"]), "d": max(steps["EK-FAC"])}
+    yield from costs_of_muon()
     yield "docs/kfac.md", "in {a} to {b} steps with every one of five seeds, and EK-FAC in {c} to {d}", ends
 
 

@@ -1,5 +1,6 @@
 """What a user typed: checked, explained where it is wrong, and printed in one line. Floor 0 of the library."""
 
+from precond.arguments.check_idle import check_idle
 from precond.arguments.checks import (
     check_bound,
     check_choice,
@@ -43,6 +44,7 @@ __all__ = [
     "check_floating",
     "check_function",
     "check_headings",
+    "check_idle",
     "check_keys",
     "check_mask",
     "check_number",

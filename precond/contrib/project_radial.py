@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 
 from precond.arguments import check_along, check_number, check_transformation, check_whole, described
 from precond.transformation import transformation
+from precond.transforms.single_blocks import refuse_stacks
 from precond.trees import wide_dtype
 
 __all__ = ["project_radial"]
@@ -46,8 +47,8 @@ def project_radial(
       A transformation whose `update` needs the parameters; updates have the dtype of the gradients.
 
     Raises:
-      ValueError, TypeError: for a negative number; in `update` without parameters, or for a parameter that lacks the
-        axis.
+      ValueError, TypeError: for a negative number; in `update` without parameters, for a parameter that lacks the axis,
+        and for stacks.
 
     Reference:
       Heo et al., AdamP: Slowing Down the Slowdown for Momentum Optimizers on Scale-invariant Weights, 2021.
@@ -96,6 +97,7 @@ def project_radial(
             raise ValueError(
                 "project_radial() projects steps off the parameters: call update(gradients, state, params)."
             )
+        refuse_stacks("project_radial", extra.get("blocks"))
         updates = jax.tree.map(jnp.asarray, updates)
         steps, state = inner.update(updates, state, params, **extra)
         return jax.tree.map(one, params, updates, steps), state

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from precond.arguments import check_bound, check_number, described
+from precond.arguments import check_bound, check_idle, check_number, described
 from precond.replicas.replicas import sum_over_axes
 from precond.trees import Tree, tree_product, varying
 
@@ -59,7 +59,8 @@ def convexify(
       A function of the parameters and their average, for `regularizer=` of `precond.scale_by_neumann`.
 
     Raises:
-      ValueError, TypeError: for a negative number, or an `eps` of 0; in a call without `axis`, for parameters that
+      ValueError, TypeError: for a negative number, or an `eps` of 0; for `variables` and an `eps` beside
+        `repulsion=None`, where they have no effect; in a call without `axis`, for parameters that
         differ between the devices of a mesh axis.
 
     Reference:
@@ -76,6 +77,8 @@ def convexify(
     check_number("eps", eps, 0)
     if not isinstance(eps, jax.Array) and eps == 0:
         raise ValueError("eps=0: must be above 0, since the push has no direction if the weights equal their average.")
+    if repulsion is None:
+        check_idle("repulsion=None", variables=(variables, None), eps=(eps, 1e-3))
     count = _tensors if variables is None else variables
 
     def pull(offset: Tree) -> Tree:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from precond.arguments import check_number, check_rate, check_whole, described
+from precond.arguments import check_idle, check_number, check_rate, check_whole, described
 from precond.blocks import KnownParameters, check_shapes, known_parameters
 from precond.large_batches.convexify import Regularizer, convexify
 from precond.large_batches.eval_params import Displacement
@@ -161,7 +161,8 @@ def scale_by_neumann(
       $w - \mu m$. Norms are taken over all parameters that it sees, which are all unless it is masked.
 
     Raises:
-      ValueError, TypeError: for numbers out of range; in `update` for missing parameters.
+      ValueError, TypeError: for numbers out of range; for a decay, or `regularized_resets`, beside
+        `regularizer=None`, where they have no effect; in `update` for missing parameters.
 
     Reference:
       Krishnan, Xiao and Saurous, Neumann Optimizer: A Practical Optimization Algorithm for Deep Neural Networks, 2018,
@@ -175,6 +176,9 @@ def scale_by_neumann(
     """
     check_rate("learning_rate", learning_rate)
     _check(warmup, resets, momentum, {"decay": decay, "warmup_decay": warmup_decay})
+    if regularizer is None:
+        idle = {"warmup_decay": (warmup_decay, 0.0), "regularized_resets": (regularized_resets, False)}
+        check_idle("regularizer=None", decay=(decay, 0.99), **idle)
 
     def is_reset(state: NeumannState) -> jax.Array:
         done = jnp.maximum(state.resets - 1, 0)

@@ -1,6 +1,6 @@
 """Newton-Schulz iterations: odd polynomials of a matrix, which act on its singular values, from products alone."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,8 @@ from precond.linalg.products import product
 __all__ = ["block_newton_schulz", "gram_newton_schulz", "gram_pays"]
 
 Coefficients = tuple[float, float, float]
+Rescale = Callable[[jax.Array], jax.Array]
+"""From Gram matrices `[N, m, m]` to what multiplies the m rows or columns, `[N, m]`, or each matrix, `[N, 1]`."""
 
 _TOGETHER = 3  # steps on one Gram matrix
 
@@ -30,6 +32,18 @@ def _gram(x: jax.Array) -> jax.Array:
     return product(x, _transposed(x)) if x.shape[1] <= x.shape[2] else product(_transposed(x), x)
 
 
+def _begun(x: jax.Array, rescale: Rescale | None) -> tuple[jax.Array, jax.Array]:
+    """Return X and its Gram matrix, both rescaled."""
+    a = _gram(x)
+    if rescale is None:
+        return x, a
+    wide = jnp.promote_types(jnp.float32, x.dtype)
+    s = rescale(a.astype(wide))
+    rows, columns = s[:, :, None], s[:, None, :]
+    side = rows if x.shape[1] <= x.shape[2] else columns
+    return (x.astype(wide) * side).astype(x.dtype), (a.astype(wide) * rows * columns).astype(x.dtype)
+
+
 def _times(q: jax.Array, x: jax.Array) -> jax.Array:
     """Multiply X by a symmetric matrix, from the shorter side."""
     return product(q, x) if x.shape[1] <= x.shape[2] else product(x, q)
@@ -42,7 +56,11 @@ def _without_constant(p: Coefficients, a: jax.Array) -> jax.Array:
 
 
 def block_newton_schulz(
-    x: jax.Array, polynomials: Sequence[Coefficients], dtype: jax.typing.DTypeLike | None = None
+    x: jax.Array,
+    polynomials: Sequence[Coefficients],
+    dtype: jax.typing.DTypeLike | None = None,
+    *,
+    rescale: Rescale | None = None,
 ) -> jax.Array:
     r"""Apply odd polynomials, one after the other, to the singular values of matrices.
 
@@ -57,6 +75,8 @@ def block_newton_schulz(
       x: `[N, m, n]`.
       polynomials: (a, b, c) of each.
       dtype: of the products; None is that of x.
+      rescale: from the first Gram matrices to what multiplies the rows of the shorter side, `[N, m]`, or each matrix,
+        `[N, 1]`. None leaves them with a Frobenius norm of 1.
 
     Returns:
       `[N, m, n]` in the dtype of x; zeros for a matrix of zeros.
@@ -71,9 +91,9 @@ def block_newton_schulz(
       >>> x.round(4).tolist()
       [[[1.0, 0.0], [0.0, 1.0]]]
     """
-    given, x = x.dtype, _unit(x, x.dtype if dtype is None else dtype)
-    for p in polynomials:
-        x = p[0] * x + _times(_without_constant(p, _gram(x)), x)
+    given, (x, a) = x.dtype, _begun(_unit(x, x.dtype if dtype is None else dtype), rescale)
+    for step, p in enumerate(polynomials):
+        x = p[0] * x + _times(_without_constant(p, _gram(x) if step else a), x)
     return x.astype(given)
 
 
@@ -83,6 +103,7 @@ def gram_newton_schulz(
     dtype: jax.typing.DTypeLike | None = None,
     *,
     together: int = _TOGETHER,
+    rescale: Rescale | None = None,
 ) -> jax.Array:
     r"""Do the same as `block_newton_schulz`, with most steps on the Gram matrix of the shorter side alone.
 
@@ -90,17 +111,24 @@ def gram_newton_schulz(
 
         H = a I + b A + c A^2,    Q <- H Q,    A <- H A H
 
-    and X is multiplied by Q at the end of the group, from which the next one starts. Groups are short, because a Gram
-    matrix that is carried on has errors of rounding in place of its smallest eigenvalues, which grow with the square
-    of what singular values grow by: in bfloat16, at a condition number of 1e3, five of Jordan's steps on one Gram
-    matrix have an error of 5.7 (relative, in the Frobenius norm), groups of three and two one of 0.07, and steps on the
-    block one of 0.12. In float32 these are 2e-4, 5e-6 and 3e-6.
+    At the end of the group X is multiplied by Q, and the next group starts from this X. Groups are short. Rounding
+    replaces the smallest eigenvalues of A, and its errors grow from step to step, with the square of what singular
+    values grow by.
+
+    These are errors of five of Jordan's steps at a condition number of 1e3, relative, in the Frobenius norm:
+
+    | | bfloat16 | float32 |
+    |---|---|---|
+    | on one Gram matrix | 5.7 | 2e-4 |
+    | in groups of three and two | 0.07 | 5e-6 |
+    | on the block | 0.12 | 3e-6 |
 
     Args:
       x: `[N, m, n]`.
       polynomials: (a, b, c) of each.
       dtype: of the products; None is that of x.
       together: steps in a group.
+      rescale: as in `block_newton_schulz`.
 
     Returns:
       `[N, m, n]` in the dtype of x.
@@ -112,10 +140,10 @@ def gram_newton_schulz(
       >>> x.round(4).tolist()
       [[[1.0, 0.0], [0.0, 1.0]]]
     """
-    given, x = x.dtype, _unit(x, x.dtype if dtype is None else dtype)
+    given, (x, a) = x.dtype, _begun(_unit(x, x.dtype if dtype is None else dtype), rescale)
     identity = jnp.eye(min(x.shape[1:]), dtype=x.dtype)
     for start in range(0, len(polynomials), together):
-        group, a = polynomials[start : start + together], _gram(x)
+        group, a = polynomials[start : start + together], _gram(x) if start else a
         q = h = group[0][0] * identity + _without_constant(group[0], a)
         for p in group[1:]:
             a = product(product(h, a), h)

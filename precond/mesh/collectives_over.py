@@ -1,5 +1,6 @@
 """Collectives over the axes of a mesh: every array moves in its own shape, and XLA joins what can travel together."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -41,4 +42,10 @@ def collectives_over(placement: Placement | None) -> Collectives:
     def all_to_all(tree: Tree) -> Any:
         return jax.tree.map(lambda x: lax.all_to_all(x, axes, 0, 0, tiled=True), tree)
 
-    return Collectives(count, lambda: lax.axis_index(axes), local, all_gather, all_to_all, lambda x: lax.psum(x, axes))
+    def send(tree: Tree, pairs: Sequence[tuple[int, int]]) -> Any:
+        return jax.tree.map(lambda x: lax.ppermute(x, axes, pairs), tree)
+
+    def index() -> jax.Array:
+        return lax.axis_index(axes)
+
+    return Collectives(count, index, local, all_gather, all_to_all, lambda x: lax.psum(x, axes), send)

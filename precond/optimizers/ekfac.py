@@ -12,7 +12,7 @@ from precond.linalg import Precision
 from precond.mesh import Sharded
 from precond.optimizers.finish import finish
 from precond.optimizers.scale_by_ekfac import scale_by_ekfac
-from precond.roots import Method
+from precond.roots import Method, Transport
 from precond.transforms import clip_by_kl, with_momentum
 from precond.trees import Mask
 
@@ -33,6 +33,7 @@ def ekfac(
     mask: Mask = None,
     refresh: Refresh | int = every(10, stagger=True, delay=1, warmup=1),
     method: Method | None = None,
+    moments: Transport | None = None,
     otherwise: optax.GradientTransformation | None = None,
     precision: Precision | None = None,
     axis: str | Sequence[str] | Sharded | None = None,
@@ -65,7 +66,10 @@ def ekfac(
       refresh: `precond.every`, or a number of steps n for `every(n, delay=1, warmup=1)`: all bases at once. By default
         each every 10 steps, in turns.
       method: how bases are refreshed: `precond.qr()` (the default, but on TPU), `precond.roots.rotations()` or
-        `precond.roots.cholesky_qr()`, by which a column continues the one before, as its second moments do.
+        `precond.roots.cholesky_qr()`, by which a column continues the one before, as its second moments do. With
+        `moments=precond.roots.turned()` also `precond.eigh()`.
+      moments: what becomes of S when a basis is refreshed: `precond.roots.kept()` (the default), or
+        `precond.roots.turned()`, by which S turns with the basis.
       otherwise: for parameters that belong to no layer; None is Adam, with the same learning rate.
       precision: of matrix products, as in `precond.scale_by_kronecker`; None is the highest.
       axis: mesh axes over whose devices factors, bases, second moments and momentum are divided, as in
@@ -109,6 +113,7 @@ def ekfac(
         damping=damping,
         refresh=refresh,
         method=method,
+        moments=moments,
         around=around,
         otherwise=along(optax.scale_by_adam(b1)) if otherwise is None else otherwise,
         skipped=SKIPPED,

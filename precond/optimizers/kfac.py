@@ -55,7 +55,8 @@ def kfac(
       decay: of the factors.
       damping: $\lambda$, in the units of the Fisher matrix: the one to tune.
       bound: c, twice the divergence between predictions before and after a step; a number, a schedule, or infinity
-        for none (without it, K-FAC is easily lost in its first steps).
+        for none (without it, K-FAC is easily lost in its first steps). If usual steps reach it, no later step is larger
+        after one very large gradient. Smaller steps then grow up to it.
       weight_decay: $\gamma$, decoupled, a number or an Optax schedule; None leaves it out, and `params` need not
         be given to `update`.
       mask: which parameters decay, as in `optax.adamw`.
@@ -72,7 +73,8 @@ def kfac(
       captured.
 
     Raises:
-      ValueError, TypeError: for numbers out of range or of a wrong type; as `precond.scale_by_kfac`.
+      ValueError, TypeError: for numbers out of range or of a wrong type; for a `damping` beside `root`, which has its
+        own; as `precond.scale_by_kfac`.
 
     Reference:
       Martens and Grosse, Optimizing Neural Networks with Kronecker-factored Approximate Curvature, 2015; Ba, Grosse and

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import optax
 
-from precond.arguments import along, check_along, check_decay, check_number, described
+from precond.arguments import along, check_along, check_decay, check_idle, check_number, described
 from precond.blocks import BlockSize, Views
 from precond.engine import SKIPPED, Refresh, blocked, every
 from precond.linalg import Precision
@@ -81,10 +81,14 @@ def scale_by_kl_shampoo(
     check_number("b2", b2, 0, 1, advice="1 sums the factors.")
     check_number("eps", eps, 0)
     check_number("damping", damping, 0)
+    if otherwise is not None:
+        check_idle("otherwise=", eps=(eps, 1e-15))
     if root is None:
         root = waiting(inverse_root(power=0.5, method=method, damping=relative(damping)))
     elif method is not None:
         raise ValueError(f"method={method} and root={root}: a root has its own method; give it there.")
+    else:
+        check_idle("root=", damping=(damping, 1e-4))
     kept, moved = memory_of(memory), {"momentum": optax.ema(b1), "after": clip_by_rms(1.0)}
     direction = grafted(kl(b2), kept.of_root(root), magnitude, **moved, refresh=refresh, precision=precision)
     tx = blocked(
@@ -165,7 +169,8 @@ def kl_shampoo(
       An Optax optimizer. Under `optax.inject_hyperparams` pass `static_args=precond.static_args(precond.kl_shampoo)`.
 
     Raises:
-      ValueError, TypeError: for numbers out of range or of a wrong type.
+      ValueError, TypeError: for numbers out of range or of a wrong type; for an `eps` beside `otherwise`, and for a
+        `damping` or a `method` beside `root`, which have no effect.
 
     Reference:
       Lin et al., Understanding and Improving Shampoo and SOAP via Kullback-Leibler Minimization, 2025.

@@ -137,8 +137,9 @@ def kl_soap(
       b1: decay of the momentum, $\beta_1$.
       b2: decay of the factors and of the second moment, $\beta_2$.
       eps: $\epsilon$, in the units of the gradient; None takes 1e-4 of the root mean square of the block's denominator.
-        With `delay=0` it must not be much smaller: a gradient then meets the basis that is made from itself, where in
-        the first steps all entries but the diagonal are rounding.
+        With `delay=0` do not give a much smaller one. A gradient is then read in the basis that was made from it. In
+        the first steps its entries there are rounding, but for the diagonal. A small eps would divide them by
+        themselves.
       damping: added to the eigenvalues by which the factors whiten the gradient, relative to the largest.
       weight_decay: $\lambda$, decoupled, a number or an Optax schedule; None leaves it out, and `params` need not
         be given to `update`.

@@ -6,7 +6,16 @@ from typing import Any
 import jax
 import optax
 
-from precond.arguments import along, check_along, check_decay, check_number, check_rate, check_transformation, described
+from precond.arguments import (
+    along,
+    check_along,
+    check_decay,
+    check_idle,
+    check_number,
+    check_rate,
+    check_transformation,
+    described,
+)
 from precond.blocks import BlockSize, Views, as_views
 from precond.blocks.wide_views import wide_views
 from precond.engine import SKIPPED, blocked, per_block, viewed_by
@@ -74,6 +83,10 @@ def scale_by_muon(
     check_decay("adam_b1", adam_b1)
     check_decay("adam_b2", adam_b2)
     check_number("adam_eps", adam_eps, 0)
+    if momentum is not None:
+        check_idle("momentum=", b1=(b1, 0.95))
+    if otherwise is not None:
+        check_idle("otherwise=", adam_b1=(adam_b1, 0.9), adam_b2=(adam_b2, 0.95), adam_eps=(adam_eps, 1e-15))
     given, momentum = momentum, nesterov(b1) if momentum is None else momentum
     check_transformation("momentum", momentum)
     scale = match_rms(0.2) if scale is None else scale
@@ -160,7 +173,8 @@ def muon(
       An Optax optimizer. Under `optax.inject_hyperparams` pass `static_args=precond.static_args(precond.muon)`.
 
     Raises:
-      ValueError, TypeError: for numbers out of range or of a wrong type; in `update`, for a view of more than two axes.
+      ValueError, TypeError: for numbers out of range or of a wrong type; for a `b1` beside `momentum`, and for numbers
+        of Adam beside `otherwise`, which have no effect; in `update`, for a view of more than two axes.
 
     Reference:
       Jordan et al., Muon: An optimizer for hidden layers in neural networks, 2024; Liu et al., Muon is Scalable for LLM

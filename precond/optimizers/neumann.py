@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import optax
 
-from precond.arguments import check_mask, check_rate, described
+from precond.arguments import check_idle, check_mask, check_rate, described
 from precond.engine import refuse_foreign
 from precond.large_batches import convexify, growing_momentum, scale_by_neumann
 from precond.optimizers.finish import decayed
@@ -44,7 +44,8 @@ def neumann(
     where batches are large, and no fewer where they are small (`examples/neumann_batch_sizes.py` counts them). It does
     not precondition. In a run of few epochs the warm-up is most of it: count the times in updates then.
     See `precond.scale_by_neumann` for every choice that the paper leaves open. With the push (`repulsion`) the
-    weights do not settle unless the learning rate falls.
+    weights do not settle unless the learning rate falls. After one very large gradient later steps are as much larger,
+    as with any momentum, until it is reset. Put `optax.clip_by_global_norm` in front if that can happen.
 
     Args:
       learning_rate: $\eta$, of SGD's size; a number or an Optax schedule.
@@ -66,7 +67,8 @@ def neumann(
       An Optax optimizer; `update` needs the parameters. A gradient that is not finite is skipped, and does not count.
 
     Raises:
-      ValueError, TypeError: for numbers out of range or of a wrong type.
+      ValueError, TypeError: for numbers out of range or of a wrong type; for `variables` beside `repulsion=None`, and
+        for a `decay` if there is no regularizer, which have no effect.
 
     Reference:
       Krishnan, Xiao and Saurous, Neumann Optimizer: A Practical Optimization Algorithm for Deep Neural Networks, 2018.
@@ -81,6 +83,8 @@ def neumann(
       >>> final = precond.large_batches.eval_params(state, params)
     """
     check_rate("learning_rate", learning_rate)
+    if cubic is None and repulsion is None:
+        check_idle("cubic=None and repulsion=None", decay=(decay, 0.99))
     away = convexify(cubic, repulsion, variables=variables, axis=axis)
     step: optax.GradientTransformation = scale_by_neumann(
         learning_rate,

@@ -12,7 +12,7 @@ from precond.layers.use_measured_moments import use_measured_moments
 from precond.linalg import Precision
 from precond.mesh import Sharded
 from precond.optimizers.scale_by_kfac import scale_by_kfac
-from precond.roots import Method, corrected_inverse, decayed_max
+from precond.roots import Method, Transport, corrected_inverse, decayed_max
 
 __all__ = ["scale_by_ekfac"]
 
@@ -26,6 +26,7 @@ def scale_by_ekfac(
     damping: jax.typing.ArrayLike = 1e-3,
     refresh: Refresh | int = every(10, stagger=True, delay=1, warmup=1),
     method: Method | None = None,
+    moments: Transport | None = None,
     around: Callable[[optax.GradientTransformation], optax.GradientTransformation] = lambda direction: direction,
     otherwise: optax.GradientTransformation | None = None,
     skipped: float = 0.0,
@@ -47,6 +48,7 @@ def scale_by_ekfac(
       damping: as in `precond.ekfac`.
       refresh: as in `precond.ekfac`.
       method: as in `precond.ekfac`.
+      moments: as in `precond.ekfac`.
       around: what is put around the direction, on stacks, as in `precond.scale_by_kfac`.
       otherwise: for parameters that belong to no layer; None is Adam's.
       skipped: as in `precond.blocked`.
@@ -86,7 +88,7 @@ def scale_by_ekfac(
     return scale_by_kfac(
         layers,
         decay=decay,
-        root=corrected_inverse(damping, follow=decayed_max(b2), method=method),
+        root=corrected_inverse(damping, follow=decayed_max(b2), method=method, moments=moments),
         refresh=refresh,
         around=lambda direction: around(use_measured_moments(direction)),
         otherwise=otherwise,

@@ -7,7 +7,7 @@ import jax
 import optax
 from jax.typing import ArrayLike
 
-from precond.arguments import along, called, check_along, described
+from precond.arguments import along, called, check_along, check_idle, described
 from precond.blocks import Layer, check_present, views
 from precond.engine import Refresh, blocked, check_skipped, every, scale_by_kronecker
 from precond.layers.by_layer import by_layer
@@ -65,9 +65,10 @@ def scale_by_kfac(
       A transformation. Its `update` needs `factors=` where it was given layers.
 
     Raises:
-      ValueError, TypeError: for numbers out of range, and for anything but layers by name; in `init` where the
-        parameters have leaves but none of these layers, or the bias of one without its weights, or probes beside
-        layers that are given; in `update` without `factors`, or for those of other layers.
+      ValueError, TypeError: for numbers out of range, and for anything but layers by name; for a `damping` beside
+        `root`, which has its own; in `init` where the parameters have leaves but none of these layers, or the bias of
+        one without its weights, or probes beside layers that are given; in `update` without `factors`, or for those of
+        other layers.
 
     Reference:
       Martens and Grosse, 2015; Ba, Grosse and Martens, 2017, equation 3.
@@ -85,6 +86,8 @@ def scale_by_kfac(
     """
     check_skipped(skipped)
     statistics = optax.chain(activations(decay), balance())
+    if root is not None:
+        check_idle("root=", damping=(damping, 1e-3))
     root = inverse(damping) if root is None else root
     direction = called("around", around, scale_by_kronecker(statistics, root, refresh=refresh, precision=precision))
     alone = around(along(optax.identity()))

@@ -10,6 +10,7 @@ from precond.arguments import (
     along,
     check_along,
     check_decay,
+    check_idle,
     check_number,
     check_whole,
     described,
@@ -94,6 +95,8 @@ def scale_by_shampoo(
     if not isinstance(refresh, Refresh):
         check_whole("refresh", refresh, least=1)
         refresh = every(refresh, delay=1)
+    if magnitude is not None and otherwise is not None:
+        check_idle("magnitude= and otherwise=", eps=(eps, 1e-15))
     kept = memory_of(memory)
     root = kept.of_root(inverse_root(power=power, method=method, damping=relative(damping)))
     adams = scale_by_diagonal(b2, eps=eps, bias_correction=True)  # with the momentum around it
@@ -170,7 +173,8 @@ def shampoo(
       An Optax optimizer. Under `optax.inject_hyperparams` pass `static_args=precond.static_args(precond.shampoo)`.
 
     Raises:
-      ValueError, TypeError: for numbers out of range or of a wrong type.
+      ValueError, TypeError: for numbers out of range or of a wrong type; for an `eps` beside `magnitude` and
+        `otherwise`, which has no effect.
 
     Reference:
       Gupta, Koren and Singer, 2018; Anil et al., Scalable Second Order Optimization for Deep Learning, 2020; Shi et

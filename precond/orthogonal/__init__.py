@@ -2,12 +2,15 @@
 
 from precond.orthogonal.method import Orthogonalizer, block_periodic, newton_schulz, polar
 from precond.orthogonal.polynomials import OddPolynomial, cubic, deepseek, dion, jordan, polar_express
+from precond.orthogonal.rescaling import Rescaling, almost_orthogonal, schatten, spectral
 from precond.orthogonal.scale import Scale, match_rms, unit_rms_norm, width
 
 __all__ = [
     "OddPolynomial",
     "Orthogonalizer",
+    "Rescaling",
     "Scale",
+    "almost_orthogonal",
     "block_periodic",
     "cubic",
     "deepseek",
@@ -17,6 +20,8 @@ __all__ = [
     "newton_schulz",
     "polar",
     "polar_express",
+    "schatten",
+    "spectral",
     "unit_rms_norm",
     "width",
 ]

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from jax.typing import ArrayLike
 
-from precond.arguments import check_number, described
+from precond.arguments import check_number, described, shown
 
 __all__ = ["Scale", "match_rms", "unit_rms_norm", "width"]
 
@@ -14,7 +14,7 @@ class Scale(NamedTuple):
     """Say by what number an orthogonalized matrix is multiplied.
 
     Attributes:
-      name: as the user typed it, for errors.
+      name: what the user types to get it, for errors.
       factor: from the numbers of rows and columns to a number. In Flax's kernels rows are inputs and columns outputs.
       symmetric: whether rows and columns may be exchanged. Tall and wide matrices then share a stack.
     """
@@ -34,8 +34,7 @@ def width(*, outputs: int = 1) -> Scale:
 
     The scale is $\sqrt{\max(1, \text{outputs} / \text{inputs})}$.
 
-    The learning rate is then that of the spectral norm, and about the same at every width of a network. It is not
-    AdamW's: 0.02 is usual.
+    With it about the same learning rate is good at every width of a network. It is larger than AdamW's: 0.02 is usual.
 
     Args:
       outputs: which side of a matrix counts outputs: 1, columns, for kernels `[inputs, outputs]` as those of Flax; 0,
@@ -52,7 +51,7 @@ def width(*, outputs: int = 1) -> Scale:
       (2.0, 1.0)
     """
     _check_side(outputs)
-    return Scale("width()", lambda *sides: max(1.0, sides[outputs] / sides[1 - outputs]) ** 0.5)
+    return Scale(_named("width", outputs), lambda *sides: max(1.0, sides[outputs] / sides[1 - outputs]) ** 0.5)
 
 
 @described()
@@ -76,7 +75,11 @@ def unit_rms_norm(*, outputs: int = 1) -> Scale:
       (2.0, 0.5)
     """
     _check_side(outputs)
-    return Scale("unit_rms_norm()", lambda *sides: (sides[outputs] / sides[1 - outputs]) ** 0.5)
+    return Scale(_named("unit_rms_norm", outputs), lambda *sides: (sides[outputs] / sides[1 - outputs]) ** 0.5)
+
+
+def _named(function: str, outputs: int) -> str:
+    return f"{function}()" if outputs else f"{function}(outputs=0)"
 
 
 def _check_side(outputs: int) -> None:
@@ -86,9 +89,10 @@ def _check_side(outputs: int) -> None:
 
 @described()
 def match_rms(rms: ArrayLike = 0.2) -> Scale:
-    r"""Scale so that the entries have a given root mean square, whatever the shape.
+    r"""Scale so that the entries have about a given root mean square, whatever the shape.
 
-    The scale is $\text{rms} \sqrt{\max(m, n)}$.
+    The scale is $\text{rms} \sqrt{\max(m, n)}$. It is exact if all singular values are 1. Jordan's polynomials leave a
+    tenth less for a momentum of full rank. A momentum of a quarter of the full rank has half of it.
 
     The usual root mean square of AdamW's update is 0.2: the learning rate and the weight decay of AdamW then fit, and
     the same ones fit the parameters that are not matrices.
@@ -107,4 +111,4 @@ def match_rms(rms: ArrayLike = 0.2) -> Scale:
       4.0
     """
     check_number("rms", rms, 0)
-    return Scale("match_rms()", lambda rows, columns: rms * max(rows, columns) ** 0.5, symmetric=True)
+    return Scale(f"match_rms({shown(rms)})", lambda rows, columns: rms * max(rows, columns) ** 0.5, symmetric=True)

@@ -91,7 +91,9 @@ def nvidia_kl_soap(
     In each step the factors of KL-Shampoo are updated with the bases and eigenvalues of the last one, eigenvalues below
     $\epsilon$ being replaced by $\epsilon$. Then one step of orthogonal iteration moves the bases, the momentum is
     taken from the old bases to the new ones, and Adam's rule follows. The second moment stays where it is. All averages
-    are free of the bias of their start, and weights decay apart from the step.
+    are free of the bias of their start, and weights decay apart from the step. Theirs refuses a parameter that is not a
+    matrix. Here a vector has one factor, and a tensor has one for each axis. Scalars get Adam's update, with the same
+    `betas` and `eps`.
 
     Args:
       learning_rate: a number or a schedule.
@@ -123,8 +125,9 @@ def nvidia_kl_soap(
         refresh=every(1),
         precision=precision,
     )
+    adam = optax.scale_by_adam(*betas, eps)
     return optax.chain(
-        blocked(tx, block_size=None, views=tensors(), axis=axis, mesh=mesh),
+        blocked(tx, block_size=None, views=tensors(), otherwise=adam, axis=axis, mesh=mesh),
         optax.add_decayed_weights(weight_decay),
         optax.scale_by_learning_rate(learning_rate),
     )

@@ -10,6 +10,7 @@ import optax
 from jax.typing import ArrayLike
 
 from precond.arguments import check_number, check_whole, described
+from precond.transforms.single_blocks import of_single_blocks
 
 __all__ = ["BLOCK_SIZE", "Entries", "block_top_k", "check_density", "cut", "join", "largest_entries"]
 
@@ -93,7 +94,8 @@ def block_top_k(density: float = 0.01, *, block_size: int = BLOCK_SIZE) -> optax
       A stateless transformation, for `precond.transforms.error_feedback`. Of equal entries the first stays.
 
     Raises:
-      ValueError, TypeError: for a density that is not above 0 and at most 1, or a block size below 1.
+      ValueError, TypeError: for a density that is not above 0 and at most 1, or a block size below 1; in
+        `update`, for the stacks of `precond.blocked`, unless it is in `precond.per_block`.
 
     Reference:
       Modoranu et al., Error Feedback Can Accurately Compress Preconditioners, 2023.
@@ -111,6 +113,6 @@ def block_top_k(density: float = 0.01, *, block_size: int = BLOCK_SIZE) -> optax
         return jnp.put_along_axis(jnp.zeros_like(part), kept.places.astype(jnp.int32), kept.values, 1, inplace=False)
 
     def one(x: jax.Array) -> jax.Array:
-        return join([largest(part) for part in cut(x, block_size)], jnp.asarray(x))
+        return join([largest(part) for part in cut(x, block_size)], x)
 
-    return optax.with_extra_args_support(optax.stateless(lambda updates, _: jax.tree.map(one, updates)))
+    return of_single_blocks("block_top_k", one)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from precond.arguments import along, check_along, check_transformation, described
+from precond.blocks import info_of
 from precond.transformation import transformation
 from precond.trees import wide_dtype
 
@@ -21,7 +22,9 @@ def cautious(inner: optax.GradientTransformation) -> optax.GradientTransformatio
 
     $$U \leftarrow \frac{U \odot M}{\max(\operatorname{mean} M, 10^{-3})}, \qquad M = [U \odot G > 0]$$
 
-    with the mean over each parameter. It goes around a direction, in front of weight decay and learning rate.
+    with the mean over each parameter; inside `precond.blocked` over each block. It goes around a direction, in front of
+    weight decay and learning rate. Signs alone are compared, so that no scale of the gradients matters. Two complex
+    numbers agree if the real part of $\bar U G$ is positive.
 
     Args:
       inner: any direction, such as `precond.scale_by_soap()`, or a part of one on stacks.
@@ -45,15 +48,26 @@ def cautious(inner: optax.GradientTransformation) -> optax.GradientTransformatio
     check_transformation("inner", inner)
     inner = optax.with_extra_args_support(inner)
 
-    def one(g: jax.Array, u: jax.Array) -> jax.Array:
-        agrees = jnp.real(jnp.conj(jnp.asarray(g)) * u) > 0
-        share = jnp.mean(agrees, dtype=jnp.finfo(wide_dtype(u)).dtype)
-        return (u * agrees / jnp.maximum(share, _LEAST)).astype(u.dtype)
+    def one(g: jax.Array, u: jax.Array, batch_axes: int) -> jax.Array:
+        wide = wide_dtype(u)
+        agrees = jnp.real(jnp.conj(_sign(jnp.asarray(g))) * _sign(u)) > 0
+        axes = tuple(range(batch_axes, u.ndim))
+        share = jnp.mean(agrees, axes, dtype=jnp.finfo(wide).dtype, keepdims=True)
+        return (u.astype(wide) * agrees / jnp.maximum(share, _LEAST)).astype(u.dtype)
 
     def update(
         updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, optax.OptState]:
+        batch_axes = info_of(extra.get("blocks")).batch_axes
         moved, state = inner.update(updates, state, params, **extra)
-        return jax.tree.map(one, updates, moved), state
+        return jax.tree.map(lambda g, u: one(g, u, batch_axes), updates, moved), state
 
     return along(check_along(transformation(inner.init, update), inner=inner), like=inner)
+
+
+def _sign(x: jax.Array) -> jax.Array:
+    """Return the sign of each number; of a complex one, the number by the larger of its two parts."""
+    if not jnp.iscomplexobj(x):
+        return jnp.sign(x)
+    size = jnp.maximum(jnp.abs(x.real), jnp.abs(x.imag))
+    return x / jnp.where(size > 0, size, 1)

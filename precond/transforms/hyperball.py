@@ -1,5 +1,6 @@
-"""Weights that keep the norm which they began with."""
+"""A last step that leaves the norm of weights as it was in the beginning."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +11,7 @@ from jax.typing import ArrayLike
 from precond.arguments import check_rate, described
 from precond.linalg import batch_norm
 from precond.transformation import transformation
+from precond.transforms.single_blocks import refuse_stacks
 from precond.trees import wide_dtype
 
 __all__ = ["HyperballState", "hyperball"]
@@ -19,7 +21,7 @@ class HyperballState(NamedTuple):
     """What `hyperball` keeps.
 
     Attributes:
-      count: updates seen.
+      count: updates seen in which something moved.
       radius: by parameter, its norm before the first update.
     """
 
@@ -34,9 +36,15 @@ def hyperball(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransforma
     $$W' = W - \eta R \frac{U}{\|U\|}, \qquad W \leftarrow R \frac{W'}{\|W'\|}, \qquad R = \|W_0\|$$
 
     It stands last in a chain, in place of weight decay and learning rate, behind any direction: only where an update
-    points matters, not how large it is. Norms are those of whole parameters. Inside `precond.per_block` they are those
-    of blocks, which are single layers where `views=` reads a stack of them. Scalars, vectors and parameters that are 0
-    in the beginning have no sphere: there the step is the usual one, $-\eta U$.
+    points matters, not how large it is. Norms are those of whole parameters. Inside `precond.blocked` put it into
+    `precond.per_block`. Norms are then those of blocks, which are single layers where `views=` reads a stack of them.
+
+    Scalars, vectors and parameters that are 0 in the beginning have no sphere: there the step is the usual one,
+    $-\eta U$. A scanned model stacks the vectors of its layers, `[layers, d]`, and they count as a matrix here. Give
+    this transformation the others alone, by `optax.masked`, and these a learning rate.
+
+    A step in which every update is 0 does not advance the schedule. Such is a step that `precond.scale_by_soap()` and
+    its like have skipped.
 
     Args:
       learning_rate: $\eta$, a number or a schedule. It is about the angle of a step, in radians.
@@ -45,7 +53,7 @@ def hyperball(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransforma
       A transformation whose `update` needs the parameters.
 
     Raises:
-      ValueError, TypeError: for a negative number, or none; in `update`, without parameters.
+      ValueError, TypeError: for a negative number, or none; in `update`, without parameters, and for stacks.
 
     Reference:
       Wen et al., Fantastic Pretraining Optimizers and Where to Find Them 2.1: Hyperball Optimization, 2025.
@@ -66,7 +74,7 @@ def hyperball(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransforma
     def update(
         updates: optax.Updates, state: HyperballState, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, HyperballState]:
-        del extra
+        refuse_stacks("hyperball", extra.get("blocks"))
         if params is None:
             raise ValueError("hyperball() keeps the norm of the parameters: call update(gradients, state, params).")
         rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
@@ -83,7 +91,9 @@ def hyperball(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransforma
             return jnp.where(on_sphere, turned, -eta * step).astype(u.dtype)
 
         radius = jax.tree.map(first, params, state.radius)
-        count = jnp.asarray(optax.safe_increment(state.count))
+        moving = [jnp.any(u != 0) for u in jax.tree.leaves(updates)]
+        moves = functools.reduce(jnp.logical_or, moving, jnp.asarray(not moving))
+        count = jnp.where(moves, optax.safe_increment(state.count), state.count)
         return jax.tree.map(one, updates, params, radius), HyperballState(count, radius)
 
     return transformation(init, update)

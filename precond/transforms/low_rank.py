@@ -11,6 +11,7 @@ from precond.arguments import check_whole, described
 from precond.linalg.lapack import orthonormal_columns
 from precond.linalg.products import product
 from precond.transforms.rows import Rows, dense_rows
+from precond.transforms.single_blocks import of_single_blocks
 
 __all__ = ["LowRank", "low_rank", "low_rank_rows"]
 
@@ -58,7 +59,8 @@ def low_rank(rank: int = 4) -> optax.GradientTransformationExtraArgs:
       A stateless transformation, for `precond.transforms.error_feedback`, which feeds back what is left out.
 
     Raises:
-      ValueError, TypeError: for a rank below 1.
+      ValueError, TypeError: for a rank below 1; in `update`, for the stacks of `precond.blocked`, unless it is in
+        `precond.per_block`.
 
     Reference:
       Vogels, Karimireddy and Jaggi, PowerSGD: Practical Low-Rank Gradient Compression for Distributed Optimization,
@@ -78,8 +80,7 @@ def low_rank(rank: int = 4) -> optax.GradientTransformationExtraArgs:
         left, right = _factors(x.reshape(shape), rank)
         return product(left, right.T).reshape(x.shape)
 
-    compress = optax.stateless(lambda updates, _: jax.tree.map(lambda x: one(jnp.asarray(x)), updates))
-    return optax.with_extra_args_support(compress)
+    return of_single_blocks("low_rank", one)
 
 
 @described()

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from precond.arguments import check_number, described
-from precond.blocks import info_of
+from precond.arguments import check_decay, check_number, described
 from precond.linalg import batch_norm
+from precond.transforms.single_blocks import refuse_stacks
 
 __all__ = ["NormalizeNeuronsState", "normalize_neurons"]
 
@@ -60,7 +60,7 @@ def normalize_neurons(
       >>> [[round(x, 3) for x in row] for row in tx.update(g, tx.init(g))[0].tolist()]
       [[2.236, 2.236], [2.236, 2.236]]
     """
-    check_number("decay", decay, 0, 1)
+    check_decay("decay", decay)
     check_number("eps", eps, 0)
     given = list(over) if isinstance(over, tuple | list) else [over]
     axes = tuple(axis for axis in given if isinstance(axis, int) and not isinstance(axis, bool) and axis >= 0)
@@ -81,8 +81,7 @@ def normalize_neurons(
         updates: Any, state: Any, params: Any = None, *, blocks: Any = None, **extra: Any
     ) -> tuple[Any, NormalizeNeuronsState]:
         del params, extra
-        if info_of(blocks).batch_axes:
-            raise ValueError("normalize_neurons() takes single blocks, not stacks: put it into precond.per_block.")
+        refuse_stacks("normalize_neurons", blocks)
 
         def average(x: jax.Array, v: jax.Array) -> jax.Array:
             square = jnp.mean(jnp.square(jnp.abs(x).astype(v.dtype)), inputs(x), keepdims=True)

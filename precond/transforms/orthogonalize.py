@@ -9,9 +9,11 @@ import optax
 from jax import lax
 
 from precond.arguments import check_part, described
-from precond.blocks import BlockInfo, info_of, keep_finite
+from precond.blocks import BlockInfo, info_of, keep_finite, path_name
+from precond.control_flow import run_if
 from precond.linalg import isometry_error
 from precond.orthogonal import Orthogonalizer, Scale, newton_schulz
+from precond.transforms.homes import compute_at, homes_of
 
 __all__ = ["OrthogonalizeState", "orthogonalize"]
 
@@ -38,8 +40,8 @@ def orthogonalize(
     $$U S V^\top \mapsto c \, U V^\top$$
 
     It runs inside `precond.blocked`, on stacks `[N, m, n]`; a block of one axis counts as a matrix with one column.
-    With a momentum before it, it is Muon. The state tells `precond.metrics` how far singular values are from 1, which
-    is estimated from two products of each matrix with a vector.
+    With a momentum before it, it is Muon. The state holds an estimate of how far singular values are from 1, and
+    `precond.metrics` shows it. The estimate takes two products of each matrix with a vector.
 
     Args:
       method: `precond.orthogonal.newton_schulz()` (the default), `precond.orthogonal.polar()`, or one of them in
@@ -75,19 +77,16 @@ def orthogonalize(
     def whole(matrices: jax.Array, before: jax.Array) -> tuple[jax.Array, jax.Array]:
         found = method.apply(matrices)
         error = isometry_error(lax.stop_gradient(found)).astype(before.dtype)  # a root has no derivative at 0
-        # Iterations that diverge are told, by a number.
+        # Where the iteration diverges, the metric is the largest number: metrics are finite.
         return scaled(found), jnp.nan_to_num(error, nan=jnp.finfo(error.dtype).max)
 
     def cut(matrices: jax.Array, before: jax.Array) -> tuple[jax.Array, jax.Array]:
         return _by_block(lambda x: scaled(method.apply(x)), matrices, method.block_size or 1), before
 
-    def one(x: jax.Array, before: jax.Array, finite: Any, count: jax.Array) -> tuple[jax.Array, jax.Array]:
-        matrices = x if x.ndim == 3 else x[..., None]
+    def either(matrices: jax.Array, before: jax.Array, count: jax.Array) -> tuple[jax.Array, jax.Array]:
         if method.block_size is None or max(matrices.shape[1:]) <= method.block_size or method.period == 1:
-            out, error = whole(matrices, before)
-        else:
-            out, error = lax.cond(count % method.period == 0, whole, cut, matrices, before)
-        return out.reshape(x.shape), keep_finite(finite, error, before)
+            return whole(matrices, before)
+        return run_if(count % method.period == 0, whole, cut, matrices, before)
 
     def update(
         updates: Any, state: Any, params: Any = None, *, blocks: Any = None, **extra: Any
@@ -98,10 +97,15 @@ def orthogonalize(
         info = info_of(blocks)
         finite = info.finite
         columns = [treedef.flatten_up_to(t) if t is not None else [None] * len(leaves) for t in (state.error, finite)]
-        out = [one(*row) for row in zip(leaves, *columns, [state.count] * len(leaves), strict=True)]
-        count = info.advance(state.count)
-        new = OrthogonalizeState(count, treedef.unflatten([error for _, error in out]))
-        return treedef.unflatten([x for x, _ in out]), new
+        paths = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(updates)]
+        matrices = {name: x if x.ndim == 3 else x[..., None] for name, x in zip(paths, leaves, strict=True)}
+        homes, out, errors = homes_of(matrices, info), [], []
+        for name, x, before, ok in zip(paths, leaves, *columns, strict=True):
+            found, error = compute_at(homes[name], info, either, matrices[name], before, state.count)
+            out.append(found.reshape(x.shape))
+            errors.append(keep_finite(ok, error, before))
+        new = OrthogonalizeState(info.advance(state.count), treedef.unflatten(errors))
+        return treedef.unflatten(out), new
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -11,6 +11,7 @@ from precond.arguments import check_decay, described
 from precond.blocks import BlockInfo, info_of
 from precond.linalg import average
 from precond.transformation import transformation
+from precond.transforms.single_blocks import refuse_stacks
 from precond.trees import Leaf, Tree, real_dtype, wide_dtype
 
 __all__ = ["MeanSquareState", "scale_by_mean_square"]
@@ -35,7 +36,8 @@ def scale_by_mean_square(decay: ArrayLike = 0.95) -> optax.GradientTransformatio
     $$v \leftarrow \beta v + (1 - \beta) \, \mathrm{mean}(G \odot G), \qquad P = \frac{M}{\sqrt{v / (1 - \beta^t)}}$$
 
     The norm of P is close to that of Adam's update, and it takes one number in place of Adam's second moments. So it is
-    a magnitude for `precond.graft` and the aliases. They give it one block at a time.
+    a magnitude for `precond.graft` and the aliases. They give it one block at a time. Inside `precond.blocked` put it
+    into `precond.per_block`.
 
     Args:
       decay: $\beta$, of the mean squares.
@@ -45,7 +47,7 @@ def scale_by_mean_square(decay: ArrayLike = 0.95) -> optax.GradientTransformatio
       front (see `precond.with_momentum`), the squares are those of the raw gradients; else M is the gradient itself.
 
     Raises:
-      ValueError, TypeError: for a decay out of range.
+      ValueError, TypeError: for a decay out of range; in `update`, for stacks.
 
     Reference:
       Ginsburg et al., Stochastic Gradient Methods with Layer-wise Adaptive Moments for Training of Deep Networks, 2019,
@@ -73,6 +75,7 @@ def scale_by_mean_square(decay: ArrayLike = 0.95) -> optax.GradientTransformatio
         **extra: Any,
     ) -> tuple[optax.Updates, MeanSquareState]:
         del params, extra
+        refuse_stacks("scale_by_mean_square", blocks)
         count = jnp.asarray(optax.safe_increment(state.count))
 
         def accumulate(v: jax.Array, g: jax.Array) -> jax.Array:

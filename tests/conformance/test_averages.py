@@ -14,6 +14,8 @@ pytestmark = pytest.mark.usefixtures("x64")
 SHAPES = {"kernel": (6, 5), "bias": (5,)}
 START, *GRADS = gradients(SHAPES, 7)
 QUICK = ("soap", "muon")
+LAYERED = tuple(case._replace(kwargs={"learning_rate": 1.0}) for case in catalog.LAYERED)  # up to their bound
+CASES = (*catalog.DEFAULTS, *LAYERED, *catalog.WHOLE, catalog.find("adascale_shampoo"))
 
 
 def iterates(case):
@@ -21,7 +23,7 @@ def iterates(case):
     return trajectory(case.make(), START, GRADS)
 
 
-@harness.each(catalog.DEFAULTS, QUICK)
+@harness.each(CASES, QUICK)
 def test_schedule_free_trains_between_the_iterates_and_their_mean(case):
     path, z = trajectory(optax.contrib.schedule_free(case.make(), 0.01, b1=0.8), START, GRADS), iterates(case)
     for k, start in START.items():
@@ -29,7 +31,7 @@ def test_schedule_free_trains_between_the_iterates_and_their_mean(case):
         assert distance(path[k], 0.8 * mean + 0.2 * z[k], start) < 1e-6  # Optax keeps the sum of its weights in float32
 
 
-@harness.each(catalog.DEFAULTS, QUICK)
+@harness.each(CASES, QUICK)
 def test_primal_averaging_trains_between_the_iterates_and_their_moving_average(case):
     path, z = trajectory(optax.chain(case.make(), recipes.primal_averaging(0.8, 0.7)), START, GRADS), iterates(case)
     for k, x in START.items():

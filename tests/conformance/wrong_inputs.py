@@ -196,6 +196,22 @@ recipes.official_soap(betas=(0.9, 0.99)) -> b1=
 precond.blocked(optax.identity(), blocksize=64) -> block_size=
 precond.scale_by_muon(lr=0.02) -> scale_by_muon() takes no lr=
 """,
+    "without effect": """
+muon(1e-3, b1=0.9, momentum=optax.ema(0.9)) -> b1=0.9 has no effect beside momentum=
+muon(1e-3, adam_b1=0.8, otherwise=optax.scale_by_rms()) -> adam_b1=0.8 has no effect beside otherwise=
+muon(1e-3, adam_b2=0.8, otherwise=optax.scale_by_rms()) -> adam_b2=0.8 has no effect beside otherwise=
+precond.scale_by_muon(adam_eps=0, otherwise=optax.scale_by_rms()) -> adam_eps=0 has no effect beside otherwise=
+shampoo(1e-3, eps=1e-8, magnitude=optax.identity(), otherwise=optax.identity()) -> beside magnitude= and otherwise=
+kl_shampoo(1e-3, eps=1e-8, otherwise=optax.scale_by_rms()) -> eps=1e-08 has no effect beside otherwise=
+kl_shampoo(1e-3, damping=1e-2, root=precond.inverse_root()) -> damping=0.01 has no effect beside root=
+kl_shampoo(1e-3, method=precond.eigh(), root=precond.inverse_root()) -> a root has its own method
+kfac(1e-3, LAYERS, damping=1e-2, root=precond.eigen_inverse(1e-3)) -> damping=0.01 has no effect beside root=
+neumann(1e-3, repulsion=None, variables=optax.tree.size) -> has no effect beside repulsion=None
+neumann(1e-3, cubic=None, repulsion=None, decay=0.9) -> decay=0.9 has no effect beside cubic=None and repulsion=None
+large_batches.convexify(1.0, None, eps=1e-2) -> eps=0.01 has no effect beside repulsion=None
+large_batches.scale_by_neumann(0.1, regularizer=None, decay=0.9) -> decay=0.9 has no effect beside regularizer=None
+large_batches.scale_by_neumann(0.1, regularizer=None, regularized_resets=True) -> has no effect beside regularizer=None
+""",
     "kinds": """
 shampoo(1e-3, method=precond.eigh) -> Call this function
 shampoo(1e-3, method='eigh') -> method='eigh': must be of type Method

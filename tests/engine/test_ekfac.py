@@ -97,6 +97,29 @@ def test_the_alias_is_its_equation(bound):
             np.testing.assert_allclose(matrix(name, updates), expected, rtol=1e-8, atol=1e-12)
 
 
+def test_moments_that_turn_are_those_of_the_dense_diagonal_in_the_new_eigenbasis():
+    damping, b2, layers = 0.1, 0.7, some(EVERY_LAYER)
+    turned = {"method": precond.eigh(), "moments": precond.roots.turned(), "refresh": 1}
+    tx = precond.scale_by_ekfac(layers, b2=b2, decay=0.95, damping=damping, **turned)
+    state, update = tx.init(some(tree(0))), jax.jit(tx.update)
+    bases, moments = {}, dict.fromkeys(layers, 0.0)
+    for step in range(4):
+        grads = some(tree(step))
+        given, measured = with_moments(some(factors_of(step)), step)
+        updates, state = update(grads, state, factors=given)
+        after = averaged(range(step + 1), 0.95)
+        for name in layers:
+            new = np.kron(*(basis_of(np.asarray(f)[0]) for f in after[name][:2]))
+            if step:  # the first feeds the factors alone
+                moments[name] = np.maximum(b2 * moments[name], measured[name].ravel())
+                full = bases[name] @ np.diag(moments[name] + damping) @ bases[name].T
+                expected = np.linalg.solve(full, matrix(name, grads).ravel())
+                np.testing.assert_allclose(matrix(name, updates).ravel(), expected, rtol=1e-10, atol=1e-12)
+                between = new.T @ bases[name]
+                moments[name] = np.diag(between @ np.diag(moments[name]) @ between.T)
+            bases[name] = new
+
+
 def test_moments_that_are_not_finite_are_left_out():
     root = precond.corrected_inverse(0.5)
     good, bad = jnp.full((1, 2, 2), 3.0), jnp.full((1, 2, 2), jnp.inf)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from precond import orthogonal
 from precond.linalg import block_newton_schulz, gram_newton_schulz, gram_pays, isometry_error, polar_factor
 from precond.orthogonal import cubic, deepseek, dion, jordan, polar_express
 from precond.planning.count import Key, count_program
@@ -57,6 +58,32 @@ def test_singular_values_are_taken_through_the_polynomials(shape, polynomials, f
     x = 1e5 * stack(shape)
     found = form(jnp.asarray(x), polynomials)
     assert error(found, np.stack([definition(a, polynomials) for a in x])) < 1e-12
+
+
+def rescaled(x, how):
+    """The matrix that the polynomials begin with, by its singular values or by its rows."""
+    s = np.linalg.svd(x)[1]
+    if how == "almost_orthogonal":
+        short = x if x.shape[0] <= x.shape[1] else x.T
+        short = short / np.sqrt(np.abs(short @ short.T).sum(1))[:, None]
+        return short if x.shape[0] <= x.shape[1] else short.T
+    return x / (s[0] if how == "spectral" else np.linalg.norm(s, 4))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+@pytest.mark.parametrize("how", ["schatten", "spectral", "almost_orthogonal"])
+@pytest.mark.parametrize("shape", [(15, 6), *[pytest.param(s, marks=pytest.mark.slow) for s in SHAPES]], ids=str)
+def test_polynomials_begin_with_the_rescaled_matrix(shape, how, form):
+    x = 1e5 * stack(shape)
+    found = form(jnp.asarray(x).at[1].set(0), jordan(), rescale=getattr(orthogonal, how)().factor)
+    expected = []
+    for a in x:
+        u, s, vt = np.linalg.svd(rescaled(a, how), full_matrices=False)
+        assert s[0] < 1 + 1e-12
+        expected.append(u @ np.diag(polynomials_of(s, jordan())) @ vt)
+    assert error(found[::2], np.stack(expected)[::2]) < 1e-12
+    assert not found[1].any()
 
 
 @pytest.mark.usefixtures("x64")

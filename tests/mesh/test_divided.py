@@ -155,6 +155,31 @@ def test_no_gradient_is_gathered(kind):
     assert sent == 2 * total // 8 + 2 * padded // 8
 
 
+OF_MUON = {f"{name}_{i}": shape for name, shape in (("up", (64, 128)), ("query", (64, 64))) for i in range(8)}
+OF_MUON |= {"embedding": (64, 64), "scale": (64,)}
+
+
+def muon(kind, devices, specs):
+    """A compiled update with Muon."""
+    mesh = loops.mesh_of(kind, (devices,))
+    tx = precond.muon(0.02, weight_decay=0.1, axis=precond.sharded("data", gradients="data"))
+    params = loops.put({name: jnp.ones(shape) for name, shape in OF_MUON.items()}, mesh, specs)
+    update = jax.jit(tx.update, out_shardings=(jax.tree.map(lambda x: x.sharding, params), None))
+    return update.lower(params, tx.init(params), params).compile()
+
+
+@pytest.mark.parametrize("kind", [EXPLICIT, pytest.param(AUTO, marks=pytest.mark.slow)], ids=["explicit", "auto"])
+def test_muon_sends_matrices_to_their_homes_alone_and_divides_its_products(kind):
+    whole, divided = muon(kind, 1, P()), muon(kind, 8, P("data"))
+    sent = collectives(divided)
+    assert [n for what, n in sent if what != "all-to-all"] == [2, 1]  # which gradients are not finite
+    total = 8 * (64 * 128 + 64 * 64)
+    # Gradients to where blocks are joined, blocks to their homes, and the same way back.
+    assert sum(n for what, n in sent if what == "all-to-all") == 4 * total // 8
+    share = divided.cost_analysis()["flops"] / whole.cost_analysis()["flops"]
+    assert 1 <= 8 * share < 1.05
+
+
 LAYERS = {
     "up": Layer("up/kernel", "up/bias", 0, (16, 8, 4), (), (0,), (1, 2)),
     "scanned": Layer("scanned/kernel", "scanned/bias", 1, (32, 32), (), (0,), (1,)),

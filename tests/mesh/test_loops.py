@@ -10,6 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 import precond
 from precond.engine import BlockedState
+from precond.transforms import homes
 from tests.mesh import loops
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -75,6 +76,17 @@ def test_neither_does_it_with_other_parts(make, loop):
     make = functools.partial(make, 0.01, block_size=8)
     alone = loops.one_device(make(axis=STACKED))
     assert_same(loops.LOOPS[loop](lambda axis, mesh: make(axis=axis, mesh=mesh)), alone, 1e-11)
+
+
+TOLD = "auto, fully sharded, told"
+WHOLE = [pytest.param(f, id=n, marks=[pytest.mark.slow] * (n != TOLD)) for n, f in loops.LOOPS.items()]
+
+
+@pytest.mark.parametrize("loop", WHOLE)
+def test_nor_with_whole_matrices_of_unique_shapes_each_on_a_device_of_its_own(loop, monkeypatch):
+    monkeypatch.setattr(homes, "LEAST", 1)
+    make = functools.partial(precond.muon, 0.01, weight_decay=0.1)
+    assert_same(loop(lambda axis, mesh: make(axis=axis, mesh=mesh)), loops.one_device(make(axis=STACKED)), 1e-11)
 
 
 def without_vectors(make):

@@ -18,8 +18,8 @@ SHAPES = {"w": (9, 7), "t": (4, 3, 5)}
 TENSORS = precond.views.tensors()
 
 
-def check(tx, definition, tolerance=1e-10, shapes=SHAPES):
-    grads = gradients(shapes, steps=16)
+def check(tx, definition, tolerance=1e-12, shapes=SHAPES, seed=0):
+    grads = gradients(shapes, steps=16, seed=seed)
     start = gradients(shapes, steps=1, seed=5)[0]
     path = trajectory(tx, start, grads)
     for k, w in start.items():
@@ -104,6 +104,24 @@ def test_kl_soap_by_eigh(period):
     # By step 9 the factors have full rank; before it, this is Adam.
     tx = precond.kl_soap(0.01, **given, refresh=precond.every(period, start=9), method=precond.eigh(), views=TENSORS)
     check(tx, lambda w, g: reference.kl_soap_trajectory(w, g, lr=0.01, period=period, start=9, **given))
+
+
+SQUARE = {"w": (6, 6)}  # whose first factors have full rank, and so one eigenbasis
+
+
+def in_turns(step):
+    """The axes of a lone matrix that soap refreshes behind a step."""
+    return (0, 1) if step == 1 else {0: (0,), 1: (1,)}.get((step - 1) % 10, ())
+
+
+def test_soap_by_its_defaults():
+    given = {"lr": 0.01, "b1": 0.95, "b2": 0.95, "least": 1e-7, "due": in_turns}
+    check(precond.soap(0.01), lambda w, g: reference.late_soap_trajectory(w, g, **given), shapes=SQUARE, seed=2)
+
+
+def test_kl_soap_by_its_defaults():
+    given = {"lr": 0.01, "b1": 0.9, "b2": 0.95, "least": 1e-4, "due": lambda step: (0, 1), "damping": 1e-4}
+    check(precond.kl_soap(0.01), lambda w, g: reference.late_soap_trajectory(w, g, **given), shapes=SQUARE, seed=2)
 
 
 ADAM = precond.transforms.scale_by_diagonal(0.95, eps=1e-15, bias_correction=True)

@@ -9,7 +9,7 @@ import pytest
 
 import precond
 from precond import orthogonal
-from precond.transforms import nesterov, normalize_neurons, orthogonalize
+from precond.transforms import homes, nesterov, normalize_neurons, orthogonalize
 from tests.problem import distance, gradients, trajectory
 
 MATRICES = {"wide": (6, 14), "tall": (14, 6), "square": (7, 7), "stack": (3, 5, 4), "row": (1, 5)}
@@ -102,29 +102,77 @@ def test_normalized_neurons_follow_the_definition(over):
     check(tx, rate=0.01, b1=0.9, polynomials=polynomials, factor=rms, second=0.8, over=axes)
 
 
+def of_authors(start, grads, *, signs=False, over=None, factor=None, second=None):
+    """The trajectory of one matrix with Nesterov's momentum as in the original code, for a rate of 0.01."""
+    w, m, v, path = np.array(start), np.zeros_like(start), 0.0, []
+    for g in grads:
+        m = 0.95 * m + g
+        u = g + 0.95 * m
+        o = orthogonalized(np.sign(u) if signs else u, orthogonal.jordan()) * factor(*start.shape)
+        if second is not None:
+            v = second * v + (1 - second) * (o**2 if over is None else np.mean(o**2, over, keepdims=True))
+            even = o / (np.sqrt(v) + 1e-8)
+            o = even * np.linalg.norm(o) / np.linalg.norm(even)
+        w = w - 0.01 * o
+        path.append(w)
+    return np.stack(path)
+
+
+ORIGINAL = optax.trace(0.95, nesterov=True)
+SIGNS = optax.chain(ORIGINAL, optax.stateless(lambda updates, params: jax.tree.map(jnp.sign, updates)))
+AUTHORS = {
+    "original": ({"momentum": ORIGINAL, "scale": orthogonal.width()}, {"factor": jordans}),
+    "normuon": (
+        {"momentum": ORIGINAL, "after": normalize_neurons()},
+        {"factor": rms, "over": 0, "second": 0.95},
+    ),
+    "adamuon": (
+        {"momentum": SIGNS, "after": normalize_neurons(0.95, over=())},
+        {"factor": rms, "signs": True, "second": 0.95},
+    ),
+}
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n != "adamuon")) for n in AUTHORS])
+def test_the_variants_of_the_page_follow_their_definitions(name):
+    given, definition = AUTHORS[name]
+    shapes = {"wide": (6, 14), "tall": (14, 6)}
+    start, grads = gradients(shapes, 1, seed=5)[0], gradients(shapes, 12)
+    path = trajectory(precond.muon(0.01, **given), start, grads)
+    for k, w in start.items():
+        assert distance(path[k], of_authors(w, [g[k] for g in grads], **definition), w) < 1e-12, k
+
+
 def optax_muon(rate, *, dims=None, **given):
     """Optax's, which leaves its own parameters to Adam by dimension numbers of None."""
     shared = {"adam_b1": 0.9, "adam_b2": 0.95, "eps": 1e-8, "adam_learning_rate": 0.003}
     return optax.contrib.muon(rate, muon_weight_dimension_numbers=dims, **shared, **given)
 
 
-def ours(rate, *, polynomials=None, **given):
+def ours(rate, *, polynomials=None, rescale=None, **given):
     adam = optax.scale_by_adam(0.9, 0.95, 1e-8, nesterov=True)
-    method = orthogonal.newton_schulz(polynomials, dtype=jnp.float32)
+    method = orthogonal.newton_schulz(polynomials, dtype=jnp.float32, rescale=rescale)
     return precond.muon(rate, method=method, otherwise=adam, adam_learning_rate=0.003, **given)
 
 
 SHAPES = {"wide": (12, 40), "tall": (40, 12), "square": (16, 16), "bias": (12,), "scale": ()}
+DION = {"polynomials": orthogonal.dion()}
 PRESETS = {
     "standard": ({}, {}),
-    "dion": ({"ns_coeffs": "dion"}, {"polynomials": orthogonal.dion()}),
+    "dion": ({"ns_coeffs": "dion"}, DION),
     "seven steps": ({"ns_steps": 7}, {"polynomials": orthogonal.jordan(7)}),
+    "more than a set": ({"ns_coeffs": "dion", "ns_steps": 7}, DION),
+    "schatten": ({"preconditioning": "schatten"}, {"rescale": orthogonal.schatten()}),
+    "spectral": ({"preconditioning": "spectral"}, {"rescale": orthogonal.spectral()}),
+    "aol": ({"preconditioning": "aol", "ns_coeffs": "dion"}, DION | {"rescale": orthogonal.almost_orthogonal()}),
     "own": ({"ns_coeffs": ((3.0, -3.2, 1.2),) * 5}, {"polynomials": ((3.0, -3.2, 1.2),) * 5}),
     "without nesterov": ({"nesterov": False}, {"momentum": optax.ema(0.95)}),
     "decay": ({"weight_decay": 0.1}, {"weight_decay": 0.1, "mask": lambda p: jax.tree.map(lambda x: x.ndim == 2, p)}),
     "beta": ({"beta": 0.8}, {"b1": 0.8}),
 }
-ALIKE = ("dion", "seven steps", "own", "beta")  # they differ from another one in a number
+# They differ from another one in a number.
+ALIKE = ("dion", "seven steps", "more than a set", "schatten", "spectral", "aol", "own", "beta")
 SCALES = {
     "width": ({}, {"scale": orthogonal.width()}),
     "consistent_rms": ({"consistent_rms": 0.2}, {}),
@@ -284,6 +332,39 @@ def test_on_eight_devices_it_is_still_that_of_optax_and_each_keeps_an_eighth(div
     assert [x.addressable_shards[0].data.shape for x in held] == [(2, 16, 24)]
 
 
+def test_every_matrix_of_a_unique_shape_is_computed_once_and_on_a_device_of_its_own(monkeypatch):
+    def marking(x):
+        jax.debug.callback(lambda i, shape=x.shape: marks.append((shape, int(i))), jax.lax.axis_index("data"))
+        return x
+
+    monkeypatch.setattr(homes, "LEAST", 1)
+    shapes = {"a": (4, 4), "b": (5, 5), "c": (6, 6), **{f"layer_{i}": (9, 9) for i in range(8)}, "d": (9, 9)}
+    grads = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), gradients(shapes, 1)[0])
+    marks, mesh = [], jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    method = orthogonal.Orthogonalizer("marking", marking)
+    tx = precond.scale_by_muon(
+        momentum=optax.identity(), method=method, scale=orthogonal.width(), axis="data", mesh=mesh
+    )
+    updates, _ = jax.jit(tx.update)(grads, tx.init(grads))
+    jax.effects_barrier()
+    for k, g in grads.items():
+        np.testing.assert_array_equal(updates[k], g)
+    # Nine matrices stand two by two on five devices, and the others take what is left.
+    assert sorted(marks) == [
+        *(((1, 4, 4), 7), ((1, 5, 5), 6), ((1, 6, 6), 5)),
+        *(((2, 9, 9), i) for i in range(5)),
+    ]
+
+
+def test_on_one_device_nothing_is_computed_of_what_fills_up_a_stack():
+    seen = []
+    method = orthogonal.Orthogonalizer("seeing", lambda x: seen.append(x.shape) or x)
+    grads, mesh = {"kernel": jnp.ones((4, 6))}, jax.make_mesh((1,), ("data",))
+    tx = precond.scale_by_muon(method=method, axis="data", mesh=mesh)
+    jax.eval_shape(tx.update, grads, tx.init(grads))
+    assert set(seen) == {(1, 4, 6)}
+
+
 def test_one_gradient_of_a_thousand_times_makes_no_update_longer():
     rng, params = np.random.default_rng(0), {"kernel": jnp.zeros((32, 16))}
     tx = precond.muon(1.0, method=EXACT)
@@ -310,9 +391,12 @@ def test_one_gradient_of_a_thousand_times_makes_no_update_longer():
         (lambda: orthogonal.block_periodic(8, 0), ValueError, "period=0"),
         (lambda: orthogonal.block_periodic(8, 2, precond.eigh()), TypeError, "method="),
         (lambda: orthogonal.newton_schulz(dtype=jnp.int8), TypeError, "floating point"),
+        (lambda: orthogonal.newton_schulz(rescale="aol"), TypeError, "rescale='aol'"),
+        (lambda: orthogonal.newton_schulz(rescale=orthogonal.schatten), TypeError, "Call this function"),
         (lambda: orthogonal.width(outputs=2), ValueError, "outputs=2"),
         (lambda: orthogonal.match_rms(-1.0), ValueError, "rms=-1.0"),
         (lambda: normalize_neurons(over=-1), ValueError, "over=-1"),
+        (lambda: normalize_neurons(1.0), ValueError, "decay=1.0"),
         (lambda: nesterov(1.0), ValueError, "decay=1.0"),
     ],
 )
@@ -331,9 +415,6 @@ def test_what_is_no_stack_of_matrices_is_refused():
         alone.update({"w": jnp.ones((3, 4))}, alone.init({"w": jnp.ones((3, 4))}))
     with pytest.raises(ValueError, match=r"\(3, 4\)"):
         orthogonalize().update({"w": jnp.ones((3, 4))}, orthogonalize().init({"w": jnp.ones((3, 4))}))
-    stacks = precond.blocked(normalize_neurons())
-    with pytest.raises(ValueError, match="per_block"):
-        stacks.update({"w": jnp.ones((3, 4))}, stacks.init({"w": jnp.ones((3, 4))}))
 
 
 @pytest.mark.usefixtures("x64")
@@ -360,6 +441,24 @@ def test_between_whole_matrices_blocks_follow_the_definition(polynomials):
             w = w - 0.01 * u
             expected.append(w)
         assert distance(path[k], np.stack(expected), start[k]) < 1e-12, k
+
+
+@pytest.mark.optimized
+def test_mapped_members_take_blocks_alone_where_all_of_them_do():
+    def marking(x):
+        jax.debug.callback(lambda x, size=x.shape[1]: marks.append(size), x[0, 0, 0])
+        return x
+
+    marks, g = [], {"6x6": jnp.ones((2, 1, 6, 6))}  # two members, each with a stack of one matrix
+    tx = orthogonalize(orthogonal.block_periodic(3, 2, orthogonal.Orthogonalizer("marking", marking)))
+    update, state = jax.jit(jax.vmap(tx.update)), jax.vmap(tx.init)(g)
+    seen = []
+    for _ in range(3):
+        _, state = jax.block_until_ready(update(g, state))
+        jax.effects_barrier()
+        seen.append(set(marks))
+        marks.clear()
+    assert seen == [{6}, {3}, {6}]
 
 
 def test_the_error_is_that_of_whole_matrices():

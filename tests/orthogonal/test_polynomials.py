@@ -37,6 +37,33 @@ def test_the_polar_express_is_the_published_one():
     np.testing.assert_allclose(polar_express(9), published, atol=1.01e-4)
 
 
+def test_the_other_sets_are_the_published_ones():
+    quintic, last = (3.4445, -4.7750, 2.0315), (2.0, -1.5, 0.5)
+    assert jordan() == (quintic,) * 5
+    assert deepseek() == (quintic,) * 8 + (last,) * 2
+    assert dion() == (
+        (4.0848, -6.8946, 2.9270),
+        (3.9505, -6.3029, 2.6377),
+        (3.7418, -5.5913, 2.3037),
+        (2.8769, -3.1427, 1.2046),
+        (2.8366, -3.0525, 1.2012),
+    )
+    assert cubic() == (
+        (3.3657, -3.3421, 0),
+        (2.5744, -1.4957, 0),
+        (2.5369, -1.4313, 0),
+        (2.4419, -1.2764, 0),
+        (2.2230, -0.9631, 0),
+    )
+
+
+def test_above_low_eight_steps_of_the_polar_express_converge_and_below_it_values_only_grow():
+    above, below = np.geomspace(1e-3, 1, 10_001), np.geomspace(1e-8, 1e-7, 11)
+    assert np.abs(1 - polynomials_of(above, polar_express(8))).max() < 1e-4
+    growth = np.prod([p.linear for p in polar_express(8)])
+    np.testing.assert_allclose(polynomials_of(below, polar_express(8)), growth * below, rtol=1e-3)
+
+
 @pytest.mark.parametrize("low", [1e-1, 1e-2, 1e-3])
 def test_without_cushion_and_safety_each_step_is_the_best_for_where_those_before_it_lead(low):
     s = np.geomspace(low, 1, 200_001)

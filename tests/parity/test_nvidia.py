@@ -118,6 +118,16 @@ def test_rekls_follows_its_definition(given):
     assert distance(path, rekls(start, grads, rate=0.01, **given), start) < 1e-9
 
 
+def test_scalars_get_adam_with_the_betas_and_the_eps_of_matrices():
+    shapes = {"scale": ()}
+    start, grads = gradients(shapes, 1, seed=5)[0], gradients(shapes, 6)
+    ours = recipes.nvidia_kl_soap(0.01, betas=(0.8, 0.9), eps=1e-3, weight_decay=0.05)
+    theirs = optax.adamw(0.01, 0.8, 0.9, eps=1e-3, weight_decay=0.05)
+    found, expected = trajectory(ours, start, grads), trajectory(theirs, start, grads)
+    for k, w in start.items():
+        assert distance(found[k], expected[k], w) < 1e-12, k
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [

@@ -66,7 +66,7 @@ def test_muon_on_the_sphere_of_each_layer():
             u, _, vt = np.linalg.svd(m, full_matrices=False)
             directions.append(u @ vt)
         expected = on_the_sphere(start["layers"][layer], directions, [0.1] * 10)
-        assert distance(path[:, layer], expected, start["layers"][layer]) < 1e-10
+        assert distance(path[:, layer], expected, start["layers"][layer]) < 1e-12
 
 
 def test_it_goes_around_every_direction_in_bfloat16_without_drift():
@@ -102,6 +102,78 @@ def test_cautious_updates_follow_the_definition():
             w = w - 0.1 * u * agree / max(np.mean(agree), 1e-3)
             expected.append(w)
         assert distance(path[k], np.stack(expected), start[k]) < 1e-12
+
+
+def cautiously(g, u):
+    agree = u * g > 0
+    return u * agree / max(np.mean(agree), 1e-3)
+
+
+def test_on_stacks_a_cautious_update_has_the_mean_of_each_block_on_any_number_of_devices():
+    grads = {f"layer_{i}": np.random.default_rng(i).standard_normal((4, 3)).astype(np.float32) for i in range(3)}
+    moved = np.random.default_rng(9).standard_normal((4, 3)).astype(np.float32)
+    ahead = cautious(optax.stateless(lambda updates, params: jax.tree.map(lambda x: x * 0 + moved, updates)))
+    for axis in (None, "data"):
+        with jax.set_mesh(jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))):
+            tx = precond.blocked(ahead, axis=axis)
+            out = jax.jit(tx.update)(grads, tx.init(grads))[0]
+        for k, g in grads.items():
+            np.testing.assert_allclose(out[k], cautiously(g, moved), rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32, jnp.complex64], ids=str)
+def test_cautious_updates_know_no_scale_and_compute_in_float32(dtype):
+    size = 1e-4 if dtype == jnp.float16 else 1e-30  # its square is 0
+    g = jnp.asarray([size, -size, size], dtype)
+    tx = cautious(optax.stateless(lambda updates, params: updates * jnp.asarray([1, -1, 1], updates.dtype)))
+    expected = np.asarray(g).astype(np.complex64) * [1.5, 0, 1.5]
+    np.testing.assert_allclose(np.asarray(tx.update(g, tx.init(g))[0]).astype(np.complex64), expected, rtol=1e-2)
+
+
+def test_complex_updates_agree_where_they_point_the_same_way():
+    g, u = jnp.asarray([1 + 1j, 1 + 1j, 1 - 3j]), jnp.asarray([2 - 1j, -2 + 1j, 1j])
+    tx = cautious(optax.stateless(lambda updates, params: u))
+    np.testing.assert_allclose(tx.update(g, tx.init(g))[0], [6 - 3j, 0, 0], rtol=1e-6)
+
+
+SINGLE = {
+    "hyperball": lambda: hyperball(0.1),
+    "normalize_neurons": lambda: precond.transforms.normalize_neurons(),
+    "scale_by_mean_square": lambda: precond.transforms.scale_by_mean_square(),
+    "block_top_k": lambda: precond.transforms.block_top_k(0.5),
+    "low_rank": lambda: precond.transforms.low_rank(1),
+    "project_radial": lambda: precond.contrib.project_radial(optax.identity()),
+}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n != "hyperball")) for n in SINGLE])
+def test_what_sees_one_block_at_a_time_refuses_stacks(name):
+    params = {"kernel": jnp.ones((4, 3))}
+    single = SINGLE[name]()
+    stacks, each = (precond.blocked(tx, otherwise=single) for tx in (single, precond.per_block(single)))
+    with pytest.raises(ValueError, match=rf"{name}\(\) takes single blocks.*per_block"):
+        jax.eval_shape(lambda p: stacks.update(p, stacks.init(p), p), params)
+    jax.eval_shape(lambda p: each.update(p, each.init(p), p), params)
+
+
+def test_a_step_that_a_direction_skips_does_not_advance_the_schedule():
+    w = {"kernel": jnp.asarray(np.random.default_rng(0).standard_normal((4, 3)), jnp.float32)}
+    tx = optax.chain(precond.scale_by_muon(method=orthogonal.polar()), hyperball(lambda t: 0.1 * (t + 1)))
+    state, update = tx.init(w), jax.jit(tx.update)
+    first, _ = update(w, state, w)
+    skipped, state = update({"kernel": w["kernel"] * jnp.nan}, state, w)
+    assert not skipped["kernel"].any()
+    np.testing.assert_array_equal(update(w, state, w)[0]["kernel"], first["kernel"])
+
+
+def test_vectors_of_stacked_layers_step_as_usual_where_a_mask_says_so():
+    params = {"kernel": jnp.ones((2, 4, 3)), "scale": jnp.ones((2, 4))}
+    matrices = {"kernel": True, "scale": False}
+    rest = {"kernel": False, "scale": True}
+    tx = optax.chain(optax.masked(hyperball(0.1), matrices), optax.masked(optax.scale_by_learning_rate(0.5), rest))
+    updates, _ = tx.update(params, tx.init(params), params)
+    np.testing.assert_array_equal(updates["scale"], -0.5)
+    assert jnp.abs(updates["kernel"]).max() < 1e-6  # along the weights there is nowhere to go
 
 
 def test_cautious_goes_around_the_aliases_and_inside_blocks():

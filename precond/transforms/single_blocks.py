@@ -1,0 +1,58 @@
+"""Transformations of one parameter, or one block, at a time."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from precond.blocks import info_of
+from precond.transformation import transformation
+
+__all__ = ["of_single_blocks", "refuse_stacks"]
+
+
+def refuse_stacks(name: str, blocks: Any) -> None:
+    """Raise where a transformation of single blocks is given a stack of them.
+
+    It would take all blocks of a device for one parameter, and its result would depend on the number of devices.
+
+    Args:
+      name: of the function that made the transformation.
+      blocks: the extra argument of its update.
+
+    Raises:
+      ValueError: saying where to put it.
+
+    Examples:
+      >>> from precond.blocks import BlockInfo
+      >>> refuse_stacks("hyperball", BlockInfo(batch_axes=1))
+      Traceback (most recent call last):
+      ValueError: hyperball() takes single blocks, not stacks: put it into precond.per_block.
+    """
+    if info_of(blocks).batch_axes:
+        raise ValueError(f"{name}() takes single blocks, not stacks: put it into precond.per_block.")
+
+
+def of_single_blocks(name: str, function: Callable[[jax.Array], jax.Array]) -> optax.GradientTransformationExtraArgs:
+    """Make a stateless transformation from a function of one parameter, or of one block.
+
+    Args:
+      name: of the function that makes the transformation.
+      function: of an array.
+
+    Examples:
+      >>> tx = of_single_blocks("double", lambda x: 2 * x)
+      >>> tx.update(jnp.ones(2), tx.init(jnp.ones(2)))[0].tolist()
+      [2.0, 2.0]
+    """
+
+    def update(
+        updates: optax.Updates, state: optax.EmptyState, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, optax.EmptyState]:
+        del params
+        refuse_stacks(name, extra.get("blocks"))
+        return jax.tree.map(lambda x: function(jnp.asarray(x)), updates), state
+
+    return transformation(lambda params: optax.EmptyState(), update)
