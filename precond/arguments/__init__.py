@@ -15,7 +15,14 @@ from precond.arguments.checks import (
     check_whole,
 )
 from precond.arguments.described import Described, described
-from precond.arguments.directions import along, check_against, check_along, check_headings, heading, refuse_optimizers
+from precond.arguments.directions import (
+    as_direction,
+    check_direction,
+    check_optimizer,
+    check_signs,
+    refuse_optimizers,
+    sign_of,
+)
 from precond.arguments.functions import called, check_function
 from precond.arguments.shown import is_function, made, maker, shown
 from precond.arguments.static_args import static_args
@@ -32,24 +39,24 @@ from precond.arguments.whose import known_states
 
 __all__ = [
     "Described",
-    "along",
+    "as_direction",
     "called",
-    "check_against",
-    "check_along",
     "check_arrays",
     "check_bound",
     "check_choice",
     "check_decay",
+    "check_direction",
     "check_flag",
     "check_floating",
     "check_function",
-    "check_headings",
     "check_idle",
     "check_keys",
     "check_mask",
     "check_number",
+    "check_optimizer",
     "check_part",
     "check_rate",
+    "check_signs",
     "check_state",
     "check_transformation",
     "check_trees",
@@ -57,7 +64,6 @@ __all__ = [
     "check_whole",
     "described",
     "fitting_mask",
-    "heading",
     "is_function",
     "is_state",
     "known_states",
@@ -65,5 +71,6 @@ __all__ = [
     "maker",
     "refuse_optimizers",
     "shown",
+    "sign_of",
     "static_args",
 ]

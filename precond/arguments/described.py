@@ -29,19 +29,19 @@ class Described(optax.GradientTransformationExtraArgs):
     """
 
     text: str
-    heading: int
+    sign: int
 
-    def __new__(cls, init: Any, update: Any, text: str = "", heading: int = 0) -> "Described":
+    def __new__(cls, init: Any, update: Any, text: str = "", sign: int = 0) -> "Described":
         """Make one.
 
         Args:
           init: as of every transformation.
           update: as of every transformation.
           text: how it prints; empty for a transformation without a name.
-          heading: -1 for a whole optimizer, 1 for a direction, 0 if that is not known.
+          sign: -1 for a whole optimizer, 1 for a direction, 0 if that is not known.
         """
         self = super().__new__(cls, init, update)
-        self.text, self.heading = text, heading
+        self.text, self.sign = text, sign
         return self
 
     def __repr__(self) -> str:
@@ -50,7 +50,7 @@ class Described(optax.GradientTransformationExtraArgs):
 
 
 def described(
-    *, heading: int = 0, explain: bool = False, common: Callable[..., Any] | None = None
+    *, sign: int = 0, explain: bool = False, common: Callable[..., Any] | None = None
 ) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """Make a public function explain wrong arguments, and name the transformation that it returns.
 
@@ -58,12 +58,12 @@ def described(
     `update` fails, trees that do not belong together are named. Signature and docstring stay what they are.
 
     Args:
-      heading: of the transformations that the function makes: -1 for whole optimizers, 1 for directions.
+      sign: of the transformations that the function makes: -1 for whole optimizers, 1 for directions.
       explain: whether failures of their `init` and `update` are explained, which those of whole optimizers are.
       common: a function that is passed the arguments which are caught by `**`.
 
     Examples:
-      >>> @described(heading=-1)
+      >>> @described(sign=-1)
       ... def descend(learning_rate):
       ...     return optax.sgd(learning_rate)
       >>> descend(0.1)
@@ -74,8 +74,8 @@ def described(
     """
 
     def decorate(function: Callable[P, T]) -> Callable[P, T]:
-        if heading and _place(function):
-            known_states[f"{_place(function)}{function.__name__}"] = lambda: cast(Any, function)(*[1.0][: heading < 0])
+        if sign and _place(function):
+            known_states[f"{_place(function)}{function.__name__}"] = lambda: cast(Any, function)(*[1.0][: sign < 0])
         hints: dict[str, Any] = {}
         signature, name = _joined(inspect.signature(function), common), function.__name__
 
@@ -104,8 +104,8 @@ def described(
             given = [shown(x) for x in args] + [f"{key}={shown(x)}" for key, x in kwargs.items()]
             tx = optax.with_extra_args_support(made)
             full = f"{_place(function)}{name}"
-            tx = explained(tx, full) if explain or heading < 0 else tx
-            known = heading or getattr(made, "heading", 0)
+            tx = explained(tx, full) if explain or sign < 0 else tx
+            known = sign or getattr(made, "sign", 0)
             return Described(tx.init, tx.update, f"{full}({', '.join(given)})", known)
 
         # A function of the module of the one it stands for, so that doctest finds its examples.

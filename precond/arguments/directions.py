@@ -14,13 +14,13 @@ from jax.core import Tracer
 from precond.arguments.described import Described
 from precond.arguments.shown import shown
 
-__all__ = ["along", "check_against", "check_along", "check_headings", "heading", "refuse_optimizers"]
+__all__ = ["as_direction", "check_direction", "check_optimizer", "check_signs", "refuse_optimizers", "sign_of"]
 
 _STEPS, _ROUNDING = 8, 1e-6
 _COSTLY = {"eigh", "eig", "qr", "svd", "cholesky", "geqrf", "householder_product", "lu", "while", "scan", "shard_map"}
 
 
-def heading(tx: optax.GradientTransformation, *, costly: bool = False) -> int:
+def sign_of(tx: optax.GradientTransformation, *, costly: bool = False) -> int:
     """Return 1 for a transformation that goes along the gradient, -1 for one that goes against it, 0 where unknown.
 
     The optimizers and the parts of this library say it themselves. Any other transformation takes a step with a
@@ -34,14 +34,14 @@ def heading(tx: optax.GradientTransformation, *, costly: bool = False) -> int:
 
     Examples:
       >>> (
-      ...     heading(optax.scale_by_adam()),
-      ...     heading(optax.adam(1e-3)),
-      ...     heading(optax.set_to_zero()),
+      ...     sign_of(optax.scale_by_adam()),
+      ...     sign_of(optax.adam(1e-3)),
+      ...     sign_of(optax.set_to_zero()),
       ... )
       (1, -1, 0)
     """
-    if isinstance(tx, Described) and tx.heading:
-        return tx.heading
+    if isinstance(tx, Described) and tx.sign:
+        return tx.sign
     return _probed(tx.init, tx.update, costly)[0]
 
 
@@ -51,7 +51,7 @@ class _NoUpdateError(Exception):
 
 def _check_update(name: str, tx: optax.GradientTransformation, tree: Any = None) -> None:
     """Raise if it is known that a part does not give updates, for the tree that it will see where that is known."""
-    if isinstance(tx, Described) and tx.heading:
+    if isinstance(tx, Described) and tx.sign:
         return
     why = _probed(tx.init, tx.update, False)[1]
     if why and not (tree is not None and _is_made_for(tx, tree)):
@@ -68,7 +68,7 @@ def _is_made_for(tx: optax.GradientTransformation, tree: Any) -> bool:
 
 
 def _probed(init: Callable[..., Any], update: Callable[..., Any], costly: bool) -> tuple[int, str]:
-    """Return the heading, and what is wrong with the updates. Both are found once, and kept by weak references."""
+    """Return the sign, and what is wrong with the updates. Both are found once, and kept by weak references."""
     try:
         return _kept(weakref.ref(init), weakref.ref(update), costly)
     except TypeError:  # there is no weak reference to some functions
@@ -120,7 +120,7 @@ def _probe(init: Callable[..., Any], update: Callable[..., Any], costly: bool) -
                 product = float(product)
     except _NoUpdateError as why:
         return 0, str(why)
-    except Exception:  # whatever it needs beyond a gradient, its heading is not known
+    except Exception:  # whatever it needs beyond a gradient, its sign is not known
         return 0, ""
     return (product > 0) - (product < 0), ""
 
@@ -135,27 +135,27 @@ def _is_costly(jaxpr: Any) -> bool:
     return False
 
 
-def along(
+def as_direction(
     tx: optax.GradientTransformation, like: optax.GradientTransformation | None = None
 ) -> optax.GradientTransformationExtraArgs:
-    """Mark a transformation as a direction, so that `heading` need not look.
+    """Mark a transformation as a direction, so that `sign_of` need not look.
 
     Args:
       tx: any transformation.
-      like: the transformation whose heading it has, where that is known; None for a direction.
+      like: the transformation whose sign it has, where that is known; None for a direction.
 
     Examples:
       >>> (
-      ...     heading(along(optax.identity())),
-      ...     heading(along(optax.identity(), like=along(optax.sgd(0.1)))),
+      ...     sign_of(as_direction(optax.identity())),
+      ...     sign_of(as_direction(optax.identity(), like=as_direction(optax.sgd(0.1)))),
       ... )
       (1, 1)
     """
-    known = 1 if like is None else getattr(like, "heading", 0)
+    known = 1 if like is None else getattr(like, "sign", 0)
     return Described(*optax.with_extra_args_support(tx), getattr(tx, "text", ""), known)
 
 
-def check_along(tx: optax.GradientTransformation, **parts: Any) -> optax.GradientTransformationExtraArgs:
+def check_direction(tx: optax.GradientTransformation, **parts: Any) -> optax.GradientTransformationExtraArgs:
     """Return the transformation, whose `init` refuses parts that go against the gradient.
 
     Args:
@@ -167,7 +167,7 @@ def check_along(tx: optax.GradientTransformation, **parts: Any) -> optax.Gradien
       TypeError: in `init`, for a part that does not give updates.
 
     Examples:
-      >>> tx = check_along(optax.identity(), otherwise=optax.adamw(1e-3))
+      >>> tx = check_direction(optax.identity(), otherwise=optax.adamw(1e-3))
       >>> tx.init(jnp.ones(2))
       Traceback (most recent call last):
       ...
@@ -175,7 +175,7 @@ def check_along(tx: optax.GradientTransformation, **parts: Any) -> optax.Gradien
     """
 
     def check(name: str, part: optax.GradientTransformation) -> None:
-        if heading(part) < 0:
+        if sign_of(part) < 0:
             raise ValueError(
                 f"{name}= goes against the gradient, as a whole optimizer does, and a direction belongs here. "
                 f"{_INSTEAD}"
@@ -184,7 +184,7 @@ def check_along(tx: optax.GradientTransformation, **parts: Any) -> optax.Gradien
     return _checking(tx, parts, check)
 
 
-def check_against(tx: optax.GradientTransformation, **parts: Any) -> optax.GradientTransformationExtraArgs:
+def check_optimizer(tx: optax.GradientTransformation, **parts: Any) -> optax.GradientTransformationExtraArgs:
     """Return the transformation, whose `init` refuses parts that go along the gradient.
 
     Args:
@@ -196,7 +196,7 @@ def check_against(tx: optax.GradientTransformation, **parts: Any) -> optax.Gradi
       TypeError: in `init`, for a part that does not give updates.
 
     Examples:
-      >>> tx = check_against(optax.identity(), optimizer=optax.scale_by_adam())
+      >>> tx = check_optimizer(optax.identity(), optimizer=optax.scale_by_adam())
       >>> tx.init(jnp.ones(2))
       Traceback (most recent call last):
       ...
@@ -204,7 +204,7 @@ def check_against(tx: optax.GradientTransformation, **parts: Any) -> optax.Gradi
     """
 
     def check(name: str, part: optax.GradientTransformation) -> None:
-        if heading(part) > 0:
+        if sign_of(part) > 0:
             raise ValueError(
                 f"{name}= goes along the gradient, as a direction does, and a whole optimizer belongs here, which ends "
                 f"with a negative learning rate: optax.adamw(..), precond.shampoo(..), or a chain of the direction and "
@@ -231,7 +231,7 @@ def _checking(
             check(name, part)
         return tx.init(params)
 
-    return Described(init, tx.update, heading=getattr(tx, "heading", 0))
+    return Described(init, tx.update, sign=getattr(tx, "sign", 0))
 
 
 _INSTEAD = (
@@ -257,7 +257,7 @@ def refuse_optimizers(name: str, tx: optax.GradientTransformation) -> None:
       ...
       ValueError: inner=precond.soap(0.001) cuts parameters into blocks itself, and sees none here: ...
     """
-    if isinstance(tx, Described) and (tx.heading < 0 or tx.text.startswith("precond.blocked(")):
+    if isinstance(tx, Described) and (tx.sign < 0 or tx.text.startswith("precond.blocked(")):
         raise ValueError(
             f"{name}={tx!r} cuts parameters into blocks itself, and sees none here: use it alone, or give the "
             f"part of it that belongs on stacks, such as precond.scale_by_kronecker(precond.outer_products(), "
@@ -265,7 +265,7 @@ def refuse_optimizers(name: str, tx: optax.GradientTransformation) -> None:
         )
 
 
-def check_headings(parts: Mapping[str, optax.GradientTransformation], tree: Any = None) -> None:
+def check_signs(parts: Mapping[str, optax.GradientTransformation], tree: Any = None) -> None:
     """Raise if one of two transformations goes along the gradient and the other one against it.
 
     If both are whole optimizers, or both are directions, there is nothing wrong. What is not known is accepted, but
@@ -280,17 +280,17 @@ def check_headings(parts: Mapping[str, optax.GradientTransformation], tree: Any 
       TypeError: for one that does not give updates.
 
     Examples:
-      >>> check_headings({"inner": optax.sgd(0.1), "otherwise": optax.adam(1e-3)})
-      >>> check_headings({"inner": optax.scale_by_rms(), "otherwise": optax.adam(1e-3)})
+      >>> check_signs({"inner": optax.sgd(0.1), "otherwise": optax.adam(1e-3)})
+      >>> check_signs({"inner": optax.scale_by_rms(), "otherwise": optax.adam(1e-3)})
       Traceback (most recent call last):
       ...
       ValueError: otherwise= goes against the gradient, as a whole optimizer does, and inner= goes along it. ...
     """
     for name, tx in parts.items():
         _check_update(name, tx, tree)
-    found = {name: heading(tx) for name, tx in parts.items()}
+    found = {name: sign_of(tx) for name, tx in parts.items()}
     if min(found.values()) < 0:
-        found = {name: known or heading(parts[name], costly=True) for name, known in found.items()}
+        found = {name: known or sign_of(parts[name], costly=True) for name, known in found.items()}
     if {1, -1} <= set(found.values()):
         (against,) = (name for name, known in found.items() if known < 0)
         (along,) = (name for name, known in found.items() if known > 0)

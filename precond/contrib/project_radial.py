@@ -8,7 +8,7 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
-from precond.arguments import check_along, check_number, check_transformation, check_whole, described
+from precond.arguments import check_direction, check_number, check_transformation, check_whole, described
 from precond.transformation import transformation
 from precond.transforms.single_blocks import refuse_stacks
 from precond.trees import wide_dtype
@@ -103,7 +103,7 @@ def project_radial(
         return jax.tree.map(one, params, updates, steps), state
 
     tx = transformation(inner.init, update)
-    return tx if isinstance(weight_decay, int | float) and weight_decay == 0 else check_along(tx, inner=inner)
+    return tx if isinstance(weight_decay, int | float) and weight_decay == 0 else check_direction(tx, inner=inner)
 
 
 def _dot(x: jax.Array, y: jax.Array, axes: tuple[int, ...]) -> jax.Array:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from precond.arguments import check_headings, check_transformation, described, refuse_optimizers
+from precond.arguments import check_signs, check_transformation, described, refuse_optimizers
 from precond.blocks import BlockSize, Views, info_of, without_info
 from precond.eager import compiled_if_eager
 from precond.engine.refuse_foreign import refuse_foreign
@@ -112,7 +112,7 @@ def blocked(
     second = optax.masked(skip_nonfinite(otherwise, skipped=skipped), unviewed)
 
     def init(params: optax.Params) -> BlockedState:
-        check_headings({"inner": inner, "otherwise": otherwise})
+        check_signs({"inner": inner, "otherwise": otherwise})
         return BlockedState(
             cast(StackedState, first.init(params)),
             cast(optax.MaskedState, second.init(params)),

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from jax.tree_util import KeyPath
 
-from precond.arguments import along, check_transformation
+from precond.arguments import as_direction, check_transformation
 from precond.blocks import BlockInfo, info_of, leaves_of, path_name
 from precond.engine.scale_by_kronecker import KroneckerState
 from precond.linalg import round_by_chance
@@ -96,7 +96,7 @@ def narrow_entries(inner: optax.GradientTransformation) -> optax.GradientTransfo
 
         return moved, NarrowEntriesState(info_of(blocks).advance(state.rounds), _mapped(rounded, new, updates))
 
-    return along(transformation(init, update), like=inner)
+    return as_direction(transformation(init, update), like=inner)
 
 
 def _wide_dtypes(tree: Tree) -> dict[tuple[int, ...], jnp.dtype]:

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import optax
 
-from precond.arguments import along, check_transformation, described
+from precond.arguments import as_direction, check_transformation, described
 from precond.blocks import BlockInfo, info_of, keep_finite
 from precond.transformation import transformation
 
@@ -69,4 +69,4 @@ def per_block(inner: optax.GradientTransformation) -> optax.GradientTransformati
             out.append((moved, keep_finite(ok, new, s)))
         return treedef.unflatten([m for m, _ in out]), treedef.unflatten([n for _, n in out])
 
-    return along(transformation(init, update), like=inner)
+    return as_direction(transformation(init, update), like=inner)

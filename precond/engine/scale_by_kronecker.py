@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from precond.arguments import check_along, check_part, check_transformation, check_whole, described
+from precond.arguments import check_direction, check_part, check_transformation, check_whole, described
 from precond.blocks import BlockInfo, check_stacks, info_of, keep_finite, path_name, tell_meaning
 from precond.control_flow import after
 from precond.engine.check_parts import check_factors, check_like, check_root_state
@@ -93,7 +93,7 @@ def _apply(root: Root, directions: Any, gradients: Any, roots: Any, finite: Any)
     return treedef.unflatten(out), treedef.unflatten(moved)
 
 
-@described(heading=1)
+@described(sign=1)
 def scale_by_kronecker(
     statistics: optax.GradientTransformation,
     root: Root,
@@ -206,4 +206,4 @@ def scale_by_kronecker(
         host = capture(schedule, step, info.any_finite, factors, state.host) if schedule.on_host else ()
         return out, KroneckerState(info.advance(state.count), collected, moved, velocity, host)
 
-    return check_along(transformation(init, update), momentum=given)
+    return check_direction(transformation(init, update), momentum=given)

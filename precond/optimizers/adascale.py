@@ -6,14 +6,14 @@ import jax
 import optax
 from jax.typing import ArrayLike
 
-from precond.arguments import called, check_against, check_transformation, described
+from precond.arguments import called, check_optimizer, check_transformation, described
 from precond.large_batches import GainEstimator, scale_by_adascale
 from precond.trees import Tree
 
 __all__ = ["adascale"]
 
 
-@described(heading=-1)
+@described(sign=-1)
 def adascale(
     optimizer: Callable[[float], optax.GradientTransformation],
     schedule: optax.ScalarOrSchedule,
@@ -73,4 +73,4 @@ def adascale(
     scaled = scale_by_adascale(schedule, scale, estimator=estimator, power=power, rule=rule, groups=groups)
     made = called("optimizer", optimizer, 1.0)
     check_transformation("optimizer(1.0)", made)
-    return check_against(optax.chain(made, scaled), **{"optimizer(1.0)": made})
+    return check_optimizer(optax.chain(made, scaled), **{"optimizer(1.0)": made})

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import jax
 import optax
 
-from precond.arguments import along, check_decay, described
+from precond.arguments import as_direction, check_decay, described
 from precond.blocks import Layer
 from precond.engine import SKIPPED, Refresh, every, per_block
 from precond.linalg import Precision
@@ -19,7 +19,7 @@ from precond.trees import Mask
 __all__ = ["kfac"]
 
 
-@described(heading=-1)
+@described(sign=-1)
 def kfac(
     learning_rate: optax.ScalarOrSchedule,
     layers: Mapping[str, Layer] | None = None,
@@ -101,7 +101,7 @@ def kfac(
     check_decay("b1", b1)
 
     def around(direction: optax.GradientTransformation) -> optax.GradientTransformation:
-        return along(with_momentum(per_block(optax.ema(b1)), clip_by_kl(direction, learning_rate, bound)))
+        return as_direction(with_momentum(per_block(optax.ema(b1)), clip_by_kl(direction, learning_rate, bound)))
 
     tx = scale_by_kfac(
         layers,
@@ -110,7 +110,7 @@ def kfac(
         root=root,
         refresh=refresh,
         around=around,
-        otherwise=along(optax.scale_by_adam(b1)) if otherwise is None else otherwise,
+        otherwise=as_direction(optax.scale_by_adam(b1)) if otherwise is None else otherwise,
         skipped=SKIPPED,
         precision=precision,
         axis=axis,

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import optax
 
-from precond.arguments import along, check_along, check_decay, check_idle, check_number, described
+from precond.arguments import as_direction, check_decay, check_direction, check_idle, check_number, described
 from precond.blocks import BlockSize, Views
 from precond.engine import SKIPPED, Refresh, blocked, every
 from precond.linalg import Precision
@@ -23,7 +23,7 @@ from precond.trees import Mask
 __all__ = ["kl_shampoo", "scale_by_kl_shampoo"]
 
 
-@described(heading=1, explain=True)
+@described(sign=1, explain=True)
 def scale_by_kl_shampoo(
     *,
     b1: jax.typing.ArrayLike = 0.95,
@@ -92,18 +92,18 @@ def scale_by_kl_shampoo(
     kept, moved = memory_of(memory), {"momentum": optax.ema(b1), "after": clip_by_rms(1.0)}
     direction = grafted(kl(b2), kept.of_root(root), magnitude, **moved, refresh=refresh, precision=precision)
     tx = blocked(
-        along(kept.of_entries(direction)),
+        as_direction(kept.of_entries(direction)),
         block_size=1024 if block_size is None else block_size,
         views=views,
-        otherwise=along(kept.of_entries(adam(b1, b2, eps))) if otherwise is None else otherwise,
+        otherwise=as_direction(kept.of_entries(adam(b1, b2, eps))) if otherwise is None else otherwise,
         skipped=skipped,
         axis=axis,
         mesh=mesh,
     )
-    return check_along(tx, otherwise=otherwise, magnitude=magnitude)
+    return check_direction(tx, otherwise=otherwise, magnitude=magnitude)
 
 
-@described(heading=-1)
+@described(sign=-1)
 def kl_shampoo(
     learning_rate: optax.ScalarOrSchedule,
     *,

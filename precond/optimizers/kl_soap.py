@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import optax
 
-from precond.arguments import along, check_along, check_decay, check_number, check_whole, described
+from precond.arguments import as_direction, check_decay, check_direction, check_number, check_whole, described
 from precond.blocks import BlockSize, Views
 from precond.engine import SKIPPED, Refresh, blocked, every
 from precond.linalg import Precision
@@ -24,7 +24,7 @@ __all__ = ["kl_soap", "scale_by_kl_soap"]
 _LEAST = 1e-4  # for refresh=every(1): in the basis that is made from itself, zeros of a gradient are rounding
 
 
-@described(heading=1, explain=True)
+@described(sign=1, explain=True)
 def scale_by_kl_soap(
     *,
     b1: jax.typing.ArrayLike = 0.9,
@@ -88,18 +88,18 @@ def scale_by_kl_soap(
     root = eigenbasis(b2, eps=eps, method=method, moments=moments, damping=relative(damping), least=_LEAST)
     moved = {"momentum": optax.ema(b1), "refresh": refresh, "precision": precision}
     tx = blocked(
-        along(kept.of_entries(grafted(kl(b2), kept.of_root(root), magnitude, **moved))),
+        as_direction(kept.of_entries(grafted(kl(b2), kept.of_root(root), magnitude, **moved))),
         block_size=1024 if block_size is None else block_size,
         views=views,
-        otherwise=along(kept.of_entries(adam(b1, b2, eps))) if otherwise is None else otherwise,
+        otherwise=as_direction(kept.of_entries(adam(b1, b2, eps))) if otherwise is None else otherwise,
         skipped=skipped,
         axis=axis,
         mesh=mesh,
     )
-    return check_along(tx, otherwise=otherwise, magnitude=magnitude)
+    return check_direction(tx, otherwise=otherwise, magnitude=magnitude)
 
 
-@described(heading=-1)
+@described(sign=-1)
 def kl_soap(
     learning_rate: optax.ScalarOrSchedule,
     *,

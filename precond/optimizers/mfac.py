@@ -22,7 +22,7 @@ from precond.widened import widened
 __all__ = ["mfac"]
 
 
-@described(heading=-1)
+@described(sign=-1)
 def mfac(
     learning_rate: optax.ScalarOrSchedule,
     *,

@@ -7,9 +7,9 @@ import jax
 import optax
 
 from precond.arguments import (
-    along,
-    check_along,
+    as_direction,
     check_decay,
+    check_direction,
     check_idle,
     check_number,
     check_rate,
@@ -28,7 +28,7 @@ from precond.transforms import nesterov, orthogonalize
 __all__ = ["muon", "scale_by_muon"]
 
 
-@described(heading=1, explain=True)
+@described(sign=1, explain=True)
 def scale_by_muon(
     *,
     b1: jax.typing.ArrayLike = 0.95,
@@ -98,18 +98,18 @@ def scale_by_muon(
         parts.append(per_block(after))
     kept, adam = memory_of(memory), optax.scale_by_adam(adam_b1, adam_b2, adam_eps)
     tx = blocked(
-        along(kept.of_entries(optax.chain(*parts))),
+        as_direction(kept.of_entries(optax.chain(*parts))),
         block_size=block_size,
         views=views,
-        otherwise=along(kept.of_entries(adam)) if otherwise is None else otherwise,
+        otherwise=as_direction(kept.of_entries(adam)) if otherwise is None else otherwise,
         skipped=skipped,
         axis=axis,
         mesh=mesh,
     )
-    return check_along(tx, momentum=given, after=after, otherwise=otherwise)
+    return check_direction(tx, momentum=given, after=after, otherwise=otherwise)
 
 
-@described(heading=-1)
+@described(sign=-1)
 def muon(
     learning_rate: optax.ScalarOrSchedule,
     *,

@@ -15,7 +15,7 @@ from precond.trees import Mask, Tree
 __all__ = ["neumann"]
 
 
-@described(heading=-1)
+@described(sign=-1)
 def neumann(
     learning_rate: optax.ScalarOrSchedule,
     *,

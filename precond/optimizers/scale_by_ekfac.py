@@ -17,7 +17,7 @@ from precond.roots import Method, Transport, corrected_inverse, decayed_max
 __all__ = ["scale_by_ekfac"]
 
 
-@described(heading=1, explain=True)
+@described(sign=1, explain=True)
 def scale_by_ekfac(
     layers: Mapping[str, Layer],
     *,

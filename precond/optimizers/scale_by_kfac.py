@@ -7,7 +7,7 @@ import jax
 import optax
 from jax.typing import ArrayLike
 
-from precond.arguments import along, called, check_along, check_idle, described
+from precond.arguments import as_direction, called, check_direction, check_idle, described
 from precond.blocks import Layer, check_present, views
 from precond.engine import Refresh, blocked, check_skipped, every, scale_by_kronecker
 from precond.layers.by_layer import by_layer
@@ -20,7 +20,7 @@ from precond.statistics import activations, balance
 __all__ = ["scale_by_kfac"]
 
 
-@described(heading=1, explain=True)
+@described(sign=1, explain=True)
 def scale_by_kfac(
     layers: Mapping[str, Layer] | None = None,
     *,
@@ -90,7 +90,7 @@ def scale_by_kfac(
         check_idle("root=", damping=(damping, 1e-3))
     root = inverse(damping) if root is None else root
     direction = called("around", around, scale_by_kronecker(statistics, root, refresh=refresh, precision=precision))
-    alone = around(along(optax.identity()))
+    alone = around(as_direction(optax.identity()))
 
     def of_layers(layers: Mapping[str, Layer]) -> optax.GradientTransformationExtraArgs:
         inner, read = by_layer(direction, layers), views.layers(layers)
@@ -104,6 +104,8 @@ def scale_by_kfac(
             check_present(layers, params)
             return tx.init(params)
 
-        return check_along(optax.GradientTransformationExtraArgs(init, tx.update), otherwise=otherwise, around=alone)
+        return check_direction(
+            optax.GradientTransformationExtraArgs(init, tx.update), otherwise=otherwise, around=alone
+        )
 
     return from_probes(of_layers) if layers is None else of_layers(layers)

@@ -7,9 +7,9 @@ import jax
 import optax
 
 from precond.arguments import (
-    along,
-    check_along,
+    as_direction,
     check_decay,
+    check_direction,
     check_idle,
     check_number,
     check_whole,
@@ -31,7 +31,7 @@ from precond.trees import Mask
 __all__ = ["scale_by_shampoo", "shampoo"]
 
 
-@described(heading=1, explain=True)
+@described(sign=1, explain=True)
 def scale_by_shampoo(
     *,
     b1: jax.typing.ArrayLike = 0.9,
@@ -102,18 +102,20 @@ def scale_by_shampoo(
     adams = scale_by_diagonal(b2, eps=eps, bias_correction=True)  # with the momentum around it
     moved = {"momentum": optax.ema(b1), "refresh": refresh, "precision": precision}
     tx = blocked(
-        along(kept.of_entries(grafted(outer_products(b2), root, adams if magnitude is None else magnitude, **moved))),
+        as_direction(
+            kept.of_entries(grafted(outer_products(b2), root, adams if magnitude is None else magnitude, **moved))
+        ),
         block_size=1024 if block_size is None else block_size,
         views=views,
-        otherwise=along(kept.of_entries(adam(b1, b2, eps))) if otherwise is None else otherwise,
+        otherwise=as_direction(kept.of_entries(adam(b1, b2, eps))) if otherwise is None else otherwise,
         skipped=skipped,
         axis=axis,
         mesh=mesh,
     )
-    return check_along(tx, otherwise=otherwise, magnitude=magnitude)
+    return check_direction(tx, otherwise=otherwise, magnitude=magnitude)
 
 
-@described(heading=-1)
+@described(sign=-1)
 def shampoo(
     learning_rate: optax.ScalarOrSchedule,
     *,

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import optax
 
-from precond.arguments import along, check_along, check_decay, check_number, check_whole, described
+from precond.arguments import as_direction, check_decay, check_direction, check_number, check_whole, described
 from precond.blocks import BlockSize, Views
 from precond.engine import SKIPPED, Refresh, blocked, every
 from precond.linalg import Precision
@@ -22,7 +22,7 @@ from precond.trees import Mask
 __all__ = ["scale_by_soap", "soap"]
 
 
-@described(heading=1, explain=True)
+@described(sign=1, explain=True)
 def scale_by_soap(
     *,
     b1: jax.typing.ArrayLike = 0.95,
@@ -87,18 +87,18 @@ def scale_by_soap(
     root = kept.of_root(eigenbasis(b2, eps=eps, method=method, moments=turned() if moments is None else moments))
     moved = {"momentum": optax.ema(b1), "refresh": refresh, "precision": precision}
     tx = blocked(
-        along(kept.of_entries(grafted(outer_products(b2), root, magnitude, **moved))),
+        as_direction(kept.of_entries(grafted(outer_products(b2), root, magnitude, **moved))),
         block_size=1024 if block_size is None else block_size,
         views=views,
-        otherwise=along(kept.of_entries(adam(b1, b2, eps))) if otherwise is None else otherwise,
+        otherwise=as_direction(kept.of_entries(adam(b1, b2, eps))) if otherwise is None else otherwise,
         skipped=skipped,
         axis=axis,
         mesh=mesh,
     )
-    return check_along(tx, otherwise=otherwise, magnitude=magnitude)
+    return check_direction(tx, otherwise=otherwise, magnitude=magnitude)
 
 
-@described(heading=-1)
+@described(sign=-1)
 def soap(
     learning_rate: optax.ScalarOrSchedule,
     *,

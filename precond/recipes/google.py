@@ -59,7 +59,7 @@ def _magnitude(
     return optax.chain(made, optax.identity() if clip is None else clip_by_rms(clip), scale)
 
 
-@described(heading=-1)
+@described(sign=-1)
 def google_shampoo(
     learning_rate: optax.ScalarOrSchedule = 0.1,
     *,

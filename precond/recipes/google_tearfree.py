@@ -23,7 +23,7 @@ _RMSPROP = optax.scale_by_rms(0.999, 1e-23)
 _CUT = 1e-6  # smaller eigenvalues, relative to the largest, have no inverse
 
 
-@described(heading=-1)
+@described(sign=-1)
 def google_tearfree(
     learning_rate: optax.ScalarOrSchedule = 0.1,
     *,

@@ -28,7 +28,7 @@ def _split(power: Override) -> tuple[Override, Callable[[int], list[int]] | None
     return kept, lambda k: [i for i in range(k) if given.get(k, {}).get(i) != 0]
 
 
-@described(heading=-1, common=meta_chain)
+@described(sign=-1, common=meta_chain)
 def meta_shampoo(
     learning_rate: optax.ScalarOrSchedule = 0.01,
     *,
@@ -106,7 +106,7 @@ def _turned_axes(ignored: Mapping[int, Sequence[int]]) -> Callable[[int], list[i
     return (lambda k: [i for i in range(k) if i not in ignored.get(k, ())]) if ignored else None
 
 
-@described(heading=-1, common=meta_chain)
+@described(sign=-1, common=meta_chain)
 def meta_soap(
     learning_rate: optax.ScalarOrSchedule = 0.01,
     *,

@@ -15,7 +15,7 @@ from precond.recipes.meta_chain import meta_chain
 __all__ = ["meta_descent", "meta_svd"]
 
 
-@described(heading=-1, common=meta_chain)
+@described(sign=-1, common=meta_chain)
 def meta_descent(
     learning_rate: optax.ScalarOrSchedule = 0.01,
     *,

@@ -73,7 +73,7 @@ def _clamped(root: Root, eps: ArrayLike) -> Root:
     return root._replace(whiten=whiten)
 
 
-@described(heading=-1)
+@described(sign=-1)
 def nvidia_kl_soap(
     learning_rate: optax.ScalarOrSchedule,
     *,

@@ -10,7 +10,7 @@ import optax
 from jax.typing import ArrayLike
 
 from precond.arguments import (
-    along,
+    as_direction,
     check_choice,
     check_decay,
     check_number,
@@ -139,7 +139,7 @@ def _matrices(path: str, leaf: Any) -> View | None:
     return View((0, 1)) if leaf.ndim == 2 else None
 
 
-@described(heading=-1)
+@described(sign=-1)
 def nvidia_muon(
     learning_rate: optax.ScalarOrSchedule,
     *,
@@ -209,10 +209,10 @@ def nvidia_muon(
     average = per_block(optax.trace(momentum, nesterov=nesterov))  # theirs goes the same way
     method = newton_schulz(nvidia_coefficients()) if method is None else method
     tx = blocked(
-        along(optax.chain(average, orthogonalize(method), per_block(scaled))),
+        as_direction(optax.chain(average, orthogonalize(method), per_block(scaled))),
         block_size=None,
         views=_matrices if views is None else views,
-        otherwise=along(optax.scale_by_adam(0.9, 0.95)) if otherwise is None else otherwise,
+        otherwise=as_direction(optax.scale_by_adam(0.9, 0.95)) if otherwise is None else otherwise,
         axis=axis,
         mesh=mesh,
     )

@@ -49,7 +49,7 @@ def _unit_rms() -> optax.GradientTransformationExtraArgs:
     return optax.chain(normalize(1e-30), grown)
 
 
-@described(heading=-1)
+@described(sign=-1)
 def official_soap(
     learning_rate: optax.ScalarOrSchedule = 3e-3,
     *,

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from precond.arguments import along, check_along, check_transformation, described
+from precond.arguments import as_direction, check_direction, check_transformation, described
 from precond.blocks import info_of
 from precond.transformation import transformation
 from precond.trees import wide_dtype
@@ -62,7 +62,7 @@ def cautious(inner: optax.GradientTransformation) -> optax.GradientTransformatio
         moved, state = inner.update(updates, state, params, **extra)
         return jax.tree.map(lambda g, u: one(g, u, batch_axes), updates, moved), state
 
-    return along(check_along(transformation(inner.init, update), inner=inner), like=inner)
+    return as_direction(check_direction(transformation(inner.init, update), inner=inner), like=inner)
 
 
 def _sign(x: jax.Array) -> jax.Array:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from precond.arguments import along, check_headings, check_number, check_transformation, check_whole, described
+from precond.arguments import as_direction, check_number, check_signs, check_transformation, check_whole, described
 from precond.blocks import BlockInfo, info_of
 from precond.linalg import batch_norm
 from precond.transformation import transformation
@@ -77,7 +77,7 @@ def graft(
     magnitude = optax.with_extra_args_support(magnitude)
 
     def init(params: optax.Params) -> GraftState:
-        check_headings({"direction": direction, "magnitude": magnitude}, params)
+        check_signs({"direction": direction, "magnitude": magnitude}, params)
         return GraftState(jnp.zeros([], jnp.int32), direction.init(params), magnitude.init(params))
 
     def update(
@@ -106,4 +106,4 @@ def graft(
         out = jax.tree.map(one, updates, way, size)
         return out, GraftState(count, first, second)
 
-    return along(transformation(init, update), like=direction)
+    return as_direction(transformation(init, update), like=direction)

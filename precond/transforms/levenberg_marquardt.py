@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from precond.arguments import called, check_against, check_number, check_transformation, check_whole, described
+from precond.arguments import called, check_number, check_optimizer, check_transformation, check_whole, described
 from precond.transformation import transformation
 from precond.transforms.quadratic_model import Product
 from precond.trees import Tree, tree_product
@@ -112,7 +112,7 @@ def levenberg_marquardt(
         count, rejected = jnp.zeros([], jnp.int32), jnp.zeros([], jnp.int32)
         made = called("make", make, start)
         check_transformation("make(damping)", made)
-        inner = check_against(made, **{"make(damping)": made}).init(params)
+        inner = check_optimizer(made, **{"make(damping)": made}).init(params)
         return LevenbergMarquardtState(count, inner, start, jnp.ones_like(start), rejected)
 
     def update(

@@ -30,7 +30,7 @@ class DiagonalState(NamedTuple):
     momentum: optax.OptState
 
 
-@described(heading=1)
+@described(sign=1)
 def scale_by_diagonal(
     decay: ArrayLike = 1.0,
     *,

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from precond.arguments import check_headings, check_whole, described
+from precond.arguments import check_signs, check_whole, described
 from precond.transformation import transformation
 
 __all__ = ["SwitchState", "switch"]
@@ -56,7 +56,7 @@ def switch(
     before, after = optax.with_extra_args_support(before), optax.with_extra_args_support(after)
 
     def init(params: optax.Params) -> SwitchState:
-        check_headings({"before": before, "after": after}, params)
+        check_signs({"before": before, "after": after}, params)
         return SwitchState(jnp.zeros([], jnp.int32), before.init(params), after.init(params))
 
     def update(

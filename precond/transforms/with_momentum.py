@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import optax
 
-from precond.arguments import along, check_along, check_transformation, described
+from precond.arguments import as_direction, check_direction, check_transformation, described
 from precond.blocks import BlockInfo, info_of
 from precond.transformation import transformation
 
@@ -71,4 +71,4 @@ def with_momentum(
         out, inside = inner.update(directions, state.inner, params, **extra, blocks=raw)
         return out, MomentumState(velocity, inside)
 
-    return along(check_along(transformation(init, update), momentum=momentum), like=inner)
+    return as_direction(check_direction(transformation(init, update), momentum=momentum), like=inner)
