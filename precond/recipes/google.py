@@ -9,7 +9,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from precond.arguments import called, check_number, check_rate, check_transformation, check_whole, described
+from precond.arguments import (
+    called,
+    check_decay,
+    check_number,
+    check_rate,
+    check_transformation,
+    check_whole,
+    described,
+)
 from precond.blocks import ragged
 from precond.engine import Refresh, blocked, every, scale_by_kronecker
 from precond.linalg import Precision
@@ -142,6 +150,8 @@ def google_shampoo(
     """
     check_rate("learning_rate", learning_rate)
     check_number("beta1", beta1, 0, 1)
+    if moving_average_for_momentum:
+        check_decay("beta1", beta1)
     check_number("beta2", beta2, 0, 1, advice="1 sums.")
     check_number("matrix_epsilon", matrix_epsilon, 0)
     check_rate("weight_decay", weight_decay)
