@@ -67,6 +67,12 @@ def _magnitude(
     return optax.chain(made, optax.identity() if clip is None else clip_by_rms(clip), scale)
 
 
+def _check_momentum(beta1: Any, averaged: bool) -> None:
+    check_number("beta1", beta1, 0, 1)
+    if averaged:
+        check_decay("beta1", beta1)
+
+
 @described(heading=-1)
 def google_shampoo(
     learning_rate: optax.ScalarOrSchedule = 0.1,
@@ -149,9 +155,7 @@ def google_shampoo(
       0.19
     """
     check_rate("learning_rate", learning_rate)
-    check_number("beta1", beta1, 0, 1)
-    if moving_average_for_momentum:
-        check_decay("beta1", beta1)
+    _check_momentum(beta1, moving_average_for_momentum)
     check_number("beta2", beta2, 0, 1, advice="1 sums.")
     check_number("matrix_epsilon", matrix_epsilon, 0)
     check_rate("weight_decay", weight_decay)
