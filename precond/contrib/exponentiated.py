@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from precond.arguments import check_number, described
+from precond.arguments import check_decay, check_number, described
 from precond.transformation import transformation
 from precond.trees import Leaf, Tree, real_dtype, tree_product, wide_dtype
 
@@ -123,7 +123,7 @@ def exponentiated(
       1.6487
     """
     check_number("rate", rate, 0)
-    check_number("decay", decay, 0, 1)
+    check_decay("decay", decay)
     if gain_rate is not None:
         check_number("gain_rate", gain_rate, 0)
     inner = optax.with_extra_args_support(inner)

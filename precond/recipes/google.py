@@ -9,7 +9,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from precond.arguments import called, check_number, check_rate, check_transformation, check_whole, described
+from precond.arguments import (
+    called,
+    check_decay,
+    check_number,
+    check_rate,
+    check_transformation,
+    check_whole,
+    described,
+)
 from precond.blocks import ragged
 from precond.engine import Refresh, blocked, every, scale_by_kronecker
 from precond.linalg import Precision
@@ -57,6 +65,12 @@ def _magnitude(
     made = optax.identity() if grafting is None else called("grafting", grafting)
     check_transformation("grafting()", made)
     return optax.chain(made, optax.identity() if clip is None else clip_by_rms(clip), scale)
+
+
+def _check_momentum(beta1: Any, averaged: bool) -> None:
+    check_number("beta1", beta1, 0, 1)
+    if averaged:
+        check_decay("beta1", beta1)
 
 
 @described(sign=-1)
@@ -141,7 +155,7 @@ def google_shampoo(
       0.19
     """
     check_rate("learning_rate", learning_rate)
-    check_number("beta1", beta1, 0, 1)
+    _check_momentum(beta1, moving_average_for_momentum)
     check_number("beta2", beta2, 0, 1, advice="1 sums.")
     check_number("matrix_epsilon", matrix_epsilon, 0)
     check_rate("weight_decay", weight_decay)

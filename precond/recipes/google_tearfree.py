@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import jax
 import optax
 
-from precond.arguments import check_number, check_rate, check_whole, described
+from precond.arguments import check_decay, check_number, check_rate, check_whole, described
 from precond.blocks import ragged
 from precond.engine import blocked, every, scale_by_kronecker
 from precond.linalg import Precision
@@ -87,6 +87,8 @@ def google_tearfree(
     check_rate("learning_rate", learning_rate)
     check_number("second_moment_decay", second_moment_decay, 0, 1, advice="1 sums.")
     check_number("momentum_decay", momentum_decay, 0, 1)
+    if ema:
+        check_decay("momentum_decay", momentum_decay)
     check_rate("weight_decay", weight_decay)
     check_whole("merge_dims", merge_dims, least=2)
     check_whole("block_size", block_size, least=2)

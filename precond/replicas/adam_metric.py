@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from precond.arguments import check_number, check_whole, described
+from precond.arguments import check_decay, check_number, check_whole, described
 from precond.replicas.replicas import Metric
 from precond.trees import Tree, find_nodes
 
@@ -40,7 +40,7 @@ def adam_metric(state: optax.OptState, *, b2: ArrayLike = 0.999, eps: ArrayLike 
       >>> [round(x, 4) for x in adam_metric(state, start=1)(g).tolist()]
       [1.0, -1.0]
     """
-    check_number("b2", b2, 0, 1)
+    check_decay("b2", b2)
     check_number("eps", eps, 0)
     check_whole("start", start, least=0)
     found = find_nodes(state, optax.ScaleByAdamState)

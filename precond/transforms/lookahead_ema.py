@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from precond.arguments import check_decay, check_number, described
+from precond.arguments import check_decay, described
 from precond.transformation import transformation
 from precond.trees import Tree
 
@@ -47,7 +47,7 @@ def lookahead_ema(
       A transformation, for `momentum=` of `precond.scale_by_kronecker` and `precond.transforms.scale_by_diagonal`.
 
     Raises:
-      ValueError, TypeError: for a number outside [0, 1], or a `b3` of 1.
+      ValueError, TypeError: for a number that is not at least 0 and below 1.
 
     Examples:
       >>> tx, g = lookahead_ema(0.9, 0.81), jnp.ones(())
@@ -55,8 +55,8 @@ def lookahead_ema(
       1.0
     """
     b3 = b1 if b3 is None else b3
-    check_number("b1", b1, 0, 1)
-    check_decay("b3" if b3 is not b1 else "b1", b3)
+    check_decay("b1", b1)
+    check_decay("b3", b3)
 
     def init(params: optax.Params) -> LookaheadEmaState:
         return LookaheadEmaState(jnp.zeros([], jnp.int32), optax.tree.zeros_like(params))

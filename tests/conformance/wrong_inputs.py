@@ -197,6 +197,12 @@ precond.blocked(optax.identity(), blocksize=64) -> block_size=
 precond.scale_by_muon(lr=0.02) -> scale_by_muon() takes no lr=
 """,
     "without effect": """
+transforms.lookahead_ema(1.0, 0.9) -> b1=1.0: must be below 1
+transforms.normalize_neurons(1.0) -> decay=1.0: must be below 1
+contrib.exponentiated(optax.identity(), rate=0.1, decay=1.0) -> decay=1.0: must be below 1
+replicas.adam_metric(optax.scale_by_adam().init(P), b2=1.0) -> b2=1.0: must be below 1
+recipes.google_shampoo(0.1, beta1=1.0, moving_average_for_momentum=True) -> beta1=1.0: must be below 1
+recipes.google_tearfree(0.1, ema=True, momentum_decay=1.0) -> momentum_decay=1.0: must be below 1
 muon(1e-3, b1=0.9, momentum=optax.ema(0.9)) -> b1=0.9 has no effect beside momentum=
 muon(1e-3, adam_b1=0.8, otherwise=optax.scale_by_rms()) -> adam_b1=0.8 has no effect beside otherwise=
 muon(1e-3, adam_b2=0.8, otherwise=optax.scale_by_rms()) -> adam_b2=0.8 has no effect beside otherwise=

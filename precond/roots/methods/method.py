@@ -71,7 +71,7 @@ class Method(NamedTuple):
     """Compute roots and bases by one algorithm.
 
     Attributes:
-      name: what the user types to get it, for errors.
+      name: of the function that made it, for errors.
       root: from factors, a power and a ridge to roots (`precond.roots.methods.RootOf`); None if the method has none.
       basis: from factors and the bases before to bases (`precond.roots.methods.BasisOf`); None if the method has none.
     """
@@ -81,5 +81,5 @@ class Method(NamedTuple):
     basis: BasisOf | None
 
     def __repr__(self) -> str:
-        """Return what the user types to get it."""
+        """Return the name of the function that made it."""
         return self.name
