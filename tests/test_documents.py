@@ -28,6 +28,7 @@ def blocks(page):
     return [textwrap.dedent(block) for _, block in found]
 
 
+@pytest.mark.platforms
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_the_page_runs(page, tmp_path, monkeypatch):
     mpl.use("agg")

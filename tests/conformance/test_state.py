@@ -145,6 +145,7 @@ def test_update_changes_none_of_its_arguments(case):
     harness.assert_equal(jax.tree.map(np.asarray, (grads, state, params)), kept)
 
 
+@pytest.mark.platforms
 @harness.each(catalog.DEFAULTS)
 def test_an_ensemble_under_vmap_equals_separate_runs(case):
     tx, members = case.make(), 3

@@ -11,7 +11,7 @@ import pytest
 import precond
 from precond.control_flow import after
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = [pytest.mark.usefixtures("x64"), pytest.mark.platforms]
 
 TURNS = precond.every(2, stagger=True)
 OPTIMIZERS = {
