@@ -12,7 +12,7 @@ import precond
 from precond.engine import BlockedState
 from tests.mesh import loops
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = [pytest.mark.usefixtures("x64"), pytest.mark.platforms]
 
 
 @functools.cache
@@ -33,8 +33,10 @@ ALIKE = {
     "auto, fully sharded, in context",
     "auto, data and model, in context",
     "explicit, scanned",
+    "explicit, in context",
     "explicit, fully sharded, in context",
     "shard_map, explicit",
+    "shard_map, scanned",
 }
 EACH = [pytest.param(f, id=name, marks=[pytest.mark.slow] * (name in ALIKE)) for name, f in loops.LOOPS.items()]
 
