@@ -1,6 +1,5 @@
 """The aliases' trajectories against dense float64 definitions."""
 
-import functools
 import re
 
 import jax
@@ -17,6 +16,7 @@ pytestmark = pytest.mark.usefixtures("x64")
 
 SHAPES = {"w": (9, 7), "t": (4, 3, 5)}
 TENSORS = precond.views.tensors()
+FEW = {"w": (8, 4)}  # where two ways to write the same are compared, which have all shapes in common
 
 
 def check(tx, definition, tolerance=1e-10, shapes=SHAPES):
@@ -130,7 +130,7 @@ def test_a_magnitude_makes_each_block_of_an_alias_as_long_as_that_of_another_met
     size, given = (
         (precond.transforms.scale_by_mean_square(0.95), {}) if name == "kl_shampoo" else (ADAM, {"magnitude": ADAM})
     )
-    grads, start = gradients(SHAPES, steps=8), gradients(SHAPES, steps=1, seed=5)[0]
+    grads, start = gradients(FEW, steps=8), gradients(FEW, steps=1, seed=5)[0]
     refresh = precond.every(3, stagger=True)
     spelled = optax.chain(
         precond.blocked(
@@ -164,7 +164,7 @@ def test_kl_soap_does_not_divide_rounding_by_itself():
 
 
 def test_scale_by_kl_soap_is_kl_soap_without_rate_and_sign():
-    grads, start = gradients(SHAPES, steps=4), gradients(SHAPES, steps=1, seed=5)[0]
+    grads, start = gradients(FEW, steps=4), gradients(FEW, steps=1, seed=5)[0]
     ended = optax.chain(precond.scale_by_kl_soap(), optax.add_decayed_weights(0.01), optax.scale_by_learning_rate(0.1))
     path = trajectory(ended, start, grads)
     whole = trajectory(precond.kl_soap(0.1, weight_decay=0.01), start, grads)
@@ -173,7 +173,7 @@ def test_scale_by_kl_soap_is_kl_soap_without_rate_and_sign():
 
 
 def test_the_shampoo_alias_is_the_chain_that_it_documents():
-    grads, start = gradients(SHAPES, steps=8), gradients(SHAPES, steps=1, seed=5)[0]
+    grads, start = gradients(FEW, steps=8), gradients(FEW, steps=1, seed=5)[0]
     spelled = optax.chain(
         precond.blocked(
             precond.graft(
