@@ -16,6 +16,9 @@ import pytest
 from hypothesis import settings
 
 jax.config.update("jax_num_cpu_devices", 8)
+# Compile in a third of the time, to slower programs. It is set here and not by a fixture, so that it is for the
+# examples of the library's own docstrings, too.
+jax.config.update("jax_disable_most_optimizations", True)
 
 # Traced programs are many objects that live long. Python would look through all of them again and again.
 gc.set_threshold(100_000, 20, 50)
@@ -33,11 +36,21 @@ def x64():
         yield
 
 
+def for_cpus_only(*args, default=None, **per_platform):
+    """What `jax.lax.platform_dependent` does where CPUs are the only platform."""
+    return per_platform.get("cpu", default)(*args)
+
+
 @pytest.fixture(autouse=True)
-def quick_compilation(request):
-    """Compile in a third of the time, to slower programs; but not where a test looks at what the compiler does."""
-    quick = request.node.get_closest_marker("optimized") is None
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", quick)
+def quick_compilation(request, monkeypatch):
+    """Trace for CPUs only, and compile in a hurry; but not where a test looks at what is traced or compiled.
+
+    What the other platforms run is a quarter of the time to trace a step, and nothing of it is lowered for a CPU. The
+    tests marked `platforms` trace it, with every method and on meshes, and those marked `optimized` do.
+    """
+    optimized = request.node.get_closest_marker("optimized") is not None
+    if not optimized and request.node.get_closest_marker("platforms") is None:
+        monkeypatch.setattr(jax.lax, "platform_dependent", for_cpus_only)
+    jax.config.update("jax_disable_most_optimizations", not optimized)
     yield
-    jax.config.update("jax_disable_most_optimizations", before)
+    jax.config.update("jax_disable_most_optimizations", True)

@@ -25,10 +25,10 @@ AS_USERS = {"xla_cpu_use_fusion_emitters": True} if version("jaxlib").startswith
 """Compiler options for a program as users get it; the other tests take an older code generator (tests/conftest.py)."""
 
 
-def trajectory(tx, params, grads):
+def trajectory(tx, params, grads, compiler_options=None):
     """The parameters after every update, by name `[steps, *shape]`."""
     params = jax.tree.map(jax.numpy.asarray, params)
-    state, step = tx.init(params), jax.jit(tx.update, compiler_options=AS_USERS)
+    state, step = tx.init(params), jax.jit(tx.update, compiler_options=compiler_options)
     path = []
     for g in grads:
         updates, state = step({k: jax.numpy.asarray(g[k]) for k in params}, state, params)

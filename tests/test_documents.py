@@ -29,6 +29,7 @@ def blocks(page):
     return [textwrap.dedent(block) for _, block in found]
 
 
+@pytest.mark.platforms
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_the_page_runs(page, tmp_path, monkeypatch):
     mpl.use("agg")
@@ -228,11 +229,25 @@ def names_of_a_user():
     return vars(precond) | {"optax": optax, "jax": jax, "functools": functools} | own
 
 
+def is_optimizer(made, code):
+    return isinstance(made, optax.GradientTransformation) and "capture" not in code and "adascale" not in code
+
+
 @pytest.mark.parametrize("code", COMING_FROM)
 def test_a_row_of_the_tables_of_arguments_can_be_constructed(code, names_of_a_user):
     made = eval(code, dict(names_of_a_user))
-    if isinstance(made, optax.GradientTransformation) and "capture" not in code and "adascale" not in code:
-        params = names_of_a_user["params"]
+    if is_optimizer(made, code):
+        jax.eval_shape(made.init, names_of_a_user["params"])
+
+
+# The first row of each function; the others wait for `make test-slow`.
+FIRST = {code.split("(")[0]: code for code in reversed(COMING_FROM)}.values()
+
+
+@pytest.mark.parametrize("code", [pytest.param(c, marks=[pytest.mark.slow] * (c not in FIRST)) for c in COMING_FROM])
+def test_an_optimizer_of_these_rows_has_updates_for_all_parameters(code, names_of_a_user):
+    made, params = eval(code, dict(names_of_a_user)), names_of_a_user["params"]
+    if is_optimizer(made, code):
         updates, _ = jax.eval_shape(lambda p: made.update(p, made.init(p), p), params)  # nothing is compiled
         assert jax.tree.map(jnp.shape, updates) == jax.tree.map(jnp.shape, params)
 

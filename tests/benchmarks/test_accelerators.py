@@ -14,6 +14,8 @@ from benchmarks.ahead import child, drawing, loops, models, optimizers, results,
 from benchmarks.ahead.case import Case
 from benchmarks.ahead.standard import QUICK, STANDARD
 
+pytestmark = pytest.mark.platforms
+
 COMMITTED = child.ROOT / "benchmarks" / "results" / "accelerators.json"
 
 

@@ -12,6 +12,8 @@ import pytest
 import precond
 from precond.__main__ import main
 
+pytestmark = pytest.mark.platforms
+
 FSDP = ["--gradients", "data"]
 GPT = ["plan", *["--preset", "gpt", "--width", "128", "--layers", "2", "--vocabulary", "512", "--block-size", "128"]]
 

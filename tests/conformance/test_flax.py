@@ -71,7 +71,7 @@ def linen_params():
     return nn.meta.replace_boxed(params, start())
 
 
-@harness.each(catalog.DEFAULTS)
+@harness.each(catalog.DEFAULTS, harness.ONE)
 def test_a_linen_train_state_takes_the_steps_of_a_plain_loop(case):
     state = TrainState.create(apply_fn=Linen().apply, params=linen_params(), tx=case.make())
 
@@ -85,7 +85,7 @@ def test_a_linen_train_state_takes_the_steps_of_a_plain_loop(case):
     assert_plain(nn.meta.unbox(state.params), case)
 
 
-@harness.each(catalog.DEFAULTS)
+@harness.each(catalog.DEFAULTS, harness.ONE)
 def test_an_nnx_optimizer_takes_the_steps_of_a_plain_loop(case):
     model = Nnx()
     nnx.update(model, start())

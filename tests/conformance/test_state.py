@@ -26,7 +26,7 @@ def test_eager_init_has_the_types_of_a_jitted_one(case):
 
 
 @pytest.mark.parametrize("dtype", harness.DTYPES)
-@harness.each(catalog.DEFAULTS)
+@harness.each(catalog.DEFAULTS, harness.ONE)
 def test_update_may_be_a_branch_of_cond(case, dtype):
     with jax.enable_x64(dtype == "float64"):
         tx, params = case.make(), harness.normal(dtype=dtype)
@@ -41,7 +41,7 @@ def test_update_may_be_a_branch_of_cond(case, dtype):
         assert harness.types((updates, after)) == harness.types((params, state))
 
 
-@harness.each(catalog.DEFAULTS)
+@harness.each(catalog.DEFAULTS, harness.ONE)
 def test_a_skipped_update_under_cond_leaves_the_state_alone(case):
     tx, params = harness.jitted(case.name), harness.normal()
     state = tx.init(params)
@@ -145,6 +145,7 @@ def test_update_changes_none_of_its_arguments(case):
     harness.assert_equal(jax.tree.map(np.asarray, (grads, state, params)), kept)
 
 
+@pytest.mark.platforms
 @harness.each(catalog.DEFAULTS)
 def test_an_ensemble_under_vmap_equals_separate_runs(case):
     tx, members = case.make(), 3

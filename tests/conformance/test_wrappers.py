@@ -32,7 +32,7 @@ def keep_holes(leaf, spec):
 
 
 @each_wrapper
-@harness.each(catalog.DEFAULTS)
+@harness.each(catalog.DEFAULTS, harness.ONE)
 def test_a_wrapped_optimizer_keeps_its_types(case, wrap):
     tx, params = wrap(case), harness.normal()
     before = jax.eval_shape(tx.init, params)
@@ -41,7 +41,13 @@ def test_a_wrapped_optimizer_keeps_its_types(case, wrap):
     assert harness.types(updates) == harness.types(params)
 
 
-@each_wrapper
+# Another of the same kind is there: a chain with `ema`, a partition, a condition, injected numbers and choices.
+ALIKE = ("chain", "named_chain", "partition_all_one_group", "conditionally_transform", "inject_hyperparams")
+
+
+@pytest.mark.parametrize(
+    "wrap", [pytest.param(w, id=n, marks=[pytest.mark.slow] * (n in ALIKE)) for n, w in WRAPPERS.items()]
+)
 def test_a_wrapped_optimizer_descends(wrap):
     tx, target = wrap(catalog.find("shampoo")), harness.normal({"kernel": (4, 3), "bias": (3,)})
     params = optax.tree.zeros_like(target)
@@ -53,7 +59,7 @@ def test_a_wrapped_optimizer_descends(wrap):
 
 
 @each_wrapper
-@harness.each(catalog.DEFAULTS)
+@harness.each(catalog.DEFAULTS, harness.ONE)
 def test_map_params_with_the_identity_is_a_no_op_through_a_wrapper(case, wrap):
     tx, params = wrap(case), harness.normal()
     state = tx.init(params)
@@ -61,7 +67,7 @@ def test_map_params_with_the_identity_is_a_no_op_through_a_wrapper(case, wrap):
 
 
 @each_wrapper
-@harness.each(catalog.DEFAULTS)
+@harness.each(catalog.DEFAULTS, harness.ONE)
 def test_map_params_gives_specs_that_jitted_init_takes_as_shardings(case, wrap):
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     tx, params = wrap(case), harness.normal(SHAPES)
@@ -75,7 +81,7 @@ def test_map_params_gives_specs_that_jitted_init_takes_as_shardings(case, wrap):
     assert placed == {P("data")}  # what was made for the bias lies where the bias lies
 
 
-@harness.each(catalog.DEFAULTS)
+@harness.each(catalog.DEFAULTS, harness.ONE)
 def test_masked_leaves_pass_through_and_the_others_get_their_own_update(case):
     params, (grads,) = harness.normal(), harness.gradients()
     tx = WRAPPERS["masked"](case)
@@ -85,7 +91,7 @@ def test_masked_leaves_pass_through_and_the_others_get_their_own_update(case):
     harness.assert_close(updates, expected | {"scale": grads["scale"]})
 
 
-@harness.each(catalog.DEFAULTS)
+@harness.each(catalog.DEFAULTS, harness.ONE)
 def test_a_partition_with_an_empty_group_gives_each_group_its_own_update(case):
     params, (grads,) = harness.normal(), harness.gradients()
     tx = WRAPPERS["partition"](case)
@@ -96,7 +102,7 @@ def test_a_partition_with_an_empty_group_gives_each_group_its_own_update(case):
     harness.assert_close(updates["head"], {"kernel": ours["head"]["kernel"], "bias": others["head"]["bias"]})
 
 
-@harness.each(catalog.DEFAULTS)
+@harness.each(catalog.DEFAULTS, harness.ONE)
 def test_multi_steps_moves_nothing_before_the_last_micro_step(case):
     params = harness.normal(dtype=jnp.bfloat16)
     tx = optax.MultiSteps(case.make(), every_k_schedule=4)
@@ -114,7 +120,7 @@ def test_multi_steps_over_equal_gradients_is_one_step(case):
     harness.assert_close(actual[1::2], expected)
 
 
-@harness.each(catalog.DEFAULTS)
+@harness.each(catalog.DEFAULTS, harness.ONE)
 def test_apply_if_finite_leaves_everything_as_it_was_on_a_bad_gradient(case):
     tx, params = WRAPPERS["apply_if_finite"](case), harness.normal()
     update = jax.jit(tx.update)
@@ -136,7 +142,7 @@ def test_a_step_whose_condition_fails_keeps_the_state(wrapper):
     harness.assert_equal(updates, skipped)
 
 
-@harness.each(catalog.DEFAULTS)
+@harness.each(catalog.DEFAULTS, harness.ONE)
 def test_schedule_free_finds_the_minimum(case):
     target = harness.normal((4, 3))
     tx = optax.contrib.schedule_free(case.make(b1=0.0, learning_rate=0.05), 0.05)

@@ -175,8 +175,18 @@ ROOTS = {
 }
 
 
-@pytest.mark.parametrize("statistics", STATISTICS.values(), ids=STATISTICS)
-@pytest.mark.parametrize("root", ROOTS.values(), ids=ROOTS)
+# Each statistic with a root and with a basis, each root once; the other pairs wait for `make test-slow`.
+PAIRS = [("eigh", "kl"), ("newton", "outer_products"), ("basis by eigh", "kl"), ("basis by qr", "outer_products")]
+
+
+@pytest.mark.parametrize(
+    ("root", "statistics"),
+    [
+        pytest.param(root, given, id=f"{r}-{s}", marks=[pytest.mark.slow] * ((r, s) not in PAIRS))
+        for r, root in ROOTS.items()
+        for s, given in STATISTICS.items()
+    ],
+)
 @pytest.mark.parametrize(
     "refresh",
     [pytest.param(every(3), marks=pytest.mark.slow), every(3, stagger=True, delay=1, warmup=1)],
@@ -203,6 +213,7 @@ def test_every_statistic_goes_with_every_root(statistics, root, refresh):
     assert jnp.linalg.norm(w - target) < 0.02 * jnp.linalg.norm(target)
 
 
+@pytest.mark.platforms
 def test_one_call_serves_all_factors_of_one_size():
     root = precond.inverse_root(method=precond.eigh())
     tx = precond.scale_by_kronecker(precond.outer_products(0.9), root, refresh=every(5, stagger=True))

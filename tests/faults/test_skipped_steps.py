@@ -39,7 +39,7 @@ STEPS = 7
 @pytest.fixture(scope="module")
 def params():
     rng = np.random.default_rng(0)
-    shapes = {"first": (6, 4), "second": (6, 4), "conv": (3, 3, 4, 2), "bias": (4,), "scale": (3,)}
+    shapes = {"first": (6, 4), "second": (6, 4), "conv": (2, 2, 1, 6), "bias": (4,), "scale": (3,)}
     return {name: jnp.asarray(rng.standard_normal(s), jnp.float32) for name, s in shapes.items()}
 
 

@@ -1,5 +1,6 @@
 """Runs whose roots are refreshed on the host, and pools of threads that misbehave."""
 
+import functools
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -25,13 +26,15 @@ def gradients(steps=STEPS, dtype=np.float64):
     return [{k: jnp.asarray(x, dtype) for k, x in g.items()} for g in problem.gradients(SHAPES, steps)]
 
 
+@functools.cache
 def shampoo(period=N, **arguments):
     given = {"learning_rate": 0.1, "block_size": 4, "damping": 1e-3, "refresh": precond.on_host(period)} | arguments
     return precond.shampoo(**given)
 
 
+@functools.cache
 def stepper(tx):
-    """A jitted update that is given its state and its parameters for good."""
+    """A jitted update that is given its state and its parameters for good; one for each optimizer."""
 
     def step(params, state, g, **extra):
         updates, state = tx.update(g, state, params, **extra)

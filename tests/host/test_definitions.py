@@ -125,7 +125,10 @@ ROOTS = {
 
 
 @x64
-@pytest.mark.parametrize("name", ROOTS)
+# The other roots are of the same structure, refreshed by another of the same functions.
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n in ("soap, rotations", "kl_shampoo"))) for n in ROOTS]
+)
 def test_every_root_is_refreshed_by_its_own_refresh(name):
     make, root = ROOTS[name]
     tx = make(precond.on_host(N))

@@ -128,7 +128,7 @@ RULES = {
 }
 
 
-@pytest.mark.parametrize("smoothing", [None, 0.9, 0.5])
+@pytest.mark.parametrize("smoothing", [None, 0.9, pytest.param(0.5, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("rule", RULES)
 def test_gains_are_those_of_the_definition(x64, rule, smoothing):
     steps, estimator = noise(), RULES[rule]() if smoothing is None else RULES[rule](smoothing)

@@ -123,7 +123,7 @@ class NormedNNX(nnx.Module):
 def of_linen(axis, **kwargs):
     """The parameters of a model with BatchNorm, its capture, and what it computes."""
     model = Normed(axis)
-    variables = model.init(jax.random.key(0), X)
+    variables = jax.jit(model.init)(jax.random.key(0), X)
     capture = linen.capture(model, variables, X, mutable=["batch_stats"], **kwargs)
     stats = {"batch_stats": variables["batch_stats"]}
 

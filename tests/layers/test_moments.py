@@ -81,8 +81,10 @@ def test_they_are_the_mean_over_squared_gradients_of_single_examples_in_the_base
     params, x, capture, forward, f, state, _ = captured()
     key = jax.random.key(3)
     value, grads, factors = f(params, x, key=key, state=state)
-    slopes, bases = layers.categorical().sample(key, forward(params, x)), bases_of(state, capture.layers, params)
-    each = jax.vmap(lambda x, g: jax.vjp(lambda p: forward(p, x[None]), params)[1](g[None])[0])(x, slopes)
+    outputs = jax.jit(forward)(params, x)
+    slopes, bases = layers.categorical().sample(key, outputs), bases_of(state, capture.layers, params)
+    one = lambda x, g: jax.vjp(lambda p: forward(p, x[None]), params)[1](g[None])[0]  # noqa: E731
+    each = jax.tree.map(np.asarray, jax.jit(jax.vmap(one))(x, slopes))
     for name in KINDS:
         rows = np.stack([matrices_of(capture.layers, jax.tree.map(lambda g, i=i: g[i], each))[name] for i in range(N)])
         q = {k: np.asarray(b).reshape(-1, *b.shape[-2:]) for k, b in bases[name].items()}

@@ -58,33 +58,35 @@ def log_p(outputs, targets):
     return out + jnp.sum(normal(place, mean, jnp.exp(log_std)))
 
 
+@jax.jit
 def fisher(outputs):
     """E[s s^T] of one example, with s the score by all outputs: over all labels, and by quadrature over the rest."""
     flat, back = ravel_pytree(outputs)
     mean, log_std = outputs.place
     nodes, weights = np.polynomial.hermite_e.hermegauss(5)
     weights = weights / weights.sum()
-    score = jax.jit(jax.grad(lambda flat, targets: log_p(back(flat), targets)))
-    total = 0
-    for label, i, j in itertools.product(range(3), range(5), range(5)):
-        targets = (label, outputs.value + math.sqrt(0.5) * nodes[i], mean + jnp.exp(log_std) * nodes[j])
-        s = score(flat, targets)
-        total += jax.nn.softmax(outputs.logits)[label] * weights[i] * weights[j] * jnp.outer(s, s)
-    return total
+
+    def score(label, one, other):
+        targets = (label, outputs.value + math.sqrt(0.5) * one, mean + jnp.exp(log_std) * other)
+        return jax.grad(lambda flat: log_p(back(flat), targets))(flat)
+
+    label, i, j = np.asarray(list(itertools.product(range(3), range(5), range(5)))).T
+    s = jax.vmap(score)(label, nodes[i], nodes[j])
+    return jnp.einsum("t,ta,tb->ab", jax.nn.softmax(outputs.logits)[label] * weights[i] * weights[j], s, s)
 
 
 def of_layers(params):
     """G of each layer, the mean over the examples of J^T F J, with J the Jacobian of all outputs by the layer's."""
     total = dict.fromkeys(WIDTHS, 0)
-    for x in X:
-        outputs = network(params, x)
-        for name, (_, width) in WIDTHS.items():
+    for name, (_, width) in WIDTHS.items():
 
-            def moved(by, name=name, x=x):
-                return ravel_pytree(network(params, x, lambda path, p, y, x: y + by if path == name else y))[0]
+        def moved(by, x, name=name):
+            return ravel_pytree(network(params, x, lambda path, p, y, x: y + by if path == name else y))[0]
 
-            jacobian = jax.jacobian(moved)(jnp.zeros(width))
-            total[name] += jacobian.T @ fisher(outputs) @ jacobian / N
+        jacobian_at = jax.jit(jax.jacobian(moved))
+        for x in X:
+            jacobian, middle = (np.asarray(m) for m in (jacobian_at(np.zeros(width), x), fisher(network(params, x))))
+            total[name] += jacobian.T @ middle @ jacobian / N
     return total
 
 
@@ -118,14 +120,14 @@ def test_products_with_the_gauss_newton_matrix_of_several_outputs(params):
         return jnp.mean(chosen + (value - scores) ** 2)  # of a variance of one half
 
     flat, back = ravel_pytree(params)
-    dense = 0
+    dense, jacobian_at = 0, jax.jit(jax.jacobian(lambda flat, x: ravel_pytree(network(back(flat), x))[0]))
     for x in X:
-        jacobian = jax.jacobian(lambda flat, x=x: ravel_pytree(network(back(flat), x))[0])(flat)
-        block = fisher(network(params, x)).at[4:].set(0).at[:, 4:].set(0)  # of the logits and the value
+        jacobian, block = np.asarray(jacobian_at(flat, x)), np.array(fisher(network(params, x)))
+        block[4:] = block[:, 4:] = 0  # without what is not of the logits and the value
         dense += jacobian.T @ block @ jacobian / N
     v = jnp.asarray(np.random.default_rng(2).standard_normal(flat.shape))
-    product = layers.ggn_product(lambda params: network(params, X), loss, params)(back(v))
-    np.testing.assert_allclose(ravel_pytree(product)[0], dense @ v, atol=1e-11)
+    product = jax.jit(layers.ggn_product(lambda params: network(params, X), loss, params))(back(v))
+    np.testing.assert_allclose(ravel_pytree(product)[0], dense @ np.asarray(v), atol=1e-11)
 
 
 def test_a_parameter_that_all_examples_share_gets_no_cotangents():

@@ -11,6 +11,8 @@ import pytest
 from precond.linalg import composite_root, coupled_newton, eigh_root
 from tests import reference
 
+pytestmark = pytest.mark.platforms
+
 POWERS = [Fraction(1, p) for p in (1, 2, 3, 4, 6, 8)] + [Fraction(2, 3), Fraction(3, 4)]
 SEEDS = range(48)  # the ratio of two medians of 5 or 9 matrices scatters between 0.7 and 1.7 at n = 32
 

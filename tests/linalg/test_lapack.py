@@ -7,7 +7,7 @@ import pytest
 
 from precond.linalg.lapack import cholesky, eigh, solve_positive
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = [pytest.mark.usefixtures("x64"), pytest.mark.platforms]
 
 
 def positive(*shape):

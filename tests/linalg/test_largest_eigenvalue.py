@@ -11,6 +11,8 @@ from precond.linalg import largest_eigenvalue
 from precond.linalg.largest_eigenvalue import _by_squaring
 from tests import reference
 
+pytestmark = pytest.mark.platforms
+
 LARGEST = jax.jit(largest_eigenvalue, static_argnums=1)
 
 

@@ -9,6 +9,8 @@ from precond.linalg import qr_basis, rotate_basis, scaled_off_diagonal
 from tests import reference
 from tests.drift import drifting, geometric_mean, recorded, root_error
 
+pytestmark = pytest.mark.platforms
+
 QR = jax.jit(qr_basis)
 ROTATE = jax.jit(rotate_basis, static_argnums=2)
 CRITERION = jax.jit(scaled_off_diagonal)

@@ -15,6 +15,8 @@ import pytest
 import precond
 from tests.mesh import loops
 
+pytestmark = pytest.mark.platforms
+
 SHAPES = {"wide": (20, 24), "layers": (3, 12, 12), "tall": (28, 4), "bias": (24,)}
 SCHEDULES = {"in turns": precond.every(4, stagger=True), "at once": precond.every(4)}
 

@@ -13,7 +13,7 @@ from precond.engine import BlockedState
 from precond.transforms import homes
 from tests.mesh import loops
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = [pytest.mark.usefixtures("x64"), pytest.mark.platforms]
 
 
 @functools.cache
@@ -34,8 +34,10 @@ ALIKE = {
     "auto, fully sharded, in context",
     "auto, data and model, in context",
     "explicit, scanned",
+    "explicit, in context",
     "explicit, fully sharded, in context",
     "shard_map, explicit",
+    "shard_map, scanned",
 }
 EACH = [pytest.param(f, id=name, marks=[pytest.mark.slow] * (name in ALIKE)) for name, f in loops.LOOPS.items()]
 

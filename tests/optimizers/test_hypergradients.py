@@ -11,7 +11,7 @@ import pytest
 import precond
 from precond.control_flow import after
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = [pytest.mark.usefixtures("x64"), pytest.mark.platforms]
 
 TURNS = precond.every(2, stagger=True)
 OPTIMIZERS = {
@@ -104,8 +104,8 @@ POOR = {"soap": precond.soap, "shampoo": precond.shampoo, "kl_shampoo": precond.
 )
 def test_those_by_the_learning_rate_are_right_where_gradients_have_a_low_rank(make):
     """Factors have eigenvalues that are 0, several of them, and rows of the gradient are 0."""
-    w, run = jax.random.normal(jax.random.key(0), (6, 4)), jax.jit(functools.partial(outer, make, rank=3))
-    by_rate, by_w = jax.jit(jax.grad(functools.partial(outer, make, rank=3), (0, 1)))(0.01, w)
+    w, run = jax.random.normal(jax.random.key(0), (4, 4)), jax.jit(functools.partial(outer, make, rank=2))
+    by_rate, by_w = jax.jit(jax.grad(functools.partial(outer, make, rank=2), (0, 1)))(0.01, w)
     expected = (run(0.01 + 1e-6, w) - run(0.01 - 1e-6, w)) / 2e-6
     np.testing.assert_allclose(by_rate, expected, rtol=1e-6)
     assert jnp.all(jnp.isfinite(by_w))
@@ -113,9 +113,9 @@ def test_those_by_the_learning_rate_are_right_where_gradients_have_a_low_rank(ma
 
 @pytest.mark.parametrize("make", [precond.soap, OPTIMIZERS["muon on a sphere"]], ids=["soap", "muon on a sphere"])
 def test_those_of_a_gradient_of_zeros_are_no_nan(make):
-    by_rate, by_w = jax.jit(jax.grad(functools.partial(outer, make, rank=0), (0, 1)))(0.01, jnp.ones((3, 2)))
+    by_rate, by_w = jax.jit(jax.grad(functools.partial(outer, make, rank=0), (0, 1)))(0.01, jnp.ones((2, 2)))
     assert by_rate == 0
-    np.testing.assert_array_equal(by_w, jnp.zeros((3, 2)))
+    np.testing.assert_array_equal(by_w, jnp.zeros((2, 2)))
 
 
 def test_work_that_stands_behind_other_work_lets_derivatives_through():

@@ -1,5 +1,7 @@
 """Muon against its dense definition in float64, and against Optax's."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,11 @@ import pytest
 import precond
 from precond import orthogonal
 from precond.transforms import homes, nesterov, normalize_neurons, orthogonalize
-from tests.problem import distance, gradients, trajectory
+from tests import problem
+from tests.problem import AS_USERS, distance, gradients
+
+# To rounding, over many steps.
+trajectory = functools.partial(problem.trajectory, compiler_options=AS_USERS)
 
 MATRICES = {"wide": (6, 14), "tall": (14, 6), "square": (7, 7), "stack": (3, 5, 4), "row": (1, 5)}
 WHOLE = {"views": lambda path, leaf: precond.View((-2, -1))}

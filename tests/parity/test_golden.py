@@ -9,7 +9,7 @@ import pytest
 import precond
 from precond import recipes
 from tests.parity import inputs
-from tests.problem import distance, trajectory
+from tests.problem import AS_USERS, distance, trajectory
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -96,6 +96,7 @@ def test_the_recipe_follows_the_reference(name, tx, tolerance):
     corner = {k: tuple(slice(d) for d in golden[k].shape[1:]) for k in golden.files}
     params = {k: v[corner[k]] for k, v in inputs.params().items() if k in corner}
     steps = len(golden[next(iter(params))])
-    path = trajectory(tx(), params, [{k: g[k][corner[k]] for k in params} for g in inputs.grads(24)[:steps]])
+    grads = [{k: g[k][corner[k]] for k in params} for g in inputs.grads(24)[:steps]]
+    path = trajectory(tx(), params, grads, compiler_options=AS_USERS)
     for k, start in params.items():
         assert distance(path[k], golden[k], start) < tolerance, k

@@ -10,6 +10,8 @@ from jax.sharding import PartitionSpec as P
 from precond.planning.count import Key, count_program
 from precond.scopes import named
 
+pytestmark = pytest.mark.platforms
+
 N = 8
 BYTES = 4 * 16 * N  # of the whole array
 

@@ -7,6 +7,8 @@ import pytest
 
 from precond.__main__ import main
 
+pytestmark = pytest.mark.platforms
+
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "plan.md").read_text()
 ROWS = re.findall(r"^\| (\d+), (\d+) \| (\d+) \| (\d+) \| (.*) \|$", PAGE, flags=re.MULTILINE)
 

@@ -15,6 +15,8 @@ import precond
 from precond.linalg.products import product
 from tests import catalog
 
+pytestmark = pytest.mark.platforms
+
 BLOCK = 64
 
 

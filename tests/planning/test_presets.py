@@ -5,6 +5,8 @@ import pytest
 
 from precond.planning import dense_layers, divided, gpt, llama, moe, vit
 
+pytestmark = pytest.mark.platforms
+
 
 def numbers(shapes):
     return sum(x.size for x in jax.tree.leaves(shapes))

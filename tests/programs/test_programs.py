@@ -27,8 +27,10 @@ CASES = {
     "pinn": (64, ["SOAP"]),
     "vmc": (48, ["SOAP"]),
 }
+# What these show is shown by other programs, and by the tests of the loops and front ends that they are made of.
+ALIKE = ("nnx_partitioned", "batch_norm, pmap", "ppo_kfac", "vmc")
 RUNS = [
-    pytest.param(name, tx, marks=[pytest.mark.slow] * (tx != "Shampoo"), id=f"{name}-{tx}")
+    pytest.param(name, tx, marks=[pytest.mark.slow] * (tx != "Shampoo" or name in ALIKE), id=f"{name}-{tx}")
     for name, (_, more) in CASES.items()
     for tx in ("Shampoo", "AdamW", *more)
 ]

@@ -1,5 +1,6 @@
 """Methods that follow an eigenbasis: their first step, their budget of decompositions, and their errors."""
 
+import functools
 import re
 
 import jax
@@ -15,6 +16,8 @@ from precond.roots import cholesky_qr, rotations
 from tests import reference
 from tests.drift import drifting, geometric_mean, recorded, root_error
 
+pytestmark = pytest.mark.platforms
+
 METHODS = [qr(), cholesky_qr(), rotations(), rotations(group=None)]
 
 
@@ -26,8 +29,14 @@ def stack(rows, n=6, seed=0):
     return jnp.asarray(a), jnp.asarray(bases)
 
 
+@functools.cache
+def compiled(method):
+    """The method's refresh, compiled once for all that have factors of one shape."""
+    return jax.jit(method.basis)
+
+
 def later(method, a, basis):
-    return method.basis(a, basis, jnp.asarray(False))
+    return compiled(method)(a, basis, jnp.asarray(False))
 
 
 def changed(a, basis, renewed, tolerance=1e-12):
@@ -38,7 +47,7 @@ def changed(a, basis, renewed, tolerance=1e-12):
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
 def test_the_first_refresh_diagonalises_and_later_ones_follow(method):
     a, basis = stack(3)
-    first = method.basis(a, jnp.zeros_like(a), jnp.asarray(True))
+    first = compiled(method)(a, jnp.zeros_like(a), jnp.asarray(True))
     np.testing.assert_allclose(scaled_off_diagonal(a, first), 0, atol=1e-11)
     moved = later(method, a, basis)
     np.testing.assert_allclose(jnp.einsum("mij,mik->mjk", moved, moved), np.stack([np.eye(6)] * 3), atol=1e-13)
@@ -49,7 +58,7 @@ def test_the_first_refresh_diagonalises_and_later_ones_follow(method):
 @pytest.mark.parametrize("first", [True, False])
 def test_one_by_one_factors_have_the_basis_one(method, first):
     one = jnp.ones((2, 1, 1))
-    np.testing.assert_array_equal(method.basis(jnp.asarray([[[0.0]], [[3.0]]]), one, jnp.asarray(first)), one)
+    np.testing.assert_array_equal(compiled(method)(jnp.asarray([[[0.0]], [[3.0]]]), one, jnp.asarray(first)), one)
 
 
 @pytest.mark.parametrize("method", METHODS[1:], ids=lambda m: m.name)
@@ -83,7 +92,7 @@ def test_none_is_replaced_below_the_tolerance_or_without_a_group():
 @pytest.mark.parametrize("cut", [4, 8])
 def test_cutting_the_stack_between_groups_changes_nothing(cut):
     method = rotations(group=4, tolerance=0.0)
-    a, basis = stack(12)
+    a, basis = stack(12, n=4)
     parts = [later(method, *part) for part in ((a[:cut], basis[:cut]), (a[cut:], basis[cut:]))]
     np.testing.assert_allclose(later(method, a, basis), jnp.concatenate(parts), atol=1e-13)
 
@@ -129,10 +138,9 @@ def test_the_number_of_decompositions_is_fixed(rows):
 
 def follow(method, paths, first):
     """The errors of the induced roots at every refresh, all matrices in one stack, in float32."""
-    step = jax.jit(lambda a, q: later(method, a, q))
     basis, errors = jnp.asarray(first, jnp.float32), []
     for a in np.moveaxis(paths, 1, 0):
-        basis = step(jnp.asarray(a, jnp.float32), basis)
+        basis = later(method, jnp.asarray(a, jnp.float32), basis)
         errors.append([root_error(x, q, ridge=1e-6) for x, q in zip(a, basis, strict=True)])
     return np.asarray(errors)
 

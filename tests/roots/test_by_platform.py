@@ -12,6 +12,8 @@ from precond.linalg import rotate_basis, scaled_off_diagonal
 from precond.roots import by_platform, rotations
 from tests import reference
 
+pytestmark = pytest.mark.platforms
+
 DECOMPOSITIONS = re.compile(r"custom_call @(\w*(?:eigh|qr|geqrf|cholesky|svd|syev|Eigh|Qr|Householder)\w*)|cholesky")
 
 

@@ -29,13 +29,13 @@ def test_the_second_moment_is_that_of_the_gradient_in_the_basis(shape, decay, po
     rng = np.random.default_rng(0)
     bases = [orthogonal(d, rng) for d in shape]
     root = eigenbasis(decay, eps=1e-3, power=power, bias_correction=bias_correction)
-    state = root.init(jnp.zeros((1, *shape)), tuple(jnp.zeros((1, d, d)) for d in shape))
-    derived = tuple(x._replace(matrix=jnp.asarray(q)[None]) for x, q in zip(state.derived, bases, strict=True))
-    state = state._replace(derived=derived)
+    state = root.init(np.zeros((1, *shape)), tuple(np.zeros((1, d, d)) for d in shape))
+    derived = tuple(x._replace(matrix=q[None]) for x, q in zip(state.derived, bases, strict=True))
+    state, apply = state._replace(derived=derived), jax.jit(root.apply)
     v = np.zeros(shape)
     for t in range(1, 4):
         g, m = rng.standard_normal((2, *shape))
-        out, state = root.apply(jnp.asarray(m)[None], jnp.asarray(g)[None], state)
+        out, state = apply(m[None], g[None], state)
         turn = [q.T for q in bases]
         v = decay * v + (1 if decay == 1 else 1 - decay) * reference.kron_multiply(g, turn) ** 2
         corrected = v / (1 - decay**t) if bias_correction and decay < 1 else v

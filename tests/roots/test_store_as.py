@@ -1,5 +1,7 @@
 """Roots and bases kept in bfloat16: what they lose, and where."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +21,10 @@ def gradients(steps=6):
     return jnp.asarray(np.random.default_rng(0).standard_normal((steps, 3, 12, 8)), jnp.float32)
 
 
-def run(root):
+@functools.cache
+def run(name, stored):
+    """The updates and the last state with a root, as it is or stored in bfloat16."""
+    root = precond.roots.store_as(ROOTS[name]()) if stored else ROOTS[name]()
     tx = precond.scale_by_kronecker(precond.outer_products(0.9), root, momentum=optax.ema(0.9), refresh=2)
     state, out, update = tx.init({"s": gradients()[0]}), [], jax.jit(tx.update)
     for g in gradients():
@@ -30,8 +35,8 @@ def run(root):
 
 @pytest.mark.parametrize("name", ROOTS)
 def test_matrices_are_off_by_no_more_than_their_rounding(name):
-    _, exact = run(ROOTS[name]())
-    _, state = run(precond.roots.store_as(ROOTS[name]()))
+    _, exact = run(name, stored=False)
+    _, state = run(name, stored=True)
     for x, y in zip(state.roots["s"].derived, exact.roots["s"].derived, strict=True):
         assert x.matrix.dtype == jnp.bfloat16
         assert x.health.residual.dtype == jnp.float32
@@ -43,8 +48,8 @@ def test_matrices_are_off_by_no_more_than_their_rounding(name):
 
 @pytest.mark.parametrize("name", ["inverse_root", "composite"])
 def test_updates_are_off_by_no_more_than_that_on_each_side(name):
-    exact, state = run(ROOTS[name]())
-    rounded, _ = run(precond.roots.store_as(ROOTS[name]()))
+    exact, state = run(name, stored=False)
+    rounded, _ = run(name, stored=True)
     condition = np.prod([np.linalg.cond(x.matrix).max() for x in state.roots["s"].derived])
     for a, b in zip(rounded, exact, strict=True):
         assert np.linalg.norm(a - b) <= 2 * 2**-8 * np.sqrt(12) * condition * np.linalg.norm(b)
@@ -53,14 +58,14 @@ def test_updates_are_off_by_no_more_than_that_on_each_side(name):
 
 @pytest.mark.parametrize("name", ROOTS)
 def test_the_state_is_smaller_by_half_of_the_roots(name):
-    _, exact = run(ROOTS[name]())
-    _, state = run(precond.roots.store_as(ROOTS[name]()))
+    _, exact = run(name, stored=False)
+    _, state = run(name, stored=True)
     size = [sum(x.nbytes for x in jax.tree.leaves(s)) for s in (exact, state)]
     assert size[0] - size[1] == 3 * (12 * 12 + 8 * 8) * 2
 
 
 def test_a_basis_in_bfloat16_goes_on_being_refreshed():
-    out, state = run(precond.roots.store_as(precond.eigenbasis()))
+    out, state = run("eigenbasis", stored=True)
     assert precond.metrics(state)["roots/refused"] == 0
     assert np.isfinite(out).all()
     for x in state.roots["s"].derived:

@@ -12,6 +12,8 @@ from jax import lax
 import precond
 from tests.catalog import DEFAULTS, LAYERED, RECIPES, WHOLE, Case
 
+pytestmark = pytest.mark.platforms
+
 STACKS = {"8x8": jax.ShapeDtypeStruct((3, 8, 8), jnp.float32)}
 X3 = lax.DotAlgorithmPreset.TF32_TF32_F32_X3
 

@@ -53,12 +53,12 @@ def run(tx, grads, dtype=None):
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("window", [1, 4, 7])
-@pytest.mark.parametrize("oracle", [dense, recursion])
-def test_every_update_is_the_dense_one_before_and_after_the_window_is_full(window, oracle):
+def test_every_update_is_the_dense_one_before_and_after_the_window_is_full(window):
     grads = random_gradients(13)
     out, state = run(precond.scale_by_mfac(window, 1e-2), grads)
     for t, updates in enumerate(out, start=1):
-        np.testing.assert_allclose(flat(updates), oracle(grads[:t], window, 1e-2), rtol=1e-10, atol=1e-12)
+        for oracle in (dense, recursion):
+            np.testing.assert_allclose(flat(updates), oracle(grads[:t], window, 1e-2), rtol=1e-10, atol=1e-12)
     rows = np.stack([flat({k: state.window[k][i] for k in SHAPES}) for i in range(window)])
     np.testing.assert_allclose(state.gram, rows @ rows.T, rtol=1e-12, atol=1e-12)
 
@@ -76,13 +76,14 @@ def test_in_float32_nothing_cancels():
     assert np.abs(textbook - exact).max() > 0.1 * np.abs(exact).max()
 
 
-@pytest.mark.parametrize("scale", [1e-18, 1e-3, 1e3, 1e15])
 @pytest.mark.parametrize("damping", [0.0, 1e-30, 1e-5])
-def test_gradients_of_any_size_and_equal_ones_give_finite_updates(scale, damping):
-    (g,) = random_gradients(1, scale)
-    out, state = run(precond.scale_by_mfac(4, damping), [g] * 6, jnp.float32)
-    assert all(np.isfinite(x).all() for x in jax.tree.leaves((out, state)))
-    assert all(np.any(x) for x in jax.tree.leaves(out))
+def test_gradients_of_any_size_and_equal_ones_give_finite_updates(damping):
+    tx = precond.scale_by_mfac(4, damping)
+    for scale in (1e-18, 1e-3, 1e3, 1e15):
+        (g,) = random_gradients(1, scale)
+        out, state = run(tx, [g] * 6, jnp.float32)
+        assert all(np.isfinite(x).all() for x in jax.tree.leaves((out, state))), scale
+        assert all(np.any(x) for x in jax.tree.leaves(out)), scale
 
 
 @pytest.mark.usefixtures("x64")
