@@ -9,7 +9,7 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
-from precond.trees import Tree, varying
+from precond.trees import Tree, vary, varying
 
 __all__ = ["after", "loop_between", "run_if"]
 
@@ -131,6 +131,7 @@ def loop_between(
       12.0
     """
     first, last = (jnp.asarray(x, jnp.int32) for x in (first, last))
+    first, last = vary((first, last), varying(first) | varying(last))  # so is the number of a turn
     hidden, body = _hoisted(body, first, carry, given)
 
     def every_turn(first: jax.Array, last: jax.Array, hidden: Arrays, carry: Tree, given: Tree) -> Any:

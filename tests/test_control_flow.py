@@ -79,3 +79,15 @@ def test_work_that_reads_no_turn_stays_in_the_loop(most, mapped):
     text = jax.jit(jax.vmap(run, (None, 0)) if mapped else run).lower(1, x).compile().as_text()
     assert "lapack_ssyevd" in text
     assert "lapack" not in run_in_any_case(text)
+
+
+def test_the_turns_may_depend_on_the_device():
+    mesh = jax.make_mesh((4,), ("data",), devices=jax.devices()[:4])
+
+    def device(last):
+        turn = lambda i, total, by: jnp.where(i == 0, total, total + by)  # noqa: E731
+        return loop_between(0, last[0], turn, last * 0.0, jnp.asarray(2.0), most=4)
+
+    spec = jax.sharding.PartitionSpec("data")
+    run = jax.jit(jax.shard_map(device, mesh=mesh, in_specs=spec, out_specs=spec))
+    np.testing.assert_array_equal(run(jnp.arange(4)), [0, 0, 2, 4])

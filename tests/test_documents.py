@@ -341,6 +341,9 @@ def costs_of_muon():
         row = f"| {words} | {{muon}} | {{optax_muon}} | {{adamw}} |"
         yield "docs/muon.md", row, {n: format(x / 1e6, digits) for n, x in cycles.items()}
 
+    whole = {n: cases[f"gpt-124m/dp/v5e-8/{n}"]["cycles"]["step"] / 1e6 for n in ("muon", "adamw")}
+    yield "docs/muon.md", "model takes {muon:.1f} with our Muon and {adamw:.1f} with AdamW.", whole
+
     def sent(name, kind):
         found = cases[f"gpt-124m/fsdp-told/v5e-8/{name}"]["collectives"]
         (one,) = [x for x in found if x["kind"] == kind and not x["async"]]

@@ -38,7 +38,7 @@ def test_injecting_the_learning_rate_alone_needs_no_static_arguments(case):
     tx = optax.inject_hyperparams(case.factory)(**case.kwargs)
     actual, _, state = harness.run_jitted(tx, params, grads)
     harness.assert_close(actual, expected)
-    harness.assert_close(state.inner_state, inner)
+    harness.assert_close(harness.without_residuals(state.inner_state), harness.without_residuals(inner))
 
 
 @harness.each(catalog.DEFAULTS, harness.ONE)

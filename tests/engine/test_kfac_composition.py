@@ -117,9 +117,8 @@ def test_weight_decay_in_the_damping_is_the_penalty_of_a_ridge_regression():
     a = x.T @ x / 20
     seen = {"first": Factors(jnp.asarray(a[None]), jnp.eye(4)[None])}
     layer, params = {"first": LAYERS["first"]}, {"first": start["first"]}
-    tx = optax.chain(
-        optax.add_decayed_weights(decay), kfac(layer, root=precond.eigen_inverse(decay)), optax.scale(-1.0)
-    )
+    direction = precond.scale_by_kfac(layer, root=precond.eigen_inverse(decay), refresh=1)
+    tx = optax.chain(optax.add_decayed_weights(decay), direction, optax.scale(-1.0))
     w = np.asarray(params["first"]["kernel"])
     grads = {"first": {"kernel": jnp.asarray(a @ w - x.T @ y / 20)}}
     updates, _ = jax.jit(tx.update)(grads, tx.init(params), params, factors=seen)

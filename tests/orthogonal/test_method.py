@@ -20,6 +20,7 @@ def test_by_default_it_compiles_the_form_with_fewer_operations(shape):
     assert 1 <= compiled.cost_analysis()["flops"] / (3 * whole(*shape)) < 1.03
 
 
+@pytest.mark.platforms
 @pytest.mark.parametrize("platform", ["tpu", "cuda", "cpu"])
 @pytest.mark.parametrize(
     ("dtype", "given"), [(None, jnp.float32), (jnp.float32, jnp.float32), (None, jnp.float64)], ids=str

@@ -18,9 +18,10 @@ pytestmark = pytest.mark.usefixtures("x64")
 def run(statistics, gradients, **extra):
     """The factors after every gradient `[N, d1, ..]`, the stack being called `name`."""
     name = extra.pop("name", "stack")
-    state, out = statistics.init({name: jnp.asarray(gradients[0])}), []
+    state, out = statistics.init({name: np.asarray(gradients[0])}), []
+    update = jax.jit(lambda gradient, state: statistics.update(gradient, state, **extra))
     for g in gradients:
-        factors, state = statistics.update({name: jnp.asarray(g)}, state, **extra)
+        factors, state = update({name: np.asarray(g)}, state)
         out.append(tuple(f if f is None else dense(f) for f in factors[name]))
     return out
 
