@@ -82,7 +82,7 @@ def test_work_that_reads_no_turn_stays_in_the_loop(most, mapped):
 
 
 def test_the_turns_may_depend_on_the_device():
-    mesh = jax.make_mesh((4,), ("data",), devices=jax.devices()[:4])
+    mesh = jax.sharding.Mesh(jax.devices()[:4], "data")
 
     def device(last):
         turn = lambda i, total, by: jnp.where(i == 0, total, total + by)  # noqa: E731
