@@ -81,13 +81,11 @@ def test_work_that_reads_no_turn_stays_in_the_loop(most, mapped):
     assert "lapack" not in run_in_any_case(text)
 
 
-def test_the_turns_may_depend_on_the_device():
-    mesh = jax.sharding.Mesh(jax.devices()[:4], "data")
+def test_the_turns_may_depend_on_the_device_and_on_the_member():
+    def member(last):
+        turn = lambda i, total, by: total + jnp.where(i == 0, 1, by)  # noqa: E731
+        return loop_between(0, last, turn, 0 * last, 2 + 0 * last, most=4)
 
-    def device(last):
-        turn = lambda i, total, by: jnp.where(i == 0, total, total + by)  # noqa: E731
-        return loop_between(0, last[0], turn, last * 0.0, jnp.asarray(2.0), most=4)
-
-    spec = jax.sharding.PartitionSpec("data")
-    run = jax.jit(jax.shard_map(device, mesh=mesh, in_specs=spec, out_specs=spec))
-    np.testing.assert_array_equal(run(jnp.arange(4)), [0, 0, 2, 4])
+    mesh, spec = jax.sharding.Mesh(jax.devices()[:4], "data"), jax.sharding.PartitionSpec("data")
+    run = jax.jit(jax.shard_map(jax.vmap(member), mesh=mesh, in_specs=spec, out_specs=spec))
+    np.testing.assert_array_equal(run(jnp.arange(8) % 4), [0, 1, 3, 5, 0, 1, 3, 5])
