@@ -21,6 +21,7 @@ SMALLER = {  # and what they are compared with
     "shampoo, one moment a block": "shampoo",
     "shampoo, small state": "shampoo",
     "soap, small state": "soap",
+    "soap, small state but for bases": "soap",
 }
 
 
