@@ -8,9 +8,13 @@ Each has the learning rate and the b2 that examples/tune.py found for it; everyt
 import argparse
 import functools
 import json
+import os
 import pathlib
 import time
 from typing import NamedTuple
+
+# Before JAX: the threads of OpenBLAS wait for each other in a loop, and on a busy machine a refresh takes seconds.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import optax
 from plots import BLUE, GRAY, RED, curve, panels, save
