@@ -19,7 +19,10 @@ SETS = {
     "cubic": cubic(),
 }
 SHAPES = [(6, 6), (6, 15), (15, 6), (1, 7), (7, 1), (1, 1)]
-FORMS = {"block": block_newton_schulz, "gram": gram_newton_schulz}
+FORMS = {
+    "block": jax.jit(block_newton_schulz, static_argnums=(1, 2)),
+    "gram": jax.jit(gram_newton_schulz, static_argnums=(1, 2)),
+}
 
 
 def of_spectrum(shape, values, seed=0):

@@ -11,6 +11,11 @@ from precond.linalg import composite_root, coupled_newton, eigh_root, orthogonal
 from tests import reference
 
 RESIDUAL = jax.jit(root_residual, static_argnums=2)
+EIGH = jax.jit(lambda a, power: eigh_root(a, power, lambda top: 0 * top)[0], static_argnums=1)
+NEWTON = jax.jit(coupled_newton, static_argnums=1)
+COMPOSITE = jax.jit(
+    lambda a, power, least: composite_root(a, power, lambda top: 0 * top, least=least)[0], static_argnums=(1, 2)
+)
 N, COPIES = 48, 3
 
 
@@ -32,11 +37,7 @@ def truth(x, a, p):
 
 def by_all_methods(stack, power, least):
     zero = jnp.zeros(len(stack), stack.dtype)
-    return (
-        eigh_root(stack, float(power), lambda top: 0 * top)[0],
-        coupled_newton(stack, power, zero),
-        composite_root(stack, power, lambda top: 0 * top, least=least)[0],
-    )
+    return EIGH(stack, float(power)), NEWTON(stack, power, zero), COMPOSITE(stack, power, least)
 
 
 @pytest.mark.usefixtures("x64")
