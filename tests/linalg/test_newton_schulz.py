@@ -20,8 +20,8 @@ SETS = {
 }
 SHAPES = [(6, 6), (6, 15), (15, 6), (1, 7), (7, 1), (1, 1)]
 FORMS = {
-    "block": jax.jit(block_newton_schulz, static_argnums=(1, 2)),
-    "gram": jax.jit(gram_newton_schulz, static_argnums=(1, 2)),
+    "block": jax.jit(block_newton_schulz, static_argnums=(1, 2), static_argnames="rescale"),
+    "gram": jax.jit(gram_newton_schulz, static_argnums=(1, 2), static_argnames="rescale"),
 }
 
 
