@@ -9,6 +9,7 @@ import optax
 from jax.typing import ArrayLike
 
 from precond.arguments import check_decay, check_number, described
+from precond.linalg.divide import divide_or_zero
 from precond.transformation import transformation
 from precond.trees import Leaf, Tree, real_dtype, tree_product, wide_dtype
 
@@ -53,7 +54,7 @@ def cosine(product: jax.Array, left: jax.Array, right: jax.Array) -> jax.Array:
     """
     # Two roots are taken, since the product of squares may vanish where the squares do not.
     lengths = jnp.sqrt(left) * jnp.sqrt(right)
-    return jnp.where(lengths > 0, product / jnp.where(lengths > 0, lengths, 1), 0)
+    return divide_or_zero(product, lengths)
 
 
 def inner_product(product: jax.Array, left: jax.Array, right: jax.Array) -> jax.Array:

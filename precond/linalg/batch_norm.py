@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from precond.linalg.divide import divide_or_zero
+
 __all__ = ["batch_norm"]
 
 
@@ -43,6 +45,6 @@ def batch_norm(x: jax.Array, batch_axes: int = 0) -> jax.Array:
 def _derivative(batch_axes: int, at: tuple[jax.Array], along: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
     (x,), (moved,) = at, along
     norm = batch_norm(x, batch_axes)
-    direction = jnp.where(norm > 0, x / jnp.where(norm > 0, norm, 1), 0)
+    direction = divide_or_zero(x, norm)
     change = jnp.sum(jnp.real(jnp.conj(direction) * moved), tuple(range(batch_axes, x.ndim)), keepdims=True)
     return norm, change

@@ -1,7 +1,7 @@
 """The part that statistics share: they accumulate a Gram matrix for each stack and axis."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -47,6 +47,33 @@ def _axes_of(name: str, order: int, axes: Axes) -> tuple[int, ...]:
     return tuple(i for i in active_axes(name, order) if i in picked)
 
 
+class _Rule(NamedTuple):
+    """Say how a term is added to a factor; the fields are arguments of `accumulate_grams`."""
+
+    decay: ArrayLike
+    weight: ArrayLike | None
+    debiased: bool
+    mean: bool
+
+    def add(
+        self, views: Mapping[int, jax.Array], good: jax.Array, terms: jax.Array, factors: tuple[Packed | None, ...]
+    ) -> tuple[jax.Array, tuple[Packed | None, ...]]:
+        """Add the Gram matrices of what each axis sees to the factors of the blocks that are good."""
+        terms = terms + good
+
+        def averaged(old: jax.Array, new: jax.Array) -> jax.Array:
+            count = per_row(jnp.maximum(terms, 1), old.ndim) if self.debiased else None
+            return average(old, new, self.decay, self.weight, count=count)
+
+        def one(axis: int, factor: Packed) -> Packed:
+            new, (_, *sides) = packed_gram(views[axis], axis), views[axis].shape
+            if self.mean:
+                new = jax.tree.map(lambda x: x / (math.prod(sides) / sides[axis]), new)
+            return keep_finite(good, jax.tree.map(averaged, factor, new), factor)
+
+        return terms, tuple(None if f is None else one(i, f) for i, f in enumerate(factors))
+
+
 def accumulate_grams(
     seen: Seen,
     *,
@@ -76,6 +103,7 @@ def accumulate_grams(
     if weight is not None:
         check_number("weight", weight, 0)
     debiased = bias_correction and weight is None and initial == 0
+    rule = _Rule(decay, weight, debiased, mean)
 
     def init(params: optax.Params) -> StatisticsState:
         tell_average("factors", decay, debiased=debiased)
@@ -117,20 +145,7 @@ def accumulate_grams(
             views = {axis: seen(name, stack, axis, factors, whiten) for axis in there}
             for view in views.values():
                 good = good if view is stack else good & finite_blocks(view)
-            terms = terms + good
-
-            def averaged(old: jax.Array, new: jax.Array) -> jax.Array:
-                count = per_row(jnp.maximum(terms, 1), old.ndim) if debiased else None
-                return average(old, new, decay, weight, count=count)
-
-            def one(axis: int, factor: Packed) -> Packed:
-                new = packed_gram(views[axis], axis)
-                if mean:
-                    others = math.prod(stack.shape[1:]) / stack.shape[axis + 1]
-                    new = jax.tree.map(lambda x: x / others, new)
-                return keep_finite(good, jax.tree.map(averaged, factor, new), factor)
-
-            return terms, tuple(None if f is None else one(i, f) for i, f in enumerate(factors))
+            return rule.add(views, good, terms, factors)
 
         def accumulate(terms: Stacks, factors: Factors) -> tuple[Stacks, Factors]:
             stacks, treedef = jax.tree_util.tree_flatten_with_path(updates)

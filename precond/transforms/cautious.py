@@ -50,7 +50,7 @@ def cautious(inner: optax.GradientTransformation) -> optax.GradientTransformatio
 
     def one(g: jax.Array, u: jax.Array, batch_axes: int) -> jax.Array:
         wide = wide_dtype(u)
-        agrees = jnp.real(jnp.conj(_sign(jnp.asarray(g))) * _sign(u)) > 0
+        agrees = jnp.real(jnp.conj(jnp.sign(g)) * jnp.sign(u)) > 0
         axes = tuple(range(batch_axes, u.ndim))
         share = jnp.mean(agrees, axes, dtype=jnp.finfo(wide).dtype, keepdims=True)
         return (u.astype(wide) * agrees / jnp.maximum(share, _LEAST)).astype(u.dtype)
@@ -63,11 +63,3 @@ def cautious(inner: optax.GradientTransformation) -> optax.GradientTransformatio
         return jax.tree.map(lambda g, u: one(g, u, batch_axes), updates, moved), state
 
     return as_direction(check_direction(transformation(inner.init, update), inner=inner), like=inner)
-
-
-def _sign(x: jax.Array) -> jax.Array:
-    """Return the sign of each number; of a complex one, the number by the larger of its two parts."""
-    if not jnp.iscomplexobj(x):
-        return jnp.sign(x)
-    size = jnp.maximum(jnp.abs(x.real), jnp.abs(x.imag))
-    return x / jnp.where(size > 0, size, 1)

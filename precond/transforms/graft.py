@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 from precond.arguments import as_direction, check_number, check_signs, check_transformation, check_whole, described
 from precond.blocks import BlockInfo, info_of
 from precond.linalg import batch_norm
+from precond.linalg.divide import divide_or_zero
 from precond.transformation import transformation
 from precond.trees import wide_dtype
 
@@ -97,7 +98,7 @@ def graft(
             wide = wide_dtype(gradient)
             d, u = d.astype(wide), u.astype(wide)
             norm = batch_norm(d, info.batch_axes) + eps
-            ratio = jnp.where(norm > 0, batch_norm(u, info.batch_axes) / jnp.where(norm > 0, norm, 1), 0)
+            ratio = divide_or_zero(batch_norm(u, info.batch_axes), norm)
             grafted = d * ratio
             if start > 1:
                 grafted = jnp.where(count < start, u, grafted)

@@ -3,12 +3,12 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from precond.arguments import check_number, described
 from precond.blocks import BlockInfo, info_of
 from precond.linalg import batch_norm
+from precond.linalg.divide import divide_or_zero
 from precond.transformation import transformation
 from precond.trees import wide_dtype
 
@@ -31,6 +31,7 @@ def normalize(eps: float = 1e-25) -> optax.GradientTransformationExtraArgs:
       ValueError, TypeError: for a negative eps.
 
     Examples:
+      >>> import jax.numpy as jnp
       >>> tx, g = normalize(), jnp.asarray([3.0, 4.0])
       >>> [round(x, 4) for x in tx.update(g, tx.init(g))[0].tolist()]
       [0.6, 0.8]
@@ -55,7 +56,7 @@ def normalize(eps: float = 1e-25) -> optax.GradientTransformationExtraArgs:
         def one(g: jax.Array) -> jax.Array:
             wide = g.astype(wide_dtype(g))
             norm = batch_norm(wide, batch_axes) + eps
-            return jnp.where(norm > 0, wide / jnp.where(norm > 0, norm, 1), 0).astype(g.dtype)
+            return divide_or_zero(wide, norm).astype(g.dtype)
 
         return jax.tree.map(one, updates), state
 

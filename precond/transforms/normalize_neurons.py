@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 
 from precond.arguments import check_decay, check_number, described
 from precond.linalg import batch_norm
+from precond.linalg.divide import divide_or_zero
 from precond.transforms.single_blocks import refuse_stacks
 
 __all__ = ["NormalizeNeuronsState", "normalize_neurons"]
@@ -90,9 +91,8 @@ def normalize_neurons(
         def divide(x: jax.Array, v: jax.Array) -> jax.Array:
             root = jnp.where(v > 0, jnp.sqrt(jnp.where(v > 0, v, 1)), 0) + eps  # at 0 it has a derivative
             wide = x.astype(jnp.promote_types(v.dtype, x.dtype))
-            out = jnp.where(root > 0, wide / jnp.where(root > 0, root, 1), 0)
-            norm = batch_norm(out)
-            return (out * jnp.where(norm > 0, batch_norm(wide) / jnp.where(norm > 0, norm, 1), 0)).astype(x.dtype)
+            out = divide_or_zero(wide, root)
+            return (out * divide_or_zero(batch_norm(wide), batch_norm(out))).astype(x.dtype)
 
         moment = jax.tree.map(average, updates, state.moment)
         return jax.tree.map(divide, updates, moment), NormalizeNeuronsState(moment)

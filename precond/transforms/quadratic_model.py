@@ -9,6 +9,7 @@ import optax
 from jax.typing import ArrayLike
 
 from precond.arguments import check_number, described
+from precond.linalg.divide import divide_or_zero
 from precond.transformation import transformation
 from precond.trees import Tree, all_finite, tree_product
 
@@ -133,10 +134,10 @@ def _solve(
     (a, b), (_, d) = matrix
     if rate is not None:
         alpha = -jnp.asarray(rate, a.dtype)
-        return alpha, jnp.where(d > 0, -(slope[1] + b * alpha) / jnp.where(d > 0, d, 1), 0)
+        return alpha, divide_or_zero(-(slope[1] + b * alpha), d)
     if momentum is not None:
         mu = jnp.asarray(momentum, a.dtype)
-        return jnp.where(a > 0, -(slope[0] + b * mu) / jnp.where(a > 0, a, 1), 0), mu
+        return divide_or_zero(-(slope[0] + b * mu), a), mu
     determinant = a * d - b * b
     eps = float(jnp.finfo(determinant.dtype).eps)
     two, one = determinant > 8 * eps * a * d, a > 0

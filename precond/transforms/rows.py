@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from precond.arguments import check_whole, described, made
+from precond.linalg.align import per_row
 from precond.transforms.block_top_k import BLOCK_SIZE, Entries, check_density, cut, join, largest_entries
 from precond.trees import Tree
 
@@ -68,7 +69,7 @@ class Rows(NamedTuple):
 
 def _weighted(rows: jax.Array, weights: jax.Array) -> jax.Array:
     real = jnp.promote_types(jnp.float32, jnp.finfo(rows.dtype).dtype)
-    return rows * weights.astype(real).reshape(-1, *[1] * (rows.ndim - 1))
+    return rows * per_row(weights.astype(real), rows.ndim)
 
 
 def _dot(rows: jax.Array, g: jax.Array) -> jax.Array:

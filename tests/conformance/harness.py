@@ -14,7 +14,6 @@ import numpy as np
 import optax
 import pytest
 
-import precond
 from tests import catalog
 
 DTYPES = ("bfloat16", "float16", "float32", "float64")
@@ -129,16 +128,6 @@ def assert_equal(actual, expected):
 def assert_close(actual, expected, rtol=1e-5, atol=1e-6):
     """The same structure, and leaves that differ by rounding at most."""
     chex.assert_trees_all_close(actual, expected, rtol=rtol, atol=atol)
-
-
-def without_residuals(state):
-    """The state with zeros in place of the residuals of roots, which are nothing but rounding themselves."""
-    is_health = lambda x: isinstance(x, precond.roots.Health)  # noqa: E731
-
-    def one(x):
-        return x._replace(numbers=x.numbers.at[..., 0].set(0)) if is_health(x) else x
-
-    return jax.tree.map(one, state, is_leaf=is_health)
 
 
 def assert_finite(tree):

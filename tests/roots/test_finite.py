@@ -70,6 +70,23 @@ def test_a_root_that_does_not_look_is_made_to():
     np.testing.assert_array_equal(new["b"], [[4.0], [8.0], [8.0]])
 
 
+def test_averaged_eigenvalues_leave_out_a_gradient_that_is_infinite_once_it_is_whitened():
+    root = precond.roots.averaged_eigenvalues()
+    usual = np.random.default_rng(0).uniform(1e-3, 2e-3, (2, 3, 2)).astype(np.float32)
+    spiked = usual.copy()
+    spiked[1] = 1e18  # its square is finite, and that by an eigenvalue of 1e-3 is not
+    factors = (jnp.ones((2, 3, 3)), jnp.ones((2, 2, 2)))
+    _, before = root.apply(usual, usual, root.init(usual, factors))
+    _, after = root.apply(spiked, spiked, before)
+    assert after.moments.count.tolist() == [2, 1]
+    for old, new in zip(before.moments.values, after.moments.values, strict=True):
+        np.testing.assert_array_equal(new[1], old[1])
+        assert np.any(new[0] != old[0])
+    direction, _ = root.apply(usual, usual, after)
+    assert np.isfinite(direction).all()
+    assert np.abs(direction[1]).min() > 0
+
+
 def test_metrics_are_flat_finite_scalars_inside_jit_whatever_the_gradients_are():
     tx, params = precond.shampoo(1e-2, refresh=1), {"kernel": jnp.zeros((4, D)), "bias": jnp.zeros(D)}
 
