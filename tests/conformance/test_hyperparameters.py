@@ -31,13 +31,13 @@ def injected(case, **kwargs):
     return optax.inject_hyperparams(case.factory, precond.static_args(case.factory))(**kwargs)
 
 
-@pytest.mark.usefixtures("x64")  # residuals of roots are nothing but rounding: of float32, they may differ by a half
 @harness.each(catalog.DEFAULTS, harness.ONE)
 def test_injecting_the_learning_rate_alone_needs_no_static_arguments(case):
-    params, grads = harness.normal(dtype=jnp.float64), harness.gradients(steps=3, dtype=jnp.float64)
-    expected, _, inner = harness.run(harness.jitted(case.name), params, grads)
-    tx = optax.inject_hyperparams(case.factory)(**case.kwargs)
-    actual, _, state = harness.run_jitted(tx, params, grads)
+    with jax.enable_x64(True):  # residuals of roots are nothing but rounding: of float32, they may differ by a half
+        params, grads = harness.normal(dtype=jnp.float64), harness.gradients(steps=3, dtype=jnp.float64)
+        expected, _, inner = harness.run(harness.jitted(case.name), params, grads)
+        tx = optax.inject_hyperparams(case.factory)(**case.kwargs)
+        actual, _, state = harness.run_jitted(tx, params, grads)
     harness.assert_close(actual, expected)
     harness.assert_close(state.inner_state, inner)
 
