@@ -92,6 +92,16 @@ def test_rational_powers_and_the_exact_root(power):
     np.testing.assert_allclose(RESIDUAL(jnp.asarray(1.05 * root)[None], stack, power)[0], expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "power", [Fraction(3, 8), Fraction(2, 3), Fraction(3, 4), Fraction(5, 8), Fraction(1, 4)], ids=str
+)
+def test_accurate_roots_in_float32_are_believed_for_every_power(power):
+    a = damped(1e6, np.float32)
+    values, vectors = np.linalg.eigh(a.astype(np.float64))
+    roots = (vectors * (values ** -float(power))[:, None]) @ np.swapaxes(vectors, 1, 2)
+    assert (RESIDUAL(jnp.asarray(roots, jnp.float32), jnp.asarray(a), power) < 0.02).all()
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("where", ["root", "matrix"])
 def test_what_is_not_finite_is_never_certified_and_the_others_are_unaffected(bad, where):
