@@ -1,6 +1,7 @@
 """The optimizer of which the command line speaks, and the devices it is divided over."""
 
 import argparse
+import inspect
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -120,8 +121,9 @@ def _schedule(arguments: argparse.Namespace) -> dict[str, Any]:
         return {}
     if arguments.optimizer == "muon":
         raise ValueError("--refresh: Muon has no roots to refresh. Leave it out, or take another --optimizer.")
-    late = {"shampoo": {"delay": 1}, "soap": {"delay": 1, "warmup": 1}}.get(arguments.optimizer, {})
-    return {"refresh": precond.every(arguments.refresh, stagger=not arguments.at_once, **late)}
+    usual = inspect.signature(getattr(precond, arguments.optimizer)).parameters["refresh"].default
+    stagger = not arguments.at_once
+    return {"refresh": precond.every(arguments.refresh, stagger=stagger, delay=usual.delay, warmup=usual.warmup)}
 
 
 def _method(arguments: argparse.Namespace) -> Any:

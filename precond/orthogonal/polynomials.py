@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from precond.arguments import check_number, check_whole, described
 from precond.linalg import minimax_step
 
@@ -158,11 +160,11 @@ def cubic() -> tuple[OddPolynomial, ...]:
     )
 
 
-def check_polynomials(value: Sequence[Sequence[float]]) -> tuple[OddPolynomial, ...]:
+def check_polynomials(value: Sequence[Sequence[float]] | np.ndarray) -> tuple[OddPolynomial, ...]:
     """Return polynomials as `OddPolynomial`s, or raise.
 
     Args:
-      value: a sequence with two or three numbers for each step.
+      value: a sequence, or an array of NumPy, with two or three numbers for each step.
 
     Raises:
       TypeError: for anything but such a sequence.
@@ -172,6 +174,7 @@ def check_polynomials(value: Sequence[Sequence[float]]) -> tuple[OddPolynomial, 
       >>> check_polynomials([(1.5, -0.5)])
       (OddPolynomial(linear=1.5, cubic=-0.5, quintic=0.0),)
     """
+    value = value.tolist() if isinstance(value, np.ndarray) else value
     rows = list(value) if isinstance(value, (tuple, list)) else None
     if rows is None or not all(isinstance(row, (tuple, list)) and len(row) in (2, 3) for row in rows):
         call = " Call this function." if callable(value) else ""

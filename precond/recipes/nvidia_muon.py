@@ -14,6 +14,7 @@ from precond.arguments import (
     check_choice,
     check_decay,
     check_number,
+    check_part,
     check_rate,
     check_transformation,
     check_whole,
@@ -23,8 +24,10 @@ from precond.blocks import View, Views
 from precond.engine import blocked, per_block
 from precond.mesh import Sharded
 from precond.orthogonal import OddPolynomial, Orthogonalizer, Scale, deepseek, dion, jordan, match_rms, newton_schulz
+from precond.transformation import transformation
 from precond.transforms import orthogonalize
 from precond.transforms.normalize_neurons import NormalizeNeuronsState
+from precond.transforms.single_blocks import refuse_stacks
 
 __all__ = ["nvidia_coefficients", "nvidia_muon", "nvidia_normuon"]
 
@@ -89,7 +92,7 @@ def nvidia_coefficients(coefficient_type: str = "quintic", num_ns_steps: int = 5
 
 
 @described()
-def nvidia_normuon(beta2: ArrayLike = 0.95, eps: ArrayLike = 1e-8) -> optax.GradientTransformation:
+def nvidia_normuon(beta2: ArrayLike = 0.95, eps: ArrayLike = 1e-8) -> optax.GradientTransformationExtraArgs:
     r"""Divide rows, or columns, by the root of their average square as NVIDIA's NorMuon does.
 
     $$V \leftarrow \beta V + (1 - \beta) \, \mathrm{mean}(O \odot O), \quad
@@ -117,6 +120,11 @@ def nvidia_normuon(beta2: ArrayLike = 0.95, eps: ArrayLike = 1e-8) -> optax.Grad
     check_number("eps", eps, 0)
 
     def mean(x: jax.Array) -> jax.Array:
+        if x.ndim != 2:
+            raise ValueError(
+                f"nvidia_normuon() takes single matrices, but was given an array of shape {x.shape}. Among stacks, put "
+                "it into precond.per_block."
+            )
         return jnp.mean(x, axis=1 if x.shape[0] >= x.shape[1] else 0, keepdims=True)
 
     def init(params: Any) -> NormalizeNeuronsState:
@@ -126,12 +134,15 @@ def nvidia_normuon(beta2: ArrayLike = 0.95, eps: ArrayLike = 1e-8) -> optax.Grad
         even = x * jnp.maximum(v, eps) ** -0.5
         return even * (jnp.linalg.norm(x) / jnp.maximum(jnp.linalg.norm(even), eps))
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, NormalizeNeuronsState]:
-        del params
+    def update(
+        updates: Any, state: NormalizeNeuronsState, params: Any = None, *, blocks: Any = None, **extra: Any
+    ) -> tuple[Any, NormalizeNeuronsState]:
+        del params, extra
+        refuse_stacks("nvidia_normuon", blocks)
         moment = jax.tree.map(lambda x, v: beta2 * v + (1 - beta2) * mean(x**2), updates, state.moment)
         return jax.tree.map(divided, updates, moment), NormalizeNeuronsState(moment)
 
-    return optax.GradientTransformation(init, update)
+    return transformation(init, update)
 
 
 def _matrices(path: str, leaf: Any) -> View | None:
@@ -208,6 +219,12 @@ def nvidia_muon(
         scaled = optax.chain(moment2, scaled)
     average = per_block(optax.trace(momentum, nesterov=nesterov))  # theirs goes the same way
     method = newton_schulz(nvidia_coefficients()) if method is None else method
+    check_part("method", method, Orthogonalizer, "precond.orthogonal.newton_schulz()")
+    if method.block_size is not None:
+        raise ValueError(
+            f"method={method.name}: NVIDIA's Muon scales by the sides of whole matrices, so blocks would be too long. "
+            "Use precond.muon, which scales each block by its own sides."
+        )
     tx = blocked(
         as_direction(optax.chain(average, orthogonalize(method), per_block(scaled))),
         block_size=None,

@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 from precond.arguments import check_decay, check_number, described
 from precond.linalg import batch_norm
 from precond.linalg.divide import divide_or_zero
+from precond.transformation import transformation
 from precond.transforms.single_blocks import refuse_stacks
 
 __all__ = ["NormalizeNeuronsState", "normalize_neurons"]
@@ -79,7 +80,7 @@ def normalize_neurons(
         return NormalizeNeuronsState(jax.tree.map(zeros, params))
 
     def update(
-        updates: Any, state: Any, params: Any = None, *, blocks: Any = None, **extra: Any
+        updates: Any, state: NormalizeNeuronsState, params: Any = None, *, blocks: Any = None, **extra: Any
     ) -> tuple[Any, NormalizeNeuronsState]:
         del params, extra
         refuse_stacks("normalize_neurons", blocks)
@@ -97,4 +98,4 @@ def normalize_neurons(
         moment = jax.tree.map(average, updates, state.moment)
         return jax.tree.map(divide, updates, moment), NormalizeNeuronsState(moment)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)

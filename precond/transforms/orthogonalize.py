@@ -13,6 +13,7 @@ from precond.blocks import BlockInfo, info_of, keep_finite, path_name
 from precond.control_flow import run_if
 from precond.linalg import isometry_error
 from precond.orthogonal import Orthogonalizer, Scale, newton_schulz
+from precond.transformation import transformation
 from precond.transforms.homes import compute_at, homes_of
 
 __all__ = ["OrthogonalizeState", "orthogonalize"]
@@ -43,6 +44,9 @@ def orthogonalize(
     With a momentum before it, it is Muon. The state holds an estimate of how far singular values are from 1, and
     `precond.metrics` shows it. The estimate takes two products of each matrix with a vector.
 
+    Rounding in bfloat16 can take a singular value out of the interval in which polynomials converge, and it then grows
+    beyond all bounds. Where this is seen, the update of the matrix is zero in that step.
+
     Args:
       method: `precond.orthogonal.newton_schulz()` (the default), `precond.orthogonal.polar()`, or one of them in
         `precond.orthogonal.block_periodic`.
@@ -53,7 +57,7 @@ def orthogonalize(
 
     Raises:
       TypeError: for a method or a scale of another kind.
-      ValueError: in `update`, for blocks of more than two axes, and for arrays that are no stacks.
+      ValueError: in `init` and `update`, for blocks of more than two axes, and for arrays that are no stacks.
 
     Examples:
       >>> import precond
@@ -68,20 +72,26 @@ def orthogonalize(
         check_part("scale", scale, Scale, "precond.orthogonal.match_rms(0.2)")
 
     def init(params: Any) -> OrthogonalizeState:
+        _check_axes(params)
         errors = jax.tree.map(lambda x: jnp.zeros(x.shape[:1], x.dtype), params)
         return OrthogonalizeState(jnp.zeros([], jnp.int32), errors)
 
     def scaled(matrices: jax.Array) -> jax.Array:
         return matrices if scale is None else (matrices * scale.factor(*matrices.shape[1:])).astype(matrices.dtype)
 
-    def whole(matrices: jax.Array, before: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def orthogonal(matrices: jax.Array) -> tuple[jax.Array, jax.Array]:
         found = method.apply(matrices)
-        error = isometry_error(lax.stop_gradient(found)).astype(before.dtype)  # a root has no derivative at 0
+        error = isometry_error(lax.stop_gradient(found))  # a root has no derivative at 0
+        found = jnp.where((error < method.largest_error)[:, None, None], found, 0)
         # Where the iteration diverges, the metric is the largest number: metrics are finite.
         return scaled(found), jnp.nan_to_num(error, nan=jnp.finfo(error.dtype).max)
 
+    def whole(matrices: jax.Array, before: jax.Array) -> tuple[jax.Array, jax.Array]:
+        found, error = orthogonal(matrices)
+        return found, error.astype(before.dtype)
+
     def cut(matrices: jax.Array, before: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return _by_block(lambda x: scaled(method.apply(x)), matrices, method.block_size or 1), before
+        return _by_block(lambda x: orthogonal(x)[0], matrices, method.block_size or 1), before
 
     def either(matrices: jax.Array, before: jax.Array, count: jax.Array) -> tuple[jax.Array, jax.Array]:
         if method.block_size is None or max(matrices.shape[1:]) <= method.block_size or method.period == 1:
@@ -89,7 +99,7 @@ def orthogonalize(
         return run_if(count % method.period == 0, whole, cut, matrices, before)
 
     def update(
-        updates: Any, state: Any, params: Any = None, *, blocks: Any = None, **extra: Any
+        updates: Any, state: OrthogonalizeState, params: Any = None, *, blocks: Any = None, **extra: Any
     ) -> tuple[Any, OrthogonalizeState]:
         del params, extra
         _check_stacks(updates, blocks)
@@ -98,16 +108,16 @@ def orthogonalize(
         finite = info.finite
         columns = [treedef.flatten_up_to(t) if t is not None else [None] * len(leaves) for t in (state.error, finite)]
         paths = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(updates)]
-        matrices = {name: x if x.ndim == 3 else x[..., None] for name, x in zip(paths, leaves, strict=True)}
-        homes, out, errors = homes_of(matrices, info), [], []
-        for name, x, before, ok in zip(paths, leaves, *columns, strict=True):
-            found, error = compute_at(homes[name], info, either, matrices[name], before, state.count)
+        matrices = [x if x.ndim == 3 else x[..., None] for x in leaves]
+        homes, out, errors = homes_of(dict(zip(paths, matrices, strict=True)), info), [], []
+        for name, x, matrix, before, ok in zip(paths, leaves, matrices, *columns, strict=True):
+            found, error = compute_at(homes[name], info, either, matrix, before, state.count)
             out.append(found.reshape(x.shape))
             errors.append(keep_finite(ok, error, before))
         new = OrthogonalizeState(info.advance(state.count), treedef.unflatten(errors))
         return treedef.unflatten(out), new
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
 def _by_block(function: Callable[[jax.Array], jax.Array], x: jax.Array, size: int) -> jax.Array:
@@ -128,8 +138,12 @@ def _check_stacks(updates: Any, blocks: Any) -> None:
             "orthogonalize() takes whole stacks, but it was given single blocks or parameters. Put it into "
             "precond.blocked, and not into precond.per_block."
         )
-    for path, x in jax.tree_util.tree_leaves_with_path(updates):
-        if x.ndim != 3 and not (inside and x.ndim == 2):
+    _check_axes(updates, (2, 3) if inside else (3,))
+
+
+def _check_axes(stacks: Any, allowed: tuple[int, ...] = (2, 3)) -> None:
+    for path, x in jax.tree_util.tree_leaves_with_path(stacks):
+        if x.ndim not in allowed:
             raise ValueError(
                 f"orthogonalize() takes stacks of matrices, [N, m, n], but {jax.tree_util.keystr(path)} has the shape "
                 f"{x.shape}. Give precond.blocked a view with two axes for these parameters (views=), such as "

@@ -11,6 +11,7 @@ import pytest
 
 import precond
 from precond import orthogonal
+from precond.recipes import meta_svd, nvidia_muon, nvidia_normuon
 from precond.transforms import homes, nesterov, normalize_neurons, orthogonalize
 from tests import problem
 from tests.problem import AS_USERS, distance, gradients
@@ -308,6 +309,37 @@ def test_metrics_tell_how_far_singular_values_are_from_one():
     assert error(precond.muon(1e-3, method=diverging)) > 1e30
 
 
+def test_a_matrix_for_which_newton_schulz_diverges_stays_where_it_is_and_no_other_size_is_refused():
+    g = {"4x6": jnp.asarray(np.random.default_rng(0).standard_normal((2, 4, 6)))}
+    for method, moves in (
+        (orthogonal.newton_schulz(((20.0, 0.0),) * 2), False),
+        (meta_svd(scale_by_nuclear_norm=True), True),
+    ):
+        found, _ = orthogonalize(method).update(g, orthogonalize(method).init(g))
+        assert bool(jnp.any(found["4x6"] != 0)) == moves
+
+
+@pytest.mark.parametrize("limited", [False, True])
+def test_a_result_that_is_refused_moves_nothing(limited):
+    size = 1e3 if limited else jnp.inf
+    huge = orthogonal.Orthogonalizer("huge", lambda x: jnp.where(jnp.abs(x[:, :1, :1]) > 1, size * x, x))
+    huge = huge._replace(largest_error=100.0) if limited else huge
+    g = {"4x6": jnp.linspace(0.1, 0.9, 48).reshape(2, 4, 6).at[1, 0, 0].set(2)}
+    tx = orthogonalize(orthogonal.block_periodic(3, 2, huge))
+    whole, state = tx.update(g, tx.init(g))
+    np.testing.assert_array_equal(whole["4x6"], g["4x6"].at[1].set(0))
+    cut, _ = tx.update(g, state)
+    np.testing.assert_array_equal(cut["4x6"], g["4x6"].at[1, :2, :3].set(0))
+
+
+def test_leaves_whose_paths_read_alike_are_not_mixed_up():
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 1, 3, 3)))
+    tree = {"a": {"b": x[0]}, "a/b": x[1]}
+    found, _ = orthogonalize(EXACT).update(tree, orthogonalize(EXACT).init(tree))
+    alone, _ = orthogonalize(EXACT).update({"c": x[1]}, orthogonalize(EXACT).init({"c": x[1]}))
+    np.testing.assert_allclose(found["a/b"], alone["c"], rtol=1e-6)
+
+
 def test_a_block_that_is_skipped_keeps_its_error():
     tx, stacks = orthogonalize(EXACT), {"4x6": jnp.asarray(np.random.default_rng(0).standard_normal((2, 4, 6)))}
     finite = {"4x6": jnp.asarray([True, False])}
@@ -345,7 +377,8 @@ def test_every_matrix_of_a_unique_shape_is_computed_once_and_on_a_device_of_its_
 
     monkeypatch.setattr(homes, "LEAST", 1)
     shapes = {"a": (4, 4), "b": (5, 5), "c": (6, 6), **{f"layer_{i}": (9, 9) for i in range(8)}, "d": (9, 9)}
-    grads = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), gradients(shapes, 1)[0])
+    # They are small: large ones count as diverged.
+    grads = jax.tree.map(lambda x: jnp.asarray(x / 64, jnp.float32), gradients(shapes, 1)[0])
     marks, mesh = [], jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     method = orthogonal.Orthogonalizer("marking", marking)
     tx = precond.scale_by_muon(
@@ -396,6 +429,9 @@ def test_one_gradient_of_a_thousand_times_makes_no_update_longer():
         (lambda: orthogonal.block_periodic(0), ValueError, "block_size=0"),
         (lambda: orthogonal.block_periodic(8, 0), ValueError, "period=0"),
         (lambda: orthogonal.block_periodic(8, 2, precond.eigh()), TypeError, "method="),
+        (lambda: orthogonal.block_periodic(8, 2, orthogonal.block_periodic(4)), ValueError, "blocks of blocks"),
+        (lambda: nvidia_muon(0.1, method=orthogonal.block_periodic(4)), ValueError, r"Use precond\.muon"),
+        (lambda: nvidia_muon(0.1, method=orthogonal.polar), TypeError, "Call this function"),
         (lambda: orthogonal.newton_schulz(dtype=jnp.int8), TypeError, "floating point"),
         (lambda: orthogonal.newton_schulz(rescale="aol"), TypeError, "rescale='aol'"),
         (lambda: orthogonal.newton_schulz(rescale=orthogonal.schatten), TypeError, "Call this function"),
@@ -415,7 +451,12 @@ def test_what_is_no_stack_of_matrices_is_refused():
     params = {"t": jnp.ones((3, 4, 5))}
     tx = precond.muon(1e-3, views=precond.views.tensors())
     with pytest.raises(ValueError, match=r"3x4x5.*precond\.View"):
-        tx.update(params, tx.init(params))
+        tx.init(params)
+    with pytest.raises(ValueError, match=r"\(1, 3, 4\)\. Among stacks, put it into precond\.per_block"):
+        precond.blocked(nvidia_normuon()).init({"w": jnp.ones((3, 4))})
+    row = precond.blocked(nvidia_normuon(), views=lambda path, leaf: precond.View((0,)))
+    with pytest.raises(ValueError, match=r"nvidia_normuon\(\) takes single blocks"):
+        row.update({"w": jnp.ones(3)}, row.init({"w": jnp.ones(3)}))
     alone = precond.blocked(precond.per_block(orthogonalize()))
     with pytest.raises(ValueError, match="not into"):
         alone.update({"w": jnp.ones((3, 4))}, alone.init({"w": jnp.ones((3, 4))}))

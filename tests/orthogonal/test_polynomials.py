@@ -87,6 +87,7 @@ def test_all_sets_end_near_one_and_those_that_converge_at_it():
 
 
 def test_what_is_no_set_of_polynomials_is_refused():
+    assert check_polynomials(np.asarray([[1.5, -0.5]])) == (OddPolynomial(1.5, -0.5),)
     assert check_polynomials([[1.5, -0.5], (2, -1.5, 0.5)]) == (OddPolynomial(1.5, -0.5), OddPolynomial(2.0, -1.5, 0.5))
     for wrong in ("jordan", (1.5, -0.5), [(1.0,)], None, 3):
         with pytest.raises(TypeError, match="two or three coefficients"):
