@@ -16,7 +16,7 @@ def composite() -> Method:
     """Compose minimax polynomials: matrix products alone, in the fewest steps; for roots of any rational power.
 
     The number of steps follows from the least that the damping can be: 28 products for `A^(-1/4)` with
-    `relative(1e-6)`. If a damping is not known beforehand (`absolute`, or one that is injected), there are as many
+    `relative(1e-6)`, and 30 for matrices above 256. If a damping is not known beforehand (`absolute`, or one that is injected), there are as many
     steps as half the precision of the dtype needs in addition. In float32, above a condition number of 1e3, it is
     more accurate than LAPACK's `eigh`, which is up to 4.3 times as fast on CPU. Use it on devices that multiply much
     faster than they decompose.
