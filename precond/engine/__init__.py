@@ -1,4 +1,4 @@
-"""From parameters to stacks, statistics, roots, and back: what every method runs in. Floor 3 of the library."""
+"""Turn parameters into stacks, run statistics and roots on them, and turn them back. This is floor 3 of the library."""
 
 from precond.engine.blocked import BlockedState, blocked
 from precond.engine.host_state import Engine, HostState, describing

@@ -1,4 +1,4 @@
-"""Momentum and second moments in bfloat16, rounded by chance."""
+"""Store momentum and second moments in bfloat16 with stochastic rounding."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -24,9 +24,9 @@ class NarrowEntriesState(NamedTuple):
     """Hold the state of `narrow_entries`.
 
     Attributes:
-      rounds: the number of updates so far in which some block was finite. It is the whole state of the noise.
+      rounds: the number of updates so far in which some block was finite. The noise depends on this number alone.
       in_bfloat16: the state of the inner transformation, with its numbers for single entries in bfloat16.
-        `precond.checkpoints` leaves this name out, so that a state is kept where the type alone is another.
+        `precond.checkpoints` ignores this level of the tree, so that states of both types convert into each other.
     """
 
     rounds: jax.Array
@@ -34,7 +34,7 @@ class NarrowEntriesState(NamedTuple):
 
 
 def narrow_entries(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    r"""Keep what a transformation has for each entry of a parameter in bfloat16: momentum and second moments.
+    r"""Store a transformation's momentum and second moments in bfloat16 with stochastic rounding.
 
     They are widened before each update, and afterwards rounded up or down by chance, so that the mean stays the same:
 
@@ -42,12 +42,12 @@ def narrow_entries(inner: optax.GradientTransformation) -> optax.GradientTransfo
 
     Rounding to the nearest would lose every change below $2^{-9}$: with a decay of 0.999 a second moment would hardly
     move. An array of the state has a number for each entry if it has the shape of one of the updates, and at least two
-    axes. Everything else stays as it is; factors and roots do so whatever their shapes are. The noise depends on the
-    number of the step and on the place in a block, or in a row of a parameter, alone. So it is the same on every mesh,
-    and after a restart.
+    axes. Everything else stays as it is. Factors and roots also stay if they have such a shape. The noise depends on
+    the number of the step and on the place in a block, or in a row of a parameter, alone. So it is the same on every
+    mesh, and after a restart.
 
     Args:
-      inner: any transformation, of stacks `[N, d1, .., dk]` or of parameters.
+      inner: a transformation of stacks `[N, d1, .., dk]` or of parameters.
 
     Returns:
       A transformation of the same.
@@ -90,7 +90,7 @@ def narrow_entries(inner: optax.GradientTransformation) -> optax.GradientTransfo
         def rounded(x: jax.Array) -> jax.Array:
             if not _is_wide(x, wide):
                 return x
-            # All blocks have the same noise, so that a block needs to know nothing of its place.
+            # All blocks have the same noise, so that it does not depend on the place of a block in its stack.
             noise = jax.random.bits(jax.random.fold_in(key, next(seen)), x.shape[1:], jnp.uint16)
             return round_by_chance(x, jnp.broadcast_to(noise, x.shape))
 
@@ -100,7 +100,7 @@ def narrow_entries(inner: optax.GradientTransformation) -> optax.GradientTransfo
 
 
 def _wide_dtypes(tree: Tree) -> dict[tuple[int, ...], jnp.dtype]:
-    """Return in which type the momentum of an array is computed, by the shape of the array."""
+    """Return the type in which the momentum of an array is computed, by the shape of the array."""
     found: dict[tuple[int, ...], jnp.dtype] = {}
     for x in jax.tree.leaves(tree):
         if x.ndim > 1 and jnp.issubdtype(x.dtype, jnp.floating):
@@ -115,7 +115,7 @@ def _is_wide(x: Any, wide: dict[tuple[int, ...], jnp.dtype]) -> bool:
 
 
 def _mapped(function: Callable[[Any], Any], state: Any, stacks: Tree) -> Any:
-    """Apply a function to all arrays but factors, what is derived from them, and what a root has for their axes."""
+    """Apply a function to all arrays except factors, matrices derived from them, and numbers for their axes."""
     shapes = {name: x.shape for name, x in leaves_of(stacks).items()}
 
     def moved(path: KeyPath, root: RootState) -> RootState:

@@ -1,4 +1,4 @@
-"""The costly step: one call of the root's kernel for all factors of one size, over axes and stacks."""
+"""Refresh roots, the costly step, with one call for all factors of one size, over axes and stacks."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ Factor = jax.Array | Packed
 
 
 def _by_row_group(function: Callable[..., Any], row_groups: int) -> Callable[..., Any]:
-    """Call a function of stacks on each row group by itself."""
+    """Apply a function of stacks to each row group by itself."""
     if row_groups == 1:
         return function
 
@@ -38,7 +38,7 @@ def _by_row_group(function: Callable[..., Any], row_groups: int) -> Callable[...
 def _refreshed(
     root: Root, group: Group, turn: Any, first: Any, keep: Any, factors: Sequence[Any], derived: Sequence[Any]
 ) -> Any:
-    """Derive what is due in a turn from its factors, `[due, ..]`; return the old one unless `keep`."""
+    """Derive the matrices that are due in a turn, `[due, ..]`; return the old ones unless `keep`."""
     old = pick(group, turn, derived, lambda rows: _padded(root, group, rows, "derived"))
 
     def work() -> Any:
@@ -81,17 +81,17 @@ def refresh_roots(
     back.
 
     Args:
-      root: whose `refresh` to call.
-      schedule: from `precond.every`.
-      step: counted from 1.
-      factors: `[N, d, d]` each, N and d their own; dense or packed.
-      derived: what `root.init` or an earlier refresh made of each.
-      powers: what the root needs for each.
-      blocks: `row_groups`: turns, and whatever a root does for the matrices of a call together, belong to one of these,
-        so that no mesh changes them. `root_collectives`: `factors` are this device's part of what `derived` is all of,
-        and only refreshed rows are gathered.
+      root: the root whose `refresh` to call.
+      schedule: the result of `precond.every`.
+      step: the number of the step, from 1.
+      factors: arrays `[N, d, d]`, dense or packed, each with an N and a d of its own.
+      derived: the matrices that `root.init` or an earlier refresh made of each factor.
+      powers: the power that the root needs for each factor.
+      blocks: the `BlockInfo` of the stacks. Turns, and the matrices that are passed in one call, belong to one of the
+        `row_groups`, so that results do not depend on the mesh. With `root_collectives`, `factors` hold this device's
+        rows and `derived` all rows, and only refreshed rows are gathered.
       moments: the `RootState.moments` of each stack, if the root has a `transport`.
-      places: for each factor its stack and its axis.
+      places: the stack and the axis of each factor.
 
     Returns:
       What is derived from each factor, and the moments of each stack; entries that are not due are as they were.

@@ -1,4 +1,4 @@
-"""An optimizer that is given the state of other parameters says so, wherever numbers are known."""
+"""Refuse the state of other parameters where the values of arrays are known."""
 
 import warnings
 from typing import Any
@@ -29,11 +29,11 @@ __all__ = ["layouts_of", "refuse_foreign"]
 def refuse_foreign(tx: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
     """Refuse the state of other parameters, outside of `jax.jit`.
 
-    The update counts how often it was given one. This count is looked at, but for a state that the last update
-    returned, of the same tree: a loop waits for its first step alone.
+    The update counts how often it was given such a state. Reading this count waits for the device. So it is not read
+    for a state that the last update returned for the same tree, and a loop waits only for its first step.
 
     Args:
-      tx: any transformation with the state of `precond.blocked` in its own, or a `precond.blocks.KnownParameters`.
+      tx: a transformation whose state contains that of `precond.blocked`, or a `precond.blocks.KnownParameters`.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -65,10 +65,10 @@ def refuse_foreign(tx: optax.GradientTransformationExtraArgs) -> optax.GradientT
 
 
 def layouts_of(tx: optax.GradientTransformation, params: Tree) -> list[Layout]:
-    """Return the layouts of the blocks that an optimizer cuts parameters into: of every `precond.blocked` in it.
+    """Return the layouts of every `precond.blocked` in an optimizer, which say how parameters are cut into blocks.
 
     Args:
-      tx: any optimizer.
+      tx: an optimizer.
       params: a tree of arrays, or of anything with shape and dtype.
 
     Examples:
@@ -83,7 +83,7 @@ def layouts_of(tx: optax.GradientTransformation, params: Tree) -> list[Layout]:
 
 def _asked(tx: optax.GradientTransformation, params: Tree) -> Asked:
     with asking() as told:
-        jax.eval_shape(lambda tree: tx.init(tree), params)  # a new function, of which JAX has kept no trace
+        jax.eval_shape(lambda tree: tx.init(tree), params)  # JAX has cached no trace of a new function
     return told
 
 
@@ -94,9 +94,9 @@ def _is_known(x: Any) -> bool:
 
 
 def _warn_if_whole(before: object, after: object) -> None:
-    """Warn of a state that came whole to every device, and that an update has divided.
+    """Warn if a state was replicated before an update and is sharded after it.
 
-    Without explicit axes nothing shows it while a function is traced.
+    On a mesh without explicit axes this cannot be seen while a function is traced.
     """
 
     def divided(x: object) -> bool:
@@ -134,7 +134,7 @@ def _why(tx: optax.GradientTransformation, state: StackedState | KnownParameters
 
 
 def _first_path(known: np.ndarray, paths: list[str]) -> str:
-    """Say which parameter is the first that a state knows by another path."""
+    """Name the first parameter that a state knows by another path."""
     place = next(i for i, path in enumerate(paths) if known[i] != hashed(path))
     there = next((f"that of '{path}'" for path in paths if known[place] == hashed(path)), "one of another path")
     return (

@@ -1,4 +1,4 @@
-"""The engine: statistics, refresh, apply. It knows no method, no mesh and no parameter."""
+"""Precondition stacks by statistics and a root. The engine knows no method, no mesh and no parameter."""
 
 import functools
 from typing import Any, NamedTuple
@@ -24,14 +24,14 @@ __all__ = ["KroneckerState", "scale_by_kronecker"]
 
 
 class KroneckerState(NamedTuple):
-    """What `scale_by_kronecker` keeps.
+    """Hold the state of `scale_by_kronecker`.
 
     Attributes:
-      count: updates seen in which some block was finite.
+      count: the number of updates in which some block was finite.
       statistics: the state of the statistics.
-      roots: a `RootState` in place of each stack.
+      roots: the tree of the stacks with a `RootState` in place of each.
       momentum: the state of the momentum.
-      host: a `HostState` where roots are refreshed on the host, else empty.
+      host: a `HostState` if roots are refreshed on the host, else an empty tuple.
     """
 
     count: jax.Array
@@ -46,7 +46,7 @@ def _is_root(x: Any) -> bool:
 
 
 def _refresh(root: Root, schedule: Refresh, step: jax.Array, factors: Any, roots: Any, blocks: BlockInfo) -> Any:
-    """`refresh_roots` on trees of stacks."""
+    """Apply `refresh_roots` to trees of stacks."""
     states, treedef = jax.tree.flatten(roots, is_leaf=_is_root)
     tuples = treedef.flatten_up_to(factors)
     places = [(i, axis) for i, t in enumerate(tuples) for axis, f in enumerate(t) if f is not None]
@@ -109,23 +109,24 @@ def scale_by_kronecker(
     `[N, d1, .., dk]`.
 
     Args:
-      statistics: from stacks to factors: `precond.outer_products`, `precond.kl`, or a chain of Optax's
-        transformations around one. It sees the raw gradients (`precond.BlockInfo.gradients`),
-        and gives factors `[N, d, d]`, dense or in half the memory (`precond.linalg.Packed`).
+      statistics: a transformation from stacks to factors: `precond.outer_products`, `precond.kl`, or a chain of Optax's
+        transformations around one. It sees the raw gradients (`precond.BlockInfo.gradients`), and gives factors
+        `[N, d, d]`, dense or in half the memory (`precond.linalg.Packed`).
       root: `precond.inverse_root`, `precond.eigenbasis`, or another `precond.Root`.
       momentum: an Optax transformation of the stacks, the result of which is preconditioned (`optax.ema(0.9)`);
         None preconditions the gradient itself. Every block has its own (`precond.per_block`).
-      refresh: when roots are refreshed: `precond.every`, or the number of steps between two refreshes; or
+      refresh: the schedule of refreshes: `precond.every`, or the number of steps between two refreshes, or
         `precond.on_host`.
-      precision: in which matrices are multiplied: `precond.precision`; None is the highest of their dtype.
+      precision: the precision in which matrices are multiplied: `precond.precision`; None is the highest of their
+        dtype.
 
     Returns:
       A transformation of stacks. The state of a block whose gradient is not finite (`precond.BlockInfo.finite`) stays
-      as it was; and if no block is finite, so does everything.
+      as it was. If no block is finite, the whole state stays as it was.
 
     Raises:
-      TypeError: where `refresh` is neither a schedule nor an integer, and for parts of another kind.
-      ValueError: where it is below 1.
+      TypeError: if `refresh` is neither a schedule nor an integer, and for parts of another kind.
+      ValueError: if `refresh` is below 1.
 
     Examples:
       >>> import precond
@@ -185,15 +186,15 @@ def scale_by_kronecker(
         **extra: Any,
     ) -> tuple[optax.Updates, KroneckerState]:
         info = info_of(blocks)
-        # The step that this will be if it counts: a schedule must not depend on gradients, so that it stays one
-        # condition for all members of a vmap.
+        # The number of this step if it counts. A schedule must not depend on gradients, so that it stays one condition
+        # for all members of a vmap.
         step, roots, gradients = jnp.asarray(optax.safe_increment(state.count)), state.roots, info.raw(updates)
         # Factors, from the gradients.
         factors, collected = factors_of(gradients, state.statistics, roots, params, info, extra)
         # Roots, from the factors that are due.
         if not schedule.delay:
             roots = refreshed(step, factors, roots, info)
-        # The direction: what the momentum makes of the gradients, multiplied by the roots.
+        # The direction is the momentum of the gradients, multiplied by the roots.
         directions, velocity = momentum.update(updates, state.momentum, params, **extra, blocks=info)
         with computing_in(dots.projections), named("application"):
             out, moved = _apply(root, directions, gradients, roots, info.finite)

@@ -1,4 +1,4 @@
-"""A transformation of stacks as one of parameters, for those that have a view: pack, run on every shard, unpack."""
+"""Run a transformation of stacks on the parameters that have a view: pack them, run it on every shard, and unpack."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -60,7 +60,7 @@ __all__ = ["stacked", "viewed_by"]
 
 
 class Stacking(NamedTuple):
-    """The checked arguments of `stacked`."""
+    """Hold the checked arguments of `stacked`."""
 
     inner: optax.GradientTransformationExtraArgs
     views: Views
@@ -97,7 +97,7 @@ def viewed_by(views: Views | Sequence[Any] | None, tree: Tree) -> Tree:
 
     Args:
       views: as in `precond.blocked`.
-      tree: of parameters, or of gradients.
+      tree: a tree of parameters, or of gradients.
 
     Examples:
       >>> viewed_by(None, {"kernel": jnp.ones((4, 6)), "bias": jnp.ones(6)})
@@ -161,8 +161,8 @@ def _init(options: Stacking, params: optax.Params) -> StackedState:
     layout = options.layout(params)
     _, meaning = meaning_of(options.inner, layout)
     tell_readings(params, options.views, options.block_size, layout, meaning)
-    # One array that stands for everything: on a tree without leaves optax.tree.map_params takes this for the
-    # prefix of whatever the stacks' state is, and leaves it alone.
+    # One array replaces the whole state of the stacks. On a tree without leaves optax.tree.map_params takes it for a
+    # prefix of this state, and leaves it alone.
     made = jnp.zeros((0,)), jnp.zeros((0,), jnp.int32)
     placement, stacks = options.placement(layout, params), layout.stacks
 
@@ -219,10 +219,10 @@ def _run(
     foreign: jax.Array,
     placement: Placement | None,
 ) -> tuple[Any, Any, jax.Array]:
-    """Run the inner transformation on every shard; where the state is that of other parameters, updates are infinite.
+    """Run the inner transformation on every shard. If the state belongs to other parameters, updates are infinite.
 
     Returns:
-      What it makes of the leaves, its new state, and the number of blocks that were skipped.
+      The leaves of the updates, the new state, and the number of blocks that were skipped.
     """
     arrays, rebuild = _arrays(extra)
     directions, roots = (collectives_over(None if placement is None else placement.over(a)) for a in _axes(placement))
@@ -241,7 +241,7 @@ def _run(
         with named("stacks", _counted(layout)):
             stacks = route.pack(leaves)
             finite = {name: finite_blocks(x) for name, x in stacks.items()}
-        # What pads a stack is zero, and so finite.
+        # The rows that pad a stack are zero, so they count as finite.
         lost = directions.psum(functools.reduce(jnp.add, [jnp.sum(~x, dtype=jnp.int32) for x in finite.values()]))
         extra.pop("blocks", None)
         info = BlockInfo(
@@ -256,7 +256,7 @@ def _run(
         )
         stacks = {name: mask_blocks(finite[name], x) for name, x in stacks.items()}
         moved, new = cast(Any, options.inner.update(stacks, state, params, **extra, blocks=info))
-        # Nobody shall go on with the statistics of other parameters.
+        # Updates become infinite, so that nobody trains on with the statistics of other parameters.
         other = jnp.where(foreign, jnp.inf, options.skipped)
         out = {n: keep_finite(finite[n] & ~foreign, x, jnp.full_like(x, other)) for n, x in moved.items()}
         out = out if options.rounds else {name: x.astype(dtypes[name]) for name, x in out.items()}
@@ -277,7 +277,7 @@ def _run(
 
 
 def _counted(layout: Layout) -> str:
-    """Write how many blocks each stack has, for `precond.plan`."""
+    """Count the blocks of each stack in words, for `precond.plan`."""
     return ", ".join(f"{layout.blocks[name]} of {x.shape[0]} {name}" for name, x in layout.stacks.items())
 
 
@@ -286,7 +286,7 @@ def _axes(placement: Placement | None) -> tuple[tuple[str, ...], tuple[str, ...]
 
 
 def _arrays(extra: dict[str, Any]) -> tuple[list[Any], Callable[[list[Any]], dict[str, Any]]]:
-    """Return the arrays among extra arguments, which a program for shards must be given, and a way to replace them."""
+    """Return the arrays among extra arguments, for `shard_map`, and a function that puts others in their places."""
     leaves, treedef = jax.tree.flatten(extra)
     which = [i for i, x in enumerate(leaves) if isinstance(x, jax.Array | np.ndarray)]
 
