@@ -1,4 +1,4 @@
-"""A pytree as stacks of equal blocks, and back. Floor 1 of the library."""
+"""Turn a pytree into stacks of equal blocks, and back. This is floor 1 of the library."""
 
 from precond.blocks.block_info import BlockInfo, info_of, without_info
 from precond.blocks.check_layers import check_layers, check_matrices, check_present

@@ -1,4 +1,4 @@
-"""Whether the blocks of a state are those of the parameters at hand."""
+"""Check that a state belongs to the parameters that an update is given."""
 
 from typing import Any
 
@@ -17,11 +17,11 @@ _ADVICE = (
 
 
 def check_owners(owners: Any, layout: Layout, *, divided: bool) -> None:
-    """Raise if a state has other stacks than the parameters at hand: what is known before its numbers are.
+    """Raise if the names or the lengths of stacks differ between a state and the parameters. Only shapes are read.
 
     Args:
-      owners: of the state.
-      layout: of the parameters.
+      owners: the owners of the state.
+      layout: the layout of the parameters.
       divided: whether a device may see no more than its share of a stack.
 
     Raises:
@@ -53,11 +53,11 @@ def check_owners(owners: Any, layout: Layout, *, divided: bool) -> None:
 
 
 def check_inner(state: Any, expected: Any, *, divided: bool) -> None:
-    """Raise if what is kept of the blocks is not what the transformation of stacks would make: that of another method.
+    """Raise if a state has other arrays, or arrays of other shapes, than `expected`.
 
     Args:
-      state: of the transformation of stacks.
-      expected: what it makes of these stacks; anything with shapes.
+      state: the state of the transformation of stacks.
+      expected: the state that it makes for these stacks; anything with shapes.
       divided: whether a device may see no more than its share of a stack.
 
     Raises:
@@ -89,12 +89,12 @@ def _named(tree: Any) -> dict[str, tuple[int, ...]]:
 
 
 def first_difference(owners: dict[str, np.ndarray], layout: Layout, shapes: dict[str, tuple[int, ...]]) -> str:
-    """Say which parameter's blocks are the first that differ in a state, with what it should have and what it has.
+    """Describe the first block that differs between a state and a layout: what it should be, and what it is.
 
     Args:
-      owners: of the state, numbers that are known.
-      layout: of the parameters.
-      shapes: of the parameters by path.
+      owners: the owners of the state, as known numbers.
+      layout: the layout of the parameters.
+      shapes: the shapes of the parameters by path.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -114,7 +114,7 @@ def first_difference(owners: dict[str, np.ndarray], layout: Layout, shapes: dict
         if differs.size:
             i = differs[0]
             return f"state= is of other parameters: {_told(name, i, was, new, known, shapes)} {_ADVICE}"
-    return f"state= is of other parameters, of which some are the last rows of others. {_ADVICE}"
+    return f"state= is of other parameters, or uses other parameters as last rows. {_ADVICE}"
 
 
 def _told(

@@ -1,4 +1,4 @@
-"""Where every block of every parameter stands. It is worked out from shapes at trace time, and never stored."""
+"""Lay out the blocks of all parameters in stacks. A layout is computed from shapes at trace time, and never stored."""
 
 import math
 from collections.abc import Sequence
@@ -17,16 +17,16 @@ __all__ = ["Layout", "Origin", "layout_of"]
 Leaves = Sequence[Any]
 Stacks = dict[str, jax.Array]
 CutGroups = list[list[jax.Array]]
-"""The blocks of every region of every group, in this order."""
+"""The blocks of every group and of every region of it, in this order."""
 
 
 class Origin(NamedTuple):
     """Say which parameter some consecutive blocks of a stack come from.
 
     Attributes:
-      path: of the parameter.
+      path: the path of the parameter.
       row: the path of the parameter that is the last row of its matrices, or None.
-      blocks: how many blocks there are.
+      blocks: the number of blocks.
       whole: whether each block is a whole tensor of the parameter.
     """
 
@@ -37,14 +37,14 @@ class Origin(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """How the leaves of a tree become stacks and come back.
+    """Turn the leaves of a tree into stacks, and back.
 
     Attributes:
-      paths: of the leaves.
-      viewed: for each leaf whether it goes to a stack (the others stay outside).
-      groups: of the leaves that do.
+      paths: the paths of the leaves.
+      viewed: whether each leaf goes to a stack (the others stay outside).
+      groups: the groups of the leaves that do.
       stacks: the shape and dtype of every stack by name, `[N, d1, .., dk]`.
-      blocks: how many of the N are blocks; the rest are zeros that make N a multiple.
+      blocks: the number of blocks in every stack by name; the other rows are zeros that make N a multiple.
     """
 
     paths: tuple[str, ...]
@@ -57,7 +57,8 @@ class Layout(NamedTuple):
         """Cut every viewed leaf into blocks and stack equal ones, in float32 or wider.
 
         Args:
-          leaves: in the order of the tree the layout was made from; those without a view are not touched.
+          leaves: the leaves in the order of the tree from which the layout was made. Leaves without a view are not
+            read.
 
         Returns:
           Stacks by name.
@@ -68,7 +69,7 @@ class Layout(NamedTuple):
         """Cut every group into the blocks of its regions.
 
         Args:
-          leaves: as given to `pack`.
+          leaves: the leaves, as given to `pack`.
         """
 
         def one(group: TensorGroup) -> list[jax.Array]:
@@ -78,7 +79,7 @@ class Layout(NamedTuple):
         return [one(group) for group in self.groups]
 
     def stacked(self, cut: CutGroups) -> Stacks:
-        """Lay equal blocks one behind another, and zeros behind them.
+        """Concatenate equal blocks and append zero rows.
 
         Args:
           cut: the result of `cut`.
@@ -102,7 +103,7 @@ class Layout(NamedTuple):
         return found
 
     def origins(self) -> dict[str, tuple[Origin, ...]]:
-        """Return for every stack where its blocks come from, in their order."""
+        """Return the origins of the blocks of every stack, in their order."""
         found: dict[str, list[Origin]] = {name: [] for name in self.stacks}
         for group in self.groups:
             for name, region in group.regions:
@@ -118,8 +119,9 @@ class Layout(NamedTuple):
         """Return the leaves again: the inverse of `pack`.
 
         Args:
-          stacks: by name.
-          leaves: as given to `pack`. They give the viewed leaves their shapes and dtypes, and stand for the others.
+          stacks: the stacks by name.
+          leaves: the leaves, as given to `pack`. Those with a view give shapes and dtypes; the others are returned
+            unchanged.
 
         Returns:
           The leaves; those with a view are taken from the stacks.
@@ -130,7 +132,7 @@ class Layout(NamedTuple):
         """Return the blocks of each region: the inverse of `stacked`.
 
         Args:
-          stacks: by name.
+          stacks: the stacks by name.
         """
         out, taken = [], dict.fromkeys(stacks, 0)
         for group in self.groups:
@@ -147,7 +149,7 @@ class Layout(NamedTuple):
 
         Args:
           cut: the result of `unstacked`.
-          leaves: as given to `unpack`.
+          leaves: the leaves, as given to `unpack`.
         """
         out = list(leaves)
         for group, blocks in zip(self.groups, cut, strict=True):
@@ -158,13 +160,13 @@ class Layout(NamedTuple):
 
 
 def layout_of(tree: Any, views: Views, block_size: BlockSize, multiple: int = 1) -> Layout:
-    """Work out the layout of a tree from its shapes, dtypes and paths.
+    """Compute the layout of a tree from its shapes, dtypes and paths.
 
     Args:
-      tree: of arrays, or of anything with `shape` and `dtype`.
-      views: from path and `Parameter` to a view or None. A parameter of size 0 has none.
-      block_size: active axes longer than this are cut; None cuts nothing.
-      multiple: stacks are padded to a multiple of it.
+      tree: a tree of arrays, or of anything with `shape` and `dtype`.
+      views: a function from path and `Parameter` to a view or None. A parameter of size 0 has no view.
+      block_size: the longest side of a block: longer active axes are cut; None cuts nothing.
+      multiple: the number to a multiple of which stacks are padded.
 
     Raises:
       ValueError: for a view that does not fit.
@@ -197,11 +199,11 @@ def layout_of(tree: Any, views: Views, block_size: BlockSize, multiple: int = 1)
 
 
 def _members(parameters: Sequence[tuple[str, Parameter]], views: Views) -> list[list[Member]]:
-    """Return the parameters that have a view, those with equal tensors together."""
+    """Return the parameters that have a view, grouped by the shape of their tensors."""
     places = {path: i for i, (path, _) in enumerate(parameters)}
     read = {i: views(path, leaf) for i, (path, leaf) in enumerate(parameters) if leaf.size}
     read = {i: view for i, view in read.items() if view is not None}
-    owners: dict[int, int] = {}  # of each row, the parameter whose matrices end with it
+    owners: dict[int, int] = {}  # the parameter of whose matrices each row is the last one
     for i, view in read.items():
         row = places.get(view.row) if isinstance(view, View) and view.row else None
         if row is None:
@@ -242,7 +244,7 @@ def _check_row(member: Member, path: str, row: str, leaf: Parameter) -> None:
 def _row_geometry(
     member: Member, columns: tuple[int, ...] | None, path: str, row: str, leaf: Parameter
 ) -> Geometry | None:
-    """Return how the last row is read, if its axes are not in the order in which they are read."""
+    """Return the geometry of the last row, or None if its axes are read in their own order."""
     if columns is None:
         return None
     batch = tuple(axis for axis in range(leaf.ndim) if axis not in columns)

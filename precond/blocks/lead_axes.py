@@ -1,4 +1,4 @@
-"""Arrays of a stack of layers whose parameters are stacked over other axes than the first."""
+"""Move arrays of stacked layers whose parameters are stacked along other axes than the first."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ def leads_first(x: jax.Array, axes: Sequence[int]) -> jax.Array:
 
     Args:
       x: a parameter of stacked layers.
-      axes: over which they are stacked.
+      axes: the axes along which they are stacked.
 
     Examples:
       >>> leads_first(jnp.zeros((4, 2, 5)), (1,)).shape
@@ -26,14 +26,14 @@ def leads_first(x: jax.Array, axes: Sequence[int]) -> jax.Array:
 def spread_shape(lead: Sequence[int], inner: Sequence[int], axes: Sequence[int], rank: int) -> tuple[int, ...]:
     """Return the shape of an array of stacked layers that a loop slices as it slices their weights.
 
-    A scan over the second axis of parameters takes slices of all arrays along this axis, of those of a probe, too. An
-    array with the axes of the weights, one of which is the stack's, is sliced as they are.
+    A scan over axis 1 of parameters slices every array along axis 1, those of a probe too. So such an array gets the
+    rank of the weights, and the sizes of the stack on the same axes.
 
     Args:
       lead: the sizes of the stack.
       inner: the shape of one layer's array.
-      axes: of the weights, over which the layers are stacked.
-      rank: of the weights.
+      axes: the axes of the weights along which the layers are stacked.
+      rank: the number of axes of the weights.
 
     Examples:
       >>> spread_shape((2,), (3, 3), (1,), 3), spread_shape((2,), (), (1,), 3)
@@ -48,7 +48,7 @@ def spread_leads(x: jax.Array, axes: Sequence[int], rank: int) -> jax.Array:
     """Return an array `[lead.., inner..]` in the shape of `spread_shape`.
 
     Args:
-      x: with the axes of the stack in front.
+      x: an array with the axes of the stack in front.
       axes: as in `spread_shape`.
       rank: as in `spread_shape`.
 
@@ -65,7 +65,7 @@ def gather_leads(x: jax.Array, axes: Sequence[int], inner: Sequence[int]) -> jax
     """Return an array `[lead.., inner..]` from one in the shape of `spread_shape`: the inverse of `spread_leads`.
 
     Args:
-      x: in that shape.
+      x: an array in the shape of `spread_shape`.
       axes: as in `spread_shape`.
       inner: the shape of one layer's array.
 

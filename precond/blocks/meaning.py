@@ -1,4 +1,4 @@
-"""What the numbers of a state mean, where names and shapes do not show it."""
+"""Record what the numbers of a state mean, if names and shapes do not show it."""
 
 import contextlib
 import contextvars
@@ -13,9 +13,9 @@ _HEARD: contextvars.ContextVar[set[str] | None] = contextvars.ContextVar("heard"
 
 @contextlib.contextmanager
 def hearing() -> Iterator[set[str]]:
-    """Collect what the numbers mean that every `init` inside this context makes.
+    """Collect the texts that `tell_meaning` records inside this context.
 
-    JAX keeps what it has traced of a function: to trace `init` meanwhile, make a new one of it (a lambda).
+    JAX caches traces by function. To trace `init` inside this context, trace a new lambda that calls it.
 
     Examples:
       >>> with hearing() as heard:
@@ -32,9 +32,9 @@ def hearing() -> Iterator[set[str]]:
 
 
 def tell_meaning(text: str) -> None:
-    """Record what the numbers of a state mean, where `hearing` asks for it. A state of another meaning is refused.
+    """Record what the numbers of a state mean inside of `hearing`, so that a state of another meaning is refused.
 
-    Record a choice if a change of it makes the numbers useless until they are computed anew. A change of the learning
+    Record a choice if a change of it makes the numbers useless until they are computed again. A change of the learning
     rate or the damping does not.
 
     Args:
@@ -48,11 +48,11 @@ def tell_meaning(text: str) -> None:
 
 
 def tell_average(what: str, decay: ArrayLike, *, debiased: bool) -> None:
-    """Record that numbers are sums, or averages with the bias of their start; other averages record nothing.
+    """Record that numbers are sums, or averages with the bias of their start. Debiased averages are not recorded.
 
     Args:
       what: the numbers that are summed or averaged, in the plural.
-      decay: 1 sums; an array may be anything below 1.
+      decay: the decay; 1 sums. An array may have any value below 1.
       debiased: whether an average is kept free of its bias.
 
     Examples:

@@ -1,4 +1,4 @@
-"""Whose every block of a stack is, as numbers that a state keeps, and that need no layout to be read."""
+"""Number the blocks of a stack by parameter, so that a state can be matched without its layout."""
 
 import hashlib
 import math
@@ -14,14 +14,14 @@ from precond.blocks.tensor_group import Member
 __all__ = ["STARTS", "fingerprint", "hashed", "owners_of", "reading_of"]
 
 STARTS = 3
-"""The column of an owner's row at which the places of the block begin; before it stand path, reading and number."""
+"""The column of a row of owners at which the start of the block begins; columns 0 to 2 are path, reading and number."""
 
 _MOST = 2**31
 _LARGE = 2**20  # rows beyond which nothing is computed while a program is traced
 
 
 class _Run(NamedTuple):
-    """Consecutive blocks of one parameter in one stack."""
+    """Describe consecutive blocks of one parameter in one stack."""
 
     path: str
     row: str | None
@@ -31,10 +31,10 @@ class _Run(NamedTuple):
 
 
 def hashed(text: str) -> int:
-    """Return a number of 32 bits that stands for a text, and is not 0.
+    """Hash a text to an int32 that is not 0.
 
     Args:
-      text: any.
+      text: a text.
 
     Examples:
       >>> (
@@ -48,10 +48,10 @@ def hashed(text: str) -> int:
 
 
 def reading_of(member: Member) -> int:
-    """Return a number that stands for how a parameter is read, before it is cut.
+    """Hash how a parameter is read, before it is cut.
 
     Args:
-      member: of a group.
+      member: the member of a group.
 
     Examples:
       >>> from precond.blocks.view import Geometry
@@ -77,13 +77,13 @@ def _runs(layout: Layout) -> dict[str, list[_Run]]:
 
 
 def fingerprint(layout: Layout) -> int:
-    """Return a number that stands for everything that the order and the meaning of blocks depend on.
+    """Hash everything that the order and the meaning of blocks depend on.
 
-    It knows paths, readings, cuts and order; and neither dtypes nor the rows of zeros behind the blocks, so that it
+    These are paths, readings, cuts and order. Dtypes and the rows that pad a stack have no effect, so that the hash
     does not depend on the number of devices.
 
     Args:
-      layout: of a tree.
+      layout: the layout of a tree.
 
     Examples:
       >>> from precond.blocks.layout import layout_of
@@ -98,14 +98,14 @@ def fingerprint(layout: Layout) -> int:
 
 
 def owners_of(layout: Layout) -> dict[str, Any]:
-    """Return for every stack whose its blocks are, an array `[N, 3 + k]` of int32 for blocks of k axes.
+    """Return the parameter of each block of every stack, as an array `[N, 3 + k]` of int32 for blocks of k axes.
 
     A row has four parts. The first two are hashes, of the parameter's path and of how the parameter is read. The third
-    is the number of the block among the blocks of its parameter in this stack. The last tells where the block begins
-    on each axis of its tensor. Rows behind the blocks are 0.
+    is the number of the block among the blocks of its parameter in this stack. The last is the place on each axis of
+    its tensor at which the block begins. Rows that pad a stack are 0.
 
     Args:
-      layout: of a tree.
+      layout: the layout of a tree.
 
     Raises:
       ValueError: for so many blocks, or such long axes, that 32 bits cannot count them.
@@ -132,7 +132,7 @@ def _rows(runs: list[_Run], length: int) -> Any:
         )
     xp: Any = np if length <= _LARGE else jnp
     ends = np.cumsum([run.blocks for run in runs])
-    # For each run its first row, and for each axis the step, count, start and size of its cut.
+    # A row of the table is a run's first row, and for each axis the step, count, start and size of its cut.
     table = np.array([[end - run.blocks, *_steps(run.region)] for run, end in zip(runs, ends, strict=True)], np.int32)
     own = np.array([[hashed(run.path), run.reading] for run in runs], np.int32)
     place = xp.arange(length, dtype=np.int32)

@@ -1,4 +1,4 @@
-"""How each parameter is read, and how `init` tells it."""
+"""Report how each parameter is read."""
 
 import contextlib
 import contextvars
@@ -18,11 +18,11 @@ class Reading(NamedTuple):
     """Say how one parameter is read.
 
     Attributes:
-      path: of the parameter.
-      shape: of the parameter.
-      view: how it is read; None where it is not preconditioned.
+      path: the path of the parameter.
+      shape: the shape of the parameter.
+      view: the view by which it is read; None if it is not preconditioned.
       words: the same in words, `"6 matrices 64 x 128"`; a side in brackets has no factor.
-      blocks: how many blocks there are of each shape, `{"64x128": 6}`.
+      blocks: the number of blocks of each shape, `{"64x128": 6}`.
     """
 
     path: str
@@ -36,7 +36,7 @@ def readings_of(tree: Any, views: Views, block_size: BlockSize) -> list[Reading]
     """Return how every parameter of a tree is read, in its order.
 
     Args:
-      tree: of arrays, or of anything with `shape` and `dtype`.
+      tree: a tree of arrays, or of anything with `shape` and `dtype`.
       views: as in `layout_of`.
       block_size: as in `layout_of`.
 
@@ -67,7 +67,7 @@ def readings_of(tree: Any, views: Views, block_size: BlockSize) -> list[Reading]
 
 
 class Asked(NamedTuple):
-    """What was told: how parameters are read, the layouts of their blocks, and what is kept of them."""
+    """Collect what every `init` of `blocked` reports: readings, layouts, and the meanings of states."""
 
     readings: list[Reading]
     layouts: list[Layout]
@@ -79,7 +79,7 @@ _ASKED: contextvars.ContextVar[Asked | None] = contextvars.ContextVar("asked", d
 
 @contextlib.contextmanager
 def asking() -> Iterator[Asked]:
-    """Make lists to which every `init` of `blocked` inside this context adds how it reads and cuts its parameters.
+    """Collect how every `init` of `blocked` inside this context reads and cuts its parameters.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -98,13 +98,13 @@ def asking() -> Iterator[Asked]:
 
 
 def tell_readings(tree: Any, views: Views, block_size: BlockSize, layout: Layout, meaning: str = "") -> None:
-    """Tell who asks how parameters are read and cut, and warn of readings that nobody means.
+    """Report how parameters are read to an enclosing `asking`, or warn of likely mistakes.
 
     Args:
-      tree: of parameters, in their boxes if they have some.
+      tree: a tree of parameters, in their boxes if they have some.
       views: as in `layout_of`.
       block_size: as in `layout_of`.
-      layout: of this tree.
+      layout: the layout of this tree.
       meaning: what the numbers of their state mean (`precond.blocks.tell_meaning`).
 
     Examples:

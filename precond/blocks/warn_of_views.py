@@ -1,4 +1,4 @@
-"""Views that nobody means, of which `init` warns."""
+"""Warn of views that are probably mistakes."""
 
 import math
 import warnings
@@ -16,7 +16,7 @@ _MANY, _SHORT = 1000, 8
 
 
 def in_words(g: Geometry, row: bool = False) -> str:
-    """Say what a parameter is read as.
+    """Describe in words how a parameter is read.
 
     Args:
       g: how it is read.
@@ -37,7 +37,7 @@ def warn_of_views(tree: Any, views: Views, block_size: BlockSize = None) -> None
     """Warn of parameters that are read in a way that costs much and tells little, or that mixes layers.
 
     Args:
-      tree: of parameters, in their boxes if they have some.
+      tree: a tree of parameters, in their boxes if they have some.
       views: as in `layout_of`.
       block_size: as in `layout_of`.
 
@@ -59,7 +59,7 @@ def warn_of_views(tree: Any, views: Views, block_size: BlockSize = None) -> None
 
 
 def _warn_of_patterns(views: PatternViews, paths: list[str]) -> None:
-    """Warn of patterns that are found in no parameter. It is no error: another part of a partition may have it."""
+    """Warn of patterns that are found in no parameter. Another part of a partition may have it."""
     for pattern in views.unmatched(paths):
         warnings.warn(
             f"views: the pattern {pattern!r} is found in none of the {len(paths)} parameters, such as '{paths[0]}' and "
@@ -69,7 +69,7 @@ def _warn_of_patterns(views: PatternViews, paths: list[str]) -> None:
 
 
 def _warn_of_short_sides(path: str, shape: tuple[int, ...], view: View, block_size: int | None) -> None:
-    """Warn of thousands of narrow blocks: a window taken for a matrix, an embedding for a batch, or a very long matrix.
+    """Warn of thousands of narrow blocks: a window or an embedding that is read wrongly, or a very long matrix.
 
     This is not an error, because a batch of tiny tensors can be meant: the position of each of many particles, with a
     factor of 3 x 3.
@@ -90,7 +90,7 @@ def _warn_of_short_sides(path: str, shape: tuple[int, ...], view: View, block_si
 def _warn_of_mixed_layers(path: str, shape: tuple[int, ...], view: View, names: tuple[str, ...]) -> None:
     """Warn where the names of axes say that layers are stacked, and the view takes them for a side of a matrix.
 
-    The names are not followed by themselves: most training loops have them at `init` alone, and `update` has to read a
+    The names alone do not change the view: most training loops have them only at `init`, and `update` has to read a
     parameter as `init` did.
     """
     g = geometry(view, shape, f"'{path}'")

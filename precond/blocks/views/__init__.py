@@ -1,4 +1,4 @@
-"""Sets of views: how the parameters of a library, or of a model, are read."""
+"""Choose views for all parameters of a library, or of a model."""
 
 from precond.blocks.views.default import default_views
 from precond.blocks.views.default import default_views as default

@@ -1,4 +1,4 @@
-"""Flax's layouts: kernels `[inputs, outputs]`, which a module's name tells how to divide."""
+"""Choose views by Flax's layouts: kernels `[inputs, outputs]`, with axes that the module's name explains."""
 
 import re
 from typing import Any
@@ -36,7 +36,7 @@ def flax(path: str, leaf: Any) -> View | None:
     neighbours say so.
 
     Args:
-      path: of the parameter, `"block/mlp/kernel"`.
+      path: the path of the parameter, `"block/mlp/kernel"`.
       leaf: the parameter, or anything with its shape and dtype.
 
     Examples:
@@ -68,13 +68,13 @@ def _comes_from_heads(parts: tuple[str, ...]) -> bool:
 
 
 def read_kernel(path: str, leaf: Parameter, scan_axis: int, unknown: str | None = None) -> View | None:
-    """Read a kernel, of which axes that its module's name does not account for are batch axes from `scan_axis` on.
+    """Read a kernel; axes that its module's name does not explain are batch axes from `scan_axis` on.
 
     Args:
-      path: of the parameter.
+      path: the path of the parameter.
       leaf: the parameter.
-      scan_axis: where the axes of layers stand.
-      unknown: the axes of a kernel of which no name tells anything, as `spelled` has them. None goes by the shape.
+      scan_axis: the place of the axes of layers.
+      unknown: the axes of a kernel whose name says nothing, as `spelled` has them. None decides by the shape.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -98,12 +98,13 @@ def read_kernel(path: str, leaf: Parameter, scan_axis: int, unknown: str | None 
 
 
 def _spellings(parts: tuple[str, ...], leaf: Parameter, unknown: str | None) -> tuple[str, ...]:
-    """Return what the axes of one layer may be, the likeliest first; `f` is the axis of fused matrices."""
+    """Return what the axes of one layer can be, the likeliest first; `f` is the axis of fused matrices."""
     shape, rank, held = leaf.shape, leaf.ndim, parts[-1] in ("kernel", "w")
     name, convolution = module_of(parts) if held else parts[-1], "r" * (rank - 1) + "c"
     bias = leaf.neighbours.get("bias", ()) if held and "einsum" not in name else ()
     # A stack of matrices [layers, inputs, outputs] has its longest axes last: there are fewer layers than channels, and
-    # the inputs are no narrower than a head. The same tells [inputs, heads, width] from a batch [heads, inputs, width].
+    # the inputs are no narrower than a head. The same rule distinguishes [inputs, heads, width] from a batch [heads,
+    # inputs, width].
     to_heads = rank > 3 or shape[0] >= shape[1] > 1
     from_heads = rank > 3 or shape[-2] < shape[-1]
     if rank == 2:
@@ -113,7 +114,7 @@ def _spellings(parts: tuple[str, ...], leaf: Parameter, unknown: str | None) -> 
     if bias and shape[-len(bias) :] == bias:
         return ("r" * (rank - len(bias)) + "c" * len(bias),)
     if is_window(shape[::-1]) and min(shape[:2]) > shape[-1]:
-        return ("rccc",)  # [outputs, inputs, h, w], whoever called it so
+        return ("rccc",)  # the layout [outputs, inputs, h, w] under a name of Flax
     if is_convolution(parts) or is_window(shape) or (_is_patch(shape) and "att" not in "/".join(parts).lower()):
         return (convolution,)
     if held and _comes_from_heads(parts):
@@ -159,7 +160,7 @@ def _matrices(parts: tuple[str, ...], leaf: Parameter, axes: str) -> View | None
 
 
 def _gates(parts: tuple[str, ...], leaf: Parameter) -> int:
-    """Count the gates of a recurrent cell that lie side by side, by the matrix of its hidden state; else return 1."""
+    """Count the gates of a recurrent cell that are side by side, by the matrix of its hidden state; else return 1."""
     hidden = leaf.neighbours.get("recurrent_kernel", ())  # Keras
     if re.fullmatch("dense_[ih]", "/".join(parts[-2:-1])):  # nnx
         hidden = leaf.neighbours.get("../dense_h/kernel", ())

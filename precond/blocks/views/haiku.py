@@ -1,4 +1,4 @@
-"""Haiku's layouts: weights `w`, `[window, inputs, outputs]`."""
+"""Choose views by Haiku's layouts: weights `w`, `[window, inputs, outputs]`."""
 
 import re
 from typing import Any
@@ -23,7 +23,7 @@ def haiku(path: str, leaf: Any) -> View | None:
     batch axis 0. Everything else is read as `flax` reads it.
 
     Args:
-      path: of the parameter, `"mlp/~/linear_0/w"`.
+      path: the path of the parameter, `"mlp/~/linear_0/w"`.
       leaf: the parameter, or anything with its shape and dtype.
 
     Examples:
@@ -47,7 +47,7 @@ def _one_layer(path: str, leaf: Parameter) -> View | None:
     parts, shape = parts_of(path), leaf.shape
     if len(shape) < 2:
         return None
-    if len(shape) > 2 and _GATES.fullmatch(parts[-1]):  # of several cells: Haiku's have matrices alone
+    if len(shape) > 2 and _GATES.fullmatch(parts[-1]):  # several cells: the weights of one cell are matrices
         return over(tuple(range(len(shape) - 2)), _one_layer)(path, leaf)
     if len(shape) == 2 and is_depthwise_filter(parts, shape):
         return None
@@ -59,7 +59,7 @@ def _one_layer(path: str, leaf: Parameter) -> View | None:
 
 
 def _gates(parts: tuple[str, ...], leaf: Parameter) -> int | None:
-    """Count the gates of a recurrent cell that lie side by side, if there are any."""
+    """Count the gates of a recurrent cell that are side by side; else return None."""
     if _GATES.fullmatch(parts[-1]):
         hidden = leaf.neighbours.get("w_h", ())
         return hidden[1] // hidden[0] if len(hidden) == 2 and 0 < hidden[1] in (3 * hidden[0], 4 * hidden[0]) else None

@@ -1,4 +1,4 @@
-"""MaxText's layouts, whose scanned layers stand along axis 1."""
+"""Choose views by MaxText's layouts, in which scanned layers are stacked along axis 1."""
 
 from typing import Any
 

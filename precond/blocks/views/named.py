@@ -1,4 +1,4 @@
-"""Views by the names of axes that Flax's boxed parameters carry."""
+"""Choose views by the names of axes that Flax's boxed parameters carry."""
 
 import re
 from typing import Any
@@ -30,7 +30,7 @@ def named(params: Any, otherwise: Views = default_views) -> Views:
 
     Args:
       params: the parameters in their boxes, as `model.init` gives them, or `jax.eval_shape` of it; or an `nnx.State`.
-      otherwise: reads parameters without names, and one layer of the others, without its batch axes.
+      otherwise: the views of parameters without names, and of one layer of the others, without its batch axes.
 
     Raises:
       ValueError: for a tree in which nothing carries names.
@@ -71,12 +71,12 @@ def named(params: Any, otherwise: Views = default_views) -> Views:
 
 
 def batch_axes(names: tuple[str, ...]) -> list[int]:
-    """Return the axes that are called as layers, stages or experts are.
+    """Return the axes whose names are those of layers, stages or experts.
 
     The experts are not a batch but the outputs of a router if there is no other axis for the outputs.
 
     Args:
-      names: of all axes of a parameter.
+      names: the names of all axes of a parameter.
 
     Examples:
       >>> (
@@ -97,7 +97,7 @@ def names_of(tree: Any) -> dict[str, tuple[str, ...]]:
     Flax is not imported: a box is what has `names` and a `value` (Linen), or metadata of a sharding (nnx).
 
     Args:
-      tree: of parameters.
+      tree: a tree of parameters.
 
     Examples:
       >>> import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Views as they are spelled, split and lifted: what all sets of views are made of."""
+"""Make views from letters, by splitting an axis, and from the view of one layer of a stack."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ __all__ = ["adapter", "is_real", "last_two", "lifted", "over", "spelled", "split
 
 
 def is_real(leaf: Any) -> bool:
-    """Return whether a parameter is of real numbers and has two axes at least.
+    """Return whether a parameter is of real numbers and has at least two axes.
 
     Args:
       leaf: anything with shape and dtype.
@@ -31,11 +31,11 @@ def is_real(leaf: Any) -> bool:
 
 
 def spelled(axes: str, shape: Sequence[int]) -> View | None:
-    """Return the matrices of a parameter of which every axis has a letter, or None where they are vectors.
+    """Make a view of matrices from one letter for each axis, or None if the matrices are vectors.
 
     Args:
-      axes: of each axis `r` for one of the rows, `c` for one of the columns, `b` for one of the batch.
-      shape: of the parameter.
+      axes: the letter of each axis: `r` for rows, `c` for columns, `b` for the batch.
+      shape: the shape of the parameter.
 
     Examples:
       >>> spelled("brcc", (6, 64, 4, 16))  # scanned layers, inputs, heads, width
@@ -50,13 +50,13 @@ def spelled(axes: str, shape: Sequence[int]) -> View | None:
 
 
 def last_two(shape: Sequence[int]) -> View | None:
-    """Return a batch of matrices, whose rows and columns are the last two axes.
+    """Make a view of matrices whose rows and columns are the last two axes.
 
-    Two kinds of arrays are not batch of matrices. A last axis of two numbers holds the parts of a complex number. And
-    if there were more than 1000 matrices with a side below 8, the short axis is the window of a filter, or the like.
+    Two kinds of arrays are not batches of matrices. A last axis of two numbers holds the parts of a complex number. And
+    if there are more than 1000 matrices with a side below 8, the short axis is probably the window of a filter.
 
     Args:
-      shape: of the parameter.
+      shape: the shape of the parameter.
 
     Examples:
       >>> last_two((8, 64, 128))
@@ -71,12 +71,12 @@ def last_two(shape: Sequence[int]) -> View | None:
 
 
 def split(shape: Sequence[int], axis: int, parts: int) -> View | None:
-    """Return a matrix with several outputs side by side as that many matrices.
+    """Make a view of a matrix with several outputs side by side as that many matrices.
 
     Args:
-      shape: of the matrix.
-      axis: along which they lie.
-      parts: their number, which divides the axis.
+      shape: the shape of the matrix.
+      axis: the axis along which they are.
+      parts: the number of outputs, which divides the axis.
 
     Examples:
       >>> split((64, 192), 1, 3)
@@ -88,11 +88,12 @@ def split(shape: Sequence[int], axis: int, parts: int) -> View | None:
 
 
 def adapter(shape: Sequence[int], name: str) -> View | None:
-    """Return one of a pair of LoRA: its short side alone gets a factor, and all other axes belong to the long side.
+    """Make a view of an adapter of LoRA: only its short side gets a factor, and all other axes are the long side.
 
     Args:
-      shape: of the parameter. The short side of a matrix is the shorter one.
-      name: of the parameter. With more axes, the last is the short side of `lora_a`, and the first that of `lora_b`.
+      shape: the shape of the parameter. The short side of a matrix is the shorter one.
+      name: the name of the parameter. With more axes, the last is the short side of `lora_a`, and the first that of
+        `lora_b`.
 
     Examples:
       >>> adapter((4096, 8), "lora_a"), adapter((8, 32, 128), "lora_b").axes
@@ -105,16 +106,16 @@ def adapter(shape: Sequence[int], name: str) -> View | None:
 
 
 def lifted(view: View, shape: Sequence[int], axes: Sequence[int], where: str) -> View:
-    """Return the view of a stack of layers from that of one layer.
+    """Make the view of a stack of layers from that of one layer.
 
     Args:
-      view: of one layer.
-      shape: of the stack.
-      axes: of the layers, sorted and not negative.
+      view: the view of one layer.
+      shape: the shape of the stack.
+      axes: the axes of the layers, sorted and not negative.
       where: how to name the parameter in an error.
 
     Raises:
-      ValueError: where the view reads axes on both sides of a layer's axis as one.
+      ValueError: if the view reads axes on both sides of a layer's axis as one.
 
     Examples:
       >>> lifted(View((0, 2), shape=(64, 3, 64)), (64, 6, 192), (1,), "qkv")
@@ -144,11 +145,11 @@ def lifted(view: View, shape: Sequence[int], axes: Sequence[int], where: str) ->
 
 
 def over(axes: Sequence[int], views: Views) -> Views:
-    """Return views that take some axes of a parameter for a batch, and read the rest by other views.
+    """Make views that take some axes of a parameter for a batch, and read the rest by other views.
 
     Args:
-      axes: of the batch; negative numbers count from the end.
-      views: of one entry of the batch.
+      axes: the batch axes; negative numbers count from the end.
+      views: the views of one entry of the batch.
 
     Examples:
       >>> over((1,), lambda path, leaf: View((0, 1)))("mlp/kernel", jnp.zeros((64, 6, 128)))

@@ -1,4 +1,4 @@
-"""Stacks of layers that are said to be some: one pattern, one axis."""
+"""Treat an axis of matching parameters as an axis of layers."""
 
 import re
 from collections.abc import Sequence
@@ -20,8 +20,8 @@ def stacked(pattern: str, axis: int | Sequence[int] = 0, otherwise: Views = defa
 
     Args:
       pattern: a regular expression, searched in the path.
-      axis: of the layers, or axes; negative numbers count from the end.
-      otherwise: reads one layer of the parameters in which the pattern is found, and the other parameters whole.
+      axis: the axis of the layers, or several axes; negative numbers count from the end.
+      otherwise: the views of one layer of the parameters in which the pattern is found, and of the other parameters.
 
     Raises:
       ValueError, TypeError: for a pattern that is not a regular expression or an axis that is not an integer; in `init`

@@ -1,4 +1,4 @@
-"""PyTorch's layouts, which Equinox shares: weights `[outputs, inputs, window]`."""
+"""Choose views by PyTorch's layouts, which Equinox shares: weights `[outputs, inputs, window]`."""
 
 import re
 from typing import Any
@@ -33,7 +33,7 @@ def torch(path: str, leaf: Any) -> View | None:
     norms are not preconditioned. Everything else is read as `flax` reads it.
 
     Args:
-      path: of the parameter, `"layers/0/weight"` or `"layers.0.weight"`.
+      path: the path of the parameter, `"layers/0/weight"` or `"layers.0.weight"`.
       leaf: the parameter, or anything with its shape and dtype.
 
     Examples:
@@ -71,17 +71,17 @@ def _one_layer(path: str, leaf: Parameter) -> View | None:
 
 
 def _gates(parts: tuple[str, ...], leaf: Parameter) -> View | None:
-    """Count the gates of a recurrent cell: the rows of `weight_hh` for each of its columns."""
+    """Read the gates of a recurrent cell. Their number is that of the rows of `weight_hh` for each of its columns."""
     hidden = leaf.neighbours.get(parts[-1].replace("weight_ih", "weight_hh"), leaf.shape)
     count, rest = divmod(hidden[0], hidden[1]) if len(hidden) == 2 and hidden[1] else (0, 0)
-    if rest or not 1 < count <= 4:  # a projected LSTM; no neighbours are known
+    if rest or not 1 < count <= 4:  # a projected LSTM, or a weight without neighbours
         names = "/".join(parts).lower()
         count = 4 if "lstm" in names else 3 if "gru" in names else 1
     return spelled("rc", leaf.shape) if count == 1 or leaf.shape[0] % count else split(leaf.shape, 0, count)
 
 
 def _linear(parts: tuple[str, ...], shape: tuple[int, ...]) -> View | None:
-    """Read a matrix, or several one above the other; GPT-2's `Conv1D` (`[in, out]`) has them side by side."""
+    """Read a matrix, or several one above the other; in GPT-2's `Conv1D` (`[in, out]`) they are side by side."""
     parallel, (rows, columns) = fused(parts), shape
     if parallel and (rows == 3 * columns if parallel == 3 else rows % 2 == 0):
         return split(shape, 0, parallel)
