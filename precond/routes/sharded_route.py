@@ -1,4 +1,4 @@
-"""Gradients that come divided over devices: each device sends rows of blocks to the blocks' owners."""
+"""Move sharded gradients: each device sends rows of blocks to the owners of the blocks."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,14 +22,14 @@ def sharded_route(
     """Send the rows of every block from the shards of a leaf to the owner of the block, and directions back.
 
     There are two exchanges each way (see `precond.routes.slices`), and in each of them a device receives 1/n of the
-    gradients. Leaves whose sizes do not divide are gathered whole.
+    gradients. Leaves whose sizes do not divide are gathered.
 
     Args:
-      layout: of the leaves.
-      leaves: gradients; shapes and dtypes are enough.
-      collectives: over the devices that have different blocks.
-      axes: of the mesh, over which leaves are divided.
-      dims: for each leaf the axes along which it may come divided, the best first.
+      layout: the layout of the leaves.
+      leaves: the gradients; shapes and dtypes are enough.
+      collectives: the collectives over the devices that have different blocks.
+      axes: the mesh axes over which leaves are sharded.
+      dims: the axes along which each leaf can be sharded, the best first.
     """
     slices, n = slices_of(layout, leaves, collectives.count, dims), collectives.count
     sliced_axes, exchanges = slices.sliced_axes, slices.exchanges
@@ -70,7 +70,7 @@ CutGroups = list[list[jax.Array]]
 def _of_whole_groups(
     slices: Slices, cut: CutGroups, change: Callable[[list[tuple[jax.Array, int]]], list[jax.Array]]
 ) -> CutGroups:
-    """Change the blocks of groups whose members are whole, if the rest of their stack is sliced."""
+    """Change the blocks of groups whose members are replicated, if the rest of their stack is sliced."""
     places, given = [], []
     for s, group in enumerate(slices.layout.groups):
         for r, (name, _) in enumerate(group.regions):
