@@ -1,4 +1,4 @@
-"""Roots derive matrices from factors and apply them to gradients. Floor 2 of the library."""
+"""Derive matrices from factors and apply them to gradients. This is floor 2 of the library."""
 
 from precond.roots.averaged_eigenvalues import averaged_eigenvalues
 from precond.roots.corrected_inverse import corrected_inverse

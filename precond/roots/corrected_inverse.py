@@ -1,4 +1,4 @@
-"""EK-FAC's root, which inverts the Fisher matrix's own diagonal in the factors' eigenbasis."""
+"""Multiply by EK-FAC's root, which inverts the diagonal of the Fisher matrix in the eigenbasis of the factors."""
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ Basis = Checked | jax.Array
 
 
 class MeasuredMoment(SecondMoment):
-    """Hold the second moments of `corrected_inverse`. A capture tells the bases of EK-FAC from SOAP's by this type."""
+    """Hold the second moments of `corrected_inverse`; a capture distinguishes EK-FAC from SOAP by this type."""
 
 
 @described()
@@ -49,11 +49,11 @@ def corrected_inverse(
 
     Args:
       damping: $\lambda$, in the units of the Fisher matrix.
-      follow: how S follows X': `precond.roots.decayed_max` (the default), or `precond.roots.ema`, as George et al. have
-        it.
-      method: as in `precond.eigenbasis`, whose columns must continue those of the basis before (not `precond.eigh`),
-        unless S turns with the basis.
-      moments: as in `precond.eigenbasis`, of S.
+      follow: the rule by which S follows X': `precond.roots.decayed_max` (the default), or `precond.roots.ema`, as
+        George et al. have it.
+      method: the method that refreshes bases, as in `precond.eigenbasis`. The columns of its bases must continue those
+        before (not `precond.eigh`), unless S turns with the basis.
+      moments: the rule for S when a basis is refreshed, as in `precond.eigenbasis`.
 
     Returns:
       A `Root`, for a refresh with `precond.every(.., delay=1, warmup=1)`, with which S belongs to one basis from its
@@ -100,5 +100,5 @@ def corrected_inverse(
 
 
 def _start(factor: Factor) -> Basis:
-    """Return identity matrices as the first bases; for a diagonal factor, which needs none, an empty array."""
+    """Return identity matrices as the first bases, or an empty array for a diagonal factor, which needs no basis."""
     return unchecked(factor) if len(factor.shape) == 3 else jnp.zeros((factor.shape[0], 0), factor.dtype)

@@ -1,4 +1,4 @@
-"""SOAP's root, an adaptive diagonal method in the eigenbasis of the factors."""
+"""Run SOAP's root: divide by a root of the second moment in the eigenbasis of the factors."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -26,7 +26,7 @@ class SecondMoment(NamedTuple):
     """Hold the second moment in the eigenbasis.
 
     Attributes:
-      count: steps accumulated by each block, `[N]`.
+      count: the number of steps that each block has accumulated, `[N]`.
       nu: the second moment of the gradient in the basis, `[N, d1, .., dk]`.
     """
 
@@ -62,22 +62,23 @@ def eigenbasis(
     any order (`precond.eigh`).
 
     Args:
-      decay: $\beta$; 1 sums for ever, less than 1 averages.
-      eps: $\epsilon$, added to the denominator, in the units of the gradient (for q = 1/2). None takes `least`
-        times the denominator that belongs to the mean of V over the block, so that the scale of the gradients does not
-        matter.
+      decay: $\beta$; 1 sums, less than 1 averages.
+      eps: $\epsilon$, which is added to the denominator, in the units of the gradient (for q = 1/2). None takes `least`
+        times the denominator that belongs to the mean of V over the block, so that the scale of the gradients has no
+        effect.
       weight: w; None takes $1 - \beta$, or 1 for a sum.
-      bias_correction: divide V by $1 - \beta^t$, t the number of steps.
+      bias_correction: whether to divide V by $1 - \beta^t$, with t the number of steps.
       power: q, or a mapping from the number of axes of a block to q; 1/2 for a number that is not named.
-      method: `precond.qr()`, `precond.roots.rotations()`, `precond.roots.cholesky_qr()` or `precond.eigh()`. None takes
-        the first, and on TPU `precond.roots.rotations(group=None)`, which has nothing but matrix products.
-      moments: what becomes of V when a basis is refreshed: `precond.roots.kept()` (the default) or
+      method: the method that refreshes bases: `precond.qr()`, `precond.roots.rotations()`,
+        `precond.roots.cholesky_qr()` or `precond.eigh()`. None takes the first, and on TPU
+        `precond.roots.rotations(group=None)`, which takes only matrix products.
+      moments: the rule for V when a basis is refreshed: `precond.roots.kept()` (the default) or
         `precond.roots.turned()`.
-      damping: added to the eigenvalues of a factor by which the other axes' statistics are whitened (`precond.kl`), as
-        in `precond.inverse_root`. None adds nothing, and leaves out directions in which the factor is rounding's.
-      least: dimensionless, where `eps` is None. Rounding leaves about 1e-7 of a zero beside entries of size 1. Where a
-        gradient meets a basis made from itself, entries of which only rounding is left must not be divided by
-        themselves, and more is needed.
+      damping: the ridge that is added to the eigenvalues of a factor when it whitens another axis for `precond.kl`, as
+        in `precond.inverse_root`. None adds nothing, and leaves out directions that are only rounding error.
+      least: the relative size of $\epsilon$ if `eps` is None. Beside entries of size 1, rounding turns a zero into
+        about 1e-7. If a gradient is projected on a basis made from itself, some entries are only rounding error and
+        must not be divided by themselves. Then a larger number is needed.
 
     Returns:
       A `Root`. Before the first refresh the basis is the parameter's own, and this is Adam's or AdaGrad's rule.
@@ -144,7 +145,7 @@ def eigenbasis(
         product = jnp.matmul(factor, basis, precision=dot_precision())
         values = jnp.sum(basis * product, axis=1, keepdims=True)
         peak = jnp.max(values, axis=2, keepdims=True)
-        # Directions in which the factor is rounding's are left out; of a zero factor, all are.
+        # Directions in which the factor is only rounding error are left out, and all directions of a zero factor.
         smallest = 64 * float(jnp.finfo(values.dtype).eps) * peak
         if damping is not None:
             ridge = jnp.asarray(damping.ridge(peak[:, 0, 0], jnp.mean(values, axis=(1, 2))))
@@ -159,7 +160,7 @@ def transport_by(rule: Transport) -> TransportOf | None:
     """Make `Root.transport` of a root whose second moments are a `SecondMoment`.
 
     Args:
-      rule: from `precond.roots.turned` or `precond.roots.kept`.
+      rule: the result of `precond.roots.turned` or `precond.roots.kept`.
 
     Examples:
       >>> transport_by(kept()) is None
@@ -175,5 +176,5 @@ def transport_by(rule: Transport) -> TransportOf | None:
 
 
 def _raised(x: jax.Array, power: jax.typing.ArrayLike) -> jax.Array:
-    """Return x to a power; a power below 1 has no derivative at 0, and none is passed there."""
+    """Return x to a power, with a derivative of 0 at 0, where a power below 1 has no derivative."""
     return jnp.where(x > 0, jnp.where(x > 0, x, 1) ** power, 0)

@@ -1,4 +1,4 @@
-"""The power of a root: one for all factors, or one by the order of the block, or one by axis."""
+"""Choose the power of a root: one for all factors, or one by the order of the block, or one by axis."""
 
 from collections.abc import Callable, Mapping
 from fractions import Fraction

@@ -1,4 +1,4 @@
-"""A wrapper that stores roots and bases in a narrower type than they are computed in."""
+"""Store roots and bases in a narrower type than they are computed in."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ def store_as(root: Root, dtype: DTypeLike = jnp.bfloat16) -> Root:
     $2^{-8} \sqrt d$. The health of the roots is measured before rounding.
 
     Args:
-      root: any root.
+      root: a root.
       dtype: the type in which they are stored.
 
     Returns:

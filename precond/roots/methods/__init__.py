@@ -1,4 +1,4 @@
-"""The algorithms by which roots and bases are computed, one a file, as values that the user names."""
+"""Compute roots and bases by algorithms that are values, one in each file."""
 
 from precond.roots.methods.by_platform import by_platform
 from precond.roots.methods.cholesky import cholesky

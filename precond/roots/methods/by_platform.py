@@ -1,4 +1,4 @@
-"""One method on one platform and another on the others."""
+"""Use one method on one platform and another on the others."""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,10 +24,10 @@ def by_platform(
     ten minutes for decompositions of large matrices.
 
     Args:
-      default: on every platform for which no other is given.
-      cpu: on CPU.
-      gpu: on the GPUs of any maker.
-      tpu: on TPU.
+      default: the method on every platform for which no other is given.
+      cpu: the method on CPU.
+      gpu: the method on the GPUs of any maker.
+      tpu: the method on TPU.
 
     Returns:
       A `precond.Method` that computes what all of them compute: roots, bases, or both.

@@ -1,4 +1,4 @@
-"""The Cholesky decomposition, for inverses alone."""
+"""Invert factors by the Cholesky decomposition."""
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +15,9 @@ __all__ = ["cholesky"]
 def cholesky() -> Method:
     """Invert by the Cholesky decomposition, for inverses alone (`power=1`), at a fraction of the cost of `eigh`.
 
-    If rounding keeps a matrix from being positive definite, it has no inverse here, and its damping is raised. The
-    largest eigenvalue, which `precond.relative` damping asks for, is taken to be the largest row sum. This is never too
-    small, and too large by the square root of the matrix's size at most.
+    If rounding keeps a matrix from being positive definite, it has no inverse here, and its damping is raised. For the
+    largest eigenvalue, on which `precond.relative` damping depends, it takes the largest row sum. This is never too
+    small, and at most `sqrt(n)` times too large for a matrix of n rows.
 
     Examples:
       >>> from precond import inverse

@@ -1,4 +1,4 @@
-"""The step of `precond.qr` by Cholesky decompositions and products."""
+"""Take the step of `precond.qr` by Cholesky decompositions and products."""
 
 from precond.arguments import described
 from precond.linalg import cholesky_qr_basis

@@ -1,4 +1,4 @@
-"""The condition number of a damped factor, from its root."""
+"""Estimate the condition number of a damped factor from its root."""
 
 import jax
 
@@ -9,12 +9,12 @@ __all__ = ["condition_of"]
 
 
 def condition_of(root: jax.Array, largest: jax.Array, power: Power) -> jax.Array:
-    """Estimate condition numbers: the largest eigenvalue of a root is the least one of its factor, to the power.
+    """Estimate condition numbers from roots, whose largest eigenvalue is the factor's least to minus the power.
 
     Args:
       root: inverse roots, `[M, d, d]`.
       largest: the largest eigenvalue of each damped factor, `[M]`.
-      power: the root is the factor to minus this power.
+      power: the power; the root is the factor to minus this power.
 
     Examples:
       >>> import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""The symmetric eigendecomposition, for roots and bases."""
+"""Decompose factors into eigenvalues and eigenvectors, for roots and bases."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Bases that follow a factor: `eigh` the first time, then steps from the basis before."""
+"""Track the eigenvectors of a factor: by `eigh` the first time, then by steps from the basis before."""
 
 from collections.abc import Callable
 
@@ -17,7 +17,7 @@ def following(step: Callable[[jax.Array, jax.Array], jax.Array]) -> BasisOf:
     """Decompose a factor by `eigh` the first time, and take a step from the basis before at every later time.
 
     Args:
-      step: from factors `[M, d, d]` and bases to bases.
+      step: a function from factors `[M, d, d]` and bases to bases.
 
     Examples:
       >>> basis_of = following(lambda a, old: old)

@@ -1,4 +1,4 @@
-"""The coupled Newton iteration: roots from matrix products alone."""
+"""Compute roots by the coupled Newton iteration: by matrix products alone."""
 
 import math
 
@@ -15,11 +15,11 @@ __all__ = ["newton"]
 
 @described()
 def newton(*, iterations: int = 32, tolerance: float | None = None) -> Method:
-    """Iterate as coupled Newton does: matrix products alone, for roots of any rational power.
+    """Compute roots by the coupled Newton iteration: by matrix products alone, for any rational power.
 
     Args:
-      iterations: a fixed number; 32 reach a condition number of 1e8.
-      tolerance: a matrix whose `max |M - I|` is below this stays as it is; None is 8 units of rounding.
+      iterations: the number of iterations, which is fixed; 32 reach a condition number of 1e8.
+      tolerance: the bound of `max |M - I|` below which a matrix stays as it is; None is 8 units of rounding.
 
     Raises:
       ValueError, TypeError: for a number out of range.

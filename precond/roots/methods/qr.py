@@ -1,4 +1,4 @@
-"""SOAP's refresh of a basis: one QR decomposition."""
+"""Refresh a basis as SOAP does, by one QR decomposition."""
 
 from precond.arguments import described
 from precond.linalg import qr_basis
