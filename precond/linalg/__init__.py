@@ -1,4 +1,4 @@
-"""The dense kernels under every method, from arrays to arrays. Floor 0 of the library; it imports only JAX."""
+"""Compute with dense arrays: the kernels of every method. This is floor 0 of the library, and imports only JAX."""
 
 from precond.linalg.average import average
 from precond.linalg.batch_norm import batch_norm

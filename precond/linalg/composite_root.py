@@ -1,4 +1,4 @@
-"""Composite minimax polynomials: inverse roots from matrix products alone, in the fewest steps."""
+"""Compute inverse roots by composite minimax polynomials: by matrix products alone, in the fewest steps."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -27,7 +27,7 @@ def _polynomial(m: jax.Array, coefficients: Sequence[Any]) -> jax.Array:
 
 
 def _congruence(h: jax.Array, p: int, m: jax.Array) -> jax.Array:
-    """Return `H^p M` for even p, with half of the factors H on either side.
+    """Return `H^p M` for even p, with half of the factors H on each side.
 
     The matrices commute but for rounding. If all factors stood on one side, `H^p` would multiply the rounding on its
     way from small eigenvalues to large ones, and the final residual would be twenty times as large.
@@ -39,8 +39,8 @@ def _congruence(h: jax.Array, p: int, m: jax.Array) -> jax.Array:
 def _iterated(steps: Sequence[Step], p: int, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
     """Take steps of one degree in a loop over their coefficients.
 
-    So the compiler meets the products of one step alone. The compiler for TPUs takes about 5 seconds for every product
-    of large matrices at full precision. Products of small ones compile soon, but run a fifth slower in a loop.
+    So the compiler sees only the products of one step. The compiler for TPUs takes about 5 seconds for every product of
+    large matrices at full precision. Products of small ones compile quickly, but run a fifth slower in a loop.
     """
     table = jnp.asarray([step.coefficients for step in steps], carry[0].dtype)
 
@@ -62,8 +62,8 @@ def composite_root(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Compute `(A + ridge I)^(-power)` of symmetric positive semi-definite matrices, for a rational power q/p.
 
-    With `M_0 = (A + ridge I) / s`, s a bound of the largest eigenvalue, `X_0 = I`, and for every step the polynomial h
-    that is the best for the interval where the eigenvalues of M must be by then (`minimax_steps`)::
+    The iteration starts from `M_0 = (A + ridge I) / s`, with s a bound of the largest eigenvalue, and from `X_0 = I`.
+    Each step has the best polynomial h for the interval that contains the eigenvalues of M (`minimax_steps`)::
 
         H = h(M),    X <- X H,    M <- H^p M
 
@@ -76,11 +76,11 @@ def composite_root(
     not finite, so check roots by `precond.linalg.root_residual`.
 
     Args:
-      a: `[M, n, n]`, of magnitude about 1.
+      a: the matrices A, `[M, n, n]`, of magnitude about 1.
       power: a positive fraction.
-      ridge: from the largest eigenvalues, `[M]`, to the numbers that are added to the diagonals, `[M]`.
-      least: the least that the ridge can be, relative to the largest eigenvalue. It counts as at least a sixteenth of
-        the unit of rounding, and at least 1e-12.
+      ridge: a function from the largest eigenvalues, `[M]`, to the numbers that are added to the diagonals, `[M]`.
+      least: a lower bound of the ridge, relative to the largest eigenvalue. Below a sixteenth of the unit of rounding,
+        or below 1e-12, it counts as the larger of these two.
 
     Returns:
       The roots, `[M, n, n]` and symmetric; estimates of the largest eigenvalues, and the ridges, `[M]`.
@@ -101,7 +101,7 @@ def composite_root(
       0.5
     """
     p, q, rounding = power.denominator, power.numerator, float(jnp.finfo(a.dtype).eps)
-    if p % 2:  # the root is then that of twice the order, squared: see _congruence
+    if p % 2:  # the square of the root of twice the order: _congruence needs an even p
         p, q = 2 * p, 2 * q
     a = symmetric(a)
     largest = largest_eigenvalue(a)
@@ -116,5 +116,5 @@ def composite_root(
     for _, alike in itertools.groupby(steps[1:], lambda step: len(step.coefficients)):
         carry = _iterated(list(alike), p, carry)
     x, *_ = carry
-    # Once is enough: to symmetrise in every step is no more accurate, and a sixth slower on CPU.
+    # Symmetrising once is enough: doing it in every step is not more accurate, and a sixth slower on CPU.
     return symmetric(matrix_power(x * bound ** (-1 / p), q)), largest, damping

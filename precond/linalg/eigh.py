@@ -1,4 +1,4 @@
-"""Roots and bases from the symmetric eigendecomposition (LAPACK, cuSOLVER, or XLA's Jacobi on TPU)."""
+"""Compute roots and bases by the symmetric eigendecomposition (LAPACK, cuSOLVER, or XLA's Jacobi on TPU)."""
 
 from collections.abc import Callable
 
@@ -19,9 +19,9 @@ def eigh_root(
     Eigenvalues below 0, which only rounding can give, count as 0.
 
     Args:
-      a: `[M, n, n]`.
+      a: the matrices, `[M, n, n]`.
       power: a positive number.
-      ridge: from the largest eigenvalues, `[M]`, to the numbers that are added to the diagonals, `[M]`.
+      ridge: a function from the largest eigenvalues, `[M]`, to the numbers that are added to the diagonals, `[M]`.
 
     Returns:
       The roots, `[M, n, n]` and symmetric; the eigenvalues of A, ascending, `[M, n]`; and the ridges, `[M]`.
@@ -44,7 +44,7 @@ def eigen_basis(a: jax.Array) -> jax.Array:
     """Compute orthonormal eigenvectors, in the columns, by ascending eigenvalue.
 
     Args:
-      a: `[M, n, n]`, symmetric.
+      a: symmetric matrices, `[M, n, n]`.
 
     Returns:
       `[M, n, n]`.

@@ -1,4 +1,4 @@
-"""The precision in which matrices are multiplied: one small object, and the scope in which a part of it holds."""
+"""Choose the precision in which matrices are multiplied, by a value and by a context in which it is used."""
 
 import contextlib
 import contextvars
@@ -56,10 +56,10 @@ def precision(
         TF32_TF32_F32              1000               4.3e-2
 
     Args:
-      statistics: for products of gradients with themselves. Anything worse than float32 is refused, since TF32's error
-        in a factor is a thousand times the ridge.
-      roots: for the refresh of roots and bases.
-      projections: for products of gradients with roots and bases.
+      statistics: the precision of products of gradients with themselves. Anything worse than float32 is refused, since
+        TF32's error in a factor is a thousand times the ridge.
+      roots: the precision of the refresh of roots and bases.
+      projections: the precision of products of gradients with roots and bases.
 
     Returns:
       A value for `precision=` of `precond.scale_by_kronecker`.
@@ -88,7 +88,7 @@ def precision(
 
 @contextlib.contextmanager
 def computing_in(dots: Dot) -> Iterator[None]:
-    """Multiply matrices in this precision in whatever is traced inside this context.
+    """Multiply matrices in this precision in everything that is traced inside this context.
 
     Args:
       dots: a `jax.lax.Precision` or a `jax.lax.DotAlgorithmPreset`.

@@ -1,4 +1,4 @@
-"""The certificate of a root: how far it is from being one, without computing another."""
+"""Estimate the residual of a root without computing another root."""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -23,7 +23,7 @@ def _probes(a: jax.Array) -> jax.Array:
 
 
 def _norm(factors: Sequence[jax.Array], transpose: Sequence[jax.Array]) -> jax.Array:
-    """Estimate the spectral norm of a product of matrices (the first acts first) less the identity.
+    """Estimate the spectral norm of a product of matrices (the first acts first) minus the identity.
 
     It takes two steps of the power iteration: the operator is applied once, and its transpose once.
     """
@@ -47,16 +47,16 @@ def _norm(factors: Sequence[jax.Array], transpose: Sequence[jax.Array]) -> jax.A
 def root_residual(x: jax.Array, a: jax.Array, power: Fraction) -> jax.Array:
     r"""Estimate $\|X^{p/2} A^q X^{p/2} - I\|_2$ for $X \approx A^{-q/p}$ from 8 vectors, in `O(n^2)`.
 
-    The residual does not depend on the scale of A. The quantities that iterations themselves watch certify nothing: in
+    The residual does not depend on the scale of A. The quantities that iterations themselves compute do not show it: in
     float32, at a condition number of 1e8, coupled Newton's `max |M - I|` is 2e-7 while the residual is 0.7. The
     estimate takes two steps of the power iteration on the residual operator from random signs. So it finds errors that
     are spread over all directions as well as a single bad one. On matrices of known spectrum it is the norm to within a
     factor of 2, down to rounding.
 
     Args:
-      x: `[M, n, n]`, symmetric.
-      a: `[M, n, n]`, the damped matrices of which x should be the root.
-      power: q/p, positive. For odd p there is one X more on the left.
+      x: symmetric matrices, `[M, n, n]`.
+      a: the damped matrices of which x should be the root, `[M, n, n]`.
+      power: the power q/p, which is positive. For odd p there is one X more on the left.
 
     Returns:
       `[M]`; NaN or infinity if x is not finite.
@@ -75,7 +75,7 @@ def orthogonality_residual(basis: jax.Array) -> jax.Array:
     r"""Estimate $\|Q Q^\top - I\|_2$ as `root_residual` does.
 
     Args:
-      basis: `[M, n, n]`.
+      basis: the bases, `[M, n, n]`.
 
     Returns:
       `[M]`; NaN or infinity if the basis is not finite.

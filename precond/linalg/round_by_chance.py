@@ -1,4 +1,4 @@
-"""Rounding to bfloat16, up or down by chance."""
+"""Round to bfloat16 stochastically, up or down by chance."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ def round_by_chance(x: jax.Array, noise: jax.Array) -> jax.Array:
       noise: uniform numbers of 16 bits, of the same shape.
 
     Examples:
-      >>> # The upper neighbour, 1 + 1 / 128, is met by a quarter of the noise.
+      >>> # A quarter of the noise rounds to the upper neighbour, 1 + 1 / 128.
       >>> x = jnp.full((2,), 1 + 1 / 512)
       >>> round_by_chance(x, jnp.asarray([3 * 2**14 - 1, 3 * 2**14], jnp.uint16)).tolist()
       [1.0, 1.0078125]
