@@ -9,8 +9,8 @@ from typing import Any
 import jax
 
 from precond.arguments import shown
-from precond.blocks.neighbours import stacked_axes
 from precond.blocks.path_name import parts_of, path_name
+from precond.blocks.stacked_axes import stacked_axes
 
 __all__ = ["Parameter", "as_parameter", "parameters_of"]
 

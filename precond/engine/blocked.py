@@ -9,7 +9,7 @@ import optax
 
 from precond.arguments import check_signs, check_transformation, described, refuse_optimizers
 from precond.blocks import BlockSize, Views, info_of, without_info
-from precond.eager import compiled_if_eager
+from precond.compiled_if_eager import compiled_if_eager
 from precond.engine.refuse_foreign import refuse_foreign
 from precond.engine.skip_nonfinite import SkipNonfiniteState, skip_nonfinite
 from precond.engine.stacked import stacked, viewed_by

@@ -32,7 +32,7 @@ from precond.blocks import (
     tell_readings,
 )
 from precond.boxes import boxed_like, find_box, unboxed
-from precond.engine.root_axes import choose_root_axes
+from precond.engine.choose_root_axes import choose_root_axes
 from precond.engine.row_shardings_of import row_shardings_of, stack_row_shardings
 from precond.engine.skip_nonfinite import check_skipped
 from precond.engine.stacked_state import StackedState, meaning_of

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from precond.arguments import check_whole, described
 from precond.blocks import Factors, Layer, check_layers
-from precond.eager import compiled_if_eager
+from precond.compiled_if_eager import compiled_if_eager
 from precond.large_batches.average_factors import average_factors, zero_factors
 from precond.replicas import Metric, Replicas, Squares, merge, whole_squares
 from precond.transformation import transformation

@@ -9,7 +9,7 @@ import optax
 
 from precond.arguments import described
 from precond.blocks import Factors, Layer, Probe, path_name, with_zero_probes, without_probes
-from precond.eager import compiled_if_eager
+from precond.compiled_if_eager import compiled_if_eager
 from precond.transformation import transformation
 from precond.trees import Tree
 

@@ -7,18 +7,19 @@ from precond.linalg.cholesky_qr_basis import cholesky_qr_basis
 from precond.linalg.closest_rank_one import closest_rank_one
 from precond.linalg.composite_root import composite_root
 from precond.linalg.coupled_newton import coupled_newton
-from precond.linalg.eigh import eigen_basis, eigh_root
+from precond.linalg.eigen_basis import eigen_basis
+from precond.linalg.eigh_root import eigh_root
 from precond.linalg.isometry_error import isometry_error
 from precond.linalg.largest_eigenvalue import largest_eigenvalue
-from precond.linalg.minimax import minimax_step
+from precond.linalg.minimax_steps import minimax_step
 from precond.linalg.multiply import gram, multiply, multiply_axis
 from precond.linalg.newton_schulz import block_newton_schulz, gram_newton_schulz, gram_pays
 from precond.linalg.packed import Packed, dense, eye_like, packed, packed_gram
 from precond.linalg.polar_factor import polar_factor
 from precond.linalg.precision import Precision, computing_in, dot_precision, precision
 from precond.linalg.qr_basis import first_basis, qr_basis
-from precond.linalg.redecompose import continued_eigen_basis, redecompose_worst
-from precond.linalg.residual import orthogonality_residual, root_residual
+from precond.linalg.redecompose_worst import continued_eigen_basis, redecompose_worst
+from precond.linalg.root_residual import orthogonality_residual, root_residual
 from precond.linalg.rotate_basis import rotate_basis, scaled_off_diagonal
 from precond.linalg.round_by_chance import round_by_chance
 from precond.linalg.row_major import row_major

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from precond.linalg.largest_eigenvalue import largest_eigenvalue
-from precond.linalg.minimax import LEAST, Step, minimax_steps
+from precond.linalg.minimax_steps import LEAST, Step, minimax_steps
 from precond.linalg.products import matrix_power, product, symmetric
 
 __all__ = ["composite_root"]

@@ -9,7 +9,7 @@ import optax
 
 from precond.arguments import check_transformation, check_whole, described
 from precond.blocks import path_name
-from precond.eager import compiled_if_eager
+from precond.compiled_if_eager import compiled_if_eager
 from precond.linalg import round_by_chance
 from precond.transformation import transformation
 

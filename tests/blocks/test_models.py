@@ -8,7 +8,7 @@ from precond import views
 from precond.blocks.parameter import parameters_of
 from precond.blocks.path_name import parts_of
 from precond.blocks.view import geometry
-from precond.blocks.views.reading import lifted
+from precond.blocks.views.matrices import lifted
 from tests.blocks.models import MODELS
 
 SETS = {

@@ -7,8 +7,8 @@ from flax import linen, nnx
 
 from precond import views
 from precond.blocks import View, layout_of, path_name
-from precond.blocks.neighbours import stacked_axes
 from precond.blocks.parameter import parameters_of
+from precond.blocks.stacked_axes import stacked_axes
 
 
 def read(params, how=views.default):

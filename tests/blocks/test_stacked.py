@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from precond import views
 from precond.blocks import View, layout_of
-from precond.blocks.views.reading import over
+from precond.blocks.views.matrices import over
 from tests.blocks.test_layout import parameters
 
 

@@ -18,7 +18,7 @@ from precond.blocks.parameter_names import (
 )
 from precond.blocks.path_name import parts_of
 from precond.blocks.view import View
-from precond.blocks.views.reading import adapter, is_real, last_two, over, spelled, split
+from precond.blocks.views.matrices import adapter, is_real, last_two, over, spelled, split
 
 __all__ = ["flax", "read_kernel"]
 

@@ -8,7 +8,7 @@ from precond.blocks.parameter_names import is_depthwise, is_depthwise_filter, is
 from precond.blocks.path_name import parts_of
 from precond.blocks.view import View
 from precond.blocks.views.flax import flax
-from precond.blocks.views.reading import is_real, over, spelled, split
+from precond.blocks.views.matrices import is_real, over, spelled, split
 
 __all__ = ["haiku"]
 

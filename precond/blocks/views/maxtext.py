@@ -8,7 +8,7 @@ from precond.blocks.parameter_names import is_elementwise
 from precond.blocks.path_name import parts_of
 from precond.blocks.view import View, Views
 from precond.blocks.views.flax import read_kernel
-from precond.blocks.views.reading import is_real, last_two, over
+from precond.blocks.views.matrices import is_real, last_two, over
 
 __all__ = ["maxtext"]
 

@@ -8,8 +8,8 @@ import jax
 from precond.arguments import described
 from precond.blocks.path_name import path_name
 from precond.blocks.view import View, Views
-from precond.blocks.views.default import default_views
-from precond.blocks.views.reading import is_real, over, spelled
+from precond.blocks.views.default_views import default_views
+from precond.blocks.views.matrices import is_real, over, spelled
 
 __all__ = ["batch_axes", "named", "names_of"]
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from precond.arguments import check_function, described, shown
 from precond.blocks.view import View, Views
-from precond.blocks.views.default import default_views
-from precond.blocks.views.patterns import PatternViews
+from precond.blocks.views.default_views import default_views
+from precond.blocks.views.pattern_views import PatternViews
 
 __all__ = ["as_views", "rules"]
 

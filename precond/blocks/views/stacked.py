@@ -7,9 +7,9 @@ from typing import Any
 from precond.arguments import described
 from precond.blocks.parameter import as_parameter
 from precond.blocks.view import View, Views
-from precond.blocks.views.default import default_views
-from precond.blocks.views.patterns import PatternViews
-from precond.blocks.views.reading import over
+from precond.blocks.views.default_views import default_views
+from precond.blocks.views.matrices import over
+from precond.blocks.views.pattern_views import PatternViews
 
 __all__ = ["stacked"]
 

@@ -17,7 +17,7 @@ from precond.blocks.parameter_names import (
 from precond.blocks.path_name import parts_of
 from precond.blocks.view import View
 from precond.blocks.views.flax import flax
-from precond.blocks.views.reading import adapter, is_real, over, spelled, split
+from precond.blocks.views.matrices import adapter, is_real, over, spelled, split
 
 __all__ = ["torch"]
 

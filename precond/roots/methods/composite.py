@@ -4,7 +4,7 @@ import jax
 
 from precond.arguments import described
 from precond.linalg import composite_root
-from precond.roots.methods.condition import condition_of
+from precond.roots.methods.condition_of import condition_of
 from precond.roots.methods.method import Method, Ridge, Solved
 from precond.roots.root import Power, as_fraction
 

@@ -6,7 +6,7 @@ import jax
 
 from precond.arguments import check_number, check_whole, described
 from precond.linalg import coupled_newton, largest_eigenvalue
-from precond.roots.methods.condition import condition_of
+from precond.roots.methods.condition_of import condition_of
 from precond.roots.methods.method import Method, Ridge, Solved
 from precond.roots.root import Power, as_fraction
 

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from precond.linalg.eigh import eigen_basis
+from precond.linalg.eigen_basis import eigen_basis
 from precond.linalg.products import product
 from precond.linalg.rotate_basis import scaled_off_diagonal
 
