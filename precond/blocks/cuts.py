@@ -59,7 +59,9 @@ def ragged(size: int) -> Ragged:
     return Ragged(size)
 
 
-_TILE = 8  # pieces of unequal size are multiples of it, except the last
+# A TPU keeps the rows of an array in tiles of 8, and would pad other sizes. So pieces of unequal size are multiples of
+# it, except the last.
+_TILE = 8
 
 
 def cuts_of(length: int, block_size: BlockSize) -> tuple[Cut, ...]:

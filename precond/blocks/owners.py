@@ -16,8 +16,10 @@ __all__ = ["STARTS", "fingerprint", "hashed", "owners_of", "reading_of"]
 STARTS = 3
 """The column of a row of owners at which the start of the block begins; columns 0 to 2 are path, reading and number."""
 
-_MOST = 2**31
-_LARGE = 2**20  # rows beyond which nothing is computed while a program is traced
+_MOST = 2**31  # the numbers of an int32 are below it
+# Rows that NumPy computes while a program is traced are constants of the program, of 20 bytes each for matrices. More
+# rows than these are computed by the program itself.
+_LARGE = 2**20
 
 
 class _Run(NamedTuple):

@@ -52,6 +52,7 @@ _FUSED = {
     3: _named("w?qkv to_qkv qkv_(proj|attn|dense) c_attn in_proj in_proj_weight query_key_value"),
     2: _named("(to_)?kv (to_)?kv_proj key_value gate_up gate_up_proj"),
 }
+_WIDEST = 11  # the longest side of a window; the first convolution of AlexNet has it
 _LORA = re.compile(r"(.*_)?lora_?[ab]", re.I)
 
 
@@ -150,7 +151,7 @@ def is_window(shape: tuple[int, ...]) -> bool:
       >>> is_window((3, 3, 64, 128)), is_window((12, 12, 64, 768))
       (True, False)
     """
-    return len(shape) == 4 and shape[0] == shape[1] and shape[0] in (1, 3, 5, 7, 9, 11)
+    return len(shape) == 4 and shape[0] == shape[1] and shape[0] % 2 == 1 and shape[0] <= _WIDEST
 
 
 def is_depthwise(parts: tuple[str, ...], outputs: int) -> bool:
@@ -185,7 +186,7 @@ def is_depthwise_filter(parts: tuple[str, ...], shape: tuple[int, ...]) -> bool:
       [True, True, False, False]
     """
     name = module_of(parts)
-    return _DEPTHWISE.fullmatch(name) is not None and 2 * min(shape) <= max(shape) and min(shape) <= 11
+    return _DEPTHWISE.fullmatch(name) is not None and 2 * min(shape) <= max(shape) and min(shape) <= _WIDEST
 
 
 def is_linear(parts: tuple[str, ...]) -> bool:

@@ -9,10 +9,9 @@ from precond.blocks.parameter import parameters_of
 from precond.blocks.stack_name import stack_name
 from precond.blocks.view import Geometry, View, Views, geometry
 from precond.blocks.views import LayerViews, PatternViews, batch_axes, names_of
+from precond.blocks.views.matrices import MANY, SHORT
 
 __all__ = ["in_words", "warn_of_views"]
-
-_MANY, _SHORT = 1000, 8
 
 
 def in_words(g: Geometry, row: bool = False) -> str:
@@ -77,11 +76,11 @@ def _warn_of_short_sides(path: str, shape: tuple[int, ...], view: View, block_si
     g = geometry(view, shape, f"'{path}'")
     cuts = [1 if block_size is None else -(-d // block_size) for d in g.tensor]
     count = math.prod(g.shape) // math.prod(g.tensor) * math.prod(cuts)
-    if count > _MANY and min(d for i, d in enumerate(g.tensor) if i not in g.passive) < _SHORT:
+    if count > MANY and min(d for i, d in enumerate(g.tensor) if i not in g.passive) < SHORT:
         cut = "" if math.prod(cuts) == 1 else f", cut into {count} blocks"
         warnings.warn(
-            f"'{path}' of shape {shape} is read as {in_words(g)}{cut}. More than {_MANY} blocks with a side below "
-            f"{_SHORT} cost much and tell little. If the short axes are a window, merge them with the inputs, as "
+            f"'{path}' of shape {shape} is read as {in_words(g)}{cut}. More than {MANY} blocks with a side below "
+            f"{SHORT} cost much and tell little. If the short axes are a window, merge them with the inputs, as "
             f"View((0, (1, 2, 3))) does for [out, in, h, w]; or give None.",
             stacklevel=4,
         )

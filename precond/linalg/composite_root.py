@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from precond.linalg.largest_eigenvalue import largest_eigenvalue
-from precond.linalg.minimax_steps import LEAST, Step, minimax_steps
+from precond.linalg.minimax_steps import LEAST, TIGHTEST, Step, minimax_steps
 from precond.linalg.products import matrix_power, product, symmetric
 
 __all__ = ["composite_root"]
@@ -108,8 +108,10 @@ def composite_root(
     damping = ridge(largest)
     bound = (_ABOVE * largest + damping)[:, None, None]
     bound = jnp.where(bound > 0, bound, 1)
-    low = max(least, rounding / 16, LEAST) / (_ABOVE + least)
-    steps = minimax_steps(p, min(low, 0.9), max(8 * rounding, 1e-13))
+    # Below a sixteenth of the unit of rounding an eigenvalue is rounding error of the largest one, so that more steps
+    # for it are useless. The interval must not be empty, and a step of products adds a few units of rounding.
+    low = min(max(least, rounding / 16, LEAST) / (_ABOVE + least), 0.9)
+    steps = minimax_steps(p, low, max(8 * rounding, TIGHTEST))
     m = (a + damping[:, None, None] * jnp.eye(a.shape[-1], dtype=a.dtype)) / bound
     h = _polynomial(m, steps[0].coefficients)
     carry = (h, m, h)

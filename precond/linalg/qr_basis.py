@@ -6,6 +6,7 @@ from jax import lax
 
 from precond.linalg.lapack import eigh, orthonormal_columns
 from precond.linalg.precision import dot_precision
+from precond.linalg.rounding_floor import rounding_floor
 
 __all__ = ["first_basis", "qr_basis"]
 
@@ -22,7 +23,7 @@ def _orthonormal(products: jax.Array, quotients: jax.Array, basis: jax.Array) ->
       quotients: the Rayleigh quotients of these vectors, `[M, n]`.
       basis: the old basis, `[M, n, n]`.
     """
-    least = 64 * float(jnp.finfo(products.dtype).eps) * jnp.max(quotients, axis=1, keepdims=True)
+    least = rounding_floor(products.dtype) * jnp.max(quotients, axis=1, keepdims=True)
     seen = quotients > jnp.maximum(least, 0)
     order = jnp.argsort(-jnp.where(seen, quotients, 0), axis=1)
 

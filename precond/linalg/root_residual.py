@@ -13,6 +13,8 @@ from precond.linalg.products import product
 
 __all__ = ["orthogonality_residual", "root_residual"]
 
+# With so many vectors the estimate is the norm to within a factor of 2. They cost little more than one vector, since
+# each matrix is read once for all of them.
 _PROBES = 8
 
 

@@ -11,6 +11,8 @@ from precond.arguments import check_floating, check_number, check_transformation
 
 __all__ = ["ByCost", "Sharded", "as_sharded", "by_cost", "sharded"]
 
+_MULTIPLE = 8  # 1, 2, 4 and 8 devices divide it, which are the usual numbers in one machine
+
 
 class ByCost(NamedTuple):
     """Say that cost decides what is gathered; `precond.by_cost` makes it, and documents its fields."""
@@ -123,7 +125,7 @@ def sharded(
     if axis is not None and not isinstance(roots, ByCost):  # roots of consecutive blocks are gathered
         axis = (*(a for a in axis if a not in roots), *roots)
     if multiple is None:
-        multiple = 1 if axis is None else 8
+        multiple = 1 if axis is None else _MULTIPLE
     check_whole("multiple", multiple, least=1)
     return Sharded(axis, multiple, _checked_dtype(gather_dtype, rounding), rounding, roots, gradients)
 

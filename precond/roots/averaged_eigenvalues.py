@@ -59,8 +59,9 @@ def averaged_eigenvalues(
     which depends on the scale of the loss.
 
     Args:
-      decay: $\beta$.
-      damping: the ridge that is added to the eigenvalues before they divide. None is `precond.relative(1e-4)`.
+      decay: $\beta$. The default remembers about 20 steps, as `precond.kl_shampoo` does.
+      damping: the ridge that is added to the eigenvalues before they divide. None is `precond.relative(1e-4)`,
+        whose inverse root lets rounding grow by at most 100.
       method: the method that refreshes bases, as in `precond.eigenbasis`.
       moments: the rule for the eigenvalues when their basis is refreshed: `precond.roots.turned()` (None), or
         `precond.roots.kept()`, as in the paper. The columns of a basis by `precond.eigh` do not continue those before,

@@ -12,6 +12,7 @@ from precond.arguments import check_number, check_part, described, shown
 from precond.linalg import average, dot_precision, multiply
 from precond.linalg.align import per_row
 from precond.linalg.divide import divide_in_bases
+from precond.linalg.rounding_floor import rounding_floor
 from precond.roots.damping import Damping
 from precond.roots.guard import Checked, refresh_basis, unchecked
 from precond.roots.methods import Method, by_platform, qr, rotations
@@ -62,7 +63,7 @@ def eigenbasis(
     any order (`precond.eigh`).
 
     Args:
-      decay: $\beta$; 1 sums, less than 1 averages.
+      decay: $\beta$; 1 sums, less than 1 averages. The default remembers about 100 steps.
       eps: $\epsilon$, which is added to the denominator, in the units of the gradient (for q = 1/2). None takes `least`
         times the denominator that belongs to the mean of V over the block, so that the scale of the gradients has no
         effect.
@@ -146,7 +147,7 @@ def eigenbasis(
         values = jnp.sum(basis * product, axis=1, keepdims=True)
         peak = jnp.max(values, axis=2, keepdims=True)
         # Directions in which the factor is only rounding error are left out, and all directions of a zero factor.
-        smallest = 64 * float(jnp.finfo(values.dtype).eps) * peak
+        smallest = rounding_floor(values.dtype) * peak
         if damping is not None:
             ridge = jnp.asarray(damping.ridge(peak[:, 0, 0], jnp.mean(values, axis=(1, 2))))
             values = jnp.where(peak > 0, jnp.maximum(values, 0) + ridge[:, None, None], 0)

@@ -146,6 +146,7 @@ def accept(
     # If an entry is not finite, neither is the maximum.
     good = (residual <= tolerance) & (jnp.max(jnp.abs(matrix), axis=tuple(range(1, matrix.ndim))) <= top)
     _, kept_damping, kept_condition, escalated, refused, stale = jnp.moveaxis(old.health.numbers, 1, 0)
+    # A tenth of the damping makes the residual up to ten times as large, and its estimate is right to a factor of 2.
     bad, easy = (~good).astype(residual.dtype), good & (10 * residual <= tolerance / 2)
     numbers = [
         residual,

@@ -49,7 +49,8 @@ def inverse_root(
         `precond.roots.trace_damping`.
       tolerance: a bound of the residual of each new root, $\|X^{1/q} (L + \epsilon I) - I\|_2$ as estimated by
         `precond.linalg.root_residual`. A root with a larger residual is refused: its block keeps the last good root,
-        and the damping of the next attempt is ten times as large. Infinity accepts every finite root.
+        and the damping of the next attempt is ten times as large. Infinity accepts every finite root. At a residual
+        of 0.5, the default, a root with q = 1/4 is off by at most 16 % in every direction.
 
     Returns:
       A `Root`; between refreshes the matrices stay as they are. Its state contains the health of each

@@ -36,7 +36,7 @@ def decayed_max(decay: ArrayLike = 0.8) -> MomentRule:
     start of training it is too long by orders of magnitude.
 
     Args:
-      decay: $\beta$; 1 forgets nothing.
+      decay: $\beta$; 1 forgets nothing. With the default, a tenth of an old moment is left after ten measurements.
 
     Raises:
       ValueError, TypeError: for a number out of range.
@@ -60,7 +60,7 @@ def ema(decay: ArrayLike = 0.95) -> MomentRule:
     $$S \leftarrow \beta S + (1 - \beta) X$$
 
     Args:
-      decay: $\beta$, below 1.
+      decay: $\beta$, below 1. The default is that of the factors in `precond.activations`.
 
     Raises:
       ValueError, TypeError: for a number out of range.

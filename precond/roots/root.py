@@ -12,6 +12,7 @@ from precond.arguments import made, shown
 from precond.trees import Leaf
 
 __all__ = [
+    "DENOMINATOR",
     "Apply",
     "Axis",
     "Derived",
@@ -28,6 +29,9 @@ __all__ = [
     "identity_like",
     "powers_of",
 ]
+
+DENOMINATOR = 64
+"""The largest denominator of a power: 1 / (2 k) is 1/64 for a block of 32 axes, and blocks have fewer."""
 
 Power = float | Fraction
 """A power of a factor. A fraction says exactly how many products of matrices a root takes."""
@@ -242,7 +246,7 @@ def as_fraction(power: Power) -> Fraction:
       >>> as_fraction(0.25), as_fraction(1 / 3)
       (Fraction(1, 4), Fraction(1, 3))
     """
-    return Fraction(power).limit_denominator(64)
+    return Fraction(power).limit_denominator(DENOMINATOR)
 
 
 def powers_of(root: Root, factors: Sequence[Factor | None]) -> list[Power]:

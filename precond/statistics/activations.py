@@ -47,7 +47,7 @@ def activations(decay: ArrayLike = 0.95) -> optax.GradientTransformationExtraArg
     (`"(500)x16"`), its factor is diagonal, `[N, 500]`; an axis of length 1 has none.
 
     Args:
-      decay: $\beta$; 1 sums.
+      decay: $\beta$; 1 sums. The default is that of the authors' code, and remembers about 20 updates.
 
     Returns:
       A transformation from stacks `[N, d1, .., dk]` to a tuple of factors in place of each; full factors are packed

@@ -32,7 +32,7 @@ def outer_products(
     For a matrix these are $G G^\top$ and $G^\top G$.
 
     Args:
-      decay: $\beta$; 1 sums (AdaGrad), less than 1 averages.
+      decay: $\beta$; 1 sums (AdaGrad), less than 1 averages. The default remembers about 100 updates.
       weight: $w$; None takes $1 - \beta$, or 1 for a sum.
       bias_correction: whether to make the factors weighted means of all terms so far, as a division by $1 - \beta^t$
         does. It has an effect on averages that begin at zero and have the default weight.

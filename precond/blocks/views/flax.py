@@ -136,6 +136,7 @@ def _is_pair(name: str, leaf: Parameter) -> bool:
     for first, second in ("ab", "AB"):
         a, b = leaf.neighbours.get(first, ()), leaf.neighbours.get(second, ())
         if name in (first, second) and len(a) == len(b) == 2:
+            # At an eighth of the shorter side, both together have at most a quarter of the product's entries.
             return a[1] == b[0] <= min(a[0], b[1]) // 8
     return False
 

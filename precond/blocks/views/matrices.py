@@ -9,7 +9,11 @@ import jax.numpy as jnp
 from precond.blocks.parameter import Parameter, as_parameter
 from precond.blocks.view import View, Views, check_view, geometry
 
-__all__ = ["adapter", "is_real", "last_two", "lifted", "over", "spelled", "split"]
+__all__ = ["MANY", "SHORT", "adapter", "is_real", "last_two", "lifted", "over", "spelled", "split"]
+
+MANY, SHORT = 1000, 8
+"""More than `MANY` matrices with a side below `SHORT` are probably a mistake. Windows of filters have sides of up to 7
+as a rule, and a batch of layers, heads or experts has fewer than 1000 entries."""
 
 
 def is_real(leaf: Any) -> bool:
@@ -65,7 +69,7 @@ def last_two(shape: Sequence[int]) -> View | None:
       True
     """
     batch = math.prod(shape[:-2])
-    if (len(shape) > 2 and shape[-1] == 2) or (batch > 1000 and min(shape[-2:]) < 8):
+    if (len(shape) > 2 and shape[-1] == 2) or (batch > MANY and min(shape[-2:]) < SHORT):
         return None
     return spelled("b" * (len(shape) - 2) + "rc", shape)
 
