@@ -10,12 +10,12 @@ from precond.blocks.known_parameters import KnownParameters, known_parameters
 from precond.blocks.layer import Layer
 from precond.blocks.layout import Layout, Origin, layout_of
 from precond.blocks.lead_axes import spread_leads, spread_shape
-from precond.blocks.meaning import hearing, tell_average, tell_meaning
+from precond.blocks.meaning import collect_meanings, report_average, report_meaning
 from precond.blocks.owners import STARTS, fingerprint, hashed, owners_of, reading_of
 from precond.blocks.parameter import Parameter
 from precond.blocks.path_name import leaves_of, path_name
 from precond.blocks.probe import Factors, Probe, with_zero_probes, without_probes
-from precond.blocks.readings import Asked, Reading, asking, readings_of, tell_readings
+from precond.blocks.readings import InitReport, Reading, collect_reports, readings_of, report_readings
 from precond.blocks.stack_name import active_axes, check_stacks, stack_name
 from precond.blocks.tensor_group import Member, TensorGroup
 from precond.blocks.view import Geometry, View, Views
@@ -23,12 +23,12 @@ from precond.blocks.views import as_views, default_views, rules, small_side, ten
 
 __all__ = [
     "STARTS",
-    "Asked",
     "BlockInfo",
     "BlockSize",
     "Cut",
     "Factors",
     "Geometry",
+    "InitReport",
     "KnownParameters",
     "Layer",
     "Layout",
@@ -44,7 +44,6 @@ __all__ = [
     "Views",
     "active_axes",
     "as_views",
-    "asking",
     "check_inner",
     "check_layers",
     "check_leaves",
@@ -53,12 +52,13 @@ __all__ = [
     "check_present",
     "check_shapes",
     "check_stacks",
+    "collect_meanings",
+    "collect_reports",
     "default_views",
     "fingerprint",
     "finite_blocks",
     "first_difference",
     "hashed",
-    "hearing",
     "info_of",
     "keep_finite",
     "known_parameters",
@@ -70,15 +70,15 @@ __all__ = [
     "ragged",
     "reading_of",
     "readings_of",
+    "report_average",
+    "report_meaning",
+    "report_readings",
     "rules",
     "small_side",
     "spread_leads",
     "spread_shape",
     "stack_name",
     "sum_of_squares",
-    "tell_average",
-    "tell_meaning",
-    "tell_readings",
     "tensors",
     "with_zero_probes",
     "without_info",

@@ -6,33 +6,33 @@ from collections.abc import Iterator
 
 from jax.typing import ArrayLike
 
-__all__ = ["hearing", "tell_average", "tell_meaning"]
+__all__ = ["collect_meanings", "report_average", "report_meaning"]
 
-_HEARD: contextvars.ContextVar[set[str] | None] = contextvars.ContextVar("heard", default=None)
+_MEANINGS: contextvars.ContextVar[set[str] | None] = contextvars.ContextVar("meanings", default=None)
 
 
 @contextlib.contextmanager
-def hearing() -> Iterator[set[str]]:
-    """Collect the texts that `tell_meaning` records inside this context.
+def collect_meanings() -> Iterator[set[str]]:
+    """Collect the texts that `report_meaning` records inside this context.
 
     JAX caches traces by function. To trace `init` inside this context, trace a new lambda that calls it.
 
     Examples:
-      >>> with hearing() as heard:
-      ...     tell_meaning("roots of the power 1/4")
-      >>> heard
+      >>> with collect_meanings() as meanings:
+      ...     report_meaning("roots of the power 1/4")
+      >>> meanings
       {'roots of the power 1/4'}
     """
-    heard: set[str] = set()
-    token = _HEARD.set(heard)
+    meanings: set[str] = set()
+    token = _MEANINGS.set(meanings)
     try:
-        yield heard
+        yield meanings
     finally:
-        _HEARD.reset(token)
+        _MEANINGS.reset(token)
 
 
-def tell_meaning(text: str) -> None:
-    """Record what the numbers of a state mean inside of `hearing`, so that a state of another meaning is refused.
+def report_meaning(text: str) -> None:
+    """Record what the numbers of a state mean, for `collect_meanings`; a state of another meaning is refused.
 
     Record a choice if a change of it makes the numbers useless until they are computed again. A change of the learning
     rate or the damping does not.
@@ -41,13 +41,13 @@ def tell_meaning(text: str) -> None:
       text: a few words, the same for the same meaning.
 
     Examples:
-      >>> tell_meaning("roots of the power 1/4")  # outside of `hearing` nothing happens
+      >>> report_meaning("roots of the power 1/4")  # nothing is collected here
     """
-    if (heard := _HEARD.get()) is not None:
-        heard.add(text)
+    if (meanings := _MEANINGS.get()) is not None:
+        meanings.add(text)
 
 
-def tell_average(what: str, decay: ArrayLike, *, debiased: bool) -> None:
+def report_average(what: str, decay: ArrayLike, *, debiased: bool) -> None:
     """Record that numbers are sums, or averages with the bias of their start. Debiased averages are not recorded.
 
     Args:
@@ -56,13 +56,13 @@ def tell_average(what: str, decay: ArrayLike, *, debiased: bool) -> None:
       debiased: whether an average is kept free of its bias.
 
     Examples:
-      >>> with hearing() as heard:
-      ...     tell_average("squares", 1.0, debiased=False)
-      ...     tell_average("factors", 0.9, debiased=True)
-      >>> heard
+      >>> with collect_meanings() as meanings:
+      ...     report_average("squares", 1.0, debiased=False)
+      ...     report_average("factors", 0.9, debiased=True)
+      >>> meanings
       {'sums of squares'}
     """
     if isinstance(decay, int | float) and decay == 1:
-        tell_meaning(f"sums of {what}")
+        report_meaning(f"sums of {what}")
     elif not debiased:
-        tell_meaning(f"averages of {what} with the bias of their start")
+        report_meaning(f"averages of {what} with the bias of their start")

@@ -11,7 +11,7 @@ from precond.blocks.parameter import Parameter, parameters_of
 from precond.blocks.view import View, Views, geometry
 from precond.blocks.warn_of_views import in_words, warn_of_views
 
-__all__ = ["Asked", "Reading", "asking", "readings_of", "tell_readings"]
+__all__ = ["InitReport", "Reading", "collect_reports", "readings_of", "report_readings"]
 
 
 class Reading(NamedTuple):
@@ -66,7 +66,7 @@ def readings_of(tree: Any, views: Views, block_size: BlockSize) -> list[Reading]
     return [one(path, leaf) for path, leaf in parameters]
 
 
-class Asked(NamedTuple):
+class InitReport(NamedTuple):
     """Collect what every `init` of `blocked` reports: readings, layouts, and the meanings of states."""
 
     readings: list[Reading]
@@ -74,48 +74,48 @@ class Asked(NamedTuple):
     meanings: list[str]
 
 
-_ASKED: contextvars.ContextVar[Asked | None] = contextvars.ContextVar("asked", default=None)
+_REPORT: contextvars.ContextVar[InitReport | None] = contextvars.ContextVar("report", default=None)
 
 
 @contextlib.contextmanager
-def asking() -> Iterator[Asked]:
+def collect_reports() -> Iterator[InitReport]:
     """Collect how every `init` of `blocked` inside this context reads and cuts its parameters.
 
     Examples:
       >>> import jax.numpy as jnp
       >>> tree, views = {"kernel": jnp.zeros((4, 6))}, lambda path, leaf: View((0, 1))
-      >>> with asking() as told:
-      ...     tell_readings(tree, views, None, layout_of(tree, views, None))
-      >>> told.readings[0].words, list(told.layouts[0].stacks)
+      >>> with collect_reports() as report:
+      ...     report_readings(tree, views, None, layout_of(tree, views, None))
+      >>> report.readings[0].words, list(report.layouts[0].stacks)
       ('matrix 4 x 6', ['4x6'])
     """
-    told = Asked([], [], [])
-    token = _ASKED.set(told)
+    report = InitReport([], [], [])
+    token = _REPORT.set(report)
     try:
-        yield told
+        yield report
     finally:
-        _ASKED.reset(token)
+        _REPORT.reset(token)
 
 
-def tell_readings(tree: Any, views: Views, block_size: BlockSize, layout: Layout, meaning: str = "") -> None:
-    """Report how parameters are read to an enclosing `asking`, or warn of likely mistakes.
+def report_readings(tree: Any, views: Views, block_size: BlockSize, layout: Layout, meaning: str = "") -> None:
+    """Report how parameters are read to an enclosing `collect_reports`, or warn of likely mistakes.
 
     Args:
       tree: a tree of parameters, in their boxes if they have some.
       views: as in `layout_of`.
       block_size: as in `layout_of`.
       layout: the layout of this tree.
-      meaning: what the numbers of their state mean (`precond.blocks.tell_meaning`).
+      meaning: what the numbers of their state mean (`precond.blocks.report_meaning`).
 
     Examples:
       >>> import jax.numpy as jnp
       >>> tree, views = {"kernel": jnp.zeros((4, 6))}, lambda path, leaf: View((0, 1))
-      >>> tell_readings(tree, views, None, layout_of(tree, views, None))
+      >>> report_readings(tree, views, None, layout_of(tree, views, None))
     """
-    told = _ASKED.get()
-    if told is None:
+    report = _REPORT.get()
+    if report is None:
         warn_of_views(tree, views, block_size)
     else:
-        told.readings.extend(readings_of(tree, views, block_size))
-        told.layouts.append(layout)
-        told.meanings.append(meaning)
+        report.readings.extend(readings_of(tree, views, block_size))
+        report.layouts.append(layout)
+        report.meanings.append(meaning)

@@ -1,7 +1,7 @@
 """Turn parameters into stacks, run statistics and roots on them, and turn them back. This is floor 3 of the library."""
 
 from precond.engine.blocked import BlockedState, blocked
-from precond.engine.host_state import Engine, HostState, describing
+from precond.engine.host_state import EngineDescription, HostState, describing
 from precond.engine.narrow_entries import NarrowEntriesState, narrow_entries
 from precond.engine.per_block import per_block
 from precond.engine.refuse_foreign import layouts_of, refuse_foreign
@@ -14,7 +14,7 @@ from precond.engine.stacked_state import StackedState
 __all__ = [
     "SKIPPED",
     "BlockedState",
-    "Engine",
+    "EngineDescription",
     "HostState",
     "KroneckerState",
     "NarrowEntriesState",

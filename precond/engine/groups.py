@@ -14,7 +14,7 @@ from precond.linalg import Packed, row_major
 from precond.roots import Power, Root
 from precond.trees import Tree
 
-__all__ = ["Group", "groups_of", "pick", "put", "transported"]
+__all__ = ["RefreshGroup", "groups_of", "put_rows", "take_rows", "transported"]
 
 Factor = jax.Array | Packed
 Fit = Callable[[Any], Any]
@@ -24,7 +24,7 @@ SIZES = 8
 """The largest number of sizes that are compiled, since the compiler needs time for every size."""
 
 
-class Group(NamedTuple):
+class RefreshGroup(NamedTuple):
     """Describe the factors that one call refreshes.
 
     All turns of a period refresh equally many roots, or one less, so that no step is much longer than another. Of a
@@ -84,7 +84,7 @@ class Group(NamedTuple):
 
 def groups_of(
     root: Root, factors: Sequence[Factor], powers: Sequence[Power], row_groups: int, turns: int
-) -> list[Group]:
+) -> list[RefreshGroup]:
     """Group factors by size, dtype and power.
 
     If a root can be padded and there are many sizes, smaller factors join a larger size, so that few are compiled.
@@ -112,17 +112,17 @@ def groups_of(
         # Diagonal factors and 1 by 1 matrices are cheap, so that they are not padded.
         join = root.padding is not None and rank == 3
         costs = {d: sum(rows[i] for i in members) for d, members in by_size.items() if d > 1}
-        targets = _few(costs, SIZES) if join else {}
+        targets = _choose_sizes(costs, SIZES) if join else {}
         joined: dict[int, list[int]] = {}
         for d, members in by_size.items():
             joined.setdefault(targets.get(d, d), []).extend(members)
         for d, members in joined.items():
             padded = any(factors[i].shape[1] != d for i in members)
-            groups.append(Group(tuple(members), tuple(rows[i] for i in members), d, padded, power, turns))
+            groups.append(RefreshGroup(tuple(members), tuple(rows[i] for i in members), d, padded, power, turns))
     return groups
 
 
-def _few(counts: dict[int, int], most: int) -> dict[int, int]:
+def _choose_sizes(counts: dict[int, int], most: int) -> dict[int, int]:
     """Choose at most `most` sizes with the fewest operations; map each size to the one that it is padded to."""
     sizes = sorted(counts)
     if len(sizes) <= most:
@@ -144,7 +144,7 @@ def _few(counts: dict[int, int], most: int) -> dict[int, int]:
     return out
 
 
-def _places(group: Group, slot: int, turn: jax.Array) -> list[tuple[int, jax.Array, jax.Array]]:
+def _slot_rows(group: RefreshGroup, slot: int, turn: jax.Array) -> list[tuple[int, jax.Array, jax.Array]]:
     """Return (member, row, whether it fills the slot in this turn) for each member that can fill a slot."""
     out = []
     for k, start, n in group.slots[slot]:
@@ -157,16 +157,16 @@ def _rows(tree: Tree, start: jax.Array, count: int) -> Any:
     return jax.tree.map(lambda x: row_major(lax.dynamic_slice_in_dim(x, start, count)), tree)
 
 
-def _spots(group: Group, turn: jax.Array) -> list[tuple[int, Any, int, Any]]:
+def _due_rows(group: RefreshGroup, turn: jax.Array) -> list[tuple[int, Any, int, Any]]:
     """Return (member, first due row, number of due rows, whether they are due) for a turn; None is always due."""
     whole: list[tuple[int, Any, int, Any]] = [(k, turn * n, n, None) for k, n in enumerate(group.whole) if n]
-    left = [_places(group, slot, turn) for slot in range(len(group.slots))]
+    left = [_slot_rows(group, slot, turn) for slot in range(len(group.slots))]
     return whole + [(k, place, 1, here) for places in left for k, place, here in places]
 
 
 def transported(
     root: Root,
-    group: Group,
+    group: RefreshGroup,
     turn: jax.Array,
     moments: Sequence[Any],
     old: Sequence[Any],
@@ -186,7 +186,7 @@ def transported(
     """
     assert root.transport is not None
     out = list(moments)
-    for k, place, count, here in _spots(group, turn):
+    for k, place, count, here in _due_rows(group, turn):
         stack, axis = places[k]
         rows = [_rows(tree, place, count) for tree in (out[stack], old[k], new[k])]
         move = functools.partial(root.transport, axis=axis)
@@ -202,7 +202,7 @@ def _put_at(tree: Tree, rows: Tree, place: jax.Array) -> Any:
     return jax.tree.map(one, tree, rows)
 
 
-def pick(group: Group, turn: jax.Array, trees: Sequence[Any], fit: Fit) -> Any:
+def take_rows(group: RefreshGroup, turn: jax.Array, trees: Sequence[Any], fit: Fit) -> Any:
     """Take the rows that are due in a turn, `[due, ..]`, with zeros in empty slots.
 
     Args:
@@ -214,7 +214,7 @@ def pick(group: Group, turn: jax.Array, trees: Sequence[Any], fit: Fit) -> Any:
     rows = [fit(_rows(tree, turn * n, n)) for tree, n in zip(trees, group.whole, strict=True) if n]
     for slot in range(len(group.slots)):
         row: Any = None
-        for k, place, here in _places(group, slot, turn):
+        for k, place, here in _slot_rows(group, slot, turn):
             found = fit(_rows(trees[k], place, 1))
             row = jax.tree.map(jnp.zeros_like, found) if row is None else row
             row = jax.tree.map(lambda x, y, here=here: jnp.where(here, x, y), found, row)
@@ -222,8 +222,10 @@ def pick(group: Group, turn: jax.Array, trees: Sequence[Any], fit: Fit) -> Any:
     return jax.tree.map(lambda *x: x[0] if len(x) == 1 else jnp.concatenate(x), *rows)
 
 
-def put(group: Group, turn: jax.Array, trees: Sequence[Any], rows: Tree, crop: Callable[[Any, Any], Any]) -> list[Any]:
-    """Put the rows that were due back in their places in the stacks: the inverse of `pick`.
+def put_rows(
+    group: RefreshGroup, turn: jax.Array, trees: Sequence[Any], rows: Tree, crop: Callable[[Any, Any], Any]
+) -> list[Any]:
+    """Put the rows that were due back in their places in the stacks: the inverse of `take_rows`.
 
     Args:
       group: the group whose rows were due.
@@ -241,7 +243,7 @@ def put(group: Group, turn: jax.Array, trees: Sequence[Any], rows: Tree, crop: C
         start += n
     for slot in range(len(group.slots)):
         row = jax.tree.map(lambda x, i=start + slot: x[i : i + 1], rows)
-        for k, place, here in _places(group, slot, turn):
+        for k, place, here in _slot_rows(group, slot, turn):
             old, new = _rows(out[k], place, 1), crop(row, trees[k])
             kept = jax.tree.map(lambda x, y, here=here: jnp.where(here, x, y), new, old)
             out[k] = _put_at(out[k], kept, place)

@@ -14,7 +14,7 @@ from precond.engine.schedule import Refresh
 from precond.roots import Root
 from precond.trees import Factors, Stacks
 
-__all__ = ["Engine", "HostState", "capture", "describing", "host_state"]
+__all__ = ["EngineDescription", "HostState", "capture", "describing", "host_state"]
 
 
 class HostState(NamedTuple):
@@ -37,7 +37,7 @@ class HostState(NamedTuple):
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
-class Engine:
+class EngineDescription:
     """Replace a `HostState` while `describing`, and hold values that no state can hold.
 
     Attributes:
@@ -54,7 +54,7 @@ _DESCRIBING: contextvars.ContextVar[bool] = contextvars.ContextVar("describing",
 
 @contextlib.contextmanager
 def describing() -> Iterator[None]:
-    """Make every `init` of an engine inside this context put its `Engine` into the state.
+    """Make every `init` of an engine inside this context put its `EngineDescription` into the state.
 
     JAX caches traces by function. To trace `init` inside this context, trace a new lambda that calls it.
 
@@ -84,7 +84,7 @@ def host_state(root: Root, schedule: Refresh, stacks: Stacks, factors: Factors) 
       factors: the shapes and dtypes of what the statistics give.
     """
     if _DESCRIBING.get():
-        return Engine(root, schedule)
+        return EngineDescription(root, schedule)
     if not schedule.on_host:
         return ()
     failed = jax.tree.map(lambda stack: jnp.zeros(stack.shape[:1], jnp.int32), stacks)

@@ -12,7 +12,7 @@ from jax.tree_util import KeyPath
 from precond.arguments import as_direction, check_transformation
 from precond.blocks import BlockInfo, info_of, leaves_of, path_name
 from precond.engine.scale_by_kronecker import KroneckerState
-from precond.linalg import round_by_chance
+from precond.linalg import round_stochastically
 from precond.roots import RootState
 from precond.transformation import transformation
 from precond.trees import Tree, wide_dtype
@@ -92,7 +92,7 @@ def narrow_entries(inner: optax.GradientTransformation) -> optax.GradientTransfo
                 return x
             # All blocks have the same noise, so that it does not depend on the place of a block in its stack.
             noise = jax.random.bits(jax.random.fold_in(key, next(seen)), x.shape[1:], jnp.uint16)
-            return round_by_chance(x, jnp.broadcast_to(noise, x.shape))
+            return round_stochastically(x, jnp.broadcast_to(noise, x.shape))
 
         return moved, NarrowEntriesState(info_of(blocks).advance(state.rounds), _mapped(rounded, new, updates))
 

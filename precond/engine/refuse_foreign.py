@@ -9,10 +9,10 @@ import optax
 from jax.core import Tracer
 
 from precond.blocks import (
-    Asked,
+    InitReport,
     KnownParameters,
     Layout,
-    asking,
+    collect_reports,
     fingerprint,
     first_difference,
     hashed,
@@ -78,13 +78,13 @@ def layouts_of(tx: optax.GradientTransformation, params: Tree) -> list[Layout]:
       >>> layout.blocks
       {'4x6': 1}
     """
-    return _asked(tx, params).layouts
+    return _report_of(tx, params).layouts
 
 
-def _asked(tx: optax.GradientTransformation, params: Tree) -> Asked:
-    with asking() as told:
+def _report_of(tx: optax.GradientTransformation, params: Tree) -> InitReport:
+    with collect_reports() as report:
         jax.eval_shape(lambda tree: tx.init(tree), params)  # JAX has cached no trace of a new function
-    return told
+    return report
 
 
 def _is_known(x: Any) -> bool:
@@ -121,14 +121,14 @@ def _why(tx: optax.GradientTransformation, state: StackedState | KnownParameters
     shapes = {path: np.shape(x) for path, x in leaves_of(without_probes(updates)).items()}
     mark: Any = unboxed(state)
     owners = {name: np.asarray(x) for name, x in mark.owners.items() if _is_known(x)}
-    told = _asked(tx, updates)
-    for layout, meaning in zip(told.layouts, told.meanings, strict=True):
+    report = _report_of(tx, updates)
+    for layout, meaning in zip(report.layouts, report.meanings, strict=True):
         if np.all(np.asarray(mark.layout) == fingerprint(layout)):
             return (
                 f"state= is of another power=, or of sums (b2=1) where this optimizer has averages: it has "
                 f"{meaning or 'neither'}. Keep what fits: precond.checkpoints.adopt(tx, params, state)."
             )
-    layouts = [x for x in told.layouts if {*x.stacks} == {*mark.owners}]
+    layouts = [x for x in report.layouts if {*x.stacks} == {*mark.owners}]
     differences = [first_difference(owners, layout, shapes) for layout in layouts if len(owners) == len(mark.owners)]
     return differences[0] if differences else "state= is of other parameters, or of another configuration."
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from precond.arguments import check_direction, check_part, check_transformation, check_whole, described
-from precond.blocks import BlockInfo, check_stacks, info_of, keep_finite, path_name, tell_meaning
+from precond.blocks import BlockInfo, check_stacks, info_of, keep_finite, path_name, report_meaning
 from precond.control_flow import after
 from precond.engine.check_parts import check_factors, check_like, check_root_state
 from precond.engine.host_state import capture, host_state
@@ -76,7 +76,7 @@ def _first(root: Root, stack: Any, factors: Any) -> RootState:
     state = root.init(stack, factors)
     check_root_state(state, factors)
     for power in powers_of(root, factors):
-        tell_meaning(f"roots of the power {float(power):.4g} for blocks of {len(factors)} axes")
+        report_meaning(f"roots of the power {float(power):.4g} for blocks of {len(factors)} axes")
     return state
 
 

@@ -29,7 +29,7 @@ from precond.blocks import (
     layout_of,
     mask_blocks,
     owners_of,
-    tell_readings,
+    report_readings,
 )
 from precond.boxes import boxed_like, find_box, unboxed
 from precond.engine.choose_root_axes import choose_root_axes
@@ -160,7 +160,7 @@ def _init(options: Stacking, params: optax.Params) -> StackedState:
     check_leaves(params)
     layout = options.layout(params)
     _, meaning = meaning_of(options.inner, layout)
-    tell_readings(params, options.views, options.block_size, layout, meaning)
+    report_readings(params, options.views, options.block_size, layout, meaning)
     # One array replaces the whole state of the stacks. On a tree without leaves optax.tree.map_params takes it for a
     # prefix of this state, and leaves it alone.
     made = jnp.zeros((0,)), jnp.zeros((0,), jnp.int32)
@@ -198,12 +198,12 @@ def _update(
     expected, meaning = meaning_of(options.inner, layout)
     check_inner(state.stacks, expected, divided=divided)
     foreign = (state.layout != fingerprint(layout)) | (state.meaning != hashed(meaning))
-    moved, inner, lost = _run(options, layout, leaves, state.stacks, params, replicate(extra), foreign, placement)
+    moved, inner, skipped = _run(options, layout, leaves, state.stacks, params, replicate(extra), foreign, placement)
     out = [match_sharding(m, x) if v else x for v, m, x in zip(layout.viewed, moved, leaves, strict=True)]
     after = state._replace(
         stacks=inner,
-        blocks_skipped=state.blocks_skipped + lost,
-        steps_skipped=state.steps_skipped + (lost == sum(layout.blocks.values())),
+        blocks_skipped=state.blocks_skipped + skipped,
+        steps_skipped=state.steps_skipped + (skipped == sum(layout.blocks.values())),
         foreign=state.foreign + foreign,
     )
     return treedef.unflatten(out), boxed_like(after, given)
@@ -242,11 +242,11 @@ def _run(
             stacks = route.pack(leaves)
             finite = {name: finite_blocks(x) for name, x in stacks.items()}
         # The rows that pad a stack are zero, so they count as finite.
-        lost = directions.psum(functools.reduce(jnp.add, [jnp.sum(~x, dtype=jnp.int32) for x in finite.values()]))
+        skipped = directions.psum(functools.reduce(jnp.add, [jnp.sum(~x, dtype=jnp.int32) for x in finite.values()]))
         extra.pop("blocks", None)
         info = BlockInfo(
             finite=finite,
-            any_finite=lost < total,
+            any_finite=skipped < total,
             index=directions.local({name: jnp.arange(x.shape[0]) for name, x in layout.stacks.items()}),
             origins=layout.origins(),
             batch_axes=1,
@@ -260,11 +260,11 @@ def _run(
         other = jnp.where(foreign, jnp.inf, options.skipped)
         out = {n: keep_finite(finite[n] & ~foreign, x, jnp.full_like(x, other)) for n, x in moved.items()}
         out = out if options.rounds else {name: x.astype(dtypes[name]) for name, x in out.items()}
-        return (route.unpack(out, leaves), lost), new
+        return (route.unpack(out, leaves), skipped), new
 
     row_shardings = row_shardings_of(options.inner, layout.stacks, placement)
     warn_if_whole(placement, state, row_shardings)
-    (out, lost), new = on_shards(
+    (out, skipped), new = on_shards(
         body,
         placement,
         (entered(leaves), None if params is None else entered(params), arrays, foreign),
@@ -273,7 +273,7 @@ def _run(
         in_specs=(route.specs, None if params is None else route.specs, PartitionSpec(), PartitionSpec()),
         out_specs=(route.specs, PartitionSpec()),
     )
-    return out, new, lost
+    return out, new, skipped
 
 
 def _counted(layout: Layout) -> str:

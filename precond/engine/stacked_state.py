@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from precond.blocks import Layout, hearing
+from precond.blocks import Layout, collect_meanings
 
 __all__ = ["StackedState", "meaning_of"]
 
@@ -20,7 +20,7 @@ class StackedState(NamedTuple):
       owners: the parameter of each block by stack, as numbers (`precond.blocks.owners_of`); an empty array where no
         parameter has a view.
       layout: a hash of the order of all blocks (`precond.blocks.fingerprint`).
-      meaning: a hash of what the numbers of `stacks` mean (`precond.blocks.tell_meaning`).
+      meaning: a hash of what the numbers of `stacks` mean (`precond.blocks.report_meaning`).
       foreign: the number of updates so far that were given parameters of another layout, or a state of another meaning.
     """
 
@@ -45,6 +45,6 @@ def meaning_of(inner: optax.GradientTransformation, layout: Layout) -> tuple[Any
       >>> meaning_of(optax.identity(), layout_of({}, default_views, None))
       (EmptyState(), '')
     """
-    with hearing() as heard:
+    with collect_meanings() as meanings:
         shapes = jax.eval_shape(lambda stacks: inner.init(stacks), layout.stacks)
-    return shapes, ", ".join(sorted(heard))
+    return shapes, ", ".join(sorted(meanings))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from precond.linalg.batch_norm import batch_norm
 from precond.linalg.products import product
 
-__all__ = ["block_newton_schulz", "gram_newton_schulz", "gram_pays"]
+__all__ = ["block_newton_schulz", "gram_is_cheaper", "gram_newton_schulz"]
 
 Coefficients = tuple[float, float, float]
 Rescale = Callable[[jax.Array], jax.Array]
@@ -154,7 +154,7 @@ def gram_newton_schulz(
     return x.astype(given)
 
 
-def gram_pays(shape: tuple[int, int]) -> bool:
+def gram_is_cheaper(shape: tuple[int, int]) -> bool:
     """Return whether the Gram form takes fewer operations than the iteration on the block.
 
     A group of k steps takes `4 m^2 n + (8 k - 6) m^3` operations where the block takes `k (4 m^2 n + 2 m^3)`: fewer for
@@ -164,7 +164,7 @@ def gram_pays(shape: tuple[int, int]) -> bool:
       shape: the shape of a matrix.
 
     Examples:
-      >>> gram_pays((64, 256)), gram_pays((256, 64)), gram_pays((64, 64))
+      >>> gram_is_cheaper((64, 256)), gram_is_cheaper((256, 64)), gram_is_cheaper((64, 64))
       (True, True, False)
     """
     return 2 * max(shape) > 3 * min(shape)

@@ -9,9 +9,9 @@ from jax import lax
 
 __all__ = ["Precision", "computing_in", "dot_precision", "precision"]
 
-Dot = lax.Precision | lax.DotAlgorithmPreset
+DotPrecision = lax.Precision | lax.DotAlgorithmPreset
 
-_CURRENT: contextvars.ContextVar[Dot] = contextvars.ContextVar("precision", default=lax.Precision.HIGHEST)
+_CURRENT: contextvars.ContextVar[DotPrecision] = contextvars.ContextVar("precision", default=lax.Precision.HIGHEST)
 _BELOW_FLOAT32 = {
     lax.Precision.DEFAULT,
     lax.Precision.HIGH,
@@ -28,16 +28,16 @@ _BELOW_FLOAT32 = {
 class Precision(NamedTuple):
     """Hold the arguments of `precond.precision`, which makes it."""
 
-    statistics: Dot = lax.Precision.HIGHEST
-    roots: Dot = lax.Precision.HIGHEST
-    projections: Dot = lax.Precision.HIGHEST
+    statistics: DotPrecision = lax.Precision.HIGHEST
+    roots: DotPrecision = lax.Precision.HIGHEST
+    projections: DotPrecision = lax.Precision.HIGHEST
 
 
 def precision(
     *,
-    statistics: Dot = lax.Precision.HIGHEST,
-    roots: Dot = lax.Precision.HIGHEST,
-    projections: Dot = lax.Precision.HIGHEST,
+    statistics: DotPrecision = lax.Precision.HIGHEST,
+    roots: DotPrecision = lax.Precision.HIGHEST,
+    projections: DotPrecision = lax.Precision.HIGHEST,
 ) -> Precision:
     """Choose the precision in which the engine multiplies; by default it is the dtype's own everywhere.
 
@@ -77,7 +77,7 @@ def precision(
       ValueError: statistics=DEFAULT: statistics need float32 or more; use jax.lax.Precision.HIGHEST.
     """
     for name, value in (("statistics", statistics), ("roots", roots), ("projections", projections)):
-        if not isinstance(value, Dot):
+        if not isinstance(value, DotPrecision):
             raise TypeError(f"{name}={value!r}: must be a jax.lax.Precision, such as jax.lax.Precision.HIGHEST.")
     if statistics in _BELOW_FLOAT32:
         raise ValueError(
@@ -87,7 +87,7 @@ def precision(
 
 
 @contextlib.contextmanager
-def computing_in(dots: Dot) -> Iterator[None]:
+def computing_in(dots: DotPrecision) -> Iterator[None]:
     """Multiply matrices in this precision in everything that is traced inside this context.
 
     Args:
@@ -105,7 +105,7 @@ def computing_in(dots: Dot) -> Iterator[None]:
         _CURRENT.reset(token)
 
 
-def dot_precision() -> Dot:
+def dot_precision() -> DotPrecision:
     """Return the precision of the innermost `computing_in`.
 
     Examples:

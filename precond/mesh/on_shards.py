@@ -31,13 +31,13 @@ def _with_whole_state(
 
     leaves, treedef = jax.tree.flatten(state)
     over = [divided(x, e) for x, e in zip(leaves, treedef.flatten_up_to(row_shardings), strict=True)]
-    shares = {axes: collectives_over(placement.over(axes)) for axes in over}
-    mine = [shares[axes].local(x) for x, axes in zip(leaves, over, strict=True)]
+    collectives = {axes: collectives_over(placement.over(axes)) for axes in over}
+    mine = [collectives[axes].local(x) for x, axes in zip(leaves, over, strict=True)]
     out, new = body(given, treedef.unflatten(mine))
     made = treedef.flatten_up_to(new)
-    for axes, share in shares.items():
+    for axes, found in collectives.items():
         which = [i for i, a in enumerate(over) if a == axes]
-        for i, x in zip(which, share.all_gather([made[i] for i in which]), strict=True):
+        for i, x in zip(which, found.all_gather([made[i] for i in which]), strict=True):
             made[i] = x
     return out, treedef.unflatten(made)
 

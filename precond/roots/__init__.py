@@ -11,7 +11,7 @@ from precond.roots.inverse_root import inverse_root
 from precond.roots.last_finite import last_finite
 from precond.roots.methods import (
     Method,
-    Solved,
+    RootResult,
     by_platform,
     cholesky,
     cholesky_qr,
@@ -37,8 +37,8 @@ __all__ = [
     "Padding",
     "Power",
     "Root",
+    "RootResult",
     "RootState",
-    "Solved",
     "Transport",
     "absolute",
     "accept",

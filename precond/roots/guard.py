@@ -10,13 +10,13 @@ from precond.linalg import orthogonality_residual
 from precond.roots.methods.method import BasisOf
 from precond.roots.root import Padding, identity_like
 
-__all__ = ["ORTHOGONAL", "PADDING", "Checked", "Health", "accept", "raised", "refresh_basis", "unchecked"]
+__all__ = ["ORTHOGONAL", "PADDING", "Checked", "Health", "accept", "escalated_ridge", "refresh_basis", "unchecked"]
 
 ORTHOGONAL = 0.01
 """The largest accepted error of orthonormality. A gradient that is rotated into the basis and back changes by as
 much."""
 
-_TOP = 8  # powers of ten by which damping is raised at most: 1e-6 becomes 100, with which every root is good
+_MAX_ESCALATION = 8  # powers of ten by which damping is raised: 1e-6 becomes 100, with which every root is good
 
 
 class Health(NamedTuple):
@@ -87,7 +87,7 @@ def unchecked(factor: jax.Array | jax.ShapeDtypeStruct) -> Checked:
     return Checked(identity_like(factor), Health(jnp.zeros((factor.shape[0], 6), factor.dtype)))
 
 
-def raised(ridge: jax.Array, largest: jax.Array, old: Checked) -> jax.Array:
+def escalated_ridge(ridge: jax.Array, largest: jax.Array, old: Checked) -> jax.Array:
     """Multiply the ridge by ten for each escalation; an escalated ridge is at least the unit of rounding.
 
     Args:
@@ -96,7 +96,7 @@ def raised(ridge: jax.Array, largest: jax.Array, old: Checked) -> jax.Array:
       old: the roots in use.
 
     Examples:
-      >>> raised(jnp.ones(1), jnp.ones(1), unchecked(jnp.zeros((1, 1, 1)))).item()
+      >>> escalated_ridge(jnp.ones(1), jnp.ones(1), unchecked(jnp.zeros((1, 1, 1)))).item()
       1.0
     """
     level = old.health.numbers[:, 3].astype(ridge.dtype)
@@ -152,7 +152,7 @@ def accept(
         residual,
         jnp.where(good, damping, kept_damping),
         jnp.where(good, condition, kept_condition),
-        jnp.clip(escalated + bad - easy, 0, _TOP),
+        jnp.clip(escalated + bad - easy, 0, _MAX_ESCALATION),
         refused + bad,
         (stale + 1) * bad,
     ]

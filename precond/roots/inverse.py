@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 from precond.arguments import check_number, described
 from precond.linalg import multiply
 from precond.linalg.align import on_axis
-from precond.roots.guard import PADDING, Checked, accept, raised, unchecked
+from precond.roots.guard import PADDING, Checked, accept, escalated_ridge, unchecked
 from precond.roots.methods import Method, cholesky
 from precond.roots.refresh_inverse import refresh_inverse, whiten_by_matrix
 from precond.roots.root import Factor, Power, Root, RootState
@@ -100,7 +100,7 @@ def _start(factor: Factor) -> Checked:
 def _diagonal(factors: jax.Array, old: Checked, ridge: jax.Array, tolerance: float) -> Checked:
     """Refresh diagonal factors. Only non-finite ones are refused."""
     largest = jnp.max(factors, axis=1)
-    added = raised(jnp.broadcast_to(ridge, largest.shape), largest, old)
+    added = escalated_ridge(jnp.broadcast_to(ridge, largest.shape), largest, old)
     damped = jnp.maximum(factors, 0) + added[:, None]
     empty = largest <= 0  # the inverse of a zero factor is the identity
     new = jnp.where(empty[:, None], 1, 1 / jnp.where(empty[:, None], 1, damped))

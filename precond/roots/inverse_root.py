@@ -9,7 +9,7 @@ from precond.arguments import check_number, check_part, described
 from precond.linalg import multiply
 from precond.roots.damping import Damping, relative
 from precond.roots.guard import PADDING, Checked, unchecked
-from precond.roots.methods import Method, Ridge, Solved, by_platform, composite, eigh
+from precond.roots.methods import Method, Ridge, RootResult, by_platform, composite, eigh
 from precond.roots.powers import Powers, powers
 from precond.roots.refresh_inverse import refresh_inverse, whiten_by_matrix
 from precond.roots.root import Factor, Power, Root, RootState
@@ -97,9 +97,9 @@ def inverse_root(
     return Root(init, refresh, apply, whiten_by_matrix, power_of, PADDING)
 
 
-def _exact(a: jax.Array, power: Power, ridge: Ridge, least: float) -> Solved:
+def _exact(a: jax.Array, power: Power, ridge: Ridge, least: float) -> RootResult:
     """Compute the root of 1 by 1 factors exactly."""
     del least
     value = jnp.maximum(a[:, 0, 0], 0)
     added = ridge(value)
-    return Solved(((value + added) ** -float(power))[:, None, None], value, added, jnp.ones_like(value))
+    return RootResult(((value + added) ** -float(power))[:, None, None], value, added, jnp.ones_like(value))

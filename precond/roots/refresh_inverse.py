@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from precond.linalg import root_residual
-from precond.roots.guard import Checked, accept, raised
+from precond.roots.guard import Checked, accept, escalated_ridge
 from precond.roots.methods.method import RootOf
 from precond.roots.root import Power, RootState, as_fraction, identity_like
 
@@ -58,7 +58,7 @@ def refresh_inverse(
     a, mean = factors / scale[:, None, None], jnp.trace(factors, axis1=1, axis2=2) / factors.shape[-1]
 
     def scaled_ridge(largest: jax.Array) -> jax.Array:
-        return raised(jnp.asarray(ridge(largest * scale, mean)) / scale, largest, old)
+        return escalated_ridge(jnp.asarray(ridge(largest * scale, mean)) / scale, largest, old)
 
     root, largest, added, condition = solve(a, power, scaled_ridge, least)
     damped = a + added[:, None, None] * identity_like(a)

@@ -90,23 +90,23 @@ class LeafExchange(NamedTuple):
         """Return what a device sends of its shard of the leaf, `[count, ..]`, one entry for each device."""
         return split_slices(self._ordered(leaf).reshape(self.dims), self.axis, count, self.cuts)
 
-    def receive(self, came: jax.Array) -> jax.Array:
+    def receive(self, received: jax.Array) -> jax.Array:
         """Return the device's slice of all blocks of the leaf, `[B, D1, .., Dk]`.
 
         Args:
-          came: the parts received from each device; if the exchange is local, the device's own shard.
+          received: the parts received from each device; if the exchange is local, the device's own shard.
         """
-        came = self._ordered(came) if self.at is None else jnp.moveaxis(came, 0, self.at)
-        return came.reshape(self.narrow)
+        received = self._ordered(received) if self.at is None else jnp.moveaxis(received, 0, self.at)
+        return received.reshape(self.narrow)
 
     def send_back(self, slices: jax.Array, count: int) -> jax.Array:
         """Return what a device sends of its slices: the inverse of `receive`."""
         at, dims = self.at or 0, [d // count if i == self.axis else d for i, d in enumerate(self.dims)]
         return jnp.moveaxis(slices.reshape(*dims[:at], count, *dims[at:]), at, 0)
 
-    def receive_back(self, came: jax.Array, shape: Sequence[int]) -> jax.Array:
+    def receive_back(self, received: jax.Array, shape: Sequence[int]) -> jax.Array:
         """Return the device's shard of the leaf, in this shape: the inverse of `send`, or of a local `receive`."""
-        leaf = came if self.is_local else merge_slices(came, self.axis, self.cuts)
+        leaf = received if self.is_local else merge_slices(received, self.axis, self.cuts)
         leaf = leaf.reshape([self.read[a] for a in self.order])
         return leaf.transpose(sorted(range(len(self.order)), key=self.order.__getitem__)).reshape(shape)
 

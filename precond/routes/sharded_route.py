@@ -36,26 +36,26 @@ def sharded_route(
 
     def pack(leaves: Leaves) -> Stacks:
         wires = layout.dtypes(leaves)
-        came = collectives.all_to_all({i: x.send(leaves[i], n) for i, x in exchanges.items() if not x.is_local})
-        narrow = [exchanges[i].receive(came.get(i, x)) if i in exchanges else x for i, x in enumerate(leaves)]
+        received = collectives.all_to_all({i: x.send(leaves[i], n) for i, x in exchanges.items() if not x.is_local})
+        narrow = [exchanges[i].receive(received.get(i, x)) if i in exchanges else x for i, x in enumerate(leaves)]
         stacks = slices.layout.stacked(_slices_of_whole(slices, collectives, slices.layout.cut(narrow)))
         sent = {k: x.reshape(n, -1, *x.shape[1:]).astype(wires[k]) for k, x in stacks.items() if k in sliced_axes}
-        came = collectives.all_to_all(sent)
+        received = collectives.all_to_all(sent)
         mine = collectives.local({k: x for k, x in stacks.items() if k not in sliced_axes})
-        return mine | {k: merge_slices(x, sliced_axes[k] + 1).astype(stacks[k].dtype) for k, x in came.items()}
+        return mine | {k: merge_slices(x, sliced_axes[k] + 1).astype(stacks[k].dtype) for k, x in received.items()}
 
     def unpack(stacks: Stacks, leaves: Leaves) -> list[Any]:
         sent = {k: split_slices(x, sliced_axes[k] + 1, n) for k, x in stacks.items() if k in sliced_axes}
-        came = {k: x.reshape(-1, *x.shape[2:]) for k, x in collectives.all_to_all(sent).items()}
-        came |= collectives.all_gather({k: x for k, x in stacks.items() if k not in sliced_axes})
-        cut = _whole_of_slices(slices, collectives, slices.layout.unstacked(came))
+        received = {k: x.reshape(-1, *x.shape[2:]) for k, x in collectives.all_to_all(sent).items()}
+        received |= collectives.all_gather({k: x for k, x in stacks.items() if k not in sliced_axes})
+        cut = _whole_of_slices(slices, collectives, slices.layout.unstacked(received))
         like = [
             jax.ShapeDtypeStruct(exchanges[i].narrow, x.dtype) if i in exchanges else x for i, x in enumerate(leaves)
         ]
         out = slices.layout.pasted(cut, like)
-        came = collectives.all_to_all({i: x.send_back(out[i], n) for i, x in exchanges.items() if not x.is_local})
+        received = collectives.all_to_all({i: x.send_back(out[i], n) for i, x in exchanges.items() if not x.is_local})
         return [
-            exchanges[i].receive_back(came.get(i, x), leaves[i].shape) if i in exchanges else x
+            exchanges[i].receive_back(received.get(i, x), leaves[i].shape) if i in exchanges else x
             for i, x in enumerate(out)
         ]
 
@@ -98,8 +98,8 @@ def _whole_of_slices(slices: Slices, collectives: Collectives, cut: CutGroups) -
     """Gather such blocks whole: the inverse of `_slices_of_whole`."""
 
     def change(given: list[tuple[jax.Array, int]]) -> list[jax.Array]:
-        came = collectives.all_gather([x for x, _ in given])
-        parts = [x.reshape(slices.count, -1, *x.shape[1:]) for x in came]
+        received = collectives.all_gather([x for x, _ in given])
+        parts = [x.reshape(slices.count, -1, *x.shape[1:]) for x in received]
         return [merge_slices(x, axis) for x, (_, axis) in zip(parts, given, strict=True)]
 
     return _of_whole_groups(slices, cut, change)

@@ -11,7 +11,7 @@ from jax.tree_util import KeyPath
 from jax.typing import ArrayLike
 
 from precond.arguments import check_number, check_whole
-from precond.blocks import BlockInfo, active_axes, finite_blocks, info_of, keep_finite, path_name, tell_average
+from precond.blocks import BlockInfo, active_axes, finite_blocks, info_of, keep_finite, path_name, report_average
 from precond.control_flow import run_if
 from precond.linalg import Packed, average, eye_like, packed_gram
 from precond.linalg.align import per_row
@@ -106,7 +106,7 @@ def accumulate_grams(
     rule = _Rule(decay, weight, debiased, mean)
 
     def init(params: optax.Params) -> StatisticsState:
-        tell_average("factors", decay, debiased=debiased)
+        report_average("factors", decay, debiased=debiased)
 
         def start(path: KeyPath, stack: Leaf) -> tuple[Packed | None, ...]:
             n, *shape = stack.shape

@@ -18,7 +18,7 @@ from precond.blocks.parameter_names import (
 )
 from precond.blocks.path_name import parts_of
 from precond.blocks.view import View
-from precond.blocks.views.matrices import adapter, is_real, last_two, over, spelled, split
+from precond.blocks.views.matrices import adapter, from_letters, has_real_matrix, last_two, split, with_batch_axes
 
 __all__ = ["flax", "read_kernel"]
 
@@ -47,7 +47,7 @@ def flax(path: str, leaf: Any) -> View | None:
       View(axes=((1,), (2, 3)), passive=(), shape=None)
     """
     parts = parts_of(path)
-    if not is_real(leaf):
+    if not has_real_matrix(leaf):
         return None
     whole = as_parameter(leaf)
     if _is_pair(parts[-1], whole):
@@ -55,7 +55,7 @@ def flax(path: str, leaf: Any) -> View | None:
     is_bias = parts[-1] == "b" and not {"w", "w_h"}.isdisjoint(whole.neighbours)  # Haiku's; any matrix may be called b
     if is_elementwise(parts) or is_bias:
         return None
-    return over(whole.stacked, _one_layer)(path, whole)
+    return with_batch_axes(whole.stacked, _one_layer)(path, whole)
 
 
 def _one_layer(path: str, leaf: Any) -> View | None:
@@ -74,7 +74,7 @@ def read_kernel(path: str, leaf: Parameter, scan_axis: int, unknown: str | None 
       path: the path of the parameter.
       leaf: the parameter.
       scan_axis: the place of the axes of layers.
-      unknown: the axes of a kernel whose name says nothing, as `spelled` has them. None decides by the shape.
+      unknown: the axes of a kernel whose name says nothing, as `from_letters` has them. None decides by the shape.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -88,16 +88,16 @@ def read_kernel(path: str, leaf: Parameter, scan_axis: int, unknown: str | None 
         return adapter(shape, name)
     if len(shape) == 2 and is_depthwise_filter(parts, shape):
         return None
-    for axes in _spellings(parts, leaf, unknown):
+    for axes in _letters(parts, leaf, unknown):
         more = len(shape) - len(axes)
         layers = tuple(range(start := min(scan_axis, len(axes)), start + more))
         one = leaf.without(layers)
         if more >= 0 and ("f" not in axes or one.shape[axes.index("f")] == fused(parts)):
-            return over(layers, lambda path, one, axes=axes: _matrices(parts, one, axes))(path, leaf)
+            return with_batch_axes(layers, lambda path, one, axes=axes: _matrices(parts, one, axes))(path, leaf)
     return last_two(shape)
 
 
-def _spellings(parts: tuple[str, ...], leaf: Parameter, unknown: str | None) -> tuple[str, ...]:
+def _letters(parts: tuple[str, ...], leaf: Parameter, unknown: str | None) -> tuple[str, ...]:
     """Return what the axes of one layer can be, the likeliest first; `f` is the axis of fused matrices."""
     shape, rank, held = leaf.shape, leaf.ndim, parts[-1] in ("kernel", "w")
     name, convolution = module_of(parts) if held else parts[-1], "r" * (rank - 1) + "c"
@@ -146,7 +146,7 @@ def _is_patch(shape: tuple[int, ...]) -> bool:
 
 
 def _matrices(parts: tuple[str, ...], leaf: Parameter, axes: str) -> View | None:
-    """Return the view of one layer's kernel, from its spelled axes."""
+    """Return the view of one layer's kernel, from the letters of its axes."""
     shape, parallel = leaf.shape, fused(parts)
     if axes == "rc" and (gates := _gates(parts, leaf)) > 1:
         return split(shape, 1, gates)
@@ -157,7 +157,7 @@ def _matrices(parts: tuple[str, ...], leaf: Parameter, axes: str) -> View | None
     one_input = axes == "r" * (len(axes) - 1) + "c" and len(axes) > 2 and shape[-2] == 1
     if one_input and is_depthwise(parts, shape[-1]):
         return None
-    return spelled(axes.replace("f", "b"), shape)
+    return from_letters(axes.replace("f", "b"), shape)
 
 
 def _gates(parts: tuple[str, ...], leaf: Parameter) -> int:

@@ -8,7 +8,7 @@ from precond.blocks.parameter_names import is_depthwise, is_depthwise_filter, is
 from precond.blocks.path_name import parts_of
 from precond.blocks.view import View
 from precond.blocks.views.flax import flax
-from precond.blocks.views.matrices import is_real, over, spelled, split
+from precond.blocks.views.matrices import from_letters, has_real_matrix, split, with_batch_axes
 
 __all__ = ["haiku"]
 
@@ -34,13 +34,13 @@ def haiku(path: str, leaf: Any) -> View | None:
       View(axes=((0,), (2,)), passive=(), shape=(96, 4, 32))
     """
     parts = parts_of(path)
-    if not is_real(leaf) or parts[-1] == "b" or is_elementwise(parts) or is_vocabulary(parts):
+    if not has_real_matrix(leaf) or parts[-1] == "b" or is_elementwise(parts) or is_vocabulary(parts):
         return None
     if parts[-1] != "w" and not _GATES.fullmatch(parts[-1]):
         return flax(path, leaf)
     whole = as_parameter(leaf)
     stacked = whole.stacked or ((0,) if "layer_stack" in path else ())
-    return over(stacked, _one_layer)(path, whole)
+    return with_batch_axes(stacked, _one_layer)(path, whole)
 
 
 def _one_layer(path: str, leaf: Parameter) -> View | None:
@@ -48,14 +48,14 @@ def _one_layer(path: str, leaf: Parameter) -> View | None:
     if len(shape) < 2:
         return None
     if len(shape) > 2 and _GATES.fullmatch(parts[-1]):  # several cells: the weights of one cell are matrices
-        return over(tuple(range(len(shape) - 2)), _one_layer)(path, leaf)
+        return with_batch_axes(tuple(range(len(shape) - 2)), _one_layer)(path, leaf)
     if len(shape) == 2 and is_depthwise_filter(parts, shape):
         return None
     if len(shape) == 2 and (gates := _gates(parts, leaf)):
         return split(shape, 1, gates)
     if len(shape) > 2 and shape[-2] == 1 and is_depthwise(parts, shape[-1]):
         return None
-    return spelled("r" * (len(shape) - 1) + "c", shape)
+    return from_letters("r" * (len(shape) - 1) + "c", shape)
 
 
 def _gates(parts: tuple[str, ...], leaf: Parameter) -> int | None:

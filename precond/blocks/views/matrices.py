@@ -9,14 +9,24 @@ import jax.numpy as jnp
 from precond.blocks.parameter import Parameter, as_parameter
 from precond.blocks.view import View, Views, check_view, geometry
 
-__all__ = ["MANY", "SHORT", "adapter", "is_real", "last_two", "lifted", "over", "spelled", "split"]
+__all__ = [
+    "MANY",
+    "SHORT",
+    "adapter",
+    "from_letters",
+    "has_real_matrix",
+    "last_two",
+    "split",
+    "with_batch_axes",
+    "with_layer_axes",
+]
 
 MANY, SHORT = 1000, 8
 """More than `MANY` matrices with a side below `SHORT` are probably a mistake. Windows of filters have sides of up to 7
 as a rule, and a batch of layers, heads or experts has fewer than 1000 entries."""
 
 
-def is_real(leaf: Any) -> bool:
+def has_real_matrix(leaf: Any) -> bool:
     """Return whether a parameter is of real numbers and has at least two axes.
 
     Args:
@@ -24,9 +34,9 @@ def is_real(leaf: Any) -> bool:
 
     Examples:
       >>> (
-      ...     is_real(jnp.zeros((2, 3))),
-      ...     is_real(jnp.zeros((2, 3), "complex64")),
-      ...     is_real(jnp.zeros(3)),
+      ...     has_real_matrix(jnp.zeros((2, 3))),
+      ...     has_real_matrix(jnp.zeros((2, 3), "complex64")),
+      ...     has_real_matrix(jnp.zeros(3)),
       ... )
       (True, False, False)
     """
@@ -34,7 +44,7 @@ def is_real(leaf: Any) -> bool:
     return whole.ndim >= 2 and jnp.issubdtype(whole.dtype, jnp.floating)
 
 
-def spelled(axes: str, shape: Sequence[int]) -> View | None:
+def from_letters(axes: str, shape: Sequence[int]) -> View | None:
     """Make a view of matrices from one letter for each axis, or None if the matrices are vectors.
 
     Args:
@@ -42,9 +52,9 @@ def spelled(axes: str, shape: Sequence[int]) -> View | None:
       shape: the shape of the parameter.
 
     Examples:
-      >>> spelled("brcc", (6, 64, 4, 16))  # scanned layers, inputs, heads, width
+      >>> from_letters("brcc", (6, 64, 4, 16))  # scanned layers, inputs, heads, width
       View(axes=((1,), (2, 3)), passive=(), shape=None)
-      >>> spelled("rc", (64, 1)) is None
+      >>> from_letters("rc", (64, 1)) is None
       True
     """
     rows, columns = (tuple(k for k, letter in enumerate(axes) if letter == side) for side in "rc")
@@ -71,7 +81,7 @@ def last_two(shape: Sequence[int]) -> View | None:
     batch = math.prod(shape[:-2])
     if (len(shape) > 2 and shape[-1] == 2) or (batch > MANY and min(shape[-2:]) < SHORT):
         return None
-    return spelled("b" * (len(shape) - 2) + "rc", shape)
+    return from_letters("b" * (len(shape) - 2) + "rc", shape)
 
 
 def split(shape: Sequence[int], axis: int, parts: int) -> View | None:
@@ -87,7 +97,7 @@ def split(shape: Sequence[int], axis: int, parts: int) -> View | None:
       View(axes=((0,), (2,)), passive=(), shape=(64, 3, 64))
     """
     read = (*shape[:axis], parts, shape[axis] // parts, *shape[axis + 1 :])
-    view = spelled("brc" if axis == 0 else "rbc", read)
+    view = from_letters("brc" if axis == 0 else "rbc", read)
     return None if view is None else view._replace(shape=read)
 
 
@@ -105,11 +115,11 @@ def adapter(shape: Sequence[int], name: str) -> View | None:
     """
     more = len(shape) - 1
     short_first = shape[0] < shape[1] if more == 1 else name.lower().endswith("b")
-    view = spelled("r" + "c" * more if short_first else "r" * more + "c", shape)
+    view = from_letters("r" + "c" * more if short_first else "r" * more + "c", shape)
     return None if view is None else view._replace(passive=(1,) if short_first else (0,))
 
 
-def lifted(view: View, shape: Sequence[int], axes: Sequence[int], where: str) -> View:
+def with_layer_axes(view: View, shape: Sequence[int], axes: Sequence[int], where: str) -> View:
     """Make the view of a stack of layers from that of one layer.
 
     Args:
@@ -122,7 +132,7 @@ def lifted(view: View, shape: Sequence[int], axes: Sequence[int], where: str) ->
       ValueError: if the view reads axes on both sides of a layer's axis as one.
 
     Examples:
-      >>> lifted(View((0, 2), shape=(64, 3, 64)), (64, 6, 192), (1,), "qkv")
+      >>> with_layer_axes(View((0, 2), shape=(64, 3, 64)), (64, 6, 192), (1,), "qkv")
       View(axes=(0, 3), passive=(), shape=(64, 6, 3, 64))
     """
     check_view(view, where)
@@ -148,7 +158,7 @@ def lifted(view: View, shape: Sequence[int], axes: Sequence[int], where: str) ->
     return View(tuple(map(moved, view.axes)), tuple(view.passive), None if read is None else tuple(read))
 
 
-def over(axes: Sequence[int], views: Views) -> Views:
+def with_batch_axes(axes: Sequence[int], views: Views) -> Views:
     """Make views that take some axes of a parameter for a batch, and read the rest by other views.
 
     Args:
@@ -156,7 +166,9 @@ def over(axes: Sequence[int], views: Views) -> Views:
       views: the views of one entry of the batch.
 
     Examples:
-      >>> over((1,), lambda path, leaf: View((0, 1)))("mlp/kernel", jnp.zeros((64, 6, 128)))
+      >>> with_batch_axes((1,), lambda path, leaf: View((0, 1)))(
+      ...     "mlp/kernel", jnp.zeros((64, 6, 128))
+      ... )
       View(axes=(0, 2), passive=(), shape=None)
     """
 
@@ -164,6 +176,6 @@ def over(axes: Sequence[int], views: Views) -> Views:
         whole: Parameter = as_parameter(leaf)
         batch = sorted(axis % whole.ndim for axis in axes)
         view = views(path, whole.without(tuple(batch)))
-        return None if view is None else lifted(view, whole.shape, batch, f"'{path}'")
+        return None if view is None else with_layer_axes(view, whole.shape, batch, f"'{path}'")
 
     return read if axes else views

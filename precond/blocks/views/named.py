@@ -9,7 +9,7 @@ from precond.arguments import described
 from precond.blocks.path_name import path_name
 from precond.blocks.view import View, Views
 from precond.blocks.views.default_views import default_views
-from precond.blocks.views.matrices import is_real, over, spelled
+from precond.blocks.views.matrices import from_letters, has_real_matrix, with_batch_axes
 
 __all__ = ["batch_axes", "named", "names_of"]
 
@@ -59,13 +59,17 @@ def named(params: Any, otherwise: Views = default_views) -> Views:
         if any(_TOKENS.fullmatch(name) for name in names):
             return None
         batch = batch_axes(names)
-        return over(batch, by_sides(names, batch))(path, leaf)
+        return with_batch_axes(batch, by_sides(names, batch))(path, leaf)
 
     def by_sides(names: tuple[str, ...], batch: list[int]) -> Views:
         """Read one layer as a matrix with the heads on one side and the other axis on the other."""
         kept = "".join("h" if _HEADS.fullmatch(name) else "x" for k, name in enumerate(names) if k not in batch)
         axes = {"xh": "rc", "hx": "rc", "xhh": "rcc", "hhx": "rrc"}.get(kept)
-        return otherwise if axes is None else lambda path, one: spelled(axes, one.shape) if is_real(one) else None
+        return (
+            otherwise
+            if axes is None
+            else lambda path, one: from_letters(axes, one.shape) if has_real_matrix(one) else None
+        )
 
     return views
 

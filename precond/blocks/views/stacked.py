@@ -8,7 +8,7 @@ from precond.arguments import described
 from precond.blocks.parameter import as_parameter
 from precond.blocks.view import View, Views
 from precond.blocks.views.default_views import default_views
-from precond.blocks.views.matrices import over
+from precond.blocks.views.matrices import with_batch_axes
 from precond.blocks.views.pattern_views import PatternViews
 
 __all__ = ["stacked"]
@@ -51,6 +51,6 @@ def stacked(pattern: str, axis: int | Sequence[int] = 0, otherwise: Views = defa
                 f"stacked({pattern!r}, axis={axis}) does not fit '{path}' of shape {tuple(leaf.shape)}: each axis must "
                 f"be one of its {rank}. Give a pattern that is found in stacked parameters alone."
             )
-        return over(axes, otherwise)(path, leaf)
+        return with_batch_axes(axes, otherwise)(path, leaf)
 
     return PatternViews((pattern,), views, otherwise)

@@ -17,7 +17,7 @@ from precond.blocks.parameter_names import (
 from precond.blocks.path_name import parts_of
 from precond.blocks.view import View
 from precond.blocks.views.flax import flax
-from precond.blocks.views.matrices import adapter, is_real, over, spelled, split
+from precond.blocks.views.matrices import adapter, from_letters, has_real_matrix, split, with_batch_axes
 
 __all__ = ["torch"]
 
@@ -44,12 +44,12 @@ def torch(path: str, leaf: Any) -> View | None:
       View(axes=((1,), (2,)), passive=(), shape=(4, 64, 64))
     """
     parts = parts_of(path)
-    if not is_real(leaf) or is_elementwise(parts):
+    if not has_real_matrix(leaf) or is_elementwise(parts):
         return None
     if not _WEIGHT.fullmatch(parts[-1]):
         return flax(path, leaf)
     whole = as_parameter(leaf)
-    return over(whole.stacked, _one_layer)(path, whole)
+    return with_batch_axes(whole.stacked, _one_layer)(path, whole)
 
 
 def _one_layer(path: str, leaf: Parameter) -> View | None:
@@ -64,10 +64,10 @@ def _one_layer(path: str, leaf: Parameter) -> View | None:
     if len(shape) == 2:
         return None if is_depthwise_filter(parts, shape) else _linear(parts, shape)
     if _is_stack(parts, shape):
-        return over((0,), _one_layer)(path, leaf)
+        return with_batch_axes((0,), _one_layer)(path, leaf)
     if shape[1] == 1 and is_depthwise(parts, shape[0]):
         return None
-    return spelled("r" + "c" * (len(shape) - 1), shape)
+    return from_letters("r" + "c" * (len(shape) - 1), shape)
 
 
 def _gates(parts: tuple[str, ...], leaf: Parameter) -> View | None:
@@ -77,7 +77,7 @@ def _gates(parts: tuple[str, ...], leaf: Parameter) -> View | None:
     if rest or not 1 < count <= 4:  # a projected LSTM, or a weight without neighbours
         names = "/".join(parts).lower()
         count = 4 if "lstm" in names else 3 if "gru" in names else 1
-    return spelled("rc", leaf.shape) if count == 1 or leaf.shape[0] % count else split(leaf.shape, 0, count)
+    return from_letters("rc", leaf.shape) if count == 1 or leaf.shape[0] % count else split(leaf.shape, 0, count)
 
 
 def _linear(parts: tuple[str, ...], shape: tuple[int, ...]) -> View | None:
@@ -87,7 +87,7 @@ def _linear(parts: tuple[str, ...], shape: tuple[int, ...]) -> View | None:
         return split(shape, 0, parallel)
     if parallel == 3 and columns == 3 * rows:
         return split(shape, 1, parallel)
-    return spelled("rc", shape)
+    return from_letters("rc", shape)
 
 
 def _is_stack(parts: tuple[str, ...], shape: tuple[int, ...]) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from precond.arguments import check_part, described
-from precond.roots.methods.method import Method, Ridge, Solved
+from precond.roots.methods.method import Method, Ridge, RootResult
 from precond.roots.root import Power
 
 __all__ = ["by_platform"]
@@ -51,7 +51,7 @@ def by_platform(
     if len(methods) > max(len(roots), len(bases)):
         raise ValueError(f"{text}: one of them computes roots alone and another one bases alone, so choose others.")
 
-    def root(a: jax.Array, power: Power, ridge: Ridge, least: float) -> Solved:
+    def root(a: jax.Array, power: Power, ridge: Ridge, least: float) -> RootResult:
         return _choose({name: lambda f=f: f(a, power, ridge, least) for name, f in roots.items()})
 
     def basis(a: jax.Array, old: jax.Array, first: jax.Array) -> jax.Array:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from precond.arguments import described
 from precond.linalg import cholesky_inverse
-from precond.roots.methods.method import Method, Ridge, Solved
+from precond.roots.methods.method import Method, Ridge, RootResult
 from precond.roots.root import Power
 
 __all__ = ["cholesky"]
@@ -24,7 +24,7 @@ def cholesky() -> Method:
       >>> root = inverse(method=cholesky())
     """
 
-    def root(a: jax.Array, power: Power, ridge: Ridge, least: float) -> Solved:
+    def root(a: jax.Array, power: Power, ridge: Ridge, least: float) -> RootResult:
         del least
         if power != 1:
             raise ValueError(f"method=cholesky() computes inverses, not the power of -{power}: use precond.eigh().")
@@ -33,7 +33,7 @@ def cholesky() -> Method:
         eye = jnp.eye(a.shape[-1], dtype=a.dtype)
         damped = a + damping[:, None, None] * eye
         out = cholesky_inverse(damped)
-        return Solved(out, largest, damping, _row_sum(out) * _row_sum(damped))
+        return RootResult(out, largest, damping, _row_sum(out) * _row_sum(damped))
 
     return Method("cholesky()", root, None)
 

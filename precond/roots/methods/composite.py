@@ -5,7 +5,7 @@ import jax
 from precond.arguments import described
 from precond.linalg import composite_root
 from precond.roots.methods.condition_of import condition_of
-from precond.roots.methods.method import Method, Ridge, Solved
+from precond.roots.methods.method import Method, Ridge, RootResult
 from precond.roots.root import Power, as_fraction
 
 __all__ = ["composite"]
@@ -28,8 +28,8 @@ def composite() -> Method:
       >>> root = inverse_root(method=composite())
     """
 
-    def root(a: jax.Array, power: Power, ridge: Ridge, least: float) -> Solved:
+    def root(a: jax.Array, power: Power, ridge: Ridge, least: float) -> RootResult:
         out, largest, added = composite_root(a, as_fraction(power), ridge, least=least)
-        return Solved(out, largest, added, condition_of(out, largest + added, power))
+        return RootResult(out, largest, added, condition_of(out, largest + added, power))
 
     return Method("composite()", root, None)

@@ -6,7 +6,7 @@ import jax
 
 from precond.roots.root import Power
 
-__all__ = ["BasisOf", "Method", "Ridge", "RootOf", "Solved"]
+__all__ = ["BasisOf", "Method", "Ridge", "RootOf", "RootResult"]
 
 
 class Ridge(Protocol):
@@ -21,7 +21,7 @@ class Ridge(Protocol):
         ...
 
 
-class Solved(NamedTuple):
+class RootResult(NamedTuple):
     """Hold roots, and the numbers that a method finds with them.
 
     Attributes:
@@ -40,7 +40,7 @@ class Solved(NamedTuple):
 class RootOf(Protocol):
     """Compute roots: the type of `Method.root`."""
 
-    def __call__(self, a: jax.Array, power: Power, ridge: Ridge, least: float) -> Solved:
+    def __call__(self, a: jax.Array, power: Power, ridge: Ridge, least: float) -> RootResult:
         """Compute `(A + ridge I)^(-power)`.
 
         Args:

@@ -7,7 +7,7 @@ import jax
 from precond.arguments import check_number, check_whole, described
 from precond.linalg import coupled_newton, largest_eigenvalue
 from precond.roots.methods.condition_of import condition_of
-from precond.roots.methods.method import Method, Ridge, Solved
+from precond.roots.methods.method import Method, Ridge, RootResult
 from precond.roots.root import Power, as_fraction
 
 __all__ = ["newton"]
@@ -32,11 +32,11 @@ def newton(*, iterations: int = 32, tolerance: float | None = None) -> Method:
     if tolerance is not None:
         check_number("tolerance", tolerance, 0, math.inf)
 
-    def root(a: jax.Array, power: Power, ridge: Ridge, least: float) -> Solved:
+    def root(a: jax.Array, power: Power, ridge: Ridge, least: float) -> RootResult:
         del least
         largest = largest_eigenvalue(a)
         damping = ridge(largest)
         out = coupled_newton(a, as_fraction(power), damping, iterations=iterations, tolerance=tolerance)
-        return Solved(out, largest, damping, condition_of(out, largest + damping, power))
+        return RootResult(out, largest, damping, condition_of(out, largest + damping, power))
 
     return Method("newton()", root, None)

@@ -2,8 +2,8 @@
 
 from precond.arguments import described
 from precond.linalg import qr_basis
-from precond.roots.methods.following import following
 from precond.roots.methods.method import Method
+from precond.roots.methods.tracked_basis import tracked_basis
 
 __all__ = ["qr"]
 
@@ -16,4 +16,4 @@ def qr() -> Method:
       >>> from precond import eigenbasis
       >>> root = eigenbasis(method=qr())
     """
-    return Method("qr()", None, following(qr_basis))
+    return Method("qr()", None, tracked_basis(qr_basis))

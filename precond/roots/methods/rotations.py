@@ -10,8 +10,8 @@ from precond.arguments import check_number, check_whole, described
 from precond.blocks import keep_finite
 from precond.control_flow import loop_between
 from precond.linalg import redecompose_worst, rotate_basis
-from precond.roots.methods.following import following
 from precond.roots.methods.method import Method
+from precond.roots.methods.tracked_basis import tracked_basis
 
 __all__ = ["rotations"]
 
@@ -62,7 +62,7 @@ def rotations(*, sweeps: int = 2, tolerance: float = 0.1, group: int | None = 8)
     def step(a: jax.Array, old: jax.Array) -> jax.Array:
         return redecompose_worst(a, rotate_basis(a, old, sweeps), tolerance, group)
 
-    return Method("rotations()", None, following(step))
+    return Method("rotations()", None, tracked_basis(step))
 
 
 def _without_decompositions(a: jax.Array, old: jax.Array, first: jax.Array, *, sweeps: int) -> jax.Array:
