@@ -1,9 +1,10 @@
 """Turn a pytree into stacks of equal blocks, and back. This is floor 1 of the library."""
 
+from precond.blocks.block_ids import STARTS, block_ids_of, fingerprint, hashed, reading_of
 from precond.blocks.block_info import BlockInfo, info_of, without_info
+from precond.blocks.check_block_ids import check_block_ids, check_inner, first_difference
 from precond.blocks.check_layers import check_layers, check_matrices, check_present
 from precond.blocks.check_leaves import check_leaves, check_shapes
-from precond.blocks.check_owners import check_inner, check_owners, first_difference
 from precond.blocks.cuts import BlockSize, Cut, Ragged, Region, ragged
 from precond.blocks.finite_blocks import finite_blocks, keep_finite, mask_blocks, sum_of_squares
 from precond.blocks.known_parameters import KnownParameters, known_parameters
@@ -11,7 +12,6 @@ from precond.blocks.layer import Layer
 from precond.blocks.layout import Layout, Origin, layout_of
 from precond.blocks.lead_axes import spread_leads, spread_shape
 from precond.blocks.meaning import collect_meanings, report_average, report_meaning
-from precond.blocks.owners import STARTS, fingerprint, hashed, owners_of, reading_of
 from precond.blocks.parameter import Parameter
 from precond.blocks.path_name import leaves_of, path_name
 from precond.blocks.probe import Factors, Probe, with_zero_probes, without_probes
@@ -44,11 +44,12 @@ __all__ = [
     "Views",
     "active_axes",
     "as_views",
+    "block_ids_of",
+    "check_block_ids",
     "check_inner",
     "check_layers",
     "check_leaves",
     "check_matrices",
-    "check_owners",
     "check_present",
     "check_shapes",
     "check_stacks",
@@ -65,7 +66,6 @@ __all__ = [
     "layout_of",
     "leaves_of",
     "mask_blocks",
-    "owners_of",
     "path_name",
     "ragged",
     "reading_of",

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from precond.blocks.block_ids import hashed
 from precond.blocks.check_leaves import check_leaves
-from precond.blocks.owners import hashed
 from precond.blocks.path_name import leaves_of
 
 __all__ = ["KnownParameters", "known_parameters"]
@@ -16,11 +16,11 @@ class KnownParameters(NamedTuple):
     """Hold a hash of the path of each parameter that a state was made for.
 
     Attributes:
-      layout: the hash of the path of each parameter, in their order.
+      path_hashes: the hash of the path of each parameter, in their order.
       foreign: the number of updates so far that were given other parameters than these.
     """
 
-    layout: jax.Array
+    path_hashes: jax.Array
     foreign: jax.Array
 
     def seeing(self, tree: Any) -> "tuple[jax.Array, KnownParameters]":
@@ -37,7 +37,7 @@ class KnownParameters(NamedTuple):
           ... ]
           [False, True]
         """
-        foreign = jnp.any(self.layout != known_parameters(tree).layout)
+        foreign = jnp.any(self.path_hashes != known_parameters(tree).path_hashes)
         return foreign, self._replace(foreign=self.foreign + foreign)
 
 
@@ -51,7 +51,7 @@ def known_parameters(params: Any) -> KnownParameters:
       TypeError: for a parameter that can have no gradient.
 
     Examples:
-      >>> known_parameters({"a": 1.0, "b": 2.0}).layout.shape
+      >>> known_parameters({"a": 1.0, "b": 2.0}).path_hashes.shape
       (2,)
     """
     check_leaves(params)

@@ -203,7 +203,7 @@ def _members(parameters: Sequence[tuple[str, Parameter]], views: Views) -> list[
     places = {path: i for i, (path, _) in enumerate(parameters)}
     read = {i: views(path, leaf) for i, (path, leaf) in enumerate(parameters) if leaf.size}
     read = {i: view for i, view in read.items() if view is not None}
-    owners: dict[int, int] = {}  # the parameter of whose matrices each row is the last one
+    matrix_of: dict[int, int] = {}  # the parameter of whose matrices each row is the last one
     for i, view in read.items():
         row = places.get(view.row) if isinstance(view, View) and view.row else None
         if row is None:
@@ -213,13 +213,13 @@ def _members(parameters: Sequence[tuple[str, Parameter]], views: Views) -> list[
                 f"View.row='{view.row}' of '{parameters[i][0]}' has a view of its own: give None as its view, since a "
                 f"parameter is either read by itself or as the last row of another."
             )
-        if row in owners:
+        if row in matrix_of:
             raise ValueError(
-                f"View.row='{view.row}' is given for '{parameters[owners[row]][0]}' and for '{parameters[i][0]}': a "
+                f"View.row='{view.row}' is given for '{parameters[matrix_of[row]][0]}' and for '{parameters[i][0]}': a "
                 f"parameter can be the last row of one other alone."
             )
-        owners[row] = i
-    rows = {i: row for row, i in owners.items()}
+        matrix_of[row] = i
+    rows = {i: row for row, i in matrix_of.items()}
     found: dict[tuple[Any, ...], list[Member]] = {}
     for i, view in read.items():
         (path, leaf), row = parameters[i], rows.get(i)

@@ -50,12 +50,12 @@ def readings_of(tree: Any, views: Views, block_size: BlockSize) -> list[Reading]
     parameters = parameters_of(tree)
     leaves = dict(parameters)
     read = {path: views(path, leaf) if leaf.size else None for path, leaf in parameters}
-    owners = {view.row: path for path, view in read.items() if view is not None and view.row in leaves}
+    matrix_of = {view.row: path for path, view in read.items() if view is not None and view.row in leaves}
 
     def one(path: str, leaf: Parameter) -> Reading:
         shape, view = leaf.shape, read[path]
-        if path in owners:
-            return Reading(path, shape, read[owners[path]], f"the last row of '{owners[path]}'", {})
+        if path in matrix_of:
+            return Reading(path, shape, read[matrix_of[path]], f"the last row of '{matrix_of[path]}'", {})
         if view is None:
             return Reading(path, shape, None, "not preconditioned", {})
         row = {view.row: leaves[view.row]} if view.row in leaves else {}

@@ -53,12 +53,12 @@ def refuse_foreign(tx: optax.GradientTransformationExtraArgs) -> optax.GradientT
             tree = jax.tree.structure(updates), tuple(np.shape(x) for x in jax.tree.leaves(updates))
             last = trusted[1:] if trusted and trusted[0] == tree else []
             for old, now in zip(before, after, strict=False):
-                if any(old.layout is x for x in last):
+                if any(_mark(old) is x for x in last):
                     continue
                 if np.any(now.foreign != old.foreign):
                     raise ValueError(_why(tx, old, updates))
                 _warn_if_whole(getattr(old, "stacks", ()), getattr(now, "stacks", ()))
-            trusted[:] = [tree, *(x.layout for x in after)]
+            trusted[:] = [tree, *map(_mark, after)]
         return out, new
 
     return optax.GradientTransformationExtraArgs(tx.init, update)
@@ -85,6 +85,11 @@ def _report_of(tx: optax.GradientTransformation, params: Tree) -> InitReport:
     with collect_reports() as report:
         jax.eval_shape(lambda tree: tx.init(tree), params)  # JAX has cached no trace of a new function
     return report
+
+
+def _mark(state: StackedState | KnownParameters) -> Any:
+    """Return the array that an update passes on from the old state to the new one."""
+    return state.path_hashes if isinstance(state, KnownParameters) else state.fingerprint
 
 
 def _is_known(x: Any) -> bool:
@@ -117,19 +122,21 @@ def _warn_if_whole(before: object, after: object) -> None:
 
 def _why(tx: optax.GradientTransformation, state: StackedState | KnownParameters, updates: Tree) -> str:
     if isinstance(state, KnownParameters):
-        return _first_path(np.asarray(state.layout), list(leaves_of(updates)))
+        return _first_path(np.asarray(state.path_hashes), list(leaves_of(updates)))
     shapes = {path: np.shape(x) for path, x in leaves_of(without_probes(updates)).items()}
     mark: Any = unboxed(state)
-    owners = {name: np.asarray(x) for name, x in mark.owners.items() if _is_known(x)}
+    block_ids = {name: np.asarray(x) for name, x in mark.block_ids.items() if _is_known(x)}
     report = _report_of(tx, updates)
     for layout, meaning in zip(report.layouts, report.meanings, strict=True):
-        if np.all(np.asarray(mark.layout) == fingerprint(layout)):
+        if np.all(np.asarray(mark.fingerprint) == fingerprint(layout)):
             return (
                 f"state= is of another power=, or of sums (b2=1) where this optimizer has averages: it has "
                 f"{meaning or 'neither'}. Keep what fits: precond.checkpoints.adopt(tx, params, state)."
             )
-    layouts = [x for x in report.layouts if {*x.stacks} == {*mark.owners}]
-    differences = [first_difference(owners, layout, shapes) for layout in layouts if len(owners) == len(mark.owners)]
+    layouts = [x for x in report.layouts if {*x.stacks} == {*mark.block_ids}]
+    differences = [
+        first_difference(block_ids, layout, shapes) for layout in layouts if len(block_ids) == len(mark.block_ids)
+    ]
     return differences[0] if differences else "state= is of other parameters, or of another configuration."
 
 

@@ -59,7 +59,7 @@ def row_shardings_of(
 def stack_row_shardings(
     inner: optax.GradientTransformation, layout: Layout, placement: Placement | None
 ) -> RowShardings:
-    """Return the shardings of the state of the stacks of a layout, and of their rows of owners.
+    """Return the shardings of the state of the stacks of a layout, and of their block ids.
 
     Args:
       inner: as in `row_shardings_of`.
@@ -73,5 +73,5 @@ def stack_row_shardings(
     """
     if placement is None:
         return None
-    owners = {name: RowSharding(s.shape[0], placement.axes) for name, s in layout.stacks.items()}
-    return row_shardings_of(inner, layout.stacks, placement), owners
+    block_ids = {name: RowSharding(s.shape[0], placement.axes) for name, s in layout.stacks.items()}
+    return row_shardings_of(inner, layout.stacks, placement), block_ids

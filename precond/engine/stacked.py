@@ -18,9 +18,10 @@ from precond.blocks import (
     Ragged,
     Views,
     as_views,
+    block_ids_of,
+    check_block_ids,
     check_inner,
     check_leaves,
-    check_owners,
     check_shapes,
     fingerprint,
     finite_blocks,
@@ -28,7 +29,6 @@ from precond.blocks import (
     keep_finite,
     layout_of,
     mask_blocks,
-    owners_of,
     report_readings,
 )
 from precond.boxes import boxed_like, find_box, unboxed
@@ -168,7 +168,7 @@ def _init(options: Stacking, params: optax.Params) -> StackedState:
 
     def make() -> tuple[optax.OptState, Any]:
         state = options.inner.init({name: jnp.zeros(s.shape, s.dtype) for name, s in stacks.items()})
-        return state, jax.tree.map(jnp.asarray, owners_of(layout))
+        return state, jax.tree.map(jnp.asarray, block_ids_of(layout))
 
     if stacks:
         made = init_sharded(placement, make, stack_row_shardings(options.inner, layout, placement), params)
@@ -194,10 +194,10 @@ def _update(
     leaves, treedef = jax.tree.flatten(updates)
     placement = options.placement(layout, leaves)
     divided = placement is not None and placement.kind == AxisType.Manual
-    check_owners(state.owners, layout, divided=divided)
+    check_block_ids(state.block_ids, layout, divided=divided)
     expected, meaning = meaning_of(options.inner, layout)
     check_inner(state.stacks, expected, divided=divided)
-    foreign = (state.layout != fingerprint(layout)) | (state.meaning != hashed(meaning))
+    foreign = (state.fingerprint != fingerprint(layout)) | (state.meaning != hashed(meaning))
     moved, inner, skipped = _run(options, layout, leaves, state.stacks, params, replicate(extra), foreign, placement)
     out = [match_sharding(m, x) if v else x for v, m, x in zip(layout.viewed, moved, leaves, strict=True)]
     after = state._replace(

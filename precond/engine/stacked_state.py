@@ -17,9 +17,9 @@ class StackedState(NamedTuple):
       stacks: the state of the inner transformation; an empty array where no parameter has a view.
       blocks_skipped: the number of blocks so far whose gradient was not finite.
       steps_skipped: the number of updates so far in which no block's gradient was finite.
-      owners: the parameter of each block by stack, as numbers (`precond.blocks.owners_of`); an empty array where no
+      block_ids: the parameter of each block by stack, as numbers (`precond.blocks.block_ids_of`); an empty array if no
         parameter has a view.
-      layout: a hash of the order of all blocks (`precond.blocks.fingerprint`).
+      fingerprint: a hash of the order of all blocks (`precond.blocks.fingerprint`).
       meaning: a hash of what the numbers of `stacks` mean (`precond.blocks.report_meaning`).
       foreign: the number of updates so far that were given parameters of another layout, or a state of another meaning.
     """
@@ -27,8 +27,8 @@ class StackedState(NamedTuple):
     stacks: optax.OptState
     blocks_skipped: jax.Array
     steps_skipped: jax.Array
-    owners: Any
-    layout: jax.Array
+    block_ids: Any
+    fingerprint: jax.Array
     meaning: jax.Array
     foreign: jax.Array
 

@@ -126,7 +126,7 @@ def test_statistics_are_divided_over_all_devices_and_roots_over_some(axis):
     state = jax.jit(loops.make(axis).init)(params)
     seen = set()
     for path, x in stacks_of(state).items():
-        divided = ".statistics" in path or ".owners" in path  # whose blocks are is needed by no step
+        divided = ".statistics" in path or ".block_ids" in path  # whose blocks are is needed by no step
         seen.add(divided)
         assert x.addressable_shards[0].data.shape[0] == x.shape[0] // (8 if divided else parts)
     assert seen == {True, False}

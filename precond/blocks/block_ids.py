@@ -11,10 +11,10 @@ from precond.blocks.cuts import Region
 from precond.blocks.layout import Layout
 from precond.blocks.tensor_group import Member
 
-__all__ = ["STARTS", "fingerprint", "hashed", "owners_of", "reading_of"]
+__all__ = ["STARTS", "block_ids_of", "fingerprint", "hashed", "reading_of"]
 
 STARTS = 3
-"""The column of a row of owners at which the start of the block begins; columns 0 to 2 are path, reading and number."""
+"""The column of block ids at which the start of the block begins; columns 0 to 2 are path, reading and number."""
 
 _MOST = 2**31  # the numbers of an int32 are below it
 # Rows that NumPy computes while a program is traced are constants of the program, of 20 bytes each for matrices. More
@@ -99,7 +99,7 @@ def fingerprint(layout: Layout) -> int:
     return hashed(repr(sorted(_runs(layout).items())))
 
 
-def owners_of(layout: Layout) -> dict[str, Any]:
+def block_ids_of(layout: Layout) -> dict[str, Any]:
     """Return the parameter of each block of every stack, as an array `[N, 3 + k]` of int32 for blocks of k axes.
 
     A row has four parts. The first two are hashes, of the parameter's path and of how the parameter is read. The third
@@ -115,7 +115,7 @@ def owners_of(layout: Layout) -> dict[str, Any]:
     Examples:
       >>> from precond.blocks.layout import layout_of
       >>> from precond.blocks.views import default_views
-      >>> rows = owners_of(
+      >>> rows = block_ids_of(
       ...     layout_of({"kernel": jnp.zeros((16, 8))}, default_views, 8, multiple=3)
       ... )["8x8"]
       >>> rows[:, 2:].tolist(), rows[:, 0].tolist() == [hashed("kernel"), hashed("kernel"), 0]
