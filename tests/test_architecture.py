@@ -100,7 +100,7 @@ def test_imports_go_down_and_not_to_the_private_parts_of_others(file):
 
 
 def test_what_computes_in_the_engine_knows_neither_a_mesh_nor_a_method():
-    for name in ("scale_by_kronecker", "refresh_roots", "groups", "schedule", "per_block", "narrow_entries"):
+    for name in ("scale_by_kronecker", "refresh_roots", "groups", "refresh_schedule", "per_block", "narrow_entries"):
         text = (PACKAGE / "engine" / f"{name}.py").read_text()
         assert not re.search(r"precond\.(mesh|roots\.methods|routes)", text), name
 
@@ -129,7 +129,7 @@ COLLECTIONS = {
     *("boxes", "control_flow", "scopes"),
     *(f"arguments/{x}" for x in ("checks", "directions", "functions", "keywords", "user_trees")),
     *(f"blocks/{x}" for x in ("lead_axes", "meaning", "parameter_names", "views/matrices")),
-    *("checkpoints/places", "engine/check_parts", "engine/schedule", "host/rows", "large_batches/goodput"),
+    *("checkpoints/places", "engine/check_parts", "host/rows", "large_batches/goodput"),
     *(f"command/{x}" for x in ("model", "optimizer", "readers")),
     *(f"layers/{x}" for x in ("carriers", "front_end", "linen", "nested", "nnx")),
     *(f"linalg/{x}" for x in ("align", "divide", "lapack", "newton_schulz")),

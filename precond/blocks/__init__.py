@@ -14,7 +14,7 @@ from precond.blocks.lead_axes import spread_leads, spread_shape
 from precond.blocks.meaning import collect_meanings, report_average, report_meaning
 from precond.blocks.parameter import Parameter
 from precond.blocks.path_name import leaves_of, path_name
-from precond.blocks.probe import Factors, Probe, with_zero_probes, without_probes
+from precond.blocks.probe import LayerFactors, Probe, with_zero_probes, without_probes
 from precond.blocks.readings import InitReport, Reading, collect_reports, readings_of, report_readings
 from precond.blocks.stack_name import active_axes, check_stacks, stack_name
 from precond.blocks.tensor_group import Member, TensorGroup
@@ -26,11 +26,11 @@ __all__ = [
     "BlockInfo",
     "BlockSize",
     "Cut",
-    "Factors",
     "Geometry",
     "InitReport",
     "KnownParameters",
     "Layer",
+    "LayerFactors",
     "Layout",
     "Member",
     "Origin",

@@ -26,7 +26,7 @@ class BlockInfo(NamedTuple):
         gradients.
       factors: the factors that a model's layers captured in this step, by stack a tuple with an entry for each axis.
         None: nothing was captured.
-      moments: the second moments of single examples' gradients that were captured with the factors, by stack.
+      captured_moments: the second moments of single examples' gradients that were captured with the factors, by stack.
       index: the place of each block in the whole stack, `[N]` by stack. None: 0 to N - 1.
       origins: the parameters that the blocks of the whole stack come from, in their order, by stack. None: they are not
         known.
@@ -42,7 +42,7 @@ class BlockInfo(NamedTuple):
     any_finite: jax.Array | None = None
     gradients: Any = None
     factors: Any = None
-    moments: Any = None
+    captured_moments: Any = None
     index: Any = None
     origins: Mapping[str, tuple[Origin, ...]] | None = None
     batch_axes: int = 0
@@ -71,7 +71,9 @@ class BlockInfo(NamedTuple):
           [True]
         """
         cut = self.root_collectives.local
-        rows = {name: cut(getattr(self, name)) for name in ("finite", "gradients", "factors", "moments", "index")}
+        rows = {
+            name: cut(getattr(self, name)) for name in ("finite", "gradients", "factors", "captured_moments", "index")
+        }
         return self._replace(**rows)
 
     def raw(self, updates: Any) -> Any:

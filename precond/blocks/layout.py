@@ -12,7 +12,7 @@ from precond.blocks.parameter import Parameter, parameters_of
 from precond.blocks.tensor_group import Member, TensorGroup, group_members
 from precond.blocks.view import Geometry, View, Views, geometry
 
-__all__ = ["Layout", "Origin", "layout_of"]
+__all__ = ["CutGroups", "Layout", "Leaves", "Origin", "Stacks", "layout_of"]
 
 Leaves = Sequence[Any]
 Stacks = dict[str, jax.Array]

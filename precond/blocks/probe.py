@@ -11,10 +11,10 @@ from jax.typing import ArrayLike
 from precond.blocks.layer import Layer
 from precond.blocks.lead_axes import gather_leads
 
-__all__ = ["Factors", "Probe", "with_zero_probes", "without_probes"]
+__all__ = ["LayerFactors", "Probe", "with_zero_probes", "without_probes"]
 
 
-class Factors(NamedTuple):
+class LayerFactors(NamedTuple):
     """Hold the Kronecker factors of one layer's Fisher matrix, as estimated from one batch.
 
     Attributes:
@@ -55,7 +55,7 @@ class Probe:
     sums: Mapping[str, jax.Array]
     bases: Mapping[str, jax.Array] = dataclasses.field(default_factory=dict)
 
-    def factors(self, examples: ArrayLike) -> Factors:
+    def factors(self, examples: ArrayLike) -> LayerFactors:
         """Return the factors, from the sums over a batch.
 
         Args:
@@ -75,7 +75,7 @@ class Probe:
         outputs = stacked(s["outputs"], examples) if "outputs" in s else None
         moments = stacked(s["moments"], examples) if "moments" in s else None
         inputs = stacked(s["inputs"], rows, layer.diagonal)
-        return Factors((stacked(s["positions"], rows), inputs) if layer.positions else inputs, outputs, moments)
+        return LayerFactors((stacked(s["positions"], rows), inputs) if layer.positions else inputs, outputs, moments)
 
     def gathered(self, name: str, x: jax.Array) -> jax.Array:
         """Return one of the sums with the axes of scans and maps in front.

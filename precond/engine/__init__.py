@@ -4,9 +4,9 @@ from precond.engine.blocked import BlockedState, blocked
 from precond.engine.host_state import EngineDescription, HostState, describing
 from precond.engine.narrow_entries import NarrowEntriesState, narrow_entries
 from precond.engine.per_block import per_block
+from precond.engine.refresh_schedule import RefreshSchedule, every, on_host
 from precond.engine.refuse_foreign import layouts_of, refuse_foreign
 from precond.engine.scale_by_kronecker import KroneckerState, scale_by_kronecker
-from precond.engine.schedule import Refresh, every, on_host
 from precond.engine.skip_nonfinite import SKIPPED, SkipNonfiniteState, check_skipped, skip_nonfinite
 from precond.engine.stacked import stacked, viewed_by
 from precond.engine.stacked_state import StackedState
@@ -18,7 +18,7 @@ __all__ = [
     "HostState",
     "KroneckerState",
     "NarrowEntriesState",
-    "Refresh",
+    "RefreshSchedule",
     "SkipNonfiniteState",
     "StackedState",
     "blocked",

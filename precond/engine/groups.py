@@ -10,13 +10,12 @@ import numpy as np
 from jax import lax
 
 from precond.control_flow import run_if
-from precond.linalg import Packed, row_major
+from precond.linalg import Factor, row_major
 from precond.roots import Power, Root
 from precond.trees import Tree
 
 __all__ = ["RefreshGroup", "groups_of", "put_rows", "take_rows", "transported"]
 
-Factor = jax.Array | Packed
 Fit = Callable[[Any], Any]
 """A function that pads rows of one stack to the size of the group."""
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from precond.control_flow import run_if
-from precond.engine.schedule import Refresh
+from precond.engine.refresh_schedule import RefreshSchedule
 from precond.roots import Root
 from precond.trees import Factors, Stacks
 
@@ -46,7 +46,7 @@ class EngineDescription:
     """
 
     root: Root
-    schedule: Refresh
+    schedule: RefreshSchedule
 
 
 _DESCRIBING: contextvars.ContextVar[bool] = contextvars.ContextVar("describing", default=False)
@@ -74,7 +74,7 @@ def describing() -> Iterator[None]:
         _DESCRIBING.reset(token)
 
 
-def host_state(root: Root, schedule: Refresh, stacks: Stacks, factors: Factors) -> Any:
+def host_state(root: Root, schedule: RefreshSchedule, stacks: Stacks, factors: Factors) -> Any:
     """Return the state before the first update.
 
     Args:
@@ -94,7 +94,7 @@ def host_state(root: Root, schedule: Refresh, stacks: Stacks, factors: Factors) 
 
 
 def capture(
-    schedule: Refresh, count: jax.Array, any_finite: jax.Array | None, factors: Factors, state: HostState
+    schedule: RefreshSchedule, count: jax.Array, any_finite: jax.Array | None, factors: Factors, state: HostState
 ) -> HostState:
     """Return the state with the newest factors if it is time to capture them, else the same state.
 

@@ -12,14 +12,12 @@ from precond.blocks import BlockInfo
 from precond.control_flow import loop_between, run_if
 from precond.engine.check_parts import check_like
 from precond.engine.groups import RefreshGroup, groups_of, put_rows, take_rows, transported
-from precond.engine.schedule import Refresh
-from precond.linalg import Packed, dense
+from precond.engine.refresh_schedule import RefreshSchedule
+from precond.linalg import Factor, dense
 from precond.roots import Power, Root
 from precond.scopes import named
 
 __all__ = ["refresh_roots"]
-
-Factor = jax.Array | Packed
 
 
 def _by_row_group(function: Callable[..., Any], row_groups: int) -> Callable[..., Any]:
@@ -64,7 +62,7 @@ def _cropped(root: Root, group: RefreshGroup, rows: Any, like: Any) -> Any:
 
 def refresh_roots(
     root: Root,
-    schedule: Refresh,
+    schedule: RefreshSchedule,
     step: jax.Array,
     factors: Sequence[Factor],
     derived: Sequence[Any],

@@ -14,7 +14,7 @@ from precond.engine.check_parts import check_factors, check_like, check_root_sta
 from precond.engine.host_state import capture, host_state
 from precond.engine.per_block import per_block
 from precond.engine.refresh_roots import refresh_roots
-from precond.engine.schedule import Refresh, every
+from precond.engine.refresh_schedule import RefreshSchedule, every
 from precond.linalg import Precision, computing_in, row_major
 from precond.roots import Root, RootState, powers_of
 from precond.scopes import named
@@ -45,7 +45,9 @@ def _is_root(x: Any) -> bool:
     return isinstance(x, RootState)
 
 
-def _refresh(root: Root, schedule: Refresh, step: jax.Array, factors: Any, roots: Any, blocks: BlockInfo) -> Any:
+def _refresh(
+    root: Root, schedule: RefreshSchedule, step: jax.Array, factors: Any, roots: Any, blocks: BlockInfo
+) -> Any:
     """Apply `refresh_roots` to trees of stacks."""
     states, treedef = jax.tree.flatten(roots, is_leaf=_is_root)
     tuples = treedef.flatten_up_to(factors)
@@ -99,7 +101,7 @@ def scale_by_kronecker(
     root: Root,
     *,
     momentum: optax.GradientTransformation | None = None,
-    refresh: Refresh | int = 1,
+    refresh: RefreshSchedule | int = 1,
     precision: Precision | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Precondition stacks of blocks: *statistics* x *root*.
@@ -143,7 +145,7 @@ def scale_by_kronecker(
     check_part("root", root, Root, "precond.inverse_root()")
     check_transformation("momentum", momentum)
     statistics, momentum = optax.with_extra_args_support(statistics), per_block(momentum)
-    if not isinstance(refresh, Refresh):
+    if not isinstance(refresh, RefreshSchedule):
         check_whole("refresh", refresh, least=1)
         refresh = every(refresh)
     schedule = refresh

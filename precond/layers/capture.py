@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from precond.blocks import Factors, Layer, Probe, leaves_of, spread_shape
+from precond.blocks import Layer, LayerFactors, Probe, leaves_of, spread_shape
 from precond.layers.carriers import probe_of
 from precond.layers.count_examples import count_examples
 from precond.layers.coverage import Coverage
@@ -88,7 +88,7 @@ class Capture(NamedTuple):
         """
         return counted(self.taps, params, outputs)
 
-    def factors(self, sums: Mapping[str, Probe], examples: jax.typing.ArrayLike) -> dict[str, Factors]:
+    def factors(self, sums: Mapping[str, Probe], examples: jax.typing.ArrayLike) -> dict[str, LayerFactors]:
         """Return the factors of a batch from its sums.
 
         Args:

@@ -14,7 +14,7 @@ from precond.linalg.largest_eigenvalue import largest_eigenvalue
 from precond.linalg.minimax_steps import minimax_step
 from precond.linalg.multiply import gram, multiply, multiply_axis
 from precond.linalg.newton_schulz import block_newton_schulz, gram_is_cheaper, gram_newton_schulz
-from precond.linalg.packed import Packed, dense, eye_like, packed, packed_gram
+from precond.linalg.packed import Factor, Packed, dense, eye_like, packed, packed_gram
 from precond.linalg.polar_factor import polar_factor
 from precond.linalg.precision import Precision, computing_in, dot_precision, precision
 from precond.linalg.qr_basis import first_basis, qr_basis
@@ -25,6 +25,7 @@ from precond.linalg.round_stochastically import round_stochastically
 from precond.linalg.row_major import row_major
 
 __all__ = [
+    "Factor",
     "Packed",
     "Precision",
     "average",

@@ -40,5 +40,5 @@ def divide_in_bases(x: jax.Array, bases: Sequence[jax.Array | None], denominator
       ... ).tolist()
       [[[0.0], [0.25]]]
     """
-    turned = multiply(x, bases, transpose=True)
-    return multiply(divide_or_zero(turned, denominator).astype(x.dtype), bases)
+    projected = multiply(x, bases, transpose=True)
+    return multiply(divide_or_zero(projected, denominator).astype(x.dtype), bases)

@@ -30,8 +30,8 @@ def hidden_constants(numbers: Sequence[int]) -> list[jax.Array]:
     def known() -> list[jax.Array]:
         return [jnp.uint32(x) for x in numbers]
 
-    def turned(_: jax.Array, given: list[jax.Array]) -> list[jax.Array]:
+    def swapped(_: jax.Array, given: list[jax.Array]) -> list[jax.Array]:
         return [lax.shift_left(x, jnp.uint32(16)) | lax.shift_right_logical(x, jnp.uint32(16)) for x in given]
 
     # The two halves of the bits are swapped twice. (The compiler would compute a loop that only counts.)
-    return lax.platform_dependent(cpu=lambda: lax.fori_loop(0, 2, turned, known()), default=known)
+    return lax.platform_dependent(cpu=lambda: lax.fori_loop(0, 2, swapped, known()), default=known)

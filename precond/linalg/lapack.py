@@ -90,12 +90,12 @@ def _eigh_derivative(
     """
     del primals
     values, vectors = out
-    turned = _product(vectors.mT, _product(tangents[0], vectors))
+    rotated = _product(vectors.mT, _product(tangents[0], vectors))
     gaps = values[:, None, :] - values[:, :, None]
     largest = jnp.max(jnp.abs(values), axis=1)[:, None, None]
     apart = jnp.abs(gaps) > values.shape[1] * jnp.finfo(values.dtype).eps * largest
-    rotation = jnp.where(apart, turned / jnp.where(apart, gaps, 1), 0)
-    return jnp.diagonal(turned, axis1=1, axis2=2), _product(vectors, rotation)
+    rotation = jnp.where(apart, rotated / jnp.where(apart, gaps, 1), 0)
+    return jnp.diagonal(rotated, axis1=1, axis2=2), _product(vectors, rotation)
 
 
 def _qr_derivative(primals: Sequence[jax.Array], tangents: Sequence[jax.Array], out: jax.Array) -> jax.Array:

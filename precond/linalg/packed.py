@@ -10,7 +10,7 @@ from jax import lax
 
 from precond.linalg.precision import dot_precision
 
-__all__ = ["Packed", "dense", "eye_like", "packed", "packed_gram"]
+__all__ = ["Factor", "Packed", "dense", "eye_like", "packed", "packed_gram"]
 
 
 class Packed(NamedTuple):
@@ -42,6 +42,10 @@ class Packed(NamedTuple):
     def dtype(self) -> jnp.dtype:
         """The dtype of the matrices."""
         return self.rectangle.dtype
+
+
+Factor = jax.Array | Packed
+"""Factors `[N, d, d]`, dense or packed, or their diagonals `[N, d]`."""
 
 
 def _join(p: jax.Array, b: jax.Array, c: jax.Array) -> Packed:

@@ -18,14 +18,14 @@ def _normalised(a: jax.Array) -> jax.Array:
     return a / jnp.where(largest > 0, largest, 1)
 
 
-def _turned(a: jax.Array, basis: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _rotated(a: jax.Array, basis: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return `S = Q^T A Q` as its diagonal `[M, n]` and the rest `[M, n, n]`."""
     s = symmetric(product(jnp.swapaxes(basis, 1, 2), product(a, basis)))
     return jnp.diagonal(s, axis1=1, axis2=2), s * (1 - jnp.eye(s.shape[-1], dtype=s.dtype))
 
 
 def _sweep(a: jax.Array, basis: jax.Array) -> jax.Array:
-    values, rest = _turned(a, basis)
+    values, rest = _rotated(a, basis)
     gap = values[:, None, :] - values[:, :, None]
     # Two directions whose quotients are equal up to rounding are not rotated: their angle would be noise.
     noise = _NOISE * jnp.finfo(a.dtype).eps * jnp.max(jnp.abs(values), axis=1)[:, None, None]
@@ -125,7 +125,7 @@ def scaled_off_diagonal(a: jax.Array, basis: jax.Array, floor: float | None = No
       0.25
     """
     floor = rounding_floor(a.dtype) if floor is None else floor
-    values, rest = _turned(_normalised(a), basis)
+    values, rest = _rotated(_normalised(a), basis)
     largest = jnp.max(values, axis=1, keepdims=True)
     damped = jnp.maximum(values, 0) + floor * largest
     scale = jnp.where(damped > 0, damped, 1) ** -0.5

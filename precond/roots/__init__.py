@@ -24,7 +24,7 @@ from precond.roots.methods import (
 from precond.roots.moment_rule import MomentRule, decayed_max, ema
 from precond.roots.root import Axis, Padding, Power, Root, RootState, as_fraction, powers_of
 from precond.roots.store_as import store_as
-from precond.roots.transport import Transport, kept, turned
+from precond.roots.transport import Transport, rotated, unchanged
 from precond.roots.waiting import waiting
 
 __all__ = [
@@ -56,15 +56,15 @@ __all__ = [
     "ema",
     "inverse",
     "inverse_root",
-    "kept",
     "last_finite",
     "newton",
     "powers_of",
     "qr",
     "relative",
+    "rotated",
     "rotations",
     "store_as",
     "trace_damping",
-    "turned",
+    "unchanged",
     "waiting",
 ]

@@ -18,7 +18,7 @@ from precond.roots.eigenbasis import eigenbasis
 from precond.roots.guard import Checked
 from precond.roots.methods import Method
 from precond.roots.root import Factor, Root, RootState
-from precond.roots.transport import Transport, turned
+from precond.roots.transport import Transport, rotated
 from precond.trees import Leaf, wide_dtype
 
 __all__ = ["Eigenvalues", "averaged_eigenvalues"]
@@ -42,7 +42,7 @@ def averaged_eigenvalues(
     *,
     damping: Damping | None = None,
     method: Method | None = None,
-    moments: Transport | None = None,
+    transport: Transport | None = None,
 ) -> Root:
     r"""Multiply every axis by the inverse root of its factor, with eigenvalues averaged in every step in a kept basis.
 
@@ -63,9 +63,9 @@ def averaged_eigenvalues(
       damping: the ridge that is added to the eigenvalues before they divide. None is `precond.relative(1e-4)`,
         whose inverse root lets rounding grow by at most 100.
       method: the method that refreshes bases, as in `precond.eigenbasis`.
-      moments: the rule for the eigenvalues when their basis is refreshed: `precond.roots.turned()` (None), or
-        `precond.roots.kept()`, as in the paper. The columns of a basis by `precond.eigh` do not continue those before,
-        and need the first.
+      transport: the rule for the eigenvalues when their basis is refreshed: `precond.roots.rotated()` (None), or
+        `precond.roots.unchanged()`, as in the paper. The columns of a basis by `precond.eigh` do not continue those
+        before, and need the first.
 
     Returns:
       A `Root`, for `root=` of `precond.kl_shampoo`. Refresh with `precond.every(10, delay=1, warmup=1)`, as the
@@ -86,8 +86,8 @@ def averaged_eigenvalues(
     check_number("decay", decay, 0, 1, advice="1 sums.")
     damping = relative(1e-4) if damping is None else damping
     check_part("damping", damping, Damping, "precond.relative(1e-4)")
-    rule = turned() if moments is None else moments
-    base, move = eigenbasis(method=method, moments=rule), rule.move
+    rule = rotated() if transport is None else transport
+    base, move = eigenbasis(method=method, transport=rule), rule.move
 
     def init(stack: Leaf, factors: tuple[Factor | None, ...]) -> RootState:
         bases, (count, _) = base.init(stack, factors)
@@ -124,14 +124,14 @@ def averaged_eigenvalues(
         half = jnp.sqrt(inverse(state.moments.values[axis])).astype(basis.dtype)
         return product(basis * half[:, None, :], jnp.swapaxes(basis, 1, 2))
 
-    def transport(moments: Eigenvalues, old: Checked, new: Checked, axis: int) -> Eigenvalues:
+    def move_moments(moments: Eigenvalues, old: Checked, new: Checked, axis: int) -> Eigenvalues:
         before = moments.values[axis]
         assert move is not None
         assert before is not None
         moved = move(before, old.matrix, new.matrix, 0)
         return moments._replace(values=(*moments.values[:axis], moved, *moments.values[axis + 1 :]))
 
-    return Root(init, base.refresh, apply, whiten, base.power, transport=None if move is None else transport)
+    return Root(init, base.refresh, apply, whiten, base.power, transport=None if move is None else move_moments)
 
 
 def _seen(squares: jax.Array, inverses: list[jax.Array | None]) -> list[jax.Array]:

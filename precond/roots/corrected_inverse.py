@@ -32,7 +32,7 @@ def corrected_inverse(
     *,
     follow: MomentRule | None = None,
     method: Method | None = None,
-    moments: Transport | None = None,
+    transport: Transport | None = None,
 ) -> Root:
     r"""Divide by the measured and damped diagonal of the Fisher matrix in the eigenbasis of the factors (EK-FAC).
 
@@ -53,7 +53,7 @@ def corrected_inverse(
         George et al. have it.
       method: the method that refreshes bases, as in `precond.eigenbasis`. The columns of its bases must continue those
         before (not `precond.eigh`), unless S turns with the basis.
-      moments: the rule for S when a basis is refreshed, as in `precond.eigenbasis`.
+      transport: the rule for S when a basis is refreshed, as in `precond.eigenbasis`.
 
     Returns:
       A `Root`, for a refresh with `precond.every(.., delay=1, warmup=1)`, with which S belongs to one basis from its
@@ -72,7 +72,7 @@ def corrected_inverse(
       0.75
     """
     check_number("damping", damping, 0)
-    base = eigenbasis(eps=damping, power=1.0, method=method, moments=moments)
+    base = eigenbasis(eps=damping, power=1.0, method=method, transport=transport)
     follow = decayed_max() if follow is None else follow
 
     def init(stack: Leaf, factors: tuple[Factor | None, ...]) -> RootState:
@@ -91,12 +91,12 @@ def corrected_inverse(
         measured = keep_finite(seen, MeasuredMoment(count, follow(nu, given, count)), state.moments)
         return divide_in_bases(direction, bases, measured.nu + damping), RootState(state.derived, measured)
 
-    def transport(moments: MeasuredMoment, old: Basis, new: Basis, axis: int) -> MeasuredMoment:
+    def move_moments(moments: MeasuredMoment, old: Basis, new: Basis, axis: int) -> MeasuredMoment:
         assert base.transport is not None
         return moments if isinstance(old, jax.Array) else base.transport(moments, old, new, axis)
 
-    turning = None if base.transport is None else transport
-    return Root(init, refresh, apply, base.whiten, base.power, transport=turning)
+    move = None if base.transport is None else move_moments
+    return Root(init, refresh, apply, base.whiten, base.power, transport=move)
 
 
 def _start(factor: Factor) -> Basis:

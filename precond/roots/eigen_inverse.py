@@ -88,8 +88,8 @@ def eigen_inverse(damping: ArrayLike = 1e-3, *, method: Method | None = None) ->
             good = jnp.max(jnp.abs(factors), axis=1) < jnp.inf
             return Spectrum(None, keep_finite(good, jnp.maximum(factors, 0), derived.values))
         kept = refresh_basis(basis_of, factors, derived.basis, first)
-        turned = jnp.matmul(factors, kept.matrix, precision=dot_precision())
-        values = jnp.maximum(jnp.sum(kept.matrix * turned, axis=1), 0)
+        products = jnp.matmul(factors, kept.matrix, precision=dot_precision())
+        values = jnp.maximum(jnp.sum(kept.matrix * products, axis=1), 0)
         return Spectrum(kept, keep_finite(kept.health.stale == 0, values, derived.values))
 
     def apply(direction: jax.Array, gradient: jax.Array, state: RootState) -> tuple[jax.Array, RootState]:

@@ -17,7 +17,7 @@ from precond.roots.damping import Damping
 from precond.roots.guard import Checked, refresh_basis, unchecked
 from precond.roots.methods import Method, by_platform, qr, rotations
 from precond.roots.root import Factor, Power, Root, RootState, TransportOf
-from precond.roots.transport import Transport, kept
+from precond.roots.transport import Transport, unchanged
 from precond.trees import Leaf, wide_dtype
 
 __all__ = ["SecondMoment", "eigenbasis", "transport_by"]
@@ -44,7 +44,7 @@ def eigenbasis(
     bias_correction: bool = True,
     power: ArrayLike | Mapping[int, float] = 0.5,
     method: Method | None = None,
-    moments: Transport | None = None,
+    transport: Transport | None = None,
     damping: Damping | None = None,
     least: ArrayLike = 1e-7,
 ) -> Root:
@@ -59,7 +59,7 @@ def eigenbasis(
     where $M'$ is the momentum in the same basis. The momentum itself is kept in the parameter's own basis. SOAP keeps
     it in the eigenbasis and turns it at each refresh, which is the same. SOAP does not turn V: the columns of a
     refreshed basis continue those of the old one (`precond.qr`, `precond.roots.cholesky_qr`,
-    `precond.roots.rotations`). With `moments=precond.roots.turned()` V turns with the basis, and columns may come in
+    `precond.roots.rotations`). With `transport=precond.roots.rotated()` V turns with the basis, and columns may come in
     any order (`precond.eigh`).
 
     Args:
@@ -73,8 +73,8 @@ def eigenbasis(
       method: the method that refreshes bases: `precond.qr()`, `precond.roots.rotations()`,
         `precond.roots.cholesky_qr()` or `precond.eigh()`. None takes the first, and on TPU
         `precond.roots.rotations(group=None)`, which takes only matrix products.
-      moments: the rule for V when a basis is refreshed: `precond.roots.kept()` (the default) or
-        `precond.roots.turned()`.
+      transport: the rule for V when a basis is refreshed: `precond.roots.unchanged()` (the default) or
+        `precond.roots.rotated()`.
       damping: the ridge that is added to the eigenvalues of a factor when it whitens another axis for `precond.kl`, as
         in `precond.inverse_root`. None adds nothing, and leaves out directions that are only rounding error.
       least: the relative size of $\epsilon$ if `eps` is None. Beside entries of size 1, rounding turns a zero into
@@ -113,8 +113,8 @@ def eigenbasis(
     check_number("least", least, 0)
     if weight is not None:
         check_number("weight", weight, 0)
-    moments = kept() if moments is None else moments
-    check_part("moments", moments, Transport, "precond.roots.turned()")
+    transport = unchanged() if transport is None else transport
+    check_part("transport", transport, Transport, "precond.roots.rotated()")
     if damping is not None:
         check_part("damping", damping, Damping, "precond.relative(1e-4)")
 
@@ -132,10 +132,10 @@ def eigenbasis(
     def apply(direction: jax.Array, gradient: jax.Array, state: RootState) -> tuple[jax.Array, RootState]:
         derived, (count, nu) = state
         bases = [None if x is None else x.matrix for x in derived]
-        turned = multiply(gradient, bases, transpose=True)
+        projected = multiply(gradient, bases, transpose=True)
         count = jnp.asarray(optax.safe_increment(count))
         steps = per_row(count, nu.ndim)
-        nu = average(nu, jnp.square(turned), decay, weight, count=steps if debiased else None)
+        nu = average(nu, jnp.square(projected), decay, weight, count=steps if debiased else None)
         mean = jnp.mean(nu, axis=tuple(range(1, nu.ndim)), keepdims=True)
         q = power.get(nu.ndim - 1, 0.5) if isinstance(power, Mapping) else power
         denominator = _raised(nu, q) + (least * _raised(mean, q) if eps is None else eps)
@@ -154,26 +154,26 @@ def eigenbasis(
         inverse = jnp.where(values > smallest, values, jnp.inf) ** -0.5
         return jnp.einsum("mij,mkj->mik", basis * inverse, basis, precision=dot_precision())
 
-    return Root(init, refresh, apply, whiten, lambda axis: 1.0, transport=transport_by(moments))
+    return Root(init, refresh, apply, whiten, lambda axis: 1.0, transport=transport_by(transport))
 
 
 def transport_by(rule: Transport) -> TransportOf | None:
     """Make `Root.transport` of a root whose second moments are a `SecondMoment`.
 
     Args:
-      rule: the result of `precond.roots.turned` or `precond.roots.kept`.
+      rule: the result of `precond.roots.rotated` or `precond.roots.unchanged`.
 
     Examples:
-      >>> transport_by(kept()) is None
+      >>> transport_by(unchanged()) is None
       True
     """
     move = rule.move
 
-    def transport(moments: SecondMoment, old: Checked, new: Checked, axis: int) -> SecondMoment:
+    def move_moments(moments: SecondMoment, old: Checked, new: Checked, axis: int) -> SecondMoment:
         assert move is not None
         return moments._replace(nu=move(moments.nu, old.matrix, new.matrix, axis))
 
-    return None if move is None else transport
+    return None if move is None else move_moments
 
 
 def _raised(x: jax.Array, power: jax.typing.ArrayLike) -> jax.Array:

@@ -13,18 +13,18 @@ from precond.trees import Leaf
 
 __all__ = [
     "DENOMINATOR",
-    "Apply",
     "Axis",
     "Derived",
-    "Init",
     "Padding",
     "Power",
     "PowerOf",
-    "Refresh",
     "Root",
+    "RootApply",
+    "RootInit",
+    "RootRefresh",
     "RootState",
+    "RootWhiten",
     "TransportOf",
-    "Whiten",
     "as_fraction",
     "identity_like",
     "powers_of",
@@ -71,7 +71,7 @@ class RootState(NamedTuple):
     moments: Any
 
 
-class Init(Protocol):
+class RootInit(Protocol):
     """Make the first state: the type of `Root.init`."""
 
     def __call__(self, stack: Leaf, factors: tuple[Factor | None, ...]) -> RootState:
@@ -84,7 +84,7 @@ class Init(Protocol):
         ...
 
 
-class Refresh(Protocol):
+class RootRefresh(Protocol):
     """Derive matrices from factors: the type of `Root.refresh`."""
 
     def __call__(self, factors: jax.Array, derived: Derived, power: Power, first: jax.Array) -> Derived:
@@ -106,7 +106,7 @@ class Refresh(Protocol):
         ...
 
 
-class Apply(Protocol):
+class RootApply(Protocol):
     """Precondition a direction: the type of `Root.apply`."""
 
     def __call__(self, direction: jax.Array, gradient: jax.Array, state: RootState) -> tuple[jax.Array, RootState]:
@@ -123,7 +123,7 @@ class Apply(Protocol):
         ...
 
 
-class Whiten(Protocol):
+class RootWhiten(Protocol):
     """Return the matrices that whiten an axis: the type of `Root.whiten`."""
 
     def __call__(self, state: RootState, axis: int, factor: jax.Array) -> jax.Array:
@@ -208,13 +208,13 @@ class Root(NamedTuple):
     The types of the functions document their arguments, by the names that they must have.
 
     Attributes:
-      init: a function from a stack and its factors to a `RootState` (`precond.roots.root.Init`).
+      init: a function from a stack and its factors to a `RootState` (`precond.roots.root.RootInit`).
       refresh: a function from factors and the matrices derived from them before, to the matrices derived now
-        (`precond.roots.root.Refresh`). It is the only costly function.
+        (`precond.roots.root.RootRefresh`). It is the only costly function.
       apply: a function from a direction, a gradient and a state to the preconditioned direction and the state, in every
-        step (`precond.roots.root.Apply`).
+        step (`precond.roots.root.RootApply`).
       whiten: a function from a state, an axis and its factor to the matrices that whiten the axis
-        (`precond.roots.root.Whiten`). None if the root has no such matrices.
+        (`precond.roots.root.RootWhiten`). None if the root has no such matrices.
       power: a function from an `Axis` to a number that `refresh` needs for its factor (`precond.roots.root.PowerOf`).
       padding: the functions that pad factors; None if a root depends on the size of its matrix. If you replace
         `refresh`, and what it derives has another form, replace this by None, too.
@@ -223,10 +223,10 @@ class Root(NamedTuple):
         refreshed. None leaves the moments as they are.
     """
 
-    init: Init
-    refresh: Refresh
-    apply: Apply
-    whiten: Whiten | None
+    init: RootInit
+    refresh: RootRefresh
+    apply: RootApply
+    whiten: RootWhiten | None
     power: PowerOf
     padding: Padding | None = None
     transport: TransportOf | None = None

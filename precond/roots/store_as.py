@@ -75,5 +75,5 @@ def store_as(root: Root, dtype: DTypeLike = jnp.bfloat16) -> Root:
         return root.transport(moments, widen(old, wide), widen(new, wide), axis)
 
     given = None if root.whiten is None else whiten
-    turning = None if root.transport is None else transport
-    return root._replace(init=init, refresh=refresh, apply=apply, whiten=given, transport=turning)
+    moving = None if root.transport is None else transport
+    return root._replace(init=init, refresh=refresh, apply=apply, whiten=given, transport=moving)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from precond.blocks import keep_finite
 from precond.linalg import dot_precision, multiply_axis
 
-__all__ = ["MoveMoments", "Transport", "kept", "turned"]
+__all__ = ["MoveMoments", "Transport", "rotated", "unchanged"]
 
 
 class MoveMoments(Protocol):
@@ -39,17 +39,17 @@ class Transport(NamedTuple):
     move: MoveMoments | None
 
 
-def kept() -> Transport:
+def unchanged() -> Transport:
     """Leave second moments as they are, as the official SOAP does: entry j belongs to column j of the new basis, too.
 
     Examples:
-      >>> kept().move is None
+      >>> unchanged().move is None
       True
     """
-    return Transport("kept()", None)
+    return Transport("unchanged()", None)
 
 
-def turned() -> Transport:
+def rotated() -> Transport:
     r"""Turn second moments with the basis.
 
     $$V' = (P \circ P) V (O \circ O)^\top$$
@@ -64,13 +64,13 @@ def turned() -> Transport:
 
     Examples:
       >>> swap = jnp.asarray([[[0.0, 1.0], [1.0, 0.0]]])
-      >>> turned().move(jnp.asarray([[2.0, 3.0]]), jnp.eye(2)[None], swap, 0).tolist()
+      >>> rotated().move(jnp.asarray([[2.0, 3.0]]), jnp.eye(2)[None], swap, 0).tolist()
       [[3.0, 2.0]]
     """
-    return Transport("turned()", _turn)
+    return Transport("rotated()", _rotate)
 
 
-def _turn(moments: jax.Array, old: jax.Array, new: jax.Array, axis: int) -> jax.Array:
+def _rotate(moments: jax.Array, old: jax.Array, new: jax.Array, axis: int) -> jax.Array:
     between = jnp.matmul(jnp.swapaxes(new, 1, 2), old, precision=dot_precision())
     out = multiply_axis(moments, jnp.square(between).astype(moments.dtype), axis)
     return keep_finite(jnp.any(old != new, axis=(1, 2)), out, moments)

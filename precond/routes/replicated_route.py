@@ -5,8 +5,9 @@ from typing import Any
 from jax.sharding import PartitionSpec
 
 from precond.blocks import Layout
+from precond.blocks.layout import Leaves, Stacks
 from precond.collectives import Collectives
-from precond.routes.route import Leaves, Route, Stacks
+from precond.routes.route import Route
 
 __all__ = ["replicated_route"]
 

@@ -1,15 +1,13 @@
 """Describe the way of gradients to the devices that own their blocks, and of directions back."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 from jax.sharding import PartitionSpec
 
-__all__ = ["Leaves", "Route", "Stacks"]
+from precond.blocks.layout import Leaves, Stacks
 
-Leaves = Sequence[Any]
-Stacks = dict[str, jax.Array]
+__all__ = ["Route"]
 
 
 class Route(NamedTuple):

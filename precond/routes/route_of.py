@@ -5,10 +5,11 @@ from typing import Any
 from jax.sharding import AxisType
 
 from precond.blocks import Layout
+from precond.blocks.layout import Leaves
 from precond.collectives import Collectives
 from precond.mesh import Placement, Sharded, typed_sharding
 from precond.routes.replicated_route import replicated_route
-from precond.routes.route import Leaves, Route
+from precond.routes.route import Route
 from precond.routes.sharded_route import sharded_route
 
 __all__ = ["route_of"]

@@ -8,9 +8,10 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from precond.blocks import Layout
+from precond.blocks.layout import CutGroups, Leaves, Stacks
 from precond.collectives import Collectives
 from precond.routes.leaf_exchange import merge_slices, split_slices
-from precond.routes.route import Leaves, Route, Stacks
+from precond.routes.route import Route
 from precond.routes.slices import Slices, slices_of
 
 __all__ = ["sharded_route"]
@@ -62,9 +63,6 @@ def sharded_route(
     whole = PartitionSpec()
     divided = {i: PartitionSpec(*[None] * x.dim, axes) for i, x in exchanges.items()}
     return Route([divided.get(i, whole) for i in range(len(leaves))], pack, unpack)
-
-
-CutGroups = list[list[jax.Array]]
 
 
 def _of_whole_groups(

@@ -11,14 +11,12 @@ from jax.typing import ArrayLike
 
 from precond.arguments import check_number, described
 from precond.blocks import BlockInfo, active_axes, info_of, path_name
-from precond.linalg import Packed, average, packed
+from precond.linalg import Factor, Packed, average, packed
 from precond.linalg.align import per_row
 from precond.transformation import transformation
 from precond.trees import Factors, Leaf, Stacks, wide_dtype
 
 __all__ = ["ActivationsState", "activations"]
-
-Factor = jax.Array | Packed
 
 
 class ActivationsState(NamedTuple):

@@ -5,13 +5,11 @@ import jax.numpy as jnp
 import optax
 
 from precond.arguments import described
-from precond.linalg import Packed, dense
+from precond.linalg import Factor, dense
 from precond.linalg.align import per_row
 from precond.trees import Factors
 
 __all__ = ["balance"]
-
-Factor = jax.Array | Packed
 
 
 @described()

@@ -73,8 +73,8 @@ def _without_decompositions(a: jax.Array, old: jax.Array, first: jax.Array, *, s
     most = -(-_FIRST // sweeps)
     first = jnp.broadcast_to(first, a.shape[:1])
 
-    def turn(i: jax.Array, basis: jax.Array, given: tuple[jax.Array, jax.Array]) -> jax.Array:
+    def refresh(i: jax.Array, basis: jax.Array, given: tuple[jax.Array, jax.Array]) -> jax.Array:
         a, first = given
         return keep_finite(first | (i == 0), rotate_basis(a, basis, sweeps), basis)
 
-    return loop_between(0, jnp.where(jnp.any(first), most, 1), turn, old, (a, first), most=most)
+    return loop_between(0, jnp.where(jnp.any(first), most, 1), refresh, old, (a, first), most=most)

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 
 from precond.arguments import check_function, check_whole, described, shown
 
-__all__ = ["Refresh", "every", "on_host"]
+__all__ = ["RefreshSchedule", "every", "on_host"]
 
 
-class Refresh(NamedTuple):
+class RefreshSchedule(NamedTuple):
     """Hold when roots are refreshed; `precond.every` and `precond.on_host` make it, and document its fields.
 
     With `on_host`, roots are never refreshed within an update.
@@ -59,7 +59,7 @@ def every(
     stagger: bool = False,
     delay: int = 0,
     warmup: int = 0,
-) -> Refresh:
+) -> RefreshSchedule:
     """Refresh roots every `period` steps. Steps are counted from 1.
 
     Args:
@@ -120,11 +120,11 @@ def every(
         raise ValueError("stagger=True has a fixed number of turns, and a schedule of the period has not: choose one.")
     # With a period of one every root has its turn in every step.
     stagger = stagger and period > 1
-    return Refresh(period, start, start if phase is None else phase, stagger, delay, warmup, False, period_at)
+    return RefreshSchedule(period, start, start if phase is None else phase, stagger, delay, warmup, False, period_at)
 
 
 @described()
-def on_host(period: int, *, warmup: int = 0) -> Refresh:
+def on_host(period: int, *, warmup: int = 0) -> RefreshSchedule:
     """Leave the refresh to `precond.host_refresh`, which runs beside training on the cores of the host.
 
     After every `period` updates the engine keeps a copy of the factors in its state: half as many numbers as its roots
@@ -150,4 +150,4 @@ def on_host(period: int, *, warmup: int = 0) -> Refresh:
     """
     check_whole("period", period, least=1)
     check_whole("warmup", warmup, least=0)
-    return Refresh(period, 1, 1, False, 0, warmup, on_host=True)
+    return RefreshSchedule(period, 1, 1, False, 0, warmup, on_host=True)
