@@ -128,7 +128,7 @@ def test_files_and_functions_stay_short_and_say_what_is_public(file):
 COLLECTIONS = {
     *("boxes", "control_flow", "scopes"),
     *(f"arguments/{x}" for x in ("checks", "directions", "functions", "keywords", "user_trees")),
-    *(f"blocks/{x}" for x in ("lead_axes", "meaning", "parameter_names", "views/matrices")),
+    *(f"blocks/{x}" for x in ("layer_axes", "meaning", "parameter_names", "views/matrices")),
     *("checkpoints/places", "engine/check_parts", "host/rows", "large_batches/goodput"),
     *(f"command/{x}" for x in ("model", "optimizer", "readers")),
     *(f"layers/{x}" for x in ("carriers", "front_end", "linen", "nested", "nnx")),

@@ -9,8 +9,8 @@ from precond.blocks.cuts import BlockSize, Cut, Ragged, Region, ragged
 from precond.blocks.finite_blocks import finite_blocks, keep_finite, mask_blocks, sum_of_squares
 from precond.blocks.known_parameters import KnownParameters, known_parameters
 from precond.blocks.layer import Layer
+from precond.blocks.layer_axes import spread_layer_axes, spread_shape
 from precond.blocks.layout import Layout, Origin, layout_of
-from precond.blocks.lead_axes import spread_leads, spread_shape
 from precond.blocks.meaning import collect_meanings, report_average, report_meaning
 from precond.blocks.parameter import Parameter
 from precond.blocks.path_name import leaves_of, path_name
@@ -75,7 +75,7 @@ __all__ = [
     "report_readings",
     "rules",
     "small_side",
-    "spread_leads",
+    "spread_layer_axes",
     "spread_shape",
     "stack_name",
     "sum_of_squares",

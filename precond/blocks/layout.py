@@ -63,7 +63,7 @@ class Layout(NamedTuple):
         Returns:
           Stacks by name.
         """
-        return self.stacked(self.cut(leaves))
+        return self.stack_blocks(self.cut(leaves))
 
     def cut(self, leaves: Leaves) -> CutGroups:
         """Cut every group into the blocks of its regions.
@@ -78,7 +78,7 @@ class Layout(NamedTuple):
 
         return [one(group) for group in self.groups]
 
-    def stacked(self, cut: CutGroups) -> Stacks:
+    def stack_blocks(self, cut: CutGroups) -> Stacks:
         """Concatenate equal blocks and append zero rows.
 
         Args:
@@ -126,10 +126,10 @@ class Layout(NamedTuple):
         Returns:
           The leaves; those with a view are taken from the stacks.
         """
-        return self.pasted(self.unstacked(stacks), leaves)
+        return self.paste(self.unstack_blocks(stacks), leaves)
 
-    def unstacked(self, stacks: Any) -> CutGroups:
-        """Return the blocks of each region: the inverse of `stacked`.
+    def unstack_blocks(self, stacks: Any) -> CutGroups:
+        """Return the blocks of each region: the inverse of `stack_blocks`.
 
         Args:
           stacks: the stacks by name.
@@ -144,11 +144,11 @@ class Layout(NamedTuple):
                 out[-1].append(rows if count == rows.shape[0] else jax.lax.slice_in_dim(rows, start, start + count))
         return out
 
-    def pasted(self, cut: CutGroups, leaves: Leaves) -> list[Any]:
+    def paste(self, cut: CutGroups, leaves: Leaves) -> list[Any]:
         """Join the blocks of each leaf: the inverse of `cut`.
 
         Args:
-          cut: the result of `unstacked`.
+          cut: the result of `unstack_blocks`.
           leaves: the leaves, as given to `unpack`.
         """
         out = list(leaves)

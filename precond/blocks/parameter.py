@@ -9,8 +9,8 @@ from typing import Any
 import jax
 
 from precond.arguments import shown
+from precond.blocks.find_layer_axes import find_layer_axes
 from precond.blocks.path_name import parts_of, path_name
-from precond.blocks.stacked_axes import stacked_axes
 
 __all__ = ["Parameter", "as_parameter", "parameters_of"]
 
@@ -27,7 +27,7 @@ class Parameter:
       dtype: the dtype of the parameter.
       neighbours: the shapes of all parameters of its module ("bias"), itself included, and of the modules beside it
         ("../dense/kernel").
-      stacked: the axes along which layers are stacked, as the shapes of its neighbours show.
+      layer_axes: the axes along which layers are stacked, as the shapes of its neighbours show.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -38,7 +38,7 @@ class Parameter:
     shape: tuple[int, ...]
     dtype: Any
     neighbours: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
-    stacked: tuple[int, ...] = ()
+    layer_axes: tuple[int, ...] = ()
 
     @property
     def ndim(self) -> int:
@@ -58,7 +58,7 @@ class Parameter:
 
         Examples:
           >>> Parameter((6, 4, 8), "float32", {"bias": (6, 8)}, (0,)).without((0,))
-          Parameter(shape=(4, 8), dtype='float32', neighbours={'bias': (8,)}, stacked=())
+          Parameter(shape=(4, 8), dtype='float32', neighbours={'bias': (8,)}, layer_axes=())
         """
         kept = [axis for axis in range(self.ndim) if axis not in axes]
 
@@ -73,7 +73,7 @@ class Parameter:
                 for name, shape in self.neighbours.items()
                 if belongs(shape)
             },
-            tuple(kept.index(axis) for axis in self.stacked if axis not in axes),
+            tuple(kept.index(axis) for axis in self.layer_axes if axis not in axes),
         )
 
 
@@ -110,7 +110,7 @@ def parameters_of(tree: Any) -> list[tuple[str, Parameter]]:
     Examples:
       >>> import jax.numpy as jnp
       >>> tree = {"dense": {"kernel": jnp.ones((6, 64, 128)), "bias": jnp.ones((6, 128))}}
-      >>> dict(parameters_of(tree))["dense/kernel"].stacked
+      >>> dict(parameters_of(tree))["dense/kernel"].layer_axes
       (0,)
     """
     # Shapes and dtypes as JAX sees them: a leaf may be a NumPy array of float64, or a Python number.
@@ -122,12 +122,12 @@ def parameters_of(tree: Any) -> list[tuple[str, Parameter]]:
     for parts, shape in shapes.items():
         own.setdefault(parts[:-1], {})[parts[-1]] = shape
         beside.setdefault(parts[:-2], {})["/".join(("..", *parts[-2:]))] = shape
-    stacked = stacked_axes(shapes)
+    layer_axes = find_layer_axes(shapes)
 
     def one(name: str, leaf: Any) -> Parameter:
         parts = parts_of(name)
         # If two paths have the same text (a dot in a key), no parameter knows along which axes it is stacked.
-        known = stacked[parts] if len(shapes) == len(named) else ()
+        known = layer_axes[parts] if len(shapes) == len(named) else ()
         return Parameter(tuple(leaf.shape), leaf.dtype, ChainMap(own[parts[:-1]], beside[parts[:-2]]), known)
 
     return [(name, one(name, leaf)) for name, leaf in named]

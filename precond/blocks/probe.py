@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from precond.blocks.layer import Layer
-from precond.blocks.lead_axes import gather_leads
+from precond.blocks.layer_axes import gather_layer_axes
 
 __all__ = ["LayerFactors", "Probe", "with_zero_probes", "without_probes"]
 
@@ -84,15 +84,15 @@ class Probe:
           name: the name of the sum.
           x: the sum.
         """
-        axes = self.layer.lead_axes
-        return x if axes is None or not x.ndim else gather_leads(x, axes, self.layer.sum_shapes[name])
+        axes = self.layer.layer_axes
+        return x if axes is None or not x.ndim else gather_layer_axes(x, axes, self.layer.sum_shapes[name])
 
     def _as_batch(self, x: jax.Array, sides: int) -> jax.Array:
-        """Return an array `[lead.., groups, ..]` as `[L, ..]`, L in the order of the weights' batch."""
+        """Return an array `[layers.., groups, ..]` as `[L, ..]`, L in the order of the weights' batch."""
         layer, own = self.layer, x.shape[x.ndim - sides :]
-        if layer.lead_axes is not None:
-            lead = x.shape[: layer.lead]
-            x = x.reshape(*lead, *(layer.shape[i] for i in layer.groups), *own)
+        if layer.layer_axes is not None:
+            sizes = x.shape[: layer.layer_ndim]
+            x = x.reshape(*sizes, *(layer.shape[i] for i in layer.groups), *own)
             x = x.transpose(*layer.batch_order, *range(x.ndim - sides, x.ndim))
         return x.reshape(-1, *own)
 

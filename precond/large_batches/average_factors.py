@@ -37,7 +37,7 @@ def zero_factors(layers: Mapping[str, Layer], params: Tree) -> dict[str, LayerFa
 
     def pair(layer: Layer) -> LayerFactors:
         kernel, sides, columns = leaves[layer.kernel], layer.tensor[:-1], layer.tensor[-1]
-        n, dtype = math.prod(layer.lead_shape(tuple(kernel.shape))) * layer.size[0], wide_dtype(kernel)
+        n, dtype = math.prod(layer.layer_sizes(tuple(kernel.shape))) * layer.size[0], wide_dtype(kernel)
         first, *more = [jnp.zeros((n, d) if layer.diagonal else (n, d, d), dtype) for d in sides]
         outputs = jnp.zeros((n, columns, columns), dtype) if layer.outputs else None
         return LayerFactors((first, *more) if more else first, outputs)

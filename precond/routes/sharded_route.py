@@ -39,7 +39,7 @@ def sharded_route(
         wires = layout.dtypes(leaves)
         received = collectives.all_to_all({i: x.send(leaves[i], n) for i, x in exchanges.items() if not x.is_local})
         narrow = [exchanges[i].receive(received.get(i, x)) if i in exchanges else x for i, x in enumerate(leaves)]
-        stacks = slices.layout.stacked(_slices_of_whole(slices, collectives, slices.layout.cut(narrow)))
+        stacks = slices.layout.stack_blocks(_slices_of_whole(slices, collectives, slices.layout.cut(narrow)))
         sent = {k: x.reshape(n, -1, *x.shape[1:]).astype(wires[k]) for k, x in stacks.items() if k in sliced_axes}
         received = collectives.all_to_all(sent)
         mine = collectives.local({k: x for k, x in stacks.items() if k not in sliced_axes})
@@ -49,11 +49,11 @@ def sharded_route(
         sent = {k: split_slices(x, sliced_axes[k] + 1, n) for k, x in stacks.items() if k in sliced_axes}
         received = {k: x.reshape(-1, *x.shape[2:]) for k, x in collectives.all_to_all(sent).items()}
         received |= collectives.all_gather({k: x for k, x in stacks.items() if k not in sliced_axes})
-        cut = _whole_of_slices(slices, collectives, slices.layout.unstacked(received))
+        cut = _whole_of_slices(slices, collectives, slices.layout.unstack_blocks(received))
         like = [
             jax.ShapeDtypeStruct(exchanges[i].narrow, x.dtype) if i in exchanges else x for i, x in enumerate(leaves)
         ]
-        out = slices.layout.pasted(cut, like)
+        out = slices.layout.paste(cut, like)
         received = collectives.all_to_all({i: x.send_back(out[i], n) for i, x in exchanges.items() if not x.is_local})
         return [
             exchanges[i].receive_back(received.get(i, x), leaves[i].shape) if i in exchanges else x

@@ -55,7 +55,7 @@ def flax(path: str, leaf: Any) -> View | None:
     is_bias = parts[-1] == "b" and not {"w", "w_h"}.isdisjoint(whole.neighbours)  # Haiku's; any matrix may be called b
     if is_elementwise(parts) or is_bias:
         return None
-    return with_batch_axes(whole.stacked, _one_layer)(path, whole)
+    return with_batch_axes(whole.layer_axes, _one_layer)(path, whole)
 
 
 def _one_layer(path: str, leaf: Any) -> View | None:

@@ -39,7 +39,7 @@ def haiku(path: str, leaf: Any) -> View | None:
     if parts[-1] != "w" and not _GATES.fullmatch(parts[-1]):
         return flax(path, leaf)
     whole = as_parameter(leaf)
-    stacked = whole.stacked or ((0,) if "layer_stack" in path else ())
+    stacked = whole.layer_axes or ((0,) if "layer_stack" in path else ())
     return with_batch_axes(stacked, _one_layer)(path, whole)
 
 

@@ -43,7 +43,7 @@ def maxtext(scan_axis: int = 1) -> Views:
         if parts[-1] in ("wi_0", "wi_1", "wi", "wo"):
             return last_two(shape)
         whole = as_parameter(leaf)
-        return with_batch_axes(whole.stacked, one_layer)(path, whole)
+        return with_batch_axes(whole.layer_axes, one_layer)(path, whole)
 
     def one_layer(path: str, leaf: Any) -> View | None:
         return read_kernel(path, leaf, scan_axis, unknown="rc")

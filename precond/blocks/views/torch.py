@@ -49,7 +49,7 @@ def torch(path: str, leaf: Any) -> View | None:
     if not _WEIGHT.fullmatch(parts[-1]):
         return flax(path, leaf)
     whole = as_parameter(leaf)
-    return with_batch_axes(whole.stacked, _one_layer)(path, whole)
+    return with_batch_axes(whole.layer_axes, _one_layer)(path, whole)
 
 
 def _one_layer(path: str, leaf: Parameter) -> View | None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 
 from precond.blocks.parameter_names import is_norm
 
-__all__ = ["stacked_axes"]
+__all__ = ["find_layer_axes"]
 
 Parts = tuple[str, ...]
 Shapes = Mapping[Parts, tuple[int, ...]]
@@ -13,7 +13,7 @@ Shapes = Mapping[Parts, tuple[int, ...]]
 _BIAS_OF = {"kernel": "bias", "weight": "bias", "w": "b"}
 
 
-def stacked_axes(shapes: Shapes) -> dict[Parts, tuple[int, ...]]:
+def find_layer_axes(shapes: Shapes) -> dict[Parts, tuple[int, ...]]:
     """Find the axes along which the layers of every parameter are stacked, from the shapes of its neighbours.
 
     Two things show that a module is a stack of layers, as `nn.scan`, `nnx.vmap` and MaxText make it. One is a norm
@@ -28,7 +28,7 @@ def stacked_axes(shapes: Shapes) -> dict[Parts, tuple[int, ...]]:
       The axes by the same paths; an empty tuple if a parameter is not stacked.
 
     Examples:
-      >>> found = stacked_axes(
+      >>> found = find_layer_axes(
       ...     {
       ...         ("layers", "mlp", "kernel"): (64, 6, 128),
       ...         ("layers", "norm", "scale"): (64, 6),

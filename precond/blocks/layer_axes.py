@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-__all__ = ["gather_leads", "leads_first", "spread_leads", "spread_shape"]
+__all__ = ["gather_layer_axes", "layer_axes_first", "spread_layer_axes", "spread_shape"]
 
 
-def leads_first(x: jax.Array, axes: Sequence[int]) -> jax.Array:
+def layer_axes_first(x: jax.Array, axes: Sequence[int]) -> jax.Array:
     """Move the axes of a stack to the front.
 
     Args:
@@ -17,20 +17,20 @@ def leads_first(x: jax.Array, axes: Sequence[int]) -> jax.Array:
       axes: the axes along which they are stacked.
 
     Examples:
-      >>> leads_first(jnp.zeros((4, 2, 5)), (1,)).shape
+      >>> layer_axes_first(jnp.zeros((4, 2, 5)), (1,)).shape
       (2, 4, 5)
     """
     return jnp.moveaxis(x, tuple(axes), tuple(range(len(axes))))
 
 
-def spread_shape(lead: Sequence[int], inner: Sequence[int], axes: Sequence[int], rank: int) -> tuple[int, ...]:
+def spread_shape(sizes: Sequence[int], inner: Sequence[int], axes: Sequence[int], rank: int) -> tuple[int, ...]:
     """Return the shape of an array of stacked layers that a loop slices as it slices their weights.
 
     A scan over axis 1 of parameters slices every array along axis 1, those of a probe too. So such an array gets the
     rank of the weights, and the sizes of the stack on the same axes.
 
     Args:
-      lead: the sizes of the stack.
+      sizes: the sizes of the layer axes.
       inner: the shape of one layer's array.
       axes: the axes of the weights along which the layers are stacked.
       rank: the number of axes of the weights.
@@ -40,12 +40,12 @@ def spread_shape(lead: Sequence[int], inner: Sequence[int], axes: Sequence[int],
       ((9, 2, 1), (1, 2, 1))
     """
     rest = iter([math.prod(inner), *[1] * (rank - len(axes) - 1)])
-    sizes = dict(zip(axes, lead, strict=True))
-    return tuple(sizes[axis] if axis in sizes else next(rest) for axis in range(rank))
+    by_axis = dict(zip(axes, sizes, strict=True))
+    return tuple(by_axis[axis] if axis in by_axis else next(rest) for axis in range(rank))
 
 
-def spread_leads(x: jax.Array, axes: Sequence[int], rank: int) -> jax.Array:
-    """Return an array `[lead.., inner..]` in the shape of `spread_shape`.
+def spread_layer_axes(x: jax.Array, axes: Sequence[int], rank: int) -> jax.Array:
+    """Return an array `[layers.., inner..]` in the shape of `spread_shape`.
 
     Args:
       x: an array with the axes of the stack in front.
@@ -53,7 +53,7 @@ def spread_leads(x: jax.Array, axes: Sequence[int], rank: int) -> jax.Array:
       rank: as in `spread_shape`.
 
     Examples:
-      >>> spread_leads(jnp.zeros((2, 3, 3)), (1,), 3).shape
+      >>> spread_layer_axes(jnp.zeros((2, 3, 3)), (1,), 3).shape
       (9, 2, 1)
     """
     count = len(axes)
@@ -61,8 +61,8 @@ def spread_leads(x: jax.Array, axes: Sequence[int], rank: int) -> jax.Array:
     return jnp.moveaxis(flat, tuple(range(count)), tuple(axes))
 
 
-def gather_leads(x: jax.Array, axes: Sequence[int], inner: Sequence[int]) -> jax.Array:
-    """Return an array `[lead.., inner..]` from one in the shape of `spread_shape`: the inverse of `spread_leads`.
+def gather_layer_axes(x: jax.Array, axes: Sequence[int], inner: Sequence[int]) -> jax.Array:
+    """Return an array `[layers.., inner..]` from one in the shape of `spread_shape`.
 
     Args:
       x: an array in the shape of `spread_shape`.
@@ -70,8 +70,8 @@ def gather_leads(x: jax.Array, axes: Sequence[int], inner: Sequence[int]) -> jax
       inner: the shape of one layer's array.
 
     Examples:
-      >>> gather_leads(jnp.zeros((9, 2, 1)), (1,), (3, 3)).shape
+      >>> gather_layer_axes(jnp.zeros((9, 2, 1)), (1,), (3, 3)).shape
       (2, 3, 3)
     """
-    moved = leads_first(x, axes)
+    moved = layer_axes_first(x, axes)
     return moved.reshape(*moved.shape[: len(axes)], *inner)
