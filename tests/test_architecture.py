@@ -100,7 +100,14 @@ def test_imports_go_down_and_not_to_the_private_parts_of_others(file):
 
 
 def test_what_computes_in_the_engine_knows_neither_a_mesh_nor_a_method():
-    for name in ("scale_by_kronecker", "refresh_roots", "groups", "refresh_schedule", "per_block", "narrow_entries"):
+    for name in (
+        "scale_by_kronecker",
+        "refresh_roots",
+        "groups",
+        "refresh_schedule",
+        "per_block",
+        "entries_in_bfloat16",
+    ):
         text = (PACKAGE / "engine" / f"{name}.py").read_text()
         assert not re.search(r"precond\.(mesh|roots\.methods|routes)", text), name
 

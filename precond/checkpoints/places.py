@@ -38,8 +38,8 @@ class Stacked(NamedTuple):
 def named_leaves(tree: Tree) -> dict[str, Any]:
     """Return the leaves of a state by name; the names are those of a checkpoint of it in plain dictionaries.
 
-    The level that `precond.engine.narrow_entries` puts around a state is left out. So a momentum has the same name in
-    bfloat16 and in float32.
+    The level that `precond.engine.entries_in_bfloat16` puts around a state is left out. So a momentum has the same name
+    in bfloat16 and in float32.
 
     Args:
       tree: a state, or what became of one.

@@ -1,8 +1,8 @@
 """Turn parameters into stacks, run statistics and roots on them, and turn them back. This is floor 3 of the library."""
 
 from precond.engine.blocked import BlockedState, blocked
+from precond.engine.entries_in_bfloat16 import EntriesInBfloat16State, entries_in_bfloat16
 from precond.engine.host_state import EngineDescription, HostState, describing
-from precond.engine.narrow_entries import NarrowEntriesState, narrow_entries
 from precond.engine.per_block import per_block
 from precond.engine.refresh_schedule import RefreshSchedule, every, on_host
 from precond.engine.refuse_foreign import layouts_of, refuse_foreign
@@ -15,18 +15,18 @@ __all__ = [
     "SKIPPED",
     "BlockedState",
     "EngineDescription",
+    "EntriesInBfloat16State",
     "HostState",
     "KroneckerState",
-    "NarrowEntriesState",
     "RefreshSchedule",
     "SkipNonfiniteState",
     "StackedState",
     "blocked",
     "check_skipped",
     "describing",
+    "entries_in_bfloat16",
     "every",
     "layouts_of",
-    "narrow_entries",
     "on_host",
     "per_block",
     "refuse_foreign",

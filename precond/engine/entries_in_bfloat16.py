@@ -17,11 +17,11 @@ from precond.roots import RootState
 from precond.transformation import transformation
 from precond.trees import Tree, wide_dtype
 
-__all__ = ["NarrowEntriesState", "narrow_entries"]
+__all__ = ["EntriesInBfloat16State", "entries_in_bfloat16"]
 
 
-class NarrowEntriesState(NamedTuple):
-    """Hold the state of `narrow_entries`.
+class EntriesInBfloat16State(NamedTuple):
+    """Hold the state of `entries_in_bfloat16`.
 
     Attributes:
       rounds: the number of updates so far in which some block was finite. The noise depends on this number alone.
@@ -33,7 +33,7 @@ class NarrowEntriesState(NamedTuple):
     in_bfloat16: optax.OptState
 
 
-def narrow_entries(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+def entries_in_bfloat16(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
     r"""Store a transformation's momentum and second moments in bfloat16 with stochastic rounding.
 
     They are widened before each update, and afterwards rounded up or down by chance, so that the mean stays the same:
@@ -56,7 +56,7 @@ def narrow_entries(inner: optax.GradientTransformation) -> optax.GradientTransfo
       Gupta, Agrawal, Gopalakrishnan and Narayanan, Deep Learning with Limited Numerical Precision, 2015.
 
     Examples:
-      >>> tx, stacks = narrow_entries(optax.trace(0.5)), {"2": jnp.ones((3, 2))}
+      >>> tx, stacks = entries_in_bfloat16(optax.trace(0.5)), {"2": jnp.ones((3, 2))}
       >>> _, state = tx.update(stacks, tx.init(stacks))
       >>> state.in_bfloat16.trace["2"].dtype.name
       'bfloat16'
@@ -64,19 +64,19 @@ def narrow_entries(inner: optax.GradientTransformation) -> optax.GradientTransfo
     check_transformation("inner", inner)
     inner = optax.with_extra_args_support(inner)
 
-    def init(params: optax.Params) -> NarrowEntriesState:
+    def init(params: optax.Params) -> EntriesInBfloat16State:
         wide = _wide_dtypes(params)
         narrow = _mapped(lambda x: x.astype(jnp.bfloat16) if _is_wide(x, wide) else x, inner.init(params), params)
-        return NarrowEntriesState(jnp.zeros([], jnp.int32), narrow)
+        return EntriesInBfloat16State(jnp.zeros([], jnp.int32), narrow)
 
     def update(
         updates: optax.Updates,
-        state: NarrowEntriesState,
+        state: EntriesInBfloat16State,
         params: optax.Params | None = None,
         *,
         blocks: BlockInfo | None = None,
         **extra: Any,
-    ) -> tuple[optax.Updates, NarrowEntriesState]:
+    ) -> tuple[optax.Updates, EntriesInBfloat16State]:
         wide = _wide_dtypes(updates)
 
         def widened(x: jax.Array) -> jax.Array:
@@ -94,7 +94,7 @@ def narrow_entries(inner: optax.GradientTransformation) -> optax.GradientTransfo
             noise = jax.random.bits(jax.random.fold_in(key, next(seen)), x.shape[1:], jnp.uint16)
             return round_stochastically(x, jnp.broadcast_to(noise, x.shape))
 
-        return moved, NarrowEntriesState(info_of(blocks).advance(state.rounds), _mapped(rounded, new, updates))
+        return moved, EntriesInBfloat16State(info_of(blocks).advance(state.rounds), _mapped(rounded, new, updates))
 
     return as_direction(transformation(init, update), like=inner)
 
