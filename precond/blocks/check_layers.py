@@ -41,10 +41,10 @@ def check_matrices(layers: Mapping[str, Layer]) -> None:
       >>> check_matrices({"": Layer("kernel", None, 0, (2, 3), (), (0,), (1,))})
     """
     check_layers(layers)
-    maps = sorted(name for name, layer in layers.items() if layer.positions is not None)
-    if maps:
+    doubly = sorted(name for name, layer in layers.items() if layer.positions is not None)
+    if doubly:
         raise ValueError(
-            f"layers= has doubly factored ones, {maps}, of which no second moments in a basis are captured: let them "
+            f"layers= has doubly factored ones, {doubly}, of which no second moments in a basis are captured: let them "
             "expand (sharing=precond.layers.expand), or use precond.kfac."
         )
 

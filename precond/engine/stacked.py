@@ -229,7 +229,7 @@ def _run(
     route = route_of(layout, leaves, placement, directions, options.sharding)
     dtypes = options.gather_dtypes(layout, leaves)
     total = sum(layout.blocks.values())
-    groups = options.sharding.multiple // (1 if placement is None else placement.count)
+    row_groups = options.sharding.multiple // (1 if placement is None else placement.count)
 
     def entered(tree: Any) -> list[Any]:
         pairs = zip(jax.tree.leaves(tree), route.specs, layout.viewed, strict=True)
@@ -250,7 +250,7 @@ def _run(
             index=directions.local({name: jnp.arange(x.shape[0]) for name, x in layout.stacks.items()}),
             origins=layout.origins(),
             batch_axes=1,
-            row_groups=groups,
+            row_groups=row_groups,
             collectives=directions,
             root_collectives=roots,
         )

@@ -121,7 +121,7 @@ def _by_path(layers: Mapping[str, Layer], factors: Mapping[str, Any]) -> dict[st
 
 def _columns(factors: LayerFactors, inputs: int) -> tuple[jax.Array | None, ...]:
     """Return the factors of each axis; those of the inputs have one row too many if the bias is not trained."""
-    if isinstance(factors.inputs, tuple | list):  # of a map
+    if isinstance(factors.inputs, tuple | list):  # of a doubly factored layer
         return *factors.inputs, factors.outputs
     own = jnp.asarray(factors.inputs)
     return own[:, :inputs] if own.ndim == 2 else own[:, :inputs, :inputs], factors.outputs
