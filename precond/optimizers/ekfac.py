@@ -69,7 +69,7 @@ def ekfac(
         `precond.roots.cholesky_qr()`, by which a column continues the one before, as its second moments do. With
         `transport=precond.roots.rotated()` also `precond.eigh()`.
       transport: what becomes of S when a basis is refreshed: `precond.roots.unchanged()` (the default), or
-        `precond.roots.rotated()`, by which S turns with the basis.
+        `precond.roots.rotated()`, by which S is rotated with the basis.
       otherwise: for parameters that belong to no layer; None is Adam, with the same learning rate.
       precision: of matrix products, as in `precond.scale_by_kronecker`; None is the highest.
       axis: mesh axes over whose devices factors, bases, second moments and momentum are divided, as in

@@ -129,7 +129,7 @@ def kl_soap(
 
     with $\hat{}$ for bias correction, M the moving average of G `[m, n]`, $Q_L, Q_R$ the eigenvectors of L and R, and V
     the moving average of $(Q_L^\top G Q_R)^2$. Every basis takes one step of orthogonal iteration in each step. The
-    momentum is kept in the parameter's own basis, and V turns with the bases (`precond.roots.rotated`). NVIDIA's
+    momentum is kept in the parameter's own basis, and V is rotated with the bases (`precond.roots.rotated`). NVIDIA's
     `KlSoapV3` to the last digit is `precond.recipes.nvidia_kl_soap`.
 
     Args:

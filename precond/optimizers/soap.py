@@ -126,10 +126,10 @@ def soap(
       + \lambda W\Big)$$
 
     with $\hat{}$ for bias correction, $M$ the moving average of $G$, and $Q_L, Q_R$ the eigenvectors of the moving
-    averages of $G G^\top$ and $G^\top G$, refreshed by one QR decomposition each. As in the official implementation
-    the first update only feeds the statistics (matrices stay where they are) and a gradient never meets a basis
-    made from itself. Unlike there, $V$ turns with the bases, and $\epsilon$ is added after bias correction, as in Adam;
-    for the official behaviour to the last digit see `precond.recipes.official_soap`.
+    averages of $G G^\top$ and $G^\top G$, refreshed by one QR decomposition each. As in the official implementation the
+    first update only feeds the statistics (matrices stay where they are) and a gradient never meets a basis made from
+    itself. Unlike there, $V$ is rotated with the bases, and $\epsilon$ is added after bias correction, as in Adam; for
+    the official behaviour to the last digit see `precond.recipes.official_soap`.
 
     Args:
       learning_rate: $\eta$, of Adam's size; a number or an Optax schedule.

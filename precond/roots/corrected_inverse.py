@@ -52,7 +52,7 @@ def corrected_inverse(
       follow: the rule by which S follows X': `precond.roots.decayed_max` (the default), or `precond.roots.ema`, as
         George et al. have it.
       method: the method that refreshes bases, as in `precond.eigenbasis`. The columns of its bases must continue those
-        before (not `precond.eigh`), unless S turns with the basis.
+        before (not `precond.eigh`), unless S is rotated with the basis.
       transport: the rule for S when a basis is refreshed, as in `precond.eigenbasis`.
 
     Returns:

@@ -57,10 +57,10 @@ def eigenbasis(
       P = \frac{M'}{(V / (1 - \beta^t))^{q} + \epsilon} \times_1 Q_1 \cdots \times_k Q_k$$
 
     where $M'$ is the momentum in the same basis. The momentum itself is kept in the parameter's own basis. SOAP keeps
-    it in the eigenbasis and turns it at each refresh, which is the same. SOAP does not turn V: the columns of a
+    it in the eigenbasis and rotates it at each refresh, which is the same. SOAP does not rotate V: the columns of a
     refreshed basis continue those of the old one (`precond.qr`, `precond.roots.cholesky_qr`,
-    `precond.roots.rotations`). With `transport=precond.roots.rotated()` V turns with the basis, and columns may come in
-    any order (`precond.eigh`).
+    `precond.roots.rotations`). With `transport=precond.roots.rotated()` V is rotated with the basis, and columns may be
+    in any order (`precond.eigh`).
 
     Args:
       decay: $\beta$; 1 sums, less than 1 averages. The default remembers about 100 steps.

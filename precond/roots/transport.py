@@ -50,7 +50,7 @@ def unchanged() -> Transport:
 
 
 def rotated() -> Transport:
-    r"""Turn second moments with the basis.
+    r"""Rotate second moments with the basis.
 
     $$V' = (P \circ P) V (O \circ O)^\top$$
 
@@ -58,7 +58,7 @@ def rotated() -> Transport:
     axis, and $\circ$ is the product by element. If the coordinates in the old basis are independent and have mean 0,
     these are exactly their second moments in the new one. The sum of V does not change.
 
-    Without it, a basis can turn towards one very large gradient while second moments do not contain it. Then updates
+    Without it, a basis can rotate towards one very large gradient while second moments do not contain it. Then updates
     grow by an order of magnitude for many steps. It costs two products for each basis that is refreshed. Second moments
     of a basis that stays as it was do not change, not by a bit.
 
