@@ -16,7 +16,7 @@ from precond import (
 from precond.arguments import static_args
 from precond.blocks import BlockInfo, View, ragged, views
 from precond.engine import (
-    Refresh,
+    RefreshSchedule,
     blocked,
     every,
     on_host,
@@ -78,7 +78,7 @@ __all__ = [
     "BlockInfo",
     "Memory",
     "Method",
-    "Refresh",
+    "RefreshSchedule",
     "Root",
     "RootState",
     "View",

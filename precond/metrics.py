@@ -260,16 +260,16 @@ def _by_parameter(state: Any, params: Tree) -> dict[str, jax.Array]:
             if not _is_health(health):
                 continue
             parts = path_name(place).split("/")
-            stack, axis = next(x for x in parts if x in cut.owners), parts[parts.index("derived") + 1]
-            owners = cut.owners[stack]
-            if isinstance(owners, Tracer) or owners.ndim != 2:
+            stack, axis = next(x for x in parts if x in cut.block_ids), parts[parts.index("derived") + 1]
+            block_ids = cut.block_ids[stack]
+            if isinstance(block_ids, Tracer) or block_ids.ndim != 2:
                 raise ValueError(
                     "metrics(state, params) reads whose each root is, outside of jax.jit and of one model: call it on "
                     "the state that a step returned; of a mapped state, on jax.tree.map(lambda x: x[0], state)."
                 )
-            known |= {*np.asarray(owners[:, 0]).tolist()}
-            for number in sorted({*np.asarray(owners[:, 0]).tolist()} & set(paths)):
-                mine = owners[:, 0] == number
+            known |= {*np.asarray(block_ids[:, 0]).tolist()}
+            for number in sorted({*np.asarray(block_ids[:, 0]).tolist()} & set(paths)):
+                mine = block_ids[:, 0] == number
                 for name, x in _of_one(health).items():
                     out[f"roots/{name}/{paths[number]}/{axis}"] = jnp.max(jnp.where(mine, x, 0))
     if known and not known & set(paths):

@@ -1,4 +1,4 @@
-"""What several rooms need of trees of arrays. Floor 0 of the library."""
+"""Compute with trees of arrays, as several rooms need it. This is floor 0 of the library."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -29,10 +29,10 @@ __all__ = [
 Node = TypeVar("Node")
 
 Tree = optax.Params
-"""A tree of arrays, such as parameters, gradients, or what is kept of them."""
+"""A tree of arrays, such as parameters, gradients, or a state."""
 
 Mask = optax.Params | Callable[[optax.Params], optax.Params] | None
-"""Which parameters something is for: a tree of booleans, a function from parameters to one, or None for all."""
+"""A choice of parameters: a tree of booleans, a function from parameters to such a tree, or None for all."""
 
 Leaf = jax.Array | jax.ShapeDtypeStruct
 """An array, or its shape and dtype alone."""
@@ -121,7 +121,7 @@ def tree_product(x: Tree, y: Tree) -> jax.Array:
 
     Args:
       x: a tree.
-      y: another of the same structure.
+      y: another tree of the same structure.
 
     Examples:
       >>> tree_product({"a": jnp.ones(2)}, {"a": jnp.full(2, 3.0)}).item()
@@ -148,14 +148,14 @@ def all_finite(tree: Tree) -> jax.Array:
     leaves = jax.tree.leaves(tree)
     if not leaves:
         return jnp.asarray(True)
-    # The comparison stands behind the stack. Of a chain of `and` XLA makes a copy in every kernel that reads it.
+    # The results are stacked before they are tested: XLA copies a chain of `and` into every kernel that reads it.
     return jnp.all(jnp.stack([jnp.any(~jnp.isfinite(x)) for x in leaves]) == 0)
 
 
 def varying(x: Any) -> frozenset[str]:
-    """Return the mesh axes over whose devices a value may differ, inside a `jax.shard_map` that keeps account of them.
+    """Return the mesh axes over whose devices a value may differ, inside a `jax.shard_map` that records them.
 
-    Elsewhere there are none.
+    Elsewhere the result is empty.
 
     Examples:
       >>> varying(jnp.ones(2))
@@ -170,8 +170,8 @@ def vary(tree: Tree, axes: frozenset[str]) -> Any:
     """Return the same arrays, marked as differing over these mesh axes.
 
     Args:
-      tree: whose leaves may differ over some of the axes already.
-      axes: of the `jax.shard_map` around.
+      tree: a tree whose leaves may differ over some of the axes already.
+      axes: the axes of the enclosing `jax.shard_map`.
 
     Examples:
       >>> vary(jnp.ones(2), frozenset()).tolist()
@@ -186,10 +186,10 @@ def vary(tree: Tree, axes: frozenset[str]) -> Any:
 
 
 def find_nodes(tree: Any, kind: type[Node]) -> list[Node]:
-    """Return all nodes of a tree that are of this type, in the order of the tree; those inside of others not.
+    """Return all nodes of a tree that are of this type, in the order of the tree, without nodes inside of others.
 
     Args:
-      tree: such as the state of an optimizer.
+      tree: a tree, such as the state of an optimizer.
       kind: the type of a node, such as that of a transformation's state.
 
     Examples:

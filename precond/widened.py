@@ -1,4 +1,4 @@
-"""Transformations that compute in float32 or wider for gradients of any dtype. Floor 0 of the library."""
+"""Make transformations compute in float32 or wider for gradients of any dtype. This is floor 0 of the library."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ def widen(tree: Any) -> Any:
     """Widen arrays to float32 at least; an array that is not of floating point stays as it is.
 
     Args:
-      tree: of arrays, or of anything with shape and dtype.
+      tree: a tree of arrays, or of anything with shape and dtype.
 
     Examples:
       >>> [x.dtype.name for x in widen([jnp.ones(2, jnp.float16), jnp.ones(2, int)])]
@@ -29,10 +29,10 @@ def widen(tree: Any) -> Any:
 
 
 def widened(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """Let a transformation see gradients and parameters in float32 or wider, and round its updates alone.
+    """Give a transformation gradients and parameters in float32 or wider, and round only its updates.
 
     Args:
-      tx: any transformation.
+      tx: a transformation.
 
     Examples:
       >>> # The square of 1e-4 is 0 in float16.

@@ -76,7 +76,7 @@ VARIANTS = (
     Case("soap_refreshed_in_turns", precond.soap, _LR | {"refresh": _TURNS._replace(**_LATE)}),
     Case("soap_eigh", precond.soap, _LR | {"method": precond.eigh(), "refresh": _AT_ONCE._replace(**_LATE)}),
     Case("soap_rotations", precond.soap, _LR | {"method": precond.roots.rotations()}),
-    Case("soap_turned", precond.soap, _LR | {"moments": precond.roots.turned()}),
+    Case("soap_turned", precond.soap, _LR | {"transport": precond.roots.rotated()}),
     Case("soap_adam_magnitude", precond.soap, _LR | {"magnitude": _ADAM}),
     Case("soap_small_blocks", precond.soap, _LR | {"block_size": 2}),
     Case("soap_tensors", precond.soap, _LR | {"views": precond.views.tensors()}),

@@ -8,7 +8,7 @@ import optax
 
 import precond
 from precond.blocks import Layer, path_name
-from precond.layers import Factors
+from precond.layers import LayerFactors
 from precond.layers.bases_of import bases_of
 
 __all__ = ["ekfac", "kfac"]
@@ -24,7 +24,7 @@ def layers_of(tree: Any) -> dict[str, Layer]:
     return found
 
 
-def factors_of(grads: Any, layers: dict[str, Layer], state: Any) -> dict[str, Factors]:
+def factors_of(grads: Any, layers: dict[str, Layer], state: Any) -> dict[str, LayerFactors]:
     """As if each gradient were that of one example, and a little more, by which no eigenvalues are equal."""
     out = {}
     bases = {} if state is None else bases_of(state, layers, grads)
@@ -35,7 +35,7 @@ def factors_of(grads: Any, layers: dict[str, Layer], state: Any) -> dict[str, Fa
         a, b = (x + jnp.diag(jnp.arange(1.0, 1 + len(x[0]), dtype=x.dtype)) for x in (g @ g.mT, g.mT @ g))
         there = bases.get(name)
         moments = None if there is None else jnp.square(there["inputs"].mT @ g @ there["outputs"])
-        out[name] = Factors(a, b, moments)
+        out[name] = LayerFactors(a, b, moments)
     return out
 
 

@@ -19,7 +19,7 @@ FLOORS = {
     "arguments": 0,
     "collectives": 0,
     "control_flow": 1,
-    "eager": 0,
+    "compiled_if_eager": 0,
     "linalg": 0,
     "scopes": 0,
     "transformation": 0,
@@ -100,7 +100,14 @@ def test_imports_go_down_and_not_to_the_private_parts_of_others(file):
 
 
 def test_what_computes_in_the_engine_knows_neither_a_mesh_nor_a_method():
-    for name in ("scale_by_kronecker", "refresh_roots", "groups", "schedule", "per_block", "narrow_entries"):
+    for name in (
+        "scale_by_kronecker",
+        "refresh_roots",
+        "groups",
+        "refresh_schedule",
+        "per_block",
+        "entries_in_bfloat16",
+    ):
         text = (PACKAGE / "engine" / f"{name}.py").read_text()
         assert not re.search(r"precond\.(mesh|roots\.methods|routes)", text), name
 
@@ -122,6 +129,39 @@ def test_files_and_functions_stay_short_and_say_what_is_public(file):
     assert sorted(module.__all__) == sorted(set(module.__all__))
     for public in module.__all__:
         assert hasattr(module, public)
+
+
+# Files that are named after what they collect. Every other file has the name of something that it exports.
+COLLECTIONS = {
+    *("boxes", "control_flow", "scopes"),
+    *(f"arguments/{x}" for x in ("checks", "directions", "functions", "keywords", "user_trees")),
+    *(f"blocks/{x}" for x in ("layer_axes", "meaning", "parameter_names", "views/matrices")),
+    *("checkpoints/places", "engine/check_parts", "host/rows", "large_batches/goodput"),
+    *(f"command/{x}" for x in ("model", "optimizer", "readers")),
+    *(f"layers/{x}" for x in ("carriers", "front_end", "linen", "nested", "nnx")),
+    *(f"linalg/{x}" for x in ("align", "divide", "lapack", "newton_schulz")),
+    *("mesh/reshard", "orthogonal/polynomials", "planning/presets", "planning/report", "roots/guard"),
+    *(f"recipes/{x}" for x in ("google_roots", "meta", "meta_bases", "meta_roots")),
+}
+
+
+def test_a_file_is_named_after_what_it_exports():
+    """The name may be the plural of an export: `products` has `product`, and `groups` has `groups_of`."""
+
+    def plain(name):
+        return name.lower().replace("_", "")
+
+    unnamed = {}
+    for file in FILES:
+        path = file.relative_to(PACKAGE).with_suffix("")
+        if path.name.startswith("__"):
+            continue
+        exported = importlib.import_module(".".join(("precond", *path.parts))).__all__
+        fitting = {form for x in exported for form in (plain(x), f"{plain(x)}s", plain(x).removesuffix("of"))}
+        if plain(path.name) not in fitting:
+            unnamed[path.as_posix()] = exported
+    assert set(unnamed) == COLLECTIONS
+    assert [path for path, exported in unnamed.items() if len(exported) < 2] == []
 
 
 def annotations(file):

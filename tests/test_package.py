@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import precond
-from precond.diagnosis.problems import OLDEST
+from precond.diagnosis.find_problems import OLDEST
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())

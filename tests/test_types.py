@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import optax
 
 import precond
-from precond.roots.methods import Method, Solved
+from precond.roots.methods import Method, RootResult
 from precond.statistics import Seen, Statistic
 from precond.linalg import Packed
 from precond.transformation import transformation
@@ -54,12 +54,12 @@ precond.inverse_root().refresh(factors=jnp.ones((1, 1, 1)), derived=None, power=
 precond.inverse_root().refresh(factors=jnp.ones((1, 1, 1)), older=None, power=1.0, first=jnp.asarray(True))  # refused
 
 
-def root(a: jax.Array, power, ridge, least: float) -> Solved:
-    return Solved(a, a, a, a)
+def root(a: jax.Array, power, ridge, least: float) -> RootResult:
+    return RootResult(a, a, a, a)
 
 
-def misnamed_root(a: jax.Array, exponent, ridge, least: float) -> Solved:
-    return Solved(a, a, a, a)
+def misnamed_root(a: jax.Array, exponent, ridge, least: float) -> RootResult:
+    return RootResult(a, a, a, a)
 
 
 Method("mine()", root, None)

@@ -88,7 +88,7 @@ def _kfac(shapes, axis):
     def factors(layer):
         groups, n, m = layer.size
         sides = (jax.ShapeDtypeStruct((groups, d, d), jnp.float32) for d in (n, m))
-        return precond.layers.Factors(*sides)
+        return precond.layers.LayerFactors(*sides)
 
     return precond.kfac(0.1, layers, axis=axis), {"factors": {name: factors(x) for name, x in layers.items()}}
 

@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 import optax
 
 from precond.arguments.check_types import check_types
-from precond.arguments.explain import explained
+from precond.arguments.explained import explained
 from precond.arguments.keywords import check_call
 from precond.arguments.shown import shown
 from precond.arguments.user_trees import check_keys

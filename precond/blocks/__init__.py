@@ -1,21 +1,21 @@
-"""A pytree as stacks of equal blocks, and back. Floor 1 of the library."""
+"""Turn a pytree into stacks of equal blocks, and back. This is floor 1 of the library."""
 
+from precond.blocks.block_ids import STARTS, block_ids_of, fingerprint, hashed, reading_of
 from precond.blocks.block_info import BlockInfo, info_of, without_info
+from precond.blocks.check_block_ids import check_block_ids, check_inner, first_difference
 from precond.blocks.check_layers import check_layers, check_matrices, check_present
 from precond.blocks.check_leaves import check_leaves, check_shapes
-from precond.blocks.check_owners import check_inner, check_owners, first_difference
 from precond.blocks.cuts import BlockSize, Cut, Ragged, Region, ragged
 from precond.blocks.finite_blocks import finite_blocks, keep_finite, mask_blocks, sum_of_squares
 from precond.blocks.known_parameters import KnownParameters, known_parameters
 from precond.blocks.layer import Layer
+from precond.blocks.layer_axes import spread_layer_axes, spread_shape
 from precond.blocks.layout import Layout, Origin, layout_of
-from precond.blocks.lead_axes import spread_leads, spread_shape
-from precond.blocks.meaning import hearing, tell_average, tell_meaning
-from precond.blocks.owners import STARTS, fingerprint, hashed, owners_of, reading_of
+from precond.blocks.meaning import collect_meanings, report_average, report_meaning
 from precond.blocks.parameter import Parameter
 from precond.blocks.path_name import leaves_of, path_name
-from precond.blocks.probe import Factors, Probe, with_zero_probes, without_probes
-from precond.blocks.readings import Asked, Reading, asking, readings_of, tell_readings
+from precond.blocks.probe import LayerFactors, Probe, with_zero_probes, without_probes
+from precond.blocks.readings import InitReport, Reading, collect_reports, readings_of, report_readings
 from precond.blocks.stack_name import active_axes, check_stacks, stack_name
 from precond.blocks.tensor_group import Member, TensorGroup
 from precond.blocks.view import Geometry, View, Views
@@ -23,14 +23,14 @@ from precond.blocks.views import as_views, default_views, rules, small_side, ten
 
 __all__ = [
     "STARTS",
-    "Asked",
     "BlockInfo",
     "BlockSize",
     "Cut",
-    "Factors",
     "Geometry",
+    "InitReport",
     "KnownParameters",
     "Layer",
+    "LayerFactors",
     "Layout",
     "Member",
     "Origin",
@@ -44,41 +44,41 @@ __all__ = [
     "Views",
     "active_axes",
     "as_views",
-    "asking",
+    "block_ids_of",
+    "check_block_ids",
     "check_inner",
     "check_layers",
     "check_leaves",
     "check_matrices",
-    "check_owners",
     "check_present",
     "check_shapes",
     "check_stacks",
+    "collect_meanings",
+    "collect_reports",
     "default_views",
     "fingerprint",
     "finite_blocks",
     "first_difference",
     "hashed",
-    "hearing",
     "info_of",
     "keep_finite",
     "known_parameters",
     "layout_of",
     "leaves_of",
     "mask_blocks",
-    "owners_of",
     "path_name",
     "ragged",
     "reading_of",
     "readings_of",
+    "report_average",
+    "report_meaning",
+    "report_readings",
     "rules",
     "small_side",
-    "spread_leads",
+    "spread_layer_axes",
     "spread_shape",
     "stack_name",
     "sum_of_squares",
-    "tell_average",
-    "tell_meaning",
-    "tell_readings",
     "tensors",
     "with_zero_probes",
     "without_info",

@@ -1,4 +1,4 @@
-"""What the engine tells the transformations that run on its stacks: the one extra argument of ours, `blocks`."""
+"""Tell the transformations of stacks about their blocks, by the one extra argument of ours, `blocks`."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -16,29 +16,33 @@ __all__ = ["BlockInfo", "info_of", "without_info"]
 class BlockInfo(NamedTuple):
     """Tell a transformation of stacks about its blocks.
 
-    `precond.blocked` passes it as the extra argument `blocks` to whatever runs inside. Behind "None:" each line says
-    what None means.
+    `precond.blocked` passes it as the extra argument `blocks` to every transformation inside. After "None:" each line
+    says what None means.
 
     Attributes:
-      finite: by stack, whether each block's gradient is finite, `[N]`. None: all are.
+      finite: whether each block's gradient is finite, `[N]` by stack. None: all are.
       any_finite: whether a block of any stack, on any device, is finite. If none is, nothing may advance. None: yes.
-      gradients: the raw gradients, where `updates` are something else, such as their momentum. None: `updates` are.
-      factors: by stack, the factors that a model's layers captured in this step, a tuple with an entry for each axis.
+      gradients: the raw gradients, if `updates` are something else, such as their momentum. None: `updates` are the raw
+        gradients.
+      factors: the factors that a model's layers captured in this step, by stack a tuple with an entry for each axis.
         None: nothing was captured.
-      moments: by stack, the second moments of single examples' gradients that were captured with them.
-      index: by stack, the place of each block in the whole stack, `[N]`. None: 0 to N - 1.
-      origins: by stack, which parameters the blocks of the whole stack come from, in their order. None: not known.
+      captured_moments: the second moments of single examples' gradients that were captured with the factors, by stack.
+      index: the place of each block in the whole stack, `[N]` by stack. None: 0 to N - 1.
+      origins: the parameters that the blocks of the whole stack come from, in their order, by stack. None: they are not
+        known.
       batch_axes: the number of leading axes that count blocks: 1 for stacks, 0 where every array is one block.
-      row_groups: every stack consists of this many groups of equal length, which stand on as many devices or fewer.
-      collectives: over the devices that have different blocks.
-      root_collectives: over the devices that have the same blocks, and share the work of refreshing their roots.
+      row_groups: the number of groups of equal length of which every stack consists. They are on as many devices or
+        fewer.
+      collectives: the collectives over the devices that have different blocks.
+      root_collectives: the collectives over the devices that have the same blocks, and share the work of refreshing
+        their roots.
     """
 
     finite: Any = None
     any_finite: jax.Array | None = None
     gradients: Any = None
     factors: Any = None
-    moments: Any = None
+    captured_moments: Any = None
     index: Any = None
     origins: Mapping[str, tuple[Origin, ...]] | None = None
     batch_axes: int = 0
@@ -60,21 +64,23 @@ class BlockInfo(NamedTuple):
         return following if self.any_finite is None else jnp.where(self.any_finite, following, count)
 
     def local(self) -> "BlockInfo":
-        """Keep of every entry by block those whose roots this device refreshes.
+        """Keep the entries of the blocks whose roots this device refreshes.
 
         Examples:
           >>> BlockInfo(finite={"2": jnp.asarray([True])}).local().finite["2"].tolist()
           [True]
         """
         cut = self.root_collectives.local
-        rows = {name: cut(getattr(self, name)) for name in ("finite", "gradients", "factors", "moments", "index")}
+        rows = {
+            name: cut(getattr(self, name)) for name in ("finite", "gradients", "factors", "captured_moments", "index")
+        }
         return self._replace(**rows)
 
     def raw(self, updates: Any) -> Any:
         """Return the raw gradients.
 
         Args:
-          updates: returned if there are no others.
+          updates: the updates, which are returned if there are no others.
 
         Examples:
           >>> BlockInfo().raw({"2": 1.0}), BlockInfo(gradients={"2": 5.0}).raw({"2": 1.0})
@@ -84,9 +90,9 @@ class BlockInfo(NamedTuple):
 
 
 def info_of(blocks: Any) -> BlockInfo:
-    """Return the `BlockInfo` that came as the extra argument `blocks`, or one that says nothing.
+    """Return the `BlockInfo` that was passed as `blocks`, or an empty one.
 
-    The name is free for everyone outside of `precond.blocked`: whatever else a caller passes under it is ignored.
+    Outside of `precond.blocked` everyone can use this name: anything else that a caller passes under it is ignored.
 
     Args:
       blocks: the extra argument, or None.
@@ -103,7 +109,7 @@ def info_of(blocks: Any) -> BlockInfo:
 
 
 def without_info(extra: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out the `BlockInfo` of the transformation around, which is about other arrays than those inside.
+    """Leave out the `BlockInfo` of the outer transformation, which describes other arrays than those inside.
 
     Args:
       extra: the extra arguments of an update.

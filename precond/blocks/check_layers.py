@@ -1,4 +1,4 @@
-"""Checks of layers, alone and against the parameters."""
+"""Check layers, alone and against the parameters."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +13,7 @@ def check_layers(layers: Any) -> None:
     """Raise unless these are layers by name.
 
     Raises:
-      TypeError: saying where they come from.
+      TypeError: for anything else. The message says where layers come from.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -28,23 +28,23 @@ def check_layers(layers: Any) -> None:
 
 
 def check_matrices(layers: Mapping[str, Layer]) -> None:
-    """Raise for layers that are doubly factored: of these no second moments are captured.
+    """Raise for layers that are doubly factored, since second moments are captured for matrices alone.
 
     Args:
-      layers: of a capture.
+      layers: the layers of a capture.
 
     Raises:
-      ValueError: naming them.
+      ValueError: for these layers, which it names.
       TypeError: as `check_layers`.
 
     Examples:
       >>> check_matrices({"": Layer("kernel", None, 0, (2, 3), (), (0,), (1,))})
     """
     check_layers(layers)
-    maps = sorted(name for name, layer in layers.items() if layer.positions is not None)
-    if maps:
+    doubly = sorted(name for name, layer in layers.items() if layer.positions is not None)
+    if doubly:
         raise ValueError(
-            f"layers= has doubly factored ones, {maps}, of which no second moments in a basis are captured: let them "
+            f"layers= has doubly factored ones, {doubly}, of which no second moments in a basis are captured: let them "
             "expand (sharing=precond.layers.expand), or use precond.kfac."
         )
 
@@ -53,8 +53,8 @@ def check_present(layers: Mapping[str, Layer], params: Any) -> None:
     """Raise unless the parameters have some of these layers, and no bias without its weights.
 
     Args:
-      layers: of a capture.
-      params: a tree of parameters; one without leaves has nothing to check.
+      layers: the layers of a capture.
+      params: a tree of parameters. A tree without leaves passes.
 
     Raises:
       ValueError: naming the missing parameters.

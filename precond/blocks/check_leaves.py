@@ -1,4 +1,4 @@
-"""Checks of parameters and gradients before anything is computed."""
+"""Check parameters and gradients before anything is computed."""
 
 from typing import Any
 
@@ -41,7 +41,9 @@ def _narrow(what: str, dtype: Any) -> str:
 
 
 def check_shapes(updates: Any, params: Any) -> None:
-    """Raise unless every gradient is of real or complex numbers, with the shape of its parameter if there are as many.
+    """Raise unless every gradient is of real or complex numbers, and has the shape of its parameter.
+
+    Shapes are compared only if both trees have equally many leaves.
 
     Raises:
       ValueError: for a gradient of another shape.

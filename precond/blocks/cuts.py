@@ -1,4 +1,4 @@
-"""How an axis is cut into blocks, and how a tensor becomes blocks and comes back."""
+"""Cut axes and tensors into blocks, and join the blocks again."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ __all__ = ["BlockSize", "Cut", "Ragged", "Region", "cut_blocks", "cuts_of", "pas
 
 
 class Cut(NamedTuple):
-    """A stretch of one axis that is cut into `count` pieces of `size`.
+    """Describe a stretch of one axis that is cut into `count` pieces of `size`.
 
     An axis is a stretch of equal pieces, and sometimes a second stretch, which is one shorter piece.
     """
@@ -26,13 +26,13 @@ Region = tuple[Cut, ...]
 
 
 class Ragged(NamedTuple):
-    """A block size with a rest; made by `precond.ragged`, whose argument this is."""
+    """Hold a block size that leaves a shorter rest; `precond.ragged` makes it, and documents its field."""
 
     size: int
 
 
 BlockSize = int | Ragged | None
-"""How axes are cut into blocks: the longest side of a block, a `Ragged`, or None, which cuts nothing."""
+"""The way in which axes are cut: the longest side of a block, a `Ragged`, or None, which cuts nothing."""
 
 
 @described()
@@ -40,7 +40,7 @@ def ragged(size: int) -> Ragged:
     """Cut axes into blocks of one size and a shorter rest, as the reference implementations of Shampoo do.
 
     Args:
-      size: of the blocks: 2304 at 1024 is 1024, 1024 and 256.
+      size: the size of the blocks: an axis of 2304 is cut at 1024 into 1024, 1024 and 256.
 
     Returns:
       A value for `block_size=`. A plain number cuts into equal pieces instead: 2304 at 1024 is three times 768.
@@ -59,15 +59,17 @@ def ragged(size: int) -> Ragged:
     return Ragged(size)
 
 
-_TILE = 8  # pieces of unequal size are multiples of it, except the last
+# A TPU keeps the rows of an array in tiles of 8, and would pad other sizes. So pieces of unequal size are multiples of
+# it, except the last.
+_TILE = 8
 
 
 def cuts_of(length: int, block_size: BlockSize) -> tuple[Cut, ...]:
     """Return how an axis is cut.
 
     Args:
-      length: of the axis.
-      block_size: as in `precond.blocked`.
+      length: the length of the axis.
+      block_size: the block size, as in `precond.blocked`.
 
     Examples:
       >>> cuts_of(6, None), cuts_of(20, 8)
@@ -90,8 +92,8 @@ def cut_blocks(tensors: jax.Array, region: Region) -> jax.Array:
     """Cut the blocks of a region, `[B, D1, .., Dk] -> [B count1 .. countk, size1, .., sizek]`.
 
     Args:
-      tensors: `[B, D1, .., Dk]`.
-      region: of them.
+      tensors: the tensors, `[B, D1, .., Dk]`.
+      region: a region of the tensors.
 
     Examples:
       >>> cut_blocks(jnp.arange(4).reshape(1, 4), (Cut(0, 2, 2),)).tolist()
@@ -101,7 +103,7 @@ def cut_blocks(tensors: jax.Array, region: Region) -> jax.Array:
         stop = cut.start + cut.count * cut.size
         if (cut.start, stop) != (0, tensors.shape[axis]):
             tensors = jax.lax.slice_in_dim(tensors, cut.start, stop, axis=axis)
-    # One transposition for all axes. On a TPU, slices laid one behind another take a fifth longer.
+    # One transposition moves all axes. On a TPU, slices that are concatenated take a fifth longer.
     grid = [d for cut in region for d in (cut.count, cut.size)]
     k = len(region)
     order = [0, *range(1, 2 * k, 2), *range(2, 2 * k + 1, 2)]
@@ -113,14 +115,14 @@ def paste_blocks(blocks: jax.Array, region: Region) -> jax.Array:
     """Join the blocks of a region: the inverse of `cut_blocks`.
 
     Args:
-      blocks: of one region.
-      region: where they were cut.
+      blocks: the blocks of one region.
+      region: the region from which they were cut.
 
     Examples:
       >>> paste_blocks(jnp.asarray([[0, 1], [2, 3]]), (Cut(0, 2, 2),)).tolist()
       [[0, 1, 2, 3]]
     """
-    # Here slices are faster on a TPU than a transposition. Rows stand together in memory already.
+    # Here slices are faster on a TPU than a transposition. Rows are contiguous in memory already.
     for axis, cut in reversed(list(enumerate(region[1:], start=2))):
         if cut.count > 1:
             pieces = jnp.split(blocks.reshape(-1, cut.count, *blocks.shape[1:]), cut.count, axis=1)

@@ -1,4 +1,4 @@
-"""Which blocks have a gradient that can be used; the state of the others stays as it was."""
+"""Find the blocks whose gradient is finite, and keep the state of the others as it was."""
 
 from typing import Any
 
@@ -15,10 +15,10 @@ __all__ = ["finite_blocks", "keep_finite", "mask_blocks", "sum_of_squares"]
 def finite_blocks(stack: jax.Array) -> jax.Array:
     """Return whether each block's sum of squares is finite, `[N]`.
 
-    Not only NaN and infinity fail: nothing of second order can be made of a gradient whose square overflows.
+    Besides NaN and infinity, a block fails if its square overflows, since its statistics would overflow, too.
 
     Args:
-      stack: `[N, d1, .., dk]`.
+      stack: the stack, `[N, d1, .., dk]`.
 
     Examples:
       >>> finite_blocks(jnp.asarray([[1.0, 2.0], [1.0, jnp.nan], [1e30, 0.0]])).tolist()
@@ -31,7 +31,7 @@ def sum_of_squares(stack: jax.Array) -> jax.Array:
     """Return each block's sum of squares, `[N]`, in float32 or wider.
 
     Args:
-      stack: `[N, d1, .., dk]`.
+      stack: the stack, `[N, d1, .., dk]`.
 
     Examples:
       >>> sum_of_squares(jnp.asarray([[1.0, 2.0], [1.0, 1j]])).tolist()
@@ -46,8 +46,8 @@ def keep_finite(finite: jax.Array | None, new: Any, old: Any) -> Any:
     """Keep the new state of each block whose gradient is finite, and the old state of the others.
 
     Args:
-      finite: of each block, `[N]`; None takes all for finite.
-      new: any tree of arrays with leading axis N.
+      finite: whether each block is finite, `[N]`; None takes all for finite.
+      new: a tree of arrays with leading axis N.
       old: the state before the step.
 
     Examples:
@@ -68,8 +68,8 @@ def mask_blocks(finite: jax.Array, stack: jax.Array) -> jax.Array:
     later, and so must copy them.
 
     Args:
-      finite: of each block, `[N]`.
-      stack: `[N, d1, .., dk]`.
+      finite: whether each block is finite, `[N]`.
+      stack: the stack, `[N, d1, .., dk]`.
 
     Examples:
       >>> mask_blocks(

@@ -1,4 +1,4 @@
-"""Where every block of every parameter stands. It is worked out from shapes at trace time, and never stored."""
+"""Lay out the blocks of all parameters in stacks. A layout is computed from shapes at trace time, and never stored."""
 
 import math
 from collections.abc import Sequence
@@ -12,21 +12,21 @@ from precond.blocks.parameter import Parameter, parameters_of
 from precond.blocks.tensor_group import Member, TensorGroup, group_members
 from precond.blocks.view import Geometry, View, Views, geometry
 
-__all__ = ["Layout", "Origin", "layout_of"]
+__all__ = ["CutGroups", "Layout", "Leaves", "Origin", "Stacks", "layout_of"]
 
 Leaves = Sequence[Any]
 Stacks = dict[str, jax.Array]
 CutGroups = list[list[jax.Array]]
-"""The blocks of every region of every group, in this order."""
+"""The blocks of every group and of every region of it, in this order."""
 
 
 class Origin(NamedTuple):
     """Say which parameter some consecutive blocks of a stack come from.
 
     Attributes:
-      path: of the parameter.
+      path: the path of the parameter.
       row: the path of the parameter that is the last row of its matrices, or None.
-      blocks: how many blocks there are.
+      blocks: the number of blocks.
       whole: whether each block is a whole tensor of the parameter.
     """
 
@@ -37,14 +37,14 @@ class Origin(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """How the leaves of a tree become stacks and come back.
+    """Turn the leaves of a tree into stacks, and back.
 
     Attributes:
-      paths: of the leaves.
-      viewed: for each leaf whether it goes to a stack (the others stay outside).
-      groups: of the leaves that do.
+      paths: the paths of the leaves.
+      viewed: whether each leaf goes to a stack (the others stay outside).
+      groups: the groups of the leaves that do.
       stacks: the shape and dtype of every stack by name, `[N, d1, .., dk]`.
-      blocks: how many of the N are blocks; the rest are zeros that make N a multiple.
+      blocks: the number of blocks in every stack by name; the other rows are zeros that make N a multiple.
     """
 
     paths: tuple[str, ...]
@@ -57,18 +57,19 @@ class Layout(NamedTuple):
         """Cut every viewed leaf into blocks and stack equal ones, in float32 or wider.
 
         Args:
-          leaves: in the order of the tree the layout was made from; those without a view are not touched.
+          leaves: the leaves in the order of the tree from which the layout was made. Leaves without a view are not
+            read.
 
         Returns:
           Stacks by name.
         """
-        return self.stacked(self.cut(leaves))
+        return self.stack_blocks(self.cut(leaves))
 
     def cut(self, leaves: Leaves) -> CutGroups:
         """Cut every group into the blocks of its regions.
 
         Args:
-          leaves: as given to `pack`.
+          leaves: the leaves, as given to `pack`.
         """
 
         def one(group: TensorGroup) -> list[jax.Array]:
@@ -77,8 +78,8 @@ class Layout(NamedTuple):
 
         return [one(group) for group in self.groups]
 
-    def stacked(self, cut: CutGroups) -> Stacks:
-        """Lay equal blocks one behind another, and zeros behind them.
+    def stack_blocks(self, cut: CutGroups) -> Stacks:
+        """Concatenate equal blocks and append zero rows.
 
         Args:
           cut: the result of `cut`.
@@ -102,7 +103,7 @@ class Layout(NamedTuple):
         return found
 
     def origins(self) -> dict[str, tuple[Origin, ...]]:
-        """Return for every stack where its blocks come from, in their order."""
+        """Return the origins of the blocks of every stack, in their order."""
         found: dict[str, list[Origin]] = {name: [] for name in self.stacks}
         for group in self.groups:
             for name, region in group.regions:
@@ -118,19 +119,20 @@ class Layout(NamedTuple):
         """Return the leaves again: the inverse of `pack`.
 
         Args:
-          stacks: by name.
-          leaves: as given to `pack`. They give the viewed leaves their shapes and dtypes, and stand for the others.
+          stacks: the stacks by name.
+          leaves: the leaves, as given to `pack`. Those with a view give shapes and dtypes; the others are returned
+            unchanged.
 
         Returns:
           The leaves; those with a view are taken from the stacks.
         """
-        return self.pasted(self.unstacked(stacks), leaves)
+        return self.paste(self.unstack_blocks(stacks), leaves)
 
-    def unstacked(self, stacks: Any) -> CutGroups:
-        """Return the blocks of each region: the inverse of `stacked`.
+    def unstack_blocks(self, stacks: Any) -> CutGroups:
+        """Return the blocks of each region: the inverse of `stack_blocks`.
 
         Args:
-          stacks: by name.
+          stacks: the stacks by name.
         """
         out, taken = [], dict.fromkeys(stacks, 0)
         for group in self.groups:
@@ -142,12 +144,12 @@ class Layout(NamedTuple):
                 out[-1].append(rows if count == rows.shape[0] else jax.lax.slice_in_dim(rows, start, start + count))
         return out
 
-    def pasted(self, cut: CutGroups, leaves: Leaves) -> list[Any]:
+    def paste(self, cut: CutGroups, leaves: Leaves) -> list[Any]:
         """Join the blocks of each leaf: the inverse of `cut`.
 
         Args:
-          cut: the result of `unstacked`.
-          leaves: as given to `unpack`.
+          cut: the result of `unstack_blocks`.
+          leaves: the leaves, as given to `unpack`.
         """
         out = list(leaves)
         for group, blocks in zip(self.groups, cut, strict=True):
@@ -158,13 +160,13 @@ class Layout(NamedTuple):
 
 
 def layout_of(tree: Any, views: Views, block_size: BlockSize, multiple: int = 1) -> Layout:
-    """Work out the layout of a tree from its shapes, dtypes and paths.
+    """Compute the layout of a tree from its shapes, dtypes and paths.
 
     Args:
-      tree: of arrays, or of anything with `shape` and `dtype`.
-      views: from path and `Parameter` to a view or None. A parameter of size 0 has none.
-      block_size: active axes longer than this are cut; None cuts nothing.
-      multiple: stacks are padded to a multiple of it.
+      tree: a tree of arrays, or of anything with `shape` and `dtype`.
+      views: a function from path and `Parameter` to a view or None. A parameter of size 0 has no view.
+      block_size: the longest side of a block: longer active axes are cut; None cuts nothing.
+      multiple: the number to a multiple of which stacks are padded.
 
     Raises:
       ValueError: for a view that does not fit.
@@ -197,11 +199,11 @@ def layout_of(tree: Any, views: Views, block_size: BlockSize, multiple: int = 1)
 
 
 def _members(parameters: Sequence[tuple[str, Parameter]], views: Views) -> list[list[Member]]:
-    """Return the parameters that have a view, those with equal tensors together."""
+    """Return the parameters that have a view, grouped by the shape of their tensors."""
     places = {path: i for i, (path, _) in enumerate(parameters)}
     read = {i: views(path, leaf) for i, (path, leaf) in enumerate(parameters) if leaf.size}
     read = {i: view for i, view in read.items() if view is not None}
-    owners: dict[int, int] = {}  # of each row, the parameter whose matrices end with it
+    matrix_of: dict[int, int] = {}  # the parameter of whose matrices each row is the last one
     for i, view in read.items():
         row = places.get(view.row) if isinstance(view, View) and view.row else None
         if row is None:
@@ -211,13 +213,13 @@ def _members(parameters: Sequence[tuple[str, Parameter]], views: Views) -> list[
                 f"View.row='{view.row}' of '{parameters[i][0]}' has a view of its own: give None as its view, since a "
                 f"parameter is either read by itself or as the last row of another."
             )
-        if row in owners:
+        if row in matrix_of:
             raise ValueError(
-                f"View.row='{view.row}' is given for '{parameters[owners[row]][0]}' and for '{parameters[i][0]}': a "
+                f"View.row='{view.row}' is given for '{parameters[matrix_of[row]][0]}' and for '{parameters[i][0]}': a "
                 f"parameter can be the last row of one other alone."
             )
-        owners[row] = i
-    rows = {i: row for row, i in owners.items()}
+        matrix_of[row] = i
+    rows = {i: row for row, i in matrix_of.items()}
     found: dict[tuple[Any, ...], list[Member]] = {}
     for i, view in read.items():
         (path, leaf), row = parameters[i], rows.get(i)
@@ -242,7 +244,7 @@ def _check_row(member: Member, path: str, row: str, leaf: Parameter) -> None:
 def _row_geometry(
     member: Member, columns: tuple[int, ...] | None, path: str, row: str, leaf: Parameter
 ) -> Geometry | None:
-    """Return how the last row is read, if its axes are not in the order in which they are read."""
+    """Return the geometry of the last row, or None if its axes are read in their own order."""
     if columns is None:
         return None
     batch = tuple(axis for axis in range(leaf.ndim) if axis not in columns)

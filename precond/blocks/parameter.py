@@ -1,4 +1,4 @@
-"""What views are told of one parameter: its shape and dtype, and what the tree around it says."""
+"""Tell views about one parameter: its shape and dtype, and the shapes around it in the tree."""
 
 import dataclasses
 import math
@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from precond.arguments import shown
-from precond.blocks.neighbours import stacked_axes
+from precond.blocks.find_layer_axes import find_layer_axes
 from precond.blocks.path_name import parts_of, path_name
 
 __all__ = ["Parameter", "as_parameter", "parameters_of"]
@@ -17,17 +17,17 @@ __all__ = ["Parameter", "as_parameter", "parameters_of"]
 
 @dataclasses.dataclass(frozen=True)
 class Parameter:
-    """A parameter as a function of views sees it.
+    """Describe a parameter to a function of views.
 
-    Names of axes (Flax's boxes) are not among it: a training loop often has them at `init` and not at `update`, and
-    both must read a parameter in the same way. `precond.views.named` takes them beforehand.
+    Names of axes (Flax's boxes) are not part of it: a training loop often has them at `init` and not at `update`, and
+    both must read a parameter in the same way. `precond.views.named` reads them beforehand.
 
     Attributes:
-      shape: of the parameter.
-      dtype: of the parameter.
-      neighbours: shapes of what its module holds ("bias"), this parameter included, and of what the modules beside
-        it hold ("../dense/kernel").
-      stacked: the axes along which its neighbours say that layers are stacked.
+      shape: the shape of the parameter.
+      dtype: the dtype of the parameter.
+      neighbours: the shapes of all parameters of its module ("bias"), itself included, and of the modules beside it
+        ("../dense/kernel").
+      layer_axes: the axes along which layers are stacked, as the shapes of its neighbours show.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -38,7 +38,7 @@ class Parameter:
     shape: tuple[int, ...]
     dtype: Any
     neighbours: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
-    stacked: tuple[int, ...] = ()
+    layer_axes: tuple[int, ...] = ()
 
     @property
     def ndim(self) -> int:
@@ -54,11 +54,11 @@ class Parameter:
         """Return one layer of the stack: the parameter, and its neighbours, without these axes.
 
         Args:
-          axes: distinct and not negative.
+          axes: some of its axes, distinct and not negative.
 
         Examples:
           >>> Parameter((6, 4, 8), "float32", {"bias": (6, 8)}, (0,)).without((0,))
-          Parameter(shape=(4, 8), dtype='float32', neighbours={'bias': (8,)}, stacked=())
+          Parameter(shape=(4, 8), dtype='float32', neighbours={'bias': (8,)}, layer_axes=())
         """
         kept = [axis for axis in range(self.ndim) if axis not in axes]
 
@@ -73,12 +73,12 @@ class Parameter:
                 for name, shape in self.neighbours.items()
                 if belongs(shape)
             },
-            tuple(kept.index(axis) for axis in self.stacked if axis not in axes),
+            tuple(kept.index(axis) for axis in self.layer_axes if axis not in axes),
         )
 
 
 def as_parameter(leaf: Any) -> Parameter:
-    """Return the parameter that views were given, where it may be an array of which no neighbours are known.
+    """Return the parameter that views were given, or make one without neighbours from an array.
 
     Args:
       leaf: anything with shape and dtype.
@@ -102,15 +102,15 @@ def as_parameter(leaf: Any) -> Parameter:
 
 
 def parameters_of(tree: Any) -> list[tuple[str, Parameter]]:
-    """Return the parameters of a tree with their paths, in its order, with what each can know of its neighbours.
+    """Return the parameters of a tree with their paths and their neighbours, in its order.
 
     Args:
-      tree: of arrays, or of anything with `shape` and `dtype`.
+      tree: a tree of arrays, or of anything with `shape` and `dtype`.
 
     Examples:
       >>> import jax.numpy as jnp
       >>> tree = {"dense": {"kernel": jnp.ones((6, 64, 128)), "bias": jnp.ones((6, 128))}}
-      >>> dict(parameters_of(tree))["dense/kernel"].stacked
+      >>> dict(parameters_of(tree))["dense/kernel"].layer_axes
       (0,)
     """
     # Shapes and dtypes as JAX sees them: a leaf may be a NumPy array of float64, or a Python number.
@@ -122,12 +122,12 @@ def parameters_of(tree: Any) -> list[tuple[str, Parameter]]:
     for parts, shape in shapes.items():
         own.setdefault(parts[:-1], {})[parts[-1]] = shape
         beside.setdefault(parts[:-2], {})["/".join(("..", *parts[-2:]))] = shape
-    stacked = stacked_axes(shapes)
+    layer_axes = find_layer_axes(shapes)
 
     def one(name: str, leaf: Any) -> Parameter:
         parts = parts_of(name)
-        # Two paths that are one as text (a dot in a key) can know nothing of their neighbours.
-        known = stacked[parts] if len(shapes) == len(named) else ()
+        # If two paths have the same text (a dot in a key), no parameter knows along which axes it is stacked.
+        known = layer_axes[parts] if len(shapes) == len(named) else ()
         return Parameter(tuple(leaf.shape), leaf.dtype, ChainMap(own[parts[:-1]], beside[parts[:-2]]), known)
 
     return [(name, one(name, leaf)) for name, leaf in named]

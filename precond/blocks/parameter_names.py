@@ -1,4 +1,4 @@
-"""What the names of parameters say: which are no matrices, and what the kernel of a module maps to what."""
+"""Tell from the name of a parameter whether it is a matrix, and what the kernel of a module is."""
 
 import functools
 import re
@@ -19,7 +19,7 @@ __all__ = [
 
 
 def _named(*names: str) -> re.Pattern[str]:
-    """Return a pattern of words, whole or at the end of a longer name: `pos_embedding` is an `embedding`."""
+    """Make a pattern of words, whole or at the end of a longer name: `pos_embedding` is an `embedding`."""
     return re.compile(rf"(.*_)?({'|'.join(' '.join(names).split())})", re.I)
 
 
@@ -36,7 +36,7 @@ _TABLES_OF_WEIGHTS = re.compile(
     r"(.*_)?rel(ative)?_.*bias|(.*_)?table)",
     re.I,
 )
-# State space models and RWKV: one number a channel and state, or a head and channel.
+# State space models and RWKV have one number for each channel and state, or for each head and channel.
 _STATES = re.compile(r"A_.*|log_.*|.*_log|dt|dt_bias|inv_dt|Lambda.*|time_(mix.*|decay|first|faaaa|maa(_.)?)|r_k")
 _OUTPUTS = _named("lm_?head logits?(_?(dense|proj|head))? unembed(ding)? output_embeddings? embed_out w_u")
 _NORM = re.compile(r"(?!.*(proj|linear|dense|conv)).*(norm|(^|_)[lbg]n(_|\d|$))", re.I)
@@ -47,11 +47,12 @@ _LINEAR = _named(
 )
 _STACKS = {"layers", "blocks", "stack", "stacked"}
 
-# Several matrices side by side, by their number.
+# Names of kernels with several matrices side by side, by the number of matrices.
 _FUSED = {
     3: _named("w?qkv to_qkv qkv_(proj|attn|dense) c_attn in_proj in_proj_weight query_key_value"),
     2: _named("(to_)?kv (to_)?kv_proj key_value gate_up gate_up_proj"),
 }
+_WIDEST = 11  # the longest side of a window; the first convolution of AlexNet has it
 _LORA = re.compile(r"(.*_)?lora_?[ab]", re.I)
 
 
@@ -59,7 +60,7 @@ def module_of(parts: tuple[str, ...]) -> str:
     """Return the name of the module that holds a parameter, without numbers: `Dense_0` is a `Dense`.
 
     Args:
-      parts: of the parameter's path.
+      parts: the parts of the parameter's path.
 
     Examples:
       >>> module_of(("mlp", "Dense_0", "kernel")), module_of(("mlp", "layers", "0", "weight"))
@@ -71,10 +72,10 @@ def module_of(parts: tuple[str, ...]) -> str:
 
 @functools.cache
 def is_elementwise(parts: tuple[str, ...]) -> bool:
-    """Return whether a parameter multiplies or is added number by number: biases, norms, decays, tables of positions.
+    """Return whether a parameter is multiplied or added entry by entry: biases, norms, decays, tables of positions.
 
     Args:
-      parts: of the parameter's path.
+      parts: the parts of the parameter's path.
 
     Examples:
       >>> [
@@ -94,7 +95,7 @@ def is_norm(parts: tuple[str, ...]) -> bool:
     """Return whether the name of the module says that it normalizes.
 
     Args:
-      parts: of the parameter's path.
+      parts: the parts of the parameter's path.
 
     Examples:
       >>> is_norm(("ln_1", "weight")), is_norm(("norm_proj", "kernel"))
@@ -108,7 +109,7 @@ def is_vocabulary(parts: tuple[str, ...]) -> bool:
     """Return whether a matrix has an axis of tokens: an embedding, or the outputs of a language model.
 
     Args:
-      parts: of the parameter's path.
+      parts: the parts of the parameter's path.
 
     Examples:
       >>> (
@@ -121,9 +122,9 @@ def is_vocabulary(parts: tuple[str, ...]) -> bool:
     name, module = parts[-1], module_of(parts)
     if name in ("weight", "w") and _TABLES_OF_WEIGHTS.fullmatch(module):
         return True
-    if parts[-3:-1] == ("predictions", "decoder"):  # BERT's
+    if parts[-3:-1] == ("predictions", "decoder"):  # the name in BERT
         return True
-    # An `embedding/kernel` of Flax is a convolution of patches, or a dense layer: its tables are called `embedding`.
+    # In Flax an `embedding/kernel` is a convolution of patches or a dense layer, and a table is called `embedding`.
     return _OUTPUTS.fullmatch(module if name in ("kernel", "weight", "w") else name) is not None
 
 
@@ -131,7 +132,7 @@ def is_convolution(parts: tuple[str, ...]) -> bool:
     """Return whether the name of the module says that it is a convolution.
 
     Args:
-      parts: of the parameter's path.
+      parts: the parts of the parameter's path.
 
     Examples:
       >>> is_convolution(("Conv_0", "kernel"))
@@ -141,26 +142,27 @@ def is_convolution(parts: tuple[str, ...]) -> bool:
 
 
 def is_window(shape: tuple[int, ...]) -> bool:
-    """Return whether the first axes of four are the sides of a square window, such as 3 by 3.
+    """Return whether four axes begin with the sides of a small square window, such as 3 by 3.
 
     Args:
-      shape: of a parameter.
+      shape: the shape of a parameter.
 
     Examples:
       >>> is_window((3, 3, 64, 128)), is_window((12, 12, 64, 768))
       (True, False)
     """
-    return len(shape) == 4 and shape[0] == shape[1] and shape[0] in (1, 3, 5, 7, 9, 11)
+    return len(shape) == 4 and shape[0] == shape[1] and shape[0] % 2 == 1 and shape[0] <= _WIDEST
 
 
 def is_depthwise(parts: tuple[str, ...], outputs: int) -> bool:
     """Return whether a convolution with one input channel filters every channel by itself.
 
-    The first convolution on grey images has one input channel, too. The name decides; without one, 64 channels do.
+    The first convolution on grey images has one input channel, too. The name decides; without such a name, 64 output
+    channels or more count as a filter for each.
 
     Args:
-      parts: of the parameter's path.
-      outputs: channels that come out.
+      parts: the parts of the parameter's path.
+      outputs: the number of output channels.
 
     Examples:
       >>> is_depthwise(("dwconv", "kernel"), 32), is_depthwise(("Conv_0", "kernel"), 32)
@@ -173,8 +175,8 @@ def is_depthwise_filter(parts: tuple[str, ...], shape: tuple[int, ...]) -> bool:
     """Return whether a parameter of two axes is a window for every channel, without an axis of inputs.
 
     Args:
-      parts: of the parameter's path.
-      shape: of the parameter.
+      parts: the parts of the parameter's path.
+      shape: the shape of the parameter.
 
     Examples:
       >>> [
@@ -184,29 +186,29 @@ def is_depthwise_filter(parts: tuple[str, ...], shape: tuple[int, ...]) -> bool:
       [True, True, False, False]
     """
     name = module_of(parts)
-    return _DEPTHWISE.fullmatch(name) is not None and 2 * min(shape) <= max(shape) and min(shape) <= 11
+    return _DEPTHWISE.fullmatch(name) is not None and 2 * min(shape) <= max(shape) and min(shape) <= _WIDEST
 
 
 def is_linear(parts: tuple[str, ...]) -> bool:
-    """Return whether the name of the module says that its kernel is one matrix a layer.
+    """Return whether the name of the module says that its kernel is one matrix for each layer.
 
     Args:
-      parts: of the parameter's path.
+      parts: the parts of the parameter's path.
 
     Examples:
       >>> is_linear(("mlp", "up_proj", "kernel")), is_linear(("conv_proj", "kernel"))
       (True, False)
     """
-    is_stack = len(parts) > 1 and parts[-2] in _STACKS  # a list of layers has a number there
+    is_stack = len(parts) > 1 and parts[-2] in _STACKS  # a list of layers has a number in this place
     return not is_convolution(parts) and (is_stack or _LINEAR.fullmatch(module_of(parts)) is not None)
 
 
 @functools.cache
 def adapter_of(parts: tuple[str, ...]) -> str | None:
-    """Return the name of one of a pair of LoRA, or None for another parameter.
+    """Return the name of an adapter of LoRA, or None for another parameter.
 
     Args:
-      parts: of the parameter's path.
+      parts: the parts of the parameter's path.
 
     Examples:
       >>> (
@@ -221,10 +223,10 @@ def adapter_of(parts: tuple[str, ...]) -> str | None:
 
 @functools.cache
 def fused(parts: tuple[str, ...]) -> int | None:
-    """Return how many matrices the name says lie side by side in a kernel, or None.
+    """Return the number of matrices that are side by side in a kernel, as its name says, or None.
 
     Args:
-      parts: of the parameter's path.
+      parts: the parts of the parameter's path.
 
     Examples:
       >>> fused(("attention", "qkv", "kernel")), fused(("attention", "query", "kernel"))

@@ -1,4 +1,4 @@
-"""The names of parameters: a key path as text, and its parts."""
+"""Name parameters by their key paths, as text."""
 
 import re
 from typing import Any
@@ -11,7 +11,7 @@ __all__ = ["leaves_of", "parts_of", "path_name"]
 
 
 def path_name(path: tuple[Any, ...]) -> str:
-    """Return a key path as `"layers/0/kernel"`, the same for nnx's state at `init` and at `update`, and for boxes.
+    """Return a key path as `"layers/0/kernel"`, the same for nnx's state at `init` and `update`, and for boxes.
 
     Examples:
       >>> path_name(
@@ -23,17 +23,17 @@ def path_name(path: tuple[Any, ...]) -> str:
       ... )
       'layers/0/kernel'
     """
-    # Flax's Variables and boxes are one level of the tree when they are there: an attribute called value.
+    # Flax's Variables and boxes add one level to the tree: an attribute called value.
     if path and isinstance(path[-1], tree_util.GetAttrKey) and path[-1].name == "value":
         path = path[:-1]
     return tree_util.keystr(path, simple=True, separator="/")
 
 
 def leaves_of(tree: object) -> dict[str, Any]:
-    """Return the leaves of a tree by path; leaves in boxes are inside these.
+    """Return the leaves of a tree by path; a leaf in a box has the path of the box.
 
     Args:
-      tree: any.
+      tree: a tree.
 
     Examples:
       >>> leaves_of({"first": {"kernel": 1.0}})
@@ -46,7 +46,7 @@ def parts_of(path: str) -> tuple[str, ...]:
     """Return the parts of a path. PyTorch joins some of them by dots, and Keras ends with ":0".
 
     Args:
-      path: from `path_name`.
+      path: the result of `path_name`.
 
     Raises:
       TypeError: for anything but text.

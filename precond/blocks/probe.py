@@ -1,4 +1,4 @@
-"""A probe: zeros among the parameters of a layer, whose cotangents are what K-FAC needs to know of it."""
+"""Put zeros among the parameters of a layer, whose cotangents are the sums that K-FAC needs."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -9,20 +9,20 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from precond.blocks.layer import Layer
-from precond.blocks.lead_axes import gather_leads
+from precond.blocks.layer_axes import gather_layer_axes
 
-__all__ = ["Factors", "Probe", "with_zero_probes", "without_probes"]
+__all__ = ["LayerFactors", "Probe", "with_zero_probes", "without_probes"]
 
 
-class Factors(NamedTuple):
+class LayerFactors(NamedTuple):
     """Hold the Kronecker factors of one layer's Fisher matrix, as estimated from one batch.
 
     Attributes:
       inputs: A, `[L, i, i]` (the bias last), or its diagonal `[L, i]` for an embedding; L counts scanned layers and
-        groups. Of a map, the pair of its factors, `[L, positions, positions]` and `[L, channels, channels]`. Of a norm,
-        the Fisher blocks of its channels.
+        groups. For a doubly factored layer, the pair `[L, positions, positions]` and `[L, channels, channels]`. For a
+        norm, the Fisher blocks of its channels.
       outputs: G, `[L, o, o]`; None for a norm.
-      moments: second moments of the gradients of examples in a basis, `[L, i, o]`; None where none were asked for.
+      moments: the second moments of the gradients of examples in a basis, `[L, i, o]`; None if they were not asked for.
     """
 
     inputs: Any
@@ -33,12 +33,12 @@ class Factors(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Probe:
-    """Hold the probe of one layer: a node of a tree, whose structure says which layer it belongs to.
+    """Hold the probe of one layer: a node of the tree of parameters that says which layer it belongs to.
 
     Attributes:
-      layer: with paths from where the probe stands.
-      sums: zeros in parameters; in their gradient, by name what `precond.layers.tap` sums over a batch.
-      bases: in which second moments are summed, as `precond.layers.tap` takes them.
+      layer: the layer, with paths relative to the module that holds the probe.
+      sums: zeros in parameters; in their gradient, the sums over a batch by `precond.layers.tap`, by name.
+      bases: the bases in which second moments are summed, as `precond.layers.tap` takes them.
 
     Examples:
       >>> layer = Layer("kernel", None, 0, (1, 1), (), (0,), (1,))
@@ -55,11 +55,11 @@ class Probe:
     sums: Mapping[str, jax.Array]
     bases: Mapping[str, jax.Array] = dataclasses.field(default_factory=dict)
 
-    def factors(self, examples: ArrayLike) -> Factors:
+    def factors(self, examples: ArrayLike) -> LayerFactors:
         """Return the factors, from the sums over a batch.
 
         Args:
-          examples: by how many the sum is divided to make the loss, where the outputs' cotangents are those of the
+          examples: the number by which the sum is divided to make the loss, if the outputs' cotangents are those of the
             *sum* of the examples' losses. (For those of their mean over N, that is 1 / N.)
         """
         layer, s = self.layer, {name: self.gathered(name, x) for name, x in self.sums.items()}
@@ -75,24 +75,24 @@ class Probe:
         outputs = stacked(s["outputs"], examples) if "outputs" in s else None
         moments = stacked(s["moments"], examples) if "moments" in s else None
         inputs = stacked(s["inputs"], rows, layer.diagonal)
-        return Factors((stacked(s["positions"], rows), inputs) if layer.positions else inputs, outputs, moments)
+        return LayerFactors((stacked(s["positions"], rows), inputs) if layer.positions else inputs, outputs, moments)
 
     def gathered(self, name: str, x: jax.Array) -> jax.Array:
         """Return one of the sums with the axes of scans and maps in front.
 
         Args:
-          name: of the sum.
+          name: the name of the sum.
           x: the sum.
         """
-        axes = self.layer.lead_axes
-        return x if axes is None or not x.ndim else gather_leads(x, axes, self.layer.sum_shapes[name])
+        axes = self.layer.layer_axes
+        return x if axes is None or not x.ndim else gather_layer_axes(x, axes, self.layer.sum_shapes[name])
 
     def _as_batch(self, x: jax.Array, sides: int) -> jax.Array:
-        """Return an array `[lead.., groups, ..]` as `[L, ..]`, L in the order of the weights' batch."""
+        """Return an array `[layers.., groups, ..]` as `[L, ..]`, L in the order of the weights' batch."""
         layer, own = self.layer, x.shape[x.ndim - sides :]
-        if layer.lead_axes is not None:
-            lead = x.shape[: layer.lead]
-            x = x.reshape(*lead, *(layer.shape[i] for i in layer.groups), *own)
+        if layer.layer_axes is not None:
+            sizes = x.shape[: layer.layer_ndim]
+            x = x.reshape(*sizes, *(layer.shape[i] for i in layer.groups), *own)
             x = x.transpose(*layer.batch_order, *range(x.ndim - sides, x.ndim))
         return x.reshape(-1, *own)
 
@@ -105,7 +105,7 @@ def without_probes(tree: Any) -> Any:
     """Put None in place of the probes of a tree.
 
     Args:
-      tree: of parameters, or of what stands for each of them.
+      tree: a tree of parameters, or another tree of the same structure.
 
     Examples:
       >>> without_probes(
@@ -123,8 +123,8 @@ def with_zero_probes(tree: Any, rest: Any) -> Any:
     """Put zeros in place of the probes of a tree, and the leaves of another tree in place of the rest.
 
     Args:
-      tree: with probes.
-      rest: as from `without_probes`.
+      tree: a tree with probes.
+      rest: a tree as from `without_probes`.
 
     Examples:
       >>> with_zero_probes({"kernel": 1.0}, {"kernel": 2.0})

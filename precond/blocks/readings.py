@@ -1,4 +1,4 @@
-"""How each parameter is read, and how `init` tells it."""
+"""Report how each parameter is read."""
 
 import contextlib
 import contextvars
@@ -11,18 +11,18 @@ from precond.blocks.parameter import Parameter, parameters_of
 from precond.blocks.view import View, Views, geometry
 from precond.blocks.warn_of_views import in_words, warn_of_views
 
-__all__ = ["Asked", "Reading", "asking", "readings_of", "tell_readings"]
+__all__ = ["InitReport", "Reading", "collect_reports", "readings_of", "report_readings"]
 
 
 class Reading(NamedTuple):
     """Say how one parameter is read.
 
     Attributes:
-      path: of the parameter.
-      shape: of the parameter.
-      view: how it is read; None where it is not preconditioned.
+      path: the path of the parameter.
+      shape: the shape of the parameter.
+      view: the view by which it is read; None if it is not preconditioned.
       words: the same in words, `"6 matrices 64 x 128"`; a side in brackets has no factor.
-      blocks: how many blocks there are of each shape, `{"64x128": 6}`.
+      blocks: the number of blocks of each shape, `{"64x128": 6}`.
     """
 
     path: str
@@ -36,7 +36,7 @@ def readings_of(tree: Any, views: Views, block_size: BlockSize) -> list[Reading]
     """Return how every parameter of a tree is read, in its order.
 
     Args:
-      tree: of arrays, or of anything with `shape` and `dtype`.
+      tree: a tree of arrays, or of anything with `shape` and `dtype`.
       views: as in `layout_of`.
       block_size: as in `layout_of`.
 
@@ -50,12 +50,12 @@ def readings_of(tree: Any, views: Views, block_size: BlockSize) -> list[Reading]
     parameters = parameters_of(tree)
     leaves = dict(parameters)
     read = {path: views(path, leaf) if leaf.size else None for path, leaf in parameters}
-    owners = {view.row: path for path, view in read.items() if view is not None and view.row in leaves}
+    matrix_of = {view.row: path for path, view in read.items() if view is not None and view.row in leaves}
 
     def one(path: str, leaf: Parameter) -> Reading:
         shape, view = leaf.shape, read[path]
-        if path in owners:
-            return Reading(path, shape, read[owners[path]], f"the last row of '{owners[path]}'", {})
+        if path in matrix_of:
+            return Reading(path, shape, read[matrix_of[path]], f"the last row of '{matrix_of[path]}'", {})
         if view is None:
             return Reading(path, shape, None, "not preconditioned", {})
         row = {view.row: leaves[view.row]} if view.row in leaves else {}
@@ -66,56 +66,56 @@ def readings_of(tree: Any, views: Views, block_size: BlockSize) -> list[Reading]
     return [one(path, leaf) for path, leaf in parameters]
 
 
-class Asked(NamedTuple):
-    """What was told: how parameters are read, the layouts of their blocks, and what is kept of them."""
+class InitReport(NamedTuple):
+    """Collect what every `init` of `blocked` reports: readings, layouts, and the meanings of states."""
 
     readings: list[Reading]
     layouts: list[Layout]
     meanings: list[str]
 
 
-_ASKED: contextvars.ContextVar[Asked | None] = contextvars.ContextVar("asked", default=None)
+_REPORT: contextvars.ContextVar[InitReport | None] = contextvars.ContextVar("report", default=None)
 
 
 @contextlib.contextmanager
-def asking() -> Iterator[Asked]:
-    """Make lists to which every `init` of `blocked` inside this context adds how it reads and cuts its parameters.
+def collect_reports() -> Iterator[InitReport]:
+    """Collect how every `init` of `blocked` inside this context reads and cuts its parameters.
 
     Examples:
       >>> import jax.numpy as jnp
       >>> tree, views = {"kernel": jnp.zeros((4, 6))}, lambda path, leaf: View((0, 1))
-      >>> with asking() as told:
-      ...     tell_readings(tree, views, None, layout_of(tree, views, None))
-      >>> told.readings[0].words, list(told.layouts[0].stacks)
+      >>> with collect_reports() as report:
+      ...     report_readings(tree, views, None, layout_of(tree, views, None))
+      >>> report.readings[0].words, list(report.layouts[0].stacks)
       ('matrix 4 x 6', ['4x6'])
     """
-    told = Asked([], [], [])
-    token = _ASKED.set(told)
+    report = InitReport([], [], [])
+    token = _REPORT.set(report)
     try:
-        yield told
+        yield report
     finally:
-        _ASKED.reset(token)
+        _REPORT.reset(token)
 
 
-def tell_readings(tree: Any, views: Views, block_size: BlockSize, layout: Layout, meaning: str = "") -> None:
-    """Tell who asks how parameters are read and cut, and warn of readings that nobody means.
+def report_readings(tree: Any, views: Views, block_size: BlockSize, layout: Layout, meaning: str = "") -> None:
+    """Report how parameters are read to an enclosing `collect_reports`, or warn of likely mistakes.
 
     Args:
-      tree: of parameters, in their boxes if they have some.
+      tree: a tree of parameters, in their boxes if they have some.
       views: as in `layout_of`.
       block_size: as in `layout_of`.
-      layout: of this tree.
-      meaning: what the numbers of their state mean (`precond.blocks.tell_meaning`).
+      layout: the layout of this tree.
+      meaning: what the numbers of their state mean (`precond.blocks.report_meaning`).
 
     Examples:
       >>> import jax.numpy as jnp
       >>> tree, views = {"kernel": jnp.zeros((4, 6))}, lambda path, leaf: View((0, 1))
-      >>> tell_readings(tree, views, None, layout_of(tree, views, None))
+      >>> report_readings(tree, views, None, layout_of(tree, views, None))
     """
-    told = _ASKED.get()
-    if told is None:
+    report = _REPORT.get()
+    if report is None:
         warn_of_views(tree, views, block_size)
     else:
-        told.readings.extend(readings_of(tree, views, block_size))
-        told.layouts.append(layout)
-        told.meanings.append(meaning)
+        report.readings.extend(readings_of(tree, views, block_size))
+        report.layouts.append(layout)
+        report.meanings.append(meaning)

@@ -1,4 +1,4 @@
-"""The name of a stack spells its block: `256x1024`, with an axis that is not preconditioned in brackets."""
+"""Name a stack by the shape of its blocks: `256x1024`, with an axis that is not preconditioned in brackets."""
 
 from typing import Any
 
@@ -15,8 +15,8 @@ def stack_name(shape: tuple[int, ...], passive: tuple[int, ...] = ()) -> str:
     """Return the name under which `blocked` passes the stack of all blocks of one shape.
 
     Args:
-      shape: of a block.
-      passive: axes of the block that are not to be preconditioned.
+      shape: the shape of a block.
+      passive: the axes of the block that are not to be preconditioned.
 
     Examples:
       >>> stack_name((256, 1024))
@@ -31,7 +31,7 @@ def active_axes(name: str, order: int) -> tuple[int, ...]:
     """Return the axes to precondition in a stack of this name.
 
     Args:
-      name: from `stack_name`; any other name stands for a stack of which all axes are active.
+      name: the result of `stack_name`. Under any other name, all axes of a stack are active.
       order: the number of axes of a block.
 
     Examples:
@@ -48,14 +48,14 @@ def active_axes(name: str, order: int) -> tuple[int, ...]:
 def check_stacks(tree: Any) -> None:
     """Raise for parameters in place of stacks of blocks.
 
-    A stack is `[N, d1, .., dk]`. An array of fewer than two axes is no stack. A matrix is one only if its name spells
-    the shape of its blocks. No stack has the name of a parameter, such as "kernel".
+    A stack is `[N, d1, .., dk]`, so that it has at least two axes. A matrix counts as a stack only if its name is the
+    shape of its blocks. An array with the name of a parameter, such as "kernel", never counts.
 
     Args:
-      tree: of arrays, or of anything with a shape.
+      tree: a tree of arrays, or of anything with a shape.
 
     Raises:
-      ValueError: naming the parameter, and what to write.
+      ValueError: for a parameter. The message names it, and says what to write.
 
     Examples:
       >>> check_stacks({"4x3": jax.ShapeDtypeStruct((8, 4, 3), "float32")})

@@ -1,4 +1,4 @@
-"""All parameters that are read as tensors of one shape, one behind another."""
+"""Group parameters that are read as tensors of one shape, so that they are cut together."""
 
 import itertools
 import math
@@ -17,10 +17,10 @@ __all__ = ["Member", "TensorGroup", "group_members"]
 
 
 class Member(NamedTuple):
-    """One parameter of a group.
+    """Describe one parameter of a group.
 
     Attributes:
-      leaf: its place among the leaves.
+      leaf: the place of the parameter among the leaves.
       geometry: how it is read.
       row: the place of the leaf that is the last row of each matrix (a bias); None without one.
       row_geometry: how that leaf is read; None if its axes are read in their own order.
@@ -74,14 +74,14 @@ def _back(g: Geometry, tensors: jax.Array) -> jax.Array:
 
 
 class TensorGroup(NamedTuple):
-    """All parameters that are read as tensors of one shape, laid one behind another: `[B, D1, .., Dk]`.
+    """Describe parameters that are read as tensors of one shape and concatenated: `[B, D1, .., Dk]`.
 
     A group is cut as a whole, so that the length of the program does not grow with the depth of the network.
 
     Attributes:
       members: the parameters.
-      regions: with the name of the stack to which the blocks of each go.
-      cuts: of each axis; the regions are their product.
+      regions: the regions, each with the name of the stack to which its blocks go.
+      cuts: the cuts of each axis; the regions are their product.
     """
 
     members: tuple[Member, ...]
@@ -89,7 +89,7 @@ class TensorGroup(NamedTuple):
     cuts: tuple[tuple[Cut, ...], ...]
 
     def gather(self, leaves: Sequence[jax.Array], dtype: Any) -> jax.Array:
-        """Lay the members one behind another."""
+        """Concatenate the tensors of the members."""
         rows = [member.read(leaves, dtype) for member in self.members]
         return rows[0] if len(rows) == 1 else jnp.concatenate(rows)
 
@@ -117,7 +117,7 @@ def group_members(members: Sequence[Member], block_size: BlockSize) -> TensorGro
     """Return the group of parameters that are read as tensors of one shape.
 
     Args:
-      members: with equal tensors, and equal passive axes.
+      members: the parameters, with equal tensors and equal passive axes.
       block_size: as in `precond.blocked`; passive axes are not cut.
 
     Examples:

@@ -1,4 +1,4 @@
-"""How one parameter is read as a batch of tensors: which of its axes are preconditioned, merged, or batch."""
+"""Read one parameter as a batch of tensors: say which of its axes are preconditioned, merged, or batch axes."""
 
 import math
 from collections.abc import Callable
@@ -16,16 +16,16 @@ class View(NamedTuple):
     of its own, preconditioned alone.
 
     Attributes:
-      axes: one entry an axis of the tensor: an axis of the parameter, or a tuple of axes merged into one in this
+      axes: the axes of the tensor. Each entry is an axis of the parameter, or a tuple of axes merged into one in this
         order. Negative numbers count from the end. At least one entry.
       passive: positions in `axes` that belong to the tensor but get no factor (one-sided preconditioning); they
         are never cut into blocks.
-      shape: the parameter is first read in this shape, which splits a fused axis or merges neighbours; one entry
+      shape: the shape in which the parameter is first read, which splits a fused axis or merges neighbours; one entry
         may be -1. None keeps its own.
       row: the path of another parameter, such as a bias, that is the last row of each matrix: the tensor must have two
         axes. That parameter must have no view of its own, and may be absent.
-      row_axes: which axes of that other parameter are the columns of a matrix; the others are the batch, in the order
-        of the batch axes here. None takes the last ones.
+      row_axes: the axes of that other parameter that are the columns of a matrix; the others are the batch, in the
+        order of the batch axes here. None takes the last ones.
 
     Examples:
       A matrix; a convolution `[h, w, in, out]` as the matrix `[h w in, out]`; a stack of layers `[L, m, n]`; a fused
@@ -53,12 +53,12 @@ class View(NamedTuple):
 
 
 Views = Callable[[str, Any], View | None]
-"""From a parameter's path (`"layers/0/kernel"`) and the parameter (or anything with its shape and dtype) to its
-view, or None for a parameter that is not preconditioned."""
+"""A function from a parameter's path (`"layers/0/kernel"`) and the parameter (or anything with its shape and dtype) to
+its view, or None for a parameter that is not preconditioned."""
 
 
 class Geometry(NamedTuple):
-    """A view made explicit for one parameter: `reshape(shape).transpose(order).reshape(-1, *tensor)`."""
+    """Make a view explicit for one parameter: `reshape(shape).transpose(order).reshape(-1, *tensor)`."""
 
     shape: tuple[int, ...]
     order: tuple[int, ...]
@@ -66,7 +66,7 @@ class Geometry(NamedTuple):
     passive: tuple[int, ...]
 
     def spans(self) -> list[tuple[int, int]]:
-        """Return which of the axes `order` each axis of the tensor is made of, from and to."""
+        """Return for each axis of the tensor the range in `order` of the axes that are merged into it."""
         read, end = [self.shape[a] for a in self.order], len(self.order)
         spans = []
         for size in reversed(self.tensor):
@@ -78,7 +78,7 @@ class Geometry(NamedTuple):
         return spans
 
     def of_row(self) -> "Geometry":
-        """Return how a last row of each matrix is read by default: with the same axes, but for those of the rows."""
+        """Return how the last row of each matrix is read by default: with the same axes without those of the rows."""
         (first, last), _ = self.spans()
         read = tuple(self.shape[a] for a in (*self.order[:first], *self.order[last:]))
         return Geometry(read, tuple(range(len(read))), self.tensor[1:], ())
@@ -89,14 +89,14 @@ def _is_whole(x: Any) -> bool:
 
 
 def check_view(view: Any, where: str) -> None:
-    """Raise unless this is a view, whose fields are of the right kinds.
+    """Raise unless this is a view with fields of the right types.
 
     Args:
       view: what `views` gave.
       where: how to name the parameter in an error.
 
     Raises:
-      TypeError: naming the field.
+      TypeError: for anything else. The message names the field.
 
     Examples:
       >>> check_view((0, 1), "'kernel'")
@@ -140,7 +140,7 @@ def geometry(view: View, shape: tuple[int, ...], where: str) -> Geometry:
 
     Args:
       view: what `views` gave.
-      shape: of the parameter.
+      shape: the shape of the parameter.
       where: how to name the parameter in an error.
 
     Raises:

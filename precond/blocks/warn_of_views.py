@@ -1,4 +1,4 @@
-"""Views that nobody means, of which `init` warns."""
+"""Warn of views that are probably mistakes."""
 
 import math
 import warnings
@@ -9,14 +9,13 @@ from precond.blocks.parameter import parameters_of
 from precond.blocks.stack_name import stack_name
 from precond.blocks.view import Geometry, View, Views, geometry
 from precond.blocks.views import LayerViews, PatternViews, batch_axes, names_of
+from precond.blocks.views.matrices import MANY, SHORT
 
 __all__ = ["in_words", "warn_of_views"]
 
-_MANY, _SHORT = 1000, 8
-
 
 def in_words(g: Geometry, row: bool = False) -> str:
-    """Say what a parameter is read as.
+    """Describe in words how a parameter is read.
 
     Args:
       g: how it is read.
@@ -37,7 +36,7 @@ def warn_of_views(tree: Any, views: Views, block_size: BlockSize = None) -> None
     """Warn of parameters that are read in a way that costs much and tells little, or that mixes layers.
 
     Args:
-      tree: of parameters, in their boxes if they have some.
+      tree: a tree of parameters, in their boxes if they have some.
       views: as in `layout_of`.
       block_size: as in `layout_of`.
 
@@ -59,7 +58,7 @@ def warn_of_views(tree: Any, views: Views, block_size: BlockSize = None) -> None
 
 
 def _warn_of_patterns(views: PatternViews, paths: list[str]) -> None:
-    """Warn of patterns that are found in no parameter. It is no error: another part of a partition may have it."""
+    """Warn of patterns that are found in no parameter. Another part of a partition may have it."""
     for pattern in views.unmatched(paths):
         warnings.warn(
             f"views: the pattern {pattern!r} is found in none of the {len(paths)} parameters, such as '{paths[0]}' and "
@@ -69,7 +68,7 @@ def _warn_of_patterns(views: PatternViews, paths: list[str]) -> None:
 
 
 def _warn_of_short_sides(path: str, shape: tuple[int, ...], view: View, block_size: int | None) -> None:
-    """Warn of thousands of narrow blocks: a window taken for a matrix, an embedding for a batch, or a very long matrix.
+    """Warn of thousands of narrow blocks: a window or an embedding that is read wrongly, or a very long matrix.
 
     This is not an error, because a batch of tiny tensors can be meant: the position of each of many particles, with a
     factor of 3 x 3.
@@ -77,11 +76,11 @@ def _warn_of_short_sides(path: str, shape: tuple[int, ...], view: View, block_si
     g = geometry(view, shape, f"'{path}'")
     cuts = [1 if block_size is None else -(-d // block_size) for d in g.tensor]
     count = math.prod(g.shape) // math.prod(g.tensor) * math.prod(cuts)
-    if count > _MANY and min(d for i, d in enumerate(g.tensor) if i not in g.passive) < _SHORT:
+    if count > MANY and min(d for i, d in enumerate(g.tensor) if i not in g.passive) < SHORT:
         cut = "" if math.prod(cuts) == 1 else f", cut into {count} blocks"
         warnings.warn(
-            f"'{path}' of shape {shape} is read as {in_words(g)}{cut}. More than {_MANY} blocks with a side below "
-            f"{_SHORT} cost much and tell little. If the short axes are a window, merge them with the inputs, as "
+            f"'{path}' of shape {shape} is read as {in_words(g)}{cut}. More than {MANY} blocks with a side below "
+            f"{SHORT} cost much and tell little. If the short axes are a window, merge them with the inputs, as "
             f"View((0, (1, 2, 3))) does for [out, in, h, w]; or give None.",
             stacklevel=4,
         )
@@ -90,7 +89,7 @@ def _warn_of_short_sides(path: str, shape: tuple[int, ...], view: View, block_si
 def _warn_of_mixed_layers(path: str, shape: tuple[int, ...], view: View, names: tuple[str, ...]) -> None:
     """Warn where the names of axes say that layers are stacked, and the view takes them for a side of a matrix.
 
-    The names are not followed by themselves: most training loops have them at `init` alone, and `update` has to read a
+    The names alone do not change the view: most training loops have them only at `init`, and `update` has to read a
     parameter as `init` did.
     """
     g = geometry(view, shape, f"'{path}'")

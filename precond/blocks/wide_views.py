@@ -1,4 +1,4 @@
-"""Tall matrices read as wide ones, so that both share a stack."""
+"""Read tall matrices as wide ones, so that both share a stack."""
 
 from typing import Any
 
@@ -12,10 +12,10 @@ def wide_views(views: Views) -> Views:
     """Return views that read every matrix with more rows than columns as its transpose.
 
     They are for methods to which a matrix and its transpose are the same. A matrix with a bias in its last row stays as
-    it is, and so does what has another number of axes.
+    it is, and so does a tensor with another number of axes.
 
     Args:
-      views: any.
+      views: the views of the parameters.
 
     Examples:
       >>> import jax.numpy as jnp

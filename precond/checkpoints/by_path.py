@@ -71,10 +71,12 @@ def by_path(tx: optax.GradientTransformation, params: Tree, state: optax.OptStat
     layouts, shapes = layouts_of(tx, params), shapes_of(params)
     leaves = named_leaves(state)
     known = [fingerprint(layout) for layout in layouts]
-    for prefix, owners in stacks_in(leaves).items():
-        if int(on_host(leaves[f"{prefix}layout"])) not in known:
-            own = [layout for layout in layouts if set(layout.stacks) == set(owners)] or layouts
-            raise ValueError(first_difference(owners, own[0], shapes) if own else "tx= cuts no parameters into blocks.")
+    for prefix, block_ids in stacks_in(leaves).items():
+        if int(on_host(leaves[f"{prefix}fingerprint"])) not in known:
+            own = [layout for layout in layouts if set(layout.stacks) == set(block_ids)] or layouts
+            raise ValueError(
+                first_difference(block_ids, own[0], shapes) if own else "tx= cuts no parameters into blocks."
+            )
     _check_names(leaves, named_leaves(jax.eval_shape(lambda tree: tx.init(tree), params)))
     record = record_of(leaves, shapes, layouts, lambda path: path)
     return {"parameters": record.parameters, "others": record.others}
@@ -120,7 +122,7 @@ def record_of(
     """
     stacks, places = stacks_in(leaves), places_in(leaves)
     new_path = {old_path(path): path for path in shapes}
-    rows = {prefix: rows_by_path(owners, new_path) for prefix, owners in stacks.items()}
+    rows = {prefix: rows_by_path(block_ids, new_path) for prefix, block_ids in stacks.items()}
     record = Record({path: {} for path in shapes}, {})
     entries: dict[tuple[str, str], dict[str, np.ndarray]] = {}
     for name, x in leaves.items():
@@ -134,11 +136,11 @@ def record_of(
             record.parameters[new_path[own[0]]][own[1]] = known
         elif not _is_of_layout(name, stacks):
             record.others[name] = known
-    for prefix, owners in stacks.items():
+    for prefix, block_ids in stacks.items():
         for path in shapes:
             mine = {stack: of[path] for stack, of in rows[prefix].items() if path in of}
-            whose = {stack: owners[stack][which] for stack, which in mine.items()}
-            record.parameters[path].update({f"{prefix}owners/{stack}": x for stack, x in whose.items()})
+            whose = {stack: block_ids[stack][which] for stack, which in mine.items()}
+            record.parameters[path].update({f"{prefix}block_ids/{stack}": x for stack, x in whose.items()})
             for (of, place), arrays in entries.items():
                 if of == prefix and mine and set(mine) <= set(arrays):
                     blocks = {stack: arrays[stack][which] for stack, which in mine.items()}
@@ -147,11 +149,11 @@ def record_of(
     return record
 
 
-def rows_by_path(owners: dict[str, np.ndarray], paths: Mapping[str, str]) -> dict[str, dict[str, np.ndarray]]:
+def rows_by_path(block_ids: dict[str, np.ndarray], paths: Mapping[str, str]) -> dict[str, dict[str, np.ndarray]]:
     """Return for every stack which of its rows belong to each parameter.
 
     Args:
-      owners: by stack.
+      block_ids: the block ids by stack.
       paths: from the paths that are in the state to those to return.
 
     Examples:
@@ -160,26 +162,26 @@ def rows_by_path(owners: dict[str, np.ndarray], paths: Mapping[str, str]) -> dic
       {'2': {'new': array([0, 2])}}
     """
     known = {hashed(old): path for old, path in paths.items()}
-    found = {name: np.unique(rows[:, 0]) for name, rows in owners.items()}
+    found = {name: np.unique(rows[:, 0]) for name, rows in block_ids.items()}
     return {
-        name: {known[x]: np.flatnonzero(owners[name][:, 0] == x) for x in map(int, of) if x in known}
+        name: {known[x]: np.flatnonzero(block_ids[name][:, 0] == x) for x in map(int, of) if x in known}
         for name, of in found.items()
     }
 
 
 def _is_of_layout(name: str, stacks: dict[str, Any]) -> bool:
-    return any(name == f"{prefix}layout" or name.startswith(f"{prefix}owners/") for prefix in stacks)
+    return any(name == f"{prefix}fingerprint" or name.startswith(f"{prefix}block_ids/") for prefix in stacks)
 
 
 def _whole(
-    path: str, owners: dict[str, np.ndarray], blocks: dict[str, np.ndarray], layouts: list[Layout]
+    path: str, block_ids: dict[str, np.ndarray], blocks: dict[str, np.ndarray], layouts: list[Layout]
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Give a parameter, and the one that is the last row of its matrices, out of blocks, if it is read as it was."""
-    readings = {int(reading) for rows in owners.values() for reading in rows[:, 1]}
+    readings = {int(reading) for rows in block_ids.values() for reading in rows[:, 1]}
     found = [(x, member) for x in layouts for member in _members(x, path) if readings == {reading_of(member)}]
     if found:
         layout, member = found[0]
-        for leaf, x in member.write(_assembled(member, owners, blocks)).items():
+        for leaf, x in member.write(_assembled(member, block_ids, blocks)).items():
             yield layout.paths[leaf], np.asarray(x)
 
 
@@ -187,10 +189,10 @@ def _members(layout: Layout, path: str) -> list[Member]:
     return [m for group in layout.groups for m in group.members if layout.paths[m.leaf] == path]
 
 
-def _assembled(member: Member, owners: dict[str, np.ndarray], blocks: dict[str, np.ndarray]) -> Any:
+def _assembled(member: Member, block_ids: dict[str, np.ndarray], blocks: dict[str, np.ndarray]) -> Any:
     """Lay blocks of all sizes where they belong in the tensors of a parameter."""
     out = np.zeros((member.batch, *member.tensor), next(iter(blocks.values())).dtype)
-    for stack, rows in owners.items():
+    for stack, rows in block_ids.items():
         for start in np.unique(rows[:, STARTS:], axis=0):
             which = np.flatnonzero(np.all(rows[:, STARTS:] == start, axis=1))
             which = which[np.argsort(rows[which, STARTS - 1])]

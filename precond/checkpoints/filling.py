@@ -38,16 +38,18 @@ class Filling:
         """
         self.filled = dict(fresh)
         self._shapes, self._record, self._moments = shapes, record, moments
-        self._owners = stacks_in(fresh)
-        self._rows = {prefix: rows_by_path(owners, {p: p for p in shapes}) for prefix, owners in self._owners.items()}
+        self._block_ids = stacks_in(fresh)
+        self._rows = {
+            prefix: rows_by_path(block_ids, {p: p for p in shapes}) for prefix, block_ids in self._block_ids.items()
+        }
         numbers = {fingerprint(layout): layout for layout in layouts}
-        self._layouts = {prefix: numbers[int(on_host(fresh[f"{prefix}layout"]))] for prefix in self._owners}
+        self._layouts = {prefix: numbers[int(on_host(fresh[f"{prefix}fingerprint"]))] for prefix in self._block_ids}
         self._changed = tuple(
             prefix
-            for prefix in self._owners
+            for prefix in self._block_ids
             if int(on_host(record.others.get(name := f"{prefix}meaning", fresh[name]))) != int(on_host(fresh[name]))
         )  # whose numbers mean something else: all but momentum begins anew
-        self._blocked = [x.removesuffix("stacks/layout") for x in fresh if f"/{x}".endswith("/stacks/layout")]
+        self._blocked = [x.removesuffix("stacks/fingerprint") for x in fresh if f"/{x}".endswith("/stacks/fingerprint")]
         self._packed: dict[tuple[str, str], dict[str, Any]] = {}
         self._counts: dict[str, dict[str, Any]] = {}  # by name and by parameter, the counts of averages taken over
         self._went: dict[str, dict[str, bool]] = {path: {} for path in shapes}
@@ -107,7 +109,7 @@ class Filling:
     def _count(self, at: Stacked, path: str) -> Any:
         """Return how many steps an average of single blocks has seen, of those that a parameter was cut into before."""
         old, parent = self._record.parameters[path], at.place.rpartition("/")[0]
-        stacks = [x.removeprefix(f"{at.prefix}owners/") for x in old if x.startswith(f"{at.prefix}owners/")]
+        stacks = [x.removeprefix(f"{at.prefix}block_ids/") for x in old if x.startswith(f"{at.prefix}block_ids/")]
         found = [np.max(old[f"{parent}/{stack}/count"]) for stack in stacks if f"{parent}/{stack}/count" in old]
         return max(found, default=None)
 
@@ -125,8 +127,8 @@ class Filling:
         """Keep what belongs to whole blocks, where these are the same."""
         self.filled[name] = x = np.array(on_host(self.filled[name]))
         for path, which in self._rows[at.prefix][at.stack].items():
-            old, now = self._record.parameters[path], self._owners[at.prefix][at.stack][which]
-            was = old.get(f"{at.prefix}owners/{at.stack}")
+            old, now = self._record.parameters[path], self._block_ids[at.prefix][at.stack][which]
+            was = old.get(f"{at.prefix}block_ids/{at.stack}")
             same = was is not None and np.array_equal(was[:, 1:], now[:, 1:]) and at.prefix not in self._changed
             value = old.get(name) if same else None
             count = self._counts.get(name, {}).get(path)
@@ -139,8 +141,10 @@ class Filling:
     def _incomplete(self, one: dict[str, tuple[str, str]]) -> tuple[str, ...]:
         """Return where M-FAC's windows are whose inner products have parameters in them that are not all there now."""
         found = []
-        for name in (x for x in self.filled if f"/{x}".endswith("/gram") and f"{x[:-4]}known/layout" in self.filled):
-            mark = f"{name[:-4]}known/layout"
+        for name in (
+            x for x in self.filled if f"/{x}".endswith("/gram") and f"{x[:-4]}known/path_hashes" in self.filled
+        ):
+            mark = f"{name[:-4]}known/path_hashes"
             same = np.shape(self._record.others.get(mark, 0)) == np.shape(self.filled[mark])
             windows = {x: own for x, own in one.items() if x.startswith(f"{name[:-4]}window/")}
             pairs = [(self._record.parameters[path].get(at), self.filled[x]) for x, (path, at) in windows.items()]
@@ -161,7 +165,7 @@ class Filling:
 
     def _fill_other(self, name: str) -> None:
         """Let counts and whatever else belongs to no parameter go on, unless something beside it begins anew."""
-        if f"/{name}".endswith("/known/layout") or name in (f"{prefix}meaning" for prefix in self._owners):
+        if f"/{name}".endswith("/known/path_hashes") or name in (f"{prefix}meaning" for prefix in self._block_ids):
             return  # of the new state
         parent = "".join(name.rpartition("/")[:2])
         beside_it = [x for x in self.filled if x.startswith(parent) and x != name]

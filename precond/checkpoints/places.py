@@ -38,8 +38,8 @@ class Stacked(NamedTuple):
 def named_leaves(tree: Tree) -> dict[str, Any]:
     """Return the leaves of a state by name; the names are those of a checkpoint of it in plain dictionaries.
 
-    The level that `precond.engine.narrow_entries` puts around a state is left out. So a momentum has the same name in
-    bfloat16 and in float32.
+    The level that `precond.engine.entries_in_bfloat16` puts around a state is left out. So a momentum has the same name
+    in bfloat16 and in float32.
 
     Args:
       tree: a state, or what became of one.
@@ -82,8 +82,8 @@ def stacks_in(leaves: dict[str, Any]) -> dict[str, dict[str, np.ndarray]]:
     Examples:
       >>> stacks_in(
       ...     {
-      ...         "0/layout": 3,
-      ...         "0/owners/2x2": np.ones((1, 5), np.int32),
+      ...         "0/fingerprint": 3,
+      ...         "0/block_ids/2x2": np.ones((1, 5), np.int32),
       ...         "0/stacks/ema/2x2": 1,
       ...     }
       ... )["0/"]
@@ -91,8 +91,8 @@ def stacks_in(leaves: dict[str, Any]) -> dict[str, dict[str, np.ndarray]]:
     """
     found: dict[str, dict[str, np.ndarray]] = {}
     for name, x in leaves.items():
-        match = re.fullmatch(r"((?:.*/)?)owners/([^/]+)", name)
-        if match is None or match[1] + "layout" not in leaves:
+        match = re.fullmatch(r"((?:.*/)?)block_ids/([^/]+)", name)
+        if match is None or match[1] + "fingerprint" not in leaves:
             continue
         if np.ndim(x) != 2:
             raise ValueError(
@@ -112,8 +112,8 @@ def places_in(leaves: dict[str, Any]) -> dict[str, Stacked]:
     Examples:
       >>> places_in(
       ...     {
-      ...         "0/layout": 3,
-      ...         "0/owners/2x2": np.ones((1, 5)),
+      ...         "0/fingerprint": 3,
+      ...         "0/block_ids/2x2": np.ones((1, 5)),
       ...         "0/stacks/ema/2x2": np.ones((1, 2, 2)),
       ...     }
       ... )
@@ -128,11 +128,11 @@ def places_in(leaves: dict[str, Any]) -> dict[str, Stacked]:
 def _stacked_at(
     name: str, shape: tuple[int, ...], stacks: dict[str, dict[str, np.ndarray]], multiplied: tuple[str, ...]
 ) -> Stacked | None:
-    for prefix, owners in stacks.items():
+    for prefix, block_ids in stacks.items():
         if not name.startswith(f"{prefix}stacks/"):
             continue
         parts = name.removeprefix(f"{prefix}stacks/").split("/")
-        fits = [part for part in parts if part in owners and shape[:1] == (len(owners[part]),)]
+        fits = [part for part in parts if part in block_ids and shape[:1] == (len(block_ids[part]),)]
         if fits:
             stack = max(fits, key=len)  # a number may be a place in a tuple
             at = parts.index(stack)

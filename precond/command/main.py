@@ -5,8 +5,8 @@ import sys
 from collections.abc import Sequence
 
 import precond
-from precond.command.doctor import add_doctor
-from precond.command.plan import add_plan
+from precond.command.add_doctor import add_doctor
+from precond.command.add_plan import add_plan
 
 __all__ = ["main"]
 

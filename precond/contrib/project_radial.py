@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from precond.arguments import check_direction, check_number, check_transformation, check_whole, described
 from precond.transformation import transformation
-from precond.transforms.single_blocks import refuse_stacks
+from precond.transforms.of_single_blocks import refuse_stacks
 from precond.trees import wide_dtype
 
 __all__ = ["project_radial"]

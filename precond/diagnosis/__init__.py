@@ -1,8 +1,8 @@
 """What a machine is, how it computes, and which known traps it has. Floor 4 of the library."""
 
 from precond.diagnosis.diagnose import diagnose
+from precond.diagnosis.diagnosis import Diagnosis
 from precond.diagnosis.machine import Machine
-from precond.diagnosis.report import Diagnosis
 from precond.diagnosis.trap import Trap
 from precond.diagnosis.trials import Trial, Trials
 

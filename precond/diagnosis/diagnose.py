@@ -2,10 +2,10 @@
 
 import jax.numpy as jnp
 
+from precond.diagnosis.diagnosis import Diagnosis
+from precond.diagnosis.find_notes import find_notes
+from precond.diagnosis.find_problems import find_problems
 from precond.diagnosis.machine import inspect_machine
-from precond.diagnosis.notes import find_notes
-from precond.diagnosis.problems import find_problems
-from precond.diagnosis.report import Diagnosis
 from precond.diagnosis.trap import Evidence
 from precond.diagnosis.trials import run_trials
 

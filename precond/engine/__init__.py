@@ -1,12 +1,12 @@
-"""From parameters to stacks, statistics, roots, and back: what every method runs in. Floor 3 of the library."""
+"""Turn parameters into stacks, run statistics and roots on them, and turn them back. This is floor 3 of the library."""
 
 from precond.engine.blocked import BlockedState, blocked
-from precond.engine.host_state import Engine, HostState, describing
-from precond.engine.narrow_entries import NarrowEntriesState, narrow_entries
+from precond.engine.entries_in_bfloat16 import EntriesInBfloat16State, entries_in_bfloat16
+from precond.engine.host_state import EngineDescription, HostState, describing
 from precond.engine.per_block import per_block
+from precond.engine.refresh_schedule import RefreshSchedule, every, on_host
 from precond.engine.refuse_foreign import layouts_of, refuse_foreign
 from precond.engine.scale_by_kronecker import KroneckerState, scale_by_kronecker
-from precond.engine.schedule import Refresh, every, on_host
 from precond.engine.skip_nonfinite import SKIPPED, SkipNonfiniteState, check_skipped, skip_nonfinite
 from precond.engine.stacked import stacked, viewed_by
 from precond.engine.stacked_state import StackedState
@@ -14,19 +14,19 @@ from precond.engine.stacked_state import StackedState
 __all__ = [
     "SKIPPED",
     "BlockedState",
-    "Engine",
+    "EngineDescription",
+    "EntriesInBfloat16State",
     "HostState",
     "KroneckerState",
-    "NarrowEntriesState",
-    "Refresh",
+    "RefreshSchedule",
     "SkipNonfiniteState",
     "StackedState",
     "blocked",
     "check_skipped",
     "describing",
+    "entries_in_bfloat16",
     "every",
     "layouts_of",
-    "narrow_entries",
     "on_host",
     "per_block",
     "refuse_foreign",

@@ -1,4 +1,4 @@
-"""A transformation of stacks for the parameters that have a view, and another one for the rest."""
+"""Run one transformation on the stacks of the parameters that have a view, and another one on the other parameters."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
@@ -9,7 +9,7 @@ import optax
 
 from precond.arguments import check_signs, check_transformation, described, refuse_optimizers
 from precond.blocks import BlockSize, Views, info_of, without_info
-from precond.eager import compiled_if_eager
+from precond.compiled_if_eager import compiled_if_eager
 from precond.engine.refuse_foreign import refuse_foreign
 from precond.engine.skip_nonfinite import SkipNonfiniteState, skip_nonfinite
 from precond.engine.stacked import stacked, viewed_by
@@ -22,12 +22,12 @@ __all__ = ["BlockedState", "blocked"]
 
 
 class BlockedState(NamedTuple):
-    """What `blocked` keeps.
+    """Hold the state of `blocked`.
 
     Attributes:
       stacks: a `StackedState`, for the parameters that have a view.
       otherwise: Optax's `MaskedState` of a `SkipNonfiniteState`, for the parameters without a view.
-      steps_skipped: updates so far in which all of them were skipped.
+      steps_skipped: the number of updates so far in which all parameters were skipped.
     """
 
     stacks: StackedState
@@ -55,10 +55,10 @@ def blocked(
     """Run a transformation on stacks of equal blocks, `[N, d1, .., dk]`, cut from all parameters.
 
     Every parameter is read through its view as a batch of tensors, and the tensors are cut into blocks of at most
-    `block_size` an axis. All blocks of one shape form one array, whatever their parameter. The inner transformation
-    sees a dictionary of these stacks, named by the shape of their blocks, in float32 or wider. It is initialised on
-    stacks of zeros, and its update gets the extra argument `blocks`, a `precond.BlockInfo`. The number of stacks, and
-    with it the length of the program, does not depend on the network's depth.
+    `block_size` an axis. All blocks of one shape form one array, also those of different parameters. The inner
+    transformation sees a dictionary of these stacks, named by the shape of their blocks, in float32 or wider. It is
+    initialised on stacks of zeros, and its update gets the extra argument `blocks`, a `precond.BlockInfo`. The number
+    of stacks, and with it the length of the program, does not depend on the network's depth.
 
     A block is skipped if the sum of squares of its gradient is not finite. Its update is zero, the inner
     transformation sees zeros in its place, and `blocks.finite` marks it. The parts of this library then keep the state
@@ -70,14 +70,15 @@ def blocked(
     infinite, and `precond.metrics` counts them as `blocks/foreign`.
 
     Args:
-      inner: any transformation of stacks. Its state is shaped like the stacks, not like the parameters.
+      inner: a transformation of stacks. Its state is shaped like the stacks, not like the parameters.
       block_size: the longest side of a block. A longer axis is cut into the fewest pieces, which are equal if it
         divides; else the last one is shorter. None cuts nothing, and `precond.ragged` cuts as the references do.
-      views: from path and parameter to a `precond.View` or None; a list of (pattern, view) pairs; or None for
-        `precond.views.default`.
-      otherwise: for parameters without a view (biases, norms, embeddings, anything of size 0). It computes in float32
-        or wider. None takes `optax.scale_by_adam()`.
-      skipped: the update of a skipped block. 0, or minus infinity to tell a later transformation that it must not move.
+      views: a function from path and parameter to a `precond.View` or None; a list of (pattern, view) pairs; or None
+        for `precond.views.default`.
+      otherwise: the transformation of the parameters without a view (biases, norms, embeddings, anything of size 0). It
+        computes in float32 or wider. None takes `optax.scale_by_adam()`.
+      skipped: the update of a skipped block: 0, or minus infinity, which marks what a later transformation must leave
+        unchanged.
       axis: the mesh axis, or axes, over whose devices the stacks are divided, or a `precond.sharded` that says more.
         Each device then keeps the state of its own blocks alone, and everything in `inner` is computed for these,
         block by block; directions are gathered. None divides nothing, and neither does a name if there is
@@ -89,10 +90,10 @@ def blocked(
 
     Raises:
       ValueError, TypeError: for a block size that is not a positive integer, and for views, transformations or a mesh
-        of another kind; in `init` for a parameter of integers, for a view that does not fit its parameter, and for an
-        axis that the mesh does not have or whose size does not divide the `multiple`; and in `update` for a gradient
-        that has not its parameter's shape, and for a state of other parameters, which `precond.checkpoints.adopt`
-        takes over as far as it fits.
+        of another kind; in `init` for a parameter of integers, and for a view that does not fit its parameter; also for
+        an axis that the mesh does not have, or whose size does not divide the `multiple`; and in `update` for a
+        gradient that has not its parameter's shape, and for a state of other parameters, which
+        `precond.checkpoints.adopt` takes over as far as it fits.
 
     Examples:
       >>> params = {"kernel": jnp.ones((4, 6)), "bias": jnp.ones(6)}

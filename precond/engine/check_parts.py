@@ -1,4 +1,4 @@
-"""What statistics and roots of a user give, against what the engine needs."""
+"""Check what the statistics and roots of a user give against what the engine needs."""
 
 from typing import Any
 
@@ -48,7 +48,7 @@ def check_root_state(state: Any, factors: tuple[Any, ...]) -> None:
 
 
 def check_like(what: str, made: Any, like: Any) -> None:
-    """Raise unless what a part gave has the structure and shapes of something else.
+    """Raise unless a part gave a tree of the expected structure and shapes.
 
     Raises:
       TypeError: saying what it gave.

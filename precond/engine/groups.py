@@ -1,4 +1,4 @@
-"""Which factors one call refreshes, and which of their rows are due in a turn."""
+"""Group the factors that one call refreshes, and take and put back the rows that are due in a turn."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -10,33 +10,32 @@ import numpy as np
 from jax import lax
 
 from precond.control_flow import run_if
-from precond.linalg import Packed, row_major
+from precond.linalg import Factor, row_major
 from precond.roots import Power, Root
 from precond.trees import Tree
 
-__all__ = ["Group", "groups_of", "pick", "put", "transported"]
+__all__ = ["RefreshGroup", "groups_of", "put_rows", "take_rows", "transported"]
 
-Factor = jax.Array | Packed
 Fit = Callable[[Any], Any]
-"""Pads rows of one stack to the size of the group."""
+"""A function that pads rows of one stack to the size of the group."""
 
 SIZES = 8
 """The largest number of sizes that are compiled, since the compiler needs time for every size."""
 
 
-class Group(NamedTuple):
-    """Factors that one call refreshes.
+class RefreshGroup(NamedTuple):
+    """Describe the factors that one call refreshes.
 
-    All turns of a period refresh equally many roots, or one less, so that no step is much longer than another. A stack
-    of n rows gives `n // turns` rows to each turn, which stand together, its first rows to turn 0. The remaining rows
+    All turns of a period refresh equally many roots, or one less, so that no step is much longer than another. Of a
+    stack of n rows, each turn refreshes `n // turns` consecutive rows, and turn 0 the first of them. The remaining rows
     of all stacks are numbered together. Row i of these is due in turn `i % turns`, and fills slot `i // turns`.
 
     Attributes:
-      members: their indices in the list of all factors.
-      rows: the length of each one's stack in a row group.
-      size: of the matrices.
-      padded: whether those of some members are smaller, and are padded to it.
-      power: what their root needs (see `Root`).
+      members: the indices of these factors in the list of all factors.
+      rows: the number of rows of each member in a row group.
+      size: the size of the matrices.
+      padded: whether the matrices of some members are smaller, and are padded to this size.
+      power: the power of their root (see `Root`).
       turns: the number of turns in a period.
     """
 
@@ -64,9 +63,9 @@ class Group(NamedTuple):
 
     @property
     def slots(self) -> list[list[tuple[int, int, int]]]:
-        """For each slot, where the rows are that fill it in some turn.
+        """The rows that fill each slot in one of the turns.
 
-        Each entry is a member, the number of its first row that is left over, and how many of its rows are.
+        Each entry is a member, the number of the first of its remaining rows, and the number of these rows.
         """
         left = [n % self.turns for n in self.rows]
         starts = (np.cumsum(left) - left).tolist()
@@ -84,17 +83,17 @@ class Group(NamedTuple):
 
 def groups_of(
     root: Root, factors: Sequence[Factor], powers: Sequence[Power], row_groups: int, turns: int
-) -> list[Group]:
+) -> list[RefreshGroup]:
     """Group factors by size, dtype and power.
 
     If a root can be padded and there are many sizes, smaller factors join a larger size, so that few are compiled.
 
     Args:
-      root: whose `refresh` they are for.
-      factors: `[N, d, d]` each, or `[N, d]`.
-      powers: what the root needs for each.
-      row_groups: of which every stack consists.
-      turns: in a period.
+      root: the root whose `refresh` is called.
+      factors: arrays `[N, d, d]` or `[N, d]`, each with an N and a d of its own.
+      powers: the power that the root needs for each factor.
+      row_groups: the number of row groups of which every stack consists.
+      turns: the number of turns in a period.
 
     Examples:
       >>> from precond import inverse_root
@@ -109,26 +108,27 @@ def groups_of(
         by_size.setdefault(factor.shape[1], []).append(i)
     groups = []
     for (rank, _, power), by_size in kinds.items():
-        # A diagonal costs nothing, and a matrix of size 1 is not a matrix.
+        # Diagonal factors and 1 by 1 matrices are cheap, so that they are not padded.
         join = root.padding is not None and rank == 3
         costs = {d: sum(rows[i] for i in members) for d, members in by_size.items() if d > 1}
-        targets = _few(costs, SIZES) if join else {}
+        targets = _choose_sizes(costs, SIZES) if join else {}
         joined: dict[int, list[int]] = {}
         for d, members in by_size.items():
             joined.setdefault(targets.get(d, d), []).extend(members)
         for d, members in joined.items():
             padded = any(factors[i].shape[1] != d for i in members)
-            groups.append(Group(tuple(members), tuple(rows[i] for i in members), d, padded, power, turns))
+            groups.append(RefreshGroup(tuple(members), tuple(rows[i] for i in members), d, padded, power, turns))
     return groups
 
 
-def _few(counts: dict[int, int], most: int) -> dict[int, int]:
-    """Choose so many sizes, and return for each size the one that it is padded to, with the fewest operations."""
+def _choose_sizes(counts: dict[int, int], most: int) -> dict[int, int]:
+    """Choose at most `most` sizes with the fewest operations; map each size to the one that it is padded to."""
     sizes = sorted(counts)
     if len(sizes) <= most:
         return {d: d for d in sizes}
     total = np.cumsum([0, *(counts[d] for d in sizes)])
-    # cost[j]: of the first j sizes, in so many groups; start[k][j]: where the last of k + 1 groups begins.
+    # cost[j] is the least cost of the first j sizes in so many groups; starts[k][j] is where the last of k + 1 groups
+    # begins.
     cost, starts = np.array([0.0, *[np.inf] * len(sizes)]), []
     for _ in range(most):
         ends = np.array([[c + (total[j] - total[i]) * float(sizes[j - 1]) ** 3 for i, c in enumerate(cost[:j])]
@@ -143,8 +143,8 @@ def _few(counts: dict[int, int], most: int) -> dict[int, int]:
     return out
 
 
-def _places(group: Group, slot: int, turn: jax.Array) -> list[tuple[int, jax.Array, jax.Array]]:
-    """Return for each stack that may fill a slot its member, the row, and whether it fills the slot now."""
+def _slot_rows(group: RefreshGroup, slot: int, turn: jax.Array) -> list[tuple[int, jax.Array, jax.Array]]:
+    """Return (member, row, whether it fills the slot in this turn) for each member that can fill a slot."""
     out = []
     for k, start, n in group.slots[slot]:
         i = slot * group.turns + turn - start
@@ -156,16 +156,16 @@ def _rows(tree: Tree, start: jax.Array, count: int) -> Any:
     return jax.tree.map(lambda x: row_major(lax.dynamic_slice_in_dim(x, start, count)), tree)
 
 
-def _spots(group: Group, turn: jax.Array) -> list[tuple[int, Any, int, Any]]:
-    """Return a member, the first of its rows that are due in a turn, their number, and whether they are due at all."""
+def _due_rows(group: RefreshGroup, turn: jax.Array) -> list[tuple[int, Any, int, Any]]:
+    """Return (member, first due row, number of due rows, whether they are due) for a turn; None is always due."""
     whole: list[tuple[int, Any, int, Any]] = [(k, turn * n, n, None) for k, n in enumerate(group.whole) if n]
-    left = [_places(group, slot, turn) for slot in range(len(group.slots))]
+    left = [_slot_rows(group, slot, turn) for slot in range(len(group.slots))]
     return whole + [(k, place, 1, here) for places in left for k, place, here in places]
 
 
 def transported(
     root: Root,
-    group: Group,
+    group: RefreshGroup,
     turn: jax.Array,
     moments: Sequence[Any],
     old: Sequence[Any],
@@ -175,17 +175,17 @@ def transported(
     """Return the moments after a turn, by `Root.transport` of the rows that were due.
 
     Args:
-      root: that has a `transport`.
-      group: whose rows were refreshed.
-      turn: its number.
+      root: a root that has a `transport`.
+      group: the group whose rows were refreshed.
+      turn: the number of the turn.
       moments: the `RootState.moments` of all stacks.
-      old: what was derived from each member before the turn.
-      new: what is derived from each now.
-      places: for each member its stack and its axis.
+      old: the entry in `RootState.derived` of each member before the turn.
+      new: the entry of each member after it.
+      places: the stack and the axis of each member.
     """
     assert root.transport is not None
     out = list(moments)
-    for k, place, count, here in _spots(group, turn):
+    for k, place, count, here in _due_rows(group, turn):
         stack, axis = places[k]
         rows = [_rows(tree, place, count) for tree in (out[stack], old[k], new[k])]
         move = functools.partial(root.transport, axis=axis)
@@ -201,19 +201,19 @@ def _put_at(tree: Tree, rows: Tree, place: jax.Array) -> Any:
     return jax.tree.map(one, tree, rows)
 
 
-def pick(group: Group, turn: jax.Array, trees: Sequence[Any], fit: Fit) -> Any:
-    """Return the rows that are due in a turn, `[due, ..]`; zeros in empty slots.
+def take_rows(group: RefreshGroup, turn: jax.Array, trees: Sequence[Any], fit: Fit) -> Any:
+    """Take the rows that are due in a turn, `[due, ..]`, with zeros in empty slots.
 
     Args:
-      group: whose rows.
-      turn: its number.
+      group: the group whose rows are due.
+      turn: the number of the turn.
       trees: a tree of stacks for each member.
-      fit: changes the rows of a member, such as their size.
+      fit: a function that pads the rows of a member to the size of the group.
     """
     rows = [fit(_rows(tree, turn * n, n)) for tree, n in zip(trees, group.whole, strict=True) if n]
     for slot in range(len(group.slots)):
         row: Any = None
-        for k, place, here in _places(group, slot, turn):
+        for k, place, here in _slot_rows(group, slot, turn):
             found = fit(_rows(trees[k], place, 1))
             row = jax.tree.map(jnp.zeros_like, found) if row is None else row
             row = jax.tree.map(lambda x, y, here=here: jnp.where(here, x, y), found, row)
@@ -221,15 +221,17 @@ def pick(group: Group, turn: jax.Array, trees: Sequence[Any], fit: Fit) -> Any:
     return jax.tree.map(lambda *x: x[0] if len(x) == 1 else jnp.concatenate(x), *rows)
 
 
-def put(group: Group, turn: jax.Array, trees: Sequence[Any], rows: Tree, crop: Callable[[Any, Any], Any]) -> list[Any]:
-    """Return the stacks with the rows that were due in their places, the inverse of `pick`.
+def put_rows(
+    group: RefreshGroup, turn: jax.Array, trees: Sequence[Any], rows: Tree, crop: Callable[[Any, Any], Any]
+) -> list[Any]:
+    """Put the rows that were due back in their places in the stacks: the inverse of `take_rows`.
 
     Args:
-      group: whose rows.
-      turn: its number.
+      group: the group whose rows were due.
+      turn: the number of the turn.
       trees: a tree of stacks for each member.
-      rows: `[due, ..]`.
-      crop: from rows of the group, and the stacks of a member, to rows of that member.
+      rows: the new rows, `[due, ..]`.
+      crop: a function from rows of the group, and the stacks of a member, to rows of that member.
     """
     out, start, rows = list(trees), 0, jax.tree.map(row_major, rows)
 
@@ -240,7 +242,7 @@ def put(group: Group, turn: jax.Array, trees: Sequence[Any], rows: Tree, crop: C
         start += n
     for slot in range(len(group.slots)):
         row = jax.tree.map(lambda x, i=start + slot: x[i : i + 1], rows)
-        for k, place, here in _places(group, slot, turn):
+        for k, place, here in _slot_rows(group, slot, turn):
             old, new = _rows(out[k], place, 1), crop(row, trees[k])
             kept = jax.tree.map(lambda x, y, here=here: jnp.where(here, x, y), new, old)
             out[k] = _put_at(out[k], kept, place)

@@ -1,4 +1,4 @@
-"""What the engine keeps for roots that are refreshed outside of the step."""
+"""Hold the state of roots that are refreshed outside of the step."""
 
 import contextlib
 import contextvars
@@ -10,22 +10,22 @@ import jax
 import jax.numpy as jnp
 
 from precond.control_flow import run_if
-from precond.engine.schedule import Refresh
+from precond.engine.refresh_schedule import RefreshSchedule
 from precond.roots import Root
 from precond.trees import Factors, Stacks
 
-__all__ = ["Engine", "HostState", "capture", "describing", "host_state"]
+__all__ = ["EngineDescription", "HostState", "capture", "describing", "host_state"]
 
 
 class HostState(NamedTuple):
-    """What the engine keeps with `refresh=precond.on_host(N)`; an empty tuple stands there with any other.
+    """Hold what the engine keeps with `refresh=precond.on_host(N)`; with another schedule it keeps an empty tuple.
 
     Attributes:
       captured_at: the update after which `factors` were copied, a multiple of N; 0 before the first copy.
       in_use_from: the update whose factors the roots in use were computed from; 0 before there are any.
-      failed: of each block of each stack, refreshes that failed or never took place, `[N]`.
-      unserved: how often in a row factors took the place of others that nobody had taken.
-      factors: as the statistics gave them.
+      failed: the number of refreshes of each block that failed or never took place, `[N]` by stack.
+      unserved: the number of consecutive copies each of which replaced factors whose roots never came into use.
+      factors: the copied factors, as the statistics gave them.
     """
 
     captured_at: jax.Array
@@ -37,16 +37,16 @@ class HostState(NamedTuple):
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
-class Engine:
-    """Stand in place of a `HostState` while `describing`, with values that no state can hold.
+class EngineDescription:
+    """Replace a `HostState` while `describing`, and hold values that no state can hold.
 
     Attributes:
       root: the root whose `refresh` to call.
-      schedule: from `precond.every` or `precond.on_host`.
+      schedule: the result of `precond.every` or `precond.on_host`.
     """
 
     root: Root
-    schedule: Refresh
+    schedule: RefreshSchedule
 
 
 _DESCRIBING: contextvars.ContextVar[bool] = contextvars.ContextVar("describing", default=False)
@@ -54,9 +54,9 @@ _DESCRIBING: contextvars.ContextVar[bool] = contextvars.ContextVar("describing",
 
 @contextlib.contextmanager
 def describing() -> Iterator[None]:
-    """Let every `init` of an engine inside this context put its `Engine` into the state.
+    """Make every `init` of an engine inside this context put its `EngineDescription` into the state.
 
-    JAX keeps what it has traced of a function: to trace `init` meanwhile, make a new one of it (a lambda).
+    JAX caches traces by function. To trace `init` inside this context, trace a new lambda that calls it.
 
     Examples:
       >>> import precond
@@ -74,17 +74,17 @@ def describing() -> Iterator[None]:
         _DESCRIBING.reset(token)
 
 
-def host_state(root: Root, schedule: Refresh, stacks: Stacks, factors: Factors) -> Any:
+def host_state(root: Root, schedule: RefreshSchedule, stacks: Stacks, factors: Factors) -> Any:
     """Return the state before the first update.
 
     Args:
-      root: the engine's.
-      schedule: the engine's.
+      root: the engine's root.
+      schedule: the engine's schedule.
       stacks: arrays `[N, d1, .., dk]`.
-      factors: shapes and dtypes of what the statistics give.
+      factors: the shapes and dtypes of what the statistics give.
     """
     if _DESCRIBING.get():
-        return Engine(root, schedule)
+        return EngineDescription(root, schedule)
     if not schedule.on_host:
         return ()
     failed = jax.tree.map(lambda stack: jnp.zeros(stack.shape[:1], jnp.int32), stacks)
@@ -94,15 +94,15 @@ def host_state(root: Root, schedule: Refresh, stacks: Stacks, factors: Factors) 
 
 
 def capture(
-    schedule: Refresh, count: jax.Array, any_finite: jax.Array | None, factors: Factors, state: HostState
+    schedule: RefreshSchedule, count: jax.Array, any_finite: jax.Array | None, factors: Factors, state: HostState
 ) -> HostState:
     """Return the state with the newest factors if it is time to capture them, else the same state.
 
     Args:
-      schedule: the engine's.
-      count: of the update, from 1.
-      any_finite: whether the update counts; None is yes.
-      factors: as the statistics gave them.
+      schedule: the engine's schedule.
+      count: the number of the update, from 1.
+      any_finite: whether the update counts; None means that it does.
+      factors: the factors, as the statistics gave them.
       state: a `HostState`.
     """
     due = count % schedule.period == 0

@@ -1,4 +1,4 @@
-"""Every block with a state of its own, which a gradient that is not finite does not touch."""
+"""Run a transformation on each block by itself, with a state of its own."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ def per_block(inner: optax.GradientTransformation) -> optax.GradientTransformati
     `blocked`; `scale_by_kronecker` does so for its momentum.
 
     Args:
-      inner: any transformation; it sees one block at a time.
+      inner: a transformation, which sees one block at a time.
 
     Returns:
       A transformation of stacks `[N, d1, .., dk]`.

@@ -1,4 +1,4 @@
-"""The costly step: one call of the root's kernel for all factors of one size, over axes and stacks."""
+"""Refresh roots, the costly step, with one call for all factors of one size, over axes and stacks."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -11,19 +11,17 @@ from jax import lax
 from precond.blocks import BlockInfo
 from precond.control_flow import loop_between, run_if
 from precond.engine.check_parts import check_like
-from precond.engine.groups import Group, groups_of, pick, put, transported
-from precond.engine.schedule import Refresh
-from precond.linalg import Packed, dense
+from precond.engine.groups import RefreshGroup, groups_of, put_rows, take_rows, transported
+from precond.engine.refresh_schedule import RefreshSchedule
+from precond.linalg import Factor, dense
 from precond.roots import Power, Root
 from precond.scopes import named
 
 __all__ = ["refresh_roots"]
 
-Factor = jax.Array | Packed
-
 
 def _by_row_group(function: Callable[..., Any], row_groups: int) -> Callable[..., Any]:
-    """Call a function of stacks on each row group by itself."""
+    """Apply a function of stacks to each row group by itself."""
     if row_groups == 1:
         return function
 
@@ -36,35 +34,35 @@ def _by_row_group(function: Callable[..., Any], row_groups: int) -> Callable[...
 
 
 def _refreshed(
-    root: Root, group: Group, turn: Any, first: Any, keep: Any, factors: Sequence[Any], derived: Sequence[Any]
+    root: Root, group: RefreshGroup, turn: Any, first: Any, accept: Any, factors: Sequence[Any], derived: Sequence[Any]
 ) -> Any:
-    """Derive what is due in a turn from its factors, `[due, ..]`; return the old one unless `keep`."""
-    old = pick(group, turn, derived, lambda rows: _padded(root, group, rows, "derived"))
+    """Derive the matrices that are due in a turn, `[due, ..]`; return the old ones unless `accept`."""
+    old = take_rows(group, turn, derived, lambda rows: _padded(root, group, rows, "derived"))
 
     def work() -> Any:
-        due = pick(group, turn, factors, lambda rows: _padded(root, group, dense(rows), "factor"))
+        due = take_rows(group, turn, factors, lambda rows: _padded(root, group, dense(rows), "factor"))
         new = root.refresh(due, old, group.power, first)
         check_like("root.refresh", new, old)
         return new
 
     # Fewer roots than turns: in some turns none is due.
     new = work() if group.turns <= group.roots else run_if(turn < group.roots, work, lambda: old)
-    return jax.tree.map(lambda x, y: jnp.where(keep, x, y), new, old)
+    return jax.tree.map(lambda x, y: jnp.where(accept, x, y), new, old)
 
 
-def _padded(root: Root, group: Group, rows: Any, kind: str) -> Any:
+def _padded(root: Root, group: RefreshGroup, rows: Any, kind: str) -> Any:
     """Pad rows to the size of the group."""
     return getattr(root.padding, kind)(rows, group.size) if group.padded else rows
 
 
-def _cropped(root: Root, group: Group, rows: Any, like: Any) -> Any:
+def _cropped(root: Root, group: RefreshGroup, rows: Any, like: Any) -> Any:
     """Crop rows to the size of a stack."""
     return root.padding.crop(rows, like) if group.padded and root.padding is not None else rows
 
 
 def refresh_roots(
     root: Root,
-    schedule: Refresh,
+    schedule: RefreshSchedule,
     step: jax.Array,
     factors: Sequence[Factor],
     derived: Sequence[Any],
@@ -76,22 +74,21 @@ def refresh_roots(
     """Refresh the roots that are due.
 
     One loop over turns does it: all turns at the first step, one turn at a later step, none if nothing is due. Each
-    turn picks its rows, refreshes them and puts them back in place, so that the program of a method is compiled once
-    for each size. How many turns there are depends on the step alone. If no gradient is finite, the old rows are put
-    back.
+    turn takes its rows, refreshes them and puts them back in place, so that the program of a method is compiled once
+    for each size. The number of turns depends on the step alone. If no gradient is finite, the old rows are put back.
 
     Args:
-      root: whose `refresh` to call.
-      schedule: from `precond.every`.
-      step: counted from 1.
-      factors: `[N, d, d]` each, N and d their own; dense or packed.
-      derived: what `root.init` or an earlier refresh made of each.
-      powers: what the root needs for each.
-      blocks: `row_groups`: turns, and whatever a root does for the matrices of a call together, belong to one of these,
-        so that no mesh changes them. `root_collectives`: `factors` are this device's part of what `derived` is all of,
-        and only refreshed rows are gathered.
+      root: the root whose `refresh` to call.
+      schedule: the result of `precond.every`.
+      step: the number of the step, from 1.
+      factors: arrays `[N, d, d]`, dense or packed, each with an N and a d of its own.
+      derived: the matrices that `root.init` or an earlier refresh made of each factor.
+      powers: the power that the root needs for each factor.
+      blocks: the `BlockInfo` of the stacks. Turns, and the matrices that are passed in one call, belong to one of the
+        `row_groups`, so that results do not depend on the mesh. With `root_collectives`, `factors` hold this device's
+        rows and `derived` all rows, and only refreshed rows are gathered.
       moments: the `RootState.moments` of each stack, if the root has a `transport`.
-      places: for each factor its stack and its axis.
+      places: the stack and the axis of each factor.
 
     Returns:
       What is derived from each factor, and the moments of each stack; entries that are not due are as they were.
@@ -101,16 +98,16 @@ def refresh_roots(
         return derived, moments
     turns = schedule.period if schedule.stagger else 1  # as many as there are, or one in which all roots are due
     groups = groups_of(root, factors, powers, blocks.row_groups, turns)
-    keep = True if blocks.any_finite is None else blocks.any_finite
+    accept = True if blocks.any_finite is None else blocks.any_finite
 
     def turn(now: Any, carry: tuple[list[Any], list[Any]], factors: Sequence[Factor]) -> tuple[list[Any], list[Any]]:
         derived, moments = carry
         mine, out, row_groups = devices.local(derived), list(derived), blocks.row_groups * devices.count
         for group in groups:
             with named("refresh", f"{group.due} of {group.roots}, every {schedule.period}"):
-                work = functools.partial(_refreshed, root, group, now, step == schedule.start, keep)
+                work = functools.partial(_refreshed, root, group, now, step == schedule.start, accept)
                 new = devices.all_gather(_by_row_group(work, blocks.row_groups)(group.of(factors), group.of(mine)))
-                back = functools.partial(put, group, now, crop=functools.partial(_cropped, root, group))
+                back = functools.partial(put_rows, group, now, crop=functools.partial(_cropped, root, group))
                 everywhere = _by_row_group(back, row_groups)
                 for i, x in zip(group.members, everywhere(group.of(derived), new), strict=True):
                     out[i] = x

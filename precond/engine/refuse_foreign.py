@@ -1,4 +1,4 @@
-"""An optimizer that is given the state of other parameters says so, wherever numbers are known."""
+"""Refuse the state of other parameters where the values of arrays are known."""
 
 import warnings
 from typing import Any
@@ -9,10 +9,10 @@ import optax
 from jax.core import Tracer
 
 from precond.blocks import (
-    Asked,
+    InitReport,
     KnownParameters,
     Layout,
-    asking,
+    collect_reports,
     fingerprint,
     first_difference,
     hashed,
@@ -29,11 +29,11 @@ __all__ = ["layouts_of", "refuse_foreign"]
 def refuse_foreign(tx: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
     """Refuse the state of other parameters, outside of `jax.jit`.
 
-    The update counts how often it was given one. This count is looked at, but for a state that the last update
-    returned, of the same tree: a loop waits for its first step alone.
+    The update counts how often it was given such a state. Reading this count waits for the device. So it is not read
+    for a state that the last update returned for the same tree, and a loop waits only for its first step.
 
     Args:
-      tx: any transformation with the state of `precond.blocked` in its own, or a `precond.blocks.KnownParameters`.
+      tx: a transformation whose state contains that of `precond.blocked`, or a `precond.blocks.KnownParameters`.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -53,22 +53,22 @@ def refuse_foreign(tx: optax.GradientTransformationExtraArgs) -> optax.GradientT
             tree = jax.tree.structure(updates), tuple(np.shape(x) for x in jax.tree.leaves(updates))
             last = trusted[1:] if trusted and trusted[0] == tree else []
             for old, now in zip(before, after, strict=False):
-                if any(old.layout is x for x in last):
+                if any(_mark(old) is x for x in last):
                     continue
                 if np.any(now.foreign != old.foreign):
                     raise ValueError(_why(tx, old, updates))
                 _warn_if_whole(getattr(old, "stacks", ()), getattr(now, "stacks", ()))
-            trusted[:] = [tree, *(x.layout for x in after)]
+            trusted[:] = [tree, *map(_mark, after)]
         return out, new
 
     return optax.GradientTransformationExtraArgs(tx.init, update)
 
 
 def layouts_of(tx: optax.GradientTransformation, params: Tree) -> list[Layout]:
-    """Return the layouts of the blocks that an optimizer cuts parameters into: of every `precond.blocked` in it.
+    """Return the layouts of every `precond.blocked` in an optimizer, which say how parameters are cut into blocks.
 
     Args:
-      tx: any optimizer.
+      tx: an optimizer.
       params: a tree of arrays, or of anything with shape and dtype.
 
     Examples:
@@ -78,13 +78,18 @@ def layouts_of(tx: optax.GradientTransformation, params: Tree) -> list[Layout]:
       >>> layout.blocks
       {'4x6': 1}
     """
-    return _asked(tx, params).layouts
+    return _report_of(tx, params).layouts
 
 
-def _asked(tx: optax.GradientTransformation, params: Tree) -> Asked:
-    with asking() as told:
-        jax.eval_shape(lambda tree: tx.init(tree), params)  # a new function, of which JAX has kept no trace
-    return told
+def _report_of(tx: optax.GradientTransformation, params: Tree) -> InitReport:
+    with collect_reports() as report:
+        jax.eval_shape(lambda tree: tx.init(tree), params)  # JAX has cached no trace of a new function
+    return report
+
+
+def _mark(state: StackedState | KnownParameters) -> Any:
+    """Return the array that an update passes on from the old state to the new one."""
+    return state.path_hashes if isinstance(state, KnownParameters) else state.fingerprint
 
 
 def _is_known(x: Any) -> bool:
@@ -94,9 +99,9 @@ def _is_known(x: Any) -> bool:
 
 
 def _warn_if_whole(before: object, after: object) -> None:
-    """Warn of a state that came whole to every device, and that an update has divided.
+    """Warn if a state was replicated before an update and is sharded after it.
 
-    Without explicit axes nothing shows it while a function is traced.
+    On a mesh without explicit axes this cannot be seen while a function is traced.
     """
 
     def divided(x: object) -> bool:
@@ -117,24 +122,26 @@ def _warn_if_whole(before: object, after: object) -> None:
 
 def _why(tx: optax.GradientTransformation, state: StackedState | KnownParameters, updates: Tree) -> str:
     if isinstance(state, KnownParameters):
-        return _first_path(np.asarray(state.layout), list(leaves_of(updates)))
+        return _first_path(np.asarray(state.path_hashes), list(leaves_of(updates)))
     shapes = {path: np.shape(x) for path, x in leaves_of(without_probes(updates)).items()}
     mark: Any = unboxed(state)
-    owners = {name: np.asarray(x) for name, x in mark.owners.items() if _is_known(x)}
-    told = _asked(tx, updates)
-    for layout, meaning in zip(told.layouts, told.meanings, strict=True):
-        if np.all(np.asarray(mark.layout) == fingerprint(layout)):
+    block_ids = {name: np.asarray(x) for name, x in mark.block_ids.items() if _is_known(x)}
+    report = _report_of(tx, updates)
+    for layout, meaning in zip(report.layouts, report.meanings, strict=True):
+        if np.all(np.asarray(mark.fingerprint) == fingerprint(layout)):
             return (
                 f"state= is of another power=, or of sums (b2=1) where this optimizer has averages: it has "
                 f"{meaning or 'neither'}. Keep what fits: precond.checkpoints.adopt(tx, params, state)."
             )
-    layouts = [x for x in told.layouts if {*x.stacks} == {*mark.owners}]
-    differences = [first_difference(owners, layout, shapes) for layout in layouts if len(owners) == len(mark.owners)]
+    layouts = [x for x in report.layouts if {*x.stacks} == {*mark.block_ids}]
+    differences = [
+        first_difference(block_ids, layout, shapes) for layout in layouts if len(block_ids) == len(mark.block_ids)
+    ]
     return differences[0] if differences else "state= is of other parameters, or of another configuration."
 
 
 def _first_path(known: np.ndarray, paths: list[str]) -> str:
-    """Say which parameter is the first that a state knows by another path."""
+    """Name the first parameter that a state knows by another path."""
     place = next(i for i, path in enumerate(paths) if known[i] != hashed(path))
     there = next((f"that of '{path}'" for path in paths if known[place] == hashed(path)), "one of another path")
     return (

@@ -1,4 +1,4 @@
-"""How the arrays of a state are divided over devices: by their rows, if these are those of a stack."""
+"""Find how the arrays of a state are divided over devices: by their rows, if these are the rows of a stack."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -21,8 +21,8 @@ def row_shardings_of(
 
     Args:
       inner: a transformation of stacks.
-      stacks: their shapes and dtypes.
-      placement: where they are; None divides nothing.
+      stacks: the shapes and dtypes of the stacks.
+      placement: the placement of the stacks; None divides nothing.
 
     Returns:
       A tree of `RowSharding` of the structure of the state, or None.
@@ -36,9 +36,9 @@ def row_shardings_of(
 
     def state(times: int) -> optax.OptState:
         longer = {n: jax.ShapeDtypeStruct((times * s.shape[0], *s.shape[1:]), s.dtype) for n, s in stacks.items()}
-        return jax.eval_shape(lambda stacks: inner.init(stacks), longer)  # not from a cache: see `describing`
+        return jax.eval_shape(lambda stacks: inner.init(stacks), longer)  # see `describing`
 
-    # What has the length of a stack by chance does not grow with it.
+    # An axis whose length equals N by chance does not grow when N becomes 2 N.
     once = state(1)
     lengths = jax.tree.map(lambda one, two: one.shape[0] if one.shape != two.shape else 0, once, state(2))
 
@@ -59,11 +59,11 @@ def row_shardings_of(
 def stack_row_shardings(
     inner: optax.GradientTransformation, layout: Layout, placement: Placement | None
 ) -> RowShardings:
-    """Say how the state of the stacks of a layout is divided, and the numbers that tell whose they are.
+    """Return the shardings of the state of the stacks of a layout, and of their block ids.
 
     Args:
       inner: as in `row_shardings_of`.
-      layout: of the parameters.
+      layout: the layout of the parameters.
       placement: as in `row_shardings_of`.
 
     Examples:
@@ -73,5 +73,5 @@ def stack_row_shardings(
     """
     if placement is None:
         return None
-    owners = {name: RowSharding(s.shape[0], placement.axes) for name, s in layout.stacks.items()}
-    return row_shardings_of(inner, layout.stacks, placement), owners
+    block_ids = {name: RowSharding(s.shape[0], placement.axes) for name, s in layout.stacks.items()}
+    return row_shardings_of(inner, layout.stacks, placement), block_ids

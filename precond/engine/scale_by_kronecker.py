@@ -1,4 +1,4 @@
-"""The engine: statistics, refresh, apply. It knows no method, no mesh and no parameter."""
+"""Precondition stacks by statistics and a root. The engine knows no method, no mesh and no parameter."""
 
 import functools
 from typing import Any, NamedTuple
@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import optax
 
 from precond.arguments import check_direction, check_part, check_transformation, check_whole, described
-from precond.blocks import BlockInfo, check_stacks, info_of, keep_finite, path_name, tell_meaning
+from precond.blocks import BlockInfo, check_stacks, info_of, keep_finite, path_name, report_meaning
 from precond.control_flow import after
 from precond.engine.check_parts import check_factors, check_like, check_root_state
 from precond.engine.host_state import capture, host_state
 from precond.engine.per_block import per_block
 from precond.engine.refresh_roots import refresh_roots
-from precond.engine.schedule import Refresh, every
+from precond.engine.refresh_schedule import RefreshSchedule, every
 from precond.linalg import Precision, computing_in, row_major
 from precond.roots import Root, RootState, powers_of
 from precond.scopes import named
@@ -24,14 +24,14 @@ __all__ = ["KroneckerState", "scale_by_kronecker"]
 
 
 class KroneckerState(NamedTuple):
-    """What `scale_by_kronecker` keeps.
+    """Hold the state of `scale_by_kronecker`.
 
     Attributes:
-      count: updates seen in which some block was finite.
+      count: the number of updates in which some block was finite.
       statistics: the state of the statistics.
-      roots: a `RootState` in place of each stack.
+      roots: the tree of the stacks with a `RootState` in place of each.
       momentum: the state of the momentum.
-      host: a `HostState` where roots are refreshed on the host, else empty.
+      host: a `HostState` if roots are refreshed on the host, else an empty tuple.
     """
 
     count: jax.Array
@@ -45,8 +45,10 @@ def _is_root(x: Any) -> bool:
     return isinstance(x, RootState)
 
 
-def _refresh(root: Root, schedule: Refresh, step: jax.Array, factors: Any, roots: Any, blocks: BlockInfo) -> Any:
-    """`refresh_roots` on trees of stacks."""
+def _refresh(
+    root: Root, schedule: RefreshSchedule, step: jax.Array, factors: Any, roots: Any, blocks: BlockInfo
+) -> Any:
+    """Apply `refresh_roots` to trees of stacks."""
     states, treedef = jax.tree.flatten(roots, is_leaf=_is_root)
     tuples = treedef.flatten_up_to(factors)
     places = [(i, axis) for i, t in enumerate(tuples) for axis, f in enumerate(t) if f is not None]
@@ -76,7 +78,7 @@ def _first(root: Root, stack: Any, factors: Any) -> RootState:
     state = root.init(stack, factors)
     check_root_state(state, factors)
     for power in powers_of(root, factors):
-        tell_meaning(f"roots of the power {float(power):.4g} for blocks of {len(factors)} axes")
+        report_meaning(f"roots of the power {float(power):.4g} for blocks of {len(factors)} axes")
     return state
 
 
@@ -99,7 +101,7 @@ def scale_by_kronecker(
     root: Root,
     *,
     momentum: optax.GradientTransformation | None = None,
-    refresh: Refresh | int = 1,
+    refresh: RefreshSchedule | int = 1,
     precision: Precision | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Precondition stacks of blocks: *statistics* x *root*.
@@ -109,23 +111,24 @@ def scale_by_kronecker(
     `[N, d1, .., dk]`.
 
     Args:
-      statistics: from stacks to factors: `precond.outer_products`, `precond.kl`, or a chain of Optax's
-        transformations around one. It sees the raw gradients (`precond.BlockInfo.gradients`),
-        and gives factors `[N, d, d]`, dense or in half the memory (`precond.linalg.Packed`).
+      statistics: a transformation from stacks to factors: `precond.outer_products`, `precond.kl`, or a chain of Optax's
+        transformations around one. It sees the raw gradients (`precond.BlockInfo.gradients`), and gives factors
+        `[N, d, d]`, dense or in half the memory (`precond.linalg.Packed`).
       root: `precond.inverse_root`, `precond.eigenbasis`, or another `precond.Root`.
       momentum: an Optax transformation of the stacks, the result of which is preconditioned (`optax.ema(0.9)`);
         None preconditions the gradient itself. Every block has its own (`precond.per_block`).
-      refresh: when roots are refreshed: `precond.every`, or the number of steps between two refreshes; or
+      refresh: the schedule of refreshes: `precond.every`, or the number of steps between two refreshes, or
         `precond.on_host`.
-      precision: in which matrices are multiplied: `precond.precision`; None is the highest of their dtype.
+      precision: the precision in which matrices are multiplied: `precond.precision`; None is the highest of their
+        dtype.
 
     Returns:
       A transformation of stacks. The state of a block whose gradient is not finite (`precond.BlockInfo.finite`) stays
-      as it was; and if no block is finite, so does everything.
+      as it was. If no block is finite, the whole state stays as it was.
 
     Raises:
-      TypeError: where `refresh` is neither a schedule nor an integer, and for parts of another kind.
-      ValueError: where it is below 1.
+      TypeError: if `refresh` is neither a schedule nor an integer, and for parts of another kind.
+      ValueError: if `refresh` is below 1.
 
     Examples:
       >>> import precond
@@ -142,7 +145,7 @@ def scale_by_kronecker(
     check_part("root", root, Root, "precond.inverse_root()")
     check_transformation("momentum", momentum)
     statistics, momentum = optax.with_extra_args_support(statistics), per_block(momentum)
-    if not isinstance(refresh, Refresh):
+    if not isinstance(refresh, RefreshSchedule):
         check_whole("refresh", refresh, least=1)
         refresh = every(refresh)
     schedule = refresh
@@ -185,15 +188,15 @@ def scale_by_kronecker(
         **extra: Any,
     ) -> tuple[optax.Updates, KroneckerState]:
         info = info_of(blocks)
-        # The step that this will be if it counts: a schedule must not depend on gradients, so that it stays one
-        # condition for all members of a vmap.
+        # The number of this step if it counts. A schedule must not depend on gradients, so that it stays one condition
+        # for all members of a vmap.
         step, roots, gradients = jnp.asarray(optax.safe_increment(state.count)), state.roots, info.raw(updates)
         # Factors, from the gradients.
         factors, collected = factors_of(gradients, state.statistics, roots, params, info, extra)
         # Roots, from the factors that are due.
         if not schedule.delay:
             roots = refreshed(step, factors, roots, info)
-        # The direction: what the momentum makes of the gradients, multiplied by the roots.
+        # The direction is the momentum of the gradients, multiplied by the roots.
         directions, velocity = momentum.update(updates, state.momentum, params, **extra, blocks=info)
         with computing_in(dots.projections), named("application"):
             out, moved = _apply(root, directions, gradients, roots, info.finite)

@@ -1,4 +1,4 @@
-"""A transformation that skips the steps in which a gradient is not finite, and computes in float32 or wider."""
+"""Skip the steps in which a gradient is not finite, and compute in float32 or wider."""
 
 import math
 from typing import Any, NamedTuple
@@ -16,14 +16,14 @@ from precond.widened import widen
 __all__ = ["SKIPPED", "SkipNonfiniteState", "check_skipped", "skip_nonfinite"]
 
 SKIPPED = -math.inf
-"""The update that marks what is skipped for `finish`. NaN keeps its usual meaning: something broke, and it is seen."""
+"""The update that marks for `finish` what is skipped. It is not NaN, so that the NaN of a part that broke is seen."""
 
 
 class SkipNonfiniteState(NamedTuple):
-    """What `skip_nonfinite` keeps.
+    """Hold the state of `skip_nonfinite`.
 
     Attributes:
-      steps_skipped: updates so far in which a gradient was not finite.
+      steps_skipped: the number of updates so far in which a gradient was not finite.
       inner: the state of the inner transformation.
     """
 
@@ -32,7 +32,7 @@ class SkipNonfiniteState(NamedTuple):
 
 
 def check_skipped(skipped: float) -> None:
-    """Raise unless the update of what is skipped is 0 or `SKIPPED`; a number that is injected cannot be looked at.
+    """Raise unless the update of what is skipped is 0 or `SKIPPED`; an array, as of an injected number, is not checked.
 
     Args:
       skipped: the argument of `precond.blocked`.
@@ -51,12 +51,12 @@ def skip_nonfinite(
 ) -> optax.GradientTransformationExtraArgs:
     """Skip the whole step if the sum of squares of some gradient is not finite.
 
-    The inner transformation then keeps its state. It computes in float32 or wider, whatever the gradients are, and
-    is initialised with parameters of such a type; updates have the dtype of the gradients. It is the second half of
+    The inner transformation then keeps its state. It computes in float32 or wider for gradients of any dtype, and is
+    initialised with parameters of such a type; updates have the dtype of the gradients. It is the second half of
     `precond.blocked`, for the parameters without a view.
 
     Args:
-      inner: any transformation.
+      inner: a transformation.
       skipped: the update of a step that is skipped, as in `precond.blocked`.
 
     Raises:
@@ -85,7 +85,7 @@ def skip_nonfinite(
         leaves = jax.tree.leaves(updates)
         if not leaves:
             return moved, state._replace(inner=new)
-        # The sums are looked at behind the stack. Of a chain of `and` XLA makes a copy in every kernel that reads it.
+        # The sums are stacked before they are tested: XLA copies a chain of `and` into every kernel that reads it.
         finite = jnp.all(jnp.isfinite(jnp.stack([sum_of_squares(jnp.asarray(x)[None])[0] for x in leaves])))
         out = jax.tree.map(lambda m, x: jnp.where(finite, m, skipped).astype(x.dtype), moved, updates)
         kept = optax.tree.where(finite, jax.tree.map(match_sharding, new, state.inner), state.inner)

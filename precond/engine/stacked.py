@@ -1,4 +1,4 @@
-"""A transformation of stacks as one of parameters, for those that have a view: pack, run on every shard, unpack."""
+"""Run a transformation of stacks on the parameters that have a view: pack them, run it on every shard, and unpack."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -18,9 +18,10 @@ from precond.blocks import (
     Ragged,
     Views,
     as_views,
+    block_ids_of,
+    check_block_ids,
     check_inner,
     check_leaves,
-    check_owners,
     check_shapes,
     fingerprint,
     finite_blocks,
@@ -28,11 +29,10 @@ from precond.blocks import (
     keep_finite,
     layout_of,
     mask_blocks,
-    owners_of,
-    tell_readings,
+    report_readings,
 )
 from precond.boxes import boxed_like, find_box, unboxed
-from precond.engine.root_axes import choose_root_axes
+from precond.engine.choose_root_axes import choose_root_axes
 from precond.engine.row_shardings_of import row_shardings_of, stack_row_shardings
 from precond.engine.skip_nonfinite import check_skipped
 from precond.engine.stacked_state import StackedState, meaning_of
@@ -60,7 +60,7 @@ __all__ = ["stacked", "viewed_by"]
 
 
 class Stacking(NamedTuple):
-    """The checked arguments of `stacked`."""
+    """Hold the checked arguments of `stacked`."""
 
     inner: optax.GradientTransformationExtraArgs
     views: Views
@@ -97,7 +97,7 @@ def viewed_by(views: Views | Sequence[Any] | None, tree: Tree) -> Tree:
 
     Args:
       views: as in `precond.blocked`.
-      tree: of parameters, or of gradients.
+      tree: a tree of parameters, or of gradients.
 
     Examples:
       >>> viewed_by(None, {"kernel": jnp.ones((4, 6)), "bias": jnp.ones(6)})
@@ -160,15 +160,15 @@ def _init(options: Stacking, params: optax.Params) -> StackedState:
     check_leaves(params)
     layout = options.layout(params)
     _, meaning = meaning_of(options.inner, layout)
-    tell_readings(params, options.views, options.block_size, layout, meaning)
-    # One array that stands for everything: on a tree without leaves optax.tree.map_params takes this for the
-    # prefix of whatever the stacks' state is, and leaves it alone.
+    report_readings(params, options.views, options.block_size, layout, meaning)
+    # One array replaces the whole state of the stacks. On a tree without leaves optax.tree.map_params takes it for a
+    # prefix of this state, and leaves it alone.
     made = jnp.zeros((0,)), jnp.zeros((0,), jnp.int32)
     placement, stacks = options.placement(layout, params), layout.stacks
 
     def make() -> tuple[optax.OptState, Any]:
         state = options.inner.init({name: jnp.zeros(s.shape, s.dtype) for name, s in stacks.items()})
-        return state, jax.tree.map(jnp.asarray, owners_of(layout))
+        return state, jax.tree.map(jnp.asarray, block_ids_of(layout))
 
     if stacks:
         made = init_sharded(placement, make, stack_row_shardings(options.inner, layout, placement), params)
@@ -194,16 +194,16 @@ def _update(
     leaves, treedef = jax.tree.flatten(updates)
     placement = options.placement(layout, leaves)
     divided = placement is not None and placement.kind == AxisType.Manual
-    check_owners(state.owners, layout, divided=divided)
+    check_block_ids(state.block_ids, layout, divided=divided)
     expected, meaning = meaning_of(options.inner, layout)
     check_inner(state.stacks, expected, divided=divided)
-    foreign = (state.layout != fingerprint(layout)) | (state.meaning != hashed(meaning))
-    moved, inner, lost = _run(options, layout, leaves, state.stacks, params, replicate(extra), foreign, placement)
+    foreign = (state.fingerprint != fingerprint(layout)) | (state.meaning != hashed(meaning))
+    moved, inner, skipped = _run(options, layout, leaves, state.stacks, params, replicate(extra), foreign, placement)
     out = [match_sharding(m, x) if v else x for v, m, x in zip(layout.viewed, moved, leaves, strict=True)]
     after = state._replace(
         stacks=inner,
-        blocks_skipped=state.blocks_skipped + lost,
-        steps_skipped=state.steps_skipped + (lost == sum(layout.blocks.values())),
+        blocks_skipped=state.blocks_skipped + skipped,
+        steps_skipped=state.steps_skipped + (skipped == sum(layout.blocks.values())),
         foreign=state.foreign + foreign,
     )
     return treedef.unflatten(out), boxed_like(after, given)
@@ -219,17 +219,17 @@ def _run(
     foreign: jax.Array,
     placement: Placement | None,
 ) -> tuple[Any, Any, jax.Array]:
-    """Run the inner transformation on every shard; where the state is that of other parameters, updates are infinite.
+    """Run the inner transformation on every shard. If the state belongs to other parameters, updates are infinite.
 
     Returns:
-      What it makes of the leaves, its new state, and the number of blocks that were skipped.
+      The leaves of the updates, the new state, and the number of blocks that were skipped.
     """
     arrays, rebuild = _arrays(extra)
     directions, roots = (collectives_over(None if placement is None else placement.over(a)) for a in _axes(placement))
     route = route_of(layout, leaves, placement, directions, options.sharding)
     dtypes = options.gather_dtypes(layout, leaves)
     total = sum(layout.blocks.values())
-    groups = options.sharding.multiple // (1 if placement is None else placement.count)
+    row_groups = options.sharding.multiple // (1 if placement is None else placement.count)
 
     def entered(tree: Any) -> list[Any]:
         pairs = zip(jax.tree.leaves(tree), route.specs, layout.viewed, strict=True)
@@ -241,30 +241,30 @@ def _run(
         with named("stacks", _counted(layout)):
             stacks = route.pack(leaves)
             finite = {name: finite_blocks(x) for name, x in stacks.items()}
-        # What pads a stack is zero, and so finite.
-        lost = directions.psum(functools.reduce(jnp.add, [jnp.sum(~x, dtype=jnp.int32) for x in finite.values()]))
+        # The rows that pad a stack are zero, so they count as finite.
+        skipped = directions.psum(functools.reduce(jnp.add, [jnp.sum(~x, dtype=jnp.int32) for x in finite.values()]))
         extra.pop("blocks", None)
         info = BlockInfo(
             finite=finite,
-            any_finite=lost < total,
+            any_finite=skipped < total,
             index=directions.local({name: jnp.arange(x.shape[0]) for name, x in layout.stacks.items()}),
             origins=layout.origins(),
             batch_axes=1,
-            row_groups=groups,
+            row_groups=row_groups,
             collectives=directions,
             root_collectives=roots,
         )
         stacks = {name: mask_blocks(finite[name], x) for name, x in stacks.items()}
         moved, new = cast(Any, options.inner.update(stacks, state, params, **extra, blocks=info))
-        # Nobody shall go on with the statistics of other parameters.
+        # Updates become infinite, so that nobody trains on with the statistics of other parameters.
         other = jnp.where(foreign, jnp.inf, options.skipped)
         out = {n: keep_finite(finite[n] & ~foreign, x, jnp.full_like(x, other)) for n, x in moved.items()}
         out = out if options.rounds else {name: x.astype(dtypes[name]) for name, x in out.items()}
-        return (route.unpack(out, leaves), lost), new
+        return (route.unpack(out, leaves), skipped), new
 
     row_shardings = row_shardings_of(options.inner, layout.stacks, placement)
     warn_if_whole(placement, state, row_shardings)
-    (out, lost), new = on_shards(
+    (out, skipped), new = on_shards(
         body,
         placement,
         (entered(leaves), None if params is None else entered(params), arrays, foreign),
@@ -273,11 +273,11 @@ def _run(
         in_specs=(route.specs, None if params is None else route.specs, PartitionSpec(), PartitionSpec()),
         out_specs=(route.specs, PartitionSpec()),
     )
-    return out, new, lost
+    return out, new, skipped
 
 
 def _counted(layout: Layout) -> str:
-    """Write how many blocks each stack has, for `precond.plan`."""
+    """Count the blocks of each stack in words, for `precond.plan`."""
     return ", ".join(f"{layout.blocks[name]} of {x.shape[0]} {name}" for name, x in layout.stacks.items())
 
 
@@ -286,7 +286,7 @@ def _axes(placement: Placement | None) -> tuple[tuple[str, ...], tuple[str, ...]
 
 
 def _arrays(extra: dict[str, Any]) -> tuple[list[Any], Callable[[list[Any]], dict[str, Any]]]:
-    """Return the arrays among extra arguments, which a program for shards must be given, and a way to replace them."""
+    """Return the arrays among extra arguments, for `shard_map`, and a function that puts others in their places."""
     leaves, treedef = jax.tree.flatten(extra)
     which = [i for i, x in enumerate(leaves) if isinstance(x, jax.Array | np.ndarray)]
 

@@ -1,5 +1,5 @@
 """Roots refreshed in float64 on the host's cores, while training goes on. Floor 4 of the library."""
 
-from precond.host.refresh import HostRefresh, host_refresh
+from precond.host.host_refresh import HostRefresh, host_refresh
 
 __all__ = ["HostRefresh", "host_refresh"]

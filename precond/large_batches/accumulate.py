@@ -10,8 +10,8 @@ import optax
 from jax.typing import ArrayLike
 
 from precond.arguments import check_whole, described
-from precond.blocks import Factors, Layer, check_layers
-from precond.eager import compiled_if_eager
+from precond.blocks import Layer, LayerFactors, check_layers
+from precond.compiled_if_eager import compiled_if_eager
 from precond.large_batches.average_factors import average_factors, zero_factors
 from precond.replicas import Metric, Replicas, Squares, merge, whole_squares
 from precond.transformation import transformation
@@ -42,7 +42,7 @@ class AccumulateState(NamedTuple):
     mean: Tree
     deviation: jax.Array
     captured: jax.Array
-    factors: dict[str, Factors] | jax.Array | None
+    factors: dict[str, LayerFactors] | jax.Array | None
     inner: optax.OptState
 
 

@@ -3,7 +3,7 @@
 The front ends for Flax are the modules `precond.layers.linen` and `precond.layers.nnx`, which alone import it.
 """
 
-from precond.blocks import Factors, Layer, Probe
+from precond.blocks import Layer, LayerFactors, Probe
 from precond.layers.assemble import Found
 from precond.layers.capture import Capture
 from precond.layers.coverage import Coverage, Row
@@ -38,10 +38,10 @@ __all__ = [
     "Coverage",
     "Embed",
     "Estimator",
-    "Factors",
     "Found",
     "Kind",
     "Layer",
+    "LayerFactors",
     "Likelihood",
     "Probe",
     "Row",

@@ -8,7 +8,7 @@ import optax
 from jax import lax
 from jax.sharding import AxisType
 
-from precond.blocks import Layer, Layout, check_matrices, layout_of, leaves_of, path_name, spread_leads, views
+from precond.blocks import Layer, Layout, check_matrices, layout_of, leaves_of, path_name, spread_layer_axes, views
 from precond.boxes import unboxed
 from precond.mesh import replicate
 from precond.roots import Checked, RootState
@@ -60,14 +60,14 @@ def bases_of(state: optax.OptState, layers: Mapping[str, Layer], params: Tree) -
 
 def _as_in_probe(one: jax.Array, layer: Layer, shape: tuple[int, ...]) -> jax.Array:
     """Return the bases of a layer's matrices, `[L, d, d]`, in the shape of a probe's factors."""
-    lead, some = layer.lead_shape(shape), [layer.size[0]] if layer.groups else []
-    if layer.lead_axes is None:
+    lead, some = layer.layer_sizes(shape), [layer.size[0]] if layer.groups else []
+    if layer.layer_axes is None:
         return one.reshape(*lead, *some, *one.shape[1:])
     sizes, order = [*lead, *(layer.shape[i] for i in layer.groups)], layer.batch_order
     own = range(len(order), len(order) + one.ndim - 1)
     read = one.reshape(*(sizes[k] for k in order), *one.shape[1:])
     read = read.transpose(*sorted(range(len(order)), key=order.__getitem__), *own)
-    return spread_leads(read.reshape(*lead, *some, *one.shape[1:]), layer.lead_axes, len(shape))
+    return spread_layer_axes(read.reshape(*lead, *some, *one.shape[1:]), layer.layer_axes, len(shape))
 
 
 def _is_root(x: object) -> bool:

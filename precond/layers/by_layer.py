@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from precond.arguments import check_transformation, described, shown
-from precond.blocks import BlockInfo, Factors, Layer, check_layers, info_of
+from precond.blocks import BlockInfo, Layer, LayerFactors, check_layers, info_of
 
 __all__ = ["by_layer"]
 
@@ -93,35 +93,35 @@ def _with_factors(info: BlockInfo, layers: Mapping[str, Layer], factors: Mapping
     _check_sizes(layers, by_path, present)
     _check_bases(layers, factors, present)
 
-    def of(name: str, columns: Callable[[Factors, int], Sequence[jax.Array | None]]) -> Any:
+    def of(name: str, columns: Callable[[LayerFactors, int], Sequence[jax.Array | None]]) -> Any:
         length, inputs, *_ = stacks[name].shape
         rows = [columns(by_path[origin.path], inputs) for origin in origins[name]]
         length *= info.collectives.count
         return tuple(None if column[0] is None else _stack(column, length) for column in zip(*rows, strict=True))
 
-    def seen(factors: Factors, inputs: int) -> tuple[jax.Array | None, ...]:
+    def seen(factors: LayerFactors, inputs: int) -> tuple[jax.Array | None, ...]:
         return (None if factors.moments is None else factors.moments[:, :inputs],)
 
     placed, moments = {name: of(name, _columns) for name in origins}, None
     if all(by_path[path].moments is not None for path in present):
         moments = {name: of(name, seen)[0] for name in origins}
-    return info._replace(factors=info.collectives.local(placed), moments=info.collectives.local(moments))
+    return info._replace(factors=info.collectives.local(placed), captured_moments=info.collectives.local(moments))
 
 
-def _by_path(layers: Mapping[str, Layer], factors: Mapping[str, Any]) -> dict[str, Factors]:
+def _by_path(layers: Mapping[str, Layer], factors: Mapping[str, Any]) -> dict[str, LayerFactors]:
     """Return the factors by the path of the weights; those of a bias that is read by itself by its own path."""
     out = {}
     for name, layer in layers.items():
         if name in factors:
-            out[layer.kernel] = one = Factors(*factors[name])
+            out[layer.kernel] = one = LayerFactors(*factors[name])
             if layer.positions is not None and layer.bias is not None:
-                out[layer.bias] = Factors(one.outputs, None)
+                out[layer.bias] = LayerFactors(one.outputs, None)
     return out
 
 
-def _columns(factors: Factors, inputs: int) -> tuple[jax.Array | None, ...]:
+def _columns(factors: LayerFactors, inputs: int) -> tuple[jax.Array | None, ...]:
     """Return the factors of each axis; those of the inputs have one row too many if the bias is not trained."""
-    if isinstance(factors.inputs, tuple | list):  # of a map
+    if isinstance(factors.inputs, tuple | list):  # of a doubly factored layer
         return *factors.inputs, factors.outputs
     own = jnp.asarray(factors.inputs)
     return own[:, :inputs] if own.ndim == 2 else own[:, :inputs, :inputs], factors.outputs
@@ -135,7 +135,7 @@ def _stack(column: Sequence[jax.Array], length: int) -> jax.Array:
     return jnp.concatenate(rows)
 
 
-def _check_sizes(layers: Mapping[str, Layer], by_path: Mapping[str, Factors], present: set[str]) -> None:
+def _check_sizes(layers: Mapping[str, Layer], by_path: Mapping[str, LayerFactors], present: set[str]) -> None:
     """Raise for factors of a layer of another size."""
     for name, layer in layers.items():
         if layer.kernel not in present or layer.positions is not None:
@@ -156,7 +156,9 @@ def _check_bases(layers: Mapping[str, Layer], factors: Mapping[str, Any], presen
     """
 
     def measured(trained: bool) -> dict[str, Any]:
-        found = {n: Factors(*x) for n, x in factors.items() if (n in layers and layers[n].kernel in present) == trained}
+        found = {
+            n: LayerFactors(*x) for n, x in factors.items() if (n in layers and layers[n].kernel in present) == trained
+        }
         return {
             name: (x.moments.shape[1:], x.inputs.ndim, x.outputs is None)
             for name, x in found.items()

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from precond.blocks import Factors, Layer, Probe, leaves_of, spread_shape
+from precond.blocks import Layer, LayerFactors, Probe, leaves_of, spread_shape
 from precond.layers.carriers import probe_of
 from precond.layers.count_examples import count_examples
 from precond.layers.coverage import Coverage
@@ -88,7 +88,7 @@ class Capture(NamedTuple):
         """
         return counted(self.taps, params, outputs)
 
-    def factors(self, sums: Mapping[str, Probe], examples: jax.typing.ArrayLike) -> dict[str, Factors]:
+    def factors(self, sums: Mapping[str, Probe], examples: jax.typing.ArrayLike) -> dict[str, LayerFactors]:
         """Return the factors of a batch from its sums.
 
         Args:
@@ -101,11 +101,11 @@ class Capture(NamedTuple):
 def _zeros(layer: Layer, kernel: Leaf, *, check: bool, count: bool, moments: bool) -> dict[str, jax.Array]:
     """Return the entries of a layer's probe."""
     dtype = wide_dtype(kernel)
-    lead, shapes = layer.lead_shape(tuple(kernel.shape)), layer.sum_shapes
+    lead, shapes = layer.layer_sizes(tuple(kernel.shape)), layer.sum_shapes
     names = ["rows", *layer.factor_shapes, *["gradient"] * check, *["moments"] * moments, *["examples"] * count]
 
     def whole(shape: tuple[int, ...]) -> tuple[int, ...]:
-        axes = layer.lead_axes
+        axes = layer.layer_axes
         return (*lead, *shape) if axes is None else spread_shape(lead, shape, axes, kernel.ndim)
 
     return {name: jnp.zeros(whole(shapes[name]), dtype) for name in names}

@@ -45,7 +45,7 @@ class Row(NamedTuple):
           kernel: its weights, or their shape and dtype.
         """
         groups, i, o = layer.size
-        count, shapes = math.prod(layer.lead_shape(tuple(kernel.shape))) * groups, layer.factor_shapes.values()
+        count, shapes = math.prod(layer.layer_sizes(tuple(kernel.shape))) * groups, layer.factor_shapes.values()
         size = count * sum(map(math.prod, shapes)) * wide_dtype(kernel).itemsize
         named = (f"{count} x " if count > 1 else "") + " + ".join("x".join(map(str, s)) for s in shapes)
         kind = spec.kind.label(getattr(spec.sharing, "__name__", "own"))

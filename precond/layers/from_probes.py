@@ -1,4 +1,4 @@
-"""Factors as the gradients of probes among the parameters, for loops that pass gradients and nothing else."""
+"""LayerFactors as the gradients of probes among the parameters, for loops that pass gradients and nothing else."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from precond.arguments import described
-from precond.blocks import Factors, Layer, Probe, path_name, with_zero_probes, without_probes
-from precond.eager import compiled_if_eager
+from precond.blocks import Layer, LayerFactors, Probe, path_name, with_zero_probes, without_probes
+from precond.compiled_if_eager import compiled_if_eager
 from precond.transformation import transformation
 from precond.trees import Tree
 
@@ -130,6 +130,6 @@ def _layers(probes: Mapping[str, Probe]) -> dict[str, Layer]:
     return {place: probe.layer.put_at(place) for place, probe in probes.items()}
 
 
-def _factors(probes: Mapping[str, Probe]) -> dict[str, Factors]:
+def _factors(probes: Mapping[str, Probe]) -> dict[str, LayerFactors]:
     # The outputs' cotangents are those of a mean.
     return {place: probe.factors(1 / jnp.maximum(probe.sums["examples"], 1)) for place, probe in probes.items()}

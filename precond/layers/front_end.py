@@ -110,7 +110,7 @@ def tapped(spec: Tap, y: jax.Array, x: jax.Array, probe: Probe, mask: jax.Array 
       mask: of positions that are not padding, or None.
     """
     sums, bases = {name: zeros for name, zeros in probe.sums.items() if name != "examples"}, probe.bases
-    if probe.layer.lead_axes is not None:  # slices of arrays that have the axes of the weights
+    if probe.layer.layer_axes is not None:  # slices of arrays that have the axes of the weights
         shapes = probe.layer.sum_shapes
         sums, bases = ({name: v.reshape(shapes[name]) for name, v in given.items()} for given in (sums, bases))
     return tap(spec, y, x, sums, mask if mask_fits(mask, y) else None, bases)

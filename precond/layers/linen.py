@@ -201,7 +201,7 @@ def _find(table: Mapping[type, Rule], m: nn.Module, x: jax.Array, args: tuple[An
         raise ValueError(f"inside {closed}, which takes all parameters there for weights")
     found = found_by(rule, m, x, args)
     shape = tuple(jax.tree.leaves(m.variables["params"][found.weights])[0].shape)
-    if found.kind.layer("", None, shape).lead != 0:
+    if found.kind.layer("", None, shape).layer_ndim != 0:
         raise ValueError("its weights have more axes than its rule knows")
     return found._replace(shape=shape)
 

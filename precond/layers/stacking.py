@@ -62,20 +62,20 @@ def stacked_layer(kind: Kind, weights: str, bias: str | None, shape: tuple[int, 
 
     Examples:
       >>> from precond.layers.kinds import dense
-      >>> stacked_layer(dense(False), "kernel", None, (4, 6, 5), ((1,), None)).lead_axes
+      >>> stacked_layer(dense(False), "kernel", None, (4, 6, 5), ((1,), None)).layer_axes
       (1,)
     """
     axes, own = stacking
     if axes == tuple(range(len(axes))) and own in (None, axes):
         layer = kind.layer(weights, bias, shape)
-        if layer.lead < 0:
+        if layer.layer_ndim < 0:
             raise ValueError(
                 f"its weights '{weights}' of shape {shape} have fewer axes than a {kind.label('layer')} needs"
             )
         return layer
     inner = tuple(d for i, d in enumerate(shape) if i not in axes)
     layer = kind.layer(weights, bias, (*(shape[i] for i in axes), *inner))
-    layer = _without_axes_of_one(layer, inner)._replace(lead_axes=axes, bias_lead_axes=own)
+    layer = _without_axes_of_one(layer, inner)._replace(layer_axes=axes, bias_layer_axes=own)
     groups = {layer.places[i]: k for k, i in enumerate(layer.groups)}
     if own is not None and groups:
         # The bias has the axes of the groups, then those of the outputs, and those of the stack among them.

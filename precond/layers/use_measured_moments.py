@@ -16,9 +16,9 @@ __all__ = ["use_measured_moments"]
 def use_measured_moments(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
     """Pass the measured second moments to `inner` in place of the raw gradients, and NaN if nothing was measured.
 
-    `precond.by_layer` gives them (`precond.BlockInfo.moments`): they are those of single examples' gradients, in the
-    bases of the state. Put it around `precond.scale_by_kronecker` with `precond.corrected_inverse`, which takes a NaN
-    for nothing seen.
+    `precond.by_layer` gives them (`precond.BlockInfo.captured_moments`): they are those of single examples' gradients,
+    in the bases of the state. Put it around `precond.scale_by_kronecker` with `precond.corrected_inverse`, which takes
+    a NaN for nothing seen.
 
     Args:
       inner: any transformation of stacks that reads the raw gradients (`precond.BlockInfo.gradients`).
@@ -46,13 +46,13 @@ def use_measured_moments(inner: optax.GradientTransformation) -> optax.GradientT
         **extra: Any,
     ) -> tuple[optax.Updates, optax.OptState]:
         info = info_of(blocks)
-        if info.moments is None and info.factors is not None:
+        if info.captured_moments is None and info.factors is not None:
             raise ValueError(
                 "factors= come without second moments, which EK-FAC divides by: give the functions of "
                 "precond.layers.value_grad_factors and factors_alone the optimizer's state, as state=."
             )
         nothing = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), updates)
-        info = info._replace(gradients=nothing if info.moments is None else info.moments)
+        info = info._replace(gradients=nothing if info.captured_moments is None else info.captured_moments)
         return inner.update(updates, state, params, **extra, blocks=info)
 
     return optax.GradientTransformationExtraArgs(inner.init, update)

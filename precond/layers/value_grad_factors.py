@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from precond.arguments import called, check_number, described, shown
-from precond.blocks import Factors, Probe, leaves_of
+from precond.blocks import LayerFactors, Probe, leaves_of
 from precond.layers.bases_of import bases_of
 from precond.layers.capture import Capture
 from precond.layers.estimators import Estimator
@@ -31,7 +31,7 @@ def value_grad_factors(
     fisher: Estimator,
     examples: Examples = None,
     has_aux: bool = False,
-) -> Callable[..., tuple[Any, Any, dict[str, Factors]]]:
+) -> Callable[..., tuple[Any, Any, dict[str, LayerFactors]]]:
     r"""Do as `jax.value_and_grad` does, with the Kronecker factors of the layers as a third result.
 
     With a loss $L = \frac1N \sum_n \ell_n$ and $F$ the Fisher matrix of a layer's weights for that loss,
@@ -87,7 +87,7 @@ def value_grad_factors(
 
     def function(
         params: Tree, *args: Any, key: jax.Array | None = None, state: optax.OptState | None = None
-    ) -> tuple[Any, Any, dict[str, Factors]]:
+    ) -> tuple[Any, Any, dict[str, LayerFactors]]:
         outputs, back, aux, mine = _pullback(forward, capture, params, args, has_aux, state)
         value, slope = jax.value_and_grad(lambda o: _one_number(called("loss", loss, o, *args)))(outputs)
         n = _number(examples, outputs, args, mine)
@@ -111,7 +111,7 @@ def factors_alone(
     fisher: Estimator,
     examples: Examples = None,
     has_aux: bool = False,
-) -> Callable[..., dict[str, Factors]]:
+) -> Callable[..., dict[str, LayerFactors]]:
     """Return the factors of `value_grad_factors` alone: for a part of the batch, in some of the steps.
 
     An eighth of the batch every few steps is enough for averages, and costs next to nothing. In the steps between,
@@ -149,7 +149,7 @@ def factors_alone(
 
     def function(
         params: Tree, *args: Any, key: jax.Array | None = None, state: optax.OptState | None = None
-    ) -> dict[str, Factors]:
+    ) -> dict[str, LayerFactors]:
         outputs, back, _, mine = _pullback(forward, capture, params, args, has_aux, state)
         n = _number(examples, outputs, args, mine)
         factors = capture.factors(pull(key, outputs, lambda g: back(g)[1]), n)
@@ -217,7 +217,7 @@ def _one_number(value: Any) -> jax.Array:
     return value
 
 
-def _counted(factors: dict[str, Factors], n: jax.typing.ArrayLike) -> dict[str, Factors]:
+def _counted(factors: dict[str, LayerFactors], n: jax.typing.ArrayLike) -> dict[str, LayerFactors]:
     """Return factors, or zeros, which count as nothing, if a traced number of examples is 0."""
     return factors if isinstance(n, int) else jax.tree.map(lambda f: jnp.where(jnp.asarray(n) > 0, f, 0), factors)
 

@@ -1,4 +1,4 @@
-"""The dense kernels under every method, from arrays to arrays. Floor 0 of the library; it imports only JAX."""
+"""Compute with dense arrays: the kernels of every method. This is floor 0 of the library, and imports only JAX."""
 
 from precond.linalg.average import average
 from precond.linalg.batch_norm import batch_norm
@@ -7,23 +7,25 @@ from precond.linalg.cholesky_qr_basis import cholesky_qr_basis
 from precond.linalg.closest_rank_one import closest_rank_one
 from precond.linalg.composite_root import composite_root
 from precond.linalg.coupled_newton import coupled_newton
-from precond.linalg.eigh import eigen_basis, eigh_root
+from precond.linalg.eigen_basis import eigen_basis
+from precond.linalg.eigh_root import eigh_root
 from precond.linalg.isometry_error import isometry_error
 from precond.linalg.largest_eigenvalue import largest_eigenvalue
-from precond.linalg.minimax import minimax_step
+from precond.linalg.minimax_steps import minimax_step
 from precond.linalg.multiply import gram, multiply, multiply_axis
-from precond.linalg.newton_schulz import block_newton_schulz, gram_newton_schulz, gram_pays
-from precond.linalg.packed import Packed, dense, eye_like, packed, packed_gram
+from precond.linalg.newton_schulz import block_newton_schulz, gram_is_cheaper, gram_newton_schulz
+from precond.linalg.packed import Factor, Packed, dense, eye_like, packed, packed_gram
 from precond.linalg.polar_factor import polar_factor
 from precond.linalg.precision import Precision, computing_in, dot_precision, precision
 from precond.linalg.qr_basis import first_basis, qr_basis
-from precond.linalg.redecompose import continued_eigen_basis, redecompose_worst
-from precond.linalg.residual import orthogonality_residual, root_residual
+from precond.linalg.redecompose_worst import continued_eigen_basis, redecompose_worst
+from precond.linalg.root_residual import orthogonality_residual, root_residual
 from precond.linalg.rotate_basis import rotate_basis, scaled_off_diagonal
-from precond.linalg.round_by_chance import round_by_chance
+from precond.linalg.round_stochastically import round_stochastically
 from precond.linalg.row_major import row_major
 
 __all__ = [
+    "Factor",
     "Packed",
     "Precision",
     "average",
@@ -43,8 +45,8 @@ __all__ = [
     "eye_like",
     "first_basis",
     "gram",
+    "gram_is_cheaper",
     "gram_newton_schulz",
-    "gram_pays",
     "isometry_error",
     "largest_eigenvalue",
     "minimax_step",
@@ -59,7 +61,7 @@ __all__ = [
     "redecompose_worst",
     "root_residual",
     "rotate_basis",
-    "round_by_chance",
+    "round_stochastically",
     "row_major",
     "scaled_off_diagonal",
 ]

@@ -1,4 +1,4 @@
-"""Numbers that belong to the rows of a stack, or to one axis of its blocks, in a shape that multiplies the stack."""
+"""Shape numbers for the rows of a stack, or for one axis of its blocks, so that they broadcast against the stack."""
 
 import jax
 import jax.numpy as jnp
@@ -7,10 +7,10 @@ __all__ = ["on_axis", "per_row"]
 
 
 def per_row(x: jax.Array, ndim: int) -> jax.Array:
-    """Shape one number for each row so that it meets a stack.
+    """Shape one number for each row so that it broadcasts against a stack.
 
     Args:
-      x: `[N]`.
+      x: the numbers, `[N]`.
       ndim: the number of axes of the stack.
 
     Returns:
@@ -24,11 +24,11 @@ def per_row(x: jax.Array, ndim: int) -> jax.Array:
 
 
 def on_axis(x: jax.Array, axis: int, ndim: int) -> jax.Array:
-    """Shape numbers for one axis of each block so that they meet a stack.
+    """Shape numbers for one axis of each block so that they broadcast against a stack.
 
     Args:
-      x: `[N, d]`.
-      axis: of the blocks, from 0.
+      x: the numbers, `[N, d]`.
+      axis: the axis of the blocks, from 0.
       ndim: the number of axes of the stack.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Sums and moving averages: the accumulation rule that statistics and second moments share."""
+"""Accumulate sums and moving averages by the rule that statistics and second moments share."""
 
 from typing import Any
 
@@ -37,7 +37,8 @@ def average(
       >>> average(jnp.float32(0.0), jnp.float32(4.0), decay=0.75, count=jnp.int32(1)).item()
       4.0
     """
-    # A plain number is computed with while the program is traced. optax.inject_hyperparams makes it an array.
+    # With a plain number, the weights are computed while the program is traced. optax.inject_hyperparams makes it an
+    # array.
     decay = decay.astype(old.dtype) if isinstance(decay, jax.Array) else np.asarray(decay, old.dtype)[()]
 
     def unless_sum(x: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The norm of each block of a stack."""
+"""Compute the norm of each block of a stack."""
 
 import functools
 
@@ -15,10 +15,9 @@ __all__ = ["batch_norm"]
 def batch_norm(x: jax.Array, batch_axes: int = 0) -> jax.Array:
     """Compute the Euclidean norm over all axes but the first `batch_axes`; the other axes get length 1.
 
-    No square overflows or vanishes: there are three sums of squares, of the entries as they are, of the entries
-    enlarged and of the entries made smaller. The sum that is in range is taken. One reading of the array serves all
-    three; to divide by the largest entry takes two readings, and the array must be kept in between. The derivative at
-    zeros is 0.
+    No square overflows or underflows: there are three sums of squares, of the entries as they are, of the entries made
+    larger and of the entries made smaller. The sum that is in range is taken. All three take one pass over the array.
+    Dividing by the largest entry would take two passes, and keep the array in between. The derivative at zeros is 0.
 
     Reference:
       Blue, A Portable Fortran Program to Find the Euclidean Norm of a Vector, 1978.

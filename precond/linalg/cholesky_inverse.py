@@ -1,4 +1,4 @@
-"""The inverse of a symmetric positive definite matrix, by its Cholesky decomposition."""
+"""Invert symmetric positive definite matrices by their Cholesky decomposition."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ def cholesky_inverse(a: jax.Array) -> jax.Array:
     """Invert matrices as `A^(-1) = L^(-T) L^(-1)`; NaN if A is not positive definite.
 
     Args:
-      a: `[M, n, n]`, symmetric.
+      a: symmetric matrices, `[M, n, n]`.
 
     Returns:
       `[M, n, n]`, symmetric to the last bit.

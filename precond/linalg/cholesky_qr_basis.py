@@ -1,4 +1,4 @@
-"""SOAP's orthogonal iteration without a QR decomposition, by products, Cholesky factors and triangular solves."""
+"""Take SOAP's step of orthogonal iteration by products, Cholesky factors and triangular solves, without QR."""
 
 import jax
 import jax.numpy as jnp
@@ -19,19 +19,19 @@ def cholesky_qr_basis(a: jax.Array, basis: jax.Array) -> jax.Array:
     r"""Take the step of `qr_basis` by Cholesky decompositions and products of matrices.
 
     Plain CholeskyQR of $A Q$ would decompose $Q^\top A^2 Q$, whose condition is the square of A's, and break down. Let
-    $S = Q^\top A Q + \epsilon I = L L^\top$, with columns in the order of falling Rayleigh quotients, which is undone
-    in the end. It is enough to decompose the factor L, since
+    $S = Q^\top A Q + \epsilon I = L L^\top$, with columns in the order of falling Rayleigh quotients. (In the end, each
+    column returns to its place.) It is enough to decompose the factor L, since
 
     $$L = U M^\top, \quad M M^\top = L^\top L \quad\Longrightarrow\quad S = U \, (L M)^\top,$$
 
     so U is the orthonormal factor of S, too, and $Q U$ is that of $A Q$. If S is nearly diagonal, the columns of L
     (scaled to length 1) are nearly orthonormal at any condition of A. A second CholeskyQR, of $Q U$ itself, leaves no
-    error but rounding. The shift $\epsilon$ is n units of rounding of the largest eigenvalue. It keeps the
-    decomposition from failing on any matrix, and slows convergence down for eigenvalues that are as small.
+    error but rounding. The shift $\epsilon$ is n units of rounding of the largest eigenvalue. With it the decomposition
+    succeeds for every matrix. It slows convergence down for eigenvalues that are as small as the shift.
 
     Args:
-      a: `[M, n, n]`, symmetric positive semi-definite, at any scale.
-      basis: `[M, n, n]`, orthonormal columns.
+      a: symmetric positive semi-definite matrices, `[M, n, n]`, at any scale.
+      basis: the bases, `[M, n, n]`, in orthonormal columns.
 
     Returns:
       `[M, n, n]`, orthonormal columns; column j continues column j. In exact arithmetic and without the shift they

@@ -1,4 +1,4 @@
-"""The closest matrix of rank one, from a few products with vectors."""
+"""Find the closest matrix of rank one by a few products with vectors."""
 
 import jax
 import jax.numpy as jnp
@@ -19,14 +19,14 @@ def closest_rank_one(a: jax.Array, steps: int = 16) -> tuple[jax.Array, jax.Arra
 
     They are $k = \sqrt{s_1} \, u_1$ and $\psi = \sqrt{s_1} \, v_1$, with the largest singular value and its vectors.
     The power iteration finds them from a fixed random vector. It takes two products with A in each step, no
-    decomposition, and no loop that waits for anything. The tangent of the angle to $\psi$ shrinks by $(s_2 / s_1)^2$ in
-    each step. If $s_2 / s_1$ is 1/2, 16 steps leave about 1e-9 of it, and 1e-2 if it is 0.8. The relative error of
-    $s_1$ is the square of the tangent. If the ratio is near one, the iteration may find other vectors, whose product is
-    about as close: for any matrix, $s_1^2$ is too small by at most $0.871 \ln n / (\text{steps} - 1)$ of itself in the
-    mean over starts. A single step is exact for rank one.
+    decomposition, and no data-dependent loop. The tangent of the angle to $\psi$ shrinks by $(s_2 / s_1)^2$ in each
+    step. If $s_2 / s_1$ is 1/2, 16 steps leave about 1e-9 of it, and 1e-2 if it is 0.8. The relative error of $s_1$ is
+    the square of the tangent. If the ratio is near one, the iteration may find other vectors, whose product is about as
+    close: for any matrix, $s_1^2$ is too small by at most $0.871 \ln n / (\text{steps} - 1)$ of itself in the mean over
+    starts. A single step is exact for rank one.
 
     Args:
-      a: `[.., m, n]`, of any magnitude.
+      a: the matrices, `[.., m, n]`, of any magnitude.
       steps: the number of steps of the iteration.
 
     Returns:

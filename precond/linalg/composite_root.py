@@ -1,4 +1,4 @@
-"""Composite minimax polynomials: inverse roots from matrix products alone, in the fewest steps."""
+"""Compute inverse roots by composite minimax polynomials: by matrix products alone, in the fewest steps."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from precond.linalg.largest_eigenvalue import largest_eigenvalue
-from precond.linalg.minimax import LEAST, Step, minimax_steps
+from precond.linalg.minimax_steps import LEAST, TIGHTEST, Step, minimax_steps
 from precond.linalg.products import matrix_power, product, symmetric
 
 __all__ = ["composite_root"]
@@ -27,7 +27,7 @@ def _polynomial(m: jax.Array, coefficients: Sequence[Any]) -> jax.Array:
 
 
 def _congruence(h: jax.Array, p: int, m: jax.Array) -> jax.Array:
-    """Return `H^p M` for even p, with half of the factors H on either side.
+    """Return `H^p M` for even p, with half of the factors H on each side.
 
     The matrices commute but for rounding. If all factors stood on one side, `H^p` would multiply the rounding on its
     way from small eigenvalues to large ones, and the final residual would be twenty times as large.
@@ -70,8 +70,8 @@ def composite_root(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Compute `(A + ridge I)^(-power)` of symmetric positive semi-definite matrices, for a rational power q/p.
 
-    With `M_0 = (A + ridge I) / s`, s a bound of the largest eigenvalue, `X_0 = I`, and for every step the polynomial h
-    that is the best for the interval where the eigenvalues of M must be by then (`minimax_steps`)::
+    The iteration starts from `M_0 = (A + ridge I) / s`, with s a bound of the largest eigenvalue, and from `X_0 = I`.
+    Each step has the best polynomial h for the interval that contains the eigenvalues of M (`minimax_steps`)::
 
         H = h(M),    X <- X H,    M <- H^p M
 
@@ -84,11 +84,11 @@ def composite_root(
     not finite, so check roots by `precond.linalg.root_residual`.
 
     Args:
-      a: `[M, n, n]`, of magnitude about 1.
+      a: the matrices A, `[M, n, n]`, of magnitude about 1.
       power: a positive fraction.
-      ridge: from the largest eigenvalues, `[M]`, to the numbers that are added to the diagonals, `[M]`.
-      least: the least that the ridge can be, relative to the largest eigenvalue. It counts as at least a sixteenth of
-        the unit of rounding, and at least 1e-12.
+      ridge: a function from the largest eigenvalues, `[M]`, to the numbers that are added to the diagonals, `[M]`.
+      least: a lower bound of the ridge, relative to the largest eigenvalue. Below a sixteenth of the unit of rounding,
+        or below 1e-12, it counts as the larger of these two.
 
     Returns:
       The roots, `[M, n, n]` and symmetric; estimates of the largest eigenvalues, and the ridges, `[M]`.
@@ -109,17 +109,19 @@ def composite_root(
       0.5
     """
     p, q, rounding = power.denominator, power.numerator, float(jnp.finfo(a.dtype).eps)
-    if p % 2:  # the root is then that of twice the order, squared: see _congruence
+    if p % 2:  # the square of the root of twice the order: _congruence needs an even p
         p, q = 2 * p, 2 * q
     a = symmetric(a)
     largest = largest_eigenvalue(a)
     damping = ridge(largest)
     bound = (_ABOVE * largest + damping)[:, None, None]
     bound = jnp.where(bound > 0, bound, 1)
-    low = max(least, rounding / 16, LEAST) / (_ABOVE + least)
-    steps = minimax_steps(p, min(low, 0.9), max(8 * rounding, 1e-13))
+    # Below a sixteenth of the unit of rounding an eigenvalue is rounding error of the largest one, so that more steps
+    # for it are useless. The interval must not be empty, and a step of products adds a few units of rounding.
+    low = min(max(least, rounding / 16, LEAST) / (_ABOVE + least), 0.9)
+    steps = minimax_steps(p, low, max(8 * rounding, TIGHTEST))
     m = (a + damping[:, None, None] * jnp.eye(a.shape[-1], dtype=a.dtype)) / bound
     h = _polynomial(m, steps[0].coefficients)
     x, *_ = _in_loops(steps[1:], p, (h, m, h))
-    # Once is enough: to symmetrise in every step is no more accurate, and a sixth slower on CPU.
+    # Symmetrising once is enough: doing it in every step is not more accurate, and a sixth slower on CPU.
     return symmetric(matrix_power(x * bound ** (-1 / p), q)), largest, damping

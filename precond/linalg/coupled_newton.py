@@ -1,4 +1,4 @@
-"""The coupled Newton iteration: inverse roots from matrix products alone."""
+"""Compute inverse roots by the coupled Newton iteration: by matrix products alone."""
 
 from fractions import Fraction
 
@@ -31,13 +31,13 @@ def coupled_newton(
     first steps, but the norm may not.) Both iterates are symmetrised in every step; otherwise they would drift at
     condition numbers above 1e6.
 
-    `max |M - I|` tells that the iteration has ended. It is no certificate of `X`: in float32, at condition 1e8, it is
-    2e-7 while the root is wrong by a half.
+    A small `max |M - I|` shows that the iteration has ended, but not that `X` is right: in float32, at a condition
+    number of 1e8, it is 2e-7 while the root is wrong by a half.
 
     Args:
-      a: `[M, n, n]`.
+      a: the matrices A, `[M, n, n]`.
       power: a positive fraction.
-      ridge: `[M]`, added to the diagonal; the sum must be positive definite.
+      ridge: the numbers that are added to the diagonals, `[M]`. The sums must be positive definite.
       iterations: the number of iterations; the default is enough for a condition number of 1e8. Each takes 2 products,
         and `log2(p)` to `2 log2(p)` more.
       tolerance: a bound of `max |M - I|`; None is 8 units of rounding (1e-6 in float32).

@@ -1,4 +1,4 @@
-"""Divisions in which nothing by nothing is nothing."""
+"""Divide so that 0 / 0 is 0."""
 
 from collections.abc import Sequence
 
@@ -26,9 +26,9 @@ def divide_in_bases(x: jax.Array, bases: Sequence[jax.Array | None], denominator
     An entry that has seen no gradient so far would be 0 / 0, and is 0.
 
     Args:
-      x: `[N, d1, .., dk]`.
-      bases: orthonormal columns, `[N, d, d]` for each axis; None is the axis's own basis.
-      denominator: shaped like x, or to meet it.
+      x: the stack, `[N, d1, .., dk]`.
+      bases: the basis of each axis, `[N, d, d]`, in orthonormal columns; None is the axis's own basis.
+      denominator: the numbers by which entries are divided, of a shape that can be broadcast to that of x.
 
     Returns:
       Shaped like x, in its own basis and dtype.
@@ -40,5 +40,5 @@ def divide_in_bases(x: jax.Array, bases: Sequence[jax.Array | None], denominator
       ... ).tolist()
       [[[0.0], [0.25]]]
     """
-    turned = multiply(x, bases, transpose=True)
-    return multiply(divide_or_zero(turned, denominator).astype(x.dtype), bases)
+    projected = multiply(x, bases, transpose=True)
+    return multiply(divide_or_zero(projected, denominator).astype(x.dtype), bases)

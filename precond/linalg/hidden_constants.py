@@ -1,4 +1,4 @@
-"""Numbers that the compiler does not know, so that it compiles one kernel for all of them."""
+"""Hide the values of numbers from the compiler, so that it compiles one kernel for all of them."""
 
 from collections.abc import Sequence
 
@@ -12,13 +12,13 @@ __all__ = ["hidden_constants"]
 def hidden_constants(numbers: Sequence[int]) -> list[jax.Array]:
     """Make scalars of whole numbers, whose values XLA's CPU compiler does not know.
 
-    The compiler makes machine code for every kernel that differs from the others, and be it by one constant. Slices of
-    an array at a hundred places are a hundred kernels, at 10 to 15 ms each; if the place is an argument, they are one.
-    So the numbers are results of a loop, through which the compiler does not look (it looks through an
-    `optimization_barrier`). On other devices they are constants.
+    The compiler makes machine code for every kernel that differs from the others, even if by one constant only. Slices
+    of an array at a hundred places are a hundred kernels, at 10 to 15 ms each; if the place is an argument, they are
+    one. So the numbers are results of a loop, which hides them from the compiler (an `optimization_barrier` does not).
+    On other devices they are constants.
 
     Args:
-      numbers: from 0 to 2^32 - 1.
+      numbers: whole numbers from 0 to 2^32 - 1.
 
     Examples:
       >>> [x.item() for x in hidden_constants([3, 5])]
@@ -30,8 +30,8 @@ def hidden_constants(numbers: Sequence[int]) -> list[jax.Array]:
     def known() -> list[jax.Array]:
         return [jnp.uint32(x) for x in numbers]
 
-    def turned(_: jax.Array, given: list[jax.Array]) -> list[jax.Array]:
+    def swapped(_: jax.Array, given: list[jax.Array]) -> list[jax.Array]:
         return [lax.shift_left(x, jnp.uint32(16)) | lax.shift_right_logical(x, jnp.uint32(16)) for x in given]
 
-    # The bits are turned by half, twice. (The compiler sees through counters.)
-    return lax.platform_dependent(cpu=lambda: lax.fori_loop(0, 2, turned, known()), default=known)
+    # The two halves of the bits are swapped twice. (The compiler would compute a loop that only counts.)
+    return lax.platform_dependent(cpu=lambda: lax.fori_loop(0, 2, swapped, known()), default=known)

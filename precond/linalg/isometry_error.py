@@ -1,4 +1,4 @@
-"""How far the singular values of matrices are from 1, from one vector."""
+"""Estimate how far the singular values of matrices are from 1, from one vector."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ def isometry_error(x: jax.Array) -> jax.Array:
     values that Jordan's quintics leave, the estimate is that mean to within a fifth.
 
     Args:
-      x: `[N, m, n]`.
+      x: the matrices, `[N, m, n]`.
 
     Returns:
       `[N]`; 0 for a matrix of zeros.

@@ -1,4 +1,4 @@
-"""Decompositions of stacks of matrices, which on CPU decompose each matrix by itself."""
+"""Decompose stacks of matrices, on CPU each matrix by itself."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ __all__ = ["cholesky", "eigh", "orthonormal_columns", "solve_positive", "solve_t
 Derivative = Callable[[Sequence[jax.Array], Sequence[jax.Array], Any], Any]
 
 _LANES = 16  # with fewer, XLA does not use all cores; with more, the program only grows
-_SMALL = 64  # matrices below this size are done before another core has woken up
+_SMALL = 64  # matrices below this size are decomposed before another core has started
 
 
 def _one_by_one(decompose: Callable[..., Any], *stacks: jax.Array) -> Any:
@@ -43,14 +43,15 @@ def _one_by_one(decompose: Callable[..., Any], *stacks: jax.Array) -> Any:
 def _matrix_by_matrix(decompose: Callable[..., Any], *, derivative: Derivative | None = None) -> Callable[..., Any]:
     """Make a function of stacks that on CPU calls LAPACK for each matrix by itself.
 
-    XLA's CPU client (jaxlib 0.10) splits a batch for LAPACK over one pool of threads and waits there for its share. Two
-    such calls at the same time, of one program or of two devices, can wait for each other for ever. No order within a
-    program prevents it, since an `optimization_barrier` does not outlive compilation. A batch of one is not split, and
-    nothing waits. Calls that do not depend on each other still run on all cores.
+    XLA's CPU client (jaxlib 0.10) splits a batch for LAPACK over one pool of threads, and the call waits in this pool
+    for its parts. Two such calls at the same time, of one program or of two devices, can deadlock. No order of
+    operations in a program prevents it, since compilation removes every `optimization_barrier`. A batch of one is not
+    split, and nothing waits. Calls that do not depend on each other still run on all cores.
 
     Args:
-      decompose: of stacks of matrices.
-      derivative: from the matrices, their tangents and the result to the tangents of the result; None is that of JAX.
+      decompose: a function of stacks of matrices.
+      derivative: a function from the matrices, their tangents and the result to the tangents of the result; None is
+        that of JAX.
     """
 
     def of_stacks(*stacks: jax.Array) -> Any:
@@ -83,24 +84,24 @@ def _matrix_by_matrix(decompose: Callable[..., Any], *, derivative: Derivative |
 def _eigh_derivative(
     primals: Sequence[jax.Array], tangents: Sequence[jax.Array], out: tuple[jax.Array, jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
-    """Return tangents of eigenvalues and eigenvectors; those of equal eigenvalues do not turn into each other.
+    """Return tangents of eigenvalues and eigenvectors; those of equal eigenvalues get no rotation between them.
 
-    Which basis they have is arbitrary, and nothing that has a derivative depends on it.
+    The choice of their basis is arbitrary, and no differentiable result depends on it.
     """
     del primals
     values, vectors = out
-    turned = _product(vectors.mT, _product(tangents[0], vectors))
+    rotated = _product(vectors.mT, _product(tangents[0], vectors))
     gaps = values[:, None, :] - values[:, :, None]
     largest = jnp.max(jnp.abs(values), axis=1)[:, None, None]
     apart = jnp.abs(gaps) > values.shape[1] * jnp.finfo(values.dtype).eps * largest
-    rotation = jnp.where(apart, turned / jnp.where(apart, gaps, 1), 0)
-    return jnp.diagonal(turned, axis1=1, axis2=2), _product(vectors, rotation)
+    rotation = jnp.where(apart, rotated / jnp.where(apart, gaps, 1), 0)
+    return jnp.diagonal(rotated, axis1=1, axis2=2), _product(vectors, rotation)
 
 
 def _qr_derivative(primals: Sequence[jax.Array], tangents: Sequence[jax.Array], out: jax.Array) -> jax.Array:
-    """Return the tangent of the orthonormal factor; columns that depend on those before them turn into no later ones.
+    """Return the tangent of the orthonormal factor, in which linearly dependent columns get no rotation.
 
-    Which direction they have is arbitrary, and nothing that has a derivative depends on it.
+    The choice of their direction is arbitrary, and no differentiable result depends on it.
     """
     upper = jnp.triu(_product(out.mT, primals[0]))
     diagonal = jnp.diagonal(upper, axis1=1, axis2=2)
@@ -123,7 +124,7 @@ def eigh(a: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Compute ascending eigenvalues and orthonormal eigenvectors of symmetric matrices.
 
     Args:
-      a: `[M, n, n]`.
+      a: the matrices, `[M, n, n]`.
 
     Returns:
       `[M, n]` and `[M, n, n]`.
@@ -140,7 +141,7 @@ def orthonormal_columns(x: jax.Array) -> jax.Array:
     """Compute the orthonormal factor of the QR decomposition.
 
     Args:
-      x: `[M, n, r]`, with r at most n.
+      x: the matrices, `[M, n, r]`, with r at most n.
 
     Returns:
       `[M, n, r]`.
@@ -157,7 +158,7 @@ def cholesky(a: jax.Array) -> jax.Array:
     """Compute the lower triangular `L` with `L L^T = A`; NaN if A is not positive definite.
 
     Args:
-      a: `[M, n, n]`, symmetric.
+      a: symmetric matrices, `[M, n, n]`.
 
     Returns:
       `[M, n, n]`.
@@ -174,8 +175,8 @@ def solve_triangular(m: jax.Array, x: jax.Array) -> jax.Array:
     """Solve for `X M^(-T)`.
 
     Args:
-      m: `[M, n, n]`, lower triangular.
-      x: `[M, n, n]`.
+      m: lower triangular matrices, `[M, n, n]`.
+      x: the matrices, `[M, n, n]`.
 
     Returns:
       `[M, n, n]`.
@@ -192,8 +193,8 @@ def solve_positive(a: jax.Array, b: jax.Array) -> jax.Array:
     """Solve for `A^(-1) B` by the Cholesky decomposition; NaN if A is not positive definite.
 
     Args:
-      a: `[M, n, n]`, symmetric.
-      b: `[M, n, k]`.
+      a: symmetric matrices, `[M, n, n]`.
+      b: the right-hand sides, `[M, n, k]`.
 
     Returns:
       `[M, n, k]`.
@@ -212,7 +213,7 @@ def svd(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Return the singular value decomposition `U S V^T`, with as many columns of U and V as the shorter side has.
 
     Args:
-      x: `[M, m, n]`.
+      x: the matrices, `[M, m, n]`.
 
     Returns:
       U, `[M, m, k]`; the singular values in falling order, `[M, k]`; and V transposed, `[M, k, n]`.

@@ -1,4 +1,4 @@
-"""The largest eigenvalue, from products alone."""
+"""Estimate the largest eigenvalue by products alone."""
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +9,8 @@ from precond.linalg.products import product
 
 __all__ = ["largest_eigenvalue"]
 
-_SQUARINGS = 24  # the power 2^24 of a small matrix leaves nothing but its largest eigenvalue
-_AT_ONCE = 3  # before the matrix is brought back to norm 1; its norm may be 1e-5 by then
+_SQUARINGS = 24  # the power 2^24 of a small matrix contains only its largest eigenvalue
+_AT_ONCE = 3  # squarings before the matrix is scaled back to norm 1; its norm can then be as small as 1e-5
 
 
 def _unit(x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -19,7 +19,7 @@ def _unit(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _tridiagonal(a: jax.Array, steps: int) -> jax.Array:
-    """Project `a` on the Krylov space of a fixed random vector, `[M, steps, steps]`."""
+    """Project matrices on the Krylov space of a fixed random vector, `[M, steps, steps]`."""
 
     def step(carry: tuple[jax.Array, ...], _: None) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, jax.Array]]:
         old, v, beta = carry
@@ -37,7 +37,7 @@ def _tridiagonal(a: jax.Array, steps: int) -> jax.Array:
 
 
 def _by_lanczos(a: jax.Array, steps: int) -> jax.Array:
-    """Find the largest eigenvalue of the projection on a Krylov space, by squaring it again and again."""
+    """Find the largest eigenvalue of the projection on a Krylov space by repeated squaring."""
     t = _tridiagonal(a, min(steps, a.shape[-1]))
 
     def square(i: jax.Array, power: jax.Array) -> jax.Array:
@@ -57,7 +57,8 @@ def _by_squaring(a: jax.Array, squarings: int) -> jax.Array:
     def square(_: jax.Array, power: jax.Array) -> jax.Array:
         norm = jnp.linalg.norm(power, axis=(1, 2), keepdims=True)
         power = power / jnp.where(norm > 0, norm, 1)
-        # One pass is enough: its rounding is of second order in the quotient, and a quotient is never too large.
+        # The lowest precision is enough: its rounding is of second order in the quotient, and a quotient is never too
+        # large.
         return jnp.matmul(power, power, precision=lax.Precision.DEFAULT)
 
     return _quotient(a, lax.fori_loop(0, squarings, square, a))
@@ -83,7 +84,7 @@ def largest_eigenvalue(a: jax.Array, steps: int = 24) -> jax.Array:
     there is a gap.
 
     Args:
-      a: `[M, n, n]`, of magnitude about 1.
+      a: the matrices, `[M, n, n]`, of magnitude about 1.
       steps: the number of Lanczos steps; there are half as many squarings, but no more than eight.
 
     Returns:

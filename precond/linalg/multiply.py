@@ -1,4 +1,4 @@
-"""Products of a stack of tensors `[N, d1, .., dk]` with matrices along their axes (tensor modes)."""
+"""Multiply tensors of a stack, `[N, d1, .., dk]`, by matrices along their axes (tensor modes)."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ def gram(x: jax.Array, axis: int) -> jax.Array:
     """Compute the Gram matrix of every tensor of a stack along one axis, contracted over all the others.
 
     Args:
-      x: `[N, d1, .., dk]`.
+      x: the stack, `[N, d1, .., dk]`.
       axis: one of the k axes, from 0.
 
     Returns:
@@ -33,10 +33,10 @@ def multiply_axis(x: jax.Array, matrix: jax.Array, axis: int, *, transpose: bool
     """Multiply every tensor of a stack by its matrix along one axis.
 
     Args:
-      x: `[N, d1, .., dk]`.
-      matrix: `[N, e, d]` with d the length of that axis (`[N, d, e]` if transposed).
+      x: the stack, `[N, d1, .., dk]`.
+      matrix: the matrices, `[N, e, d]` with d the length of that axis (`[N, d, e]` if transposed).
       axis: one of the k axes, from 0.
-      transpose: multiply by the transposed matrices.
+      transpose: whether to multiply by the transposed matrices.
 
     Returns:
       x with that axis of length e; for matrices `M x` (axis 0) and `x M^T` (axis 1).

@@ -1,4 +1,4 @@
-"""Newton-Schulz iterations: odd polynomials of a matrix, which act on its singular values, from products alone."""
+"""Apply odd polynomials to the singular values of matrices by products alone: Newton-Schulz iterations."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -9,11 +9,12 @@ import jax.numpy as jnp
 from precond.linalg.batch_norm import batch_norm
 from precond.linalg.products import product
 
-__all__ = ["block_newton_schulz", "gram_newton_schulz", "gram_pays"]
+__all__ = ["block_newton_schulz", "gram_is_cheaper", "gram_newton_schulz"]
 
 Coefficients = tuple[float, float, float]
 Rescale = Callable[[jax.Array], jax.Array]
-"""From Gram matrices `[N, m, m]` to what multiplies the m rows or columns, `[N, m]`, or each matrix, `[N, 1]`."""
+"""A function from Gram matrices `[N, m, m]` to numbers that multiply the m rows or columns, `[N, m]`, or each matrix,
+`[N, 1]`."""
 
 _LONGEST = 3
 """The largest number of steps on one Gram matrix: in float32 five of them lose two digits."""
@@ -62,7 +63,7 @@ def _times(q: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def _without_constant(p: Coefficients, a: jax.Array) -> jax.Array:
-    """`b A + c A^2`."""
+    """Return `b A + c A^2`."""
     _, b, c = p
     return b * a if c == 0 else b * a + c * product(a, a)
 
@@ -84,11 +85,11 @@ def block_newton_schulz(
     `4 m^2 n + 2 m^3` operations for m rows and n columns, m the fewer.
 
     Args:
-      x: `[N, m, n]`.
-      polynomials: (a, b, c) of each.
-      dtype: of the products; None is that of x.
-      rescale: from the first Gram matrices to what multiplies the rows of the shorter side, `[N, m]`, or each matrix,
-        `[N, 1]`. None leaves them with a Frobenius norm of 1.
+      x: the matrices, `[N, m, n]`.
+      polynomials: the coefficients (a, b, c) of each polynomial.
+      dtype: the dtype of the products; None is that of x.
+      rescale: a function from the first Gram matrices to numbers that multiply the rows of the shorter side, `[N, m]`,
+        or each matrix, `[N, 1]`. None leaves them with a Frobenius norm of 1.
 
     Returns:
       `[N, m, n]` in the dtype of x; zeros for a matrix of zeros.
@@ -129,18 +130,18 @@ def gram_newton_schulz(
     *,
     rescale: Rescale | None = None,
 ) -> jax.Array:
-    r"""Do the same as `block_newton_schulz`, with most steps on the Gram matrix of the shorter side alone.
+    r"""Apply polynomials as `block_newton_schulz` does, with most steps on the Gram matrix of the shorter side alone.
 
     With $A = X X^\top$ and $Q = I$, for every polynomial of a group::
 
         H = a I + b A + c A^2,    Q <- H Q,    A <- H A H
 
-    At the end of a group X is multiplied by Q, and the next group starts from this X. Rounding replaces the smallest
-    eigenvalues of A, and the errors grow from step to step with the square of what singular values grow by. So groups
+    At the end of a group X is multiplied by Q, and the next group starts from this X. Rounding errors replace the
+    smallest eigenvalues of A. In each step they grow with the square of the growth of the singular values. So groups
     are short: three steps in float32, and in bfloat16 two, or one where a polynomial grows singular values more than
     3.5 times.
 
-    These are relative errors of five of Jordan's steps at a condition number of 1e3, in the Frobenius norm:
+    These are the relative errors of five of Jordan's steps in the Frobenius norm, at a condition number of 1e3:
 
     | | bfloat16 | float32 |
     |---|---|---|
@@ -149,10 +150,10 @@ def gram_newton_schulz(
     | on the block | 0.12 | 3e-6 |
 
     Args:
-      x: `[N, m, n]`.
-      polynomials: (a, b, c) of each.
-      dtype: of the products; None is that of x.
-      rescale: as in `block_newton_schulz`.
+      x: the matrices, `[N, m, n]`.
+      polynomials: the coefficients (a, b, c) of each polynomial.
+      dtype: the dtype of the products; None is that of x.
+      rescale: the function that rescales, as in `block_newton_schulz`.
 
     Returns:
       `[N, m, n]` in the dtype of x.
@@ -177,17 +178,17 @@ def gram_newton_schulz(
     return x.astype(given)
 
 
-def gram_pays(shape: tuple[int, int]) -> bool:
+def gram_is_cheaper(shape: tuple[int, int]) -> bool:
     """Return whether the Gram form takes fewer operations than the iteration on the block.
 
-    A group of k steps takes `4 m^2 n + (8 k - 6) m^3` operations where the block takes `k (4 m^2 n + 2 m^3)`: fewer
-    for n above 1.5 m, whatever k above 1 is. For cubics the two counts differ, and the limit does not.
+    A group of k steps takes `4 m^2 n + (8 k - 6) m^3` operations where the block takes `k (4 m^2 n + 2 m^3)`: fewer for
+    n above 1.5 m, for every k above 1. For cubics the two counts differ, and the limit does not.
 
     Args:
-      shape: of a matrix.
+      shape: the shape of a matrix.
 
     Examples:
-      >>> gram_pays((64, 256)), gram_pays((256, 64)), gram_pays((64, 64))
+      >>> gram_is_cheaper((64, 256)), gram_is_cheaper((256, 64)), gram_is_cheaper((64, 64))
       (True, True, False)
     """
     return 2 * max(shape) > 3 * min(shape)

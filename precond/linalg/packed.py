@@ -1,4 +1,4 @@
-"""Symmetric matrices in half the memory: LAPACK's rectangular full packed format, for stacks."""
+"""Keep stacks of symmetric matrices in half the memory, in LAPACK's rectangular full packed format."""
 
 import functools
 from typing import NamedTuple
@@ -10,19 +10,19 @@ from jax import lax
 
 from precond.linalg.precision import dot_precision
 
-__all__ = ["Packed", "dense", "eye_like", "packed", "packed_gram"]
+__all__ = ["Factor", "Packed", "dense", "eye_like", "packed", "packed_gram"]
 
 
 class Packed(NamedTuple):
     """Hold a stack of symmetric matrices, each with every entry once.
 
-    Cut A at half its size, `[[P, B^T], [B, C]]`. The triangles P and C share one square, and B goes below it. For an
-    even size the square has one diagonal, which is P's; C's is kept beside. (The usual format has one row more for it.
-    But a TPU keeps an array of 769 rows in another order than the one that it computes in.) The sum of packed matrices
-    is the sum of their parts, and so is a multiple.
+    Cut A at half its size, `[[P, B^T], [B, C]]`. The triangles P and C share one square, and B is below it. For an even
+    size the square has one diagonal, which is that of P, and the diagonal of C is kept in an array of its own.
+    (LAPACK's format has one more row for it. But a TPU keeps an array of 769 rows in another order than the one in
+    which it computes.) Sums and multiples of packed matrices are those of their parts.
 
     Attributes:
-      rectangle: `[N, d, d / 2]` for even d, `[N, d, (d + 1) / 2]` for odd.
+      rectangle: the square and B, `[N, d, d / 2]` for even d, `[N, d, (d + 1) / 2]` for odd.
       diagonal: the diagonal of C, `[N, d / 2]`, for even d; None for odd.
 
     Reference:
@@ -44,6 +44,10 @@ class Packed(NamedTuple):
         return self.rectangle.dtype
 
 
+Factor = jax.Array | Packed
+"""Factors `[N, d, d]`, dense or packed, or their diagonals `[N, d]`."""
+
+
 def _join(p: jax.Array, b: jax.Array, c: jax.Array) -> Packed:
     """Pack `[[P, B^T], [B, C]]`, P at least as large as C."""
     k, even = p.shape[-1], p.shape[-1] == c.shape[-1]
@@ -58,10 +62,10 @@ _CUT = 512  # below this size three products of halves take longer than one of w
 
 
 def packed_gram(x: jax.Array, axis: int) -> Packed:
-    """Compute `precond.linalg.gram`, packed; for sizes of 512 and more with three quarters of the multiplications.
+    """Compute packed Gram matrices; sizes of 512 and more take three quarters of the multiplications of `gram`.
 
     Args:
-      x: `[N, d1, .., dk]`.
+      x: the stack, `[N, d1, .., dk]`.
       axis: one of the k axes, from 0.
 
     Examples:
@@ -69,7 +73,7 @@ def packed_gram(x: jax.Array, axis: int) -> Packed:
       [[[3.0, 3.0], [3.0, 3.0]]]
     """
     n, d = x.shape[0], x.shape[axis + 1]
-    # The Gram matrix is these rows times their transpose; XLA's CPU backend is slow at any other form.
+    # The Gram matrix is these rows times their transpose; XLA's CPU backend is slow in any other form.
     rows = jnp.moveaxis(x, axis + 1, 1).reshape(n, d, -1)
 
     def product(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -85,7 +89,7 @@ def packed(a: jax.Array) -> Packed:
     """Pack the lower triangle of each matrix: the inverse of `dense`.
 
     Args:
-      a: `[N, d, d]`, symmetric.
+      a: symmetric matrices, `[N, d, d]`.
 
     Examples:
       >>> dense(packed(jnp.asarray([[[1.0, 2.0], [2.0, 3.0]]]))).tolist()
@@ -96,7 +100,7 @@ def packed(a: jax.Array) -> Packed:
 
 
 def dense(a: Packed | jax.Array) -> jax.Array:
-    """Return the matrices themselves, `[N, d, d]`; whatever is not `Packed` is returned as it is.
+    """Return the matrices themselves, `[N, d, d]`; anything that is not `Packed` is returned as it is.
 
     Examples:
       >>> dense(eye_like(jax.ShapeDtypeStruct((1, 3, 3), jnp.float32)))[0].tolist()

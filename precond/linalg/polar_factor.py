@@ -1,4 +1,4 @@
-"""The orthogonal polar factor, by its definition."""
+"""Compute the orthogonal polar factor by its definition."""
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +12,12 @@ __all__ = ["polar_factor"]
 def polar_factor(x: jax.Array) -> jax.Array:
     r"""Return `U V^T` of the singular value decomposition `U S V^T`: all singular values that are not 0 become 1.
 
-    One that is below the largest times the unit of rounding times the longer side counts as 0, and stays it: a matrix
-    of rank r becomes a partial isometry of rank r, and zeros stay zeros. This is what the iterations of
+    A singular value below the largest times the unit of rounding times the longer side counts as 0 and stays 0. So a
+    matrix of rank r becomes a partial isometry of rank r, and zeros stay zeros. This is what the iterations of
     `block_newton_schulz` approach; it is slow on accelerators.
 
     Args:
-      x: `[N, m, n]`.
+      x: the matrices, `[N, m, n]`.
 
     Returns:
       `[N, m, n]`.

@@ -1,4 +1,4 @@
-"""The precision in which matrices are multiplied: one small object, and the scope in which a part of it holds."""
+"""Choose the precision in which matrices are multiplied, by a value and by a context in which it is used."""
 
 import contextlib
 import contextvars
@@ -9,9 +9,9 @@ from jax import lax
 
 __all__ = ["Precision", "computing_in", "dot_precision", "precision"]
 
-Dot = lax.Precision | lax.DotAlgorithmPreset
+DotPrecision = lax.Precision | lax.DotAlgorithmPreset
 
-_CURRENT: contextvars.ContextVar[Dot] = contextvars.ContextVar("precision", default=lax.Precision.HIGHEST)
+_CURRENT: contextvars.ContextVar[DotPrecision] = contextvars.ContextVar("precision", default=lax.Precision.HIGHEST)
 _BELOW_FLOAT32 = {
     lax.Precision.DEFAULT,
     lax.Precision.HIGH,
@@ -28,16 +28,16 @@ _BELOW_FLOAT32 = {
 class Precision(NamedTuple):
     """Hold the arguments of `precond.precision`, which makes it."""
 
-    statistics: Dot = lax.Precision.HIGHEST
-    roots: Dot = lax.Precision.HIGHEST
-    projections: Dot = lax.Precision.HIGHEST
+    statistics: DotPrecision = lax.Precision.HIGHEST
+    roots: DotPrecision = lax.Precision.HIGHEST
+    projections: DotPrecision = lax.Precision.HIGHEST
 
 
 def precision(
     *,
-    statistics: Dot = lax.Precision.HIGHEST,
-    roots: Dot = lax.Precision.HIGHEST,
-    projections: Dot = lax.Precision.HIGHEST,
+    statistics: DotPrecision = lax.Precision.HIGHEST,
+    roots: DotPrecision = lax.Precision.HIGHEST,
+    projections: DotPrecision = lax.Precision.HIGHEST,
 ) -> Precision:
     """Choose the precision in which the engine multiplies; by default it is the dtype's own everywhere.
 
@@ -56,10 +56,10 @@ def precision(
         TF32_TF32_F32              1000               4.3e-2
 
     Args:
-      statistics: for products of gradients with themselves. Anything worse than float32 is refused, since TF32's error
-        in a factor is a thousand times the ridge.
-      roots: for the refresh of roots and bases.
-      projections: for products of gradients with roots and bases.
+      statistics: the precision of products of gradients with themselves. Anything worse than float32 is refused, since
+        TF32's error in a factor is a thousand times the ridge.
+      roots: the precision of the refresh of roots and bases.
+      projections: the precision of products of gradients with roots and bases.
 
     Returns:
       A value for `precision=` of `precond.scale_by_kronecker`.
@@ -77,7 +77,7 @@ def precision(
       ValueError: statistics=DEFAULT: statistics need float32 or more; use jax.lax.Precision.HIGHEST.
     """
     for name, value in (("statistics", statistics), ("roots", roots), ("projections", projections)):
-        if not isinstance(value, Dot):
+        if not isinstance(value, DotPrecision):
             raise TypeError(f"{name}={value!r}: must be a jax.lax.Precision, such as jax.lax.Precision.HIGHEST.")
     if statistics in _BELOW_FLOAT32:
         raise ValueError(
@@ -87,8 +87,8 @@ def precision(
 
 
 @contextlib.contextmanager
-def computing_in(dots: Dot) -> Iterator[None]:
-    """Multiply matrices in this precision in whatever is traced inside this context.
+def computing_in(dots: DotPrecision) -> Iterator[None]:
+    """Multiply matrices in this precision in everything that is traced inside this context.
 
     Args:
       dots: a `jax.lax.Precision` or a `jax.lax.DotAlgorithmPreset`.
@@ -105,7 +105,7 @@ def computing_in(dots: Dot) -> Iterator[None]:
         _CURRENT.reset(token)
 
 
-def dot_precision() -> Dot:
+def dot_precision() -> DotPrecision:
     """Return the precision of the innermost `computing_in`.
 
     Examples:

@@ -1,4 +1,4 @@
-"""Products of stacks of square matrices, at full precision."""
+"""Multiply stacks of square matrices, in the precision of the context."""
 
 import jax
 import jax.numpy as jnp

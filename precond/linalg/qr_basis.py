@@ -1,4 +1,4 @@
-"""SOAP's bases: `eigh` the first time, then steps of orthogonal iteration on the basis before."""
+"""Compute SOAP's bases: by `eigh` the first time, then by steps of orthogonal iteration from the basis before."""
 
 import jax
 import jax.numpy as jnp
@@ -6,23 +6,24 @@ from jax import lax
 
 from precond.linalg.lapack import eigh, orthonormal_columns
 from precond.linalg.precision import dot_precision
+from precond.linalg.rounding_floor import rounding_floor
 
 __all__ = ["first_basis", "qr_basis"]
 
 
 def _orthonormal(products: jax.Array, quotients: jax.Array, basis: jax.Array) -> jax.Array:
-    """Make the columns of `A V` orthonormal, those with the largest quotients first, and leave each in its place.
+    """Make the columns of `A V` orthonormal in the order of falling quotients, and leave each in its place.
 
-    A column is nothing but rounding if its quotient is as small as rounding, or if it depends on the columns before
-    it. The column of the old basis then takes its place, made orthogonal to the others. Otherwise rounding would choose
-    the direction, and every program would choose another one.
+    A column is only rounding error if its quotient is as small as rounding, or if it depends linearly on the columns
+    before it. It is then replaced by the column of the old basis, made orthogonal to the others. Otherwise rounding
+    would choose the direction, and every program would choose another one.
 
     Args:
-      products: A times some unit vectors, `[M, n, n]`.
-      quotients: of these vectors, `[M, n]`.
-      basis: the old one, `[M, n, n]`.
+      products: the products of A and some unit vectors, `[M, n, n]`.
+      quotients: the Rayleigh quotients of these vectors, `[M, n]`.
+      basis: the old basis, `[M, n, n]`.
     """
-    least = 64 * float(jnp.finfo(products.dtype).eps) * jnp.max(quotients, axis=1, keepdims=True)
+    least = rounding_floor(products.dtype) * jnp.max(quotients, axis=1, keepdims=True)
     seen = quotients > jnp.maximum(least, 0)
     order = jnp.argsort(-jnp.where(seen, quotients, 0), axis=1)
 
@@ -44,11 +45,11 @@ def _orthonormal(products: jax.Array, quotients: jax.Array, basis: jax.Array) ->
 
 
 def first_basis(a: jax.Array, basis: jax.Array) -> jax.Array:
-    """Return the eigenvectors of A, by ascending eigenvalue; a basis completes them where A has no full rank.
+    """Return the eigenvectors of A by ascending eigenvalue; a basis completes them if A has not full rank.
 
     Args:
-      a: `[M, n, n]`, symmetric positive semi-definite.
-      basis: `[M, n, n]`, orthonormal columns.
+      a: symmetric positive semi-definite matrices, `[M, n, n]`.
+      basis: the bases, `[M, n, n]`, in orthonormal columns.
 
     Returns:
       `[M, n, n]`, orthonormal columns.
@@ -67,13 +68,13 @@ def qr_basis(a: jax.Array, basis: jax.Array) -> jax.Array:
     """Move an orthonormal basis towards the eigenvectors of A by a QR decomposition of `A Q`.
 
     The columns are taken in the order of falling Rayleigh quotients, which makes the iteration converge to eigenvectors
-    one by one. They are **put back where they were**, so that a second moment that is stored in this basis stays valid
+    one by one. Each is then **put back in its place**, so that a second moment that is stored in this basis stays valid
     as it is. The official SOAP sorts the columns and permutes the second moment with them, which is the same trajectory
     with other labels. A column whose quotient is as small as rounding stays, and is made orthogonal to the others.
 
     Args:
-      a: `[M, n, n]`, symmetric positive semi-definite.
-      basis: `[M, n, n]`, orthonormal columns.
+      a: symmetric positive semi-definite matrices, `[M, n, n]`.
+      basis: the bases, `[M, n, n]`, in orthonormal columns.
 
     Returns:
       `[M, n, n]`, orthonormal columns; column j continues column j.

@@ -1,4 +1,4 @@
-"""The order in which an array is kept in memory."""
+"""Fix the order in which an array is kept in memory."""
 
 import jax
 from jax import lax
@@ -10,8 +10,9 @@ __all__ = ["row_major"]
 def row_major(x: jax.Array) -> jax.Array:
     """Tell the compiler to keep an array in the order of its axes, the last one fastest.
 
-    A compiler for TPUs chooses the order by what an array is made from or used for, such as a product. It may give this
-    order to a whole stack: then each step copies the stack there and back. Elsewhere this function does nothing.
+    A compiler for TPUs chooses the order by the operations that make or use an array, such as a product. It may give
+    this order to a whole stack. Then each step copies the stack into this order and back. Elsewhere this function does
+    nothing.
 
     Examples:
       >>> import jax.numpy as jnp

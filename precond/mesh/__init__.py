@@ -1,4 +1,4 @@
-"""One mechanism on every mesh: a function of stacks runs on the shard that this device owns. Floor 1 of the library."""
+"""Run a function of stacks on the shard that this device owns, on every mesh. This is floor 1 of the library."""
 
 from precond.mesh.collectives_over import collectives_over
 from precond.mesh.init_sharded import init_sharded, warn_if_whole

@@ -1,4 +1,4 @@
-"""Collectives over the axes of a mesh: every array moves in its own shape, and XLA joins what can travel together."""
+"""Make collectives over the axes of a mesh, in which every array is sent in its own shape."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,11 +16,11 @@ __all__ = ["collectives_over"]
 def collectives_over(placement: Placement | None) -> Collectives:
     """Make the collectives of a function that runs inside a `shard_map` over the axes of a placement.
 
-    No array is reshaped or joined to another before it is sent. A TPU keeps arrays in tiles of 8 by 128, so that each
-    of these would be a pass over memory; a compiler that can send several arrays at once does so by itself.
+    No array is reshaped or joined to another before it is sent. A TPU keeps arrays in tiles of 8 by 128, so that either
+    would be a pass over memory. XLA sends several arrays at once by itself if it can.
 
     Args:
-      placement: its axes are those over which stacks are divided. Without axes, everything belongs to every device.
+      placement: the placement over whose axes stacks are divided. Without axes, every device has everything.
     """
     if placement is None or not placement.axes:
         return SINGLE

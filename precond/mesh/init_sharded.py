@@ -1,4 +1,4 @@
-"""Make a state that is sharded from the start."""
+"""Make a state that is sharded from the start, and warn of one that is not."""
 
 import warnings
 from collections.abc import Callable
@@ -22,8 +22,8 @@ def init_sharded(
     """Make a state that is sharded from the start, and never whole on one device.
 
     Args:
-      placement: where the stacks are. None makes the state as it is, and so does the user's own `shard_map`.
-      make: makes a tree of arrays.
+      placement: the placement of the stacks. None makes the state as it is, and so does the user's own `shard_map`.
+      make: a function that makes a tree of arrays.
       row_shardings: a `RowSharding` for each array.
       params: a tree of arrays that are on the mesh.
 
@@ -48,8 +48,8 @@ def constrained(placement: Placement, tree: Tree, row_shardings: RowShardings) -
     """Put the stacks of a tree where their shards belong.
 
     Args:
-      placement: where the stacks are, on a mesh that is Auto or Explicit.
-      tree: of arrays.
+      placement: the placement of the stacks, on a mesh that is Auto or Explicit.
+      tree: a tree of arrays.
       row_shardings: as in `init_sharded`.
     """
     constrain = jax.sharding.reshard if placement.kind == AxisType.Explicit else lax.with_sharding_constraint
@@ -59,11 +59,11 @@ def constrained(placement: Placement, tree: Tree, row_shardings: RowShardings) -
 def warn_if_whole(placement: Placement | None, state: Tree, row_shardings: RowShardings) -> None:
     """Warn of stacks that are whole on every device although they should be divided.
 
-    The types of arrays show it on a mesh with explicit axes. On a mesh with automatic axes nothing shows it while a
+    The types of arrays show it on a mesh with explicit axes. On a mesh with automatic axes it cannot be seen while a
     function is traced.
 
     Args:
-      placement: of the stacks.
+      placement: the placement of the stacks.
       state: a tree of arrays.
       row_shardings: as in `init_sharded`.
 

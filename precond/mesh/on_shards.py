@@ -17,7 +17,7 @@ __all__ = ["on_shards"]
 def _with_whole_state(
     body: Callable[..., Any], placement: Placement, given: Tree, state: Tree, row_shardings: RowShardings
 ) -> Any:
-    """Run in the user's own `shard_map` or `pmap`, where a device has its share of the state, or all of it."""
+    """Run in the user's own `shard_map` or `pmap`, in which a device has its share of the state, or all of it."""
 
     def divided(x: jax.Array, row_sharding: RowSharding) -> tuple[str, ...]:
         """Return the axes over which an array must still be divided."""
@@ -31,13 +31,13 @@ def _with_whole_state(
 
     leaves, treedef = jax.tree.flatten(state)
     over = [divided(x, e) for x, e in zip(leaves, treedef.flatten_up_to(row_shardings), strict=True)]
-    shares = {axes: collectives_over(placement.over(axes)) for axes in over}
-    mine = [shares[axes].local(x) for x, axes in zip(leaves, over, strict=True)]
+    collectives = {axes: collectives_over(placement.over(axes)) for axes in over}
+    mine = [collectives[axes].local(x) for x, axes in zip(leaves, over, strict=True)]
     out, new = body(given, treedef.unflatten(mine))
     made = treedef.flatten_up_to(new)
-    for axes, share in shares.items():
+    for axes, found in collectives.items():
         which = [i for i, a in enumerate(over) if a == axes]
-        for i, x in zip(which, share.all_gather([made[i] for i in which]), strict=True):
+        for i, x in zip(which, found.all_gather([made[i] for i in which]), strict=True):
             made[i] = x
     return out, treedef.unflatten(made)
 
@@ -55,9 +55,9 @@ def on_shards(
     """Run a function of stacks on every device, each with its share of the state.
 
     Args:
-      body: from the tree `given` and the device's share of the state to a tree of arrays and its share of the new
-        state. It may call `collectives_over`.
-      placement: where the stacks are. None runs `body` once, with the whole state.
+      body: a function from the tree `given` and the device's share of the state to a tree of arrays and its share of
+        the new state. It may use `collectives_over`.
+      placement: the placement of the stacks. None runs `body` once, with the whole state.
       given: a tree of arrays.
       state: a tree of arrays. In the user's own `shard_map` each device has its share of it, or all of it. In the
         second case the new state is gathered in every step, as `pmap` needs it.

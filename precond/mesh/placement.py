@@ -1,4 +1,4 @@
-"""Where stacks are sharded, as the context, the argument or the arrays say."""
+"""Find where stacks are sharded, from the context, the argument or the arrays."""
 
 import dataclasses
 import math
@@ -17,11 +17,11 @@ __all__ = ["Placement", "RowSharding", "RowShardings", "Specs", "find_placement"
 
 @dataclasses.dataclass(frozen=True)
 class RowSharding:
-    """How the rows of one array of the state are divided over devices.
+    """Say how the rows of one array of the state are divided over devices.
 
     Attributes:
       length: the number of rows of a stack; 0 for an array that is not a stack.
-      axes: of the mesh, over which the rows are divided.
+      axes: the mesh axes over which the rows are divided.
     """
 
     length: int = 0
@@ -34,7 +34,7 @@ class RowSharding:
 
 
 RowShardings = Any
-"""A tree of `RowSharding`, one for each array of a state."""
+"""A tree with a `RowSharding` for each array of a state."""
 
 Specs = Any
 """A tree of `PartitionSpec`, or one for all arrays of a tree or of a part of it."""
@@ -44,7 +44,7 @@ class Placement(NamedTuple):
     """Say over which axes of a mesh stacks are divided.
 
     Attributes:
-      axes: names of mesh axes; the leading axis of every stack is divided over all of them.
+      axes: the names of the mesh axes over all of which the leading axis of every stack is divided.
       mesh: the mesh that has these axes.
       kind: the type of these axes: Auto, Explicit, or Manual inside the user's own `shard_map` or `pmap`.
       count: the number of shards.
@@ -75,7 +75,7 @@ def _meshes(mesh: Mesh | AbstractMesh | None, tree: Tree) -> list[Any]:
     """Return the meshes of the context, the argument, and the arrays; types of traced arrays show Auto meshes, too."""
     found = [jax.sharding.get_abstract_mesh(), mesh]
     for leaf in jax.tree.leaves(tree):
-        # Outside of jit an array knows its devices, and a function that runs at once needs these.
+        # Outside of jit an array has devices, which a function that runs at once needs.
         typed = jax.typeof(leaf) if isinstance(leaf, Tracer) else leaf
         found.append(getattr(getattr(typed, "sharding", None), "mesh", None))
     return [m for m in found if m is not None and not m.empty]
@@ -88,7 +88,7 @@ def find_placement(sharding: Sharded, mesh: Mesh | AbstractMesh | None, tree: Tr
       sharding: the choice of axes.
       mesh: the mesh to take if the context has none (`jax.set_mesh`, `shard_map`, `pmap`); None takes that of the
         arrays.
-      tree: of arrays, or of anything with shape and dtype.
+      tree: a tree of arrays, or of anything with shape and dtype.
 
     Returns:
       The placement; None if there is nothing to shard over: no axis, or no mesh.
@@ -136,7 +136,7 @@ def find_placement(sharding: Sharded, mesh: Mesh | AbstractMesh | None, tree: Tr
 
 
 def without_mesh(sharding: Sharded) -> Placement | None:
-    """Return how stacks will be divided once there is a mesh, or None if nothing says so.
+    """Return how stacks will be divided once there is a mesh, or None if they will not or if cost decides.
 
     Args:
       sharding: the choice of axes.
@@ -154,10 +154,11 @@ def without_mesh(sharding: Sharded) -> Placement | None:
 def in_boxes(tree: Tree, row_shardings: RowShardings, box: Any) -> Any:
     """Put the stacks of a state into boxes with the names of the axes over which they are divided.
 
-    A training loop that finds its shardings from names of axes, before there is a mesh, then finds those of stacks.
+    A training loop that finds its shardings from names of axes, before there is a mesh, then also finds those of
+    stacks.
 
     Args:
-      tree: of arrays.
+      tree: a tree of arrays.
       row_shardings: a `RowSharding` for each array, or None to put nothing into boxes.
       box: one of the parameters' boxes.
 

@@ -29,10 +29,10 @@ def typed_sharding(x: Any) -> NamedSharding | None:
 
 
 def _by_way_of(shape: tuple[int, ...], sharding: NamedSharding, other: NamedSharding) -> NamedSharding:
-    """Return a sharding on the way between two: the first, divided further over the axes that only the second has.
+    """Return a sharding between two others: the first, divided further over the axes that only the second has.
 
-    To go there, a device drops a part of its shard; from there on, axes move one by one. Without this step XLA gathers
-    the whole array if one axis is exchanged for another.
+    To reach it, a device drops a part of its shard; after it, axes move one by one. Without this step XLA gathers the
+    whole array if one axis is exchanged for another.
     """
 
     def named(names: Any) -> tuple[str, ...]:
@@ -48,11 +48,11 @@ def _by_way_of(shape: tuple[int, ...], sharding: NamedSharding, other: NamedShar
 
 
 def match_sharding(x: Any, like: Any) -> Any:
-    """Shard an array as another, if the type of the other says how it is sharded.
+    """Give an array the sharding that the type of another one shows, if it shows one.
 
     Args:
       x: the array.
-      like: the other.
+      like: the other array.
     """
     wanted, typed = typed_sharding(like), typed_sharding(x)
     if wanted is None:
@@ -63,10 +63,10 @@ def match_sharding(x: Any, like: Any) -> Any:
 
 
 def reshard_in(placement: Placement | None, x: Any, spec: PartitionSpec) -> Any:
-    """Shard an array as a function on every device needs it; JAX does it by itself if types say nothing.
+    """Shard an array as a function on every device needs it; JAX does it by itself if types show no sharding.
 
     Args:
-      placement: where the stacks are.
+      placement: the placement of the stacks.
       x: the array.
       spec: how the function needs it divided.
     """
@@ -82,7 +82,7 @@ def replicate(tree: Tree) -> Any:
     """Gather the arrays of a tree that are sharded explicitly, and leave everything else as it is.
 
     Args:
-      tree: of anything.
+      tree: a tree of anything.
 
     Examples:
       >>> replicate([1.0, None])

@@ -1,4 +1,4 @@
-"""How stacks are divided over devices: the value that `axis=` takes if a name alone does not say enough."""
+"""Say how stacks are divided over devices, by the value that `axis=` takes if a name is not enough."""
 
 import math
 from collections.abc import Sequence
@@ -11,9 +11,11 @@ from precond.arguments import check_floating, check_number, check_transformation
 
 __all__ = ["ByCost", "Sharded", "as_sharded", "by_cost", "sharded"]
 
+_MULTIPLE = 8  # 1, 2, 4 and 8 devices divide it, which are the usual numbers in one machine
+
 
 class ByCost(NamedTuple):
-    """Say that cost decides what is gathered; made by `precond.by_cost`, whose arguments these are."""
+    """Say that cost decides what is gathered; `precond.by_cost` makes it, and documents its fields."""
 
     memory: float
     flops_per_byte: float
@@ -29,15 +31,15 @@ def by_cost(memory: float, *, flops_per_byte: float = 1000.0) -> ByCost:
     $$D \Big(1 - \frac{1}{n_d}\Big) + \frac{R}{n_d K} \Big(1 - \frac{1}{n_r}\Big) + \frac{A}{n_d f}$$
 
     where D are the directions' bytes, R the roots', K the steps between two refreshes, and A the operations in which
-    each matrix of the roots multiplies its block once. It keeps $1 / n_d$ of roots, momentum and second moments. The
-    cheapest choice is taken of those that keep no more than is allowed beyond $1 / (n_d n_r)$; at equal cost,
-    directions. Only shapes, the schedule and the mesh decide, and the choice changes no number.
+    each matrix of the roots multiplies its block once. It keeps $1 / n_d$ of roots, momentum and second moments. Of the
+    choices that keep no more than `memory` beyond the part $1 / (n_d n_r)$, the cheapest is taken. At equal cost,
+    directions are gathered. Only shapes, the schedule and the mesh decide, and the choice changes no number.
 
     Args:
-      memory: bytes that a device may keep more than if directions are gathered. With 0 directions are, as is the
-        default of `precond.sharded`.
-      flops_per_byte: f, what a device multiplies in the time in which it receives a byte. The default is that of 5e13
-        a second, and of 5e10 bytes.
+      memory: the number of bytes that a device may keep beyond those that it keeps if directions are gathered. With 0,
+        directions are gathered, which is the default of `precond.sharded`.
+      flops_per_byte: f, the number of operations that a device does in the time in which it receives a byte. The
+        default belongs to 5e13 operations and 5e10 bytes a second.
 
     Raises:
       ValueError, TypeError: for a negative number, less than one operation, or anything but a number.
@@ -52,7 +54,7 @@ def by_cost(memory: float, *, flops_per_byte: float = 1000.0) -> ByCost:
 
 
 class Sharded(NamedTuple):
-    """Say how stacks are divided over devices; made by `precond.sharded`, whose arguments these are."""
+    """Say how stacks are divided over devices; `precond.sharded` makes it, and documents its fields."""
 
     axis: tuple[str, ...] | None
     multiple: int
@@ -72,14 +74,14 @@ def sharded(
     roots: str | Sequence[str] | ByCost = (),
     gradients: str | Sequence[str] = (),
 ) -> Sharded:
-    """Say how stacks are divided over devices, for `axis=` where a name alone does not say enough.
+    """Say how stacks are divided over devices, as a value for `axis=` if a name is not enough.
 
     Args:
       axis: the name of a mesh axis, or several, over which the leading axis of every stack is divided; None divides
-        nothing (and with a `multiple` makes checkpoints that a divided run can go on from).
-      multiple: stacks are padded to a multiple of it with blocks of zeros. It must be a multiple of the number of
-        devices, and never depend on it: a run that moves to another number of devices keeps its `multiple`, and its
-        checkpoints fit. None is 8 with an axis and 1 without.
+        nothing. With a `multiple`, its checkpoints can still be restored on several devices.
+      multiple: the number to a multiple of which stacks are padded with blocks of zeros. It must be a multiple of the
+        number of devices, but it must not change with them: a run that moves to another number of devices keeps its
+        `multiple`, and its checkpoints fit. None is 8 with an axis and 1 without.
       gather_dtype: the dtype in which directions are gathered, which rounds them once. None is the widest dtype of the
         gradients; then nothing is lost, because updates have the gradients' dtype.
       rounding: a transformation of stacks that rounds directions before they are gathered, in place of a
@@ -88,11 +90,11 @@ def sharded(
         them in every step; or `precond.by_cost`, which chooses them. By default there are none, since no other choice
         keeps as little memory. Statistics and refreshes are divided as before. Along these axes each device also keeps
         the roots, momentum and second moments of the others' blocks, and applies these roots itself.
-      gradients: axes of the mesh over which gradients are divided, as those of fully sharded parameters are. Each
-        device then sends the rows of its shard to the owners of their blocks, and directions return the same way;
-        nothing is gathered. Rows travel over the axes that divide stacks, whichever axes are named here: a name only
-        says that gradients do not come whole. Types of arrays say it by themselves on a mesh with explicit axes. It has
-        no meaning in the user's own `shard_map` or `pmap`, where gradients are whole.
+      gradients: the mesh axes over which gradients are sharded, as those of fully sharded parameters are. Each device
+        then sends the rows of its shard to the owners of their blocks, and directions return the same way; nothing is
+        gathered. Rows travel over the axes that divide stacks, whichever axes are named here: a name only says that
+        gradients are sharded. On a mesh with explicit axes the types of arrays say so. It has no meaning in the user's
+        own `shard_map` or `pmap`, in which gradients are replicated.
 
     Raises:
       ValueError, TypeError: for a multiple that is not a positive integer, a dtype that is not a floating one, a dtype
@@ -120,10 +122,10 @@ def sharded(
     gradients = (gradients,) if isinstance(gradients, str) else tuple(gradients)
     if not all(isinstance(a, str) for a in gradients):
         raise TypeError(f"gradients={gradients}: pass names of mesh axes.")
-    if axis is not None and not isinstance(roots, ByCost):  # blocks that stand together are gathered
+    if axis is not None and not isinstance(roots, ByCost):  # roots of consecutive blocks are gathered
         axis = (*(a for a in axis if a not in roots), *roots)
     if multiple is None:
-        multiple = 1 if axis is None else 8
+        multiple = 1 if axis is None else _MULTIPLE
     check_whole("multiple", multiple, least=1)
     return Sharded(axis, multiple, _checked_dtype(gather_dtype, rounding), rounding, roots, gradients)
 
@@ -141,10 +143,10 @@ def _checked_dtype(gather_dtype: Any, rounding: Any) -> Any:
 
 
 def as_sharded(axis: str | Sequence[str] | Sharded | None) -> Sharded:
-    """Return what `axis=` stands for.
+    """Make a `Sharded` of an argument `axis=`.
 
     Args:
-      axis: names, or the result of `sharded`.
+      axis: the names of axes, or the result of `sharded`.
 
     Examples:
       >>> as_sharded("data") == sharded("data") == as_sharded(sharded("data"))

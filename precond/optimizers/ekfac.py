@@ -7,7 +7,7 @@ import optax
 
 from precond.arguments import as_direction, check_decay, described
 from precond.blocks import Layer
-from precond.engine import SKIPPED, Refresh, every, per_block
+from precond.engine import SKIPPED, RefreshSchedule, every, per_block
 from precond.linalg import Precision
 from precond.mesh import Sharded
 from precond.optimizers.finish import finish
@@ -31,9 +31,9 @@ def ekfac(
     bound: optax.ScalarOrSchedule = 1e-3,
     weight_decay: optax.ScalarOrSchedule | None = None,
     mask: Mask = None,
-    refresh: Refresh | int = every(10, stagger=True, delay=1, warmup=1),
+    refresh: RefreshSchedule | int = every(10, stagger=True, delay=1, warmup=1),
     method: Method | None = None,
-    moments: Transport | None = None,
+    transport: Transport | None = None,
     otherwise: optax.GradientTransformation | None = None,
     precision: Precision | None = None,
     axis: str | Sequence[str] | Sharded | None = None,
@@ -67,9 +67,9 @@ def ekfac(
         each every 10 steps, in turns.
       method: how bases are refreshed: `precond.qr()` (the default, but on TPU), `precond.roots.rotations()` or
         `precond.roots.cholesky_qr()`, by which a column continues the one before, as its second moments do. With
-        `moments=precond.roots.turned()` also `precond.eigh()`.
-      moments: what becomes of S when a basis is refreshed: `precond.roots.kept()` (the default), or
-        `precond.roots.turned()`, by which S turns with the basis.
+        `transport=precond.roots.rotated()` also `precond.eigh()`.
+      transport: what becomes of S when a basis is refreshed: `precond.roots.unchanged()` (the default), or
+        `precond.roots.rotated()`, by which S is rotated with the basis.
       otherwise: for parameters that belong to no layer; None is Adam, with the same learning rate.
       precision: of matrix products, as in `precond.scale_by_kronecker`; None is the highest.
       axis: mesh axes over whose devices factors, bases, second moments and momentum are divided, as in
@@ -93,7 +93,9 @@ def ekfac(
       >>> from precond import layers
       >>> params = {"kernel": jnp.ones((1, 1))}
       >>> capture = layers.explicit({"": layers.dense(bias=False)}, params)
-      >>> factors = {"": layers.Factors(*[jnp.full((1, 1, 1), x) for x in (1.0, 1.0, 4.0)])}
+      >>> factors = {
+      ...     "": layers.LayerFactors(*[jnp.full((1, 1, 1), x) for x in (1.0, 1.0, 4.0)])
+      ... }
       >>> tx = ekfac(1.0, capture.layers, b1=0.0, damping=0.0, bound=float("inf"))
       >>> state, update = tx.init(params), jax.jit(tx.update)
       >>> for _ in range(2):  # the first moves nothing
@@ -113,7 +115,7 @@ def ekfac(
         damping=damping,
         refresh=refresh,
         method=method,
-        moments=moments,
+        transport=transport,
         around=around,
         otherwise=as_direction(optax.scale_by_adam(b1)) if otherwise is None else otherwise,
         skipped=SKIPPED,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from precond.arguments import check_mask, check_rate, fitting_mask
-from precond.eager import compiled_if_eager
+from precond.compiled_if_eager import compiled_if_eager
 from precond.engine import SKIPPED, refuse_foreign
 from precond.transformation import transformation
 from precond.trees import Mask

@@ -3,7 +3,7 @@
 import optax
 
 from precond.arguments import check_transformation
-from precond.engine import Refresh, per_block, scale_by_kronecker
+from precond.engine import RefreshSchedule, per_block, scale_by_kronecker
 from precond.linalg import Precision
 from precond.roots import Root
 from precond.transforms import graft, with_momentum
@@ -17,7 +17,7 @@ def grafted(
     magnitude: optax.GradientTransformation | None,
     *,
     momentum: optax.GradientTransformation,
-    refresh: Refresh | int,
+    refresh: RefreshSchedule | int,
     precision: Precision | None = None,
     after: optax.GradientTransformation | None = None,
 ) -> optax.GradientTransformation:

@@ -7,7 +7,7 @@ import optax
 
 from precond.arguments import as_direction, check_decay, described
 from precond.blocks import Layer
-from precond.engine import SKIPPED, Refresh, every, per_block
+from precond.engine import SKIPPED, RefreshSchedule, every, per_block
 from precond.linalg import Precision
 from precond.mesh import Sharded
 from precond.optimizers.finish import finish
@@ -30,7 +30,7 @@ def kfac(
     bound: optax.ScalarOrSchedule = 1e-3,
     weight_decay: optax.ScalarOrSchedule | None = None,
     mask: Mask = None,
-    refresh: Refresh | int = every(10, stagger=True),
+    refresh: RefreshSchedule | int = every(10, stagger=True),
     root: Root | None = None,
     otherwise: optax.GradientTransformation | None = None,
     precision: Precision | None = None,

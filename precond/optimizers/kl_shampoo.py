@@ -8,7 +8,7 @@ import optax
 
 from precond.arguments import as_direction, check_decay, check_direction, check_idle, check_number, described
 from precond.blocks import BlockSize, Views
-from precond.engine import SKIPPED, Refresh, blocked, every
+from precond.engine import SKIPPED, RefreshSchedule, blocked, every
 from precond.linalg import Precision
 from precond.mesh import Sharded
 from precond.optimizers.adam import adam
@@ -30,7 +30,7 @@ def scale_by_kl_shampoo(
     b2: jax.typing.ArrayLike = 0.95,
     eps: jax.typing.ArrayLike = 1e-15,
     damping: jax.typing.ArrayLike = 1e-4,
-    refresh: Refresh | int = every(10, stagger=True),
+    refresh: RefreshSchedule | int = every(10, stagger=True),
     magnitude: optax.GradientTransformation | None = scale_by_mean_square(0.95),
     method: Method | None = None,
     root: Root | None = None,
@@ -113,7 +113,7 @@ def kl_shampoo(
     damping: jax.typing.ArrayLike = 1e-4,
     weight_decay: optax.ScalarOrSchedule | None = None,
     mask: Mask = None,
-    refresh: Refresh | int = every(10, stagger=True),
+    refresh: RefreshSchedule | int = every(10, stagger=True),
     magnitude: optax.GradientTransformation | None = scale_by_mean_square(0.95),
     method: Method | None = None,
     root: Root | None = None,

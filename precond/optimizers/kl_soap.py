@@ -8,14 +8,14 @@ import optax
 
 from precond.arguments import as_direction, check_decay, check_direction, check_number, check_whole, described
 from precond.blocks import BlockSize, Views
-from precond.engine import SKIPPED, Refresh, blocked, every
+from precond.engine import SKIPPED, RefreshSchedule, blocked, every
 from precond.linalg import Precision
 from precond.mesh import Sharded
 from precond.optimizers.adam import adam
 from precond.optimizers.finish import finish
 from precond.optimizers.grafted import grafted
 from precond.optimizers.memory import Memory, memory_of
-from precond.roots import Method, Transport, eigenbasis, relative, turned
+from precond.roots import Method, Transport, eigenbasis, relative, rotated
 from precond.statistics import kl
 from precond.trees import Mask
 
@@ -31,9 +31,9 @@ def scale_by_kl_soap(
     b2: jax.typing.ArrayLike = 0.95,
     eps: jax.typing.ArrayLike | None = None,
     damping: jax.typing.ArrayLike = 1e-4,
-    refresh: Refresh | int = every(1, delay=1, warmup=1),
+    refresh: RefreshSchedule | int = every(1, delay=1, warmup=1),
     method: Method | None = None,
-    moments: Transport | None = None,
+    transport: Transport | None = None,
     magnitude: optax.GradientTransformation | None = None,
     block_size: BlockSize = None,
     views: Views | Sequence[Any] | None = None,
@@ -55,7 +55,7 @@ def scale_by_kl_soap(
       damping: as in `precond.kl_soap`.
       refresh: as in `precond.kl_soap`.
       method: as in `precond.kl_soap`.
-      moments: as in `precond.kl_soap`.
+      transport: as in `precond.kl_soap`.
       magnitude: as in `precond.kl_soap`.
       block_size: as in `precond.kl_soap`.
       views: as in `precond.kl_soap`.
@@ -80,12 +80,12 @@ def scale_by_kl_soap(
     check_decay("b1", b1)
     check_number("b2", b2, 0, 1, advice="1 sums.")
     check_number("damping", damping, 0)
-    if not isinstance(refresh, Refresh):
+    if not isinstance(refresh, RefreshSchedule):
         check_whole("refresh", refresh, least=1)
         refresh = every(refresh, delay=1, warmup=1)
-    moments = turned() if moments is None else moments
+    transport = rotated() if transport is None else transport
     kept = memory_of(memory)
-    root = eigenbasis(b2, eps=eps, method=method, moments=moments, damping=relative(damping), least=_LEAST)
+    root = eigenbasis(b2, eps=eps, method=method, transport=transport, damping=relative(damping), least=_LEAST)
     moved = {"momentum": optax.ema(b1), "refresh": refresh, "precision": precision}
     tx = blocked(
         as_direction(kept.of_entries(grafted(kl(b2), kept.of_root(root), magnitude, **moved))),
@@ -109,9 +109,9 @@ def kl_soap(
     damping: jax.typing.ArrayLike = 1e-4,
     weight_decay: optax.ScalarOrSchedule | None = None,
     mask: Mask = None,
-    refresh: Refresh | int = every(1, delay=1, warmup=1),
+    refresh: RefreshSchedule | int = every(1, delay=1, warmup=1),
     method: Method | None = None,
-    moments: Transport | None = None,
+    transport: Transport | None = None,
     magnitude: optax.GradientTransformation | None = None,
     block_size: BlockSize = None,
     views: Views | Sequence[Any] | None = None,
@@ -129,7 +129,7 @@ def kl_soap(
 
     with $\hat{}$ for bias correction, M the moving average of G `[m, n]`, $Q_L, Q_R$ the eigenvectors of L and R, and V
     the moving average of $(Q_L^\top G Q_R)^2$. Every basis takes one step of orthogonal iteration in each step. The
-    momentum is kept in the parameter's own basis, and V turns with the bases (`precond.roots.turned`). NVIDIA's
+    momentum is kept in the parameter's own basis, and V is rotated with the bases (`precond.roots.rotated`). NVIDIA's
     `KlSoapV3` to the last digit is `precond.recipes.nvidia_kl_soap`.
 
     Args:
@@ -150,8 +150,8 @@ def kl_soap(
         `precond.every(10, stagger=True, delay=1, warmup=1)` takes a tenth of the work.
       method: how bases are refreshed: `precond.qr()` (the default, but on TPU), `precond.roots.rotations()`,
         `precond.roots.cholesky_qr()`, or `precond.eigh()`, which makes it NVIDIA's REKLS.
-      moments: what becomes of V when a basis is refreshed: `precond.roots.turned()` (the default), or
-        `precond.roots.kept()`.
+      transport: what becomes of V when a basis is refreshed: `precond.roots.rotated()` (the default), or
+        `precond.roots.unchanged()`.
       magnitude: a transformation of blocks to whose norm each block's step is scaled, as in `precond.shampoo`.
         `precond.transforms.scale_by_diagonal(0.95, eps=1e-15, bias_correction=True)` is Adam's. None leaves steps as
         long as they are.
@@ -179,7 +179,7 @@ def kl_soap(
       >>> params = optax.apply_updates(params, updates)
     """
     averages = {"b1": b1, "b2": b2, "eps": eps, "otherwise": otherwise}
-    bases = {"damping": damping, "refresh": refresh, "method": method, "moments": moments, "magnitude": magnitude}
+    bases = {"damping": damping, "refresh": refresh, "method": method, "transport": transport, "magnitude": magnitude}
     stacks = {"block_size": block_size, "views": views, "axis": axis, "mesh": mesh}
     numbers = {"precision": precision, "memory": memory}
     tx = scale_by_kl_soap(**averages, **bases, **stacks, **numbers, skipped=SKIPPED)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import optax
 
 from precond.arguments import check_flag, check_part
-from precond.engine import narrow_entries
+from precond.engine import entries_in_bfloat16
 from precond.roots import Root, store_as
 
 __all__ = ["Memory", "memory_of"]
@@ -50,7 +50,7 @@ class Memory(NamedTuple):
 
     def of_entries(self, tx: optax.GradientTransformation) -> optax.GradientTransformation:
         """Return a transformation of stacks or of parameters, with narrow momentum and second moments if asked for."""
-        return narrow_entries(tx) if self.entries else tx
+        return entries_in_bfloat16(tx) if self.entries else tx
 
     def of_root(self, root: Root) -> Root:
         """Return a root that is stored in bfloat16 if asked for."""

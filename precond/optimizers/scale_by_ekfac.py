@@ -7,7 +7,7 @@ import optax
 
 from precond.arguments import check_number, check_whole, described
 from precond.blocks import Layer, check_matrices
-from precond.engine import Refresh, every
+from precond.engine import RefreshSchedule, every
 from precond.layers.use_measured_moments import use_measured_moments
 from precond.linalg import Precision
 from precond.mesh import Sharded
@@ -24,9 +24,9 @@ def scale_by_ekfac(
     b2: jax.typing.ArrayLike = 0.8,
     decay: jax.typing.ArrayLike = 0.95,
     damping: jax.typing.ArrayLike = 1e-3,
-    refresh: Refresh | int = every(10, stagger=True, delay=1, warmup=1),
+    refresh: RefreshSchedule | int = every(10, stagger=True, delay=1, warmup=1),
     method: Method | None = None,
-    moments: Transport | None = None,
+    transport: Transport | None = None,
     around: Callable[[optax.GradientTransformation], optax.GradientTransformation] = lambda direction: direction,
     otherwise: optax.GradientTransformation | None = None,
     skipped: float = 0.0,
@@ -48,7 +48,7 @@ def scale_by_ekfac(
       damping: as in `precond.ekfac`.
       refresh: as in `precond.ekfac`.
       method: as in `precond.ekfac`.
-      moments: as in `precond.ekfac`.
+      transport: as in `precond.ekfac`.
       around: what is put around the direction, on stacks, as in `precond.scale_by_kfac`.
       otherwise: for parameters that belong to no layer; None is Adam's.
       skipped: as in `precond.blocked`.
@@ -67,7 +67,9 @@ def scale_by_ekfac(
       >>> from precond import layers
       >>> params = {"kernel": jnp.ones((1, 1))}
       >>> capture = layers.explicit({"": layers.dense(bias=False)}, params)
-      >>> factors = {"": layers.Factors(*[jnp.full((1, 1, 1), x) for x in (1.0, 1.0, 4.0)])}
+      >>> factors = {
+      ...     "": layers.LayerFactors(*[jnp.full((1, 1, 1), x) for x in (1.0, 1.0, 4.0)])
+      ... }
       >>> tx = scale_by_ekfac(capture.layers, damping=0.0)
       >>> state, update = tx.init(params), jax.jit(tx.update)
       >>> for _ in range(2):  # the first moves nothing
@@ -77,7 +79,7 @@ def scale_by_ekfac(
     """
     check_matrices(layers)
     check_number("b2", b2, 0, 1)
-    if not isinstance(refresh, Refresh):
+    if not isinstance(refresh, RefreshSchedule):
         check_whole("refresh", refresh, least=1)
         refresh = every(refresh, delay=1, warmup=1)
     if not (refresh.delay and refresh.warmup >= refresh.start):
@@ -88,7 +90,7 @@ def scale_by_ekfac(
     return scale_by_kfac(
         layers,
         decay=decay,
-        root=corrected_inverse(damping, follow=decayed_max(b2), method=method, moments=moments),
+        root=corrected_inverse(damping, follow=decayed_max(b2), method=method, transport=transport),
         refresh=refresh,
         around=lambda direction: around(use_measured_moments(direction)),
         otherwise=otherwise,

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from precond.arguments import as_direction, called, check_direction, check_idle, described
 from precond.blocks import Layer, check_present, views
-from precond.engine import Refresh, blocked, check_skipped, every, scale_by_kronecker
+from precond.engine import RefreshSchedule, blocked, check_skipped, every, scale_by_kronecker
 from precond.layers.by_layer import by_layer
 from precond.layers.from_probes import from_probes, has_probes
 from precond.linalg import Precision
@@ -27,7 +27,7 @@ def scale_by_kfac(
     damping: ArrayLike = 1e-3,
     decay: ArrayLike = 0.95,
     root: Root | None = None,
-    refresh: Refresh | int = every(10, stagger=True),
+    refresh: RefreshSchedule | int = every(10, stagger=True),
     around: Callable[[optax.GradientTransformation], optax.GradientTransformation] = lambda direction: direction,
     otherwise: optax.GradientTransformation | None = None,
     skipped: float = 0.0,
@@ -79,7 +79,9 @@ def scale_by_kfac(
       >>> params = {"kernel": jnp.full((1, 1), 1.0)}
       >>> capture = layers.explicit({"": layers.dense(bias=False)}, params)
       >>> tx = scale_by_kfac(capture.layers, damping=0.0)
-      >>> factors = {"": layers.Factors(jnp.full((1, 1, 1), 2.0), jnp.full((1, 1, 1), 4.0))}
+      >>> factors = {
+      ...     "": layers.LayerFactors(jnp.full((1, 1, 1), 2.0), jnp.full((1, 1, 1), 4.0))
+      ... }
       >>> updates, state = tx.update(params, tx.init(params), factors=factors)
       >>> round(updates["kernel"].item(), 4)  # 1 / (2 * 4)
       0.125

@@ -16,7 +16,7 @@ from precond.arguments import (
     described,
 )
 from precond.blocks import BlockSize, Views
-from precond.engine import SKIPPED, Refresh, blocked, every
+from precond.engine import SKIPPED, RefreshSchedule, blocked, every
 from precond.linalg import Precision
 from precond.mesh import Sharded
 from precond.optimizers.adam import adam
@@ -39,7 +39,7 @@ def scale_by_shampoo(
     eps: jax.typing.ArrayLike = 1e-15,
     damping: jax.typing.ArrayLike = 1e-6,
     power: float | None = None,
-    refresh: Refresh | int = every(20, stagger=True, delay=1),
+    refresh: RefreshSchedule | int = every(20, stagger=True, delay=1),
     magnitude: optax.GradientTransformation | None = None,
     method: Method | None = None,
     block_size: BlockSize = None,
@@ -92,7 +92,7 @@ def scale_by_shampoo(
     check_decay("b1", b1)
     check_number("b2", b2, 0, 1, advice="1 sums the factors.")
     check_number("damping", damping, 0)
-    if not isinstance(refresh, Refresh):
+    if not isinstance(refresh, RefreshSchedule):
         check_whole("refresh", refresh, least=1)
         refresh = every(refresh, delay=1)
     if magnitude is not None and otherwise is not None:
@@ -126,7 +126,7 @@ def shampoo(
     power: float | None = None,
     weight_decay: optax.ScalarOrSchedule | None = None,
     mask: Mask = None,
-    refresh: Refresh | int = every(20, stagger=True, delay=1),
+    refresh: RefreshSchedule | int = every(20, stagger=True, delay=1),
     magnitude: optax.GradientTransformation | None = None,
     method: Method | None = None,
     block_size: BlockSize = None,

@@ -8,14 +8,14 @@ import optax
 
 from precond.arguments import as_direction, check_decay, check_direction, check_number, check_whole, described
 from precond.blocks import BlockSize, Views
-from precond.engine import SKIPPED, Refresh, blocked, every
+from precond.engine import SKIPPED, RefreshSchedule, blocked, every
 from precond.linalg import Precision
 from precond.mesh import Sharded
 from precond.optimizers.adam import adam
 from precond.optimizers.finish import finish
 from precond.optimizers.grafted import grafted
 from precond.optimizers.memory import Memory, memory_of
-from precond.roots import Method, Transport, eigenbasis, turned
+from precond.roots import Method, Transport, eigenbasis, rotated
 from precond.statistics import outer_products
 from precond.trees import Mask
 
@@ -28,9 +28,9 @@ def scale_by_soap(
     b1: jax.typing.ArrayLike = 0.95,
     b2: jax.typing.ArrayLike = 0.95,
     eps: jax.typing.ArrayLike | None = None,
-    refresh: Refresh | int = every(10, stagger=True, delay=1, warmup=1),
+    refresh: RefreshSchedule | int = every(10, stagger=True, delay=1, warmup=1),
     method: Method | None = None,
-    moments: Transport | None = None,
+    transport: Transport | None = None,
     magnitude: optax.GradientTransformation | None = None,
     block_size: BlockSize = None,
     views: Views | Sequence[Any] | None = None,
@@ -51,7 +51,7 @@ def scale_by_soap(
       eps: as in `precond.soap`.
       refresh: as in `precond.soap`.
       method: as in `precond.soap`.
-      moments: as in `precond.soap`.
+      transport: as in `precond.soap`.
       magnitude: as in `precond.soap`.
       block_size: as in `precond.soap`.
       views: as in `precond.soap`.
@@ -78,13 +78,13 @@ def scale_by_soap(
       >>> params = {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}
       >>> updates, state = tx.update(params, tx.init(params), params)
     """
-    if not isinstance(refresh, Refresh):
+    if not isinstance(refresh, RefreshSchedule):
         check_whole("refresh", refresh, least=1)
         refresh = every(refresh, delay=1, warmup=1)
     check_decay("b1", b1)
     check_number("b2", b2, 0, 1, advice="1 sums.")
     kept = memory_of(memory)
-    root = kept.of_root(eigenbasis(b2, eps=eps, method=method, moments=turned() if moments is None else moments))
+    root = kept.of_root(eigenbasis(b2, eps=eps, method=method, transport=rotated() if transport is None else transport))
     moved = {"momentum": optax.ema(b1), "refresh": refresh, "precision": precision}
     tx = blocked(
         as_direction(kept.of_entries(grafted(outer_products(b2), root, magnitude, **moved))),
@@ -107,9 +107,9 @@ def soap(
     eps: jax.typing.ArrayLike | None = None,
     weight_decay: optax.ScalarOrSchedule | None = None,
     mask: Mask = None,
-    refresh: Refresh | int = every(10, stagger=True, delay=1, warmup=1),
+    refresh: RefreshSchedule | int = every(10, stagger=True, delay=1, warmup=1),
     method: Method | None = None,
-    moments: Transport | None = None,
+    transport: Transport | None = None,
     magnitude: optax.GradientTransformation | None = None,
     block_size: BlockSize = None,
     views: Views | Sequence[Any] | None = None,
@@ -126,10 +126,10 @@ def soap(
       + \lambda W\Big)$$
 
     with $\hat{}$ for bias correction, $M$ the moving average of $G$, and $Q_L, Q_R$ the eigenvectors of the moving
-    averages of $G G^\top$ and $G^\top G$, refreshed by one QR decomposition each. As in the official implementation
-    the first update only feeds the statistics (matrices stay where they are) and a gradient never meets a basis
-    made from itself. Unlike there, $V$ turns with the bases, and $\epsilon$ is added after bias correction, as in Adam;
-    for the official behaviour to the last digit see `precond.recipes.official_soap`.
+    averages of $G G^\top$ and $G^\top G$, refreshed by one QR decomposition each. As in the official implementation the
+    first update only feeds the statistics (matrices stay where they are) and a gradient never meets a basis made from
+    itself. Unlike there, $V$ is rotated with the bases, and $\epsilon$ is added after bias correction, as in Adam; for
+    the official behaviour to the last digit see `precond.recipes.official_soap`.
 
     Args:
       learning_rate: $\eta$, of Adam's size; a number or an Optax schedule.
@@ -145,9 +145,9 @@ def soap(
         meets the basis made from itself, where entries that only rounding keeps from 0 are divided by themselves.
       method: how bases are refreshed: `precond.qr()` (the default, but on TPU), `precond.roots.rotations()`,
         `precond.roots.cholesky_qr()` or `precond.eigh()`.
-      moments: what becomes of V when a basis is refreshed: `precond.roots.turned()` (the default), or
-        `precond.roots.kept()`, as the official SOAP does. There updates grow to many times their size for some steps
-        after one very large gradient.
+      transport: what becomes of V when a basis is refreshed: `precond.roots.rotated()` (the default), or
+        `precond.roots.unchanged()`, as the official SOAP does. With it, updates grow to many times their size for some
+        steps after one very large gradient.
       magnitude: a transformation of blocks to whose norm each block's step is scaled, as in `precond.shampoo`.
         `precond.transforms.scale_by_diagonal(0.95, eps=1e-15, bias_correction=True)` is Adam's. None leaves steps as
         long as they are.
@@ -180,7 +180,7 @@ def soap(
         eps=eps,
         refresh=refresh,
         method=method,
-        moments=moments,
+        transport=transport,
         magnitude=magnitude,
         block_size=block_size,
         views=views,

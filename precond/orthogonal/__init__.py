@@ -1,6 +1,6 @@
 """How matrices are orthogonalized, and how large the result is: values for `precond.muon`. Floor 2 of the library."""
 
-from precond.orthogonal.method import Orthogonalizer, block_periodic, newton_schulz, polar
+from precond.orthogonal.orthogonalizer import Orthogonalizer, block_periodic, newton_schulz, polar
 from precond.orthogonal.polynomials import OddPolynomial, cubic, deepseek, dion, jordan, polar_express
 from precond.orthogonal.rescaling import Rescaling, almost_orthogonal, schatten, spectral
 from precond.orthogonal.scale import Scale, match_rms, unit_rms_norm, width

@@ -37,8 +37,8 @@ def account(state: Any, role: str = "rest") -> Counter[str]:
     total: Counter[str] = Counter()
     for x in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, _TOLD)):
         if isinstance(x, StackedState):
-            total += account((x.stacks, x.owners), "momentum")
-            numbers = (x.blocks_skipped, x.steps_skipped, x.layout, x.meaning, x.foreign)
+            total += account((x.stacks, x.block_ids), "momentum")
+            numbers = (x.blocks_skipped, x.steps_skipped, x.fingerprint, x.meaning, x.foreign)
             total += account(numbers, role)
         elif isinstance(x, KroneckerState):
             total += account(x.statistics, "statistics") + account((x.count, x.roots, x.momentum), "momentum")

@@ -7,7 +7,7 @@ import jax
 
 from precond.arguments import check_whole
 from precond.blocks import Layer, default_views, leaves_of
-from precond.layers import Factors, Found, dense, explicit
+from precond.layers import Found, LayerFactors, dense, explicit
 
 __all__ = ["DenseLayers", "dense_layers"]
 
@@ -22,7 +22,7 @@ class DenseLayers(NamedTuple):
     """
 
     layers: dict[str, Layer]
-    factors: dict[str, Factors]
+    factors: dict[str, LayerFactors]
     left: tuple[str, ...]
 
 

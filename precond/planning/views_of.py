@@ -6,7 +6,7 @@ import jax
 import optax
 
 from precond.arguments import check_arrays, described
-from precond.blocks import Reading, asking, readings_of, without_probes
+from precond.blocks import Reading, collect_reports, readings_of, without_probes
 
 __all__ = ["Readings", "views_of"]
 
@@ -69,10 +69,10 @@ def views_of(tx: optax.GradientTransformation, params: Any) -> Readings:
       mlp/kernel  6 x 64 x 128  6 matrices 64 x 128  12 of 64x64
     """
     check_arrays("params", without_probes(params))
-    with asking() as told:
+    with collect_reports() as report:
         jax.eval_shape(lambda tree: tx.init(tree), params)  # a new function, of which JAX has kept no trace
     rows: list[Reading] = []
     for left in readings_of(without_probes(params), lambda path, leaf: None, None):
-        found = [row for row in told.readings if row.path == left.path and row.view is not None]
+        found = [row for row in report.readings if row.path == left.path and row.view is not None]
         rows += [row for k, row in enumerate(found) if row not in found[:k]] or [left]
     return Readings(rows)

@@ -4,18 +4,18 @@ Each function takes the reference's own hyperparameters and returns the chain th
 body for which part is which. For training, use the aliases.
 """
 
-from precond.recipes.google import google_shampoo
 from precond.recipes.google_roots import google_eigh, google_newton
+from precond.recipes.google_shampoo import google_shampoo
 from precond.recipes.google_tearfree import google_tearfree
 from precond.recipes.meta import meta_shampoo, meta_soap
 from precond.recipes.meta_bases import meta_eigh_basis, meta_qr_basis
 from precond.recipes.meta_descent import meta_descent, meta_svd
 from precond.recipes.meta_eigendecomposed import meta_eigendecomposed
 from precond.recipes.meta_roots import meta_eigh, meta_higher_order, meta_newton, meta_pseudo_inverse
-from precond.recipes.nvidia import nvidia_eigh, nvidia_kl_soap, nvidia_orthogonal_iteration
+from precond.recipes.nvidia_kl_soap import nvidia_eigh, nvidia_kl_soap, nvidia_orthogonal_iteration
 from precond.recipes.nvidia_muon import nvidia_coefficients, nvidia_muon, nvidia_normuon
+from precond.recipes.official_soap import official_soap
 from precond.recipes.primal_averaging import AveragingState, averaged_params, primal_averaging
-from precond.recipes.soap import official_soap
 
 __all__ = [
     "AveragingState",

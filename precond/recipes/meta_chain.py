@@ -7,7 +7,7 @@ import optax
 
 from precond.arguments import check_number, check_rate, check_whole
 from precond.blocks import ragged, tensors
-from precond.engine import Refresh, blocked, every, per_block
+from precond.engine import RefreshSchedule, blocked, every, per_block
 from precond.mesh import Sharded
 from precond.recipes.primal_averaging import with_decay
 from precond.recipes.scaled_decay import scaled_decay
@@ -17,7 +17,7 @@ __all__ = ["meta_chain"]
 
 
 def meta_chain(
-    direction: Callable[[Refresh], optax.GradientTransformation],
+    direction: Callable[[RefreshSchedule], optax.GradientTransformation],
     learning_rate: optax.ScalarOrSchedule,
     *,
     beta1: float,

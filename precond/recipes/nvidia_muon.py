@@ -27,7 +27,7 @@ from precond.orthogonal import OddPolynomial, Orthogonalizer, Scale, deepseek, d
 from precond.transformation import transformation
 from precond.transforms import orthogonalize
 from precond.transforms.normalize_neurons import NormalizeNeuronsState
-from precond.transforms.single_blocks import refuse_stacks
+from precond.transforms.of_single_blocks import refuse_stacks
 
 __all__ = ["nvidia_coefficients", "nvidia_muon", "nvidia_normuon"]
 

@@ -1,4 +1,4 @@
-"""Roots derive matrices from factors and apply them to gradients. Floor 2 of the library."""
+"""Derive matrices from factors and apply them to gradients. This is floor 2 of the library."""
 
 from precond.roots.averaged_eigenvalues import averaged_eigenvalues
 from precond.roots.corrected_inverse import corrected_inverse
@@ -11,7 +11,7 @@ from precond.roots.inverse_root import inverse_root
 from precond.roots.last_finite import last_finite
 from precond.roots.methods import (
     Method,
-    Solved,
+    RootResult,
     by_platform,
     cholesky,
     cholesky_qr,
@@ -24,7 +24,7 @@ from precond.roots.methods import (
 from precond.roots.moment_rule import MomentRule, decayed_max, ema
 from precond.roots.root import Axis, Padding, Power, Root, RootState, as_fraction, powers_of
 from precond.roots.store_as import store_as
-from precond.roots.transport import Transport, kept, turned
+from precond.roots.transport import Transport, rotated, unchanged
 from precond.roots.waiting import waiting
 
 __all__ = [
@@ -37,8 +37,8 @@ __all__ = [
     "Padding",
     "Power",
     "Root",
+    "RootResult",
     "RootState",
-    "Solved",
     "Transport",
     "absolute",
     "accept",
@@ -56,15 +56,15 @@ __all__ = [
     "ema",
     "inverse",
     "inverse_root",
-    "kept",
     "last_finite",
     "newton",
     "powers_of",
     "qr",
     "relative",
+    "rotated",
     "rotations",
     "store_as",
     "trace_damping",
-    "turned",
+    "unchanged",
     "waiting",
 ]

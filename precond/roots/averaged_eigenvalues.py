@@ -1,4 +1,4 @@
-"""KL-Shampoo's root as its paper runs it: eigenvalues that are averaged in every step, in a basis that is kept."""
+"""Multiply by KL-Shampoo's root as its paper runs it: average eigenvalues in every step, in a basis that is kept."""
 
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from precond.roots.eigenbasis import eigenbasis
 from precond.roots.guard import Checked
 from precond.roots.methods import Method
 from precond.roots.root import Factor, Root, RootState
-from precond.roots.transport import Transport, turned
+from precond.roots.transport import Transport, rotated
 from precond.trees import Leaf, wide_dtype
 
 __all__ = ["Eigenvalues", "averaged_eigenvalues"]
@@ -28,8 +28,8 @@ class Eigenvalues(NamedTuple):
     """Hold the averaged eigenvalues of the factors.
 
     Attributes:
-      count: steps averaged by each block, `[N]`.
-      values: for each axis `[N, d]`, or None for an axis without a factor.
+      count: the number of steps that each block has averaged, `[N]`.
+      values: the eigenvalues of each axis, `[N, d]`, or None for an axis without a factor.
     """
 
     count: jax.Array
@@ -42,7 +42,7 @@ def averaged_eigenvalues(
     *,
     damping: Damping | None = None,
     method: Method | None = None,
-    moments: Transport | None = None,
+    transport: Transport | None = None,
 ) -> Root:
     r"""Multiply every axis by the inverse root of its factor, with eigenvalues averaged in every step in a kept basis.
 
@@ -52,18 +52,19 @@ def averaged_eigenvalues(
       \rho_j \leftarrow \beta \rho_j + \frac{1 - \beta}{m} \sum_i \frac{G_{ij}'^2}{\lambda_i}, \quad
       D = Q_L \frac{M'}{\sqrt{\lambda \rho^\top}} Q_R^\top$$
 
-    where the sums see the eigenvalues of before. This is the practical form of KL-Shampoo's paper: a basis is refreshed
-    by one QR decomposition now and then, and eigenvalues follow every gradient. `precond.inverse_root` in its place
-    keeps both for as long as a root is in use. It belongs to `precond.kl`, whose other axes it whitens by
+    where the sums use the eigenvalues from before this step. This is the practical form of KL-Shampoo's paper: a basis
+    is refreshed by one QR decomposition now and then, and eigenvalues are averaged with every gradient. In
+    `precond.inverse_root` both change only with a refresh. It belongs to `precond.kl`, whose other axes it whitens by
     $Q \lambda^{-1/2} Q^\top$. The averages are free of the bias of their start. The authors' code starts them at 0.1,
     which depends on the scale of the loss.
 
     Args:
-      decay: $\beta$.
-      damping: added to the eigenvalues wherever they divide: `precond.relative(1e-4)` (None), or another.
-      method: how bases are refreshed, as in `precond.eigenbasis`.
-      moments: what becomes of the eigenvalues when their basis is refreshed: `precond.roots.turned()` (None), or
-        `precond.roots.kept()`, which is the paper's. The columns of a basis by `precond.eigh` do not continue those
+      decay: $\beta$. The default remembers about 20 steps, as `precond.kl_shampoo` does.
+      damping: the ridge that is added to the eigenvalues before they divide. None is `precond.relative(1e-4)`,
+        whose inverse root lets rounding grow by at most 100.
+      method: the method that refreshes bases, as in `precond.eigenbasis`.
+      transport: the rule for the eigenvalues when their basis is refreshed: `precond.roots.rotated()` (None), or
+        `precond.roots.unchanged()`, as in the paper. The columns of a basis by `precond.eigh` do not continue those
         before, and need the first.
 
     Returns:
@@ -85,8 +86,8 @@ def averaged_eigenvalues(
     check_number("decay", decay, 0, 1, advice="1 sums.")
     damping = relative(1e-4) if damping is None else damping
     check_part("damping", damping, Damping, "precond.relative(1e-4)")
-    rule = turned() if moments is None else moments
-    base, move = eigenbasis(method=method, moments=rule), rule.move
+    rule = rotated() if transport is None else transport
+    base, move = eigenbasis(method=method, transport=rule), rule.move
 
     def init(stack: Leaf, factors: tuple[Factor | None, ...]) -> RootState:
         bases, (count, _) = base.init(stack, factors)
@@ -94,7 +95,7 @@ def averaged_eigenvalues(
         return RootState(bases, Eigenvalues(count, tuple(values)))
 
     def inverse(values: jax.Array) -> jax.Array:
-        """Return 1 over the damped eigenvalues `[N, d]`; zeros before the first are known."""
+        """Return 1 over the damped eigenvalues `[N, d]`, or zeros before the first step."""
         peak = jnp.max(values, axis=1)
         damped = values + jnp.asarray(damping.ridge(peak, jnp.mean(values, axis=1)))[:, None]
         return divide_or_zero(1.0, damped)
@@ -103,7 +104,7 @@ def averaged_eigenvalues(
         bases, (count, values) = [None if x is None else x.matrix for x in state.derived], state.moments
         squares = jnp.square(multiply(gradient, bases, transpose=True)).astype(wide_dtype(gradient))
         seen = _seen(squares, [None if x is None else inverse(x) for x in values])
-        # The square of a finite gradient may be infinite once it is whitened. Its block is left as it is.
+        # The square of a finite gradient can become infinite by whitening. Such a block keeps its eigenvalues.
         good = jnp.all(jnp.stack([jnp.max(x, axis=1) < jnp.inf for x in seen]), axis=0)
         count = jnp.where(good, optax.safe_increment(count), count)
 
@@ -123,20 +124,20 @@ def averaged_eigenvalues(
         half = jnp.sqrt(inverse(state.moments.values[axis])).astype(basis.dtype)
         return product(basis * half[:, None, :], jnp.swapaxes(basis, 1, 2))
 
-    def transport(moments: Eigenvalues, old: Checked, new: Checked, axis: int) -> Eigenvalues:
+    def move_moments(moments: Eigenvalues, old: Checked, new: Checked, axis: int) -> Eigenvalues:
         before = moments.values[axis]
         assert move is not None
         assert before is not None
         moved = move(before, old.matrix, new.matrix, 0)
         return moments._replace(values=(*moments.values[:axis], moved, *moments.values[axis + 1 :]))
 
-    return Root(init, base.refresh, apply, whiten, base.power, transport=None if move is None else transport)
+    return Root(init, base.refresh, apply, whiten, base.power, transport=None if move is None else move_moments)
 
 
 def _seen(squares: jax.Array, inverses: list[jax.Array | None]) -> list[jax.Array]:
     """Return for each axis the mean of the squares over all other axes, each divided by its eigenvalues.
 
-    An axis without eigenvalues so far is divided by the root mean square of the gradient, as `precond.kl` does.
+    An axis that has no eigenvalues yet is divided by the root mean square of the gradient, as in `precond.kl`.
     """
     mean = jnp.mean(squares, axis=tuple(range(1, squares.ndim)), keepdims=True)
     unit = jnp.sqrt(divide_or_zero(1.0, mean))

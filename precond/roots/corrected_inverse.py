@@ -1,4 +1,4 @@
-"""EK-FAC's root, which inverts the Fisher matrix's own diagonal in the factors' eigenbasis."""
+"""Multiply by EK-FAC's root, which inverts the diagonal of the Fisher matrix in the eigenbasis of the factors."""
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ Basis = Checked | jax.Array
 
 
 class MeasuredMoment(SecondMoment):
-    """Hold the second moments of `corrected_inverse`. A capture tells the bases of EK-FAC from SOAP's by this type."""
+    """Hold the second moments of `corrected_inverse`; a capture distinguishes EK-FAC from SOAP by this type."""
 
 
 @described()
@@ -32,7 +32,7 @@ def corrected_inverse(
     *,
     follow: MomentRule | None = None,
     method: Method | None = None,
-    moments: Transport | None = None,
+    transport: Transport | None = None,
 ) -> Root:
     r"""Divide by the measured and damped diagonal of the Fisher matrix in the eigenbasis of the factors (EK-FAC).
 
@@ -49,11 +49,11 @@ def corrected_inverse(
 
     Args:
       damping: $\lambda$, in the units of the Fisher matrix.
-      follow: how S follows X': `precond.roots.decayed_max` (the default), or `precond.roots.ema`, as George et al. have
-        it.
-      method: as in `precond.eigenbasis`, whose columns must continue those of the basis before (not `precond.eigh`),
-        unless S turns with the basis.
-      moments: as in `precond.eigenbasis`, of S.
+      follow: the rule by which S follows X': `precond.roots.decayed_max` (the default), or `precond.roots.ema`, as
+        George et al. have it.
+      method: the method that refreshes bases, as in `precond.eigenbasis`. The columns of its bases must continue those
+        before (not `precond.eigh`), unless S is rotated with the basis.
+      transport: the rule for S when a basis is refreshed, as in `precond.eigenbasis`.
 
     Returns:
       A `Root`, for a refresh with `precond.every(.., delay=1, warmup=1)`, with which S belongs to one basis from its
@@ -72,7 +72,7 @@ def corrected_inverse(
       0.75
     """
     check_number("damping", damping, 0)
-    base = eigenbasis(eps=damping, power=1.0, method=method, moments=moments)
+    base = eigenbasis(eps=damping, power=1.0, method=method, transport=transport)
     follow = decayed_max() if follow is None else follow
 
     def init(stack: Leaf, factors: tuple[Factor | None, ...]) -> RootState:
@@ -91,14 +91,14 @@ def corrected_inverse(
         measured = keep_finite(seen, MeasuredMoment(count, follow(nu, given, count)), state.moments)
         return divide_in_bases(direction, bases, measured.nu + damping), RootState(state.derived, measured)
 
-    def transport(moments: MeasuredMoment, old: Basis, new: Basis, axis: int) -> MeasuredMoment:
+    def move_moments(moments: MeasuredMoment, old: Basis, new: Basis, axis: int) -> MeasuredMoment:
         assert base.transport is not None
         return moments if isinstance(old, jax.Array) else base.transport(moments, old, new, axis)
 
-    turning = None if base.transport is None else transport
-    return Root(init, refresh, apply, base.whiten, base.power, transport=turning)
+    move = None if base.transport is None else move_moments
+    return Root(init, refresh, apply, base.whiten, base.power, transport=move)
 
 
 def _start(factor: Factor) -> Basis:
-    """Return identity matrices as the first bases; for a diagonal factor, which needs none, an empty array."""
+    """Return identity matrices as the first bases, or an empty array for a diagonal factor, which needs no basis."""
     return unchecked(factor) if len(factor.shape) == 3 else jnp.zeros((factor.shape[0], 0), factor.dtype)

@@ -1,4 +1,4 @@
-"""Damping, a ridge that is added to the diagonal of a factor before its root is computed."""
+"""Damp factors: add a ridge to the diagonal of a factor before its root is computed."""
 
 from typing import Any, NamedTuple, Protocol
 
@@ -12,7 +12,7 @@ __all__ = ["Damping", "absolute", "relative", "trace_damping"]
 
 
 class RidgeOf(Protocol):
-    """The type of `Damping.ridge`."""
+    """Compute ridges: the type of `Damping.ridge`."""
 
     def __call__(self, largest: jax.Array, mean: jax.Array) -> ArrayLike:
         """Return the number that is added to the diagonal of each factor, `[M]`.
@@ -25,7 +25,7 @@ class RidgeOf(Protocol):
 
 
 class LeastOf(Protocol):
-    """The type of `Damping.least`."""
+    """Bound ridges from below: the type of `Damping.least`."""
 
     def __call__(self, size: int) -> float:
         """Return a lower bound of the ridge, relative to the largest eigenvalue; 0 if nothing is known beforehand.
@@ -40,9 +40,9 @@ class Damping(NamedTuple):
     """Add a ridge to the diagonal of factors.
 
     Attributes:
-      ridge: from the largest and the mean eigenvalues of factors to the ridges (`RidgeOf`).
-      least: from the size of a factor to a bound of the ridge from below (`LeastOf`), from which `precond.composite`
-        knows how many steps it needs.
+      ridge: a function from the largest and the mean eigenvalues of factors to the ridges (`RidgeOf`).
+      least: a function from the size of a factor to a lower bound of the ridge (`LeastOf`), by which
+        `precond.composite` chooses the number of its steps.
     """
 
     ridge: RidgeOf
@@ -65,9 +65,9 @@ def relative(eps: ArrayLike = 1e-6, *, floor: float = 0.0) -> Damping:
     It adds $\epsilon \max(\lambda_{\max}, \text{floor})$, so that the condition number is at most $1 + 1/\epsilon$.
 
     Args:
-      eps: dimensionless.
-      floor: in the units of the factor. If it is above 0, the result depends on the scale of the loss, as in Google's
-        implementation (1e-6 with its eigh, 1e-25 with its Newton iteration).
+      eps: the ridge relative to the largest eigenvalue.
+      floor: a lower bound of this eigenvalue, in the units of the factor. If it is above 0, the result depends on the
+        scale of the loss, as in Google's implementation (1e-6 with its eigh, 1e-25 with its Newton iteration).
 
     Raises:
       ValueError, TypeError: for a number below 0.
@@ -88,7 +88,7 @@ def absolute(eps: ArrayLike = 1e-12) -> Damping:
     The ridge is $\epsilon$ itself.
 
     Args:
-      eps: in the units of the factor, which are those of squared gradients.
+      eps: the ridge, in the units of the factor, which are those of squared gradients.
 
     Raises:
       ValueError, TypeError: for a number below 0.
@@ -108,7 +108,7 @@ def trace_damping(eps: ArrayLike = 1e-6) -> Damping:
     The ridge is $\epsilon \, \mathrm{tr}(A) / d$.
 
     Args:
-      eps: dimensionless.
+      eps: the ridge relative to the mean eigenvalue.
 
     Raises:
       ValueError, TypeError: for a number below 0.

@@ -1,4 +1,4 @@
-"""A root that inverts the damped Kronecker product itself, in the factors' eigenbasis."""
+"""Multiply by the inverse of the damped Kronecker product itself, in the eigenbasis of the factors."""
 
 import functools
 from typing import NamedTuple
@@ -24,8 +24,8 @@ class Spectrum(NamedTuple):
     """Hold the eigendecomposition of a factor.
 
     Attributes:
-      basis: its eigenvectors, `[N, d, d]`; None for a diagonal factor.
-      values: its eigenvalues, `[N, d]`.
+      basis: the eigenvectors of the factor, `[N, d, d]`; None for a diagonal factor.
+      values: the eigenvalues of the factor, `[N, d]`.
     """
 
     basis: Checked | None
@@ -46,8 +46,8 @@ def eigen_inverse(damping: ArrayLike = 1e-3, *, method: Method | None = None) ->
     Args:
       damping: $\lambda$, in the units of the Fisher matrix. A direction in which both it and the matrix are 0 is left
         out.
-      method: `precond.eigh()` (the default), `precond.qr()`, `precond.roots.rotations()` or
-        `precond.roots.cholesky_qr()`.
+      method: the method that refreshes bases: `precond.eigh()` (the default), `precond.qr()`,
+        `precond.roots.rotations()` or `precond.roots.cholesky_qr()`.
 
     Returns:
       A `Root`. Before the first refresh the factors count as the identity.
@@ -88,8 +88,8 @@ def eigen_inverse(damping: ArrayLike = 1e-3, *, method: Method | None = None) ->
             good = jnp.max(jnp.abs(factors), axis=1) < jnp.inf
             return Spectrum(None, keep_finite(good, jnp.maximum(factors, 0), derived.values))
         kept = refresh_basis(basis_of, factors, derived.basis, first)
-        turned = jnp.matmul(factors, kept.matrix, precision=dot_precision())
-        values = jnp.maximum(jnp.sum(kept.matrix * turned, axis=1), 0)
+        products = jnp.matmul(factors, kept.matrix, precision=dot_precision())
+        values = jnp.maximum(jnp.sum(kept.matrix * products, axis=1), 0)
         return Spectrum(kept, keep_finite(kept.health.stale == 0, values, derived.values))
 
     def apply(direction: jax.Array, gradient: jax.Array, state: RootState) -> tuple[jax.Array, RootState]:

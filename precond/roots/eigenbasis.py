@@ -1,4 +1,4 @@
-"""SOAP's root, an adaptive diagonal method in the eigenbasis of the factors."""
+"""Run SOAP's root: divide by a root of the second moment in the eigenbasis of the factors."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -12,11 +12,12 @@ from precond.arguments import check_number, check_part, described, shown
 from precond.linalg import average, dot_precision, multiply
 from precond.linalg.align import per_row
 from precond.linalg.divide import divide_in_bases
+from precond.linalg.rounding_floor import rounding_floor
 from precond.roots.damping import Damping
 from precond.roots.guard import Checked, refresh_basis, unchecked
 from precond.roots.methods import Method, by_platform, qr, rotations
 from precond.roots.root import Factor, Power, Root, RootState, TransportOf
-from precond.roots.transport import Transport, kept
+from precond.roots.transport import Transport, unchanged
 from precond.trees import Leaf, wide_dtype
 
 __all__ = ["SecondMoment", "eigenbasis", "transport_by"]
@@ -26,7 +27,7 @@ class SecondMoment(NamedTuple):
     """Hold the second moment in the eigenbasis.
 
     Attributes:
-      count: steps accumulated by each block, `[N]`.
+      count: the number of steps that each block has accumulated, `[N]`.
       nu: the second moment of the gradient in the basis, `[N, d1, .., dk]`.
     """
 
@@ -43,7 +44,7 @@ def eigenbasis(
     bias_correction: bool = True,
     power: ArrayLike | Mapping[int, float] = 0.5,
     method: Method | None = None,
-    moments: Transport | None = None,
+    transport: Transport | None = None,
     damping: Damping | None = None,
     least: ArrayLike = 1e-7,
 ) -> Root:
@@ -56,28 +57,29 @@ def eigenbasis(
       P = \frac{M'}{(V / (1 - \beta^t))^{q} + \epsilon} \times_1 Q_1 \cdots \times_k Q_k$$
 
     where $M'$ is the momentum in the same basis. The momentum itself is kept in the parameter's own basis. SOAP keeps
-    it in the eigenbasis and turns it at each refresh, which is the same. SOAP does not turn V: the columns of a
+    it in the eigenbasis and rotates it at each refresh, which is the same. SOAP does not rotate V: the columns of a
     refreshed basis continue those of the old one (`precond.qr`, `precond.roots.cholesky_qr`,
-    `precond.roots.rotations`). With `moments=precond.roots.turned()` V turns with the basis, and columns may come in
-    any order (`precond.eigh`).
+    `precond.roots.rotations`). With `transport=precond.roots.rotated()` V is rotated with the basis, and columns may be
+    in any order (`precond.eigh`).
 
     Args:
-      decay: $\beta$; 1 sums for ever, less than 1 averages.
-      eps: $\epsilon$, added to the denominator, in the units of the gradient (for q = 1/2). None takes `least`
-        times the denominator that belongs to the mean of V over the block, so that the scale of the gradients does not
-        matter.
+      decay: $\beta$; 1 sums, less than 1 averages. The default remembers about 100 steps.
+      eps: $\epsilon$, which is added to the denominator, in the units of the gradient (for q = 1/2). None takes `least`
+        times the denominator that belongs to the mean of V over the block, so that the scale of the gradients has no
+        effect.
       weight: w; None takes $1 - \beta$, or 1 for a sum.
-      bias_correction: divide V by $1 - \beta^t$, t the number of steps.
+      bias_correction: whether to divide V by $1 - \beta^t$, with t the number of steps.
       power: q, or a mapping from the number of axes of a block to q; 1/2 for a number that is not named.
-      method: `precond.qr()`, `precond.roots.rotations()`, `precond.roots.cholesky_qr()` or `precond.eigh()`. None takes
-        the first, and on TPU `precond.roots.rotations(group=None)`, which has nothing but matrix products.
-      moments: what becomes of V when a basis is refreshed: `precond.roots.kept()` (the default) or
-        `precond.roots.turned()`.
-      damping: added to the eigenvalues of a factor by which the other axes' statistics are whitened (`precond.kl`), as
-        in `precond.inverse_root`. None adds nothing, and leaves out directions in which the factor is rounding's.
-      least: dimensionless, where `eps` is None. Rounding leaves about 1e-7 of a zero beside entries of size 1. Where a
-        gradient meets a basis made from itself, entries of which only rounding is left must not be divided by
-        themselves, and more is needed.
+      method: the method that refreshes bases: `precond.qr()`, `precond.roots.rotations()`,
+        `precond.roots.cholesky_qr()` or `precond.eigh()`. None takes the first, and on TPU
+        `precond.roots.rotations(group=None)`, which takes only matrix products.
+      transport: the rule for V when a basis is refreshed: `precond.roots.unchanged()` (the default) or
+        `precond.roots.rotated()`.
+      damping: the ridge that is added to the eigenvalues of a factor when it whitens another axis for `precond.kl`, as
+        in `precond.inverse_root`. None adds nothing, and leaves out directions that are only rounding error.
+      least: the relative size of $\epsilon$ if `eps` is None. Beside entries of size 1, rounding turns a zero into
+        about 1e-7. If a gradient is projected on a basis made from itself, some entries are only rounding error and
+        must not be divided by themselves. Then a larger number is needed.
 
     Returns:
       A `Root`. Before the first refresh the basis is the parameter's own, and this is Adam's or AdaGrad's rule.
@@ -111,8 +113,8 @@ def eigenbasis(
     check_number("least", least, 0)
     if weight is not None:
         check_number("weight", weight, 0)
-    moments = kept() if moments is None else moments
-    check_part("moments", moments, Transport, "precond.roots.turned()")
+    transport = unchanged() if transport is None else transport
+    check_part("transport", transport, Transport, "precond.roots.rotated()")
     if damping is not None:
         check_part("damping", damping, Damping, "precond.relative(1e-4)")
 
@@ -130,10 +132,10 @@ def eigenbasis(
     def apply(direction: jax.Array, gradient: jax.Array, state: RootState) -> tuple[jax.Array, RootState]:
         derived, (count, nu) = state
         bases = [None if x is None else x.matrix for x in derived]
-        turned = multiply(gradient, bases, transpose=True)
+        projected = multiply(gradient, bases, transpose=True)
         count = jnp.asarray(optax.safe_increment(count))
         steps = per_row(count, nu.ndim)
-        nu = average(nu, jnp.square(turned), decay, weight, count=steps if debiased else None)
+        nu = average(nu, jnp.square(projected), decay, weight, count=steps if debiased else None)
         mean = jnp.mean(nu, axis=tuple(range(1, nu.ndim)), keepdims=True)
         q = power.get(nu.ndim - 1, 0.5) if isinstance(power, Mapping) else power
         denominator = _raised(nu, q) + (least * _raised(mean, q) if eps is None else eps)
@@ -144,36 +146,36 @@ def eigenbasis(
         product = jnp.matmul(factor, basis, precision=dot_precision())
         values = jnp.sum(basis * product, axis=1, keepdims=True)
         peak = jnp.max(values, axis=2, keepdims=True)
-        # Directions in which the factor is rounding's are left out; of a zero factor, all are.
-        smallest = 64 * float(jnp.finfo(values.dtype).eps) * peak
+        # Directions in which the factor is only rounding error are left out, and all directions of a zero factor.
+        smallest = rounding_floor(values.dtype) * peak
         if damping is not None:
             ridge = jnp.asarray(damping.ridge(peak[:, 0, 0], jnp.mean(values, axis=(1, 2))))
             values = jnp.where(peak > 0, jnp.maximum(values, 0) + ridge[:, None, None], 0)
         inverse = jnp.where(values > smallest, values, jnp.inf) ** -0.5
         return jnp.einsum("mij,mkj->mik", basis * inverse, basis, precision=dot_precision())
 
-    return Root(init, refresh, apply, whiten, lambda axis: 1.0, transport=transport_by(moments))
+    return Root(init, refresh, apply, whiten, lambda axis: 1.0, transport=transport_by(transport))
 
 
 def transport_by(rule: Transport) -> TransportOf | None:
     """Make `Root.transport` of a root whose second moments are a `SecondMoment`.
 
     Args:
-      rule: from `precond.roots.turned` or `precond.roots.kept`.
+      rule: the result of `precond.roots.rotated` or `precond.roots.unchanged`.
 
     Examples:
-      >>> transport_by(kept()) is None
+      >>> transport_by(unchanged()) is None
       True
     """
     move = rule.move
 
-    def transport(moments: SecondMoment, old: Checked, new: Checked, axis: int) -> SecondMoment:
+    def move_moments(moments: SecondMoment, old: Checked, new: Checked, axis: int) -> SecondMoment:
         assert move is not None
         return moments._replace(nu=move(moments.nu, old.matrix, new.matrix, axis))
 
-    return None if move is None else transport
+    return None if move is None else move_moments
 
 
 def _raised(x: jax.Array, power: jax.typing.ArrayLike) -> jax.Array:
-    """Return x to a power; a power below 1 has no derivative at 0, and none is passed there."""
+    """Return x to a power, with a derivative of 0 at 0, where a power below 1 has no derivative."""
     return jnp.where(x > 0, jnp.where(x > 0, x, 1) ** power, 0)

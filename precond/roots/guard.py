@@ -1,4 +1,4 @@
-"""Every root is checked: a bad one is refused, the last good one stays, and the next attempt has more damping."""
+"""Check every root: refuse a bad one, keep the last good one, and raise the damping of the next attempt."""
 
 from typing import NamedTuple
 
@@ -10,20 +10,21 @@ from precond.linalg import orthogonality_residual
 from precond.roots.methods.method import BasisOf
 from precond.roots.root import Padding, identity_like
 
-__all__ = ["ORTHOGONAL", "PADDING", "Checked", "Health", "accept", "raised", "refresh_basis", "unchecked"]
+__all__ = ["ORTHOGONAL", "PADDING", "Checked", "Health", "accept", "escalated_ridge", "refresh_basis", "unchecked"]
 
 ORTHOGONAL = 0.01
-"""A basis is refused if it is less orthonormal: gradients that are turned there and back would be off by as much."""
+"""The largest accepted error of orthonormality. A gradient that is rotated into the basis and back changes by as
+much."""
 
-_TOP = 8  # damping is raised by at most so many powers of ten: 1e-6 becomes 100, with which every root is good
+_MAX_ESCALATION = 8  # powers of ten by which damping is raised: 1e-6 becomes 100, with which every root is good
 
 
 class Health(NamedTuple):
     """Hold the health of each matrix of a stack, `[N]` each, all finite.
 
     Attributes:
-      numbers: all numbers, `[N, 6]`, in the order of the properties below. They are one array, so that a refresh picks,
-        puts back and sends one.
+      numbers: all numbers, `[N, 6]`, in the order of the properties below. They are one array, so that a refresh takes,
+        puts back and sends only one.
     """
 
     numbers: jax.Array
@@ -35,7 +36,7 @@ class Health(NamedTuple):
 
     @property
     def damping(self) -> jax.Array:
-        """The ridge in use, relative to the largest eigenvalue; 0 if there is none."""
+        """The ridge in use, relative to the largest eigenvalue; 0 if nothing is added."""
         return self.numbers[..., 1]
 
     @property
@@ -68,7 +69,7 @@ class Checked(NamedTuple):
     """Hold roots or bases, and their health.
 
     Attributes:
-      matrix: `[N, d, d]`.
+      matrix: the roots or bases, `[N, d, d]`.
       health: the health of each matrix.
     """
 
@@ -77,7 +78,7 @@ class Checked(NamedTuple):
 
 
 def unchecked(factor: jax.Array | jax.ShapeDtypeStruct) -> Checked:
-    """Return identity matrices in the shape of a factor `[N, d, d]`, which are used until the first refresh.
+    """Make identity matrices in the shape of a factor `[N, d, d]`, which are used until the first refresh.
 
     Examples:
       >>> unchecked(jnp.zeros((1, 1, 1))).health.condition.tolist()
@@ -86,16 +87,16 @@ def unchecked(factor: jax.Array | jax.ShapeDtypeStruct) -> Checked:
     return Checked(identity_like(factor), Health(jnp.zeros((factor.shape[0], 6), factor.dtype)))
 
 
-def raised(ridge: jax.Array, largest: jax.Array, old: Checked) -> jax.Array:
+def escalated_ridge(ridge: jax.Array, largest: jax.Array, old: Checked) -> jax.Array:
     """Multiply the ridge by ten for each escalation; an escalated ridge is at least the unit of rounding.
 
     Args:
-      ridge: what the damping adds, `[M]`.
+      ridge: the ridge of each matrix before escalation, `[M]`.
       largest: the largest eigenvalue of each matrix, `[M]`.
       old: the roots in use.
 
     Examples:
-      >>> raised(jnp.ones(1), jnp.ones(1), unchecked(jnp.zeros((1, 1, 1)))).item()
+      >>> escalated_ridge(jnp.ones(1), jnp.ones(1), unchecked(jnp.zeros((1, 1, 1)))).item()
       1.0
     """
     level = old.health.numbers[:, 3].astype(ridge.dtype)
@@ -112,13 +113,13 @@ def accept(
     damping: jax.Array,
     condition: jax.Array,
 ) -> Checked:
-    """Accept each new matrix whose residual is within the tolerance; else keep the old one, and raise its damping.
+    """Take each new matrix whose residual is within the tolerance; else keep the old one, and raise its damping.
 
     Each refusal raises the damping of the next attempt by a factor of ten. An acceptance lowers it again if a tenth of
-    the damping would have been accepted, too: the rounding in the residual grows as the damping falls.
+    the damping would probably be accepted, too, since the rounding in the residual grows as the damping falls.
 
     Args:
-      matrix: `[M, d, d]`, or another array with a row for each matrix, such as a diagonal.
+      matrix: the new matrices, `[M, d, d]`, or another array with a row for each matrix, such as a diagonal.
       residual: the residual of each new matrix, `[M]`. NaN is refused, and so is a matrix that is not finite.
       old: the matrices that were in use.
       tolerance: the largest residual that is accepted; infinity accepts every finite matrix.
@@ -145,12 +146,13 @@ def accept(
     # If an entry is not finite, neither is the maximum.
     good = (residual <= tolerance) & (jnp.max(jnp.abs(matrix), axis=tuple(range(1, matrix.ndim))) <= top)
     _, kept_damping, kept_condition, escalated, refused, stale = jnp.moveaxis(old.health.numbers, 1, 0)
+    # A tenth of the damping makes the residual up to ten times as large, and its estimate is right to a factor of 2.
     bad, easy = (~good).astype(residual.dtype), good & (10 * residual <= tolerance / 2)
     numbers = [
         residual,
         jnp.where(good, damping, kept_damping),
         jnp.where(good, condition, kept_condition),
-        jnp.clip(escalated + bad - easy, 0, _TOP),
+        jnp.clip(escalated + bad - easy, 0, _MAX_ESCALATION),
         refused + bad,
         (stale + 1) * bad,
     ]
@@ -159,14 +161,14 @@ def accept(
 
 
 def refresh_basis(basis_of: BasisOf, factors: jax.Array, old: Checked, first: jax.Array) -> Checked:
-    """Refresh bases, and accept each that is orthonormal and whose factor is finite; else keep the old one.
+    """Refresh bases, and keep the old basis where the new one is not orthonormal or the factor is not finite.
 
     A factor of zeros has seen no gradient and has no basis of its own. The first refresh of a matrix is the first one
     at which its factor has entries.
 
     Args:
       basis_of: `precond.Method.basis`.
-      factors: `[M, d, d]`.
+      factors: the factors, `[M, d, d]`.
       old: the bases in use.
       first: whether this is the first refresh of all, a boolean scalar.
 
@@ -186,7 +188,7 @@ def refresh_basis(basis_of: BasisOf, factors: jax.Array, old: Checked, first: ja
 
 
 def _larger(matrices: jax.Array, size: int, diagonal: jax.Array) -> jax.Array:
-    """Enlarge matrices to a size, with these numbers on the new part of the diagonal and zeros elsewhere."""
+    """Enlarge matrices to a size, with the given numbers on the new part of the diagonal and zeros elsewhere."""
     d = matrices.shape[-1]
     if d == size or matrices.ndim < 3:
         return matrices
@@ -213,4 +215,4 @@ def _cropped(derived: Checked, like: Checked) -> Checked:
 
 
 PADDING = Padding(_larger_factor, _larger_derived, _cropped)
-"""The padding of a root that is a function of its matrix: the root of a block-diagonal matrix has the blocks' roots."""
+"""The padding of roots that are matrix functions: the root of a block-diagonal matrix consists of the blocks' roots."""

@@ -1,4 +1,4 @@
-"""K-FAC's root, which multiplies every axis by the damped inverse of its factor."""
+"""Multiply every axis by the damped inverse of its factor: K-FAC's root."""
 
 import math
 
@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 from precond.arguments import check_number, described
 from precond.linalg import multiply
 from precond.linalg.align import on_axis
-from precond.roots.guard import PADDING, Checked, accept, raised, unchecked
+from precond.roots.guard import PADDING, Checked, accept, escalated_ridge, unchecked
 from precond.roots.methods import Method, cholesky
 from precond.roots.refresh_inverse import refresh_inverse, whiten_by_matrix
 from precond.roots.root import Factor, Power, Root, RootState
@@ -24,7 +24,7 @@ def inverse(damping: ArrayLike = 1e-3, *, method: Method | None = None, toleranc
 
     For axis i, and with k factors, that is $(F_i + \lambda^{1/k} I)^{-1}$.
 
-    Behind `precond.balance`, which gives the factors of a block one mean eigenvalue, this is K-FAC with factored
+    After `precond.balance`, which gives all factors of a block the same mean eigenvalue, this is K-FAC with factored
     Tikhonov damping. For a layer with the factors A of its inputs and G of its outputs, and $\pi^2 = n_A / n_G$ the
     ratio of their mean eigenvalues:
 
@@ -34,9 +34,9 @@ def inverse(damping: ArrayLike = 1e-3, *, method: Method | None = None, toleranc
 
     Args:
       damping: $\lambda$, in the units of the Fisher matrix.
-      method: `precond.roots.cholesky()` (the default), or another method that computes roots. `precond.composite()`
-        needs matrix products alone.
-      tolerance: as in `precond.inverse_root`.
+      method: the method that computes roots: `precond.roots.cholesky()` (the default), or another one.
+        `precond.composite()` takes only matrix products.
+      tolerance: a bound of the residual, as in `precond.inverse_root`.
 
     Returns:
       A `Root`. Between refreshes the matrices stay as they are.
@@ -98,9 +98,9 @@ def _start(factor: Factor) -> Checked:
 
 
 def _diagonal(factors: jax.Array, old: Checked, ridge: jax.Array, tolerance: float) -> Checked:
-    """Refresh diagonal factors, of which only those that are not finite can be refused."""
+    """Refresh diagonal factors. Only non-finite ones are refused."""
     largest = jnp.max(factors, axis=1)
-    added = raised(jnp.broadcast_to(ridge, largest.shape), largest, old)
+    added = escalated_ridge(jnp.broadcast_to(ridge, largest.shape), largest, old)
     damped = jnp.maximum(factors, 0) + added[:, None]
     empty = largest <= 0  # the inverse of a zero factor is the identity
     new = jnp.where(empty[:, None], 1, 1 / jnp.where(empty[:, None], 1, damped))

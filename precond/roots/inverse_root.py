@@ -1,4 +1,4 @@
-"""Shampoo's root, which multiplies every axis by an inverse power of its factor."""
+"""Multiply every axis by an inverse power of its factor: Shampoo's root."""
 
 import math
 
@@ -9,7 +9,7 @@ from precond.arguments import check_number, check_part, described
 from precond.linalg import multiply
 from precond.roots.damping import Damping, relative
 from precond.roots.guard import PADDING, Checked, unchecked
-from precond.roots.methods import Method, Ridge, Solved, by_platform, composite, eigh
+from precond.roots.methods import Method, Ridge, RootResult, by_platform, composite, eigh
 from precond.roots.powers import Powers, powers
 from precond.roots.refresh_inverse import refresh_inverse, whiten_by_matrix
 from precond.roots.root import Factor, Power, Root, RootState
@@ -40,19 +40,21 @@ def inverse_root(
     Args:
       power: q; or a function from k to q; or a mapping from the number of axes of a block to q, or to a mapping from an
         axis to its q (Meta's `inverse_exponent_override`). None is 1 / (2 k). In a mapping the number of axes includes
-        those without a factor, and whatever the mapping does not name is 1 over twice this number. All methods but
+        those without a factor, and an axis that the mapping does not name has 1 over twice this number. All methods but
         `eigh()` read floats as fractions with a denominator of at most 64. The power cannot be injected by
         `optax.inject_hyperparams`.
-      method: `precond.eigh()`, `precond.composite()` or `precond.newton()`; None takes the first on CPU and the second
-        on everything else.
-      damping: `precond.relative` (the default, with 1e-6), `precond.absolute` or `precond.roots.trace_damping`.
-      tolerance: on the residual of each new root, $\|X^{1/q} (L + \epsilon I) - I\|_2$ as estimated by
-        `precond.linalg.root_residual`. One that is above it is refused: its block keeps the last good root, and the
-        damping of the next attempt is ten times as large. Infinity accepts every finite root.
+      method: the method that computes roots: `precond.eigh()`, `precond.composite()` or `precond.newton()`. None takes
+        the first on CPU and the second on other devices.
+      damping: the damping of each factor: `precond.relative` (the default, with 1e-6), `precond.absolute` or
+        `precond.roots.trace_damping`.
+      tolerance: a bound of the residual of each new root, $\|X^{1/q} (L + \epsilon I) - I\|_2$ as estimated by
+        `precond.linalg.root_residual`. A root with a larger residual is refused: its block keeps the last good root,
+        and the damping of the next attempt is ten times as large. Infinity accepts every finite root. At a residual
+        of 0.5, the default, a root with q = 1/4 is off by at most 16 % in every direction.
 
     Returns:
-      A `Root`; between refreshes the matrices stay as they are. Its state tells the health of each
-      (`precond.roots.Health`), and `precond.metrics` sums it up.
+      A `Root`; between refreshes the matrices stay as they are. Its state contains the health of each
+      (`precond.roots.Health`), which `precond.metrics` summarises.
 
     Raises:
       ValueError: for a power that is not positive, or a method that computes no roots.
@@ -95,9 +97,9 @@ def inverse_root(
     return Root(init, refresh, apply, whiten_by_matrix, power_of, PADDING)
 
 
-def _exact(a: jax.Array, power: Power, ridge: Ridge, least: float) -> Solved:
-    """Compute the root of 1 by 1 factors, exactly."""
+def _exact(a: jax.Array, power: Power, ridge: Ridge, least: float) -> RootResult:
+    """Compute the root of 1 by 1 factors exactly."""
     del least
     value = jnp.maximum(a[:, 0, 0], 0)
     added = ridge(value)
-    return Solved(((value + added) ** -float(power))[:, None, None], value, added, jnp.ones_like(value))
+    return RootResult(((value + added) ** -float(power))[:, None, None], value, added, jnp.ones_like(value))

@@ -1,4 +1,4 @@
-"""A wrapper that keeps the last finite matrices of a root."""
+"""Wrap a root so that it keeps its last finite matrices."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ def last_finite(root: Root) -> Root:
     The roots of this library do so by themselves.
 
     Args:
-      root: any root.
+      root: a root.
 
     Examples:
       >>> import precond

@@ -1,4 +1,4 @@
-"""Rules by which a second moment follows its measurements."""
+"""Combine a second moment with its newest measurement."""
 
 from typing import Protocol
 
@@ -21,14 +21,14 @@ class MomentRule(Protocol):
         Args:
           old: the second moments so far, `[N, d1, .., dk]`.
           new: the measurement, of the same shape.
-          count: how many measurements each block has had with this one, `[N]`.
+          count: the number of measurements of each block, this one included, `[N]`.
         """
         ...
 
 
 @described()
 def decayed_max(decay: ArrayLike = 0.8) -> MomentRule:
-    r"""Believe growth at once, and forget it slowly.
+    r"""Take the larger of the measurement and the decayed old moment.
 
     $$S \leftarrow \max(\beta S, X)$$
 
@@ -36,7 +36,7 @@ def decayed_max(decay: ArrayLike = 0.8) -> MomentRule:
     start of training it is too long by orders of magnitude.
 
     Args:
-      decay: $\beta$; 1 forgets nothing.
+      decay: $\beta$; 1 forgets nothing. With the default, a tenth of an old moment is left after ten measurements.
 
     Raises:
       ValueError, TypeError: for a number out of range.
@@ -55,12 +55,12 @@ def decayed_max(decay: ArrayLike = 0.8) -> MomentRule:
 
 @described()
 def ema(decay: ArrayLike = 0.95) -> MomentRule:
-    r"""Average moments, free of the bias of the start, as George et al. do.
+    r"""Average moments without the bias of the start, as George et al. do.
 
     $$S \leftarrow \beta S + (1 - \beta) X$$
 
     Args:
-      decay: $\beta$, below 1.
+      decay: $\beta$, below 1. The default is that of the factors in `precond.activations`.
 
     Raises:
       ValueError, TypeError: for a number out of range.

@@ -1,4 +1,4 @@
-"""The power of a root: one for all factors, or one by the order of the block, or one by axis."""
+"""Choose the power of a root: one for all factors, or one by the order of the block, or one by axis."""
 
 from collections.abc import Callable, Mapping
 from fractions import Fraction
@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from precond.arguments import check_number, shown
-from precond.roots.root import Axis, Power, PowerOf
+from precond.roots.root import DENOMINATOR, Axis, Power, PowerOf
 
 __all__ = ["Powers", "powers"]
 
@@ -24,7 +24,7 @@ def _check(name: str, power: Any) -> None:
         "The root is F^(-power), so that the exponent 4 of other libraries is power=1/4. To leave an axis without a "
         "root, give it no factor, by axes= of the statistics."
     )
-    check_number(name, power, 1 / 64, 1, advice=advice)
+    check_number(name, power, 1 / DENOMINATOR, 1, advice=advice)
 
 
 def _checked(name: str, power: Any) -> Power:

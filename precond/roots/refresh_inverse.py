@@ -1,4 +1,4 @@
-"""The refresh that roots of one matrix an axis share: scale, damp, solve, check."""
+"""Refresh roots that have one matrix for each axis: scale, damp, solve, check."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from precond.linalg import root_residual
-from precond.roots.guard import Checked, accept, raised
+from precond.roots.guard import Checked, accept, escalated_ridge
 from precond.roots.methods.method import RootOf
 from precond.roots.root import Power, RootState, as_fraction, identity_like
 
@@ -29,11 +29,12 @@ def refresh_inverse(
     `c^(-power)` times that of A. The root of a zero factor is the identity.
 
     Args:
-      solve: `precond.Method.root`.
-      factors: `[M, d, d]`.
+      solve: the function `precond.Method.root`.
+      factors: the factors, `[M, d, d]`.
       old: the matrices in use.
       power: a positive number.
-      ridge: from the largest and the mean eigenvalue of each factor, `[M]`, to what is added to its diagonal.
+      ridge: a function from the largest and the mean eigenvalue of each factor, `[M]`, to the number that is added to
+        its diagonal.
       least: a lower bound of the ridge, relative to the largest eigenvalue; 0 if nothing is known.
       tolerance: the largest residual that is accepted.
 
@@ -57,7 +58,7 @@ def refresh_inverse(
     a, mean = factors / scale[:, None, None], jnp.trace(factors, axis1=1, axis2=2) / factors.shape[-1]
 
     def scaled_ridge(largest: jax.Array) -> jax.Array:
-        return raised(jnp.asarray(ridge(largest * scale, mean)) / scale, largest, old)
+        return escalated_ridge(jnp.asarray(ridge(largest * scale, mean)) / scale, largest, old)
 
     root, largest, added, condition = solve(a, power, scaled_ridge, least)
     damped = a + added[:, None, None] * identity_like(a)
@@ -69,12 +70,12 @@ def refresh_inverse(
 
 
 def whiten_by_matrix(state: RootState, axis: int, factor: jax.Array) -> jax.Array:
-    """Return the matrices in use, and zeros before there are any: `precond.Root.whiten` of such roots.
+    """Return the matrices in use, or zeros before the first refresh: `precond.Root.whiten` of such roots.
 
     Args:
-      state: of the root.
-      axis: of the blocks, from 0.
-      factor: not needed.
+      state: the state of the root.
+      axis: the axis of the blocks, from 0.
+      factor: the factor, which is not read.
 
     Examples:
       >>> from precond.roots.guard import unchecked

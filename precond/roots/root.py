@@ -1,4 +1,4 @@
-"""The interface of a root, by which the engine turns factors into preconditioners."""
+"""Define the interface of a root, by which the engine turns factors into preconditioners."""
 
 import functools
 from collections.abc import Sequence
@@ -12,28 +12,33 @@ from precond.arguments import made, shown
 from precond.trees import Leaf
 
 __all__ = [
-    "Apply",
+    "DENOMINATOR",
     "Axis",
     "Derived",
-    "Init",
     "Padding",
     "Power",
     "PowerOf",
-    "Refresh",
     "Root",
+    "RootApply",
+    "RootInit",
+    "RootRefresh",
     "RootState",
+    "RootWhiten",
     "TransportOf",
-    "Whiten",
     "as_fraction",
     "identity_like",
     "powers_of",
 ]
 
+DENOMINATOR = 64
+"""The largest denominator of a power: 1 / (2 k) is 1/64 for a block of 32 axes, and blocks have fewer."""
+
 Power = float | Fraction
 """A power of a factor. A fraction says exactly how many products of matrices a root takes."""
 
 Derived = Any
-"""What a root keeps of one factor, a tree of arrays with leading axis N. Nobody but the root knows its form."""
+"""The part of a root's state that belongs to one factor: a tree of arrays with leading axis N. Its form is private to
+the root."""
 
 Factor = Any
 """A factor `[N, d, d]`: an array, a `jax.ShapeDtypeStruct` or a `precond.linalg.Packed`; `[N, d]` if it is diagonal."""
@@ -57,29 +62,29 @@ class RootState(NamedTuple):
     """Hold the state of a root for one stack.
 
     Attributes:
-      derived: an entry for each axis: the result of `refresh` for its factor (any tree of arrays with leading axis N),
-        or None for an axis without a factor.
-      moments: the part of the state that `apply` changes, and `transport`; any tree of arrays with leading axis N.
+      derived: an entry for each axis: the result of `refresh` for its factor (a tree of arrays with leading axis N), or
+        None for an axis without a factor.
+      moments: the part of the state that `apply` and `transport` change; a tree of arrays with leading axis N.
     """
 
     derived: tuple[Derived, ...]
     moments: Any
 
 
-class Init(Protocol):
+class RootInit(Protocol):
     """Make the first state: the type of `Root.init`."""
 
     def __call__(self, stack: Leaf, factors: tuple[Factor | None, ...]) -> RootState:
         """Make the state for one stack; it acts as the identity until the first refresh.
 
         Args:
-          stack: `[N, d1, .., dk]`; only its shape and dtype may be read.
-          factors: one an axis, None for an axis without; only their shapes and dtypes may be read.
+          stack: the stack, `[N, d1, .., dk]`, of which only the shape and dtype may be read.
+          factors: the factor of each axis, or None; only their shapes and dtypes may be read.
         """
         ...
 
 
-class Refresh(Protocol):
+class RootRefresh(Protocol):
     """Derive matrices from factors: the type of `Root.refresh`."""
 
     def __call__(self, factors: jax.Array, derived: Derived, power: Power, first: jax.Array) -> Derived:
@@ -88,20 +93,20 @@ class Refresh(Protocol):
         One call gets the factors of different axes, stacks and parameters, if they have the same size and power.
 
         Args:
-          factors: `[M, d, d]`, symmetric; `[M, d]` if they are diagonal.
+          factors: symmetric matrices, `[M, d, d]`; `[M, d]` if they are diagonal.
           derived: the result for these factors before, from `init` or from the last refresh.
           power: the result of `Root.power` for them, a Python number.
           first: whether this is the first refresh, a boolean scalar.
 
         Returns:
-          A tree of the structure, the shapes and the dtypes of `derived`. It must be finite whatever the factors are:
-          if the root of a matrix is not, return the one from before. `precond.roots.accept` and
-          `precond.roots.last_finite` do so.
+          A tree of the structure, the shapes and the dtypes of `derived`. It must be finite for all factors: if the
+          root of a matrix is not finite, return the one from before, as `precond.roots.accept` and
+          `precond.roots.last_finite` do.
         """
         ...
 
 
-class Apply(Protocol):
+class RootApply(Protocol):
     """Precondition a direction: the type of `Root.apply`."""
 
     def __call__(self, direction: jax.Array, gradient: jax.Array, state: RootState) -> tuple[jax.Array, RootState]:
@@ -118,7 +123,7 @@ class Apply(Protocol):
         ...
 
 
-class Whiten(Protocol):
+class RootWhiten(Protocol):
     """Return the matrices that whiten an axis: the type of `Root.whiten`."""
 
     def __call__(self, state: RootState, axis: int, factor: jax.Array) -> jax.Array:
@@ -126,7 +131,7 @@ class Whiten(Protocol):
 
         Args:
           state: the root's state for this stack; `state.derived[axis]` is what `refresh` returned for the axis.
-          axis: of the blocks, from 0.
+          axis: the axis of the blocks, from 0.
           factor: the factor of this axis as it is now, `[N, d, d]`.
         """
         ...
@@ -139,10 +144,10 @@ class TransportOf(Protocol):
         """Return `RootState.moments` after the refresh of one axis.
 
         Args:
-          moments: of some rows of one stack.
-          old: what was derived from the factors of this axis before the refresh, of the same rows.
-          new: what is derived from them now.
-          axis: of the blocks, from 0.
+          moments: the moments of some rows of one stack.
+          old: the matrices of this axis before the refresh, of the same rows.
+          new: the matrices of this axis after the refresh.
+          axis: the axis of the blocks, from 0.
         """
         ...
 
@@ -154,13 +159,13 @@ class PowerOf(Protocol):
         """Return a number that `refresh` needs for the factor of this axis.
 
         Args:
-          axis: which axis of which block.
+          axis: the axis of a block.
         """
         ...
 
 
 class PadFactor(Protocol):
-    """The type of `Padding.factor`."""
+    """Pad factors: the type of `Padding.factor`."""
 
     def __call__(self, factors: jax.Array, size: int) -> jax.Array:
         """Return factors `[M, d, d]` as `[M, size, size]`, for a size of at least d."""
@@ -168,15 +173,15 @@ class PadFactor(Protocol):
 
 
 class PadDerived(Protocol):
-    """The type of `Padding.derived`."""
+    """Pad derived matrices: the type of `Padding.derived`."""
 
     def __call__(self, derived: Derived, size: int) -> Derived:
-        """Return the matrices derived from factors `[M, d, d]` as if they were derived from the padded ones."""
+        """Return the matrices derived from factors `[M, d, d]` as if they were derived from the padded factors."""
         ...
 
 
 class Crop(Protocol):
-    """The type of `Padding.crop`."""
+    """Crop derived matrices: the type of `Padding.crop`."""
 
     def __call__(self, derived: Derived, like: Derived) -> Derived:
         """Return the matrices derived from padded factors in the sizes of `like`."""
@@ -187,9 +192,9 @@ class Padding(NamedTuple):
     """Say how a root is refreshed among larger matrices, so that fewer sizes are compiled.
 
     Attributes:
-      factor: enlarges factors (`PadFactor`).
-      derived: enlarges the matrices derived from them (`PadDerived`).
-      crop: cuts the result of a refresh of enlarged factors (`Crop`).
+      factor: a function that enlarges factors (`PadFactor`).
+      derived: a function that enlarges the matrices derived from them (`PadDerived`).
+      crop: a function that cuts the result of a refresh of enlarged factors (`Crop`).
     """
 
     factor: PadFactor
@@ -203,25 +208,25 @@ class Root(NamedTuple):
     The types of the functions document their arguments, by the names that they must have.
 
     Attributes:
-      init: from a stack and its factors to a `RootState` (`precond.roots.root.Init`).
-      refresh: from factors and the matrices derived from them before, to the matrices derived now
-        (`precond.roots.root.Refresh`). It is the only costly function.
-      apply: from a direction, a gradient and a state to the preconditioned direction and the state, in every step
-        (`precond.roots.root.Apply`).
-      whiten: from a state, an axis and its factor to the matrices that whiten the axis (`precond.roots.root.Whiten`).
-        None if the root has no such matrices.
-      power: from an `Axis` to a number that `refresh` needs for its factor (`precond.roots.root.PowerOf`).
-      padding: None if a root depends on the size of its matrix. If you replace `refresh`, and what it derives has
-        another form, replace this by None, too.
-      transport: from `RootState.moments` and the old and the new matrices of one axis to the moments that belong to the
-        new ones (`precond.roots.root.TransportOf`). It runs with each refresh, on the rows that are refreshed. None
-        leaves the moments as they are.
+      init: a function from a stack and its factors to a `RootState` (`precond.roots.root.RootInit`).
+      refresh: a function from factors and the matrices derived from them before, to the matrices derived now
+        (`precond.roots.root.RootRefresh`). It is the only costly function.
+      apply: a function from a direction, a gradient and a state to the preconditioned direction and the state, in every
+        step (`precond.roots.root.RootApply`).
+      whiten: a function from a state, an axis and its factor to the matrices that whiten the axis
+        (`precond.roots.root.RootWhiten`). None if the root has no such matrices.
+      power: a function from an `Axis` to a number that `refresh` needs for its factor (`precond.roots.root.PowerOf`).
+      padding: the functions that pad factors; None if a root depends on the size of its matrix. If you replace
+        `refresh`, and what it derives has another form, replace this by None, too.
+      transport: a function from `RootState.moments` and the old and the new matrices of one axis to the moments that
+        belong to the new ones (`precond.roots.root.TransportOf`). It runs with each refresh, on the rows that are
+        refreshed. None leaves the moments as they are.
     """
 
-    init: Init
-    refresh: Refresh
-    apply: Apply
-    whiten: Whiten | None
+    init: RootInit
+    refresh: RootRefresh
+    apply: RootApply
+    whiten: RootWhiten | None
     power: PowerOf
     padding: Padding | None = None
     transport: TransportOf | None = None
@@ -235,21 +240,21 @@ def as_fraction(power: Power) -> Fraction:
     """Read a power as a fraction with a denominator of at most 64, which says how many products a root takes.
 
     Args:
-      power: any number.
+      power: a number.
 
     Examples:
       >>> as_fraction(0.25), as_fraction(1 / 3)
       (Fraction(1, 4), Fraction(1, 3))
     """
-    return Fraction(power).limit_denominator(64)
+    return Fraction(power).limit_denominator(DENOMINATOR)
 
 
 def powers_of(root: Root, factors: Sequence[Factor | None]) -> list[Power]:
     """Return the powers of the factors of one block, without those that are None.
 
     Args:
-      root: that needs them.
-      factors: of the block, one for each axis.
+      root: the root that needs the powers.
+      factors: the factors of the block, one for each axis.
 
     Raises:
       TypeError: for a power that is not a number.

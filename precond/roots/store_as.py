@@ -1,4 +1,4 @@
-"""A wrapper that stores roots and bases in a narrower type than they are computed in."""
+"""Store roots and bases in a narrower type than they are computed in."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ def store_as(root: Root, dtype: DTypeLike = jnp.bfloat16) -> Root:
     $2^{-8} \sqrt d$. The health of the roots is measured before rounding.
 
     Args:
-      root: any root.
+      root: a root.
       dtype: the type in which they are stored.
 
     Returns:
@@ -75,5 +75,5 @@ def store_as(root: Root, dtype: DTypeLike = jnp.bfloat16) -> Root:
         return root.transport(moments, widen(old, wide), widen(new, wide), axis)
 
     given = None if root.whiten is None else whiten
-    turning = None if root.transport is None else transport
-    return root._replace(init=init, refresh=refresh, apply=apply, whiten=given, transport=turning)
+    moving = None if root.transport is None else transport
+    return root._replace(init=init, refresh=refresh, apply=apply, whiten=given, transport=moving)

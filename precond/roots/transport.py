@@ -1,4 +1,4 @@
-"""Rules by which second moments that are kept in a basis follow it when it turns."""
+"""Move second moments that are kept in a basis when the basis is refreshed."""
 
 from typing import NamedTuple, Protocol
 
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from precond.blocks import keep_finite
 from precond.linalg import dot_precision, multiply_axis
 
-__all__ = ["MoveMoments", "Transport", "kept", "turned"]
+__all__ = ["MoveMoments", "Transport", "rotated", "unchanged"]
 
 
 class MoveMoments(Protocol):
@@ -18,39 +18,39 @@ class MoveMoments(Protocol):
         """Return second moments in the new basis of one axis.
 
         Args:
-          moments: in the old basis, `[N, d1, .., dk]`.
+          moments: the moments in the old basis, `[N, d1, .., dk]`.
           old: the old bases of this axis in their columns, `[N, d, d]`.
-          new: the new ones.
-          axis: of the blocks, from 0.
+          new: the new bases of this axis.
+          axis: the axis of the blocks, from 0.
         """
         ...
 
 
 class Transport(NamedTuple):
-    """Say what becomes of second moments when the basis of an axis is refreshed.
+    """Say how second moments change when the basis of an axis is refreshed.
 
     Attributes:
-      name: what the user types to get it.
-      move: `precond.roots.transport.MoveMoments`, from second moments and two bases of one axis to second moments; None
-        leaves them as they are, and costs nothing.
+      name: the text that the user types to get it.
+      move: a function from second moments and two bases of one axis to second moments
+        (`precond.roots.transport.MoveMoments`). None leaves them as they are, and costs nothing.
     """
 
     name: str
     move: MoveMoments | None
 
 
-def kept() -> Transport:
-    """Leave second moments where they are, as the official SOAP does: entry j goes on with column j of the new basis.
+def unchanged() -> Transport:
+    """Leave second moments as they are, as the official SOAP does: entry j belongs to column j of the new basis, too.
 
     Examples:
-      >>> kept().move is None
+      >>> unchanged().move is None
       True
     """
-    return Transport("kept()", None)
+    return Transport("unchanged()", None)
 
 
-def turned() -> Transport:
-    r"""Turn second moments with the basis.
+def rotated() -> Transport:
+    r"""Rotate second moments with the basis.
 
     $$V' = (P \circ P) V (O \circ O)^\top$$
 
@@ -58,19 +58,19 @@ def turned() -> Transport:
     axis, and $\circ$ is the product by element. If the coordinates in the old basis are independent and have mean 0,
     these are exactly their second moments in the new one. The sum of V does not change.
 
-    Without it, a basis that turns towards one very large gradient meets second moments that never saw it, and updates
+    Without it, a basis can rotate towards one very large gradient while second moments do not contain it. Then updates
     grow by an order of magnitude for many steps. It costs two products for each basis that is refreshed. Second moments
-    of a basis that stays as it was are not changed by a bit.
+    of a basis that stays as it was do not change, not by a bit.
 
     Examples:
       >>> swap = jnp.asarray([[[0.0, 1.0], [1.0, 0.0]]])
-      >>> turned().move(jnp.asarray([[2.0, 3.0]]), jnp.eye(2)[None], swap, 0).tolist()
+      >>> rotated().move(jnp.asarray([[2.0, 3.0]]), jnp.eye(2)[None], swap, 0).tolist()
       [[3.0, 2.0]]
     """
-    return Transport("turned()", _turn)
+    return Transport("rotated()", _rotate)
 
 
-def _turn(moments: jax.Array, old: jax.Array, new: jax.Array, axis: int) -> jax.Array:
+def _rotate(moments: jax.Array, old: jax.Array, new: jax.Array, axis: int) -> jax.Array:
     between = jnp.matmul(jnp.swapaxes(new, 1, 2), old, precision=dot_precision())
     out = multiply_axis(moments, jnp.square(between).astype(moments.dtype), axis)
     return keep_finite(jnp.any(old != new, axis=(1, 2)), out, moments)

@@ -1,4 +1,4 @@
-"""A wrapper for methods whose step has no sensible length before their roots are known."""
+"""Wrap a root for methods whose step has no sensible length before their roots are known."""
 
 import functools
 
@@ -23,7 +23,7 @@ def waiting(root: Root) -> Root:
     graft, such as `precond.kl_shampoo`, if the first gradients of a block are zero.
 
     Args:
-      root: one that multiplies every axis by a matrix: `precond.inverse_root`, `precond.inverse`.
+      root: a root that multiplies every axis by a matrix: `precond.inverse_root`, `precond.inverse`.
 
     Returns:
       A `Root`.

@@ -1,4 +1,4 @@
-"""How one leaf that is divided over devices becomes slices of its blocks, and comes back."""
+"""Turn one leaf that is sharded over devices into slices of its blocks, and back."""
 
 import math
 from collections.abc import Sequence
@@ -16,10 +16,10 @@ def split_slices(x: jax.Array, axis: int, count: int, cuts: Sequence[Cut] | None
     """Split blocks into slices, `[.., d, ..] -> [count, .., d / count, ..]`.
 
     Args:
-      x: any array.
-      axis: that is cut into blocks.
-      count: of slices of each block.
-      cuts: how the axis is cut; None is one block.
+      x: an array.
+      axis: the axis that is cut into blocks.
+      count: the number of slices of each block.
+      cuts: the cuts of the axis; None is one block.
 
     Examples:
       >>> split_slices(jnp.arange(6), 0, 2, [Cut(0, 1, 4), Cut(4, 1, 2)]).tolist()
@@ -38,9 +38,9 @@ def merge_slices(x: jax.Array, axis: int, cuts: Sequence[Cut] | None = None) -> 
     """Merge slices into blocks: the inverse of `split_slices`.
 
     Args:
-      x: in the shape of its result.
-      axis: as given to `split_slices`.
-      cuts: as given to `split_slices`.
+      x: an array in the shape of the result of `split_slices`.
+      axis: the axis, as given to `split_slices`.
+      cuts: the cuts, as given to `split_slices`.
 
     Examples:
       >>> merge_slices(
@@ -59,16 +59,16 @@ def merge_slices(x: jax.Array, axis: int, cuts: Sequence[Cut] | None = None) -> 
 
 
 class LeafExchange(NamedTuple):
-    """How one divided leaf becomes slices and comes back. Nothing is exchanged if a shard already is the slice.
+    """Describe how one sharded leaf becomes slices, and back. Nothing is exchanged if a shard already is the slice.
 
     Attributes:
-      dim: the axis along which the leaf is divided.
+      dim: the axis along which the leaf is sharded.
       read: the axes of the device's shard, as its view reads them.
-      order: of these axes in the tensor.
-      dims: the axes in this order, with those of the sliced axis of the tensor merged.
-      at: which of `dims` is divided; None if the shard is the slice.
-      axis: which of `dims` is sliced.
-      cuts: the blocks along it.
+      order: the order of these axes in the tensor.
+      dims: the lengths of the axes in this order, with those of the sliced axis of the tensor merged.
+      at: the place in `dims` at which the leaf is sharded; None if the shard is the slice.
+      axis: the place in `dims` that is sliced.
+      cuts: the cuts along the sliced axis.
       narrow: the shape of the slices, `[B, D1, .., Dk]`.
     """
 
@@ -90,23 +90,23 @@ class LeafExchange(NamedTuple):
         """Return what a device sends of its shard of the leaf, `[count, ..]`, one entry for each device."""
         return split_slices(self._ordered(leaf).reshape(self.dims), self.axis, count, self.cuts)
 
-    def receive(self, came: jax.Array) -> jax.Array:
+    def receive(self, received: jax.Array) -> jax.Array:
         """Return the device's slice of all blocks of the leaf, `[B, D1, .., Dk]`.
 
         Args:
-          came: what was received from each device; if the exchange is local, the device's own shard.
+          received: the parts received from each device; if the exchange is local, the device's own shard.
         """
-        came = self._ordered(came) if self.at is None else jnp.moveaxis(came, 0, self.at)
-        return came.reshape(self.narrow)
+        received = self._ordered(received) if self.at is None else jnp.moveaxis(received, 0, self.at)
+        return received.reshape(self.narrow)
 
     def send_back(self, slices: jax.Array, count: int) -> jax.Array:
         """Return what a device sends of its slices: the inverse of `receive`."""
         at, dims = self.at or 0, [d // count if i == self.axis else d for i, d in enumerate(self.dims)]
         return jnp.moveaxis(slices.reshape(*dims[:at], count, *dims[at:]), at, 0)
 
-    def receive_back(self, came: jax.Array, shape: Sequence[int]) -> jax.Array:
+    def receive_back(self, received: jax.Array, shape: Sequence[int]) -> jax.Array:
         """Return the device's shard of the leaf, in this shape: the inverse of `send`, or of a local `receive`."""
-        leaf = came if self.is_local else merge_slices(came, self.axis, self.cuts)
+        leaf = received if self.is_local else merge_slices(received, self.axis, self.cuts)
         leaf = leaf.reshape([self.read[a] for a in self.order])
         return leaf.transpose(sorted(range(len(self.order)), key=self.order.__getitem__)).reshape(shape)
 
@@ -120,12 +120,12 @@ def exchange_of(
     """Return the exchange of a leaf, or None if a shard of it cannot become slices.
 
     Args:
-      shape: of the leaf.
+      shape: the shape of the leaf.
       g: how it is read.
       sliced_axis: the axis of its tensors that is sliced.
-      cuts: the blocks along it.
-      count: of devices.
-      dim: the axis along which the leaf is divided.
+      cuts: the cuts along this axis.
+      count: the number of devices.
+      dim: the axis along which the leaf is sharded.
 
     Examples:
       >>> exchange_of(

@@ -1,23 +1,24 @@
-"""Gradients that are whole on every device: each device cuts out its own blocks."""
+"""Move replicated gradients: each device cuts out its own blocks."""
 
 from typing import Any
 
 from jax.sharding import PartitionSpec
 
 from precond.blocks import Layout
+from precond.blocks.layout import Leaves, Stacks
 from precond.collectives import Collectives
-from precond.routes.route import Leaves, Route, Stacks
+from precond.routes.route import Route
 
 __all__ = ["replicated_route"]
 
 
 def replicated_route(layout: Layout, leaves: Leaves, collectives: Collectives) -> Route:
-    """Cut out the device's own blocks of leaves that are whole on every device, and gather all directions.
+    """Cut out the device's own blocks of replicated leaves, and gather all directions.
 
     Args:
-      layout: of the leaves.
-      leaves: gradients.
-      collectives: over the devices that have different blocks.
+      layout: the layout of the leaves.
+      leaves: the gradients.
+      collectives: the collectives over the devices that have different blocks.
     """
 
     def pack(leaves: Leaves) -> Stacks:

@@ -1,24 +1,22 @@
-"""A way of gradients to the devices that own their blocks, and of directions back to the parameters."""
+"""Describe the way of gradients to the devices that own their blocks, and of directions back."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 from jax.sharding import PartitionSpec
 
-__all__ = ["Leaves", "Route", "Stacks"]
+from precond.blocks.layout import Leaves, Stacks
 
-Leaves = Sequence[Any]
-Stacks = dict[str, jax.Array]
+__all__ = ["Route"]
 
 
 class Route(NamedTuple):
     """Move leaves into the stacks of this device, and directions back; both functions are called on every device.
 
     Attributes:
-      specs: for each leaf, how it is divided over devices when it comes and when it goes.
-      pack: from leaves to the device's blocks.
-      unpack: from the device's blocks and the leaves (their shapes and dtypes are enough) to the directions.
+      specs: the specification of each leaf on the mesh, before `pack` and after `unpack`.
+      pack: a function from leaves to the device's blocks.
+      unpack: a function from the device's blocks and the leaves (their shapes and dtypes are enough) to the directions.
     """
 
     specs: list[PartitionSpec]

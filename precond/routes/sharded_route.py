@@ -1,4 +1,4 @@
-"""Gradients that come divided over devices: each device sends rows of blocks to the blocks' owners."""
+"""Move sharded gradients: each device sends rows of blocks to the owners of the blocks."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,9 +8,10 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from precond.blocks import Layout
+from precond.blocks.layout import CutGroups, Leaves, Stacks
 from precond.collectives import Collectives
 from precond.routes.leaf_exchange import merge_slices, split_slices
-from precond.routes.route import Leaves, Route, Stacks
+from precond.routes.route import Route
 from precond.routes.slices import Slices, slices_of
 
 __all__ = ["sharded_route"]
@@ -22,40 +23,40 @@ def sharded_route(
     """Send the rows of every block from the shards of a leaf to the owner of the block, and directions back.
 
     There are two exchanges each way (see `precond.routes.slices`), and in each of them a device receives 1/n of the
-    gradients. Leaves whose sizes do not divide are gathered whole.
+    gradients. Leaves whose sizes do not divide are gathered.
 
     Args:
-      layout: of the leaves.
-      leaves: gradients; shapes and dtypes are enough.
-      collectives: over the devices that have different blocks.
-      axes: of the mesh, over which leaves are divided.
-      dims: for each leaf the axes along which it may come divided, the best first.
+      layout: the layout of the leaves.
+      leaves: the gradients; shapes and dtypes are enough.
+      collectives: the collectives over the devices that have different blocks.
+      axes: the mesh axes over which leaves are sharded.
+      dims: the axes along which each leaf can be sharded, the best first.
     """
     slices, n = slices_of(layout, leaves, collectives.count, dims), collectives.count
     sliced_axes, exchanges = slices.sliced_axes, slices.exchanges
 
     def pack(leaves: Leaves) -> Stacks:
         wires = layout.dtypes(leaves)
-        came = collectives.all_to_all({i: x.send(leaves[i], n) for i, x in exchanges.items() if not x.is_local})
-        narrow = [exchanges[i].receive(came.get(i, x)) if i in exchanges else x for i, x in enumerate(leaves)]
-        stacks = slices.layout.stacked(_slices_of_whole(slices, collectives, slices.layout.cut(narrow)))
+        received = collectives.all_to_all({i: x.send(leaves[i], n) for i, x in exchanges.items() if not x.is_local})
+        narrow = [exchanges[i].receive(received.get(i, x)) if i in exchanges else x for i, x in enumerate(leaves)]
+        stacks = slices.layout.stack_blocks(_slices_of_whole(slices, collectives, slices.layout.cut(narrow)))
         sent = {k: x.reshape(n, -1, *x.shape[1:]).astype(wires[k]) for k, x in stacks.items() if k in sliced_axes}
-        came = collectives.all_to_all(sent)
+        received = collectives.all_to_all(sent)
         mine = collectives.local({k: x for k, x in stacks.items() if k not in sliced_axes})
-        return mine | {k: merge_slices(x, sliced_axes[k] + 1).astype(stacks[k].dtype) for k, x in came.items()}
+        return mine | {k: merge_slices(x, sliced_axes[k] + 1).astype(stacks[k].dtype) for k, x in received.items()}
 
     def unpack(stacks: Stacks, leaves: Leaves) -> list[Any]:
         sent = {k: split_slices(x, sliced_axes[k] + 1, n) for k, x in stacks.items() if k in sliced_axes}
-        came = {k: x.reshape(-1, *x.shape[2:]) for k, x in collectives.all_to_all(sent).items()}
-        came |= collectives.all_gather({k: x for k, x in stacks.items() if k not in sliced_axes})
-        cut = _whole_of_slices(slices, collectives, slices.layout.unstacked(came))
+        received = {k: x.reshape(-1, *x.shape[2:]) for k, x in collectives.all_to_all(sent).items()}
+        received |= collectives.all_gather({k: x for k, x in stacks.items() if k not in sliced_axes})
+        cut = _whole_of_slices(slices, collectives, slices.layout.unstack_blocks(received))
         like = [
             jax.ShapeDtypeStruct(exchanges[i].narrow, x.dtype) if i in exchanges else x for i, x in enumerate(leaves)
         ]
-        out = slices.layout.pasted(cut, like)
-        came = collectives.all_to_all({i: x.send_back(out[i], n) for i, x in exchanges.items() if not x.is_local})
+        out = slices.layout.paste(cut, like)
+        received = collectives.all_to_all({i: x.send_back(out[i], n) for i, x in exchanges.items() if not x.is_local})
         return [
-            exchanges[i].receive_back(came.get(i, x), leaves[i].shape) if i in exchanges else x
+            exchanges[i].receive_back(received.get(i, x), leaves[i].shape) if i in exchanges else x
             for i, x in enumerate(out)
         ]
 
@@ -64,13 +65,10 @@ def sharded_route(
     return Route([divided.get(i, whole) for i in range(len(leaves))], pack, unpack)
 
 
-CutGroups = list[list[jax.Array]]
-
-
 def _of_whole_groups(
     slices: Slices, cut: CutGroups, change: Callable[[list[tuple[jax.Array, int]]], list[jax.Array]]
 ) -> CutGroups:
-    """Change the blocks of groups whose members are whole, if the rest of their stack is sliced."""
+    """Change the blocks of groups whose members are replicated, if the rest of their stack is sliced."""
     places, given = [], []
     for s, group in enumerate(slices.layout.groups):
         for r, (name, _) in enumerate(group.regions):
@@ -98,8 +96,8 @@ def _whole_of_slices(slices: Slices, collectives: Collectives, cut: CutGroups) -
     """Gather such blocks whole: the inverse of `_slices_of_whole`."""
 
     def change(given: list[tuple[jax.Array, int]]) -> list[jax.Array]:
-        came = collectives.all_gather([x for x, _ in given])
-        parts = [x.reshape(slices.count, -1, *x.shape[1:]) for x in came]
+        received = collectives.all_gather([x for x, _ in given])
+        parts = [x.reshape(slices.count, -1, *x.shape[1:]) for x in received]
         return [merge_slices(x, axis) for x, (_, axis) in zip(parts, given, strict=True)]
 
     return _of_whole_groups(slices, cut, change)

@@ -1,10 +1,10 @@
-"""Between leaves that are divided over devices and stacks that are: every device has one slice of every block.
+"""Cut sharded leaves into slices, one slice of every block for each device, on the way to sharded stacks.
 
-A leaf is divided along one of its axes, and a stack along its blocks. In general a device owns nothing of the blocks
-to which its shard of a leaf belongs. But two exchanges lead from one to the other on any tree, and in each of them
-every device sends as much to every other. The first leads from the shard of a leaf to one slice of all its blocks, the
-same slice of each, along an axis of the block. The second leads from the slices of all blocks to some blocks whole.
-Slices are cut from leaves and stacked as blocks are, by the same layout with narrower blocks.
+A leaf is sharded along one of its axes, and a stack along its blocks. In general a device owns none of the blocks to
+which its shard of a leaf belongs. But two exchanges lead from one to the other on any tree, and in each of them every
+device sends equally much to every other. The first leads from the shard of a leaf to one slice of all its blocks, the
+same slice of each, along an axis of the block. The second leads from the slices of all blocks to whole blocks, some on
+each device. Slices are cut from leaves and stacked as blocks are, by the same layout with narrower blocks.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,11 +20,11 @@ class Slices(NamedTuple):
     """Say how leaves are cut into slices, one slice of every block for each device.
 
     Attributes:
-      layout: of slices. It has the groups whose members do not all come divided as they are.
-      count: of slices of a block.
-      sliced_axes: by stack, the axis of its blocks that is sliced. Blocks of a stack that is not in it have no axis
+      layout: the layout of slices. Groups that have a replicated member are in it as they are.
+      count: the number of slices of a block.
+      sliced_axes: the axis of the blocks that is sliced, by stack. The blocks of a stack that is not named have no axis
         that divides, and stay whole.
-      exchanges: by the place of the leaf, of those that come divided. The others come whole.
+      exchanges: the exchanges of the leaves that are sharded, by the place of the leaf. The others are replicated.
     """
 
     layout: Layout
@@ -33,18 +33,18 @@ class Slices(NamedTuple):
     exchanges: dict[int, LeafExchange]
 
     def whole(self, group: TensorGroup) -> bool:
-        """Return whether the members of a group come whole."""
+        """Return whether the members of a group are replicated."""
         return group.members[0].leaf not in self.exchanges
 
 
 def slices_of(layout: Layout, leaves: Sequence[Any], count: int, dims: Sequence[Sequence[int]]) -> Slices:
-    """Work out how leaves come to their blocks' owners.
+    """Compute how leaves are cut into slices, and how slices reach the owners of their blocks.
 
     Args:
-      layout: of the leaves.
-      leaves: with shapes.
-      count: of devices, which divides the length of every stack.
-      dims: for each leaf the axes along which it may come divided, the best first.
+      layout: the layout of the leaves.
+      leaves: the leaves, or their shapes.
+      count: the number of devices, which divides the length of every stack.
+      dims: the axes along which each leaf can be sharded, the best first.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -69,7 +69,7 @@ def slices_of(layout: Layout, leaves: Sequence[Any], count: int, dims: Sequence[
 def _exchanges(
     group: TensorGroup, axis: int, leaves: Sequence[Any], count: int, dims: Sequence[Sequence[int]]
 ) -> dict[int, LeafExchange] | None:
-    """Return the exchanges of all leaves of a group, or None if one of them cannot come divided."""
+    """Return the exchanges of all leaves of a group, or None if one of them cannot be sharded."""
     found: dict[int, LeafExchange] = {}
 
     def add(leaf: int, g: Geometry, axis: int, cuts: Sequence[Cut]) -> bool:
@@ -82,7 +82,7 @@ def _exchanges(
         divided = add(member.leaf, member.geometry, axis, group.cuts[axis])
         if member.row is None:
             return divided
-        # A last row is one number of every column, so that it is sliced where columns are.
+        # A last row has one number for every column, so that it is sliced as columns are.
         return (
             divided and axis == 1 and add(member.row, member.row_geometry or member.geometry.of_row(), 0, group.cuts[1])
         )

@@ -1,4 +1,4 @@
-"""Statistics estimate curvature: Optax transformations from stacks of gradients to factors. Floor 2 of the library."""
+"""Estimate curvature by Optax transformations from stacks of gradients to factors. This is floor 2 of the library."""
 
 from precond.statistics.activations import ActivationsState, activations
 from precond.statistics.balance import balance

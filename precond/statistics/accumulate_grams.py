@@ -1,4 +1,4 @@
-"""The part that statistics share: they accumulate a Gram matrix for each stack and axis."""
+"""Accumulate a Gram matrix for each stack and axis, which is the part that statistics share."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ from jax.tree_util import KeyPath
 from jax.typing import ArrayLike
 
 from precond.arguments import check_number, check_whole
-from precond.blocks import BlockInfo, active_axes, finite_blocks, info_of, keep_finite, path_name, tell_average
+from precond.blocks import BlockInfo, active_axes, finite_blocks, info_of, keep_finite, path_name, report_average
 from precond.control_flow import run_if
 from precond.linalg import Packed, average, eye_like, packed_gram
 from precond.linalg.align import per_row
@@ -29,8 +29,8 @@ class StatisticsState(NamedTuple):
     """Hold the state of `accumulate_grams`.
 
     Attributes:
-      count: updates seen.
-      terms: by stack, the number of terms that each block has accumulated, `[N]`.
+      count: the number of updates.
+      terms: the number of terms that each block has accumulated, `[N]` by stack.
       factors: the tree of stacks with a tuple in place of each stack, with an entry for each axis: its packed factor,
         or None.
     """
@@ -58,7 +58,7 @@ class _Rule(NamedTuple):
     def add(
         self, views: Mapping[int, jax.Array], good: jax.Array, terms: jax.Array, factors: tuple[Packed | None, ...]
     ) -> tuple[jax.Array, tuple[Packed | None, ...]]:
-        """Add the Gram matrices of what each axis sees to the factors of the blocks that are good."""
+        """Add each axis's Gram matrix to the factors of the good blocks."""
         terms = terms + good
 
         def averaged(old: jax.Array, new: jax.Array) -> jax.Array:
@@ -85,14 +85,14 @@ def accumulate_grams(
     every: int,
     mean: bool = False,
 ) -> tuple[Init[StatisticsState], Update[StatisticsState]]:
-    """Sum or average a Gram matrix per block and axis; see `precond.outer_products` for the other arguments.
+    """Sum or average a Gram matrix for each block and axis; see `precond.outer_products` for the other arguments.
 
-    A block of which an axis sees something that is not finite is left out, with all of its axes. A gradient that is
-    finite may be infinite once it is whitened.
+    If the array of one axis has an entry that is not finite, the block is skipped on all axes. A finite gradient can
+    become infinite by whitening.
 
     Args:
-      seen: what an axis sees of the gradients.
-      mean: divide each Gram matrix by the size of the other axes.
+      seen: a function that turns gradients into the array of one axis.
+      mean: whether to divide each Gram matrix by the size of the other axes.
 
     Returns:
       The two functions of a transformation, for `precond.transformation.transformation`.
@@ -106,7 +106,7 @@ def accumulate_grams(
     rule = _Rule(decay, weight, debiased, mean)
 
     def init(params: optax.Params) -> StatisticsState:
-        tell_average("factors", decay, debiased=debiased)
+        report_average("factors", decay, debiased=debiased)
 
         def start(path: KeyPath, stack: Leaf) -> tuple[Packed | None, ...]:
             n, *shape = stack.shape

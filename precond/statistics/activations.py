@@ -1,4 +1,4 @@
-"""K-FAC's statistics, which average over steps the factors that layers captured."""
+"""Average over steps the factors that layers captured: K-FAC's statistics."""
 
 import functools
 from typing import Any, NamedTuple
@@ -11,14 +11,12 @@ from jax.typing import ArrayLike
 
 from precond.arguments import check_number, described
 from precond.blocks import BlockInfo, active_axes, info_of, path_name
-from precond.linalg import Packed, average, packed
+from precond.linalg import Factor, Packed, average, packed
 from precond.linalg.align import per_row
 from precond.transformation import transformation
 from precond.trees import Factors, Leaf, Stacks, wide_dtype
 
 __all__ = ["ActivationsState", "activations"]
-
-Factor = jax.Array | Packed
 
 
 class ActivationsState(NamedTuple):
@@ -26,9 +24,9 @@ class ActivationsState(NamedTuple):
 
     Attributes:
       count: the number of updates that had factors.
-      terms: by stack, the number of terms in the factors of each block, `[N]`.
-      factors: by stack, a tuple with an entry for each axis.
-      unseen: by stack, the number of updates since each block had factors that were not all zero, `[N]`.
+      terms: the number of terms in the factors of each block, `[N]` by stack.
+      factors: a tuple with an entry for each axis, by stack.
+      unseen: the number of updates since each block had factors that were not all zero, `[N]` by stack.
     """
 
     count: jax.Array
@@ -39,21 +37,22 @@ class ActivationsState(NamedTuple):
 
 @described()
 def activations(decay: ArrayLike = 0.95) -> optax.GradientTransformationExtraArgs:
-    r"""Average the factors that layers captured, free of the bias of their start.
+    r"""Average the factors that layers captured, without the bias of their start.
 
     $$A \leftarrow \beta A + (1 - \beta) E[a a^\top], \qquad G \leftarrow \beta G + (1 - \beta) E[g g^\top]$$
 
-    Each is divided by $1 - \beta^t$, with t the number of terms. If an axis stands in brackets in the name of a stack
+    Each is divided by $1 - \beta^t$, with t the number of terms. If an axis is in brackets in the name of a stack
     (`"(500)x16"`), its factor is diagonal, `[N, 500]`; an axis of length 1 has none.
 
     Args:
-      decay: $\beta$; 1 sums.
+      decay: $\beta$; 1 sums. The default is that of the authors' code, and remembers about 20 updates.
 
     Returns:
       A transformation from stacks `[N, d1, .., dk]` to a tuple of factors in place of each; full factors are packed
       (`precond.linalg.Packed`). It averages `precond.BlockInfo.factors`, which are dense and have the form of its
       result. If they are None, because nothing was captured in a step, everything stays as it is. A block keeps its
-      factors if a new one, or its gradient, is not finite, and if the new ones are all zero, as its layer saw no rows.
+      factors if a new one, or its gradient, is not finite, or if all new factors are zero because the layer received no
+      rows.
 
     Raises:
       ValueError, TypeError: for a decay out of range.
@@ -151,7 +150,7 @@ def _count_unseen(unseen: Stacks, info: BlockInfo) -> Stacks:
     def one(path: KeyPath, old: jax.Array) -> jax.Array:
         name = path_name(path)
         seen = jnp.zeros(old.shape, bool) if info.factors is None else _seen(info.factors[name])
-        if info.origins is not None and info.index is not None:  # what pads a stack has no factors
+        if info.origins is not None and info.index is not None:  # the rows that pad a stack have no factors
             seen |= info.index[name] >= sum(origin.blocks for origin in info.origins[name])
         moved = jnp.where(seen, 0, old + 1)
         return moved if info.any_finite is None else jnp.where(info.any_finite, moved, old)

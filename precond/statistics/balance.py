@@ -1,17 +1,15 @@
-"""Factors of a block scaled to one mean eigenvalue, so that equal damping of each is Tikhonov damping."""
+"""Scale the factors of a block to one mean eigenvalue, so that equal damping of each is Tikhonov damping."""
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from precond.arguments import described
-from precond.linalg import Packed, dense
+from precond.linalg import Factor, dense
 from precond.linalg.align import per_row
 from precond.trees import Factors
 
 __all__ = ["balance"]
-
-Factor = jax.Array | Packed
 
 
 @described()
@@ -22,9 +20,9 @@ def balance() -> optax.GradientTransformation:
 
     $$F_i \leftarrow \frac{\bar n}{n_i} F_i$$
 
-    To add $\lambda^{1/k} I$ to each of these is to add $\pi_i \lambda^{1/k} I$ to each of the factors as they were,
-    with $\pi_i = n_i / \bar n$. This is factored Tikhonov damping, for any number k of factors. Chain it behind a
-    statistic, before `precond.inverse`.
+    Adding $\lambda^{1/k} I$ to each balanced factor equals adding $\pi_i \lambda^{1/k} I$ to each original factor, with
+    $\pi_i = n_i / \bar n$. This is factored Tikhonov damping, for any number k of factors. Chain it after a statistic,
+    before `precond.inverse`.
 
     Returns:
       A stateless transformation of factors. If a factor of a block has no positive mean, all factors of this block stay

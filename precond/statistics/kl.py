@@ -1,4 +1,4 @@
-"""KL-Shampoo's statistics, in which each factor sees the gradient whitened by all the others."""
+"""Estimate KL-Shampoo's factors, for each of which the gradient is whitened by all the others."""
 
 import math
 from typing import Any, NamedTuple
@@ -23,8 +23,8 @@ class KlState(NamedTuple):
     """Hold the state of `kl`.
 
     Attributes:
-      unit: by stack, the root mean square of each block's first gradient that is not zero, `[N]`; 0 before there is
-        one.
+      unit: the root mean square of each block's first gradient that is not zero, `[N]` by stack; 0 before this
+        gradient.
       accumulated: the state of the factors.
     """
 
@@ -53,10 +53,10 @@ def kl(
     $$L \leftarrow \beta L + \frac{w}{n} (G R^{-1/2}) (G R^{-1/2})^\top, \qquad
       R \leftarrow \beta R + \frac{w}{m} (L^{-1/2} G)^\top (L^{-1/2} G)$$
 
-    The whitening matrix is the root itself, whatever its power. With `inverse_root(power=0.5)` this is the paper's
-    rule, with any other power it is Meta's. As long as the root gives no matrix for an axis, $I / \sqrt u$ whitens it,
-    where u is the root mean square of the block's first gradient that is not zero. So $L \otimes R$ is quadratic in the
-    gradient from the first step on.
+    The whitening matrix is the root itself, for every power. With `inverse_root(power=0.5)` this is the paper's rule,
+    with any other power it is Meta's. Before the root gives a matrix for an axis, $I / \sqrt u$ whitens it, where u is
+    the root mean square of the block's first gradient that is not zero. So $L \otimes R$ is quadratic in the gradient
+    from the first step on.
 
     Args:
       decay: as in `precond.outer_products`.
@@ -65,7 +65,7 @@ def kl(
       initial: as in `precond.outer_products`.
       axes: as in `precond.outer_products`.
       every: as in `precond.outer_products`.
-      mean: divide by the size of the other axes, as the paper does and Meta's implementation does not.
+      mean: whether to divide by the size of the other axes, as the paper does and Meta's implementation does not.
       unit: u; None measures it. Meta's implementation has 1.
 
     Returns:
@@ -147,7 +147,7 @@ def kl(
         def scaled(name: str, axis: int, factor: jax.Array) -> jax.Array:
             found, size = whiten(name, axis, factor), by_name[name]
             least = jnp.where(size > 0, size, 1)[:, None, None] ** -0.5 * jnp.eye(found.shape[-1], dtype=found.dtype)
-            unknown = jnp.trace(found, axis1=1, axis2=2) == 0  # a row that saw nothing is zero for itself
+            unknown = jnp.trace(found, axis1=1, axis2=2) == 0  # rows whose factor has seen no gradient have a zero root
             return jnp.where(unknown[:, None, None], least, found)
 
         factors, accumulated = accumulate(updates, state.accumulated, params, whiten=scaled, **extra)

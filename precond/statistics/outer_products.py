@@ -1,4 +1,4 @@
-"""Shampoo's statistics, outer products of the gradient with itself along every axis."""
+"""Estimate Shampoo's factors by outer products of the gradient with itself along every axis."""
 
 import jax
 import optax
@@ -32,15 +32,16 @@ def outer_products(
     For a matrix these are $G G^\top$ and $G^\top G$.
 
     Args:
-      decay: $\beta$; 1 sums for ever (AdaGrad), less than 1 averages.
+      decay: $\beta$; 1 sums (AdaGrad), less than 1 averages. The default remembers about 100 updates.
       weight: $w$; None takes $1 - \beta$, or 1 for a sum.
-      bias_correction: make the factors weighted means of all terms so far, as a division by $1 - \beta^t$ does. It has
-        an effect on averages that begin at zero and have the default weight.
-      initial: $L_i$ begins as this times the identity. Google's implementation begins at its ridge, Meta's at 0.
+      bias_correction: whether to make the factors weighted means of all terms so far, as a division by $1 - \beta^t$
+        does. It has an effect on averages that begin at zero and have the default weight.
+      initial: the number whose multiple of the identity is the first $L_i$. Google's implementation begins at its
+        ridge, Meta's at 0.
       axes: the axes of a block that get a factor, as positions (`[-1]`) or a function from the number of axes to
-        positions; None takes all. Positions that a block has not are left out. An axis that the view made passive never
-        has a factor.
-      every: the number of updates from one that is accumulated to the next; the first update is accumulated.
+        positions; None takes all. Positions beyond the block's axes are ignored. An axis that the view made passive
+        never has a factor.
+      every: the number of updates between two that are accumulated, from the first.
 
     Returns:
       A transformation from a tree of stacks `[N, d1, .., dk]` to the tree with a tuple in place of each stack. The

@@ -1,4 +1,4 @@
-"""A transformation of factors that divides them by a power of their trace; it is chained behind a statistic."""
+"""Divide factors by a power of their trace, in a transformation that is chained after a statistic."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""The interface of a statistic, and of the parts from which most of them are made."""
+"""Define the interface of a statistic, and of the parts from which most of them are made."""
 
 from typing import Any, Protocol
 
@@ -22,27 +22,27 @@ class Whiten(Protocol):
         """Return the matrices `[N, d, d]` by which the root whitens an axis; zeros where no root is known yet.
 
         Args:
-          name: of the stack.
-          axis: of its blocks, from 0.
+          name: the name of the stack.
+          axis: the axis of its blocks, from 0.
           factor: the factor of this axis as it is now, `[N, d, d]`.
         """
         ...
 
 
 class Seen(Protocol):
-    """Turn gradients into what one factor sees of them: its Gram matrix is what `accumulate_grams` accumulates."""
+    """Turn gradients into the array whose Gram matrix is added to one factor."""
 
     def __call__(
         self, name: str, stack: jax.Array, axis: int, factors: tuple[Packed | None, ...], whiten: Whiten | None
     ) -> jax.Array:
-        """Return the gradients as the factor of one axis sees them, `[N, d1, .., dk]`.
+        """Return the array whose Gram matrix is added to the factor of one axis, `[N, d1, .., dk]`.
 
         Args:
-          name: of the stack.
-          stack: its gradients, `[N, d1, .., dk]`.
-          axis: of its blocks, from 0.
-          factors: the stack's factors so far, one an axis.
-          whiten: from `precond.scale_by_kronecker`; None outside of it.
+          name: the name of the stack.
+          stack: the gradients of the stack, `[N, d1, .., dk]`.
+          axis: the axis of its blocks, from 0.
+          factors: the stack's factors so far, one for each axis.
+          whiten: the function that `precond.scale_by_kronecker` gives; None outside of it.
         """
         ...
 
@@ -50,7 +50,8 @@ class Seen(Protocol):
 class Statistic(Protocol):
     """Estimate curvature: a statistic is an Optax transformation from stacks of gradients to factors.
 
-    Whatever has these two functions is one: `precond.outer_products`, or a chain of Optax's transformations around it.
+    Everything that has these two functions is a statistic: `precond.outer_products`, or a chain of Optax's
+    transformations around it.
 
     Examples:
       >>> from precond import outer_products
@@ -85,11 +86,12 @@ class Accumulate(Protocol):
 
         Args:
           updates: stacks of raw gradients. Blocks whose gradient is not finite are zero.
-          state: from `init`, or from the last update.
+          state: the result of `init` or of the last update.
           params: stacks of parameters, or None.
-          blocks: what the engine tells of the blocks: which of them are finite, and what the model's layers captured.
-          whiten: from a stack's name, an axis and its factor to the matrices that whiten the axis.
-          **extra: whatever the caller of the optimizer passes.
+          blocks: the engine's description of the blocks: which of them are finite, and what the model's layers
+            captured.
+          whiten: a function from a stack's name, an axis and its factor to the matrices that whiten the axis.
+          **extra: the arguments that the caller of the optimizer passes.
 
         Returns:
           Factors, in place of the stacks, and the next state.

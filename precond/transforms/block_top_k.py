@@ -10,7 +10,7 @@ import optax
 from jax.typing import ArrayLike
 
 from precond.arguments import check_number, check_whole, described
-from precond.transforms.single_blocks import of_single_blocks
+from precond.transforms.of_single_blocks import of_single_blocks
 
 __all__ = ["BLOCK_SIZE", "Entries", "block_top_k", "check_density", "cut", "join", "largest_entries"]
 

@@ -10,8 +10,8 @@ import optax
 from precond.arguments import check_whole, described
 from precond.linalg.lapack import orthonormal_columns
 from precond.linalg.products import product
+from precond.transforms.of_single_blocks import of_single_blocks
 from precond.transforms.rows import Rows, dense_rows
-from precond.transforms.single_blocks import of_single_blocks
 
 __all__ = ["LowRank", "low_rank", "low_rank_rows"]
 

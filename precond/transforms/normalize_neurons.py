@@ -12,7 +12,7 @@ from precond.arguments import check_decay, check_number, described
 from precond.linalg import batch_norm
 from precond.linalg.divide import divide_or_zero
 from precond.transformation import transformation
-from precond.transforms.single_blocks import refuse_stacks
+from precond.transforms.of_single_blocks import refuse_stacks
 
 __all__ = ["NormalizeNeuronsState", "normalize_neurons"]
 

@@ -8,7 +8,7 @@ import optax
 from jax.typing import ArrayLike
 
 from precond.arguments import check_flag, check_number, check_transformation, described
-from precond.blocks import BlockInfo, info_of, tell_average
+from precond.blocks import BlockInfo, info_of, report_average
 from precond.linalg import average
 from precond.transformation import transformation
 from precond.trees import Leaf, Tree, real_dtype
@@ -79,7 +79,7 @@ def scale_by_diagonal(
     momentum = optax.with_extra_args_support(optax.identity() if momentum is None else momentum)
 
     def init(params: optax.Params) -> DiagonalState:
-        tell_average("squares", decay, debiased=bias_correction and weight is None)
+        report_average("squares", decay, debiased=bias_correction and weight is None)
 
         def zeros(p: Leaf) -> jax.Array:
             return jnp.zeros_like(p, jnp.promote_types(jnp.float32, real_dtype(p)))  # sharded as the parameter is

@@ -11,7 +11,7 @@ from precond.arguments import check_decay, described
 from precond.blocks import BlockInfo, info_of
 from precond.linalg import average
 from precond.transformation import transformation
-from precond.transforms.single_blocks import refuse_stacks
+from precond.transforms.of_single_blocks import refuse_stacks
 from precond.trees import Leaf, Tree, real_dtype, wide_dtype
 
 __all__ = ["MeanSquareState", "scale_by_mean_square"]

@@ -8,7 +8,7 @@ import optax
 
 from precond.arguments import check_whole, described
 from precond.blocks import BlockInfo, info_of
-from precond.linalg import round_by_chance
+from precond.linalg import round_stochastically
 from precond.transformation import transformation
 
 __all__ = ["StochasticRoundingState", "stochastic_rounding"]
@@ -91,4 +91,4 @@ def _rounded(key: jax.Array, stack: jax.Array, rows: jax.Array) -> jax.Array:
     def noise(row: jax.Array) -> jax.Array:
         return jax.random.bits(jax.random.fold_in(key, row), stack.shape[1:], jnp.uint16)
 
-    return round_by_chance(stack, jax.vmap(noise)(rows))
+    return round_stochastically(stack, jax.vmap(noise)(rows))

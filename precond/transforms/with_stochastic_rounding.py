@@ -9,8 +9,8 @@ import optax
 
 from precond.arguments import check_transformation, check_whole, described
 from precond.blocks import path_name
-from precond.eager import compiled_if_eager
-from precond.linalg import round_by_chance
+from precond.compiled_if_eager import compiled_if_eager
+from precond.linalg import round_stochastically
 from precond.transformation import transformation
 
 __all__ = ["WithStochasticRoundingState", "with_stochastic_rounding"]
@@ -110,7 +110,7 @@ def _to_rounded(key: jax.Array, update: jax.Array, param: jax.Array) -> jax.Arra
     if param.dtype != jnp.bfloat16:
         return update.astype(param.dtype)
     wide = param.astype(jnp.float32)
-    rounded = round_by_chance(wide + update, jax.random.bits(key, param.shape, jnp.uint16))
+    rounded = round_stochastically(wide + update, jax.random.bits(key, param.shape, jnp.uint16))
     return rounded.astype(jnp.float32) - wide
 
 

@@ -8,7 +8,7 @@ from precond import views
 from precond.blocks.parameter import parameters_of
 from precond.blocks.path_name import parts_of
 from precond.blocks.view import geometry
-from precond.blocks.views.reading import lifted
+from precond.blocks.views.matrices import with_layer_axes
 from tests.blocks.models import MODELS
 
 SETS = {
@@ -85,6 +85,6 @@ def test_layers_of_a_stack_are_read_as_the_model(lines, axis, request):
     many = {path: jax.eval_shape(lambda x: jnp.stack([x] * 6, axis), x) for path, x in one.items()}
     found = {path: views.default(path, x) for path, x in parameters_of(one)}
     for path, x in parameters_of(many):
-        assert 6 in [x.shape[a] for a in x.stacked]
-        expected = None if found[path] is None else lifted(found[path], x.shape, (axis % x.ndim,), path)
+        assert 6 in [x.shape[a] for a in x.layer_axes]
+        expected = None if found[path] is None else with_layer_axes(found[path], x.shape, (axis % x.ndim,), path)
         assert views.default(path, x) == expected, path

@@ -7,7 +7,7 @@ from flax import linen, nnx
 
 from precond import views
 from precond.blocks import View, layout_of, path_name
-from precond.blocks.neighbours import stacked_axes
+from precond.blocks.find_layer_axes import find_layer_axes
 from precond.blocks.parameter import parameters_of
 
 
@@ -16,7 +16,7 @@ def read(params, how=views.default):
 
 
 def axes_of(**shapes):
-    found = stacked_axes({tuple(path.split("__")): shape for path, shape in shapes.items()})
+    found = find_layer_axes({tuple(path.split("__")): shape for path, shape in shapes.items()})
     return {"__".join(parts): axes for parts, axes in found.items()}
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from precond import views
 from precond.blocks import View, layout_of
-from precond.blocks.views.reading import over
+from precond.blocks.views.matrices import with_batch_axes
 from tests.blocks.test_layout import parameters
 
 
@@ -45,7 +45,11 @@ def test_stacks_compose():
         (lambda: views.stacked("a", 2)("a/kernel", leaf(8, 9)), ValueError, "does not fit 'a/kernel' of shape"),
         (lambda: views.stacked("a", (0, -2))("a/kernel", leaf(8, 9)), ValueError, "does not fit"),
         (lambda: views.maxtext(-1), ValueError, "scan_axis"),
-        (lambda: over((1,), lambda *_: View((0,), shape=(-1,)))("a", leaf(4, 3, 5)), ValueError, "lies within"),
+        (
+            lambda: with_batch_axes((1,), lambda *_: View((0,), shape=(-1,)))("a", leaf(4, 3, 5)),
+            ValueError,
+            "lies within",
+        ),
     ],
 )
 def test_what_cannot_be_stacked_says_why(make, error, message):
@@ -61,7 +65,7 @@ def test_blocks_of_a_stack_are_those_of_its_layers(problem, axis, length):
         place = min(axis, len(shape))
         one = np.random.default_rng(0).standard_normal((length, *shape)).astype(np.float32)
         whole = jnp.asarray(np.moveaxis(one, 0, place))
-        layout = layout_of({name: whole}, over((place,), lambda *_, view=view: view), 2)
+        layout = layout_of({name: whole}, with_batch_axes((place,), lambda *_, view=view: view), 2)
         stacks = layout.pack([whole])
         np.testing.assert_array_equal(layout.unpack(stacks, [jnp.zeros_like(whole)])[0], whole)
         each = [layout_of({name: x}, lambda *_, view=view: view, 2).pack([jnp.asarray(x)]) for x in one]

@@ -71,7 +71,9 @@ def test_a_state_by_path_makes_the_same_state_again(name):
 def test_a_state_of_layers_by_path_makes_the_same_state_again():
     params, tx = parameters(), of_layers(parameters())
     factors = of_gradients.factors_of(gradients(0, params), of_gradients.layers_of(params), None)
-    factors = {name: precond.layers.Factors(jnp.eye(13)[None], factors[f"{name}/kernel"].outputs) for name in params}
+    factors = {
+        name: precond.layers.LayerFactors(jnp.eye(13)[None], factors[f"{name}/kernel"].outputs) for name in params
+    }
     _, state = tx.update(gradients(0, params), tx.init(params), params, factors=factors)
     saved = by_path(tx, params, state)
     assert saved["parameters"]["a/bias"]["0/stacks/stacks/momentum/ema"].shape == (8,)

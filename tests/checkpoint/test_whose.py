@@ -13,7 +13,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 import precond
-from precond.blocks import STARTS, default_views, fingerprint, hashed, layout_of, owners_of, ragged
+from precond.blocks import STARTS, block_ids_of, default_views, fingerprint, hashed, layout_of, ragged
 from precond.blocks.views import tensors
 from tests import catalog
 from tests.checkpoint.models import gradients, parameters, renamed, run
@@ -45,7 +45,7 @@ def test_owners_say_where_every_block_begins(views, block_size, multiple):
     for group in layout.groups:
         for m in group.members:
             tensor = np.asarray(m.read(leaves, np.float32))
-            for name, rows in owners_of(layout).items():
+            for name, rows in block_ids_of(layout).items():
                 mine = rows[:, 0] == hashed(layout.paths[m.leaf])
                 numbers = rows[mine][:, STARTS - 1]
                 assert numbers.tolist() == list(range(len(numbers)))
@@ -55,7 +55,7 @@ def test_owners_say_where_every_block_begins(views, block_size, multiple):
                     assert block.flat[0] == tensor[(number // grid, *start)]
                     seen.add(block.flat[0])
     assert len(seen) == sum(layout.blocks.values())
-    for name, rows in owners_of(layout).items():
+    for name, rows in block_ids_of(layout).items():
         assert not rows[layout.blocks[name] :].any()
         assert rows.shape[0] == layout.stacks[name].shape[0]
 
@@ -73,15 +73,15 @@ def test_a_fingerprint_depends_on_names_shapes_cuts_and_nothing_else():
 
 def test_very_long_stacks_cost_nothing_while_they_are_planned():
     layout = layout_of({"a": jax.ShapeDtypeStruct((2**15, 8, 2**15), "float32")}, default_views, 8)
-    rows = jax.eval_shape(lambda: owners_of(layout))
+    rows = jax.eval_shape(lambda: block_ids_of(layout))
     assert {name: x.shape for name, x in rows.items()} == {"8x8": (2**27, 5)}
 
 
 def test_long_stacks_have_the_same_owners_as_short_ones(monkeypatch):
     layout = layout_of({"a": np.zeros((12, 7)), "b": np.zeros((3, 12, 7))}, default_views, ragged(5), 4)
-    expected = owners_of(layout)
-    monkeypatch.setattr("precond.blocks.owners._LARGE", 0)
-    for name, rows in owners_of(layout).items():
+    expected = block_ids_of(layout)
+    monkeypatch.setattr("precond.blocks.block_ids._LARGE", 0)
+    for name, rows in block_ids_of(layout).items():
         assert isinstance(rows, jax.Array)
         np.testing.assert_array_equal(rows, expected[name])
 
@@ -290,9 +290,9 @@ def test_on_a_mesh_every_device_refuses_and_owners_are_divided():
     tx, (params, others) = loops.make(), resorted()
     with jax.set_mesh(mesh):
         state = jax.jit(tx.init)(params)
-        owners = state[0].stacks.owners
-        assert all(x.sharding.spec == jax.sharding.PartitionSpec("data") for x in owners.values())
-        assert all(x.shape[0] % 8 == 0 for x in owners.values())
+        block_ids = state[0].stacks.block_ids
+        assert all(x.sharding.spec == jax.sharding.PartitionSpec("data") for x in block_ids.values())
+        assert all(x.shape[0] % 8 == 0 for x in block_ids.values())
         state = jax.tree.unflatten(jax.tree.structure(jax.eval_shape(tx.init, others)), jax.tree.leaves(state))
         updates, state = jax.jit(tx.update)(gradients(0, others), state, others)
     assert not np.isfinite(updates["z"]["kernel"]).any()
@@ -318,4 +318,4 @@ def test_every_array_of_a_state_is_a_scalar_or_has_the_length_of_a_stack():
     tx = precond.muon(1e-2, otherwise=optax.identity(), block_size=4, axis=precond.sharded(None, multiple=8))
     state = tx.init(parameters())
     assert {x.shape[0] % 8 for x in jax.tree.leaves(state) if x.ndim} == {0}
-    assert math.prod(x.ndim for x in jax.tree.leaves(state[0].stacks.owners)) == 2 ** len(state[0].stacks.owners)
+    assert math.prod(x.ndim for x in jax.tree.leaves(state[0].stacks.block_ids)) == 2 ** len(state[0].stacks.block_ids)

@@ -10,7 +10,7 @@ import pytest
 
 import precond
 from precond import layers, recipes
-from precond.layers import Factors
+from precond.layers import LayerFactors
 from precond.replicas import Replicas
 from tests.conformance import harness
 
@@ -74,7 +74,7 @@ def factors(step, moments=True):
     def one(shape):
         rows, columns = shape[0] + 1, shape[1]
         measured = jnp.asarray(rng.uniform(0.5, 2, (1, rows, columns)))
-        return Factors(definite(rows), definite(columns), measured if moments else None)
+        return LayerFactors(definite(rows), definite(columns), measured if moments else None)
 
     return {name: one(SHAPES[name]["kernel"]) for name in ("one", "two")}
 

@@ -70,7 +70,7 @@ def test_no_later_update_is_with_what_the_page_says(make):
     [
         (of_gradients.kfac(1e-3), 100),
         (neumann(), 100),
-        (precond.soap(1.0, moments=precond.roots.kept()), 3),
+        (precond.soap(1.0, transport=precond.roots.unchanged()), 3),
         (precond.shampoo(1.0, b2=0.99), 2.2),
         (precond.shampoo(1.0, magnitude=optax.identity()), 100),
         (precond.kl_shampoo(1.0, magnitude=None), 10),

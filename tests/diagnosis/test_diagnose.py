@@ -9,9 +9,9 @@ import pytest
 
 import precond
 from precond.diagnosis import Diagnosis, Machine, Trial, Trials, diagnose
+from precond.diagnosis.find_notes import find_notes
+from precond.diagnosis.find_problems import find_problems
 from precond.diagnosis.machine import inspect_machine
-from precond.diagnosis.notes import find_notes
-from precond.diagnosis.problems import find_problems
 from precond.diagnosis.trap import Evidence
 from precond.diagnosis.trials import _distance_from_identity, _matrices
 

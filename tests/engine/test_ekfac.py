@@ -99,7 +99,7 @@ def test_the_alias_is_its_equation(bound):
 
 def test_moments_that_turn_are_those_of_the_dense_diagonal_in_the_new_eigenbasis():
     damping, b2, layers = 0.1, 0.7, some(EVERY_LAYER)
-    turned = {"method": precond.eigh(), "moments": precond.roots.turned(), "refresh": 1}
+    turned = {"method": precond.eigh(), "transport": precond.roots.rotated(), "refresh": 1}
     tx = precond.scale_by_ekfac(layers, b2=b2, decay=0.95, damping=damping, **turned)
     state, update = tx.init(some(tree(0))), jax.jit(tx.update)
     bases, moments = {}, dict.fromkeys(layers, 0.0)

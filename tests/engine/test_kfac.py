@@ -9,7 +9,7 @@ import pytest
 
 import precond
 from precond.blocks import Layer
-from precond.layers import Factors
+from precond.layers import LayerFactors
 from tests import reference
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -46,9 +46,9 @@ def factors_of(seed):
         x = rng.standard_normal((n, d, d + 2))
         return jnp.asarray(scale * x @ x.transpose(0, 2, 1) / d)
 
-    out = {name: Factors(spd(n, i, 2.0), spd(n, o, 0.1)) for name, (n, i, o) in SIZES.items()}
-    out["norm"] = Factors(out["norm"].inputs, None)
-    out["embed"] = Factors(jnp.asarray(rng.uniform(0, 1, (1, 7))), spd(1, 3, 0.1))
+    out = {name: LayerFactors(spd(n, i, 2.0), spd(n, o, 0.1)) for name, (n, i, o) in SIZES.items()}
+    out["norm"] = LayerFactors(out["norm"].inputs, None)
+    out["embed"] = LayerFactors(jnp.asarray(rng.uniform(0, 1, (1, 7))), spd(1, 3, 0.1))
     return out
 
 
@@ -138,7 +138,7 @@ def test_a_power_of_one_half_is_the_inverse_square_root_of_each_factor():
     a, g = (x @ x.T for x in (rng.standard_normal((4, 9)), rng.standard_normal((3, 9))))
     root = precond.inverse_root(power=0.5, damping=precond.relative(0.0))
     tx = precond.scale_by_kfac(capture.layers, root=root)
-    factors = {"": precond.layers.Factors(jnp.asarray(a)[None], jnp.asarray(g)[None])}
+    factors = {"": precond.layers.LayerFactors(jnp.asarray(a)[None], jnp.asarray(g)[None])}
     updates, _ = jax.jit(tx.update)(params, tx.init(params), factors=factors)
     expected = reference.power(a, -0.5) @ params["kernel"] @ reference.power(g, -0.5)
     np.testing.assert_allclose(updates["kernel"], expected, rtol=1e-9)
@@ -241,7 +241,7 @@ def test_balanced_factors_with_one_ridge_are_tikhonovs_for_three_factors_too():
 
 def test_a_zero_factor_leaves_its_layer_alone():
     """A layer that nothing reaches has G = 0, and no pi."""
-    factors = {"dense": Factors(factors_of(0)["dense"].inputs, jnp.zeros((1, 4, 4)))}
+    factors = {"dense": LayerFactors(factors_of(0)["dense"].inputs, jnp.zeros((1, 4, 4)))}
     params = {"dense": tree(0)["dense"]}
     tx = precond.scale_by_kfac({"dense": LAYERS["dense"]}, refresh=1)
     zero = jax.tree.map(jnp.zeros_like, params)

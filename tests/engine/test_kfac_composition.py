@@ -11,7 +11,7 @@ import pytest
 
 import precond
 from precond.blocks import Layer
-from precond.layers import Factors
+from precond.layers import LayerFactors
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -26,7 +26,7 @@ def tree(seed):
 def factors():
     rng = np.random.default_rng(7)
     roots = {name: (rng.standard_normal((1, 3, 5)), rng.standard_normal((1, 4, 6))) for name in LAYERS}
-    return {name: Factors(*(jnp.asarray(x @ x.transpose(0, 2, 1)) for x in pair)) for name, pair in roots.items()}
+    return {name: LayerFactors(*(jnp.asarray(x @ x.transpose(0, 2, 1)) for x in pair)) for name, pair in roots.items()}
 
 
 kfac = functools.partial(precond.scale_by_kfac, damping=0.01, refresh=1)
@@ -115,7 +115,7 @@ def test_weight_decay_in_the_damping_is_the_penalty_of_a_ridge_regression():
     rng, decay = np.random.default_rng(3), 0.3
     x, y, start = rng.standard_normal((20, 3)), rng.standard_normal((20, 4)), tree(5)
     a = x.T @ x / 20
-    seen = {"first": Factors(jnp.asarray(a[None]), jnp.eye(4)[None])}
+    seen = {"first": LayerFactors(jnp.asarray(a[None]), jnp.eye(4)[None])}
     layer, params = {"first": LAYERS["first"]}, {"first": start["first"]}
     direction = precond.scale_by_kfac(layer, root=precond.eigen_inverse(decay), refresh=1)
     tx = optax.chain(optax.add_decayed_weights(decay), direction, optax.scale(-1.0))

@@ -286,6 +286,6 @@ def test_roots_of_reference_implementations_are_not_padded():
     tx = precond.recipes.meta_shampoo(0.1)
     with precond.engine.describing():
         state = jax.eval_shape(lambda p: tx.init(p), {"kernel": jnp.ones((4, 3))})
-    for x in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, precond.engine.Engine)):
-        seen += [x.root.padding] if isinstance(x, precond.engine.Engine) else []
+    for x in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, precond.engine.EngineDescription)):
+        seen += [x.root.padding] if isinstance(x, precond.engine.EngineDescription) else []
     assert seen == [None]

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 
 import precond
-from precond.engine import narrow_entries
+from precond.engine import entries_in_bfloat16
 
 SHAPE = (2, 3, 4000)
 
@@ -27,7 +27,7 @@ def gradients(steps, seed=0):
 
 def test_every_number_is_a_neighbour_of_what_the_transformation_makes_of_the_numbers_before():
     inner, grads = optax.scale_by_adam(), gradients(4)
-    states = run(narrow_entries(inner), grads)
+    states = run(entries_in_bfloat16(inner), grads)
     for g, old, new in zip(grads, states, states[1:], strict=False):
         before = jax.tree.map(lambda x: x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x, old.in_bfloat16)
         _, exact = inner.update(g, before)
@@ -48,7 +48,7 @@ def test_every_number_is_a_neighbour_of_what_the_transformation_makes_of_the_num
 
 def test_a_slow_average_goes_on_where_rounding_to_the_nearest_would_stop():
     g, steps = jnp.full(SHAPE, 0.9, jnp.float32), 200
-    state = run(narrow_entries(optax.ema(0.999, debias=False)), [{"3x4000": g}] * steps)[-1]
+    state = run(entries_in_bfloat16(optax.ema(0.999, debias=False)), [{"3x4000": g}] * steps)[-1]
     exact = 0.9 * (1 - 0.999**steps)
     nearest = jnp.bfloat16(0)
     for _ in range(steps):
@@ -65,7 +65,7 @@ def test_factors_roots_and_numbers_of_whole_blocks_stay_as_they_are():
         precond.per_block(precond.transforms.scale_by_mean_square()),
     )
     stacks = {"4x4": jnp.ones((2, 4, 4))}
-    wide, narrow = inner.init(stacks), narrow_entries(inner).init(stacks).in_bfloat16
+    wide, narrow = inner.init(stacks), entries_in_bfloat16(inner).init(stacks).in_bfloat16
 
     def dtypes(state):
         return jax.tree.map(lambda x: x.dtype, state)
@@ -82,7 +82,7 @@ def test_factors_roots_and_numbers_of_whole_blocks_stay_as_they_are():
 def test_eigenvalues_stay_as_they_are_beside_a_stack_of_their_shape():
     inner = precond.scale_by_kronecker(precond.kl(), precond.roots.averaged_eigenvalues(), momentum=optax.ema(0.9))
     stacks = {"4x4": jnp.ones((2, 4, 4)), "4": jnp.ones((2, 4))}
-    state = jax.eval_shape(narrow_entries(inner).init, stacks).in_bfloat16
+    state = jax.eval_shape(entries_in_bfloat16(inner).init, stacks).in_bfloat16
     assert {x.dtype.name for x in state.roots["4x4"].moments.values} == {"float32"}
     assert {x.dtype.name for x in jax.tree.leaves(state.momentum) if x.ndim > 1} == {"bfloat16"}
 

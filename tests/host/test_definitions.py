@@ -99,18 +99,18 @@ def factors_of(seed):
         x = rng.standard_normal((1, d, d + 2))
         return jnp.asarray(x @ x.transpose(0, 2, 1))
 
-    return {k: precond.layers.Factors(*map(spd, runs.SHAPES[k])) for k in ("one", "two")}
+    return {k: precond.layers.LayerFactors(*map(spd, runs.SHAPES[k])) for k in ("one", "two")}
 
 
 ROOTS = {
     "shampoo": (lambda r: runs.shampoo(refresh=r), lambda: precond.inverse_root(damping=precond.relative(1e-3))),
     "soap": (
         lambda r: precond.soap(0.1, refresh=r, block_size=4),
-        lambda: precond.eigenbasis(moments=precond.roots.turned()),
+        lambda: precond.eigenbasis(transport=precond.roots.rotated()),
     ),
     "soap, rotations": (
         lambda r: precond.soap(0.1, method=precond.roots.rotations(group=1), refresh=r, block_size=4),
-        lambda: precond.eigenbasis(method=precond.roots.rotations(group=1), moments=precond.roots.turned()),
+        lambda: precond.eigenbasis(method=precond.roots.rotations(group=1), transport=precond.roots.rotated()),
     ),
     "kl_shampoo": (
         lambda r: precond.kl_shampoo(0.1, refresh=r, damping=1e-3, block_size=4),

@@ -186,7 +186,10 @@ def factors_of(seed):
         x = rng.standard_normal((1, d, d))
         return jnp.asarray(x + x.transpose(0, 2, 1))
 
-    return {"one": layers.Factors(symmetric(7), symmetric(5)), "two": layers.Factors(symmetric(6), symmetric(3))}
+    return {
+        "one": layers.LayerFactors(symmetric(7), symmetric(5)),
+        "two": layers.LayerFactors(symmetric(6), symmetric(3)),
+    }
 
 
 @pytest.mark.parametrize("given", [(0, 1, 2), (None, 1, 2), (0, None, None), (0, 1, None), (None, None, None)], ids=str)

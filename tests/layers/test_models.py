@@ -9,7 +9,7 @@ import pytest
 
 import precond
 from precond import layers
-from precond.blocks import Probe, leaves_of, spread_leads
+from precond.blocks import Probe, leaves_of, spread_layer_axes
 from precond.layers import linen
 from precond.layers.bases_of import _as_in_probe
 from tests.layers import models
@@ -130,15 +130,22 @@ def test_k_fac_of_a_stack_over_another_axis_is_that_of_a_stack_over_the_first():
             return tx.update(grads, tx.init(tree), tree, factors=factors)[0]
 
         found[axis] = jax.tree.map(lambda u, axis=axis: jnp.moveaxis(u, axis, 0), updates(tree))
-    assert {layer.lead_axes for layer in capture.layers.values()} == {(2,), (1,)}  # of the dense layer, and of the norm
+    assert {layer.layer_axes for layer in capture.layers.values()} == {
+        (2,),
+        (1,),
+    }  # of the dense layer, and of the norm
     chex.assert_trees_all_close(found[-1], found[0], rtol=1e-10)
 
 
 def test_bases_come_back_to_the_probes_of_a_stack_over_another_axis():
-    layer = layers.Layer("kernel", None, 1, (2, 3, 5), (0,), (1,), (2,), lead_axes=(1,))  # two groups, four layers
+    layer = layers.Layer("kernel", None, 1, (2, 3, 5), (0,), (1,), (2,), layer_axes=(1,))  # two groups, four layers
     rng = np.random.default_rng(0)
     own = jnp.asarray(rng.standard_normal((4, 2, 3, 3)))
-    sums = {"inputs": spread_leads(own, (1,), 4), "outputs": jnp.ones((50, 4, 1, 1)), "rows": jnp.ones((1, 4, 1, 1))}
+    sums = {
+        "inputs": spread_layer_axes(own, (1,), 4),
+        "outputs": jnp.ones((50, 4, 1, 1)),
+        "rows": jnp.ones((1, 4, 1, 1)),
+    }
     batch = Probe(layer, sums).factors(examples=1).inputs
     np.testing.assert_array_equal(batch, jnp.swapaxes(own, 0, 1).reshape(8, 3, 3))  # as in [2, 4, 3, 5]
     np.testing.assert_array_equal(_as_in_probe(batch, layer, (2, 4, 3, 5)), sums["inputs"])

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from precond.linalg.minimax import minimax_step, minimax_steps
+from precond.linalg.minimax_steps import minimax_step, minimax_steps
 
 TABLE = json.loads((Path(__file__).parent / "minimax.json").read_text())
 ROOTS = [1, 2, 3, 4, 6, 8]

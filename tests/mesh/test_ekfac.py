@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import precond
-from precond.layers import Factors
+from precond.layers import LayerFactors
 from precond.layers.bases_of import bases_of
 from precond.mesh import replicate
 from tests.mesh import loops
@@ -38,7 +38,7 @@ def make(axis="data", mesh=None):
         for name, layer in LAYERS.items():
             whole = layer.matrix(leaves[layer.kernel], leaves.get(layer.bias))
             moments = jnp.square(bases[name]["inputs"].mT @ whole @ bases[name]["outputs"])
-            factors[name] = Factors(*map(spread, factors[name][:2]), moments)
+            factors[name] = LayerFactors(*map(spread, factors[name][:2]), moments)
         return tx.update(given, state, params, factors=factors)
 
     return optax.GradientTransformation(tx.init, update)

@@ -11,7 +11,7 @@ import pytest
 
 import precond
 from precond.blocks import Layer
-from precond.layers import Factors
+from precond.layers import LayerFactors
 from precond.mesh import replicate
 from tests.mesh import loops
 from tests.mesh.test_devices import collectives, stacks_of
@@ -28,11 +28,11 @@ STACKED = precond.sharded(None, multiple=8)
 
 
 def factors_of(grads):
-    """Factors made of the gradients, so that every loop has them."""
+    """LayerFactors made of the gradients, so that every loop has them."""
 
     def two(m):
         wide = jnp.concatenate([m, jnp.ones((*m.shape[:-1], 1))], axis=-1)
-        return Factors(wide @ wide.mT + 0.1 * jnp.eye(m.shape[1]), m.mT @ m + 0.1 * jnp.eye(m.shape[2]))
+        return LayerFactors(wide @ wide.mT + 0.1 * jnp.eye(m.shape[1]), m.mT @ m + 0.1 * jnp.eye(m.shape[2]))
 
     first = jnp.concatenate([grads["first"]["kernel"], grads["first"]["bias"][None]])[None]
     return {"first": two(first), "middle": two(grads["middle"]), "last": two(grads["last"]["kernel"][None])}

@@ -54,7 +54,7 @@ OTHERS = {
         precond.soap, refresh=precond.every(2, delay=1, warmup=1), method=precond.roots.rotations(group=3)
     ),
     "soap, turned moments": functools.partial(
-        precond.soap, refresh=precond.every(2, stagger=True, delay=1, warmup=1), moments=precond.roots.turned()
+        precond.soap, refresh=precond.every(2, stagger=True, delay=1, warmup=1), transport=precond.roots.rotated()
     ),
     "shampoo by newton": functools.partial(precond.shampoo, method=precond.newton(), refresh=1),
     "shampoo by composite": functools.partial(precond.shampoo, method=precond.composite(), refresh=2),

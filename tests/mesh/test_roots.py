@@ -20,7 +20,7 @@ AT_ONCE, IN_TURNS = precond.every(3), precond.every(2, stagger=True)
 SLOW = pytest.mark.slow
 STACKED = precond.sharded(None, multiple=8)
 SOAP = functools.partial(precond.soap, 0.01, block_size=8, refresh=precond.every(2, stagger=True, delay=1, warmup=1))
-TURNED = precond.roots.turned()
+ROTATED = precond.roots.rotated()
 KL = functools.partial(precond.kl_shampoo, 0.01, block_size=8, refresh=precond.every(3, stagger=True))
 
 EIGENVALUES = precond.roots.averaged_eigenvalues()
@@ -47,9 +47,9 @@ CASES = {
     "pmap": (loops.make, ROOTS, loops.LOOPS["pmap"], SLOW),
     "vmapped ensemble": (loops.make, ROOTS, loops.LOOPS["vmapped ensemble"], SLOW),
     "soap": (SOAP, ROOTS, loops.LOOPS["auto"], SLOW),
-    "soap, turned moments": (functools.partial(SOAP, moments=TURNED), ROOTS, loops.LOOPS["auto"], ()),
+    "soap, turned moments": (functools.partial(SOAP, transport=ROTATED), ROOTS, loops.LOOPS["auto"], ()),
     "soap, turned moments, vmapped": (
-        functools.partial(SOAP, moments=TURNED),
+        functools.partial(SOAP, transport=ROTATED),
         ROOTS,
         loops.LOOPS["vmapped ensemble"],
         SLOW,
@@ -126,7 +126,7 @@ def test_statistics_are_divided_over_all_devices_and_roots_over_some(axis):
     state = jax.jit(loops.make(axis).init)(params)
     seen = set()
     for path, x in stacks_of(state).items():
-        divided = ".statistics" in path or ".owners" in path  # whose blocks are is needed by no step
+        divided = ".statistics" in path or ".block_ids" in path  # whose blocks are is needed by no step
         seen.add(divided)
         assert x.addressable_shards[0].data.shape[0] == x.shape[0] // (8 if divided else parts)
     assert seen == {True, False}

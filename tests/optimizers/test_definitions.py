@@ -68,7 +68,7 @@ def test_kl_shampoo():
 
 def test_the_practical_form_of_kl_shampoo():
     given = {"lr": 0.01, "b1": 0.9, "b2": 0.95, "damping": 1e-4, "period": 3, "clip": 1.0}
-    root = precond.roots.averaged_eigenvalues(0.95, damping=precond.relative(1e-4), moments=precond.roots.kept())
+    root = precond.roots.averaged_eigenvalues(0.95, damping=precond.relative(1e-4), transport=precond.roots.unchanged())
     refresh = precond.every(3, delay=1, warmup=1)
     given_too = {"root": root, "refresh": refresh, "magnitude": None, "views": TENSORS}
     tx = precond.kl_shampoo(0.01, b1=0.9, b2=0.95, **given_too)
@@ -79,7 +79,7 @@ def test_the_practical_form_of_kl_shampoo():
 def test_soap_by_eigh_with_the_newest_statistics():
     given = {"lr": 0.01, "b1": 0.9, "b2": 0.95, "eps": 1e-6, "period": 3, "start": 9}
     refresh = precond.every(3, start=9)  # by then the factors have full rank; before it, this is Adam
-    given_too = {"refresh": refresh, "method": precond.eigh(), "moments": precond.roots.kept(), "views": TENSORS}
+    given_too = {"refresh": refresh, "method": precond.eigh(), "transport": precond.roots.unchanged(), "views": TENSORS}
     tx = precond.soap(0.01, b1=0.9, b2=0.95, eps=1e-6, **given_too)
     check(tx, lambda w, g: reference.soap_trajectory(w, g, **given))
 
@@ -93,7 +93,7 @@ def test_soap_whose_second_moments_turn_with_its_bases():
         eps=1e-6,
         refresh=precond.every(3, start=9),
         method=precond.eigh(),
-        moments=precond.roots.turned(),
+        transport=precond.roots.rotated(),
         views=TENSORS,
     )
     check(tx, lambda w, g: reference.soap_trajectory(w, g, turned=True, **given))
@@ -129,7 +129,7 @@ ADAM = precond.transforms.scale_by_diagonal(0.95, eps=1e-15, bias_correction=Tru
 STATISTICS_AND_ROOT = {
     "soap": lambda: (
         precond.outer_products(0.95),
-        precond.eigenbasis(0.95, eps=None, moments=precond.roots.turned()),
+        precond.eigenbasis(0.95, eps=None, transport=precond.roots.rotated()),
     ),
     "kl_shampoo": lambda: (
         precond.kl(0.95),
@@ -137,7 +137,9 @@ STATISTICS_AND_ROOT = {
     ),
     "kl_soap": lambda: (
         precond.kl(0.95),
-        precond.eigenbasis(0.95, eps=None, moments=precond.roots.turned(), damping=precond.relative(1e-4), least=1e-4),
+        precond.eigenbasis(
+            0.95, eps=None, transport=precond.roots.rotated(), damping=precond.relative(1e-4), least=1e-4
+        ),
     ),
 }
 

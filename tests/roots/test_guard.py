@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from precond import absolute, composite, eigh, inverse_root, newton, relative
-from precond.roots.guard import Checked, Health, accept, raised, unchecked
+from precond.roots.guard import Checked, Health, accept, escalated_ridge, unchecked
 from tests import reference
 
 METHODS = [eigh(), newton(), composite()]
@@ -84,7 +84,7 @@ def test_every_refusal_raises_the_damping_tenfold_up_to_a_bound_and_it_comes_dow
         old = turn(old, [9.0])
         assert old.health.escalated.item() == min(level, 8)
         assert old.health.refused.item() == old.health.stale.item() == level
-        np.testing.assert_allclose(raised(ridge, largest, old), 1e-3 * 10 ** min(level, 8), rtol=1e-6)
+        np.testing.assert_allclose(escalated_ridge(ridge, largest, old), 1e-3 * 10 ** min(level, 8), rtol=1e-6)
     old = turn(old, [0.2])  # accepted, but with a tenth of the damping it might not be
     assert (old.health.escalated.item(), old.health.stale.item(), old.health.refused.item()) == (8, 0, 11)
     for level in range(7, -1, -1):
@@ -100,7 +100,7 @@ def test_without_escalation_a_ridge_is_untouched_and_with_it_there_is_one():
     ridge, largest = jnp.zeros(3), jnp.asarray([5.0, 5.0, 2.0])
     eps = float(jnp.finfo(jnp.float32).eps)
     np.testing.assert_allclose(
-        raised(ridge, largest, old._replace(health=health)), [0, 50 * eps, 2000 * eps], rtol=1e-6
+        escalated_ridge(ridge, largest, old._replace(health=health)), [0, 50 * eps, 2000 * eps], rtol=1e-6
     )
 
 

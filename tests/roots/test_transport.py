@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import precond
 from precond import every
-from precond.roots import Root, RootState, kept, store_as, turned
+from precond.roots import Root, RootState, rotated, store_as, unchanged
 from precond.roots.guard import unchecked
 from tests import reference
 
@@ -28,7 +28,7 @@ def bases_of(shape, rng):
 def turn(v, old, new):
     """Axis after axis, as the engine does."""
     for axis, (a, b) in enumerate(zip(old, new, strict=True)):
-        v = turned().move(v, jnp.asarray(a)[None], jnp.asarray(b)[None], axis)
+        v = rotated().move(v, jnp.asarray(a)[None], jnp.asarray(b)[None], axis)
     return v
 
 
@@ -45,19 +45,19 @@ def test_a_basis_that_stays_changes_no_bit():
     rng = np.random.default_rng(0)
     v, old = rng.uniform(size=(2, 4, 3)), np.stack([orthogonal(4, rng) for _ in range(2)])
     new = np.stack([old[0], orthogonal(4, rng)])
-    out = turned().move(*map(jnp.asarray, (v, old, new)), 0)
+    out = rotated().move(*map(jnp.asarray, (v, old, new)), 0)
     np.testing.assert_array_equal(out[0], v[0])
     assert np.abs(out[1] - v[1]).max() > 0.01
 
 
 def test_second_moments_that_are_kept_cost_nothing():
-    for root in (precond.eigenbasis(), precond.corrected_inverse(), precond.eigenbasis(moments=kept())):
+    for root in (precond.eigenbasis(), precond.corrected_inverse(), precond.eigenbasis(transport=unchanged())):
         assert root.transport is None
 
 
 def test_those_of_ekfac_turn_by_the_same_rule_and_a_diagonal_factor_turns_nothing():
     rng, shape = np.random.default_rng(0), (3, 4)
-    root = precond.corrected_inverse(moments=turned())
+    root = precond.corrected_inverse(transport=rotated())
     factors = (jnp.zeros((1, 3, 3)), jnp.zeros((1, 4)))
     state, v = root.init(jnp.zeros((1, *shape)), factors), rng.uniform(size=shape)
     new = state.derived[0]._replace(matrix=jnp.asarray(orthogonal(3, rng))[None])
@@ -71,7 +71,7 @@ def test_those_of_ekfac_turn_by_the_same_rule_and_a_diagonal_factor_turns_nothin
 
 def test_bases_in_half_the_memory_turn_them_too():
     rng = np.random.default_rng(0)
-    root, factor = store_as(precond.eigenbasis(moments=turned())), jnp.zeros((1, 3, 3))
+    root, factor = store_as(precond.eigenbasis(transport=rotated())), jnp.zeros((1, 3, 3))
     state = root.init(jnp.zeros((1, 3, 2)), (factor, None))
     new = unchecked(factor)._replace(matrix=jnp.asarray(orthogonal(3, rng), jnp.bfloat16)[None])
     moments = state.moments._replace(nu=jnp.ones((1, 3, 2)))
@@ -147,19 +147,19 @@ def test_nor_is_one_of_kl_soap(refresh):
 
 
 def test_with_second_moments_that_are_kept_updates_grow_by_far_more():
-    usual, largest = sizes(precond.soap(1.0, moments=kept()))
+    usual, largest = sizes(precond.soap(1.0, transport=unchanged()))
     assert largest > 5 * usual
 
 
 def test_what_cannot_work_is_refused_at_construction():
     for make in (precond.eigenbasis, precond.corrected_inverse, lambda **k: precond.soap(1e-3, **k)):
-        with pytest.raises(TypeError, match=r"moments.*precond\.roots\.turned\(\)"):
-            make(moments="turned")
+        with pytest.raises(TypeError, match=r"transport.*precond\.roots\.rotated\(\)"):
+            make(transport="rotated")
 
 
 def test_on_the_host_they_turn_when_the_bases_arrive():
     rng, params = np.random.default_rng(0), {"kernel": jnp.zeros((6, 4))}
-    tx = precond.soap(1e-3, refresh=precond.on_host(3), moments=turned())
+    tx = precond.soap(1e-3, refresh=precond.on_host(3), transport=rotated())
     state, step = tx.init(params), jax.jit(tx.update)
 
     def engine(state):

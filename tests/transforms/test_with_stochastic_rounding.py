@@ -53,7 +53,7 @@ def test_a_step_goes_to_a_neighbour_of_the_sum_in_float32_and_to_the_sum_in_the_
 def test_the_chance_is_the_share_of_the_noise_that_is_carried():
     """All values of the noise once: the mean is exact."""
     x = jnp.full(2**16, 1 + 0.3 * 2.0**-7, jnp.float32)
-    out = precond.linalg.round_by_chance(x, jnp.arange(2**16, dtype=jnp.uint16))
+    out = precond.linalg.round_stochastically(x, jnp.arange(2**16, dtype=jnp.uint16))
     assert np.mean(np.asarray(out, np.float64)) == float(x[0])
 
 

@@ -1,4 +1,4 @@
-"""Flax's layouts: kernels `[inputs, outputs]`, which a module's name tells how to divide."""
+"""Choose views by Flax's layouts: kernels `[inputs, outputs]`, with axes that the module's name explains."""
 
 import re
 from typing import Any
@@ -18,7 +18,7 @@ from precond.blocks.parameter_names import (
 )
 from precond.blocks.path_name import parts_of
 from precond.blocks.view import View
-from precond.blocks.views.reading import adapter, is_real, last_two, over, spelled, split
+from precond.blocks.views.matrices import adapter, from_letters, has_real_matrix, last_two, split, with_batch_axes
 
 __all__ = ["flax", "read_kernel"]
 
@@ -36,7 +36,7 @@ def flax(path: str, leaf: Any) -> View | None:
     neighbours say so.
 
     Args:
-      path: of the parameter, `"block/mlp/kernel"`.
+      path: the path of the parameter, `"block/mlp/kernel"`.
       leaf: the parameter, or anything with its shape and dtype.
 
     Examples:
@@ -47,7 +47,7 @@ def flax(path: str, leaf: Any) -> View | None:
       View(axes=((1,), (2, 3)), passive=(), shape=None)
     """
     parts = parts_of(path)
-    if not is_real(leaf):
+    if not has_real_matrix(leaf):
         return None
     whole = as_parameter(leaf)
     if _is_pair(parts[-1], whole):
@@ -55,7 +55,7 @@ def flax(path: str, leaf: Any) -> View | None:
     is_bias = parts[-1] == "b" and not {"w", "w_h"}.isdisjoint(whole.neighbours)  # Haiku's; any matrix may be called b
     if is_elementwise(parts) or is_bias:
         return None
-    return over(whole.stacked, _one_layer)(path, whole)
+    return with_batch_axes(whole.layer_axes, _one_layer)(path, whole)
 
 
 def _one_layer(path: str, leaf: Any) -> View | None:
@@ -68,13 +68,13 @@ def _comes_from_heads(parts: tuple[str, ...]) -> bool:
 
 
 def read_kernel(path: str, leaf: Parameter, scan_axis: int, unknown: str | None = None) -> View | None:
-    """Read a kernel, of which axes that its module's name does not account for are batch axes from `scan_axis` on.
+    """Read a kernel; axes that its module's name does not explain are batch axes from `scan_axis` on.
 
     Args:
-      path: of the parameter.
+      path: the path of the parameter.
       leaf: the parameter.
-      scan_axis: where the axes of layers stand.
-      unknown: the axes of a kernel of which no name tells anything, as `spelled` has them. None goes by the shape.
+      scan_axis: the place of the axes of layers.
+      unknown: the axes of a kernel whose name says nothing, as `from_letters` has them. None decides by the shape.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -88,22 +88,23 @@ def read_kernel(path: str, leaf: Parameter, scan_axis: int, unknown: str | None 
         return adapter(shape, name)
     if len(shape) == 2 and is_depthwise_filter(parts, shape):
         return None
-    for axes in _spellings(parts, leaf, unknown):
+    for axes in _letters(parts, leaf, unknown):
         more = len(shape) - len(axes)
         layers = tuple(range(start := min(scan_axis, len(axes)), start + more))
         one = leaf.without(layers)
         if more >= 0 and ("f" not in axes or one.shape[axes.index("f")] == fused(parts)):
-            return over(layers, lambda path, one, axes=axes: _matrices(parts, one, axes))(path, leaf)
+            return with_batch_axes(layers, lambda path, one, axes=axes: _matrices(parts, one, axes))(path, leaf)
     return last_two(shape)
 
 
-def _spellings(parts: tuple[str, ...], leaf: Parameter, unknown: str | None) -> tuple[str, ...]:
-    """Return what the axes of one layer may be, the likeliest first; `f` is the axis of fused matrices."""
+def _letters(parts: tuple[str, ...], leaf: Parameter, unknown: str | None) -> tuple[str, ...]:
+    """Return what the axes of one layer can be, the likeliest first; `f` is the axis of fused matrices."""
     shape, rank, held = leaf.shape, leaf.ndim, parts[-1] in ("kernel", "w")
     name, convolution = module_of(parts) if held else parts[-1], "r" * (rank - 1) + "c"
     bias = leaf.neighbours.get("bias", ()) if held and "einsum" not in name else ()
     # A stack of matrices [layers, inputs, outputs] has its longest axes last: there are fewer layers than channels, and
-    # the inputs are no narrower than a head. The same tells [inputs, heads, width] from a batch [heads, inputs, width].
+    # the inputs are no narrower than a head. The same rule distinguishes [inputs, heads, width] from a batch [heads,
+    # inputs, width].
     to_heads = rank > 3 or shape[0] >= shape[1] > 1
     from_heads = rank > 3 or shape[-2] < shape[-1]
     if rank == 2:
@@ -113,7 +114,7 @@ def _spellings(parts: tuple[str, ...], leaf: Parameter, unknown: str | None) -> 
     if bias and shape[-len(bias) :] == bias:
         return ("r" * (rank - len(bias)) + "c" * len(bias),)
     if is_window(shape[::-1]) and min(shape[:2]) > shape[-1]:
-        return ("rccc",)  # [outputs, inputs, h, w], whoever called it so
+        return ("rccc",)  # the layout [outputs, inputs, h, w] under a name of Flax
     if is_convolution(parts) or is_window(shape) or (_is_patch(shape) and "att" not in "/".join(parts).lower()):
         return (convolution,)
     if held and _comes_from_heads(parts):
@@ -135,6 +136,7 @@ def _is_pair(name: str, leaf: Parameter) -> bool:
     for first, second in ("ab", "AB"):
         a, b = leaf.neighbours.get(first, ()), leaf.neighbours.get(second, ())
         if name in (first, second) and len(a) == len(b) == 2:
+            # At an eighth of the shorter side, both together have at most a quarter of the product's entries.
             return a[1] == b[0] <= min(a[0], b[1]) // 8
     return False
 
@@ -144,7 +146,7 @@ def _is_patch(shape: tuple[int, ...]) -> bool:
 
 
 def _matrices(parts: tuple[str, ...], leaf: Parameter, axes: str) -> View | None:
-    """Return the view of one layer's kernel, from its spelled axes."""
+    """Return the view of one layer's kernel, from the letters of its axes."""
     shape, parallel = leaf.shape, fused(parts)
     if axes == "rc" and (gates := _gates(parts, leaf)) > 1:
         return split(shape, 1, gates)
@@ -155,11 +157,11 @@ def _matrices(parts: tuple[str, ...], leaf: Parameter, axes: str) -> View | None
     one_input = axes == "r" * (len(axes) - 1) + "c" and len(axes) > 2 and shape[-2] == 1
     if one_input and is_depthwise(parts, shape[-1]):
         return None
-    return spelled(axes.replace("f", "b"), shape)
+    return from_letters(axes.replace("f", "b"), shape)
 
 
 def _gates(parts: tuple[str, ...], leaf: Parameter) -> int:
-    """Count the gates of a recurrent cell that lie side by side, by the matrix of its hidden state; else return 1."""
+    """Count the gates of a recurrent cell that are side by side, by the matrix of its hidden state; else return 1."""
     hidden = leaf.neighbours.get("recurrent_kernel", ())  # Keras
     if re.fullmatch("dense_[ih]", "/".join(parts[-2:-1])):  # nnx
         hidden = leaf.neighbours.get("../dense_h/kernel", ())

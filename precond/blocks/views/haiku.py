@@ -1,4 +1,4 @@
-"""Haiku's layouts: weights `w`, `[window, inputs, outputs]`."""
+"""Choose views by Haiku's layouts: weights `w`, `[window, inputs, outputs]`."""
 
 import re
 from typing import Any
@@ -8,7 +8,7 @@ from precond.blocks.parameter_names import is_depthwise, is_depthwise_filter, is
 from precond.blocks.path_name import parts_of
 from precond.blocks.view import View
 from precond.blocks.views.flax import flax
-from precond.blocks.views.reading import is_real, over, spelled, split
+from precond.blocks.views.matrices import from_letters, has_real_matrix, split, with_batch_axes
 
 __all__ = ["haiku"]
 
@@ -23,7 +23,7 @@ def haiku(path: str, leaf: Any) -> View | None:
     batch axis 0. Everything else is read as `flax` reads it.
 
     Args:
-      path: of the parameter, `"mlp/~/linear_0/w"`.
+      path: the path of the parameter, `"mlp/~/linear_0/w"`.
       leaf: the parameter, or anything with its shape and dtype.
 
     Examples:
@@ -34,32 +34,32 @@ def haiku(path: str, leaf: Any) -> View | None:
       View(axes=((0,), (2,)), passive=(), shape=(96, 4, 32))
     """
     parts = parts_of(path)
-    if not is_real(leaf) or parts[-1] == "b" or is_elementwise(parts) or is_vocabulary(parts):
+    if not has_real_matrix(leaf) or parts[-1] == "b" or is_elementwise(parts) or is_vocabulary(parts):
         return None
     if parts[-1] != "w" and not _GATES.fullmatch(parts[-1]):
         return flax(path, leaf)
     whole = as_parameter(leaf)
-    stacked = whole.stacked or ((0,) if "layer_stack" in path else ())
-    return over(stacked, _one_layer)(path, whole)
+    stacked = whole.layer_axes or ((0,) if "layer_stack" in path else ())
+    return with_batch_axes(stacked, _one_layer)(path, whole)
 
 
 def _one_layer(path: str, leaf: Parameter) -> View | None:
     parts, shape = parts_of(path), leaf.shape
     if len(shape) < 2:
         return None
-    if len(shape) > 2 and _GATES.fullmatch(parts[-1]):  # of several cells: Haiku's have matrices alone
-        return over(tuple(range(len(shape) - 2)), _one_layer)(path, leaf)
+    if len(shape) > 2 and _GATES.fullmatch(parts[-1]):  # several cells: the weights of one cell are matrices
+        return with_batch_axes(tuple(range(len(shape) - 2)), _one_layer)(path, leaf)
     if len(shape) == 2 and is_depthwise_filter(parts, shape):
         return None
     if len(shape) == 2 and (gates := _gates(parts, leaf)):
         return split(shape, 1, gates)
     if len(shape) > 2 and shape[-2] == 1 and is_depthwise(parts, shape[-1]):
         return None
-    return spelled("r" * (len(shape) - 1) + "c", shape)
+    return from_letters("r" * (len(shape) - 1) + "c", shape)
 
 
 def _gates(parts: tuple[str, ...], leaf: Parameter) -> int | None:
-    """Count the gates of a recurrent cell that lie side by side, if there are any."""
+    """Count the gates of a recurrent cell that are side by side; else return None."""
     if _GATES.fullmatch(parts[-1]):
         hidden = leaf.neighbours.get("w_h", ())
         return hidden[1] // hidden[0] if len(hidden) == 2 and 0 < hidden[1] in (3 * hidden[0], 4 * hidden[0]) else None

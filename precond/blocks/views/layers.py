@@ -1,4 +1,4 @@
-"""Views of the layers of a capture, as K-FAC reads them."""
+"""Choose views for the layers of a capture, as K-FAC reads them."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ __all__ = ["LayerViews", "layers"]
 
 @dataclasses.dataclass(frozen=True)
 class LayerViews:
-    """Hold the views of layers by path of their weights; a parameter of no layer has no view."""
+    """Hold the views of layers by the paths of their parameters; a parameter of no layer has no view."""
 
     kernels: Mapping[str, Layer]
     biases: Mapping[str, Layer]

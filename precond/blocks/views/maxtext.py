@@ -1,4 +1,4 @@
-"""MaxText's layouts, whose scanned layers stand along axis 1."""
+"""Choose views by MaxText's layouts, in which scanned layers are stacked along axis 1."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from precond.blocks.parameter_names import is_elementwise
 from precond.blocks.path_name import parts_of
 from precond.blocks.view import View, Views
 from precond.blocks.views.flax import read_kernel
-from precond.blocks.views.reading import is_real, last_two, over
+from precond.blocks.views.matrices import has_real_matrix, last_two, with_batch_axes
 
 __all__ = ["maxtext"]
 
@@ -38,12 +38,12 @@ def maxtext(scan_axis: int = 1) -> Views:
 
     def views(path: str, leaf: Any) -> View | None:
         parts, shape = parts_of(path), as_parameter(leaf).shape
-        if not is_real(leaf) or is_elementwise(parts):
+        if not has_real_matrix(leaf) or is_elementwise(parts):
             return None
         if parts[-1] in ("wi_0", "wi_1", "wi", "wo"):
             return last_two(shape)
         whole = as_parameter(leaf)
-        return over(whole.stacked, one_layer)(path, whole)
+        return with_batch_axes(whole.layer_axes, one_layer)(path, whole)
 
     def one_layer(path: str, leaf: Any) -> View | None:
         return read_kernel(path, leaf, scan_axis, unknown="rc")

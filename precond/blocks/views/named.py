@@ -1,4 +1,4 @@
-"""Views by the names of axes that Flax's boxed parameters carry."""
+"""Choose views by the names of axes that Flax's boxed parameters carry."""
 
 import re
 from typing import Any
@@ -8,8 +8,8 @@ import jax
 from precond.arguments import described
 from precond.blocks.path_name import path_name
 from precond.blocks.view import View, Views
-from precond.blocks.views.default import default_views
-from precond.blocks.views.reading import is_real, over, spelled
+from precond.blocks.views.default_views import default_views
+from precond.blocks.views.matrices import from_letters, has_real_matrix, with_batch_axes
 
 __all__ = ["batch_axes", "named", "names_of"]
 
@@ -30,7 +30,7 @@ def named(params: Any, otherwise: Views = default_views) -> Views:
 
     Args:
       params: the parameters in their boxes, as `model.init` gives them, or `jax.eval_shape` of it; or an `nnx.State`.
-      otherwise: reads parameters without names, and one layer of the others, without its batch axes.
+      otherwise: the views of parameters without names, and of one layer of the others, without its batch axes.
 
     Raises:
       ValueError: for a tree in which nothing carries names.
@@ -59,24 +59,28 @@ def named(params: Any, otherwise: Views = default_views) -> Views:
         if any(_TOKENS.fullmatch(name) for name in names):
             return None
         batch = batch_axes(names)
-        return over(batch, by_sides(names, batch))(path, leaf)
+        return with_batch_axes(batch, by_sides(names, batch))(path, leaf)
 
     def by_sides(names: tuple[str, ...], batch: list[int]) -> Views:
         """Read one layer as a matrix with the heads on one side and the other axis on the other."""
         kept = "".join("h" if _HEADS.fullmatch(name) else "x" for k, name in enumerate(names) if k not in batch)
         axes = {"xh": "rc", "hx": "rc", "xhh": "rcc", "hhx": "rrc"}.get(kept)
-        return otherwise if axes is None else lambda path, one: spelled(axes, one.shape) if is_real(one) else None
+        return (
+            otherwise
+            if axes is None
+            else lambda path, one: from_letters(axes, one.shape) if has_real_matrix(one) else None
+        )
 
     return views
 
 
 def batch_axes(names: tuple[str, ...]) -> list[int]:
-    """Return the axes that are called as layers, stages or experts are.
+    """Return the axes whose names are those of layers, stages or experts.
 
     The experts are not a batch but the outputs of a router if there is no other axis for the outputs.
 
     Args:
-      names: of all axes of a parameter.
+      names: the names of all axes of a parameter.
 
     Examples:
       >>> (
@@ -97,7 +101,7 @@ def names_of(tree: Any) -> dict[str, tuple[str, ...]]:
     Flax is not imported: a box is what has `names` and a `value` (Linen), or metadata of a sharding (nnx).
 
     Args:
-      tree: of parameters.
+      tree: a tree of parameters.
 
     Examples:
       >>> import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Rules that give parameters their views, by regular expressions on their paths."""
+"""Choose views by regular expressions on paths."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -6,8 +6,8 @@ from typing import Any
 
 from precond.arguments import check_function, described, shown
 from precond.blocks.view import View, Views
-from precond.blocks.views.default import default_views
-from precond.blocks.views.patterns import PatternViews
+from precond.blocks.views.default_views import default_views
+from precond.blocks.views.pattern_views import PatternViews
 
 __all__ = ["as_views", "rules"]
 
@@ -49,9 +49,9 @@ def rules(*pairs: tuple[str, Rule], otherwise: Views = default_views) -> Views:
     """Return views by path: the first pattern that is found in the path decides.
 
     Args:
-      *pairs: of a regular expression, searched in the path, and what it gives: a `View`, its arguments as a
+      *pairs: pairs of a regular expression, searched in the path, and what it gives: a `View`, its arguments as a
         mapping, a function of path and parameter, or None.
-      otherwise: for paths in which no pattern is found.
+      otherwise: the views of paths in which no pattern is found.
 
     Raises:
       ValueError, TypeError: for a pattern that is not a regular expression, or a rule of another kind.
@@ -82,7 +82,7 @@ def rules(*pairs: tuple[str, Rule], otherwise: Views = default_views) -> Views:
 
 
 def as_views(views: Views | Sequence[tuple[str, Rule]] | None) -> Views:
-    """Return the views that a user may give as a function, a list of pairs for `rules` (as read from JSON), or None.
+    """Make views of what a user gives: a function, a list of pairs for `rules` (as read from JSON), or None.
 
     Args:
       views: as in `precond.blocked`.

@@ -1,4 +1,4 @@
-"""Stacks of layers that are said to be some: one pattern, one axis."""
+"""Treat an axis of matching parameters as an axis of layers."""
 
 import re
 from collections.abc import Sequence
@@ -7,9 +7,9 @@ from typing import Any
 from precond.arguments import described
 from precond.blocks.parameter import as_parameter
 from precond.blocks.view import View, Views
-from precond.blocks.views.default import default_views
-from precond.blocks.views.patterns import PatternViews
-from precond.blocks.views.reading import over
+from precond.blocks.views.default_views import default_views
+from precond.blocks.views.matrices import with_batch_axes
+from precond.blocks.views.pattern_views import PatternViews
 
 __all__ = ["stacked"]
 
@@ -20,8 +20,8 @@ def stacked(pattern: str, axis: int | Sequence[int] = 0, otherwise: Views = defa
 
     Args:
       pattern: a regular expression, searched in the path.
-      axis: of the layers, or axes; negative numbers count from the end.
-      otherwise: reads one layer of the parameters in which the pattern is found, and the other parameters whole.
+      axis: the axis of the layers, or several axes; negative numbers count from the end.
+      otherwise: the views of one layer of the parameters in which the pattern is found, and of the other parameters.
 
     Raises:
       ValueError, TypeError: for a pattern that is not a regular expression or an axis that is not an integer; in `init`
@@ -51,6 +51,6 @@ def stacked(pattern: str, axis: int | Sequence[int] = 0, otherwise: Views = defa
                 f"stacked({pattern!r}, axis={axis}) does not fit '{path}' of shape {tuple(leaf.shape)}: each axis must "
                 f"be one of its {rank}. Give a pattern that is found in stacked parameters alone."
             )
-        return over(axes, otherwise)(path, leaf)
+        return with_batch_axes(axes, otherwise)(path, leaf)
 
     return PatternViews((pattern,), views, otherwise)

@@ -1,4 +1,4 @@
-"""Parameters as tensors with one factor an axis, and matrices with one factor alone."""
+"""Read parameters as tensors with one factor for each axis, and matrices with one factor alone."""
 
 import math
 from typing import Any
@@ -16,7 +16,7 @@ def small_side(path: str, leaf: Any) -> View | None:
     """Read a matrix with a factor on its smaller side only, as Anil et al. (2020) treat embeddings.
 
     Args:
-      path: of the parameter.
+      path: the path of the parameter.
       leaf: the parameter, or anything with its shape and dtype.
 
     Examples:
@@ -30,7 +30,7 @@ def small_side(path: str, leaf: Any) -> View | None:
 
 
 def _merged(shape: tuple[int, ...], limit: float) -> tuple[int, ...]:
-    """Neighbouring axes merged from the left while their product stays within the limit; ones vanish."""
+    """Merge neighbouring axes from the left while their product is within the limit; drop axes of length 1."""
     merged, product = [], 1
     for d in shape:
         if product * d <= limit:
@@ -64,12 +64,12 @@ def tensors(
     """Read every parameter as a tensor with one factor for each axis, as the reference Shampoos and SOAP read it.
 
     Args:
-      min_rank: parameters of fewer axes get no view.
-      squeeze: drop axes of length 1 first (Meta); a scalar is then a vector of 1.
-      merge: merge neighbouring axes, from the left, while the product is at most this (Google's
+      min_rank: the least number of axes: parameters of fewer axes get no view.
+      squeeze: whether to drop axes of length 1 first (Meta); a scalar is then a vector of 1.
+      merge: the limit up to which the product of neighbouring axes is merged, from the left (Google's
         `best_effort_shape_interpretation`); 0 merges none, and None sets no limit.
-      target: merge from the right instead, while more axes than this are left (Meta).
-      max_size: an axis longer than this is passive (SOAP's `max_precond_dim`); 0 sets no limit.
+      target: the number of axes down to which axes are merged from the right instead (Meta).
+      max_size: the longest axis with a factor: longer ones are passive (SOAP's `max_precond_dim`); 0 sets no limit.
 
     Examples:
       >>> tensors()("w", jnp.zeros((4, 1, 5)))

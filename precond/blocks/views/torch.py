@@ -1,4 +1,4 @@
-"""PyTorch's layouts, which Equinox shares: weights `[outputs, inputs, window]`."""
+"""Choose views by PyTorch's layouts, which Equinox shares: weights `[outputs, inputs, window]`."""
 
 import re
 from typing import Any
@@ -17,7 +17,7 @@ from precond.blocks.parameter_names import (
 from precond.blocks.path_name import parts_of
 from precond.blocks.view import View
 from precond.blocks.views.flax import flax
-from precond.blocks.views.reading import adapter, is_real, over, spelled, split
+from precond.blocks.views.matrices import adapter, from_letters, has_real_matrix, split, with_batch_axes
 
 __all__ = ["torch"]
 
@@ -33,7 +33,7 @@ def torch(path: str, leaf: Any) -> View | None:
     norms are not preconditioned. Everything else is read as `flax` reads it.
 
     Args:
-      path: of the parameter, `"layers/0/weight"` or `"layers.0.weight"`.
+      path: the path of the parameter, `"layers/0/weight"` or `"layers.0.weight"`.
       leaf: the parameter, or anything with its shape and dtype.
 
     Examples:
@@ -44,12 +44,12 @@ def torch(path: str, leaf: Any) -> View | None:
       View(axes=((1,), (2,)), passive=(), shape=(4, 64, 64))
     """
     parts = parts_of(path)
-    if not is_real(leaf) or is_elementwise(parts):
+    if not has_real_matrix(leaf) or is_elementwise(parts):
         return None
     if not _WEIGHT.fullmatch(parts[-1]):
         return flax(path, leaf)
     whole = as_parameter(leaf)
-    return over(whole.stacked, _one_layer)(path, whole)
+    return with_batch_axes(whole.layer_axes, _one_layer)(path, whole)
 
 
 def _one_layer(path: str, leaf: Parameter) -> View | None:
@@ -64,30 +64,30 @@ def _one_layer(path: str, leaf: Parameter) -> View | None:
     if len(shape) == 2:
         return None if is_depthwise_filter(parts, shape) else _linear(parts, shape)
     if _is_stack(parts, shape):
-        return over((0,), _one_layer)(path, leaf)
+        return with_batch_axes((0,), _one_layer)(path, leaf)
     if shape[1] == 1 and is_depthwise(parts, shape[0]):
         return None
-    return spelled("r" + "c" * (len(shape) - 1), shape)
+    return from_letters("r" + "c" * (len(shape) - 1), shape)
 
 
 def _gates(parts: tuple[str, ...], leaf: Parameter) -> View | None:
-    """Count the gates of a recurrent cell: the rows of `weight_hh` for each of its columns."""
+    """Read the gates of a recurrent cell. Their number is that of the rows of `weight_hh` for each of its columns."""
     hidden = leaf.neighbours.get(parts[-1].replace("weight_ih", "weight_hh"), leaf.shape)
     count, rest = divmod(hidden[0], hidden[1]) if len(hidden) == 2 and hidden[1] else (0, 0)
-    if rest or not 1 < count <= 4:  # a projected LSTM; no neighbours are known
+    if rest or not 1 < count <= 4:  # a projected LSTM, or a weight without neighbours
         names = "/".join(parts).lower()
         count = 4 if "lstm" in names else 3 if "gru" in names else 1
-    return spelled("rc", leaf.shape) if count == 1 or leaf.shape[0] % count else split(leaf.shape, 0, count)
+    return from_letters("rc", leaf.shape) if count == 1 or leaf.shape[0] % count else split(leaf.shape, 0, count)
 
 
 def _linear(parts: tuple[str, ...], shape: tuple[int, ...]) -> View | None:
-    """Read a matrix, or several one above the other; GPT-2's `Conv1D` (`[in, out]`) has them side by side."""
+    """Read a matrix, or several one above the other; in GPT-2's `Conv1D` (`[in, out]`) they are side by side."""
     parallel, (rows, columns) = fused(parts), shape
     if parallel and (rows == 3 * columns if parallel == 3 else rows % 2 == 0):
         return split(shape, 0, parallel)
     if parallel == 3 and columns == 3 * rows:
         return split(shape, 1, parallel)
-    return spelled("rc", shape)
+    return from_letters("rc", shape)
 
 
 def _is_stack(parts: tuple[str, ...], shape: tuple[int, ...]) -> bool:

@@ -66,7 +66,7 @@ class Kind(Protocol):
       ...         return Layer(
       ...             kernel,
       ...             bias,
-      ...             lead=len(shape) - 1,
+      ...             layer_ndim=len(shape) - 1,
       ...             shape=shape[-1:],
       ...             groups=(),
       ...             inputs=(0,),
@@ -94,7 +94,7 @@ class Kind(Protocol):
           kernel: path of the weights.
           bias: path of the bias, or None.
           shape: of the weights among the parameters. Scans and maps over layers put axes in front of it; they are the
-            layer's `lead`.
+            layer's `layer_ndim`.
         """
         ...
 

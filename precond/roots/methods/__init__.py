@@ -1,11 +1,11 @@
-"""The algorithms by which roots and bases are computed, one a file, as values that the user names."""
+"""Compute roots and bases by algorithms that are values, one in each file."""
 
 from precond.roots.methods.by_platform import by_platform
 from precond.roots.methods.cholesky import cholesky
 from precond.roots.methods.cholesky_qr import cholesky_qr
 from precond.roots.methods.composite import composite
 from precond.roots.methods.eigh import eigh
-from precond.roots.methods.method import BasisOf, Method, Ridge, RootOf, Solved
+from precond.roots.methods.method import BasisOf, Method, Ridge, RootOf, RootResult
 from precond.roots.methods.newton import newton
 from precond.roots.methods.qr import qr
 from precond.roots.methods.rotations import rotations
@@ -15,7 +15,7 @@ __all__ = [
     "Method",
     "Ridge",
     "RootOf",
-    "Solved",
+    "RootResult",
     "by_platform",
     "cholesky",
     "cholesky_qr",

@@ -1,4 +1,4 @@
-"""One method on one platform and another on the others."""
+"""Use one method on one platform and another on the others."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from precond.arguments import check_part, described
-from precond.roots.methods.method import Method, Ridge, Solved
+from precond.roots.methods.method import Method, Ridge, RootResult
 from precond.roots.root import Power
 
 __all__ = ["by_platform"]
@@ -24,10 +24,10 @@ def by_platform(
     ten minutes for decompositions of large matrices.
 
     Args:
-      default: on every platform for which no other is given.
-      cpu: on CPU.
-      gpu: on the GPUs of any maker.
-      tpu: on TPU.
+      default: the method on every platform for which no other is given.
+      cpu: the method on CPU.
+      gpu: the method on the GPUs of any maker.
+      tpu: the method on TPU.
 
     Returns:
       A `precond.Method` that computes what all of them compute: roots, bases, or both.
@@ -51,7 +51,7 @@ def by_platform(
     if len(methods) > max(len(roots), len(bases)):
         raise ValueError(f"{text}: one of them computes roots alone and another one bases alone, so choose others.")
 
-    def root(a: jax.Array, power: Power, ridge: Ridge, least: float) -> Solved:
+    def root(a: jax.Array, power: Power, ridge: Ridge, least: float) -> RootResult:
         return _choose({name: lambda f=f: f(a, power, ridge, least) for name, f in roots.items()})
 
     def basis(a: jax.Array, old: jax.Array, first: jax.Array) -> jax.Array:

@@ -1,11 +1,11 @@
-"""The Cholesky decomposition, for inverses alone."""
+"""Invert factors by the Cholesky decomposition."""
 
 import jax
 import jax.numpy as jnp
 
 from precond.arguments import described
 from precond.linalg import cholesky_inverse
-from precond.roots.methods.method import Method, Ridge, Solved
+from precond.roots.methods.method import Method, Ridge, RootResult
 from precond.roots.root import Power
 
 __all__ = ["cholesky"]
@@ -15,16 +15,16 @@ __all__ = ["cholesky"]
 def cholesky() -> Method:
     """Invert by the Cholesky decomposition, for inverses alone (`power=1`), at a fraction of the cost of `eigh`.
 
-    If rounding keeps a matrix from being positive definite, it has no inverse here, and its damping is raised. The
-    largest eigenvalue, which `precond.relative` damping asks for, is taken to be the largest row sum. This is never too
-    small, and too large by the square root of the matrix's size at most.
+    If rounding keeps a matrix from being positive definite, it has no inverse here, and its damping is raised. For the
+    largest eigenvalue, on which `precond.relative` damping depends, it takes the largest row sum. This is never too
+    small, and at most `sqrt(n)` times too large for a matrix of n rows.
 
     Examples:
       >>> from precond import inverse
       >>> root = inverse(method=cholesky())
     """
 
-    def root(a: jax.Array, power: Power, ridge: Ridge, least: float) -> Solved:
+    def root(a: jax.Array, power: Power, ridge: Ridge, least: float) -> RootResult:
         del least
         if power != 1:
             raise ValueError(f"method=cholesky() computes inverses, not the power of -{power}: use precond.eigh().")
@@ -33,7 +33,7 @@ def cholesky() -> Method:
         eye = jnp.eye(a.shape[-1], dtype=a.dtype)
         damped = a + damping[:, None, None] * eye
         out = cholesky_inverse(damped)
-        return Solved(out, largest, damping, _row_sum(out) * _row_sum(damped))
+        return RootResult(out, largest, damping, _row_sum(out) * _row_sum(damped))
 
     return Method("cholesky()", root, None)
 

@@ -1,9 +1,9 @@
-"""The step of `precond.qr` by Cholesky decompositions and products."""
+"""Take the step of `precond.qr` by Cholesky decompositions and products."""
 
 from precond.arguments import described
 from precond.linalg import cholesky_qr_basis
-from precond.roots.methods.following import following
 from precond.roots.methods.method import Method
+from precond.roots.methods.tracked_basis import tracked_basis
 
 __all__ = ["cholesky_qr"]
 
@@ -21,4 +21,4 @@ def cholesky_qr() -> Method:
       >>> from precond import eigenbasis
       >>> root = eigenbasis(method=cholesky_qr())
     """
-    return Method("cholesky_qr()", None, following(cholesky_qr_basis))
+    return Method("cholesky_qr()", None, tracked_basis(cholesky_qr_basis))

@@ -1,11 +1,11 @@
-"""The symmetric eigendecomposition, for roots and bases."""
+"""Decompose factors into eigenvalues and eigenvectors, for roots and bases."""
 
 import jax
 import jax.numpy as jnp
 
 from precond.arguments import described
 from precond.linalg import eigh_root, first_basis
-from precond.roots.methods.method import Method, Ridge, Solved
+from precond.roots.methods.method import Method, Ridge, RootResult
 from precond.roots.root import Power
 
 __all__ = ["eigh"]
@@ -22,10 +22,10 @@ def eigh() -> Method:
       >>> root, basis = inverse_root(method=eigh()), eigenbasis(method=eigh())
     """
 
-    def root(a: jax.Array, power: Power, ridge: Ridge, least: float) -> Solved:
+    def root(a: jax.Array, power: Power, ridge: Ridge, least: float) -> RootResult:
         del least
         out, values, added = eigh_root(a, float(power), ridge)
         largest, smallest = values[:, -1], jnp.maximum(values[:, 0], 0)
-        return Solved(out, largest, added, (largest + added) / (smallest + added))
+        return RootResult(out, largest, added, (largest + added) / (smallest + added))
 
     return Method("eigh()", root, lambda a, old, first: first_basis(a, old))

@@ -1,4 +1,4 @@
-"""The interface of a method: how inverse roots and orthonormal bases of factors are computed."""
+"""Define the interface of a method, which computes inverse roots and orthonormal bases of factors."""
 
 from typing import NamedTuple, Protocol
 
@@ -6,11 +6,11 @@ import jax
 
 from precond.roots.root import Power
 
-__all__ = ["BasisOf", "Method", "Ridge", "RootOf", "Solved"]
+__all__ = ["BasisOf", "Method", "Ridge", "RootOf", "RootResult"]
 
 
 class Ridge(Protocol):
-    """The type of the `ridge` that a method is given."""
+    """Compute ridges: the type of the `ridge` that a method is given."""
 
     def __call__(self, largest: jax.Array, /) -> jax.Array:
         """Return the number that is added to the diagonal of each matrix, `[M]`.
@@ -21,11 +21,11 @@ class Ridge(Protocol):
         ...
 
 
-class Solved(NamedTuple):
-    """Hold roots, and what a method knows of them.
+class RootResult(NamedTuple):
+    """Hold roots, and the numbers that a method finds with them.
 
     Attributes:
-      root: `(A + ridge I)^(-power)`, `[M, d, d]`.
+      root: the roots `(A + ridge I)^(-power)`, `[M, d, d]`.
       largest: the largest eigenvalue of each A, `[M]`.
       ridge: the number that was added to each diagonal, `[M]`.
       condition: the condition number of each `A + ridge I`, `[M]`.
@@ -40,13 +40,13 @@ class Solved(NamedTuple):
 class RootOf(Protocol):
     """Compute roots: the type of `Method.root`."""
 
-    def __call__(self, a: jax.Array, power: Power, ridge: Ridge, least: float) -> Solved:
+    def __call__(self, a: jax.Array, power: Power, ridge: Ridge, least: float) -> RootResult:
         """Compute `(A + ridge I)^(-power)`.
 
         Args:
           a: symmetric positive semi-definite matrices of magnitude about 1, `[M, d, d]`.
           power: a positive Python number.
-          ridge: from the largest eigenvalues, `[M]`, to the numbers that are added to the diagonals, `[M]`.
+          ridge: a function from the largest eigenvalues, `[M]`, to the numbers that are added to the diagonals, `[M]`.
           least: a lower bound of the ridge, relative to the largest eigenvalue; 0 if nothing is known.
         """
         ...
@@ -71,9 +71,11 @@ class Method(NamedTuple):
     """Compute roots and bases by one algorithm.
 
     Attributes:
-      name: of the function that made it, for errors.
-      root: from factors, a power and a ridge to roots (`precond.roots.methods.RootOf`); None if the method has none.
-      basis: from factors and the bases before to bases (`precond.roots.methods.BasisOf`); None if the method has none.
+      name: the name of the function that made it, for errors.
+      root: a function from factors, a power and a ridge to roots (`precond.roots.methods.RootOf`); None if the method
+        computes no roots.
+      basis: a function from factors and the bases before to bases (`precond.roots.methods.BasisOf`); None if the method
+        computes no bases.
     """
 
     name: str

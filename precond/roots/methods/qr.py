@@ -1,9 +1,9 @@
-"""SOAP's refresh of a basis: one QR decomposition."""
+"""Refresh a basis as SOAP does, by one QR decomposition."""
 
 from precond.arguments import described
 from precond.linalg import qr_basis
-from precond.roots.methods.following import following
 from precond.roots.methods.method import Method
+from precond.roots.methods.tracked_basis import tracked_basis
 
 __all__ = ["qr"]
 
@@ -16,4 +16,4 @@ def qr() -> Method:
       >>> from precond import eigenbasis
       >>> root = eigenbasis(method=qr())
     """
-    return Method("qr()", None, following(qr_basis))
+    return Method("qr()", None, tracked_basis(qr_basis))

@@ -1,4 +1,4 @@
-"""Views that patterns choose, which can say what they never found."""
+"""Choose views by patterns, and report patterns that matched nothing."""
 
 import dataclasses
 import re
@@ -17,7 +17,7 @@ class PatternViews:
     Attributes:
       patterns: the regular expressions.
       read: the views themselves.
-      otherwise: the views of paths in which none is found, which may have patterns of their own.
+      otherwise: the views of paths in which no pattern is found. They may have patterns of their own.
     """
 
     patterns: tuple[str, ...]
@@ -32,7 +32,7 @@ class PatternViews:
         """Return the patterns that are found in none of these paths.
 
         Args:
-          paths: of all parameters.
+          paths: the paths of all parameters.
 
         Examples:
           >>> from precond.blocks.views import rules

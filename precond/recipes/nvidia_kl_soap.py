@@ -15,7 +15,7 @@ from precond.linalg.lapack import orthonormal_columns
 from precond.linalg.products import product
 from precond.mesh import Sharded
 from precond.roots import Method, Root, RootState, eigenbasis
-from precond.roots.methods.following import following
+from precond.roots.methods.tracked_basis import tracked_basis
 from precond.statistics import kl
 
 __all__ = ["nvidia_eigh", "nvidia_kl_soap", "nvidia_orthogonal_iteration"]
@@ -43,7 +43,7 @@ def nvidia_orthogonal_iteration() -> Method:
       >>> jnp.abs(basis)[0].tolist()
       [[0.0, 1.0], [1.0, 0.0]]
     """
-    follow = following(lambda a, old: orthonormal_columns(product(a, old)))
+    follow = tracked_basis(lambda a, old: orthonormal_columns(product(a, old)))
     return Method("nvidia_orthogonal_iteration()", None, lambda a, old, first: _falling(a, follow(a, old, first)))
 
 

@@ -1,4 +1,4 @@
-"""Views as they are spelled, split and lifted: what all sets of views are made of."""
+"""Make views from letters, by splitting an axis, and from the view of one layer of a stack."""
 
 import math
 from collections.abc import Sequence
@@ -9,20 +9,34 @@ import jax.numpy as jnp
 from precond.blocks.parameter import Parameter, as_parameter
 from precond.blocks.view import View, Views, check_view, geometry
 
-__all__ = ["adapter", "is_real", "last_two", "lifted", "over", "spelled", "split"]
+__all__ = [
+    "MANY",
+    "SHORT",
+    "adapter",
+    "from_letters",
+    "has_real_matrix",
+    "last_two",
+    "split",
+    "with_batch_axes",
+    "with_layer_axes",
+]
+
+MANY, SHORT = 1000, 8
+"""More than `MANY` matrices with a side below `SHORT` are probably a mistake. Windows of filters have sides of up to 7
+as a rule, and a batch of layers, heads or experts has fewer than 1000 entries."""
 
 
-def is_real(leaf: Any) -> bool:
-    """Return whether a parameter is of real numbers and has two axes at least.
+def has_real_matrix(leaf: Any) -> bool:
+    """Return whether a parameter is of real numbers and has at least two axes.
 
     Args:
       leaf: anything with shape and dtype.
 
     Examples:
       >>> (
-      ...     is_real(jnp.zeros((2, 3))),
-      ...     is_real(jnp.zeros((2, 3), "complex64")),
-      ...     is_real(jnp.zeros(3)),
+      ...     has_real_matrix(jnp.zeros((2, 3))),
+      ...     has_real_matrix(jnp.zeros((2, 3), "complex64")),
+      ...     has_real_matrix(jnp.zeros(3)),
       ... )
       (True, False, False)
     """
@@ -30,17 +44,17 @@ def is_real(leaf: Any) -> bool:
     return whole.ndim >= 2 and jnp.issubdtype(whole.dtype, jnp.floating)
 
 
-def spelled(axes: str, shape: Sequence[int]) -> View | None:
-    """Return the matrices of a parameter of which every axis has a letter, or None where they are vectors.
+def from_letters(axes: str, shape: Sequence[int]) -> View | None:
+    """Make a view of matrices from one letter for each axis, or None if the matrices are vectors.
 
     Args:
-      axes: of each axis `r` for one of the rows, `c` for one of the columns, `b` for one of the batch.
-      shape: of the parameter.
+      axes: the letter of each axis: `r` for rows, `c` for columns, `b` for the batch.
+      shape: the shape of the parameter.
 
     Examples:
-      >>> spelled("brcc", (6, 64, 4, 16))  # scanned layers, inputs, heads, width
+      >>> from_letters("brcc", (6, 64, 4, 16))  # scanned layers, inputs, heads, width
       View(axes=((1,), (2, 3)), passive=(), shape=None)
-      >>> spelled("rc", (64, 1)) is None
+      >>> from_letters("rc", (64, 1)) is None
       True
     """
     rows, columns = (tuple(k for k, letter in enumerate(axes) if letter == side) for side in "rc")
@@ -50,13 +64,13 @@ def spelled(axes: str, shape: Sequence[int]) -> View | None:
 
 
 def last_two(shape: Sequence[int]) -> View | None:
-    """Return a batch of matrices, whose rows and columns are the last two axes.
+    """Make a view of matrices whose rows and columns are the last two axes.
 
-    Two kinds of arrays are not batch of matrices. A last axis of two numbers holds the parts of a complex number. And
-    if there were more than 1000 matrices with a side below 8, the short axis is the window of a filter, or the like.
+    Two kinds of arrays are not batches of matrices. A last axis of two numbers holds the parts of a complex number. And
+    if there are more than 1000 matrices with a side below 8, the short axis is probably the window of a filter.
 
     Args:
-      shape: of the parameter.
+      shape: the shape of the parameter.
 
     Examples:
       >>> last_two((8, 64, 128))
@@ -65,34 +79,35 @@ def last_two(shape: Sequence[int]) -> View | None:
       True
     """
     batch = math.prod(shape[:-2])
-    if (len(shape) > 2 and shape[-1] == 2) or (batch > 1000 and min(shape[-2:]) < 8):
+    if (len(shape) > 2 and shape[-1] == 2) or (batch > MANY and min(shape[-2:]) < SHORT):
         return None
-    return spelled("b" * (len(shape) - 2) + "rc", shape)
+    return from_letters("b" * (len(shape) - 2) + "rc", shape)
 
 
 def split(shape: Sequence[int], axis: int, parts: int) -> View | None:
-    """Return a matrix with several outputs side by side as that many matrices.
+    """Make a view of a matrix with several outputs side by side as that many matrices.
 
     Args:
-      shape: of the matrix.
-      axis: along which they lie.
-      parts: their number, which divides the axis.
+      shape: the shape of the matrix.
+      axis: the axis along which they are.
+      parts: the number of outputs, which divides the axis.
 
     Examples:
       >>> split((64, 192), 1, 3)
       View(axes=((0,), (2,)), passive=(), shape=(64, 3, 64))
     """
     read = (*shape[:axis], parts, shape[axis] // parts, *shape[axis + 1 :])
-    view = spelled("brc" if axis == 0 else "rbc", read)
+    view = from_letters("brc" if axis == 0 else "rbc", read)
     return None if view is None else view._replace(shape=read)
 
 
 def adapter(shape: Sequence[int], name: str) -> View | None:
-    """Return one of a pair of LoRA: its short side alone gets a factor, and all other axes belong to the long side.
+    """Make a view of an adapter of LoRA: only its short side gets a factor, and all other axes are the long side.
 
     Args:
-      shape: of the parameter. The short side of a matrix is the shorter one.
-      name: of the parameter. With more axes, the last is the short side of `lora_a`, and the first that of `lora_b`.
+      shape: the shape of the parameter. The short side of a matrix is the shorter one.
+      name: the name of the parameter. With more axes, the last is the short side of `lora_a`, and the first that of
+        `lora_b`.
 
     Examples:
       >>> adapter((4096, 8), "lora_a"), adapter((8, 32, 128), "lora_b").axes
@@ -100,24 +115,24 @@ def adapter(shape: Sequence[int], name: str) -> View | None:
     """
     more = len(shape) - 1
     short_first = shape[0] < shape[1] if more == 1 else name.lower().endswith("b")
-    view = spelled("r" + "c" * more if short_first else "r" * more + "c", shape)
+    view = from_letters("r" + "c" * more if short_first else "r" * more + "c", shape)
     return None if view is None else view._replace(passive=(1,) if short_first else (0,))
 
 
-def lifted(view: View, shape: Sequence[int], axes: Sequence[int], where: str) -> View:
-    """Return the view of a stack of layers from that of one layer.
+def with_layer_axes(view: View, shape: Sequence[int], axes: Sequence[int], where: str) -> View:
+    """Make the view of a stack of layers from that of one layer.
 
     Args:
-      view: of one layer.
-      shape: of the stack.
-      axes: of the layers, sorted and not negative.
+      view: the view of one layer.
+      shape: the shape of the stack.
+      axes: the axes of the layers, sorted and not negative.
       where: how to name the parameter in an error.
 
     Raises:
-      ValueError: where the view reads axes on both sides of a layer's axis as one.
+      ValueError: if the view reads axes on both sides of a layer's axis as one.
 
     Examples:
-      >>> lifted(View((0, 2), shape=(64, 3, 64)), (64, 6, 192), (1,), "qkv")
+      >>> with_layer_axes(View((0, 2), shape=(64, 3, 64)), (64, 6, 192), (1,), "qkv")
       View(axes=(0, 3), passive=(), shape=(64, 6, 3, 64))
     """
     check_view(view, where)
@@ -143,15 +158,17 @@ def lifted(view: View, shape: Sequence[int], axes: Sequence[int], where: str) ->
     return View(tuple(map(moved, view.axes)), tuple(view.passive), None if read is None else tuple(read))
 
 
-def over(axes: Sequence[int], views: Views) -> Views:
-    """Return views that take some axes of a parameter for a batch, and read the rest by other views.
+def with_batch_axes(axes: Sequence[int], views: Views) -> Views:
+    """Make views that take some axes of a parameter for a batch, and read the rest by other views.
 
     Args:
-      axes: of the batch; negative numbers count from the end.
-      views: of one entry of the batch.
+      axes: the batch axes; negative numbers count from the end.
+      views: the views of one entry of the batch.
 
     Examples:
-      >>> over((1,), lambda path, leaf: View((0, 1)))("mlp/kernel", jnp.zeros((64, 6, 128)))
+      >>> with_batch_axes((1,), lambda path, leaf: View((0, 1)))(
+      ...     "mlp/kernel", jnp.zeros((64, 6, 128))
+      ... )
       View(axes=(0, 2), passive=(), shape=None)
     """
 
@@ -159,6 +176,6 @@ def over(axes: Sequence[int], views: Views) -> Views:
         whole: Parameter = as_parameter(leaf)
         batch = sorted(axis % whole.ndim for axis in axes)
         view = views(path, whole.without(tuple(batch)))
-        return None if view is None else lifted(view, whole.shape, batch, f"'{path}'")
+        return None if view is None else with_layer_axes(view, whole.shape, batch, f"'{path}'")
 
     return read if axes else views

@@ -1,4 +1,4 @@
-"""Roots and bases from the symmetric eigendecomposition (LAPACK, cuSOLVER, or XLA's Jacobi on TPU)."""
+"""Compute roots by the symmetric eigendecomposition (LAPACK, cuSOLVER, or XLA's Jacobi on TPU)."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from precond.linalg.lapack import eigh
 from precond.linalg.precision import dot_precision
 
-__all__ = ["eigen_basis", "eigh_root"]
+__all__ = ["eigh_root"]
 
 
 def eigh_root(
@@ -19,9 +19,9 @@ def eigh_root(
     Eigenvalues below 0, which only rounding can give, count as 0.
 
     Args:
-      a: `[M, n, n]`.
+      a: the matrices, `[M, n, n]`.
       power: a positive number.
-      ridge: from the largest eigenvalues, `[M]`, to the numbers that are added to the diagonals, `[M]`.
+      ridge: a function from the largest eigenvalues, `[M]`, to the numbers that are added to the diagonals, `[M]`.
 
     Returns:
       The roots, `[M, n, n]` and symmetric; the eigenvalues of A, ascending, `[M, n]`; and the ridges, `[M]`.
@@ -38,19 +38,3 @@ def eigh_root(
     half = vectors * (damped ** (-power / 2))[:, None, :]
     root = jnp.einsum("mij,mkj->mik", half, half, precision=dot_precision())
     return root, values, damping
-
-
-def eigen_basis(a: jax.Array) -> jax.Array:
-    """Compute orthonormal eigenvectors, in the columns, by ascending eigenvalue.
-
-    Args:
-      a: `[M, n, n]`, symmetric.
-
-    Returns:
-      `[M, n, n]`.
-
-    Examples:
-      >>> jnp.abs(eigen_basis(jnp.diag(jnp.asarray([2.0, 1.0]))[None]))[0].tolist()
-      [[0.0, 1.0], [1.0, 0.0]]
-    """
-    return jnp.ones_like(a) if a.shape[-1] == 1 else eigh(a)[1]

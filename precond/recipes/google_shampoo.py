@@ -19,7 +19,7 @@ from precond.arguments import (
     described,
 )
 from precond.blocks import ragged
-from precond.engine import Refresh, blocked, every, scale_by_kronecker
+from precond.engine import RefreshSchedule, blocked, every, scale_by_kronecker
 from precond.linalg import Precision
 from precond.mesh import Sharded
 from precond.recipes.google_roots import google_eigh
@@ -33,7 +33,7 @@ from precond.widened import widened
 __all__ = ["google_shampoo"]
 
 
-def _refresh(first: int, more: int | None, learning_rate: optax.ScalarOrSchedule, stale: bool) -> Refresh:
+def _refresh(first: int, more: int | None, learning_rate: optax.ScalarOrSchedule, stale: bool) -> RefreshSchedule:
     """Refresh roots after a number of steps, or after more of them while the learning rate falls."""
     check_whole("preconditioning_compute_steps", first, least=1)
     if more is None:

@@ -1,4 +1,4 @@
-"""The choice between gathering directions in every step and gathering roots when they are refreshed."""
+"""Choose whether directions are gathered in every step, or roots when they are refreshed."""
 
 import math
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ def _bytes(tree: Tree) -> int:
 
 
 def _application(engine: KroneckerState, stacks: Mapping[str, jax.ShapeDtypeStruct]) -> int:
-    """Count the operations in which each matrix of the roots multiplies its block once."""
+    """Count the operations to multiply every block once by each matrix of its roots."""
     roots = jax.tree.leaves(engine.roots, is_leaf=lambda x: isinstance(x, RootState))
     pairs = zip(roots, jax.tree.leaves(stacks), strict=True)
     return sum(
@@ -45,14 +45,14 @@ def choose_root_axes(
     See `precond.by_cost` for the cost.
 
     Args:
-      placement: of the stacks.
-      sharding: where `sharding.roots` is a `precond.by_cost`; else there is nothing to choose.
-      inner: what runs on the stacks.
-      stacks: shapes and dtypes.
-      dtypes: the dtypes in which directions travel.
+      placement: the placement of the stacks.
+      sharding: the choice of the user. If `sharding.roots` is not a `precond.by_cost`, the placement stays as it is.
+      inner: the transformation that runs on the stacks.
+      stacks: the shapes and dtypes of the stacks.
+      dtypes: the dtypes in which directions are sent.
 
     Raises:
-      ValueError: for named axes where roots are refreshed on the host.
+      ValueError: for named axes if roots are refreshed on the host.
     """
     if placement is None or not sharding.roots:
         return placement

@@ -1,11 +1,11 @@
-"""Along which axes layers are stacked, as the parameters of one module tell of one another."""
+"""Find the axes along which layers are stacked, from the shapes in a module."""
 
 import re
 from collections.abc import Iterator, Mapping
 
 from precond.blocks.parameter_names import is_norm
 
-__all__ = ["stacked_axes"]
+__all__ = ["find_layer_axes"]
 
 Parts = tuple[str, ...]
 Shapes = Mapping[Parts, tuple[int, ...]]
@@ -13,8 +13,8 @@ Shapes = Mapping[Parts, tuple[int, ...]]
 _BIAS_OF = {"kernel": "bias", "weight": "bias", "w": "b"}
 
 
-def stacked_axes(shapes: Shapes) -> dict[Parts, tuple[int, ...]]:
-    """Return for every parameter the axes along which its neighbours say that layers are stacked.
+def find_layer_axes(shapes: Shapes) -> dict[Parts, tuple[int, ...]]:
+    """Find the axes along which the layers of every parameter are stacked, from the shapes of its neighbours.
 
     Two things show that a module is a stack of layers, as `nn.scan`, `nnx.vmap` and MaxText make it. One is a norm
     whose scale has two axes. The other is a bias that shares an axis with its kernel, but not one of the
@@ -22,13 +22,13 @@ def stacked_axes(shapes: Shapes) -> dict[Parts, tuple[int, ...]]:
     last one are tried, and a stack of stacks is found one axis after the other.
 
     Args:
-      shapes: of the parameters, by the parts of their paths.
+      shapes: the shapes of the parameters, by the parts of their paths.
 
     Returns:
       The axes by the same paths; an empty tuple if a parameter is not stacked.
 
     Examples:
-      >>> found = stacked_axes(
+      >>> found = find_layer_axes(
       ...     {
       ...         ("layers", "mlp", "kernel"): (64, 6, 128),
       ...         ("layers", "norm", "scale"): (64, 6),
@@ -64,7 +64,8 @@ def _stacks(shapes: Shapes) -> dict[Parts, int]:
             continue
         found = [(_outermost(modules, parts[:-1], axis), shapes[parts][axis], axis) for axis in axes]
         if reached := [(length, size, axis < 0, axis) for length, size, axis in found if length is not None]:
-            # The axis that more of the tree shares. Where both reach as far, there are fewer layers than channels.
+            # Take the axis that more of the tree shares. If both reach as far, take the shorter: there are fewer layers
+            # than channels.
             length, _, _, axis = min(reached)
             stacks = {other: a for other, a in stacks.items() if not _within(other, parts[:length])}
             stacks[parts[:length]] = axis
@@ -82,9 +83,9 @@ def _outermost(modules: Mapping[Parts, Shapes], module: Parts, axis: int) -> int
 
 
 def _is_stack(inside: Shapes, axis: int) -> bool:
-    """Return whether all parameters of a module have this axis, of one length, and kernels are matrices without it.
+    """Return whether all parameters of a module have this axis with one length, and kernels at least two more.
 
-    The last axis of kernels that all have the same inputs may be that of their heads, and not of layers.
+    If all kernels have the same inputs, their last axis can be one of heads, and not of layers.
     """
     lengths = {shape[axis] if axis < len(shape) else None for shape in inside.values()}
     least = {parts: 3 if parts[-1] in _BIAS_OF and not is_norm(parts) else 1 for parts in inside}
@@ -112,12 +113,12 @@ def _witnesses(shapes: Shapes) -> Iterator[tuple[Parts, list[int]]]:
 
 
 def _are_adapters(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
-    """Return whether these are stacks of LoRA's pairs, [layers, .., r] and [layers, r, ..]."""
+    """Return whether these are stacked pairs of LoRA, [layers, .., r] and [layers, r, ..]."""
     return min(len(a), len(b)) > 2 and a[0] == b[0] and a[-1] == b[1]
 
 
 def _shares(name: str, kernel: tuple[int, ...], bias: tuple[int, ...], axis: int) -> bool:
-    """Return whether a bias has one axis more than the outputs of its kernel, and the kernel has this axis, too."""
+    """Return whether a bias has one axis more than its kernel's outputs, and the kernel has this axis, too."""
     while name == "weight" and bias and bias[-1] == 1:
         bias = bias[:-1]  # Equinox: of a convolution, [out, 1, 1]
     if len(bias) < 2 or len(bias) > len(kernel) or kernel[axis] != bias[axis]:

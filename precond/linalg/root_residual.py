@@ -1,4 +1,4 @@
-"""The certificate of a root: how far it is from being one, without computing another."""
+"""Estimate the residual of a root without computing another root."""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -13,8 +13,9 @@ from precond.linalg.products import product
 
 __all__ = ["orthogonality_residual", "root_residual"]
 
+# With so many vectors the estimate is the norm to within a factor of 2; with 8 it was not, for one matrix of the slow
+# tests. They cost little more than one vector, since each matrix is read once for all of them.
 _PROBES = 16
-"""Columns of the test matrix: with 8 an estimate fell below half of the norm in the slow tests."""
 
 
 def _probes(a: jax.Array) -> jax.Array:
@@ -24,7 +25,7 @@ def _probes(a: jax.Array) -> jax.Array:
 
 
 def _norm(factors: Sequence[jax.Array], transposed: Sequence[jax.Array]) -> jax.Array:
-    """Estimate the spectral norm of a product of matrices (the first acts first) less the identity.
+    """Estimate the spectral norm of a product of matrices (the first acts first) minus the identity.
 
     It applies this residual to unit vectors, and then its transpose to what comes out. If the two are equal, both turns
     are in a loop: the compiler for TPUs takes two seconds for every product with the vectors.
@@ -47,11 +48,13 @@ def _norm(factors: Sequence[jax.Array], transposed: Sequence[jax.Array]) -> jax.
         return v, largest
 
     probes = _probes(factors[0])
+    for matrix in factors:  # so that under shard_map the probes vary over the axes over which the matrices do
+        probes += jnp.zeros_like(matrix[:, :, :1])
     return lax.fori_loop(0, 2 if equal else 1, turn, (probes, jnp.zeros_like(probes[:, 0, 0])))[1]
 
 
 def _interleaved(x: jax.Array, a: jax.Array, power: Fraction) -> list[jax.Array]:
-    """Order p factors X and q factors A so that every product of the first of them is near a power 0 of A.
+    """Return p factors X and q factors A in an order in which the first of them multiply to nearly a power 0 of A.
 
     A product such as `A^3` would round to eps of its largest entries, and the factors X that follow would enlarge
     this rounding by the cube of the condition number.
@@ -71,16 +74,16 @@ def root_residual(x: jax.Array, a: jax.Array, power: Fraction) -> jax.Array:
 
     The factors are multiplied in an order that keeps rounding small: `X X A X X` for a power of 1/4.
 
-    The residual does not depend on the scale of A. The quantities that iterations themselves watch certify nothing: in
+    The residual does not depend on the scale of A. The quantities that iterations themselves compute do not show it: in
     float32, at a condition number of 1e8, coupled Newton's `max |M - I|` is 2e-7 while the residual is 0.7. The
     estimate takes two steps of the power iteration on the residual operator from random signs. So it finds errors that
     are spread over all directions as well as a single bad one. On matrices of known spectrum it is the norm to within a
     factor of 2, down to rounding.
 
     Args:
-      x: `[M, n, n]`, symmetric.
-      a: `[M, n, n]`, the damped matrices of which x should be the root.
-      power: q/p, positive.
+      x: symmetric matrices, `[M, n, n]`.
+      a: the damped matrices of which x should be the root, `[M, n, n]`.
+      power: the power q/p, which is positive.
 
     Returns:
       `[M]`; NaN or infinity if x is not finite.
@@ -98,7 +101,7 @@ def orthogonality_residual(basis: jax.Array) -> jax.Array:
     r"""Estimate $\|Q Q^\top - I\|_2$ as `root_residual` does.
 
     Args:
-      basis: `[M, n, n]`.
+      basis: the bases, `[M, n, n]`.
 
     Returns:
       `[M]`; NaN or infinity if the basis is not finite.

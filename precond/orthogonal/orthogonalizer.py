@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from precond.arguments import check_floating, check_part, check_whole, described
-from precond.linalg import block_newton_schulz, gram_newton_schulz, gram_pays, polar_factor
+from precond.linalg import block_newton_schulz, gram_is_cheaper, gram_newton_schulz, polar_factor
 from precond.orthogonal.polynomials import check_polynomials, jordan
 from precond.orthogonal.rescaling import Rescaling
 
@@ -97,7 +97,7 @@ def newton_schulz(
 
     def multiplied_in(kind: jax.typing.DTypeLike | None) -> Callable[[jax.Array], jax.Array]:
         def run(x: jax.Array) -> jax.Array:
-            small = gram_pays((x.shape[1], x.shape[2])) if gram is None else gram
+            small = gram_is_cheaper((x.shape[1], x.shape[2])) if gram is None else gram
             return (gram_newton_schulz if small else block_newton_schulz)(x, steps, kind, rescale=factor)
 
         return run

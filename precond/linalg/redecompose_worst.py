@@ -1,9 +1,9 @@
-"""Full decompositions within a fixed budget: one for every group of matrices, for the matrix that needs it most."""
+"""Decompose one matrix of every group, the one that needs it most, so that the cost is fixed."""
 
 import jax
 import jax.numpy as jnp
 
-from precond.linalg.eigh import eigen_basis
+from precond.linalg.eigen_basis import eigen_basis
 from precond.linalg.products import product
 from precond.linalg.rotate_basis import scaled_off_diagonal
 
@@ -16,8 +16,8 @@ def continued_eigen_basis(a: jax.Array, basis: jax.Array) -> jax.Array:
     The column with the k-th smallest Rayleigh quotient is replaced by the eigenvector of the k-th smallest eigenvalue.
 
     Args:
-      a: `[M, n, n]`, symmetric.
-      basis: `[M, n, n]`, orthonormal columns near the eigenvectors.
+      a: symmetric matrices, `[M, n, n]`.
+      basis: the bases, `[M, n, n]`, in orthonormal columns near the eigenvectors.
 
     Returns:
       `[M, n, n]`.
@@ -25,7 +25,7 @@ def continued_eigen_basis(a: jax.Array, basis: jax.Array) -> jax.Array:
     Examples:
       >>> a = jnp.diag(jnp.asarray([1.0, 2.0]))[None]
       >>> basis = jnp.asarray([[[0.6, 0.8], [0.8, -0.6]]])
-      >>> # They are 1.64 and 1.36, and the larger one comes first.
+      >>> # The quotients are 1.64 and 1.36, and the larger one is the first.
       >>> jnp.abs(continued_eigen_basis(a, basis))[0].tolist()
       [[0.0, 1.0], [1.0, 0.0]]
     """
@@ -35,16 +35,17 @@ def continued_eigen_basis(a: jax.Array, basis: jax.Array) -> jax.Array:
 
 
 def redecompose_worst(a: jax.Array, basis: jax.Array, tolerance: float, group: int) -> jax.Array:
-    """Decompose the matrix with the worst basis of every `group` in a row, and replace the basis if it is bad.
+    """Decompose the matrix with the worst basis of every `group` consecutive ones, and replace the basis if it is bad.
 
-    One matrix of each group is decomposed in any case, so that the cost is always the same. The result is thrown away
-    if the basis was good enough, or if the decomposition is not finite. Nothing depends on matrices outside the group.
+    One matrix of each group is decomposed in any case, so that the cost is always the same. The result is discarded if
+    the basis was good enough, or if the decomposition is not finite. Nothing depends on matrices outside the group.
 
     Args:
-      a: `[M, n, n]`, symmetric positive semi-definite.
-      basis: `[M, n, n]`, orthonormal columns.
-      tolerance: a basis is bad if its `scaled_off_diagonal` is above this.
-      group: matrices 0 to `group - 1` are the first group, and so on; the last may be smaller.
+      a: symmetric positive semi-definite matrices, `[M, n, n]`.
+      basis: the bases, `[M, n, n]`, in orthonormal columns.
+      tolerance: the largest `scaled_off_diagonal` of a good basis.
+      group: the number of matrices in a group. Matrices 0 to `group - 1` are the first group, and so on; the last group
+        may be smaller.
 
     Returns:
       `[M, n, n]`, see `continued_eigen_basis`.
@@ -60,7 +61,7 @@ def redecompose_worst(a: jax.Array, basis: jax.Array, tolerance: float, group: i
     rows = a.shape[0]
     groups = -(-rows // group)
     badness = scaled_off_diagonal(a, basis)
-    # A matrix that is not finite has no decomposition, and must not take the place of another one.
+    # A matrix that is not finite has no decomposition, and must not be chosen instead of another one.
     badness = jnp.where(badness < jnp.inf, badness, 0)
     badness = jnp.pad(badness, (0, groups * group - rows), constant_values=-1).reshape(groups, group)
     chosen = jnp.argmax(badness, axis=1) + group * jnp.arange(groups)

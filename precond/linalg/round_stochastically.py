@@ -1,13 +1,13 @@
-"""Rounding to bfloat16, up or down by chance."""
+"""Round to bfloat16 stochastically, up or down by chance."""
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-__all__ = ["round_by_chance"]
+__all__ = ["round_stochastically"]
 
 
-def round_by_chance(x: jax.Array, noise: jax.Array) -> jax.Array:
+def round_stochastically(x: jax.Array, noise: jax.Array) -> jax.Array:
     """Round to one of the two neighbours in bfloat16, so that the mean over the noise is the number itself.
 
     Noise is added to the lower half of a float32, and cut off; the upper half is a bfloat16.
@@ -17,9 +17,11 @@ def round_by_chance(x: jax.Array, noise: jax.Array) -> jax.Array:
       noise: uniform numbers of 16 bits, of the same shape.
 
     Examples:
-      >>> # The upper neighbour, 1 + 1 / 128, is met by a quarter of the noise.
+      >>> # A quarter of the noise rounds to the upper neighbour, 1 + 1 / 128.
       >>> x = jnp.full((2,), 1 + 1 / 512)
-      >>> round_by_chance(x, jnp.asarray([3 * 2**14 - 1, 3 * 2**14], jnp.uint16)).tolist()
+      >>> round_stochastically(
+      ...     x, jnp.asarray([3 * 2**14 - 1, 3 * 2**14], jnp.uint16)
+      ... ).tolist()
       [1.0, 1.0078125]
     """
     x = x.astype(jnp.float32)

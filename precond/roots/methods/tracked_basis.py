@@ -1,4 +1,4 @@
-"""Bases that follow a factor: `eigh` the first time, then steps from the basis before."""
+"""Track the eigenvectors of a factor: by `eigh` the first time, then by steps from the basis before."""
 
 from collections.abc import Callable
 
@@ -10,17 +10,17 @@ from precond.linalg import first_basis
 from precond.roots.methods.method import BasisOf
 from precond.scopes import named
 
-__all__ = ["following"]
+__all__ = ["tracked_basis"]
 
 
-def following(step: Callable[[jax.Array, jax.Array], jax.Array]) -> BasisOf:
+def tracked_basis(step: Callable[[jax.Array, jax.Array], jax.Array]) -> BasisOf:
     """Decompose a factor by `eigh` the first time, and take a step from the basis before at every later time.
 
     Args:
-      step: from factors `[M, d, d]` and bases to bases.
+      step: a function from factors `[M, d, d]` and bases to bases.
 
     Examples:
-      >>> basis_of = following(lambda a, old: old)
+      >>> basis_of = tracked_basis(lambda a, old: old)
       >>> basis_of(jnp.ones((1, 2, 2)), jnp.eye(2)[None], jnp.asarray(False))[0].tolist()
       [[1.0, 0.0], [0.0, 1.0]]
     """

@@ -1,4 +1,4 @@
-"""Minimax polynomials, which take a matrix towards its inverse root in the fewest steps."""
+"""Find minimax polynomials, which take a matrix towards its inverse root in the fewest steps."""
 
 import functools
 from collections.abc import Sequence
@@ -7,10 +7,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.polynomial import chebyshev
 
-__all__ = ["LEAST", "Step", "minimax_step", "minimax_steps"]
+__all__ = ["LEAST", "TIGHTEST", "Step", "minimax_step", "minimax_steps"]
 
 LEAST = 1e-12  # the least start of an interval that ends in 1, since Remez's exchange is done in float64
-_EXCHANGES = 20  # the exchanges converge quadratically
+TIGHTEST = 1e-13  # the smallest error of the last step, since its polynomial is made in float64
+_EXCHANGES = 20  # far more than needed: they converge quadratically, and the fourth is exact to 1e-9 (measured)
 _ROUNDING = 1e-11  # below it the peaks of the error are rounding, and the first polynomial is good enough
 _GENTLE = 3  # first steps of degree 1
 _STEEP = 1e-5  # if the interval begins below this, all of them are needed
@@ -35,9 +36,9 @@ def minimax_step(p: int, low: float, high: float, degree: int) -> Step:
     error reaches its largest magnitude with alternating signs in degree + 2 points.
 
     Args:
-      p: the root.
-      low: where the interval begins, above 0.
-      high: where it ends.
+      p: the order of the root.
+      low: the start of the interval, above 0.
+      high: the end of the interval.
       degree: the degree of h.
 
     Examples:
@@ -71,7 +72,7 @@ def _products(p: int, steps: Sequence[Step]) -> int:
 
 
 def _greedy(p: int, low: float, tolerance: float, gentle: int) -> tuple[Step, ...]:
-    """Take steps until the tolerance is reached: so many of degree 1, then steps of degree 2."""
+    """Take steps until the tolerance is reached: `gentle` steps of degree 1, then steps of degree 2."""
     slack = tolerance ** (1 / 3) / 2
     steps, ends = [], (low, 1.0)
     while not steps or steps[-1].error > tolerance:
@@ -81,33 +82,33 @@ def _greedy(p: int, low: float, tolerance: float, gentle: int) -> tuple[Step, ..
     return tuple(steps)
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=256)  # a run asks for a few; the bound is for long sessions with many powers
 def minimax_steps(p: int, low: float, tolerance: float) -> tuple[Step, ...]:
     r"""Find steps whose composition is $x^{-1/p}$ on $[\text{low}, 1]$ to a relative error below the tolerance.
 
     The choice is greedy. Each step is the best of its degree for the interval to which the steps before have brought
     $x h(x)^p$; after a step of error e this is $[(1 - e)^p, (1 + e)^p]$. The first one to three steps are of degree 1,
-    as many as take the fewest products, and the others are of degree 2. If the interval begins below 1e-5, three are of
-    degree 1. With degree 2 from the start there would be one step less. But the first polynomial would be so steep that
-    in float32, at a condition number of 1e6, $X^p A$ would be ten times as far from the identity.
+    whichever number takes the fewest products, and the others are of degree 2. If the interval begins below 1e-5, three
+    are of degree 1. With degree 2 from the start there would be one step less. But the first polynomial would be so
+    steep that in float32, at a condition number of 1e6, $X^p A$ would be ten times as far from the identity.
 
-    The interval is made longer at both ends, by so much that a step still reaches the tolerance on the added parts.
-    This is room for rounding. Without it the last polynomials, on intervals of no length, would have coefficients
-    without bound.
+    The interval is made longer at both ends, but only so much that a step still reaches the tolerance on the added
+    parts. This is room for rounding. Without it the last intervals would have almost no length, and the coefficients of
+    their polynomials no bound.
 
     Args:
-      p: the root.
+      p: the order of the root.
       low: the least eigenvalue, relative to a bound of the largest; at least half of 1e-12.
       tolerance: a bound of the error of the last step, at least 1e-13.
 
     Raises:
-      ValueError: for less than that.
+      ValueError: for smaller numbers.
 
     Examples:
       >>> [len(minimax_steps(4, low, 1e-6)) for low in (1e-2, 1e-4, 1e-6, 1e-8)]
       [4, 5, 7, 9]
     """
-    if tolerance < 1e-13 or low < LEAST / 2:
+    if tolerance < TIGHTEST or low < LEAST / 2:
         raise ValueError(f"low={low}, tolerance={tolerance}: beyond float64, in which the polynomials are made.")
     least = _GENTLE if low < _STEEP else 1
     found = [_greedy(p, low, tolerance, gentle) for gentle in range(_GENTLE, least - 1, -1)]

@@ -13,7 +13,7 @@ from jax.core import Tracer
 
 from precond.arguments import check_whole, described
 from precond.boxes import boxed_like, unboxed
-from precond.engine import Engine, KroneckerState, describing
+from precond.engine import EngineDescription, KroneckerState, describing
 from precond.host.job import Job, begin, cancel, finish, kernel_of, unfinished
 from precond.host.rows import put
 from precond.roots import Axis, Root
@@ -27,7 +27,7 @@ State = TypeVar("State")
 class _Slot:
     """What is known of one engine between two looks at its state."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: EngineDescription) -> None:
         self.root, self.period = engine.root, engine.schedule.period
         self.kernel = kernel_of(engine.root)
         self.seen: int | None = None
@@ -82,7 +82,7 @@ def _lost(state: KroneckerState, used: int) -> KroneckerState:
 class HostRefresh:
     """Refresh roots on the host: a function from state to state, and a context that ends its threads."""
 
-    def __init__(self, engines: list[Engine], pool: Executor, updates: int) -> None:
+    def __init__(self, engines: list[EngineDescription], pool: Executor, updates: int) -> None:
         self._slots, self._pool, self._updates = [_Slot(e) for e in engines], pool, updates
         self._calls, self._wait = 0, 1
 

@@ -1,4 +1,4 @@
-"""Whose every block of a stack is, as numbers that a state keeps, and that need no layout to be read."""
+"""Number the blocks of a stack by parameter, so that a state can be matched without its layout."""
 
 import hashlib
 import math
@@ -11,17 +11,19 @@ from precond.blocks.cuts import Region
 from precond.blocks.layout import Layout
 from precond.blocks.tensor_group import Member
 
-__all__ = ["STARTS", "fingerprint", "hashed", "owners_of", "reading_of"]
+__all__ = ["STARTS", "block_ids_of", "fingerprint", "hashed", "reading_of"]
 
 STARTS = 3
-"""The column of an owner's row at which the places of the block begin; before it stand path, reading and number."""
+"""The column of block ids at which the start of the block begins; columns 0 to 2 are path, reading and number."""
 
-_MOST = 2**31
-_LARGE = 2**20  # rows beyond which nothing is computed while a program is traced
+_MOST = 2**31  # the numbers of an int32 are below it
+# Rows that NumPy computes while a program is traced are constants of the program, of 20 bytes each for matrices. More
+# rows than these are computed by the program itself.
+_LARGE = 2**20
 
 
 class _Run(NamedTuple):
-    """Consecutive blocks of one parameter in one stack."""
+    """Describe consecutive blocks of one parameter in one stack."""
 
     path: str
     row: str | None
@@ -31,10 +33,10 @@ class _Run(NamedTuple):
 
 
 def hashed(text: str) -> int:
-    """Return a number of 32 bits that stands for a text, and is not 0.
+    """Hash a text to an int32 that is not 0.
 
     Args:
-      text: any.
+      text: a text.
 
     Examples:
       >>> (
@@ -48,10 +50,10 @@ def hashed(text: str) -> int:
 
 
 def reading_of(member: Member) -> int:
-    """Return a number that stands for how a parameter is read, before it is cut.
+    """Hash how a parameter is read, before it is cut.
 
     Args:
-      member: of a group.
+      member: the member of a group.
 
     Examples:
       >>> from precond.blocks.view import Geometry
@@ -77,13 +79,13 @@ def _runs(layout: Layout) -> dict[str, list[_Run]]:
 
 
 def fingerprint(layout: Layout) -> int:
-    """Return a number that stands for everything that the order and the meaning of blocks depend on.
+    """Hash everything that the order and the meaning of blocks depend on.
 
-    It knows paths, readings, cuts and order; and neither dtypes nor the rows of zeros behind the blocks, so that it
+    These are paths, readings, cuts and order. Dtypes and the rows that pad a stack have no effect, so that the hash
     does not depend on the number of devices.
 
     Args:
-      layout: of a tree.
+      layout: the layout of a tree.
 
     Examples:
       >>> from precond.blocks.layout import layout_of
@@ -97,15 +99,15 @@ def fingerprint(layout: Layout) -> int:
     return hashed(repr(sorted(_runs(layout).items())))
 
 
-def owners_of(layout: Layout) -> dict[str, Any]:
-    """Return for every stack whose its blocks are, an array `[N, 3 + k]` of int32 for blocks of k axes.
+def block_ids_of(layout: Layout) -> dict[str, Any]:
+    """Return the parameter of each block of every stack, as an array `[N, 3 + k]` of int32 for blocks of k axes.
 
     A row has four parts. The first two are hashes, of the parameter's path and of how the parameter is read. The third
-    is the number of the block among the blocks of its parameter in this stack. The last tells where the block begins
-    on each axis of its tensor. Rows behind the blocks are 0.
+    is the number of the block among the blocks of its parameter in this stack. The last is the place on each axis of
+    its tensor at which the block begins. Rows that pad a stack are 0.
 
     Args:
-      layout: of a tree.
+      layout: the layout of a tree.
 
     Raises:
       ValueError: for so many blocks, or such long axes, that 32 bits cannot count them.
@@ -113,7 +115,7 @@ def owners_of(layout: Layout) -> dict[str, Any]:
     Examples:
       >>> from precond.blocks.layout import layout_of
       >>> from precond.blocks.views import default_views
-      >>> rows = owners_of(
+      >>> rows = block_ids_of(
       ...     layout_of({"kernel": jnp.zeros((16, 8))}, default_views, 8, multiple=3)
       ... )["8x8"]
       >>> rows[:, 2:].tolist(), rows[:, 0].tolist() == [hashed("kernel"), hashed("kernel"), 0]
@@ -132,7 +134,7 @@ def _rows(runs: list[_Run], length: int) -> Any:
         )
     xp: Any = np if length <= _LARGE else jnp
     ends = np.cumsum([run.blocks for run in runs])
-    # For each run its first row, and for each axis the step, count, start and size of its cut.
+    # A row of the table is a run's first row, and for each axis the step, count, start and size of its cut.
     table = np.array([[end - run.blocks, *_steps(run.region)] for run, end in zip(runs, ends, strict=True)], np.int32)
     own = np.array([[hashed(run.path), run.reading] for run in runs], np.int32)
     place = xp.arange(length, dtype=np.int32)

@@ -1,14 +1,14 @@
-"""Whether the blocks of a state are those of the parameters at hand."""
+"""Check that a state belongs to the parameters that an update is given."""
 
 from typing import Any
 
 import numpy as np
 
+from precond.blocks.block_ids import STARTS, block_ids_of, hashed
 from precond.blocks.layout import Layout
-from precond.blocks.owners import STARTS, hashed, owners_of
 from precond.blocks.path_name import leaves_of
 
-__all__ = ["check_inner", "check_owners", "first_difference"]
+__all__ = ["check_block_ids", "check_inner", "first_difference"]
 
 _ADVICE = (
     "Restore it with the parameters and the arguments with which it was made, or keep what fits: "
@@ -16,12 +16,12 @@ _ADVICE = (
 )
 
 
-def check_owners(owners: Any, layout: Layout, *, divided: bool) -> None:
-    """Raise if a state has other stacks than the parameters at hand: what is known before its numbers are.
+def check_block_ids(block_ids: Any, layout: Layout, *, divided: bool) -> None:
+    """Raise if the names or the lengths of stacks differ between a state and the parameters. Only shapes are read.
 
     Args:
-      owners: of the state.
-      layout: of the parameters.
+      block_ids: the block ids of the state.
+      layout: the layout of the parameters.
       divided: whether a device may see no more than its share of a stack.
 
     Raises:
@@ -33,12 +33,12 @@ def check_owners(owners: Any, layout: Layout, *, divided: bool) -> None:
       >>> a, b = (
       ...     layout_of({"kernel": jnp.zeros((n, 8))}, default_views, None) for n in (4, 6)
       ... )
-      >>> check_owners(owners_of(a), b, divided=False)
+      >>> check_block_ids(block_ids_of(a), b, divided=False)
       Traceback (most recent call last):
       ...
       ValueError: state= is of other parameters, or of another block_size or views: it has no blocks 6x8, ...
     """
-    found = {name: np.shape(x) for name, x in owners.items()} if isinstance(owners, dict) else {}
+    found = {name: np.shape(x) for name, x in block_ids.items()} if isinstance(block_ids, dict) else {}
     other = "state= is of other parameters, or of another block_size or views:"
     for name, stack in layout.stacks.items():
         if name not in found:
@@ -53,11 +53,11 @@ def check_owners(owners: Any, layout: Layout, *, divided: bool) -> None:
 
 
 def check_inner(state: Any, expected: Any, *, divided: bool) -> None:
-    """Raise if what is kept of the blocks is not what the transformation of stacks would make: that of another method.
+    """Raise if a state has other arrays, or arrays of other shapes, than `expected`.
 
     Args:
-      state: of the transformation of stacks.
-      expected: what it makes of these stacks; anything with shapes.
+      state: the state of the transformation of stacks.
+      expected: the state that it makes for these stacks; anything with shapes.
       divided: whether a device may see no more than its share of a stack.
 
     Raises:
@@ -88,33 +88,33 @@ def _named(tree: Any) -> dict[str, tuple[int, ...]]:
     return {path: np.shape(x) for path, x in leaves_of(tree).items()}
 
 
-def first_difference(owners: dict[str, np.ndarray], layout: Layout, shapes: dict[str, tuple[int, ...]]) -> str:
-    """Say which parameter's blocks are the first that differ in a state, with what it should have and what it has.
+def first_difference(block_ids: dict[str, np.ndarray], layout: Layout, shapes: dict[str, tuple[int, ...]]) -> str:
+    """Describe the first block that differs between a state and a layout: what it should be, and what it is.
 
     Args:
-      owners: of the state, numbers that are known.
-      layout: of the parameters.
-      shapes: of the parameters by path.
+      block_ids: the block ids of the state, as known numbers.
+      layout: the layout of the parameters.
+      shapes: the shapes of the parameters by path.
 
     Examples:
       >>> import jax.numpy as jnp
       >>> from precond.blocks import layout_of, default_views
       >>> a, b = ({name: jnp.zeros((4, 6))} for name in "ab")
-      >>> owners = owners_of(layout_of(a, default_views, 8))
+      >>> block_ids = block_ids_of(layout_of(a, default_views, 8))
       >>> layout = layout_of(b, default_views, 8)
-      >>> first_difference(owners, layout, {"b": (4, 6)})
+      >>> first_difference(block_ids, layout, {"b": (4, 6)})
       "state= is of other parameters: where 'b' of shape (4, 6) has block 0 of 4x6, it has one of a parameter ..."
     """
     known = {hashed(path): path for path in layout.paths}
-    for name, now in owners_of(layout).items():
-        rows = owners.get(name, np.zeros((0, now.shape[1]), np.int32))
+    for name, now in block_ids_of(layout).items():
+        rows = block_ids.get(name, np.zeros((0, now.shape[1]), np.int32))
         count = max(len(now), len(rows))
         was, new = (np.pad(np.asarray(x), ((0, count - len(x)), (0, 0))) for x in (rows, now))
         differs = np.flatnonzero(np.any(was != new, axis=1))
         if differs.size:
             i = differs[0]
             return f"state= is of other parameters: {_told(name, i, was, new, known, shapes)} {_ADVICE}"
-    return f"state= is of other parameters, of which some are the last rows of others. {_ADVICE}"
+    return f"state= is of other parameters, or uses other parameters as last rows. {_ADVICE}"
 
 
 def _told(

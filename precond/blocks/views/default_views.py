@@ -1,4 +1,4 @@
-"""The views that a parameter gets where nothing else is said: by the conventions of the library that its name is of."""
+"""Choose views by the conventions of the library that a parameter's name comes from."""
 
 import re
 from typing import Any
@@ -16,7 +16,7 @@ _OF_TORCH = re.compile(r"(.*_)?weight(_.*)?")
 
 
 def default_views(path: str, leaf: Any) -> View | None:
-    """Return how a parameter is read, by its name, its shape, and what its neighbours say.
+    """Choose the view of a parameter by its name, its shape, and the shapes of its neighbours.
 
     A `weight` is read as `precond.views.torch` reads it, a Haiku convolution or recurrent cell as
     `precond.views.haiku` does, and everything else as `precond.views.flax` does.
@@ -32,7 +32,7 @@ def default_views(path: str, leaf: Any) -> View | None:
     | `weight` `[out, in, h, w]` | `[out, in h w]` |
     | other arrays `[.., m, n]` | a batch of `[m, n]` |
     | LoRA's `[d, r]` and `[r, d]` | the short side alone |
-    | any of these in a stack of layers | one of it a layer |
+    | any of these in a stack of layers | one view for each layer |
 
     Stacked layers are seen by their neighbours: a norm's scale has one axis more than it should, or a bias has an axis
     that belongs to no output of its kernel. A `kernel` with more axes than its module's name allows is a stack, too,
@@ -40,7 +40,7 @@ def default_views(path: str, leaf: Any) -> View | None:
     `precond.views.stacked`, `precond.views.maxtext` and `precond.views.named` need none.
 
     Args:
-      path: of the parameter, `"block/mlp/kernel"`.
+      path: the path of the parameter, `"block/mlp/kernel"`.
       leaf: the parameter, or anything with its shape and dtype.
 
     Examples:

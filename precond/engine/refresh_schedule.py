@@ -1,4 +1,4 @@
-"""When roots are refreshed, and which: the value that the engine's `refresh=` takes."""
+"""Schedule the refreshes of roots, by the value that the engine's `refresh=` takes."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -8,10 +8,10 @@ import jax.numpy as jnp
 
 from precond.arguments import check_function, check_whole, described, shown
 
-__all__ = ["Refresh", "every", "on_host"]
+__all__ = ["RefreshSchedule", "every", "on_host"]
 
 
-class Refresh(NamedTuple):
+class RefreshSchedule(NamedTuple):
     """Hold when roots are refreshed; `precond.every` and `precond.on_host` make it, and document its fields.
 
     With `on_host`, roots are never refreshed within an update.
@@ -32,7 +32,7 @@ class Refresh(NamedTuple):
         return self.period == self.start == 1 and self.period_at is None
 
     def turns_due(self, step: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Return the first turn that is due at a step (counted from 1), and the one behind the last.
+        """Return the first turn that is due at a step (counted from 1), and the number after the last.
 
         With `stagger` a period has one turn for each step, and each turn refreshes an equal share of the roots. Without
         it there is one turn, which refreshes all.
@@ -59,23 +59,23 @@ def every(
     stagger: bool = False,
     delay: int = 0,
     warmup: int = 0,
-) -> Refresh:
+) -> RefreshSchedule:
     """Refresh roots every `period` steps. Steps are counted from 1.
 
     Args:
       period: steps between two refreshes of a root; or a schedule of it, a function from the number of updates before
         this one. It is rounded down, and at least 1. `precond.plan` counts with its value at 0.
       start: the step of the first refresh, in which all roots have their turn. Before it they are the identity.
-      phase: later refreshes are due where `(step - phase) % period == 0`; None counts from `start`. Meta's
-        implementation has phase 0 whatever the start.
-      stagger: after the first refresh, every root has one turn in `period` steps, and the turns of roots of one size
-        are spread evenly over the steps. Every step then costs about the same.
-      delay: 1 preconditions with the roots as they were before this step, and only then lets statistics and
-        roots see the gradient, as SOAP does: no gradient meets a basis made from itself, and the refresh can
-        run beside the next step. 0 uses the newest.
-      warmup: in this many first steps the gradient is given to the statistics alone, and the update is zero (1 in the
+      phase: the offset of later refreshes, which are due where `(step - phase) % period == 0`; None counts from
+        `start`. Meta's implementation has phase 0 with every `start`.
+      stagger: whether, after the first refresh, every root has one turn in `period` steps, and the turns of roots of
+        one size are spread evenly over the steps. Every step then costs about the same.
+      delay: the number of steps by which roots lag. With 1, a step uses the roots from before it, and adds its gradient
+        to statistics and roots afterwards, as SOAP does. So no gradient is preconditioned by a basis made from itself,
+        and the refresh can run beside the next step. With 0, a step uses the newest roots.
+      warmup: the number of first steps in which only the statistics see the gradient, and the update is zero (1 in the
         official SOAP). The momentum and the second moments of `precond.scale_by_kronecker` do not move. A momentum or a
-        graft around it, which most aliases have, does.
+        graft around it, which most aliases have, moves.
 
     Returns:
       A value for `refresh=` of `precond.scale_by_kronecker` and of the aliases.
@@ -120,20 +120,20 @@ def every(
         raise ValueError("stagger=True has a fixed number of turns, and a schedule of the period has not: choose one.")
     # With a period of one every root has its turn in every step.
     stagger = stagger and period > 1
-    return Refresh(period, start, start if phase is None else phase, stagger, delay, warmup, False, period_at)
+    return RefreshSchedule(period, start, start if phase is None else phase, stagger, delay, warmup, False, period_at)
 
 
 @described()
-def on_host(period: int, *, warmup: int = 0) -> Refresh:
+def on_host(period: int, *, warmup: int = 0) -> RefreshSchedule:
     """Leave the refresh to `precond.host_refresh`, which runs beside training on the cores of the host.
 
     After every `period` updates the engine keeps a copy of the factors in its state: half as many numbers as its roots
-    have. What the host makes of it is in use from `period` updates later on. Until then, and for ever without
-    `precond.host_refresh`, roots are the identity.
+    have. Roots that the host computes from it are used `period` updates later. Before the first of these, roots are the
+    identity. Without `precond.host_refresh` they stay the identity.
 
     Args:
-      period: N.
-      warmup: as in `precond.every`.
+      period: N, the number of updates between two copies.
+      warmup: the number of first steps without an update, as in `precond.every`.
 
     Returns:
       A value for `refresh=` of `precond.scale_by_kronecker` and of the aliases.
@@ -150,4 +150,4 @@ def on_host(period: int, *, warmup: int = 0) -> Refresh:
     """
     check_whole("period", period, least=1)
     check_whole("warmup", warmup, least=0)
-    return Refresh(period, 1, 1, False, 0, warmup, on_host=True)
+    return RefreshSchedule(period, 1, 1, False, 0, warmup, on_host=True)
