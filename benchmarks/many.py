@@ -2,8 +2,9 @@
 
     python benchmarks/many.py            writes results/many.json
 
-The first part is the seconds to trace and compile an update of 24 matrices that all differ in shape. The second is the
-time of a step of 8 models under `jax.vmap`, by that of one model.
+The first part is the seconds to trace and compile an update of 24 matrices that all differ in shape. The second part
+compares factors that are padded to a few sizes for the refresh with factors as they are. The third is the time of a
+step of 8 models under `jax.vmap`, by that of one model.
 """
 
 import argparse
@@ -30,15 +31,34 @@ OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation]] = {
 }
 
 
-def compiled(tx: optax.GradientTransformation, shapes: list[tuple[int, int]]) -> dict[str, float]:
-    """Seconds to trace and lower, and to compile, an update of matrices of many shapes."""
+ROOTS = {
+    "padded to few sizes": precond.inverse_root(),
+    "as they are": precond.inverse_root()._replace(padding=None),
+}
+
+
+def compiled(tx: optax.GradientTransformation, shapes: list[tuple[int, int]]) -> tuple[dict[str, float], Any]:
+    """Seconds to trace and lower, and to compile, an update of matrices of many shapes; and the program."""
     params = {f"layer_{i:02}": {"kernel": jnp.ones(shape)} for i, shape in enumerate(shapes)}
     state = jax.eval_shape(tx.init, params)
     start = time.perf_counter()
     lowered = jax.jit(tx.update).lower(params, state, params)
     traced = time.perf_counter()
-    lowered.compile()
-    return {"trace_s": round(traced - start, 1), "compile_s": round(time.perf_counter() - traced, 1)}
+    program = lowered.compile()
+    seconds = {"trace_s": round(traced - start, 1), "compile_s": round(time.perf_counter() - traced, 1)}
+    return seconds, lambda: program(params, tx.init(params), params)
+
+
+def padded(shapes: list[tuple[int, int]]) -> dict[str, dict[str, float]]:
+    """What padding changes: seconds to compile, and the time of an update that refreshes all roots."""
+    found, runs = {}, {}
+    for name, root in ROOTS.items():
+        engine = precond.scale_by_kronecker(precond.outer_products(), root, refresh=precond.every(1))
+        found[name], run = compiled(precond.blocked(engine), shapes)
+        runs[name] = run
+    for name, times in measure.alternating(runs, 7).items():
+        found[name]["update_ms"] = round(1e3 * float(np.median(times)), 1)
+    return found
 
 
 def trained(tx: optax.GradientTransformation, models: int) -> Callable[[], Any]:
@@ -71,10 +91,11 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--shapes", type=int, default=len(SHAPES), help="how many of them")
     given = parser.parse_args()
-    shapes = {name: compiled(make(), SHAPES[: given.shapes]) for name, make in OPTIMIZERS.items()}
+    shapes = {name: compiled(make(), SHAPES[: given.shapes])[0] for name, make in OPTIMIZERS.items()}
+    sizes = padded(SHAPES[: given.shapes])
     models = {name: mapped(make()) for name, make in OPTIMIZERS.items()}
     setting = {"shapes": SHAPES[: given.shapes], "side": SIDE, "steps": STEPS}
-    measure.save("many", {"setting": setting, "compile": shapes, "vmap": models})
+    measure.save("many", {"setting": setting, "compile": shapes, "sizes": sizes, "vmap": models})
 
 
 if __name__ == "__main__":

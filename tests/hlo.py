@@ -20,3 +20,18 @@ def run_in_any_case(compiled):
                 left += _CALLED.findall(line)
                 left += [x for branches in _BRANCHES.findall(line) for x in branches.split(", ")]
     return "\n".join(seen.values())
+
+
+def results_of(lowered, operation):
+    """The shapes of the results of an operation, in the text of a lowered program."""
+    lines = re.findall(rf'stablehlo\.{operation}"?\(.*', lowered)
+    return [_shape(re.findall(r"tensor<([\dx]*)\w+>", line)[-1]) for line in lines]
+
+
+def reduced_by(lowered):
+    """The shapes of the first operand of every reduction, in the text of a lowered program."""
+    return [_shape(x) for x in re.findall(r"stablehlo\.reduce\(.*? : \(tensor<([\dx]*)\w+>", lowered)]
+
+
+def _shape(text):
+    return tuple(int(d) for d in text.split("x") if d)

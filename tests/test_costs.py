@@ -78,6 +78,28 @@ def test_a_step_without_a_refresh_decomposes_nothing(name, schedule):
     assert "lapack" not in run_in_any_case(text)
 
 
+@pytest.mark.parametrize("name", ["shampoo", "soap"])
+def test_nor_does_one_of_several_models_whose_states_count_by_themselves(name):
+    tx = getattr(precond, name)(1e-3, refresh=precond.every(10, stagger=True))
+    params = {"a": jnp.ones((3, 4, 3))}
+    state = jax.vmap(tx.init)(params)
+    assert {x.shape for _, x in optax.tree.get_all_with_path(state, "count")} >= {(3,)}
+    text = jax.jit(jax.vmap(tx.update)).lower(params, state, params).compile().as_text()
+    assert "lapack" in text
+    assert "lapack" not in run_in_any_case(text)
+
+
+def test_rows_are_sliced_and_what_is_not_finite_is_kept_out_where_results_are_written():
+    params = {f"{i}": jax.ShapeDtypeStruct((64, 64), jnp.float32) for i in range(20)}
+    tx = precond.shampoo(1e-3)
+    lowered = jax.jit(tx.update, donate_argnums=1).lower(params, jax.eval_shape(tx.init, params), params)
+    assert "stablehlo.gather" not in lowered.as_text()
+    entry = lowered.compile().as_text().split("\nENTRY ")[1]
+    # Every stack is written by a fusion or a product, and no selection goes over it again.
+    assert re.findall(r"= f32\[20,64,\d+\]\S* select\(", entry) == []
+    assert re.findall(r"= f32\[20,64,\d+\]\S* fusion\(", entry)
+
+
 def test_roots_from_before_the_step_are_not_copied():
     params = {f"{i}": jax.ShapeDtypeStruct((64, 64), jnp.float32) for i in range(20)}
 

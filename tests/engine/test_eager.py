@@ -8,6 +8,7 @@ import optax
 import pytest
 
 import precond
+from tests.conformance import harness
 
 
 def traced_optimizer(around=lambda tx: tx):
@@ -22,6 +23,15 @@ def traced_optimizer(around=lambda tx: tx):
         precond.outer_products(), root._replace(refresh=refresh), refresh=precond.every(3, stagger=True)
     )
     return around(precond.blocked(engine, block_size=4)), seen
+
+
+def test_the_second_update_compiles_nothing():
+    tx, params = precond.shampoo(1e-3, block_size=4), {"kernel": jnp.ones((6, 4)), "bias": jnp.ones(4)}
+    _, state = tx.update(params, tx.init(params), params)
+    with harness.log_compilations() as found:
+        for _ in range(3):
+            _, state = tx.update(params, state, params)
+    assert found == []
 
 
 @pytest.mark.parametrize("around", [lambda tx: tx, lambda tx: precond.accumulate(tx, 2)], ids=["alone", "accumulated"])

@@ -13,6 +13,7 @@ import optax
 import pytest
 
 import precond
+from tests import hlo
 from tests.mesh import loops
 
 pytestmark = pytest.mark.platforms
@@ -108,6 +109,15 @@ def test_a_step_reduces_gradients_and_gathers_directions_and_nothing_else(schedu
     directions = sum(x.size for path, x in stacks_of(state).items() if path.endswith(".nu"))
     # One number more is summed: how many blocks have no finite gradient.
     assert collectives(program) == {"all-reduce": gradients + 1, "all-gather": directions}
+
+
+@pytest.mark.usefixtures("x64")
+def test_directions_travel_in_the_shape_of_their_stack_and_no_device_looks_at_the_blocks_of_others():
+    program, state = lowered()
+    text, (stack,) = program.as_text(), [x.shape for path, x in stacks_of(state).items() if path.endswith(".nu")]
+    assert hlo.results_of(text, "all_gather") == [stack]
+    rows = {shape[0] for shape in hlo.reduced_by(text) if shape[1:] == stack[1:]}
+    assert max(rows) == stack[0] // 8
 
 
 def stacks_of(state):

@@ -16,6 +16,7 @@ from jax.sharding import PartitionSpec as P
 import precond
 from precond import layers
 from precond.blocks import Layer, View, layout_of
+from tests import hlo
 from tests.mesh import loops
 
 EXPLICIT, AUTO = loops.EXPLICIT, loops.AUTO
@@ -153,6 +154,12 @@ def test_no_gradient_is_gathered(kind):
     sent = sum(n for what, n in found if what == "all-to-all")
     padded = sum(math.prod(s.shape) for s in layout(MODEL).stacks.values())
     assert sent == 2 * total // 8 + 2 * padded // 8
+
+
+def test_slices_of_blocks_travel_in_their_own_shape():
+    # From each device to each: slices of up, of the three layers and of down, and those of the five blocks of a device.
+    slices = [(8, 8, 4), (8, 3, 8, 4), (8, 4, 8)]
+    assert hlo.results_of(lowered(EXPLICIT).as_text(), "all_to_all") == [*slices, (8, 5, 16, 2), (8, 5, 16, 2), *slices]
 
 
 OF_MUON = {f"{name}_{i}": shape for name, shape in (("up", (64, 128)), ("query", (64, 64))) for i in range(8)}
