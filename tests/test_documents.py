@@ -287,6 +287,32 @@ def test_the_page_of_architecture_says_who_reads_what():
     assert {name: said[name] for name in precond.BlockInfo._fields} == readers_of_blocks()
 
 
+def readers_of_arguments():
+    """By argument of an update: the files that read it by name, but for `blocks`."""
+    found = {}
+    for file in (ROOT / "precond").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = []
+            if isinstance(node, ast.FunctionDef) and node.args.kwarg and node.args.kwarg.arg == "extra":
+                names = [x.arg for x in node.args.kwonlyargs]
+            if isinstance(node, ast.Subscript | ast.Compare | ast.Call):
+                names = re.findall(r"^extra(?:\.get\(|\[)'(\w+)'|^'(\w+)' (?:not )?in extra$", ast.unparse(node))
+                names = [a or b for a, b in names]
+            for name in names:
+                found.setdefault(name, set()).add(file.stem)
+    return {name: files - {"statistic"} for name, files in found.items() if name != "blocks"}  # that is the interface
+
+
+def test_the_page_of_architecture_says_who_reads_which_argument():
+    rows = [cells for cells in table_rows(ROOT / "docs" / "architecture.md") if len(cells) == 3]
+    said = {}
+    for names, _, files in rows:
+        for name in re.findall(r"`(\w+)`", names):
+            said.setdefault(name, set()).update(re.findall(r"`(\w+)`", files))
+    found = readers_of_arguments()
+    assert {name: said.get(name) for name in found} == found
+
+
 def cells_between(page, begin, end):
     text = page.read_text().split(begin)[1].split(end)[0]
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in text.strip().splitlines()[2:]]
