@@ -50,9 +50,16 @@ def accumulated(one, other, axis):
 
 def mixtures():
     """By kind and by pair, as test parameters."""
-    quick = {(beside, "kfac", "shampoo"), (inside, "ekfac", "soap"), (accumulated, "kfac", "adascale")}
+    quick = {
+        (beside, "kfac", "shampoo"),
+        (beside, "muon", "kl_soap"),
+        (inside, "ekfac", "soap"),
+        (accumulated, "kfac", "adascale"),
+    }
     pairs = [("kfac", "shampoo"), ("ekfac", "soap"), ("kl_shampoo", "kfac"), ("soap", "mfac"), ("bare", "ekfac")]
     every = [(kind, *pair) for kind in (beside, inside, graft, around) for pair in pairs]
+    others = [("muon", "kl_soap"), ("kl_soap", "muon"), ("meta", "official_soap"), ("official_soap", "nvidia")]
+    every += [(kind, *pair) for kind in (beside, graft) for pair in (*others, ("nvidia", "meta"))]
     every += [(beside, "google", "adascale"), (beside, "neumann", "google"), (accumulated, "kfac", "adascale")]
     return [
         pytest.param(functools.partial(kind, *pair), id=f"{kind.__name__}-{'-'.join(pair)}", marks=marks)
