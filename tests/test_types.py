@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import optax
 
 import precond
+from precond.engine import KroneckerState
 from precond.roots.methods import Method, RootResult
 from precond.statistics import Seen, Statistic
 from precond.linalg import Packed
@@ -47,7 +48,26 @@ def whiten(state: precond.RootState, axis: int, factor: jax.Array) -> jax.Array:
     return factor
 
 
+def misnamed_init(blocks, factors) -> precond.RootState:
+    return precond.RootState((), ())
+
+
+def misnamed_apply(update: jax.Array, gradient: jax.Array, state: precond.RootState):
+    return update, state
+
+
+def misnamed_whiten(state: precond.RootState, place: int, factor: jax.Array) -> jax.Array:
+    return factor
+
+
+def misspelled_field(state: KroneckerState) -> Any:
+    return state.rootz  # refused
+
+
 precond.Root(init, refresh, apply, whiten, power=lambda axis: 1 / axis.order)
+precond.Root(misnamed_init, refresh, apply, whiten, power=lambda axis: 1.0)  # refused
+precond.Root(init, refresh, misnamed_apply, whiten, power=lambda axis: 1.0)  # refused
+precond.Root(init, refresh, apply, misnamed_whiten, power=lambda axis: 1.0)  # refused
 precond.Root(init, misnamed_refresh, apply, whiten, power=lambda axis: 1.0)  # refused
 precond.Root(init, refresh, apply, whiten, power=lambda place: 1.0)  # refused
 precond.inverse_root().refresh(factors=jnp.ones((1, 1, 1)), derived=None, power=1.0, first=jnp.asarray(True))
@@ -77,6 +97,7 @@ def misnamed_seen(name: str, stack: jax.Array, place: int, factors: Any, whiten:
 good: Seen = seen
 bad: Seen = misnamed_seen  # refused
 statistic: Statistic = precond.outer_products()
+no_statistic: Statistic = optax.scale(1.0)  # refused
 
 
 class Count(NamedTuple):
