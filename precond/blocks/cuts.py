@@ -103,7 +103,7 @@ def cut_blocks(tensors: jax.Array, region: Region) -> jax.Array:
         stop = cut.start + cut.count * cut.size
         if (cut.start, stop) != (0, tensors.shape[axis]):
             tensors = jax.lax.slice_in_dim(tensors, cut.start, stop, axis=axis)
-    # One transposition moves all axes. On a TPU, slices that are concatenated take a fifth longer.
+    # One transposition moves all axes. On a TPU slices take as long, and compile in twice the time (results/moving.json).
     grid = [d for cut in region for d in (cut.count, cut.size)]
     k = len(region)
     order = [0, *range(1, 2 * k, 2), *range(2, 2 * k + 1, 2)]
@@ -122,7 +122,7 @@ def paste_blocks(blocks: jax.Array, region: Region) -> jax.Array:
       >>> paste_blocks(jnp.asarray([[0, 1], [2, 3]]), (Cut(0, 2, 2),)).tolist()
       [[0, 1, 2, 3]]
     """
-    # Here slices are faster on a TPU than a transposition. Rows are contiguous in memory already.
+    # Slices take an eighth less time on a TPU than a transposition (results/moving.json).
     for axis, cut in reversed(list(enumerate(region[1:], start=2))):
         if cut.count > 1:
             pieces = jnp.split(blocks.reshape(-1, cut.count, *blocks.shape[1:]), cut.count, axis=1)

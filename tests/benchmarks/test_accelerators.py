@@ -211,3 +211,43 @@ def test_the_page_shows_the_rows():
     assert drawing.with_table(page, rows) == page
     with pytest.raises(ValueError, match="no place for the table"):
         drawing.with_table("", rows)
+
+
+def results_of(name):
+    return json.loads((COMMITTED.parent / f"{name}.json").read_text())
+
+
+def page_rows(begin, end):
+    text = (child.ROOT / "docs" / "accelerators.md").read_text().split(begin)[1].split(end)[0]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in text.strip().splitlines()[2:]]
+
+
+def test_the_page_shows_what_the_rebuilt_engine_changed_and_its_goals_are_met():
+    found = results_of("engine")
+    before, now = (found[when]["cases"] for when in ("before", "after"))
+
+    def cells(case):
+        for name in ("megacycles", "megacycles_without_refresh"):
+            yield from (f"{when[case][name]:.2f}" for when in (before, now))
+        yield from (f"{when[case]['temporary_bytes'] / when[case]['argument_bytes']:.2f}" for when in (before, now))
+        yield from (f"{when[case]['compiler_processor_s']:.0f}" for when in (before, now))
+
+    shown = page_rows("<!-- engine begins -->", "<!-- engine ends -->")
+    assert shown == [[case.replace("/", ", "), *cells(case)] for case in now]
+    small, large = now["small/shampoo-256/dp"], now["124m/shampoo-768/update"]
+    assert small["megacycles"] <= 3.7
+    assert large["temporary_bytes"] <= 0.6 * large["argument_bytes"]
+
+
+def test_the_page_shows_what_moving_costs_and_the_ways_of_the_library_are_no_dearer():
+    found = results_of("moving")["v5e"]
+    mib = 2**20
+    assert page_rows("<!-- moving begins -->", "<!-- moving ends -->") == [
+        [what, how, f"{x['megacycles']:.2f}", f"{x['temporary_bytes'] / mib:.0f}", f"{x['compiler_s']:.1f}"]
+        for what, ways in found.items()
+        for how, x in ways.items()
+    ]
+    cost = {what: {how: x["megacycles"] for how, x in ways.items()} for what, ways in found.items()}
+    assert cost["gather"]["in their own shapes"] <= min(1.6, cost["gather"]["as one flat row"])
+    assert cost["cut"]["by transposition"] <= 1.03 * cost["cut"]["by slices"]
+    assert cost["join"]["by slices"] <= cost["join"]["by transposition"]
