@@ -112,7 +112,7 @@ def blocked(
     second = optax.masked(skip_nonfinite(otherwise, skipped=skipped), unviewed)
 
     def init(params: optax.Params) -> BlockedState:
-        check_signs({"inner": inner, "otherwise": otherwise})
+        check_signs({"inner": inner, "otherwise": otherwise}, {"otherwise": params})
         return BlockedState(
             cast(StackedState, first.init(params)),
             cast(optax.MaskedState, second.init(params)),

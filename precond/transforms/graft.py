@@ -78,7 +78,7 @@ def graft(
     magnitude = optax.with_extra_args_support(magnitude)
 
     def init(params: optax.Params) -> GraftState:
-        check_signs({"direction": direction, "magnitude": magnitude}, params)
+        check_signs({"direction": direction, "magnitude": magnitude}, dict.fromkeys(("direction", "magnitude"), params))
         return GraftState(jnp.zeros([], jnp.int32), direction.init(params), magnitude.init(params))
 
     def update(

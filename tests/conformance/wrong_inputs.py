@@ -455,6 +455,21 @@ precond.host_refresh(shampoo(1e-3, refresh=precond.on_host(2)), P, workers=0) ->
 precond.host_refresh(shampoo(1e-3, refresh=precond.on_host(2)), P, updates='1') -> updates='1'
 """,
     "directions": """
+shampoo(1e-3, otherwise=optax.adamw(1e-3, mask={'kernel': True, 'bias': False})).init(P) -> otherwise= goes against
+shampoo(1e-3, otherwise=optax.masked(optax.adam(1e-3), {'kernel': True, 'bias': True})).init(P) -> goes against
+shampoo(1e-3, otherwise=optax.masked(optax.adam(1e-3), lambda p: {'kernel': False, 'bias': True})).init(P) -> goes
+kfac(1e-3, LAYERS, otherwise=optax.partition({1: optax.sgd(0.1)}, {'kernel': 1, 'bias': 1})).init(P) -> goes against
+muon(1e-3, otherwise=optax.partition({0: optax.identity(), 1: optax.sgd(0.1)}, NDIM)).init(P) -> goes against
+precond.blocked(KRONECKER, otherwise=optax.masked(optax.sgd(0.1), NDIM)).init(P) -> otherwise= goes against
+precond.graft(optax.masked(optax.sgd(0.1), {'kernel': True, 'bias': True}), optax.scale_by_rms()).init(P) -> against
+shampoo(1e-3, otherwise=optax.lbfgs()).init(P) -> otherwise= goes against
+shampoo(1e-3, magnitude=optax.polyak_sgd()).init(P) -> magnitude= goes against
+soap(1e-3, magnitude=optax.contrib.muon(1e-3)).init(P) -> magnitude= goes against
+soap(1e-3, otherwise=optax.stateless(LOOP)).init(P) -> otherwise= goes against
+soap(1e-3, otherwise=optax.lookahead(optax.adam(1e-3), 5, 0.5)).init(P) -> otherwise= fails on what it sees here, a dict
+shampoo(1e-3, magnitude=optax.masked(optax.identity(), {'kernel': True, 'bias': True})).init(P) -> with the keys '4x3'
+shampoo(1e-3, otherwise=NEEDS).init(P) -> could not be tried on a small gradient (TypeError:
+shampoo(1e-3, otherwise=optax.stateless(FITTED)).init(P) -> otherwise= goes against
 shampoo(1e-3, otherwise=optax.adamw(1e-3)).init(P) -> otherwise= goes against the gradient
 shampoo(1e-3, otherwise=optax.sgd(1e-3)).init(P) -> otherwise= goes against the gradient
 shampoo(1e-3, otherwise=optax.lamb(1e-3)).init(P) -> otherwise= goes against the gradient
