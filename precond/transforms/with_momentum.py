@@ -7,6 +7,7 @@ import optax
 from precond.arguments import as_direction, check_direction, check_transformation, described
 from precond.blocks import BlockInfo, info_of
 from precond.transformation import transformation
+from precond.widened import widened
 
 __all__ = ["MomentumState", "with_momentum"]
 
@@ -71,4 +72,4 @@ def with_momentum(
         out, inside = inner.update(directions, state.inner, params, **extra, blocks=raw)
         return out, MomentumState(velocity, inside)
 
-    return as_direction(check_direction(transformation(init, update), momentum=momentum), like=inner)
+    return as_direction(check_direction(widened(transformation(init, update)), momentum=momentum), like=inner)
