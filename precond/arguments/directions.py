@@ -123,7 +123,7 @@ def _checking(
 def _found(name: str, tx: optax.GradientTransformation, tree: Any, *, costly: bool = False) -> Found:
     """Return what is known of a part; raise if it does not give updates, and warn if it could not be tried."""
     found = find(tx, tree, costly=costly)
-    if not found.wrong and not found.failed:
+    if not found.wrong and (not found.failed or _OURS.search(found.failed)):
         return found
     fails = failure(tx, tree) if tree is not None else found.failed
     if found.wrong and (tree is None or fails):
@@ -142,7 +142,8 @@ def _found(name: str, tx: optax.GradientTransformation, tree: Any, *, costly: bo
     return found
 
 
-_NEEDS = re.compile("missing .* argument")
+# Why a part could not be tried: it needs an extra argument, of its own or of this library's.
+_NEEDS, _OURS = re.compile("missing .* argument"), re.compile(r"needs .*=")
 
 
 _INSTEAD = (

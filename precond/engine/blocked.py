@@ -76,7 +76,7 @@ def blocked(
       views: from path and parameter to a `precond.View` or None; a list of (pattern, view) pairs; or None for
         `precond.views.default`.
       otherwise: for parameters without a view (biases, norms, embeddings, anything of size 0). It computes in float32
-        or wider. None takes `optax.scale_by_adam()`.
+        or wider. None takes `optax.scale_by_adam(eps=1e-15)`.
       skipped: the update of a skipped block. 0, or minus infinity to tell a later transformation that it must not move.
       axis: the mesh axis, or axes, over whose devices the stacks are divided, or a `precond.sharded` that says more.
         Each device then keeps the state of its own blocks alone, and everything in `inner` is computed for these,
@@ -101,7 +101,7 @@ def blocked(
       >>> updates["kernel"].mean().item(), updates["bias"].mean().item()
       (2.0, 3.0)
     """
-    otherwise = optax.scale_by_adam() if otherwise is None else otherwise
+    otherwise = optax.scale_by_adam(eps=1e-15) if otherwise is None else otherwise
     check_transformation("otherwise", otherwise)
     refuse_optimizers("inner", inner)
     first = stacked(inner, block_size=block_size, views=views, skipped=skipped, axis=axis, mesh=mesh)
