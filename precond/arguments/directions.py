@@ -110,7 +110,7 @@ def _checking(
     if not given and not of_stacks:
         return tx
 
-    def init(params: Any) -> Any:
+    def init(params: optax.Params) -> optax.OptState:
         for name, part in of_stacks.items():
             check(name, _found(name, part, None, costly=True))
         for name, part in given.items():
@@ -120,7 +120,7 @@ def _checking(
     return Described(init, tx.update, sign=getattr(tx, "sign", 0))
 
 
-def _found(name: str, tx: optax.GradientTransformation, tree: Any, *, costly: bool = False) -> Found:
+def _found(name: str, tx: optax.GradientTransformation, tree: optax.Params | None, *, costly: bool = False) -> Found:
     """Return what is known of a part; raise if it does not give updates, and warn if it could not be tried."""
     found = find(tx, tree, costly=costly)
     if not found.wrong and (not found.failed or _OURS.search(found.failed)):

@@ -35,7 +35,7 @@ class Found(NamedTuple):
     failed: str = ""
 
 
-def sign_of(tx: optax.GradientTransformation, tree: Any = None, *, costly: bool = False) -> int:
+def sign_of(tx: optax.GradientTransformation, tree: optax.Params | None = None, *, costly: bool = False) -> int:
     """Return 1 for a transformation that goes along the gradient, -1 for one that goes against it, 0 where unknown.
 
     The optimizers and the parts of this library say it themselves. Any other transformation takes a step with a
@@ -63,7 +63,7 @@ def sign_of(tx: optax.GradientTransformation, tree: Any = None, *, costly: bool 
     return find(tx, tree, costly=costly).sign
 
 
-def find(tx: optax.GradientTransformation, tree: Any = None, *, costly: bool = False) -> Found:
+def find(tx: optax.GradientTransformation, tree: optax.Params | None = None, *, costly: bool = False) -> Found:
     """Return what a step on a matrix, and one on a small tree like the one that it will see, say of a transformation.
 
     Args:
@@ -89,7 +89,7 @@ def find(tx: optax.GradientTransformation, tree: Any = None, *, costly: bool = F
     return found if of_tree.failed and not found.failed and not found.wrong else of_tree
 
 
-def _chooses(tx: optax.GradientTransformation, tree: Any) -> bool:
+def _chooses(tx: optax.GradientTransformation, tree: optax.Params) -> bool:
     """Return whether a transformation treats parameters differently, by masks or labels made for their tree."""
     try:
         state = jax.eval_shape(tx.init, tree)
@@ -98,11 +98,11 @@ def _chooses(tx: optax.GradientTransformation, tree: Any) -> bool:
     return any(map(_is_masked, jax.tree.leaves(state, is_leaf=_is_masked)))
 
 
-def _is_masked(node: Any) -> bool:
+def _is_masked(node: object) -> bool:
     return isinstance(node, optax.MaskedState | optax.MaskedNode)
 
 
-def failure(tx: optax.GradientTransformation, tree: Any) -> str:
+def failure(tx: optax.GradientTransformation, tree: optax.Params) -> str:
     """Return why a transformation cannot update a tree; empty if it can, and gives updates of the same shapes.
 
     Args:
@@ -141,7 +141,7 @@ def _kept(init: Callable[[], Any], update: Callable[[], Any], costly: bool) -> F
 _MATRIX = {"2x2": jax.ShapeDtypeStruct((1, 2, 2), jnp.float32)}
 
 
-def _small(leaf: Any, longest: int | None = 2) -> jax.ShapeDtypeStruct:
+def _small(leaf: jax.typing.ArrayLike | jax.ShapeDtypeStruct, longest: int | None = 2) -> jax.ShapeDtypeStruct:
     """Return a leaf of as many axes, none of which is longer than this, in float32."""
     dtype = jnp.result_type(leaf)
     shape = tuple(d if longest is None else min(d, longest) for d in jnp.shape(leaf))
@@ -158,7 +158,7 @@ class _NoUpdateError(Exception):
     """An update gave something that is not a tree of updates."""
 
 
-def _probe(init: Callable[..., Any], update: Callable[..., Any], costly: bool, like: Any) -> Found:
+def _probe(init: Callable[..., Any], update: Callable[..., Any], costly: bool, like: object) -> Found:
     tx = optax.GradientTransformationExtraArgs(init, update)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -177,7 +177,7 @@ def _probe(init: Callable[..., Any], update: Callable[..., Any], costly: bool, l
             return Found()
 
 
-def _sign(tx: optax.GradientTransformation, gradient: Any) -> int:
+def _sign(tx: optax.GradientTransformation, gradient: optax.Updates) -> int:
     """Return the sign of the first updates that move anything: -1 if one of them goes against its gradient."""
     # Operation by operation: XLA has compiled most of them before.
     state, products = _begun(tx, gradient), []
@@ -189,7 +189,7 @@ def _sign(tx: optax.GradientTransformation, gradient: Any) -> int:
     return -1 if -1 in signs else max(signs, default=0)
 
 
-def _begun(tx: optax.GradientTransformation, gradient: Any) -> Any:
+def _begun(tx: optax.GradientTransformation, gradient: optax.Updates) -> optax.OptState:
     return tx.init(jax.tree.map(_half, gradient))
 
 
@@ -198,10 +198,12 @@ def _half(gradient: jax.Array) -> jax.Array:
     return (0.5 * (gradient[..., ::-1] if gradient.ndim else gradient)).astype(gradient.dtype)
 
 
-def _step(tx: optax.GradientTransformation, gradient: Any, state: Any) -> tuple[list[Any], jax.Array, Any]:
+def _step(
+    tx: optax.GradientTransformation, gradient: optax.Updates, state: optax.OptState
+) -> tuple[list[jax.Array], jax.Array, optax.OptState]:
     """Return the products of updates and gradients by leaf, without rounding; whether anything moves; the state."""
 
-    def loss(params: Any) -> jax.Array:
+    def loss(params: optax.Params) -> jax.Array:
         return jnp.asarray(0.5 * sum(jnp.sum(p * p) for p in jax.tree.leaves(params)), jnp.float32)
 
     params = jax.tree.map(_half, gradient)

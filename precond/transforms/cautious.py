@@ -17,7 +17,7 @@ __all__ = ["cautious"]
 _LEAST = 1e-3  # the least share that the rest makes up for
 
 
-@described()
+@described(explain=True)
 def cautious(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
     r"""Leave out the entries of an update whose sign is not that of the gradient, and enlarge the others for it.
 

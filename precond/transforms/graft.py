@@ -31,7 +31,7 @@ class GraftState(NamedTuple):
     magnitude: optax.OptState
 
 
-@described()
+@described(explain=True)
 def graft(
     direction: optax.GradientTransformation,
     magnitude: optax.GradientTransformation,

@@ -26,7 +26,7 @@ class LookaheadEmaState(NamedTuple):
     ema: Tree
 
 
-@described()
+@described(explain=True)
 def lookahead_ema(
     b1: ArrayLike = 0.9, b3: ArrayLike | None = None, *, bias_correction: bool = True
 ) -> optax.GradientTransformation:

@@ -25,7 +25,7 @@ class NesterovState(NamedTuple):
     momentum: Any
 
 
-@described()
+@described(explain=True)
 def nesterov(decay: ArrayLike = 0.95) -> optax.GradientTransformation:
     r"""Average gradients, and weigh the newest once more.
 

@@ -26,7 +26,7 @@ class SwitchState(NamedTuple):
     after: optax.OptState
 
 
-@described()
+@described(explain=True)
 def switch(
     start: int, before: optax.GradientTransformation, after: optax.GradientTransformation
 ) -> optax.GradientTransformationExtraArgs:

@@ -24,7 +24,7 @@ class MomentumState(NamedTuple):
     inner: optax.OptState
 
 
-@described()
+@described(explain=True)
 def with_momentum(
     momentum: optax.GradientTransformation, inner: optax.GradientTransformation
 ) -> optax.GradientTransformationExtraArgs:

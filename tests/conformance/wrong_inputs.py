@@ -572,6 +572,18 @@ precond.checkpoints.by_path(TX, P, optax.adam(1e-3).init(P)) -> state= is not of
 precond.checkpoints.by_path(TX, P, soap(1e-3).init(P)) -> state= is not of this optimizer
 precond.checkpoints.by_path(TX, {'kernel': P['kernel']}, STATE) -> it has '0/otherwise
 TX.update(P, optax.adamw(1e-3).init(P), P) -> state=
+shampoo(optax.linear_schedule(1e-3, 0, 9)).update(P, STATE, P) -> it has no '1/1/count'
+transforms.with_stochastic_rounding(optax.adamw(1e-3)).update(P, optax.sgd(0.1).init(P), P) -> it has no 'count'
+transforms.hyperball(0.1).update(P, optax.sgd(0.1).init(P), P) -> it has no 'count'
+transforms.cautious(optax.scale_by_adam()).update(P, optax.sgd(0.1).init(P), P) -> it has no 'count'
+transforms.finite_steps(optax.sgd(0.1)).update(P, optax.sgd(0.1).init(P), P) -> it has no 'skipped'
+transforms.error_feedback(transforms.block_top_k(0.5)).update(P, optax.sgd(0.1).init(P), P) -> state= is of another optimizer
+transforms.normalize_neurons().update(P, optax.sgd(0.1).init(P), P) -> it has no 'moment
+transforms.scale_by_diagonal().update(P, optax.sgd(0.1).init(P), P) -> it has no 'count'
+transforms.nesterov().update(P, optax.sgd(0.1, momentum=0.9).init(P), P) -> state= is of optax.sgd, as it seems
+transforms.switch(3, optax.identity(), optax.scale_by_rms()).update(P, (), P) -> it has no 'count'
+precond.graft(optax.scale_by_adam(), optax.identity()).update(P, optax.sgd(0.1).init(P), P) -> it has no 'count'
+precond.with_momentum(optax.ema(0.9), optax.identity()).update(P, optax.sgd(0.1).init(P), P) -> it has no 'momentum/
 TX.update(P, soap(1e-3).init(P), P) -> state=
 TX.update(P, shampoo(1e-3, block_size=2).init(P), P) -> state=
 TX.update({'kernel': P['kernel'].T, 'bias': P['bias']}, STATE, P) -> 'kernel'
