@@ -577,7 +577,7 @@ transforms.with_stochastic_rounding(optax.adamw(1e-3)).update(P, optax.sgd(0.1).
 transforms.hyperball(0.1).update(P, optax.sgd(0.1).init(P), P) -> it has no 'count'
 transforms.cautious(optax.scale_by_adam()).update(P, optax.sgd(0.1).init(P), P) -> it has no 'count'
 transforms.finite_steps(optax.sgd(0.1)).update(P, optax.sgd(0.1).init(P), P) -> it has no 'skipped'
-transforms.error_feedback(transforms.block_top_k(0.5)).update(P, optax.sgd(0.1).init(P), P) -> state= is of another optimizer
+transforms.error_feedback(transforms.block_top_k(0.5)).update(P, optax.sgd(0.1).init(P), P) -> of another optimizer
 transforms.normalize_neurons().update(P, optax.sgd(0.1).init(P), P) -> it has no 'moment
 transforms.scale_by_diagonal().update(P, optax.sgd(0.1).init(P), P) -> it has no 'count'
 transforms.nesterov().update(P, optax.sgd(0.1, momentum=0.9).init(P), P) -> state= is of optax.sgd, as it seems
@@ -665,8 +665,8 @@ nnx_front.capture(NNX) -> Give capture() an example
 nnx_front.attached(CAPTURE, NNX) -> model=
 layers.with_fisher(F, layers.empirical()) -> fisher=empirical()
 layers.factors_alone(lambda p, x: F(p, x)[:, :1], CAPTURE, fisher=layers.exact(layers.categorical()))(P, X) -> have one
-FACTORS(lambda p, x: jax.jvp(lambda z: F(p, z), (x,), (x,))[1])(P, X) -> differentiates the model with its taps
-FACTORS(lambda p, x: jax.linearize(lambda z: F(p, z), x)[1](x))(P, X) -> differentiates the model with its taps
+FACTORS(lambda p, x: jax.jvp(lambda z: F(p, z), (x,), (x,))[1])(P, X) -> a derivative of the model with its taps
+FACTORS(lambda p, x: jax.linearize(lambda z: F(p, z), x)[1](x))(P, X) -> a derivative of the model with its taps
 FACTORS(F, examples=-1)(P, X) -> examples=-1
 layers.explicit({'': layers.dense}, P) -> Call this function
 layers.explicit({'': 'dense'}, P) -> kinds= has 'dense'
