@@ -1,6 +1,7 @@
 """Views as they are spelled, split and lifted: what all sets of views are made of."""
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -99,7 +100,7 @@ def adapter(shape: Sequence[int], name: str) -> View | None:
       (View(axes=((0,), (1,)), passive=(0,), shape=None), ((0,), (1, 2)))
     """
     more = len(shape) - 1
-    short_first = shape[0] < shape[1] if more == 1 else name.lower().endswith("b")
+    short_first = shape[0] < shape[1] if more == 1 else re.match(r".*lora_?(b|up)|b$", name, re.I) is not None
     view = spelled("r" + "c" * more if short_first else "r" * more + "c", shape)
     return None if view is None else view._replace(passive=(1,) if short_first else (0,))
 
