@@ -38,6 +38,10 @@ class Transport(NamedTuple):
     name: str
     move: MoveMoments | None
 
+    def __repr__(self) -> str:
+        """Return what the user types to get it."""
+        return self.name
+
 
 def kept() -> Transport:
     """Leave second moments where they are, as the official SOAP does: entry j goes on with column j of the new basis.

@@ -502,6 +502,13 @@ precond.scale_by_kfac(LAYERS, around=lambda: None) -> around=the function <lambd
 precond.graft(shampoo(1e-3), optax.scale_by_adam()).init(P) -> direction= goes against the gradient
 precond.graft(optax.scale_by_rms(), optax.adam(1e-3)).init(P) -> magnitude= goes against the gradient
 precond.with_momentum(optax.sgd(0.1), optax.identity()).init(P) -> momentum= goes against the gradient
+precond.graft(optax.scale_by_adam(), KRONECKER) -> the order is graft(direction, magnitude)
+TX.update(P, STATE, P, factor=3) -> Write factors=
+ADASCALE.update(P, ADASCALE.init(P), P, replica=3) -> Write replicas=
+adascale(optax.sgd, 0.1, 2, power=0.5, rule=large_batches.linear_rule) -> rule=the function linear_rule: a rule stands
+precond.with_momentum(transforms.scale_by_diagonal(0.99), optax.ema(0.9)) -> order is with_momentum(momentum, inner)
+shampoo(1e-3).init(TENSORS) -> params= has
+TX.update(TENSORS, STATE, P) -> updates= has
 precond.with_momentum(KRONECKER, optax.ema(0.9)) -> the order is with_momentum(momentum, inner)
 KRONECKER.init(P) -> precond.blocked(
 KRONECKER.init({'kernel': jnp.ones((8, 4))}) -> 'kernel' of shape (8, 4) is a parameter
@@ -770,8 +777,8 @@ doctor --dtype float31 -> floating-point type
 ACCEPTED = {
     "optax.chain(shampoo(1e-3), soap(1e-3))": "the chain is Optax's, which calls neither of the two differently",
     "optax.chain(shampoo(1e-3), optax.scale(-1e-3))": "the chain is Optax's",
-    "precond.graft(optax.scale_by_adam(), KRONECKER)": "swapped, it is a graft, too: Adam's way, Shampoo's length",
+    "precond.blocked(optax.clip_by_global_norm(1.0)).init(P)": "it clips the blocks of each device by themselves",
     "shampoo(lambda step: -1e-3)": "a schedule has no value before training, as in Optax",
-    "TX.update(P, STATE, P, factor=3)": "extra arguments are for other parts of a chain, as in Optax",
+    "jax.jit(lambda rate: shampoo(rate).init(P))(-1.0)": "a traced number is not known, as in Optax",
 }
 """What is accepted, and why."""
