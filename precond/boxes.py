@@ -4,8 +4,9 @@ Flax is not imported. A box has `names` of axes, a `value`, and `replace`, as `f
 """
 
 import sys
+import types
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -27,14 +28,15 @@ def find_box(tree: object) -> Any:
     return next((x for x in jax.tree.leaves(tree, is_leaf=_is_box) if _is_box(x)), None)
 
 
-def in_box(box: Any, x: Any, axes: Sequence[str]) -> Any:
+def in_box(box: Any, x: Any, axes: Sequence[str], mesh: Mapping[str, int] = types.MappingProxyType({})) -> Any:
     """Put an array whose first axis is divided over these axes of a mesh into a box of its own.
 
     Args:
-      box: one like it. If it has logical names, the first axis gets the name from which a rule makes these axes of the
-        mesh (`nn.logical_axis_rules`). Without such a rule it has the names of the axes of the mesh.
+      box: one like it. If it has logical names, the first axis gets a name that Flax's rules (`nn.logical_axis_rules`)
+        turn into these axes of the mesh.
       x: an array.
       axes: of the mesh.
+      mesh: the size of each axis of the mesh, where it is known.
 
     Examples:
       >>> from flax import linen as nn
@@ -44,26 +46,37 @@ def in_box(box: Any, x: Any, axes: Sequence[str]) -> Any:
       ('embed', None)
       >>> in_box(box, jax.numpy.ones((8, 3)), ("fsdp", "tensor")).names
       (('fsdp', 'tensor'), None)
+      >>> in_box(box, jax.numpy.ones((8, 3)), ("fsdp",), {"data": 1, "fsdp": 8}).names
+      (('fsdp', 'data'), None)
     """
     # Flax's rules leave a tuple as it is. A tuple of one name is its name to JAX, and rules replace it.
-    first = tuple(axes) if len(axes) > 1 else _logical_name(box, axes[0])
+    first = tuple(axes) if len(axes) > 1 else _name(box, axes[0], mesh)
     return box.replace(value=x, names=(first, *[None] * (x.ndim - 1)))
 
 
-def _logical_name(box: Any, axis: str) -> str:
-    """Return a logical name that stands for an axis of a mesh, or the name of this axis."""
+def _name(box: Any, axis: str, mesh: Mapping[str, int]) -> Any:
+    """Return a name that becomes this axis of a mesh, whatever makes shardings of names."""
     if not hasattr(box, "rules"):
         return axis
+    single = next((other for other, size in mesh.items() if size == 1 and other != axis), None)
+    if single is not None:  # to divide over one device more changes nothing, and no rule is needed
+        return (axis, single)
     linen = sys.modules.get("flax.linen")
     rules = box.rules or (linen.get_logical_axis_rules() if linen is not None else ())
     first: dict[str, Any] = {}
     for name, over in rules:
         first.setdefault(name, (over,) if isinstance(over, str) else tuple(over or ()))
     found = next((name for name, over in first.items() if over == (axis,)), None)
-    if rules and found is None:
+    if found is None:
+        why = (
+            f"none of the rules gives this axis alone. Add ({axis!r}, {axis!r}) to the rules"
+            if rules
+            else "no rules are known here. Call init and jax.eval_shape within nn.logical_axis_rules(rules), where one "
+            f"rule gives {axis!r} alone"
+        )
         warnings.warn(
-            f"The state is not divided over axis={axis!r} where its shardings are made from logical names: none of the "
-            f"rules gives this axis. Add ({axis!r}, {axis!r}) to the rules, or ask precond.state_shardings.",
+            f"The state is not divided over axis={axis!r} where its shardings are made from logical names: {why}, or "
+            f"make its shardings by precond.state_shardings(tx, params, mesh).",
             stacklevel=2,
         )
     return axis if found is None else found

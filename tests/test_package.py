@@ -1,6 +1,7 @@
 """What is installed and what is released: the version, the command, and the files of the sdist."""
 
 import importlib
+import inspect
 import re
 import runpy
 import subprocess
@@ -121,3 +122,48 @@ def test_the_workflows_run_targets_of_the_makefile():
     assert {"lint", "docs", "docs-check", "dist-check", "bench-smoke", "quick", "test"} <= named <= targets
     for version in re.findall(r'"(3\.\d+)"', flows):
         assert f"Programming Language :: Python :: {version}" in PROJECT["project"]["classifiers"]
+
+
+WITHOUT_FLAX = """
+import sys
+sys.modules["flax"] = None
+import precond
+assert not hasattr(precond.layers, "flux")
+for name in ("linen", "nnx"):
+    try:
+        getattr(precond.layers, name)
+    except ImportError as error:
+        assert "precond[flax]" in str(error), error
+    else:
+        raise AssertionError(name)
+"""
+
+
+def test_a_front_end_says_that_flax_is_missing():
+    subprocess.run([sys.executable, "-c", WITHOUT_FLAX], check=True, cwd=ROOT)
+
+
+def test_a_front_end_is_there_without_an_import_of_its_own():
+    code = "import precond, sys; assert 'flax' not in sys.modules; precond.layers.linen, precond.layers.nnx"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def parts():
+    """What every public function makes that needs no arguments, or a learning rate alone."""
+    spaces = ("contrib", "large_batches", "layers", "orthogonal", "recipes", "replicas", "roots", "transforms", "views")
+    for module in (precond, *(getattr(precond, space) for space in spaces)):
+        for name in module.__all__:
+            function = getattr(module, name)
+            if inspect.isfunction(function) and name != "joint":  # which needs some
+                given = inspect.signature(function).parameters.values()
+                needed = [
+                    p.name for p in given if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+                ]
+                if needed in ([], ["learning_rate"]):
+                    yield name, function(*[0.5][: len(needed)])
+
+
+def test_no_part_prints_an_address():
+    found = {name: repr(part) for name, part in parts() if not inspect.isfunction(part)}
+    assert len(found) > 100
+    assert not [name for name, text in found.items() if " at 0x" in text]

@@ -21,10 +21,10 @@ from precond.arguments.directions import (
     check_optimizer,
     check_signs,
     refuse_optimizers,
-    sign_of,
 )
 from precond.arguments.functions import called, check_function
 from precond.arguments.shown import is_function, made, maker, shown
+from precond.arguments.sign_of import sign_of
 from precond.arguments.static_args import static_args
 from precond.arguments.user_trees import (
     check_arrays,

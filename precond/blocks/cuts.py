@@ -103,7 +103,7 @@ def cut_blocks(tensors: jax.Array, region: Region) -> jax.Array:
         stop = cut.start + cut.count * cut.size
         if (cut.start, stop) != (0, tensors.shape[axis]):
             tensors = jax.lax.slice_in_dim(tensors, cut.start, stop, axis=axis)
-    # One transposition moves all axes. On a TPU slices take as long, and compile in twice the time (results/moving.json).
+    # One transposition moves all axes. Slices take a TPU as long, and twice as long to compile (results/moving.json).
     grid = [d for cut in region for d in (cut.count, cut.size)]
     k = len(region)
     order = [0, *range(1, 2 * k, 2), *range(2, 2 * k + 1, 2)]

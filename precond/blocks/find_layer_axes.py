@@ -104,6 +104,8 @@ def _witnesses(shapes: Shapes) -> Iterator[tuple[Parts, list[int]]]:
         elif name in _BIAS_OF:
             bias = shapes.get((*module, _BIAS_OF[name]), ())
             tried = [axis for axis in (0, 1, -1) if _shares(name, shape, bias, axis)]
+            if name == "weight" and 0 in tried:  # [members, outputs, inputs], of which there may be more members
+                tried = [0]
         elif re.fullmatch(r"(.*_)?lora_?a", name, re.I):
             other = shapes.get((*module, name[:-1] + ("b" if name[-1] == "a" else "B")), ())
             tried = [0] if _are_adapters(shape, other) else []

@@ -2,6 +2,7 @@
 
 import functools
 import re
+from collections.abc import Mapping
 
 __all__ = [
     "adapter_of",
@@ -12,6 +13,7 @@ __all__ = [
     "is_elementwise",
     "is_linear",
     "is_norm",
+    "is_single",
     "is_vocabulary",
     "is_window",
     "module_of",
@@ -24,12 +26,15 @@ def _named(*names: str) -> re.Pattern[str]:
 
 
 _VECTORS = _named(
-    "bias bias_.* scale offset gamma beta sinks? alpha decay cls tokens? probe latents? latent_arrays? codebook freqs",
+    "bias bias_.* biases scale offset gamma beta sinks? alpha decay cls tokens? probe latents? latent_arrays? freqs",
+    "codebooks? gain ls_?[12]? temperature lambda_.* skip_weights?",
 )
+# Names that say it only if nothing stands before them, and in capitals only if they are so here.
+_EXACTLY = re.compile(r"g|b\d+|b_(in|out|up|down|q|k|v|o|h)|b[qkvo]|b?qkv_?b|bqkv|D|E|prompts?|prefix|queries")
 _TABLES = _named(
-    "embed embeddings? emb embeds embedding_(table|weights?) table w_e w_pos wte wpe pe pos sinusoids?",
-    "rel(ative)?_pos.*",
-    "pos(ition|itional)?_?(emb|embed|embeddings?|enc|encodings?)",
+    "embed embeddings? emb embeds embed(ding)?_(table|matrix|w|weights?) table w_e w_pos wte wpe pe pos sinusoids?",
+    "rel(ative)?_pos.* rpb positions?",
+    "pos(ition|itional)?_?(emb|embed|embeddings?|enc|encodings?)(_.*)?",
 )
 _TABLES_OF_WEIGHTS = re.compile(
     r"(?!.*(patch|time|proj|linear))((.*_)?(embed|embeddings?|embedder|emb)(_.*)?|wte|wpe|shared|lookup|vocab|tokens?|"
@@ -37,7 +42,9 @@ _TABLES_OF_WEIGHTS = re.compile(
     re.I,
 )
 # State space models and RWKV have one number for each channel and state, or for each head and channel.
-_STATES = re.compile(r"A_.*|log_.*|.*_log|dt|dt_bias|inv_dt|Lambda.*|time_(mix.*|decay|first|faaaa|maa(_.)?)|r_k")
+_STATES = re.compile(
+    r"a_param|A_.*|log_.*|.*_log|dt|dt_bias|inv_dt|Lambda.*|time_(mix.*|decay|first|faaaa|maa(_.)?)|r_k"
+)
 _OUTPUTS = _named("lm_?head logits?(_?(dense|proj|head))? unembed(ding)? output_embeddings? embed_out w_u")
 _NORM = re.compile(r"(?!.*(proj|linear|dense|conv)).*(norm|(^|_)[lbg]n(_|\d|$))", re.I)
 _DEPTHWISE = _named("depthwise.* dw_?conv.* dw conv_?1d temporal_conv(1d)?")
@@ -53,7 +60,8 @@ _FUSED = {
     2: _named("(to_)?kv (to_)?kv_proj key_value gate_up gate_up_proj"),
 }
 _WIDEST = 11  # the longest side of a window; the first convolution of AlexNet has it
-_LORA = re.compile(r"(.*_)?lora_?[ab]", re.I)
+_LORA = re.compile(r"(.*_)?lora_?([ab]|down|up)(_(kernel|weight|w))?", re.I)
+_TABLES_OF_KERNELS = re.compile(r"wte|wpe|embed_tokens|tok(en)?_embed(ding|der)?s?", re.I)  # nothing else is called so
 
 
 def module_of(parts: tuple[str, ...]) -> str:
@@ -87,7 +95,37 @@ def is_elementwise(parts: tuple[str, ...]) -> bool:
     name = parts[-1]
     if name in ("kernel", "weight", "w"):
         return is_norm(parts)
-    return name.startswith("bias_") or any(pattern.fullmatch(name) for pattern in (_VECTORS, _TABLES, _STATES))
+    patterns = (_VECTORS, _TABLES, _STATES, _EXACTLY)
+    return name.startswith("bias_") or _NORM.match(name) is not None or any(p.fullmatch(name) for p in patterns)
+
+
+def is_single(name: str, siblings: Mapping[str, tuple[int, ...]]) -> bool:
+    """Return whether a leaf is one vector a layer, as its short name says, or its siblings do, which have more axes.
+
+    Siblings say it of a stack of layers alone: all of its parameters have the axis of the layers in front, and there
+    are fewer layers than channels.
+
+    Args:
+      name: the name of the leaf in its module.
+      siblings: the shapes of all leaves of the module, by their names.
+
+    Examples:
+      >>> (
+      ...     is_single("1", {"0": (6, 64, 16), "1": (6, 16)}),
+      ...     is_single("wo", {"wq": (64, 4, 16), "wo": (64, 64)}),
+      ... )
+      (True, False)
+    """
+    own = {key: shape for key, shape in siblings.items() if not key.startswith("..")}
+    shape = own.get(name, ())
+    if len({s[:1] for s in own.values()}) > 1 or len(shape) < 2 or name in ("kernel", "weight", "w"):
+        return False
+    named = re.fullmatch("b.*|.*_b", name) is not None
+    return any(
+        len(s) > max(len(shape), 2) and shape[0] < s[1] and s[-(len(shape) - 1) :] == shape[1:]
+        for s in own.values()
+        if len(shape) == 2 or named
+    )
 
 
 @functools.cache
@@ -123,6 +161,8 @@ def is_vocabulary(parts: tuple[str, ...]) -> bool:
     if name in ("weight", "w") and _TABLES_OF_WEIGHTS.fullmatch(module):
         return True
     if parts[-3:-1] == ("predictions", "decoder"):  # the name in BERT
+        return True
+    if name == "kernel" and _TABLES_OF_KERNELS.fullmatch(module):
         return True
     # In Flax an `embedding/kernel` is a convolution of patches or a dense layer, and a table is called `embedding`.
     return _OUTPUTS.fullmatch(module if name in ("kernel", "weight", "w") else name) is not None

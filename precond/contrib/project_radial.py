@@ -16,7 +16,7 @@ from precond.trees import wide_dtype
 __all__ = ["project_radial"]
 
 
-@described()
+@described(explain=True)
 def project_radial(
     inner: optax.GradientTransformation,
     *,

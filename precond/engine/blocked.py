@@ -76,7 +76,7 @@ def blocked(
       views: a function from path and parameter to a `precond.View` or None; a list of (pattern, view) pairs; or None
         for `precond.views.default`.
       otherwise: the transformation of the parameters without a view (biases, norms, embeddings, anything of size 0). It
-        computes in float32 or wider. None takes `optax.scale_by_adam()`.
+        computes in float32 or wider. None takes `optax.scale_by_adam(eps=1e-15)`.
       skipped: the update of a skipped block: 0, or minus infinity, which marks what a later transformation must leave
         unchanged.
       axis: the mesh axis, or axes, over whose devices the stacks are divided, or a `precond.sharded` that says more.
@@ -102,7 +102,7 @@ def blocked(
       >>> updates["kernel"].mean().item(), updates["bias"].mean().item()
       (2.0, 3.0)
     """
-    otherwise = optax.scale_by_adam() if otherwise is None else otherwise
+    otherwise = optax.scale_by_adam(eps=1e-15) if otherwise is None else otherwise
     check_transformation("otherwise", otherwise)
     refuse_optimizers("inner", inner)
     first = stacked(inner, block_size=block_size, views=views, skipped=skipped, axis=axis, mesh=mesh)
@@ -113,7 +113,7 @@ def blocked(
     second = optax.masked(skip_nonfinite(otherwise, skipped=skipped), unviewed)
 
     def init(params: optax.Params) -> BlockedState:
-        check_signs({"inner": inner, "otherwise": otherwise})
+        check_signs({"inner": inner, "otherwise": otherwise}, {"otherwise": params})
         return BlockedState(
             cast(StackedState, first.init(params)),
             cast(optax.MaskedState, second.init(params)),

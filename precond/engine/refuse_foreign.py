@@ -104,14 +104,17 @@ def _warn_if_whole(before: object, after: object) -> None:
     On a mesh without explicit axes this cannot be seen while a function is traced.
     """
 
-    def divided(x: object) -> bool:
-        return isinstance(x, jax.Array) and not x.sharding.is_fully_replicated
+    def known(x: object) -> bool:  # a derivative may be taken outside of jit, through some arrays alone
+        return isinstance(x, jax.Array) and not isinstance(x, Tracer)
 
-    def whole(x: object) -> bool:
-        return isinstance(x, jax.Array) and len(x.sharding.device_set) > 1 and x.sharding.is_fully_replicated
+    def divided(x: jax.Array) -> bool:
+        return not x.sharding.is_fully_replicated
+
+    def whole(x: jax.Array) -> bool:
+        return len(x.sharding.device_set) > 1 and x.sharding.is_fully_replicated
 
     pairs = zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=False)
-    if found := sum(whole(old) and divided(new) for old, new in pairs):
+    if found := sum(known(old) and known(new) and whole(old) and divided(new) for old, new in pairs):
         warnings.warn(
             f"{found} arrays of the optimizer's state were whole on every device, and axis= divides them. Make the "
             f"state with jax.jit(tx.init, out_shardings=precond.state_shardings(tx, params, mesh)), or with tx.init "

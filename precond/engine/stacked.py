@@ -173,7 +173,7 @@ def _init(options: Stacking, params: optax.Params) -> StackedState:
     if stacks:
         made = init_sharded(placement, make, stack_row_shardings(options.inner, layout, placement), params)
         box, place = find_box(params), placement or without_mesh(options.sharding)
-        made = made if box is None else in_boxes(made, stack_row_shardings(options.inner, layout, place), box)
+        made = made if box is None else in_boxes(made, stack_row_shardings(options.inner, layout, place), box, place)
     numbers = (jnp.int32(x) for x in (0, 0, fingerprint(layout), hashed(meaning), 0))
     return StackedState(made[0], next(numbers), next(numbers), made[1], *numbers)
 

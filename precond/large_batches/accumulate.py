@@ -16,6 +16,7 @@ from precond.large_batches.average_factors import average_factors, zero_factors
 from precond.replicas import Metric, Replicas, Squares, merge, whole_squares
 from precond.transformation import transformation
 from precond.trees import Tree, common_dtype, wide_zeros
+from precond.widened import widened
 
 __all__ = ["AccumulateState", "accumulate"]
 
@@ -94,7 +95,7 @@ def accumulate(
     check_whole("every_k", every_k, least=1)
     if layers is not None:
         check_layers(layers)
-    inner = optax.with_extra_args_support(inner)
+    inner = widened(inner)
 
     def init(params: optax.Params) -> AccumulateState:
         mean = wide_zeros(params)
@@ -109,8 +110,7 @@ def accumulate(
         """Take a step of the inner transformation with all that was accumulated."""
         deviation = jax.tree.unflatten(jax.tree.structure(updates), list(state.deviation))
         every = Replicas(state.seen, state.parts, deviation, squares(state.mean))
-        mean = optax.tree.cast_like(state.mean, updates)
-        out, inside = inner.update(mean, state.inner, params, **_given(extra, every))
+        out, inside = inner.update(state.mean, state.inner, params, **_given(extra, every))
         none = jnp.zeros([], jnp.int32)
         fresh = state._replace(
             count=jnp.asarray(optax.safe_increment(state.count)),

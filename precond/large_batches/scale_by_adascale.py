@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from precond.arguments import check_number, check_part, check_rate, check_values, described
+from precond.arguments import check_number, check_part, check_rate, check_values, described, shown
 from precond.blocks import check_leaves, with_zero_probes, without_probes
 from precond.large_batches.gain import GainEstimator, gain, paper_gain
 from precond.large_batches.rules import Rule
@@ -126,7 +126,9 @@ def scale_by_adascale(
         check_part("estimator", estimator, GainEstimator, "precond.large_batches.paper_gain()")
     average = paper_gain() if estimator is None else estimator
     if rule is not None and power != 1:
-        raise ValueError(f"power={power} and rule={rule}: a rule stands in place of the gain's power; choose one.")
+        raise ValueError(
+            f"power={power} and rule={shown(rule)}: a rule stands in place of the gain's power; choose one."
+        )
     factor = rule or (lambda gain, scale, step: gain**power)
     lr = schedule if callable(schedule) else optax.constant_schedule(schedule)
 

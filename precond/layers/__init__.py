@@ -3,6 +3,9 @@
 The front ends for Flax are the modules `precond.layers.linen` and `precond.layers.nnx`, which alone import it.
 """
 
+import importlib
+import types
+
 from precond.blocks import Layer, LayerFactors, Probe
 from precond.layers.assemble import Found
 from precond.layers.capture import Capture
@@ -72,3 +75,10 @@ __all__ = [
     "value_grad_factors",
     "with_fisher",
 ]
+
+
+def __getattr__(name: str) -> types.ModuleType:
+    """Import a front end when it is first used: Flax need not be there for the rest."""
+    if name in ("linen", "nnx"):
+        return importlib.import_module(f"precond.layers.{name}")
+    raise AttributeError(f"module 'precond.layers' has no attribute '{name}'")

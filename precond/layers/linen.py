@@ -3,7 +3,12 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import flax.linen as nn
+try:
+    import flax.linen as nn
+except ImportError as error:
+    raise ImportError(
+        "precond.layers.linen is for models of Flax, which is not installed. Write pip install 'precond[flax]'."
+    ) from error
 import jax
 
 from precond.arguments import described

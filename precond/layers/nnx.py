@@ -7,7 +7,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
+
+try:
+    from flax import nnx
+except ImportError as error:
+    raise ImportError(
+        "precond.layers.nnx is for models of Flax, which is not installed. Write pip install 'precond[flax]'."
+    ) from error
 
 from precond.arguments import described
 from precond.blocks import Probe, leaves_of

@@ -10,7 +10,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from precond.layers.kinds import Kind
 from precond.layers.sharing import Sharing, expand
-from precond.layers.watch_taps import note_backward, note_tap
+from precond.layers.watch_taps import note_backward, note_tap, refuse_derivative
 from precond.trees import Tree, vary, varying
 
 __all__ = ["Tap", "partitioned", "tap", "traced_one"]
@@ -97,10 +97,31 @@ def _backward(spec: Tap, kept: Kept, g: jax.Array) -> tuple[Tree | None, ...]:
     note_backward()
     x, mask, probe, bases = kept
     sums = partitioned(functools.partial(_sums, spec), g, x)(x, g, mask, probe, bases)
-    return g, _no_cotangent(x), _no_cotangent(mask), sums, _no_cotangent(bases)
+    return _last(g, probe), _no_cotangent(x), _no_cotangent(mask), sums, _no_cotangent(bases)
 
 
 _tap.defvjp(_forward, _backward)
+
+
+@jax.custom_jvp
+def _last(g: jax.Array, probe: Arrays) -> jax.Array:
+    """Return a cotangent whose derivative by the probe is refused: the factors would lack what comes through it."""
+    del probe
+    return g
+
+
+@functools.partial(_last.defjvp, symbolic_zeros=True)
+def _of_last(primals: tuple[jax.Array, Arrays], tangents: tuple[Any, Tree]) -> tuple[jax.Array, jax.Array]:
+    (g, probe), (dg, dprobe) = primals, tangents
+    still = jax.tree.leaves(dprobe, is_leaf=_is_zero)
+    if not all(map(_is_zero, still)):
+        refuse_derivative()
+    dg = jnp.zeros(dg.shape, dg.dtype) if _is_zero(dg) else dg
+    return _last(g, probe), _last(dg, probe)  # another derivative may be taken around this one
+
+
+def _is_zero(x: object) -> bool:
+    return isinstance(x, jax.custom_derivatives.SymbolicZero)
 
 
 def tap(

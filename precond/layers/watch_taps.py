@@ -3,14 +3,14 @@
 import contextlib
 import contextvars
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 
 from precond.blocks import Layer, Probe, leaves_of
 from precond.trees import Tree
 
-__all__ = ["check_tapped", "note_backward", "note_tap", "watch_taps"]
+__all__ = ["check_tapped", "note_backward", "note_tap", "refuse_derivative", "watch_taps"]
 
 
 class _Watch:
@@ -26,7 +26,7 @@ class _Watch:
 _WATCH: contextvars.ContextVar[_Watch | None] = contextvars.ContextVar("watch", default=None)
 
 _DERIVATIVE = (
-    "forward= differentiates the model with its taps, as in a loss with derivatives by the input. Factors would be "
+    "The loss has a derivative of the model with its taps, as a derivative by the input. Factors would be "
     "those of the outputs alone, far from the curvature. Take that derivative of the model without taps, "
     "model.apply({'params': capture.detach(params)}, x): its part of the loss then has gradients, and no factors."
 )
@@ -80,7 +80,21 @@ def note_backward() -> None:
       >>> note_backward()  # nobody watches
     """
     if _WATCH.get() is not None:
-        raise ValueError(_DERIVATIVE)
+        refuse_derivative()
+
+
+def refuse_derivative() -> NoReturn:
+    """Raise for a derivative of a model with taps that is differentiated once more.
+
+    Raises:
+      ValueError: always, with what to write instead.
+
+    Examples:
+      >>> refuse_derivative()
+      Traceback (most recent call last):
+      ValueError: The loss has a derivative of the model with its taps, as a derivative by the input. ...
+    """
+    raise ValueError(_DERIVATIVE)
 
 
 def check_tapped(

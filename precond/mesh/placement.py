@@ -151,7 +151,7 @@ def without_mesh(sharding: Sharded) -> Placement | None:
     return Placement(sharding.axis, AbstractMesh((), ()), AxisType.Auto, 1, sharding.roots)
 
 
-def in_boxes(tree: Tree, row_shardings: RowShardings, box: Any) -> Any:
+def in_boxes(tree: Tree, row_shardings: RowShardings, box: Any, placement: Placement | None = None) -> Any:
     """Put the stacks of a state into boxes with the names of the axes over which they are divided.
 
     A training loop that finds its shardings from names of axes, before there is a mesh, then also finds those of
@@ -161,6 +161,7 @@ def in_boxes(tree: Tree, row_shardings: RowShardings, box: Any) -> Any:
       tree: a tree of arrays.
       row_shardings: a `RowSharding` for each array, or None to put nothing into boxes.
       box: one of the parameters' boxes.
+      placement: where the stacks are sharded; None if nowhere.
 
     Examples:
       >>> from flax import linen as nn
@@ -170,4 +171,9 @@ def in_boxes(tree: Tree, row_shardings: RowShardings, box: Any) -> Any:
     """
     if row_shardings is None:
         return tree
-    return jax.tree.map(lambda x, row: in_box(box, x, row.axes) if row.length and row.axes else x, tree, row_shardings)
+    sizes = {} if placement is None else dict(placement.mesh.shape)
+
+    def one(x: Any, row: RowSharding) -> Any:
+        return in_box(box, x, row.axes, sizes) if row.length and row.axes else x
+
+    return jax.tree.map(one, tree, row_shardings)

@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 from precond.arguments import called, check_optimizer, check_transformation, described
 from precond.large_batches import GainEstimator, scale_by_adascale
 from precond.trees import Tree
+from precond.widened import widened
 
 __all__ = ["adascale"]
 
@@ -73,4 +74,4 @@ def adascale(
     scaled = scale_by_adascale(schedule, scale, estimator=estimator, power=power, rule=rule, groups=groups)
     made = called("optimizer", optimizer, 1.0)
     check_transformation("optimizer(1.0)", made)
-    return check_optimizer(optax.chain(made, scaled), **{"optimizer(1.0)": made})
+    return check_optimizer(widened(optax.chain(made, scaled)), **{"optimizer(1.0)": made})

@@ -117,7 +117,7 @@ def ekfac(
         method=method,
         transport=transport,
         around=around,
-        otherwise=as_direction(optax.scale_by_adam(b1)) if otherwise is None else otherwise,
+        otherwise=as_direction(optax.scale_by_adam(b1, eps=1e-15)) if otherwise is None else otherwise,
         skipped=SKIPPED,
         precision=precision,
         axis=axis,

@@ -96,7 +96,7 @@ def scale_by_kl_soap(
         axis=axis,
         mesh=mesh,
     )
-    return check_direction(tx, otherwise=otherwise, magnitude=magnitude)
+    return check_direction(tx, on_stacks={"magnitude": magnitude}, otherwise=otherwise)
 
 
 @described(sign=-1)

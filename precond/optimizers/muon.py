@@ -106,7 +106,7 @@ def scale_by_muon(
         axis=axis,
         mesh=mesh,
     )
-    return check_direction(tx, momentum=given, after=after, otherwise=otherwise)
+    return check_direction(tx, on_stacks={"momentum": given, "after": after}, otherwise=otherwise)
 
 
 @described(sign=-1)

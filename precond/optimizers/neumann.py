@@ -11,6 +11,7 @@ from precond.large_batches import convexify, growing_momentum, scale_by_neumann
 from precond.optimizers.finish import decayed
 from precond.transforms import finite_steps
 from precond.trees import Mask, Tree
+from precond.widened import widened
 
 __all__ = ["neumann"]
 
@@ -96,5 +97,5 @@ def neumann(
     )
     check_mask(mask, weight_decay)
     if weight_decay is not None:
-        step = optax.chain(decayed(weight_decay, mask), step)
+        step = widened(optax.chain(decayed(weight_decay, mask), step))
     return refuse_foreign(finite_steps(step, axis=axis or None))

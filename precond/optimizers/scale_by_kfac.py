@@ -107,7 +107,7 @@ def scale_by_kfac(
             return tx.init(params)
 
         return check_direction(
-            optax.GradientTransformationExtraArgs(init, tx.update), otherwise=otherwise, around=alone
+            optax.GradientTransformationExtraArgs(init, tx.update), on_stacks={"around": alone}, otherwise=otherwise
         )
 
     return from_probes(of_layers) if layers is None else of_layers(layers)

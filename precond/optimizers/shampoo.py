@@ -112,7 +112,7 @@ def scale_by_shampoo(
         axis=axis,
         mesh=mesh,
     )
-    return check_direction(tx, otherwise=otherwise, magnitude=magnitude)
+    return check_direction(tx, on_stacks={"magnitude": magnitude}, otherwise=otherwise)
 
 
 @described(sign=-1)

@@ -38,6 +38,10 @@ class Transport(NamedTuple):
     name: str
     move: MoveMoments | None
 
+    def __repr__(self) -> str:
+        """Return what the user types to get it."""
+        return self.name
+
 
 def unchanged() -> Transport:
     """Leave second moments as they are, as the official SOAP does: entry j belongs to column j of the new basis, too.

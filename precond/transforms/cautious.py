@@ -10,13 +10,14 @@ from precond.arguments import as_direction, check_direction, check_transformatio
 from precond.blocks import info_of
 from precond.transformation import transformation
 from precond.trees import wide_dtype
+from precond.widened import widened
 
 __all__ = ["cautious"]
 
 _LEAST = 1e-3  # the least share that the rest makes up for
 
 
-@described()
+@described(explain=True)
 def cautious(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
     r"""Leave out the entries of an update whose sign is not that of the gradient, and enlarge the others for it.
 
@@ -62,4 +63,4 @@ def cautious(inner: optax.GradientTransformation) -> optax.GradientTransformatio
         moved, state = inner.update(updates, state, params, **extra)
         return jax.tree.map(lambda g, u: one(g, u, batch_axes), updates, moved), state
 
-    return as_direction(check_direction(transformation(inner.init, update), inner=inner), like=inner)
+    return as_direction(check_direction(widened(transformation(inner.init, update)), inner=inner), like=inner)

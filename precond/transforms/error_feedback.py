@@ -27,7 +27,7 @@ class ErrorFeedbackState(NamedTuple):
     compressor: optax.OptState
 
 
-@described()
+@described(explain=True)
 def error_feedback(compressor: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
     r"""Compress the sum of the gradient and of all that was left out before.
 

@@ -25,7 +25,7 @@ class FiniteStepsState(NamedTuple):
     inner: optax.OptState
 
 
-@described()
+@described(explain=True)
 def finite_steps(
     inner: optax.GradientTransformation, *, axis: str | tuple[str, ...] | None = None
 ) -> optax.GradientTransformationExtraArgs:

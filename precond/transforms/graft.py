@@ -7,7 +7,15 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from precond.arguments import as_direction, check_number, check_signs, check_transformation, check_whole, described
+from precond.arguments import (
+    as_direction,
+    check_number,
+    check_signs,
+    check_transformation,
+    check_whole,
+    described,
+    shown,
+)
 from precond.blocks import BlockInfo, info_of
 from precond.linalg import batch_norm
 from precond.linalg.divide import divide_or_zero
@@ -31,7 +39,7 @@ class GraftState(NamedTuple):
     magnitude: optax.OptState
 
 
-@described()
+@described(explain=True)
 def graft(
     direction: optax.GradientTransformation,
     magnitude: optax.GradientTransformation,
@@ -74,11 +82,16 @@ def graft(
     check_number("eps", eps, 0)
     check_transformation("direction", direction)
     check_transformation("magnitude", magnitude)
+    if repr(magnitude).startswith("precond.scale_by_kronecker("):
+        raise ValueError(
+            f"magnitude={shown(magnitude)} gives a direction, whose norm is that of no step: the order is "
+            f"graft(direction, magnitude)."
+        )
     direction = optax.with_extra_args_support(direction)
     magnitude = optax.with_extra_args_support(magnitude)
 
     def init(params: optax.Params) -> GraftState:
-        check_signs({"direction": direction, "magnitude": magnitude}, params)
+        check_signs({"direction": direction, "magnitude": magnitude}, dict.fromkeys(("direction", "magnitude"), params))
         return GraftState(jnp.zeros([], jnp.int32), direction.init(params), magnitude.init(params))
 
     def update(

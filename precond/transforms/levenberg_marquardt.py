@@ -35,7 +35,7 @@ class LevenbergMarquardtState(NamedTuple):
     rejected: jax.Array
 
 
-@described()
+@described(explain=True)
 def levenberg_marquardt(
     make: Callable[[jax.Array], optax.GradientTransformation],
     damping: float = 1.0,

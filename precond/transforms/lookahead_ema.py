@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from precond.arguments import check_decay, described
 from precond.transformation import transformation
-from precond.trees import Tree
+from precond.trees import Tree, wide_zeros_like
 
 __all__ = ["LookaheadEmaState", "lookahead_ema"]
 
@@ -19,14 +19,14 @@ class LookaheadEmaState(NamedTuple):
 
     Attributes:
       count: the number of updates seen.
-      ema: the moving average, before bias correction.
+      ema: the moving average in float32 or wider, before bias correction.
     """
 
     count: jax.Array
     ema: Tree
 
 
-@described()
+@described(explain=True)
 def lookahead_ema(
     b1: ArrayLike = 0.9, b3: ArrayLike | None = None, *, bias_correction: bool = True
 ) -> optax.GradientTransformation:
@@ -59,7 +59,7 @@ def lookahead_ema(
     check_decay("b3", b3)
 
     def init(params: optax.Params) -> LookaheadEmaState:
-        return LookaheadEmaState(jnp.zeros([], jnp.int32), optax.tree.zeros_like(params))
+        return LookaheadEmaState(jnp.zeros([], jnp.int32), wide_zeros_like(params))
 
     def update(
         updates: optax.Updates, state: LookaheadEmaState, params: optax.Params | None = None, **extra: Any

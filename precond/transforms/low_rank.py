@@ -12,6 +12,7 @@ from precond.linalg.lapack import orthonormal_columns
 from precond.linalg.products import product
 from precond.transforms.of_single_blocks import of_single_blocks
 from precond.transforms.rows import Rows, dense_rows
+from precond.trees import wide_dtype
 
 __all__ = ["LowRank", "low_rank", "low_rank_rows"]
 
@@ -77,8 +78,8 @@ def low_rank(rank: int = 4) -> optax.GradientTransformationExtraArgs:
         shape = _matrix_shape(x, rank)
         if shape is None:
             return x
-        left, right = _factors(x.reshape(shape), rank)
-        return product(left, right.T).reshape(x.shape)
+        left, right = _factors(x.reshape(shape).astype(wide_dtype(x)), rank)
+        return product(left, right.T).reshape(x.shape).astype(x.dtype)
 
     return of_single_blocks("low_rank", one)
 

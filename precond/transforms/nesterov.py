@@ -8,6 +8,7 @@ import optax
 from jax.typing import ArrayLike
 
 from precond.arguments import check_decay, described
+from precond.trees import wide_zeros_like
 
 __all__ = ["NesterovState", "nesterov"]
 
@@ -17,14 +18,14 @@ class NesterovState(NamedTuple):
 
     Attributes:
       count: updates seen.
-      momentum: the moving average, before bias correction.
+      momentum: the moving average in float32 or wider, before bias correction.
     """
 
     count: jax.Array
     momentum: Any
 
 
-@described()
+@described(explain=True)
 def nesterov(decay: ArrayLike = 0.95) -> optax.GradientTransformation:
     r"""Average gradients, and weigh the newest once more.
 
@@ -54,14 +55,14 @@ def nesterov(decay: ArrayLike = 0.95) -> optax.GradientTransformation:
     check_decay("decay", decay)
 
     def init(params: Any) -> NesterovState:
-        return NesterovState(jnp.zeros([], jnp.int32), optax.tree.zeros_like(params))
+        return NesterovState(jnp.zeros([], jnp.int32), wide_zeros_like(params))
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, NesterovState]:
         del params
         count = jnp.asarray(optax.safe_increment(state.count))
 
         def average(g: jax.Array, m: jax.Array) -> jax.Array:
-            return jnp.asarray(decay * m + (1 - decay) * g, m.dtype)
+            return jnp.asarray(decay * m + (1 - decay) * g.astype(m.dtype), m.dtype)
 
         def ahead(g: jax.Array, m: jax.Array) -> jax.Array:
             b, t = jnp.asarray(decay, m.dtype), count.astype(m.dtype)

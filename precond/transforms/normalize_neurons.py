@@ -27,7 +27,7 @@ class NormalizeNeuronsState(NamedTuple):
     moment: Any
 
 
-@described()
+@described(explain=True)
 def normalize_neurons(
     decay: ArrayLike = 0.95, *, over: int | Sequence[int] = 0, eps: ArrayLike = 1e-8
 ) -> optax.GradientTransformationExtraArgs:

@@ -37,7 +37,7 @@ class QuadraticModelState(NamedTuple):
     momentum: jax.Array
 
 
-@described()
+@described(explain=True)
 def quadratic_model(
     direction: optax.GradientTransformation,
     damping: ArrayLike = 0.0,

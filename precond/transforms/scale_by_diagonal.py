@@ -30,7 +30,7 @@ class DiagonalState(NamedTuple):
     momentum: optax.OptState
 
 
-@described(sign=1)
+@described(sign=1, explain=True)
 def scale_by_diagonal(
     decay: ArrayLike = 1.0,
     *,

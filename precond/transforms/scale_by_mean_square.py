@@ -29,7 +29,7 @@ class MeanSquareState(NamedTuple):
     nu: Tree
 
 
-@described(sign=1)
+@described(sign=1, explain=True)
 def scale_by_mean_square(decay: ArrayLike = 0.95) -> optax.GradientTransformationExtraArgs:
     r"""Divide each parameter's momentum by the root mean square of its gradients.
 

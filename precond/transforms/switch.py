@@ -26,7 +26,7 @@ class SwitchState(NamedTuple):
     after: optax.OptState
 
 
-@described()
+@described(explain=True)
 def switch(
     start: int, before: optax.GradientTransformation, after: optax.GradientTransformation
 ) -> optax.GradientTransformationExtraArgs:
@@ -56,7 +56,7 @@ def switch(
     before, after = optax.with_extra_args_support(before), optax.with_extra_args_support(after)
 
     def init(params: optax.Params) -> SwitchState:
-        check_signs({"before": before, "after": after}, params)
+        check_signs({"before": before, "after": after}, {"before": params, "after": params})
         return SwitchState(jnp.zeros([], jnp.int32), before.init(params), after.init(params))
 
     def update(

@@ -7,6 +7,7 @@ import optax
 from precond.arguments import as_direction, check_direction, check_transformation, described
 from precond.blocks import BlockInfo, info_of
 from precond.transformation import transformation
+from precond.widened import widened
 
 __all__ = ["MomentumState", "with_momentum"]
 
@@ -23,7 +24,7 @@ class MomentumState(NamedTuple):
     inner: optax.OptState
 
 
-@described()
+@described(explain=True)
 def with_momentum(
     momentum: optax.GradientTransformation, inner: optax.GradientTransformation
 ) -> optax.GradientTransformationExtraArgs:
@@ -50,7 +51,7 @@ def with_momentum(
     """
     check_transformation("momentum", momentum)
     check_transformation("inner", inner)
-    if "scale_by_kronecker(" in repr(momentum):
+    if repr(momentum).startswith(("precond.scale_by_", "precond.graft(")):
         raise ValueError(f"momentum={momentum!r} is no momentum: the order is with_momentum(momentum, inner).")
     momentum, inner = optax.with_extra_args_support(momentum), optax.with_extra_args_support(inner)
 
@@ -71,4 +72,4 @@ def with_momentum(
         out, inside = inner.update(directions, state.inner, params, **extra, blocks=raw)
         return out, MomentumState(velocity, inside)
 
-    return as_direction(check_direction(transformation(init, update), momentum=momentum), like=inner)
+    return as_direction(check_direction(widened(transformation(init, update)), momentum=momentum), like=inner)

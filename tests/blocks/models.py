@@ -626,6 +626,92 @@ blocks_0/adaLN_modulation/kernel                        64,384       rc
 blocks_0/attn/qkv/kernel                                64,192       rbc    64,3,64
 final_layer/linear/kernel                               64,32        rc
 
+# attention whose weights are leaves: default flax
+attention/wq                                            64,4,16      rcc
+attention/wo                                            4,16,64      rrc
+block/attn/o                                            4,16,64      rrc
+block/attn/out_proj                                     4,16,64      rrc
+block/attn/w_o                                          4,16,64      rrc
+layers/wq                                               6,64,4,16    brcc
+layers/wo                                               6,4,16,64    brrc
+experts/wo                                              8,48,64      brc
+mla/w_uk                                                16,4,8       rcc
+mla/w_uv                                                16,4,8       rcc
+mla/w_uq                                                16,4,8       rcc
+
+# a stack of plain layers, whose norms and biases are leaves: default flax
+layers/attn_norm                                        6,64         -
+layers/ln1                                              6,64         -
+layers/norm_1                                           6,64         -
+layers/input_layernorm                                  6,64         -
+layers/gain                                             6,64         -
+layers/g                                                6,64         -
+layers/ls1                                              6,64         -
+layers/w_in                                             6,64,256     brc
+layers/b_in                                             6,256        -
+layers/b1                                               6,256        -
+layers/wq                                               6,64,4,16    brcc
+layers/bq                                               6,4,16       -
+layers/qkv_b                                            6,4,16       -
+layers/biases                                           6,64         -
+layers/D                                                6,64         -
+layers/a_param                                          6,64         -
+layers/temperature                                      6,64         -
+layers/lambda_q1                                        6,64         -
+layers/skip_weight                                      6,64         -
+
+# a stack of pairs, and of capital letters: default flax
+mlp/0/0                                                 6,64,16      brc
+mlp/0/1                                                 6,16         -
+dense/W                                                 6,64,16      brc
+dense/b                                                 6,16         -
+
+# matrices of one layer beside tensors that share an axis with them: default flax
+attention/wq                                            64,4,16      rcc
+attention/dense                                         64,64        rc
+moe/router                                              64,8         rc
+moe/up                                                  8,64,128     brc
+stacked/up                                              6,64,128     brc
+stacked/experts_up                                      6,8,64,128   bbrc
+
+# tables by yet other names: default flax
+positional_embedding_vlm                                64,16        -
+pos_emb_x                                               64,16        -
+pos_embedding_h                                         64,16        -
+pos_embed_2d                                            64,16        -
+rpb                                                     4,169        -
+position                                                64,16        -
+positions                                               64,16        -
+embedding_matrix                                        512,64       -
+embed_w                                                 512,64       -
+vocab/embed_matrix                                      512,64       -
+wte/kernel                                              512,64       -
+embed_tokens/kernel                                     512,64       -
+E                                                       512,64       -
+codebooks                                               4,512,64     -
+prompt                                                  20,64        -
+prefix                                                  20,64        -
+queries                                                 100,64       -
+
+# stacks without norms and biases: default flax
+anything/kernel                                         12,64,64     brc
+
+# queries of a stack in Haiku: haiku
+q/w                                                     6,64,64      brc
+conv1_d/w                                               6,64,64      rrc
+
+# an ensemble of Equinox's layers with more members than outputs, and a convolution: default torch
+linear/weight                                           16,10,128    brc
+linear/bias                                             16,10        -
+stem/weight                                             3,64,5       rcc
+stem/bias                                               3,1          -
+
+# LoRA by yet other names: default flax
+query/lora_down/kernel                                  64,4         Rc
+query/lora_up/kernel                                    4,64         rC
+key/lora_a_kernel                                       64,4         Rc
+value/lora_A_weight                                     4,64         rC
+
 # MaxText in stages of a pipeline, layers scanned along the second axis of each: default
 decoder/pipeline/layers/norm/scale                      4,64,8       -
 decoder/pipeline/layers/self_attention/query/kernel     4,64,8,4,16  brbcc

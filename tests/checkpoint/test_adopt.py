@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
+from flax import nnx
 
 import precond
 from precond.checkpoints import adopt, by_path
@@ -271,14 +272,51 @@ def test_from_adam_in_the_middle_of_a_run_the_loss_does_not_jump(name):
     assert values[-1] < 0.95 * values[0]
 
 
-def test_adam_is_found_inside_of_wrappers_and_masks():
-    params = parameters()
-    adam = optax.MultiSteps(optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3)), 2)
-    state = run(adam.gradient_transformation(), params)[0]
+AROUND_ADAM = {  # and where in the state Adam's is
+    "MultiSteps": (
+        lambda: optax.MultiSteps(optax.chain(optax.clip(9.0), optax.adamw(1e-3)), 2).gradient_transformation(),
+        lambda state: state.inner_opt_state[1][0],
+    ),
+    "masked": (
+        lambda: optax.masked(optax.adam(1e-3), lambda p: jax.tree.map(lambda x: True, p)),
+        lambda state: state.inner_state[0],
+    ),
+    "inject_hyperparams": (lambda: optax.inject_hyperparams(optax.adamw)(1e-3), lambda state: state.inner_state[0]),
+}
+
+
+def check_biases(adopted, adam, layer):
+    count = int(adam.count)
+    mu = jax.tree.map(lambda m: np.asarray(m) / (1 - 0.9**count), adam.mu)
+    np.testing.assert_allclose(layer(adopted.state[0].otherwise.inner_state.inner.momentum.ema), layer(mu), rtol=1e-6)
+
+
+@pytest.mark.parametrize("around", AROUND_ADAM)
+def test_adam_is_found_inside_of_wrappers_and_masks(around):
+    params, (make, inside) = parameters(), AROUND_ADAM[around]
+    state = run(make(), params)[0]
     adopted = adopt(precond.shampoo(1e-3), params, state)
     assert adopted.kept == ("a/bias", "b/bias", "c/bias")
-    mu = state.inner_opt_state[1][0].mu["a"]["bias"] / (1 - 0.9**2)
-    np.testing.assert_allclose(adopted.state[0].otherwise.inner_state.inner.momentum.ema["a"]["bias"], mu, rtol=1e-6)
+    check_biases(adopted, inside(state), lambda tree: tree["a"]["bias"])
+
+
+def test_adam_is_found_in_the_state_of_an_nnx_optimizer():
+    model = nnx.Linear(4, 3, rngs=nnx.Rngs(0))
+    optimizer, params = nnx.Optimizer(model, optax.adam(1e-3), wrt=nnx.Param), nnx.state(model, nnx.Param)
+    optimizer.update(model, jax.tree.map(jnp.ones_like, params))
+    adopted = adopt(precond.shampoo(1e-3), params, optimizer.opt_state)
+    assert (adopted.kept, list(adopted.partly), adopted.anew) == (("bias",), ["kernel"], ())
+    check_biases(adopted, nnx.as_pure(optimizer.opt_state)[0], lambda tree: nnx.as_pure(tree)["bias"])
+
+
+def test_the_momentum_of_adam_becomes_that_of_kfac():
+    params = {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}
+    capture = precond.layers.explicit({"": precond.layers.dense()}, params)
+    state = run(optax.adam(1e-3), params)[0]
+    for alias in (precond.kfac, precond.ekfac):
+        adopted = adopt(alias(1e-2, capture.layers), params, state)
+        assert list(adopted.partly) == ["kernel"]
+        assert not [place for place in adopted.partly["kernel"] if "momentum" in place]
 
 
 @pytest.mark.parametrize("params", [np.ones(3, np.float32), {"b": np.ones(3, np.float32)}, {1: np.ones(3, np.float32)}])

@@ -86,7 +86,11 @@ def test_long_stacks_have_the_same_owners_as_short_ones(monkeypatch):
         np.testing.assert_array_equal(rows, expected[name])
 
 
-@pytest.mark.parametrize("case", BLOCKED, ids=lambda case: case.name)
+# What accumulates takes its first step in the second call.
+SLOW = [pytest.param(catalog.find(name), marks=pytest.mark.slow) for name in ("kfac", "ekfac", "adascale_shampoo")]
+
+
+@pytest.mark.parametrize("case", [*BLOCKED, *SLOW], ids=lambda case: case.name)
 def test_a_state_whose_parameters_were_renamed_is_refused_and_its_own_is_not(case):
     tx, (params, others) = case.make(), resorted()
     state = relabelled(tx, tx.init(params), others)

@@ -56,6 +56,11 @@ def normal(shapes=SHAPES, seed=0, dtype=jnp.float32):
     return jax.tree.map(lambda s: jnp.asarray(rng.standard_normal(s), dtype), shapes, is_leaf=is_shape)
 
 
+def scaled(tree, by):
+    """The tree times a number, in its own type."""
+    return jax.tree.map(lambda x: (x * by).astype(x.dtype), tree)
+
+
 def gradients(shapes=SHAPES, steps=1, dtype=jnp.float32):
     """A list of trees, one a step."""
     return [normal(shapes, seed=1 + step, dtype=dtype) for step in range(steps)]

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import precond
-from precond import recipes
+from precond import large_batches, recipes, transforms
 from precond.trees import wide
 from tests import catalog
 from tests.conformance import harness
@@ -20,25 +20,52 @@ def gradients(dtype, size):
     return [{k: jnp.asarray(size * rng.standard_normal(s), dtype) for k, s in SHAPES.items()} for _ in range(6)]
 
 
-def updates(tx, grads):
-    state, update, out = tx.init(grads[0]), jax.jit(tx.update), []
+def updates(tx, grads, params=None):
+    params = grads[0] if params is None else params
+    state, update, out = tx.init(params), jax.jit(tx.update), []
     for g in grads:
-        u, state = update(g, state, grads[0])
+        u, state = update(g, state, params)
         out.append(u)
     return out
 
 
-@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16], ids=["float16", "bfloat16"])
-@harness.each(catalog.DEFAULTS)
-def test_updates_are_those_of_float32_but_for_rounding(case, dtype):
-    # Squares of 1e-4 are zero in float16, and so is 1e-8. Rounded are the direction, and its product with the rate.
-    tx, grads = case.make(), gradients(dtype, 1e-4)
-    wide = jax.tree.map(lambda x: x.astype(jnp.float32), grads)
-    for ours, exact in zip(updates(tx, grads), updates(tx, wide), strict=True):
+WHOLE = catalog.DEFAULTS + catalog.RECIPES + catalog.AROUND + catalog.WHOLE + catalog.LAYERED
+PARTS = {
+    "adascale of Adam": lambda: large_batches.differenced(precond.adascale(optax.adam, 0.1, scale=2)),
+    "accumulated Adam": lambda: precond.accumulate(optax.adam(0.1), 2),
+    "nesterov": lambda: transforms.nesterov(0.999),
+    "lookahead_ema": lambda: transforms.lookahead_ema(0.9),
+    "low_rank": lambda: transforms.low_rank(1),
+    "with_momentum": lambda: precond.with_momentum(optax.ema(0.9), transforms.scale_by_diagonal(0.99)),
+    "cautious": lambda: transforms.cautious(optax.ema(0.9)),
+}
+
+
+def check_rounding(tx, dtype, params=None):
+    """Rounded are the direction, and its product with the rate. Squares of 1e-4 are zero in float16, as 1e-8 is."""
+    grads = gradients(dtype, 1e-4)
+    for ours, exact in zip(updates(tx, grads, params), updates(tx, wide(grads), wide(params)), strict=True):
         assert {x.dtype for x in jax.tree.leaves(ours)} == {jnp.dtype(dtype)}
         for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(exact), strict=True):
             a, b = np.asarray(a, np.float32), np.asarray(b)
             np.testing.assert_allclose(a, b, rtol=1.01 * float(jnp.finfo(dtype).eps), atol=1.2e-7)  # the least float16
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16], ids=["float16", "bfloat16"])
+@harness.each(WHOLE, quick=("shampoo", "kfac", "adascale_shampoo"))
+def test_updates_are_those_of_float32_but_for_rounding(case, dtype):
+    # Gradients are small beside the decay, which is lost where it is added to them in their own type. The recipes'
+    # directions are small, too, and their rounding beside a decay that cancels them is more than that of the updates.
+    decay = {} if case in catalog.RECIPES else {"weight_decay": 0.01}
+    tx = case.make(**harness.known(case, decay))
+    check_rounding(tx, dtype, gradients(dtype, 1.0)[0])
+
+
+@pytest.mark.parametrize("make", PARTS.values(), ids=PARTS)
+def test_parts_outside_of_blocked_compute_in_float32(make):
+    check_rounding(make(), jnp.bfloat16)
+    kept = jax.tree.leaves(jax.eval_shape(make().init, gradients(jnp.float16, 1.0)[0]))
+    assert all(x.dtype.itemsize > 2 for x in kept if jnp.issubdtype(x.dtype, jnp.floating))
 
 
 def test_a_gradient_of_zeros_moves_nothing_without_an_alias_around():

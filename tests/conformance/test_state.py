@@ -1,10 +1,13 @@
 """What every optimizer promises about its state: types that never change, found by name, loops and donation."""
 
+import pickle
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import serialization
 
 from tests import catalog
 from tests.conformance import harness
@@ -159,3 +162,20 @@ def test_an_ensemble_under_vmap_equals_separate_runs(case):
     ensemble = harness.Jitted(jax.jit(jax.vmap(tx.init)), jax.jit(jax.vmap(tx.update)))
     _, actual, _ = harness.run(ensemble, stack(params), [stack(g) for g in zip(*grads, strict=True)])
     harness.assert_close(actual, stack(expected), rtol=1e-4, atol=1e-5)
+
+
+STORED = {
+    "msgpack": lambda state, fresh: serialization.from_bytes(fresh, serialization.to_bytes(state)),
+    "pickle": lambda state, fresh: pickle.loads(pickle.dumps(state)),
+    "a list in place of a tuple": lambda state, fresh: list(state),
+}
+
+
+@pytest.mark.parametrize("store", STORED.values(), ids=STORED)
+def test_training_goes_on_from_a_state_that_was_stored(store):
+    tx, params, grads = harness.jitted("shampoo"), harness.normal(), harness.gradients(steps=2)
+    _, _, state = harness.run(tx, params, grads[:1])
+    expected, _ = tx.update(grads[1], state, params)
+    found, after = tx.update(grads[1], store(state, tx.init(params)), params)
+    harness.assert_equal(found, expected)
+    assert isinstance(after, tuple)

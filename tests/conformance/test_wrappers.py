@@ -8,6 +8,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+import precond
 from tests import catalog
 from tests.conformance import harness
 from tests.conformance.wrappers import WRAPPERS
@@ -156,3 +157,47 @@ def test_schedule_free_finds_the_minimum(case):
     (params, state), _ = jax.jit(lambda c: jax.lax.scan(step, c, length=500))((start, tx.init(start)))
     found = optax.contrib.schedule_free_eval_params(state, params)
     assert np.linalg.norm(found - target) < 0.1 * np.linalg.norm(target)
+
+
+def squares(params):
+    return sum(jnp.sum(x**2) for x in jax.tree.leaves(params))
+
+
+MORE = {
+    "plateau": lambda tx: optax.chain(tx, optax.contrib.reduce_on_plateau()),
+    "mechanize": optax.contrib.mechanize,
+    "clipped adaptively": lambda tx: optax.chain(optax.adaptive_grad_clip(0.1), tx),
+    "sharpness aware": lambda tx: optax.contrib.sam(
+        tx, optax.chain(optax.contrib.normalize(), optax.sgd(0.05)), sync_period=2
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MORE)
+def test_it_descends_inside_of_more_wrappers_of_optax(name):
+    tx = MORE[name](precond.shampoo(5e-2))
+    params = {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}
+
+    def step(carry, _):
+        params, state = carry
+        value, grads = jax.value_and_grad(squares)(params)
+        given = {"value": value} if name == "plateau" else {}
+        updates, state = tx.update(grads, state, params, **given)
+        return (optax.apply_updates(params, updates), state), value
+
+    (last, _), values = jax.jit(lambda p: jax.lax.scan(step, (p, tx.init(p)), None, 12))(params)
+    assert squares(last) < squares(params)
+    assert jnp.all(jnp.isfinite(values))
+
+
+def test_it_descends_inside_of_lookahead():
+    tx = optax.lookahead(precond.shampoo(5e-2), 3, 0.5)
+    start = optax.LookaheadParams.init_synced({"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)})
+
+    def step(carry, _):
+        params, state = carry
+        updates, state = tx.update(jax.grad(squares)(params.fast), state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    (params, _), _ = jax.jit(lambda p: jax.lax.scan(step, (p, tx.init(p)), None, 12))(start)
+    assert squares(params.slow) < 0.7 * squares(start.slow)

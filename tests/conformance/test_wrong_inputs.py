@@ -48,6 +48,15 @@ def rows(table):
 CALLS = [row for table in wrong_inputs.WRONG.values() for row in rows(table)]
 
 
+class Tensor:
+    """What another library calls a tensor: it has a shape and a dtype, which JAX does not know."""
+
+    dtype = "torch.float32"
+
+    def __init__(self, shape):
+        self.shape, self.ndim = shape, len(shape)
+
+
 def engine(**parts):
     """The first step of an engine with parts of its own."""
     given = {"statistics": precond.outer_products(), "root": precond.inverse_root()} | parts
@@ -99,6 +108,11 @@ def names():
         "VARIABLES": linear.init(jax.random.key(0), x),
         "NNX": module,
         "View": precond.View,
+        "TENSORS": {name: Tensor(x.shape) for name, x in params.items()},
+        "NDIM": lambda tree: jax.tree.map(lambda leaf: int(leaf.ndim == 1), tree),
+        "LOOP": lambda u, p: jax.lax.fori_loop(0, 3, lambda i, u: jax.tree.map(lambda x: -2 * x, u), u),
+        "NEEDS": optax.GradientTransformationExtraArgs(lambda p: (), lambda u, s, p, *, epoch: (u, s)),
+        "FITTED": lambda u, p: jax.tree.map(lambda x: -x * jnp.ones(3), u),
     }
     modules = (adascale, contrib, ekfac, kfac, kl_shampoo, kl_soap, large_batches, layers, linen, mfac, muon, neumann)
     modules += (orthogonal, precond, recipes, relative, replicas, shampoo, soap, transforms, views)

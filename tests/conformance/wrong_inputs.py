@@ -455,6 +455,21 @@ precond.host_refresh(shampoo(1e-3, refresh=precond.on_host(2)), P, workers=0) ->
 precond.host_refresh(shampoo(1e-3, refresh=precond.on_host(2)), P, updates='1') -> updates='1'
 """,
     "directions": """
+shampoo(1e-3, otherwise=optax.adamw(1e-3, mask={'kernel': True, 'bias': False})).init(P) -> otherwise= goes against
+shampoo(1e-3, otherwise=optax.masked(optax.adam(1e-3), {'kernel': True, 'bias': True})).init(P) -> goes against
+shampoo(1e-3, otherwise=optax.masked(optax.adam(1e-3), lambda p: {'kernel': False, 'bias': True})).init(P) -> goes
+kfac(1e-3, LAYERS, otherwise=optax.partition({1: optax.sgd(0.1)}, {'kernel': 1, 'bias': 1})).init(P) -> goes against
+muon(1e-3, otherwise=optax.partition({0: optax.identity(), 1: optax.sgd(0.1)}, NDIM)).init(P) -> goes against
+precond.blocked(KRONECKER, otherwise=optax.masked(optax.sgd(0.1), NDIM)).init(P) -> otherwise= goes against
+precond.graft(optax.masked(optax.sgd(0.1), {'kernel': True, 'bias': True}), optax.scale_by_rms()).init(P) -> against
+shampoo(1e-3, otherwise=optax.lbfgs()).init(P) -> otherwise= goes against
+shampoo(1e-3, magnitude=optax.polyak_sgd()).init(P) -> magnitude= goes against
+soap(1e-3, magnitude=optax.contrib.muon(1e-3)).init(P) -> magnitude= goes against
+soap(1e-3, otherwise=optax.stateless(LOOP)).init(P) -> otherwise= goes against
+soap(1e-3, otherwise=optax.lookahead(optax.adam(1e-3), 5, 0.5)).init(P) -> otherwise= fails on what it sees here, a dict
+shampoo(1e-3, magnitude=optax.masked(optax.identity(), {'kernel': True, 'bias': True})).init(P) -> with the keys '4x3'
+shampoo(1e-3, otherwise=NEEDS).init(P) -> could not be tried on a small gradient (TypeError:
+shampoo(1e-3, otherwise=optax.stateless(FITTED)).init(P) -> otherwise= goes against
 shampoo(1e-3, otherwise=optax.adamw(1e-3)).init(P) -> otherwise= goes against the gradient
 shampoo(1e-3, otherwise=optax.sgd(1e-3)).init(P) -> otherwise= goes against the gradient
 shampoo(1e-3, otherwise=optax.lamb(1e-3)).init(P) -> otherwise= goes against the gradient
@@ -487,6 +502,13 @@ precond.scale_by_kfac(LAYERS, around=lambda: None) -> around=the function <lambd
 precond.graft(shampoo(1e-3), optax.scale_by_adam()).init(P) -> direction= goes against the gradient
 precond.graft(optax.scale_by_rms(), optax.adam(1e-3)).init(P) -> magnitude= goes against the gradient
 precond.with_momentum(optax.sgd(0.1), optax.identity()).init(P) -> momentum= goes against the gradient
+precond.graft(optax.scale_by_adam(), KRONECKER) -> the order is graft(direction, magnitude)
+TX.update(P, STATE, P, factor=3) -> Write factors=
+ADASCALE.update(P, ADASCALE.init(P), P, replica=3) -> Write replicas=
+adascale(optax.sgd, 0.1, 2, power=0.5, rule=large_batches.linear_rule) -> rule=the function linear_rule: a rule stands
+precond.with_momentum(transforms.scale_by_diagonal(0.99), optax.ema(0.9)) -> order is with_momentum(momentum, inner)
+shampoo(1e-3).init(TENSORS) -> params= has
+TX.update(TENSORS, STATE, P) -> updates= has
 precond.with_momentum(KRONECKER, optax.ema(0.9)) -> the order is with_momentum(momentum, inner)
 KRONECKER.init(P) -> precond.blocked(
 KRONECKER.init({'kernel': jnp.ones((8, 4))}) -> 'kernel' of shape (8, 4) is a parameter
@@ -557,6 +579,18 @@ precond.checkpoints.by_path(TX, P, optax.adam(1e-3).init(P)) -> state= is not of
 precond.checkpoints.by_path(TX, P, soap(1e-3).init(P)) -> state= is not of this optimizer
 precond.checkpoints.by_path(TX, {'kernel': P['kernel']}, STATE) -> it has '0/otherwise
 TX.update(P, optax.adamw(1e-3).init(P), P) -> state=
+shampoo(optax.linear_schedule(1e-3, 0, 9)).update(P, STATE, P) -> it has no '1/1/count'
+transforms.with_stochastic_rounding(optax.adamw(1e-3)).update(P, optax.sgd(0.1).init(P), P) -> it has no 'count'
+transforms.hyperball(0.1).update(P, optax.sgd(0.1).init(P), P) -> it has no 'count'
+transforms.cautious(optax.scale_by_adam()).update(P, optax.sgd(0.1).init(P), P) -> it has no 'count'
+transforms.finite_steps(optax.sgd(0.1)).update(P, optax.sgd(0.1).init(P), P) -> it has no 'skipped'
+transforms.error_feedback(transforms.block_top_k(0.5)).update(P, optax.sgd(0.1).init(P), P) -> of another optimizer
+transforms.normalize_neurons().update(P, optax.sgd(0.1).init(P), P) -> it has no 'moment
+transforms.scale_by_diagonal().update(P, optax.sgd(0.1).init(P), P) -> it has no 'count'
+transforms.nesterov().update(P, optax.sgd(0.1, momentum=0.9).init(P), P) -> state= is of optax.sgd, as it seems
+transforms.switch(3, optax.identity(), optax.scale_by_rms()).update(P, (), P) -> it has no 'count'
+precond.graft(optax.scale_by_adam(), optax.identity()).update(P, optax.sgd(0.1).init(P), P) -> it has no 'count'
+precond.with_momentum(optax.ema(0.9), optax.identity()).update(P, optax.sgd(0.1).init(P), P) -> it has no 'momentum/
 TX.update(P, soap(1e-3).init(P), P) -> state=
 TX.update(P, shampoo(1e-3, block_size=2).init(P), P) -> state=
 TX.update({'kernel': P['kernel'].T, 'bias': P['bias']}, STATE, P) -> 'kernel'
@@ -638,8 +672,8 @@ nnx_front.capture(NNX) -> Give capture() an example
 nnx_front.attached(CAPTURE, NNX) -> model=
 layers.with_fisher(F, layers.empirical()) -> fisher=empirical()
 layers.factors_alone(lambda p, x: F(p, x)[:, :1], CAPTURE, fisher=layers.exact(layers.categorical()))(P, X) -> have one
-FACTORS(lambda p, x: jax.jvp(lambda z: F(p, z), (x,), (x,))[1])(P, X) -> differentiates the model with its taps
-FACTORS(lambda p, x: jax.linearize(lambda z: F(p, z), x)[1](x))(P, X) -> differentiates the model with its taps
+FACTORS(lambda p, x: jax.jvp(lambda z: F(p, z), (x,), (x,))[1])(P, X) -> a derivative of the model with its taps
+FACTORS(lambda p, x: jax.linearize(lambda z: F(p, z), x)[1](x))(P, X) -> a derivative of the model with its taps
 FACTORS(F, examples=-1)(P, X) -> examples=-1
 layers.explicit({'': layers.dense}, P) -> Call this function
 layers.explicit({'': 'dense'}, P) -> kinds= has 'dense'
@@ -743,8 +777,8 @@ doctor --dtype float31 -> floating-point type
 ACCEPTED = {
     "optax.chain(shampoo(1e-3), soap(1e-3))": "the chain is Optax's, which calls neither of the two differently",
     "optax.chain(shampoo(1e-3), optax.scale(-1e-3))": "the chain is Optax's",
-    "precond.graft(optax.scale_by_adam(), KRONECKER)": "swapped, it is a graft, too: Adam's way, Shampoo's length",
+    "precond.blocked(optax.clip_by_global_norm(1.0)).init(P)": "it clips the blocks of each device by themselves",
     "shampoo(lambda step: -1e-3)": "a schedule has no value before training, as in Optax",
-    "TX.update(P, STATE, P, factor=3)": "extra arguments are for other parts of a chain, as in Optax",
+    "jax.jit(lambda rate: shampoo(rate).init(P))(-1.0)": "a traced number is not known, as in Optax",
 }
 """What is accepted, and why."""

@@ -122,3 +122,27 @@ def test_a_layer_that_saw_no_rows_keeps_its_factors():
     chex.assert_trees_all_close(again["left"], once["left"], rtol=1e-5)
     assert not np.allclose(again["right"]["kernel"], once["right"]["kernel"], rtol=1e-2)
     assert precond.metrics(state)["kfac/unseen"] == 3
+
+
+@pytest.mark.parametrize("x", [X[:1], np.zeros_like(X)], ids=["one example", "inputs of zeros"])
+@pytest.mark.parametrize("alias", [precond.kfac, precond.ekfac])
+def test_a_batch_that_says_little_gives_a_finite_step(alias, x):
+    params = {"kernel": jnp.ones((3, 2)), "bias": jnp.zeros(2)}
+    capture = layers.explicit({"": layers.dense()}, params)
+
+    def forward(params, x):
+        return capture.apply("", params, x @ params["kernel"] + params["bias"], x)
+
+    f = layers.value_grad_factors(forward, mean_of_squares, capture, fisher=layers.exact(layers.gaussian()))
+    tx = alias(0.1, capture.layers)
+
+    @jax.jit
+    def step(params, state):
+        given = {"state": state} if alias is precond.ekfac else {}
+        _, grads, factors = f(params, x.astype(np.float32), **given)
+        updates, state = tx.update(grads, state, params, factors=factors)
+        return optax.apply_updates(params, updates), state
+
+    moved, state = step(*step(params, tx.init(params)))
+    assert finite((moved, state))
+    assert not np.allclose(moved["bias"], params["bias"])

@@ -5,11 +5,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from flax import nnx
 
 import precond
 from precond import layers
 from precond.layers import linen
+from precond.layers import nnx as nnx_front
 
 X = jnp.linspace(-1.0, 1.0, 8).reshape(4, 2)
 
@@ -118,6 +121,108 @@ def test_what_the_error_says_to_write_has_the_gradient_of_all_and_the_factors_of
     expected = jax.grad(lambda p: squares(model.apply({"params": p}, X) + slope(model.apply, p), X))(params)
     chex.assert_trees_all_close(grads, expected, rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(factors["layers_2"].outputs, 1, rtol=1e-6)  # of a Gaussian with one output
+
+
+def with_slope(by, net):
+    """A loss of the outputs and of a derivative by the input, with probes among the parameters."""
+    capture = net[2]
+
+    def loss(params):
+        def inner(z):
+            return capture.apply({"params": params}, z[None])[0, 0]
+
+        return jnp.mean((capture.apply({"params": params}, X)[:, 0] + jax.vmap(by(inner))(X).sum((1,))) ** 2)
+
+    return loss, capture.attach(net[1])
+
+
+TWICE = {
+    "gradient": jax.grad,
+    "hessian": lambda f: lambda z: jax.hessian(f)(z)[0],
+    "gradient of gradient": lambda f: jax.grad(lambda z: jax.grad(f)(z)[0]),
+}
+
+
+@pytest.mark.parametrize("by", TWICE.values(), ids=TWICE)
+def test_a_derivative_by_the_input_is_refused_with_probes_among_the_parameters(by, net):
+    loss, params = with_slope(by, net)
+    with pytest.raises(ValueError, match=r"capture.detach"):
+        jax.grad(loss)(params)
+    with pytest.raises(ValueError, match=r"capture.detach"):
+        jax.jit(jax.grad(loss))(params)
+
+
+def test_it_is_refused_in_a_function_that_was_traced_before(net):
+    capture = net[2]
+
+    @jax.jit
+    def forward(params, x):
+        inner = jax.vmap(jax.grad(lambda z: capture.apply({"params": params}, z[None])[0, 0]))(x)
+        return capture.apply({"params": params}, x) + inner[:, :1]
+
+    forward(capture.attach(net[1]), X)
+    with pytest.raises(ValueError, match=r"capture.detach"):
+        factors_of(lambda params, x: forward(params, x), net)
+
+
+@pytest.mark.parametrize("function", ["factors_alone", "with_fisher"])
+def test_it_is_refused_by_every_function_that_makes_factors(function, net):
+    _, params, capture = net
+
+    def forward(params, x):
+        inner = jax.vmap(jax.grad(lambda z: capture.apply({"params": params}, z[None])[0, 0]))(x)
+        return capture.apply({"params": params}, x) + inner[:, :1]
+
+    fisher = layers.exact(layers.gaussian())
+    calls = {
+        "factors_alone": lambda: layers.factors_alone(forward, capture, fisher=fisher)(params, X),
+        "with_fisher": lambda: jax.grad(lambda p: squares(layers.with_fisher(forward, fisher)(p, X), X))(
+            capture.attach(params)
+        ),
+    }
+    with pytest.raises(ValueError, match=r"capture.detach"):
+        calls[function]()
+
+
+def test_it_is_refused_in_an_nnx_model_with_probes():
+    model = nnx.Linear(2, 1, rngs=nnx.Rngs(0))
+    tapped = nnx_front.attached(model, nnx_front.capture(model, X))
+    with pytest.raises(ValueError, match=r"capture.detach"):
+        nnx.grad(lambda model: jnp.mean(model(X) + jax.grad(lambda x: jnp.sum(model(x) ** 2))(X)))(tapped)
+
+
+def test_a_step_may_be_differentiated_by_what_is_no_probe():
+    """As meta-gradients do, outside of jit, too."""
+    params = {"kernel": jnp.ones((2, 1)), "bias": jnp.zeros(1)}
+    capture = layers.explicit({"": layers.dense()}, params)
+    f = layers.value_grad_factors(
+        lambda p, x: capture.apply("", p, x @ p["kernel"] + p["bias"], x),
+        squares,
+        capture,
+        fisher=layers.exact(layers.gaussian()),
+    )
+
+    def after(rate):
+        tx = precond.kfac(rate, capture.layers, damping=1.0, bound=jnp.inf)
+        _, grads, factors = f(params, X)
+        state = tx.update(grads, tx.init(params), params, factors=factors)[1]
+        return tx.update(grads, state, params, factors=factors)[0]["kernel"].sum()
+
+    np.testing.assert_allclose(jax.grad(after)(0.1), after(1.0), rtol=1e-5)  # it is linear in the rate
+
+
+@pytest.mark.parametrize("around", [lambda tx: tx, lambda tx: optax.MultiSteps(tx, 1)], ids=["bare", "MultiSteps"])
+def test_ekfac_counts_steps_without_factors(around, net):
+    _, params, capture = net
+    tx = around(precond.ekfac(1e-2, capture.layers))
+    state = tx.init(params)
+    zeros = {
+        name: layers.Factors(*[jnp.zeros((1, n, n)) for n in sizes], jnp.zeros((1, *sizes)))
+        for name, sizes in (("layers_0", (3, 3)), ("layers_2", (4, 1)))
+    }
+    for _ in range(2):
+        state = tx.update(params, state, params, factors=zeros)[1]
+    assert int(precond.metrics(state)["kfac/unseen"]) == 2
 
 
 def test_steps_without_factors_are_counted(net):

@@ -1,5 +1,6 @@
 """States that are born divided in loops which say all shardings beforehand: Flax's and MaxText's."""
 
+import contextlib
 import functools
 import warnings
 
@@ -111,6 +112,37 @@ def test_names_of_axes_divide_the_state_in_a_loop_that_knows_nothing_of_it(unbox
             state = step(state)
         assert jax.tree.structure(state) == before
         assert precond.metrics(state.opt_state)["blocks/skipped"] == 0
+
+
+LISTED = (("embed", None), ("mlp", ("data", "tensor")))
+NAMED = {  # sizes of a mesh, its axes, the axes of the optimizer, rules, whether they are known to init, what it says
+    "rules come later": ((8,), ("data",), "data", RULES, False, "no rules are known here"),
+    "rules come later, an axis of size 1": ((8, 1), ("data", "tensor"), "data", RULES, False, None),
+    "rules come later, two axes": ((4, 2), ("data", "tensor"), ("data", "tensor"), RULES, False, None),
+    "a rule of several axes": ((4, 2), ("data", "tensor"), "data", LISTED, True, "none of the rules gives this axis"),
+    "a rule of several axes, one of size 1": ((8, 1), ("data", "tensor"), "data", LISTED, True, None),
+    "a rule of several axes, two axes": ((4, 2), ("data", "tensor"), ("data", "tensor"), LISTED, True, None),
+}
+
+
+@pytest.mark.parametrize(("sizes", "names", "axis", "rules", "known", "words"), NAMED.values(), ids=NAMED)
+def test_names_of_axes_divide_the_state_or_init_says_that_they_do_not(sizes, names, axis, rules, known, words):
+    """Flax's lm1b calls `jax.eval_shape` where no rules are known."""
+    mesh = jax.make_mesh(sizes, names, axis_types=(AUTO,) * len(sizes))
+    tx = precond.shampoo(1e-3, block_size=16, axis=axis)
+    boxed = jax.eval_shape(lambda key: Model().init(key, jnp.ones((1, 32))), jax.random.key(0))["params"]
+    said = pytest.warns(UserWarning, match=words) if words else contextlib.nullcontext()
+    with jax.set_mesh(mesh), nn.logical_axis_rules(rules if known else ()), said:
+        shapes = jax.eval_shape(tx.init, boxed)
+    shardings = nn.logical_to_mesh_sharding(nn.get_partition_spec(shapes), mesh, rules)
+    shares = [s.shard_shape(x.shape)[0] / x.shape[0] for s, x in stacked(shardings, shapes)]
+    assert shares == [1.0 if words else 1 / 8] * len(shares)
+
+
+def stacked(shardings, state):
+    """The shardings of all stacks of a state that has boxes, and what is in these."""
+    pairs = zip(jax.tree.leaves(shardings[0].stacks), jax.tree.leaves(nn.unbox(state)[0].stacks), strict=True)
+    return [(s, x) for s, x in pairs if x.ndim]
 
 
 @pytest.mark.parametrize("kind", [AUTO, EXPLICIT], ids=["auto", "explicit"])

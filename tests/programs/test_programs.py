@@ -27,8 +27,13 @@ CASES = {
     "pinn": (64, ["SOAP"]),
     "vmc": (48, ["SOAP"]),
 }
-# What these show is shown by other programs, and by the tests of the loops and front ends that they are made of.
-ALIKE = ("nnx_partitioned", "batch_norm, pmap", "ppo_kfac", "vmc")
+# What training shows of these is shown by other programs. They run for two steps, with the line that changes.
+ALIKE = {
+    "nnx_partitioned": "Shampoo",
+    "batch_norm, pmap": "Shampoo",
+    "ppo_kfac": "K-FAC, its own rate",
+    "vmc": "Shampoo",
+}
 RUNS = [
     pytest.param(name, tx, marks=[pytest.mark.slow] * (tx != "Shampoo" or name in ALIKE), id=f"{name}-{tx}")
     for name, (_, more) in CASES.items()
@@ -57,6 +62,14 @@ def test_the_loss_falls(table, name, optimizer):
     assert np.all(np.isfinite(losses))
     quarter = steps // 4
     assert np.mean(losses[-quarter:]) < 0.9 * np.mean(losses[:quarter])
+
+
+@pytest.mark.parametrize(("name", "optimizer"), ALIKE.items(), ids=ALIKE)
+def test_it_runs(table, name, optimizer):
+    losses = table.PROGRAMS[name][1](optimizers_of(table, name)[optimizer], 2, 0)
+    assert len(losses) == 2
+    assert np.all(np.isfinite(losses))
+    assert losses[0] != losses[1]
 
 
 def share(state):

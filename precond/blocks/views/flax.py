@@ -12,6 +12,7 @@ from precond.blocks.parameter_names import (
     is_depthwise_filter,
     is_elementwise,
     is_linear,
+    is_single,
     is_vocabulary,
     is_window,
     module_of,
@@ -23,9 +24,11 @@ from precond.blocks.views.matrices import adapter, from_letters, has_real_matrix
 __all__ = ["flax", "read_kernel"]
 
 _TO_HEADS = re.compile(
-    r"(.*_)?(query|key|value|[qkv]|[qkv]_proj|to_[qkv]|w_?[qkv]|w?q_b|w?kv_b|kv_b_proj|q_b_proj)", re.I
+    r"(.*_)?(query|key|value|[qkv]|[qkv]_proj|to_[qkv]|w_?u?[qkv]|w?q_b|w?kv_b|kv_b_proj|q_b_proj)", re.I
 )
 _FROM_HEADS = re.compile(r"(.*_)?(out|o|o_proj|out_proj|to_out|attn_vec_einsum)|.*att.*/wo", re.I)
+
+_LEAF_FROM_HEADS = re.compile(r"out|o|o_proj|out_proj|to_out|w_?o|w_?out", re.I)
 
 
 def flax(path: str, leaf: Any) -> View | None:
@@ -53,18 +56,21 @@ def flax(path: str, leaf: Any) -> View | None:
     if _is_pair(parts[-1], whole):
         return adapter(whole.shape, parts[-1])
     is_bias = parts[-1] == "b" and not {"w", "w_h"}.isdisjoint(whole.neighbours)  # Haiku's; any matrix may be called b
-    if is_elementwise(parts) or is_bias:
+    if is_elementwise(parts) or is_bias or is_single(parts[-1], whole.neighbours):
         return None
     return with_batch_axes(whole.layer_axes, _one_layer)(path, whole)
 
 
 def _one_layer(path: str, leaf: Any) -> View | None:
-    inputs_first = leaf.ndim > 2 and leaf.shape[0] > leaf.shape[1] and not _comes_from_heads(parts_of(path))
+    inputs_first = leaf.ndim > 2 and leaf.shape[0] > leaf.shape[1] and not _comes_from_heads(parts_of(path), leaf)
     return read_kernel(path, leaf, 1 if inputs_first else 0)
 
 
-def _comes_from_heads(parts: tuple[str, ...]) -> bool:
-    return any(_FROM_HEADS.fullmatch(name) for name in (module_of(parts), "/".join(parts[:-1])))
+def _comes_from_heads(parts: tuple[str, ...], leaf: Parameter) -> bool:
+    if parts[-1] in ("kernel", "w"):
+        return any(_FROM_HEADS.fullmatch(name) for name in (module_of(parts), "/".join(parts[:-1])))
+    in_attention = "att" in "/".join(parts[:-1]).lower() or any(map(_TO_HEADS.fullmatch, leaf.neighbours))
+    return in_attention and _LEAF_FROM_HEADS.fullmatch(parts[-1]) is not None
 
 
 def read_kernel(path: str, leaf: Parameter, scan_axis: int, unknown: str | None = None) -> View | None:
@@ -117,7 +123,7 @@ def _letters(parts: tuple[str, ...], leaf: Parameter, unknown: str | None) -> tu
         return ("rccc",)  # the layout [outputs, inputs, h, w] under a name of Flax
     if is_convolution(parts) or is_window(shape) or (_is_patch(shape) and "att" not in "/".join(parts).lower()):
         return (convolution,)
-    if held and _comes_from_heads(parts):
+    if _comes_from_heads(parts, leaf):
         return ("rrc" if from_heads else "rc",)
     if "einsum" in name:
         return ("rcc",) if to_heads and rank == 3 else ()
@@ -127,8 +133,9 @@ def _letters(parts: tuple[str, ...], leaf: Parameter, unknown: str | None) -> tu
         return ("rc",)
     if parts[-1] != "kernel":
         return ()
-    # A window is no longer than the number of its input channels.
-    return (unknown or ("rcc" if rank == 3 and to_heads else convolution),)
+    # A window is no longer than the number of its input channels, and no long one has an even number of places.
+    is_stack = rank == 3 and shape[0] > 7 and shape[0] % 2 == 0
+    return (unknown or ("rcc" if rank == 3 and to_heads else "rc" if is_stack else convolution),)
 
 
 def _is_pair(name: str, leaf: Parameter) -> bool:

@@ -4,7 +4,15 @@ import re
 from typing import Any
 
 from precond.blocks.parameter import Parameter, as_parameter
-from precond.blocks.parameter_names import is_depthwise, is_depthwise_filter, is_elementwise, is_vocabulary
+from precond.blocks.parameter_names import (
+    is_convolution,
+    is_depthwise,
+    is_depthwise_filter,
+    is_elementwise,
+    is_linear,
+    is_vocabulary,
+    module_of,
+)
 from precond.blocks.path_name import parts_of
 from precond.blocks.view import View
 from precond.blocks.views.flax import flax
@@ -13,6 +21,7 @@ from precond.blocks.views.matrices import from_letters, has_real_matrix, split, 
 __all__ = ["haiku"]
 
 _GATES = re.compile(r"w_[ih]")
+_MATRIX = re.compile(r"(.*_)?(query|key|value|[qkvo]|out)")  # of attention, which Haiku makes of `hk.Linear`
 
 
 def haiku(path: str, leaf: Any) -> View | None:
@@ -55,6 +64,8 @@ def _one_layer(path: str, leaf: Parameter) -> View | None:
         return split(shape, 1, gates)
     if len(shape) > 2 and shape[-2] == 1 and is_depthwise(parts, shape[-1]):
         return None
+    if len(shape) == 3 and not is_convolution(parts) and (is_linear(parts) or _MATRIX.fullmatch(module_of(parts))):
+        return with_batch_axes((0,), _one_layer)(path, leaf)
     return from_letters("r" * (len(shape) - 1) + "c", shape)
 
 

@@ -1,6 +1,7 @@
 """Make views from letters, by splitting an axis, and from the view of one layer of a stack."""
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -114,7 +115,7 @@ def adapter(shape: Sequence[int], name: str) -> View | None:
       (View(axes=((0,), (1,)), passive=(0,), shape=None), ((0,), (1, 2)))
     """
     more = len(shape) - 1
-    short_first = shape[0] < shape[1] if more == 1 else name.lower().endswith("b")
+    short_first = shape[0] < shape[1] if more == 1 else re.match(r".*lora_?(b|up)|b$", name, re.I) is not None
     view = from_letters("r" + "c" * more if short_first else "r" * more + "c", shape)
     return None if view is None else view._replace(passive=(1,) if short_first else (0,))
 

@@ -28,6 +28,10 @@ class PatternViews:
         """Return the view of one parameter."""
         return self.read(path, leaf)
 
+    def __repr__(self) -> str:
+        """Return the patterns."""
+        return f"views by {len(self.patterns)} patterns: {', '.join(map(repr, self.patterns[:3]))}"
+
     def unmatched(self, paths: Sequence[str]) -> list[str]:
         """Return the patterns that are found in none of these paths.
 

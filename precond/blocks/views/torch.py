@@ -63,7 +63,7 @@ def _one_layer(path: str, leaf: Parameter) -> View | None:
         return _gates(parts, leaf)
     if len(shape) == 2:
         return None if is_depthwise_filter(parts, shape) else _linear(parts, shape)
-    if _is_stack(parts, shape):
+    if leaf.neighbours.get("bias") != (shape[0], 1) and _is_stack(parts, shape):  # the bias of Equinox's `Conv1d`
         return with_batch_axes((0,), _one_layer)(path, leaf)
     if shape[1] == 1 and is_depthwise(parts, shape[0]):
         return None

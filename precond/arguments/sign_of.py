@@ -1,0 +1,243 @@
+"""Whether a transformation goes along the gradient or against it, found by a step on small numbers."""
+
+import functools
+import inspect
+import warnings
+import weakref
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.core import Tracer
+
+from precond.arguments.described import Described
+from precond.arguments.shown import shown
+
+__all__ = ["Found", "failure", "find", "sign_of"]
+
+_STEPS, _ROUNDING, _FEW = 8, 1e-6, 10**6
+_DECOMPOSE = {"eigh", "eig", "qr", "svd", "cholesky", "geqrf", "householder_product", "lu", "shard_map"}
+
+
+class Found(NamedTuple):
+    """What a step on small numbers says of a transformation.
+
+    Attributes:
+      sign: 1 if it goes along the gradient, -1 if it goes against it in some parameter, 0 if that is not known.
+      wrong: what is wrong with its updates; empty if nothing is.
+      failed: why it could not take the step; empty if it could.
+    """
+
+    sign: int = 0
+    wrong: str = ""
+    failed: str = ""
+
+
+def sign_of(tx: optax.GradientTransformation, tree: optax.Params | None = None, *, costly: bool = False) -> int:
+    """Return 1 for a transformation that goes along the gradient, -1 for one that goes against it, 0 where unknown.
+
+    The optimizers and the parts of this library say it themselves. Any other transformation takes a step with a
+    positive gradient: the sign of the inner product of its update with the gradient tells. That is done on a few
+    numbers at `init`, where JAX has been started anyway. It is unknown what depends on traced hyperparameters, needs
+    further arguments than Optax's own, moves nothing in the first steps, or decomposes matrices (unless `costly`).
+
+    Args:
+      tx: any transformation of parameters, or of stacks of blocks.
+      tree: of parameters or stacks that it will see, where that is known: masks and labels are made for this tree.
+      costly: whether to take the step even where matrices are decomposed.
+
+    Examples:
+      >>> (
+      ...     sign_of(optax.scale_by_adam()),
+      ...     sign_of(optax.adam(1e-3)),
+      ...     sign_of(optax.set_to_zero()),
+      ... )
+      (1, -1, 0)
+      >>> sign_of(
+      ...     optax.masked(optax.adam(1e-3), {"a": True, "b": False}), {"a": 0.0, "b": 0.0}
+      ... )
+      -1
+    """
+    return find(tx, tree, costly=costly).sign
+
+
+def find(tx: optax.GradientTransformation, tree: optax.Params | None = None, *, costly: bool = False) -> Found:
+    """Return what a step on a matrix, and one on a small tree like the one that it will see, say of a transformation.
+
+    Args:
+      tx: as in `sign_of`.
+      tree: as in `sign_of`.
+      costly: as in `sign_of`.
+
+    Examples:
+      >>> find(optax.masked(optax.identity(), {"a": True})).failed.partition(" ")[0]
+      'ValueError:'
+    """
+    if isinstance(tx, Described) and tx.sign:
+        return Found(tx.sign)
+    found = _probed(tx.init, tx.update, costly)
+    if tree is None or found.sign < 0 or not jax.tree.leaves(tree):
+        return found
+    small = jax.tree.map(_small, tree)
+    if not found.wrong and not found.failed and not _chooses(tx, small):
+        return found
+    of_tree = _probe(tx.init, tx.update, costly, small)
+    if of_tree.failed and sum(map(jnp.size, jax.tree.leaves(tree))) <= _FEW:  # it may be made for these very shapes
+        of_tree = _probe(tx.init, tx.update, costly, jax.tree.map(lambda leaf: _small(leaf, None), tree))
+    return found if of_tree.failed and not found.failed and not found.wrong else of_tree
+
+
+def _chooses(tx: optax.GradientTransformation, tree: optax.Params) -> bool:
+    """Return whether a transformation treats parameters differently, by masks or labels made for their tree."""
+    try:
+        state = jax.eval_shape(tx.init, tree)
+    except Exception:
+        return False
+    return any(map(_is_masked, jax.tree.leaves(state, is_leaf=_is_masked)))
+
+
+def _is_masked(node: object) -> bool:
+    return isinstance(node, optax.MaskedState | optax.MaskedNode)
+
+
+def failure(tx: optax.GradientTransformation, tree: optax.Params) -> str:
+    """Return why a transformation cannot update a tree; empty if it can, and gives updates of the same shapes.
+
+    Args:
+      tx: as in `sign_of`.
+      tree: of parameters or stacks.
+
+    Examples:
+      >>> failure(optax.masked(optax.identity(), {"a": True}), {"a": jnp.ones(2)})
+      ''
+    """
+    try:
+        jax.eval_shape(lambda p: _step(tx, p, tx.init(p)), tree)
+    except Exception as error:
+        return _in_short(error)
+    return ""
+
+
+def _in_short(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"[:200]
+
+
+def _probed(init: Callable[..., Any], update: Callable[..., Any], costly: bool) -> Found:
+    """Return what a step on one matrix says. It is found once, and kept by weak references."""
+    try:
+        return _kept(weakref.ref(init), weakref.ref(update), costly)
+    except TypeError:  # there is no weak reference to some functions
+        return _probe(init, update, costly, _MATRIX)
+
+
+@functools.lru_cache(maxsize=64)
+def _kept(init: Callable[[], Any], update: Callable[[], Any], costly: bool) -> Found:
+    return _probe(init(), update(), costly, _MATRIX)
+
+
+# As a stack of one block, 2 x 2, it can be a part within `blocked`; its name says so.
+_MATRIX = {"2x2": jax.ShapeDtypeStruct((1, 2, 2), jnp.float32)}
+
+
+def _small(leaf: jax.typing.ArrayLike | jax.ShapeDtypeStruct, longest: int | None = 2) -> jax.ShapeDtypeStruct:
+    """Return a leaf of as many axes, none of which is longer than this, in float32."""
+    dtype = jnp.result_type(leaf)
+    shape = tuple(d if longest is None else min(d, longest) for d in jnp.shape(leaf))
+    return jax.ShapeDtypeStruct(shape, jnp.float32 if jnp.issubdtype(dtype, jnp.inexact) else dtype)
+
+
+def _numbers(leaf: jax.ShapeDtypeStruct) -> jax.Array:
+    """Return positive numbers of a leaf's shape: 1, 2, 3, 5, .."""
+    count = jnp.arange(1, leaf.size + 1)
+    return (count + (count > 3)).reshape(leaf.shape).astype(leaf.dtype)
+
+
+class _NoUpdateError(Exception):
+    """An update gave something that is not a tree of updates."""
+
+
+def _probe(init: Callable[..., Any], update: Callable[..., Any], costly: bool, like: object) -> Found:
+    tx = optax.GradientTransformationExtraArgs(init, update)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            traced = jax.make_jaxpr(lambda g: _step(tx, g, _begun(tx, g)))(like)
+        except _NoUpdateError as why:
+            return Found(wrong=str(why))
+        except Exception as error:  # it may need more than a gradient
+            return Found(failed=_in_short(error))
+        if any(isinstance(x, Tracer) for x in traced.consts) or (not costly and _decomposes(traced.jaxpr)):
+            return Found()
+        try:
+            with jax.ensure_compile_time_eval():
+                return Found(_sign(tx, jax.tree.map(_numbers, like)))
+        except Exception:  # nothing can be computed here, as under an abstract mesh
+            return Found()
+
+
+def _sign(tx: optax.GradientTransformation, gradient: optax.Updates) -> int:
+    """Return the sign of the first updates that move anything: -1 if one of them goes against its gradient."""
+    # Operation by operation: XLA has compiled most of them before.
+    state, products = _begun(tx, gradient), []
+    for _ in range(_STEPS):  # a schedule may begin at 0, and gradients may be gathered
+        products, moves, state = _step(tx, gradient, state)
+        if moves:
+            break
+    signs = {(float(p) > 0) - (float(p) < 0) for p in products}
+    return -1 if -1 in signs else max(signs, default=0)
+
+
+def _begun(tx: optax.GradientTransformation, gradient: optax.Updates) -> optax.OptState:
+    return tx.init(jax.tree.map(_half, gradient))
+
+
+def _half(gradient: jax.Array) -> jax.Array:
+    """Return what stands for the parameters: half of the gradient, in another order."""
+    return (0.5 * (gradient[..., ::-1] if gradient.ndim else gradient)).astype(gradient.dtype)
+
+
+def _step(
+    tx: optax.GradientTransformation, gradient: optax.Updates, state: optax.OptState
+) -> tuple[list[jax.Array], jax.Array, optax.OptState]:
+    """Return the products of updates and gradients by leaf, without rounding; whether anything moves; the state."""
+
+    def loss(params: optax.Params) -> jax.Array:
+        return jnp.asarray(0.5 * sum(jnp.sum(p * p) for p in jax.tree.leaves(params)), jnp.float32)
+
+    params = jax.tree.map(_half, gradient)
+    extra = _taken(tx.update, {"value": loss(params), "grad": gradient, "value_fn": loss})
+    given: Any = cast(Any, tx.update)(gradient, state, params, **extra)
+    if not (isinstance(given, tuple) and len(given) == 2):
+        raise _NoUpdateError(f"gives {shown(given)}, where a pair belongs: the updates and the state")
+    moved, state = given
+    shapes = [[jnp.shape(x) for x in jax.tree.leaves(tree)] for tree in (moved, gradient)]
+    if jax.tree.structure(moved) != jax.tree.structure(gradient) or shapes[0] != shapes[1]:
+        raise _NoUpdateError(f"gives {shown(moved)}, where a tree like the gradients belongs, of the same shapes")
+    pairs = list(zip(*map(jax.tree.leaves, (moved, gradient)), strict=True))
+    products = [u * g for u, g in pairs]
+    rounded = [jnp.abs(jnp.sum(p)) > _ROUNDING * jnp.sum(jnp.abs(p)) for p in products]
+    signed = [jnp.where(kept, jnp.sum(p), 0) for kept, p in zip(rounded, products, strict=True)]
+    moves = [jnp.any(jnp.abs(u) > _ROUNDING) for u, _ in pairs]
+    return signed, jnp.any(jnp.asarray(moves)), state
+
+
+def _taken(update: Callable[..., Any], extra: dict[str, Any]) -> dict[str, Any]:
+    """Return those extra arguments of Optax that an update takes: line searches and schedules ask for them."""
+    try:
+        takes = inspect.signature(update).parameters.values()
+    except (TypeError, ValueError):
+        return {}
+    every = any(p.kind == inspect.Parameter.VAR_KEYWORD for p in takes)
+    return extra if every else {p.name: extra[p.name] for p in takes if p.name in extra}
+
+
+def _decomposes(jaxpr: Any) -> bool:
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name in _DECOMPOSE or eqn.primitive.name.endswith(("callback", "ffi_call")):
+            return True
+        inside = [x for value in eqn.params.values() for x in (value if isinstance(value, tuple | list) else [value])]
+        if any(_decomposes(getattr(x, "jaxpr", x)) for x in inside if hasattr(getattr(x, "jaxpr", x), "eqns")):
+            return True
+    return False
