@@ -22,7 +22,6 @@ __all__ = [
     "varying",
     "wide",
     "wide_dtype",
-    "wide_zeros",
     "wide_zeros_like",
 ]
 
@@ -92,28 +91,15 @@ def wide(tree: Tree) -> Any:
 
 
 def wide_zeros_like(tree: Tree) -> Any:
-    """Return zeros of float32 or wider, sharded as the leaves are: the start of a state.
+    """Return zeros of float32 or wider: the start of a state, or of the carry of a loop.
+
+    They are sharded as the leaves are, and vary over the devices over which the leaves do.
 
     Examples:
       >>> wide_zeros_like(jnp.ones(2, jnp.bfloat16)).dtype
       dtype('float32')
     """
     return jax.tree.map(lambda x: jnp.zeros_like(x, dtype=wide_dtype(x)), tree)
-
-
-def wide_zeros(tree: Any) -> Any:
-    """Return zeros of float32 or wider that vary over the devices that the leaves do: the start of a loop's carry.
-
-    Examples:
-      >>> wide_zeros(jnp.ones(2, jnp.bfloat16)).tolist()
-      [0.0, 0.0]
-    """
-
-    def one(x: Any) -> jax.Array:
-        zeros = jnp.zeros(jnp.shape(x), wide_dtype(x))
-        return zeros if isinstance(x, jax.ShapeDtypeStruct) else vary(zeros, varying(x))
-
-    return jax.tree.map(one, tree)
 
 
 def tree_product(x: Tree, y: Tree) -> jax.Array:

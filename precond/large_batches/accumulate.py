@@ -15,7 +15,7 @@ from precond.compiled_if_eager import compiled_if_eager
 from precond.large_batches.average_factors import average_factors, zero_factors
 from precond.replicas import Metric, Replicas, Squares, merge, whole_squares
 from precond.transformation import transformation
-from precond.trees import Tree, common_dtype, wide_zeros
+from precond.trees import Tree, common_dtype, wide_zeros_like
 from precond.widened import widened
 
 __all__ = ["AccumulateState", "accumulate"]
@@ -98,7 +98,7 @@ def accumulate(
     inner = widened(inner)
 
     def init(params: optax.Params) -> AccumulateState:
-        mean = wide_zeros(params)
+        mean = wide_zeros_like(params)
         deviation = jnp.zeros([len(jax.tree.leaves(mean))], common_dtype(mean))
         count, micro_step, seen, parts, captured = (jnp.zeros([], jnp.int32) for _ in range(5))
         factors = None if layers is None else zero_factors(layers, params)
@@ -117,10 +117,10 @@ def accumulate(
             micro_step=none,
             seen=none,
             parts=none,
-            mean=wide_zeros(state.mean),
-            deviation=wide_zeros(state.deviation),
+            mean=wide_zeros_like(state.mean),
+            deviation=wide_zeros_like(state.deviation),
             captured=none,
-            factors=wide_zeros(state.factors),
+            factors=wide_zeros_like(state.factors),
             inner=inside,
         )
         return optax.tree.cast_like(out, updates), fresh

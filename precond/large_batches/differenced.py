@@ -11,7 +11,7 @@ from precond.arguments import described
 from precond.large_batches.scale_by_adascale import AdascaleState
 from precond.replicas import Metric, Replicas, stacked
 from precond.transformation import transformation
-from precond.trees import Tree, all_finite, wide_zeros
+from precond.trees import Tree, all_finite, wide_zeros_like
 
 __all__ = ["DifferencedState", "differenced"]
 
@@ -67,7 +67,9 @@ def differenced(
     inner = optax.with_extra_args_support(inner)
 
     def init(params: optax.Params) -> DifferencedState:
-        return DifferencedState(jnp.zeros([], jnp.int32), jnp.zeros([], bool), wide_zeros(params), inner.init(params))
+        return DifferencedState(
+            jnp.zeros([], jnp.int32), jnp.zeros([], bool), wide_zeros_like(params), inner.init(params)
+        )
 
     def update(
         updates: optax.Updates,

@@ -17,7 +17,7 @@ from precond.replicas.replicas import (
     merge,
     sum_over_axes,
 )
-from precond.trees import Tree, varying, wide, wide_zeros
+from precond.trees import Tree, varying, wide, wide_zeros_like
 
 __all__ = ["GradientFunction", "gradients", "gradients_by", "over_groups", "over_micro_batches"]
 
@@ -234,7 +234,7 @@ def over_micro_batches(f: GradientFunction, steps: int) -> GradientFunction:
             mean, deviation = merge(mean, deviation, done, other, more, 1, lambda x: _times(f.count(), f.squares(x)))
             return (done + 1, mean, deviation), value
 
-        mean = wide_zeros(params)
+        mean = wide_zeros_like(params)
         start = (jnp.zeros([], jnp.int32), mean, f.squares(mean))
         (_, mean, deviation), values = jax.lax.scan(body, start, _split(batch, steps, "steps"))
         return _mean(values), mean, deviation

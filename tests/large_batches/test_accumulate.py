@@ -297,3 +297,18 @@ def test_accumulated_shards(x64):
     expected = train(jax.jit(one_step(over_groups(gradients(loss), SCALE), whole)), whole)
     np.testing.assert_allclose(found[1][1::2], expected[1], rtol=1e-12)
     assert_equal(found[0], expected[0])
+
+
+@pytest.mark.parametrize(
+    "around",
+    [lambda tx: precond.accumulate(tx, 2), precond.large_batches.differenced],
+    ids=["accumulate", "differenced"],
+)
+def test_a_state_of_explicitly_sharded_parameters_keeps_its_types(around):
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
+    tx = around(optax.chain(optax.adam(0.1), precond.scale_by_adascale(0.1, scale=4)))
+    with jax.set_mesh(mesh):
+        params = {"kernel": jax.device_put(jnp.ones((8, 3)), P("data")), "bias": jnp.ones(3)}
+        state = jax.jit(tx.init)(params)
+        after = jax.jit(tx.update)(params, state, params)[1]
+    assert jax.tree.map(jax.typeof, after) == jax.tree.map(jax.typeof, state)
