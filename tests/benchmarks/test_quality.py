@@ -103,3 +103,10 @@ def test_every_task_trains(tmp_path):
 def test_the_page_shows_what_the_trials_say():
     page = drawing.PAGE.read_text()
     assert page == drawing.written(page, drawing.tables(drawing.load(command.RESULTS, list(TASKS))))
+
+
+def test_the_page_shows_which_parts_of_kl_soap_did_harm():
+    found = json.loads((command.RESULTS.parent / "kl_soap.json").read_text())
+    text = drawing.PAGE.read_text().split("<!-- kl_soap begins -->")[1].split("<!-- kl_soap ends -->")[0]
+    shown = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in text.strip().splitlines()[2:]]
+    assert shown == [[name, ", ".join(f"{x:.3f}" for x in losses)] for name, losses in found["last_losses"].items()]
