@@ -123,12 +123,12 @@ def _checking(
 def _found(name: str, tx: optax.GradientTransformation, tree: optax.Params | None, *, costly: bool = False) -> Found:
     """Return what is known of a part; raise if it does not give updates, and warn if it could not be tried."""
     found = find(tx, tree, costly=costly)
-    if not found.wrong and (not found.failed or _OURS.search(found.failed)):
+    if not found.wrong and (not found.failed or _NEEDS.search(found.failed)):
         return found
     fails = failure(tx, tree) if tree is not None else found.failed
     if found.wrong and (tree is None or fails):
         raise TypeError(f"{name}= has an update that {found.wrong}.")
-    if tree is not None and fails and not _NEEDS.search(fails):
+    if tree is not None and fails:
         raise TypeError(
             f"{name}= fails on what it sees here, {shown(tree)} ({fails}). Give a part that takes this: its masks and "
             f"labels must fit."
@@ -142,8 +142,8 @@ def _found(name: str, tx: optax.GradientTransformation, tree: optax.Params | Non
     return found
 
 
-# Why a part could not be tried: it needs an extra argument, of its own or of this library's.
-_NEEDS, _OURS = re.compile("missing .* argument"), re.compile(r"needs .*=")
+# Why a part could not be tried: it needs an extra argument, of its own or of ours, so that it was made for this place.
+_NEEDS = re.compile("missing .* argument|needs .*=")
 
 
 _INSTEAD = (

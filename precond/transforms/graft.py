@@ -8,6 +8,7 @@ import optax
 from jax.typing import ArrayLike
 
 from precond.arguments import (
+    Described,
     as_direction,
     check_number,
     check_signs,
@@ -82,7 +83,7 @@ def graft(
     check_number("eps", eps, 0)
     check_transformation("direction", direction)
     check_transformation("magnitude", magnitude)
-    if repr(magnitude).startswith("precond.scale_by_kronecker("):
+    if repr(magnitude).startswith("precond.scale_by_kronecker(") and not isinstance(direction, Described):
         raise ValueError(
             f"magnitude={shown(magnitude)} gives a direction, whose norm is that of no step: the order is "
             f"graft(direction, magnitude)."

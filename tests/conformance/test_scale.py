@@ -126,7 +126,7 @@ def of_a_layer(c):
 
     def update(grads, state, params=None):
         whole = jnp.concatenate([grads["kernel"], grads["bias"][None]])
-        factors = {"": precond.layers.Factors(jnp.diag(jnp.arange(1.0, 5))[None], (whole.T @ whole)[None])}
+        factors = {"": precond.layers.LayerFactors(jnp.diag(jnp.arange(1.0, 5))[None], (whole.T @ whole)[None])}
         return tx.update(grads, state, params, factors=factors)
 
     return optax.GradientTransformation(tx.init, update)

@@ -111,7 +111,6 @@ def names():
         "TENSORS": {name: Tensor(x.shape) for name, x in params.items()},
         "NDIM": lambda tree: jax.tree.map(lambda leaf: int(leaf.ndim == 1), tree),
         "LOOP": lambda u, p: jax.lax.fori_loop(0, 3, lambda i, u: jax.tree.map(lambda x: -2 * x, u), u),
-        "NEEDS": optax.GradientTransformationExtraArgs(lambda p: (), lambda u, s, p, *, epoch: (u, s)),
         "FITTED": lambda u, p: jax.tree.map(lambda x: -x * jnp.ones(3), u),
     }
     modules = (adascale, contrib, ekfac, kfac, kl_shampoo, kl_soap, large_batches, layers, linen, mfac, muon, neumann)

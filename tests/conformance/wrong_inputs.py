@@ -468,7 +468,6 @@ soap(1e-3, magnitude=optax.contrib.muon(1e-3)).init(P) -> magnitude= goes agains
 soap(1e-3, otherwise=optax.stateless(LOOP)).init(P) -> otherwise= goes against
 soap(1e-3, otherwise=optax.lookahead(optax.adam(1e-3), 5, 0.5)).init(P) -> otherwise= fails on what it sees here, a dict
 shampoo(1e-3, magnitude=optax.masked(optax.identity(), {'kernel': True, 'bias': True})).init(P) -> with the keys '4x3'
-shampoo(1e-3, otherwise=NEEDS).init(P) -> could not be tried on a small gradient (TypeError:
 shampoo(1e-3, otherwise=optax.stateless(FITTED)).init(P) -> otherwise= goes against
 shampoo(1e-3, otherwise=optax.adamw(1e-3)).init(P) -> otherwise= goes against the gradient
 shampoo(1e-3, otherwise=optax.sgd(1e-3)).init(P) -> otherwise= goes against the gradient

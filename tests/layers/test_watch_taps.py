@@ -217,7 +217,7 @@ def test_ekfac_counts_steps_without_factors(around, net):
     tx = around(precond.ekfac(1e-2, capture.layers))
     state = tx.init(params)
     zeros = {
-        name: layers.Factors(*[jnp.zeros((1, n, n)) for n in sizes], jnp.zeros((1, *sizes)))
+        name: layers.LayerFactors(*[jnp.zeros((1, n, n)) for n in sizes], jnp.zeros((1, *sizes)))
         for name, sizes in (("layers_0", (3, 3)), ("layers_2", (4, 1)))
     }
     for _ in range(2):

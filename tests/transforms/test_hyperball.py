@@ -8,6 +8,7 @@ import pytest
 
 import precond
 from precond import orthogonal
+from precond.arguments import as_direction
 from precond.transforms import cautious, hyperball
 from tests.problem import distance, gradients, trajectory
 
@@ -112,7 +113,8 @@ def cautiously(g, u):
 def test_on_stacks_a_cautious_update_has_the_mean_of_each_block_on_any_number_of_devices():
     grads = {f"layer_{i}": np.random.default_rng(i).standard_normal((4, 3)).astype(np.float32) for i in range(3)}
     moved = np.random.default_rng(9).standard_normal((4, 3)).astype(np.float32)
-    ahead = cautious(optax.stateless(lambda updates, params: jax.tree.map(lambda x: x * 0 + moved, updates)))
+    given = optax.stateless(lambda updates, params: jax.tree.map(lambda x: x * 0 + moved, updates))
+    ahead = cautious(as_direction(given))
     for axis in (None, "data"):
         with jax.set_mesh(jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))):
             tx = precond.blocked(ahead, axis=axis)
@@ -132,7 +134,7 @@ def test_cautious_updates_know_no_scale_and_compute_in_float32(dtype):
 
 def test_complex_updates_agree_where_they_point_the_same_way():
     g, u = jnp.asarray([1 + 1j, 1 + 1j, 1 - 3j]), jnp.asarray([2 - 1j, -2 + 1j, 1j])
-    tx = cautious(optax.stateless(lambda updates, params: u))
+    tx = cautious(as_direction(optax.stateless(lambda updates, params: u)))
     np.testing.assert_allclose(tx.update(g, tx.init(g))[0], [6 - 3j, 0, 0], rtol=1e-6)
 
 
