@@ -90,7 +90,7 @@ def wide(tree: Tree) -> Any:
     return jax.tree.map(lambda x: jnp.asarray(x, wide_dtype(x)), tree)
 
 
-def wide_zeros_like(tree: Tree) -> Any:
+def wide_zeros_like(tree: Any) -> Any:
     """Return zeros of float32 or wider: the start of a state, or of the carry of a loop.
 
     They are sharded as the leaves are, and vary over the devices over which the leaves do.
