@@ -342,6 +342,12 @@ def test_the_numbers_of_choosing_are_those_of_the_demo_and_the_benchmark():
     assert cells_between(page, "<!-- step begins -->", "<!-- step ends -->") == rows
 
 
+def test_the_table_of_sizes_is_that_of_the_benchmark():
+    found = results("benchmarks/results/many.json")["sizes"]
+    rows = [[n, f"{x['trace_s']:.1f}", f"{x['compile_s']:.1f}", f"{x['update_ms']:.0f}"] for n, x in found.items()]
+    assert cells_between(ROOT / "docs" / "costs.md", "<!-- sizes begin -->", "<!-- sizes end -->") == rows
+
+
 def test_the_table_of_methods_for_roots_is_that_of_the_benchmark():
     found = results("benchmarks/results/roots-cpu.json")
     errors = {(x["n"], x["p"], x["condition"], x["method"]): x["error"] for x in found["results"]}
