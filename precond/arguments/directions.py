@@ -1,4 +1,4 @@
-"""Whether a transformation goes along the gradient or against it: a direction, or a whole optimizer."""
+"""Check that a part goes along the gradient where a direction belongs, and against it where an optimizer does."""
 
 import re
 import types
@@ -121,7 +121,7 @@ def _checking(
 
 
 def _found(name: str, tx: optax.GradientTransformation, tree: optax.Params | None, *, costly: bool = False) -> Found:
-    """Return what is known of a part; raise if it does not give updates, and warn if it could not be tried."""
+    """Try a part; raise if it does not give updates, and warn if it could not be tried."""
     found = find(tx, tree, costly=costly)
     if not found.wrong and (not found.failed or _NEEDS.search(found.failed)):
         return found

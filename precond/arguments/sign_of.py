@@ -1,4 +1,4 @@
-"""Whether a transformation goes along the gradient or against it, found by a step on small numbers."""
+"""Find by a step on small numbers whether a transformation goes along the gradient or against it."""
 
 import functools
 import inspect
@@ -22,12 +22,12 @@ _DECOMPOSE = {"eigh", "eig", "qr", "svd", "cholesky", "geqrf", "householder_prod
 
 
 class Found(NamedTuple):
-    """What a step on small numbers says of a transformation.
+    """Hold the result of a trial step of a transformation.
 
     Attributes:
-      sign: 1 if it goes along the gradient, -1 if it goes against it in some parameter, 0 if that is not known.
-      wrong: what is wrong with its updates; empty if nothing is.
-      failed: why it could not take the step; empty if it could.
+      sign: 1 if it goes along the gradient, -1 if it goes against it in some parameter, 0 if the trial cannot tell.
+      wrong: the fault of its updates; empty if they are good.
+      failed: the reason why it could not take the step; empty if it could.
     """
 
     sign: int = 0
@@ -64,7 +64,7 @@ def sign_of(tx: optax.GradientTransformation, tree: optax.Params | None = None, 
 
 
 def find(tx: optax.GradientTransformation, tree: optax.Params | None = None, *, costly: bool = False) -> Found:
-    """Return what a step on a matrix, and one on a small tree like the one that it will see, say of a transformation.
+    """Try a transformation on a matrix, and on a small tree like the one that it will see.
 
     Args:
       tx: as in `sign_of`.
@@ -125,7 +125,7 @@ def _in_short(error: Exception) -> str:
 
 
 def _probed(init: Callable[..., Any], update: Callable[..., Any], costly: bool) -> Found:
-    """Return what a step on one matrix says. It is found once, and kept by weak references."""
+    """Try a transformation on one matrix. The result is kept by weak references."""
     try:
         return _kept(weakref.ref(init), weakref.ref(update), costly)
     except TypeError:  # there is no weak reference to some functions
