@@ -334,10 +334,11 @@ def test_a_result_that_is_refused_moves_nothing(limited):
 
 def test_leaves_whose_paths_read_alike_are_not_mixed_up():
     x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 1, 3, 3)))
-    tree = {"a": {"b": x[0]}, "a/b": x[1]}
-    found, _ = orthogonalize(EXACT).update(tree, orthogonalize(EXACT).init(tree))
-    alone, _ = orthogonalize(EXACT).update({"c": x[1]}, orthogonalize(EXACT).init({"c": x[1]}))
-    np.testing.assert_allclose(found["a/b"], alone["c"], rtol=1e-6)
+    tx = orthogonalize(EXACT)
+    found, _ = tx.update({"a": {"b": x[0]}, "a/b": x[1]}, tx.init({"a": {"b": x[0]}, "a/b": x[1]}))
+    alone, _ = tx.update({"c": x[0], "d": x[1]}, tx.init({"c": x[0], "d": x[1]}))
+    np.testing.assert_allclose(found["a"]["b"], alone["c"], rtol=1e-6)
+    np.testing.assert_allclose(found["a/b"], alone["d"], rtol=1e-6)
 
 
 def test_a_block_that_is_skipped_keeps_its_error():
