@@ -22,7 +22,7 @@ Fit = Callable[[Any], Any]
 SIZES = 8
 """The largest number of sizes that are compiled.
 
-The compiler for TPUs takes about a minute for every large size. With 8 in place of 24 sizes a CPU compiles in a quarter
+The compiler for TPUs needs long for every large size. With 8 in place of 24 sizes a CPU compiles in a quarter
 less time, and an update that refreshes all roots takes a thirtieth longer (benchmarks/results/many.json).
 """
 

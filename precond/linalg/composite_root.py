@@ -36,28 +36,33 @@ def _congruence(h: jax.Array, p: int, m: jax.Array) -> jax.Array:
     return product(product(half, m), half)
 
 
-def _in_loops(steps: Sequence[Step], p: int, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-    """Take steps, those of one degree in a loop over their coefficients.
+def _iterated(
+    rows: Sequence[Sequence[float]], p: int, carry: tuple[jax.Array, ...], *, unroll: bool
+) -> tuple[jax.Array, ...]:
+    """Take steps of one degree in a loop over their coefficients, so that the compiler sees one step alone."""
+    table = jnp.asarray(rows, carry[0].dtype)
 
-    So the compiler sees the products of one step alone. The compiler for TPUs takes about 5 seconds for every product
-    of large matrices at full precision. All steps on large matrices are therefore of one degree, with zeros for
-    coefficients. Products of small ones compile soon, but run a fifth slower in a loop.
+    def step(i: jax.typing.ArrayLike, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        x, m, h = carry
+        m = _congruence(h, p, m)
+        h = _polynomial(m, list(table[i]))
+        return product(x, h), m, h
+
+    return lax.fori_loop(0, len(rows), step, carry, unroll=unroll)
+
+
+def _take_steps(steps: Sequence[Step], p: int, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    """Take steps, with one loop for each degree.
+
+    The compiler for TPUs takes about 5 seconds for every product of large matrices at full precision. So all steps on
+    large matrices are made steps of one degree, by zeros. Products of small ones compile quickly, but run a fifth
+    slower in a loop.
     """
     small = carry[0].shape[-1] <= _SMALL
     most = max((len(step.coefficients) for step in steps), default=0)
     rows = [[*step.coefficients, *[0.0] * (0 if small else most - len(step.coefficients))] for step in steps]
     for _, alike in itertools.groupby(rows, len):
-        table = jnp.asarray(list(alike), carry[0].dtype)
-
-        def step(
-            i: jax.typing.ArrayLike, carry: tuple[jax.Array, ...], table: jax.Array = table
-        ) -> tuple[jax.Array, ...]:
-            x, m, h = carry
-            m = _congruence(h, p, m)
-            h = _polynomial(m, list(table[i]))
-            return product(x, h), m, h
-
-        carry = lax.fori_loop(0, len(table), step, carry, unroll=small)
+        carry = _iterated(list(alike), p, carry, unroll=small)
     return carry
 
 
@@ -122,6 +127,6 @@ def composite_root(
     steps = minimax_steps(p, low, max(8 * rounding, TIGHTEST))
     m = (a + damping[:, None, None] * jnp.eye(a.shape[-1], dtype=a.dtype)) / bound
     h = _polynomial(m, steps[0].coefficients)
-    x, *_ = _in_loops(steps[1:], p, (h, m, h))
+    x, *_ = _take_steps(steps[1:], p, (h, m, h))
     # Symmetrising once is enough: doing it in every step is not more accurate, and a sixth slower on CPU.
     return symmetric(matrix_power(x * bound ** (-1 / p), q)), largest, damping

@@ -8,14 +8,12 @@ import optax
 from jax.typing import ArrayLike
 
 from precond.arguments import (
-    Described,
     as_direction,
     check_number,
     check_signs,
     check_transformation,
     check_whole,
     described,
-    shown,
 )
 from precond.blocks import BlockInfo, info_of
 from precond.linalg import batch_norm
@@ -83,11 +81,6 @@ def graft(
     check_number("eps", eps, 0)
     check_transformation("direction", direction)
     check_transformation("magnitude", magnitude)
-    if repr(magnitude).startswith("precond.scale_by_kronecker(") and not isinstance(direction, Described):
-        raise ValueError(
-            f"magnitude={shown(magnitude)} gives a direction, whose norm is that of no step: the order is "
-            f"graft(direction, magnitude)."
-        )
     direction = optax.with_extra_args_support(direction)
     magnitude = optax.with_extra_args_support(magnitude)
 
