@@ -1,6 +1,5 @@
 """Why an update failed: trees that do not belong together, said by name."""
 
-import difflib
 import linecache
 from collections.abc import Callable
 from typing import Any
@@ -47,8 +46,6 @@ def explained(
             raise
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
-        for given in extra:
-            _check_extra(given)
         try:
             moved, new = tx.update(updates, state, params, **extra)
         except _FAILURES as error:
@@ -65,16 +62,6 @@ def explained(
         return moved, new
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _check_extra(given: str) -> None:
-    """Raise for an extra argument that is nearly one of this library's; any other may be another part's."""
-    meant = difflib.get_close_matches(given, _EXTRA, 1, 0.8)
-    if meant and given not in _EXTRA:
-        raise TypeError(f"update() was given {given}=, which no part of this library reads. Write {meant[0]}=.")
-
-
-_EXTRA = ("factors", "replicas")
 
 
 def _shapes(tree: object) -> list[tuple[int, ...]]:

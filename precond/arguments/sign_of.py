@@ -18,7 +18,7 @@ from precond.arguments.shown import shown
 __all__ = ["Found", "failure", "find", "sign_of"]
 
 _STEPS, _ROUNDING, _FEW = 8, 1e-6, 10**6
-_DECOMPOSE = {"eigh", "eig", "qr", "svd", "cholesky", "geqrf", "householder_product", "lu", "shard_map"}
+_DECOMPOSE = {"eigh", "eig", "qr", "svd", "cholesky", "geqrf", "householder_product", "lu"}
 
 
 class Found(NamedTuple):
@@ -41,7 +41,8 @@ def sign_of(tx: optax.GradientTransformation, tree: optax.Params | None = None, 
     The optimizers and the parts of this library say it themselves. Any other transformation takes a step with a
     positive gradient: the sign of the inner product of its update with the gradient tells. That is done on a few
     numbers at `init`, where JAX has been started anyway. It is unknown what depends on traced hyperparameters, needs
-    further arguments than Optax's own, moves nothing in the first steps, or decomposes matrices (unless `costly`).
+    further arguments than Optax's own, moves nothing in the first steps, calls the host, or decomposes matrices (unless
+    `costly`).
 
     Args:
       tx: any transformation of parameters, or of stacks of blocks.
@@ -168,7 +169,9 @@ def _probe(init: Callable[..., Any], update: Callable[..., Any], costly: bool, l
             return Found(wrong=str(why))
         except Exception as error:  # it may need more than a gradient
             return Found(failed=_in_short(error))
-        if any(isinstance(x, Tracer) for x in traced.consts) or (not costly and _decomposes(traced.jaxpr)):
+        names = _primitives(traced.jaxpr)
+        leaves_jax = any(name == "shard_map" or name.endswith(("callback", "ffi_call")) for name in names)
+        if any(isinstance(x, Tracer) for x in traced.consts) or leaves_jax or (not costly and names & _DECOMPOSE):
             return Found()
         try:
             with jax.ensure_compile_time_eval():
@@ -233,11 +236,14 @@ def _taken(update: Callable[..., Any], extra: dict[str, Any]) -> dict[str, Any]:
     return extra if every else {p.name: extra[p.name] for p in takes if p.name in extra}
 
 
-def _decomposes(jaxpr: Any) -> bool:
+def _primitives(jaxpr: Any) -> set[str]:
+    """Return the names of the primitives in a program and in the programs inside it."""
+    found = set()
     for eqn in jaxpr.eqns:
-        if eqn.primitive.name in _DECOMPOSE or eqn.primitive.name.endswith(("callback", "ffi_call")):
-            return True
-        inside = [x for value in eqn.params.values() for x in (value if isinstance(value, tuple | list) else [value])]
-        if any(_decomposes(getattr(x, "jaxpr", x)) for x in inside if hasattr(getattr(x, "jaxpr", x), "eqns")):
-            return True
-    return False
+        found.add(eqn.primitive.name)
+        for value in eqn.params.values():
+            for x in value if isinstance(value, tuple | list) else [value]:
+                inside = getattr(x, "jaxpr", x)
+                if hasattr(inside, "eqns"):
+                    found |= _primitives(inside)
+    return found

@@ -1,5 +1,6 @@
 """Factors that come by layer, as a transformation of stacks needs them: by stack."""
 
+import difflib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -59,9 +60,10 @@ def by_layer(inner: optax.GradientTransformation, layers: Mapping[str, Layer]) -
         **extra: Any,
     ) -> tuple[optax.Updates, optax.OptState]:
         if "factors" not in extra:
+            near = difflib.get_close_matches("factors", extra, 1, 0.8)
             raise TypeError(
                 "K-FAC's update needs factors=: what precond.layers.value_grad_factors returns, or None in a step in "
-                "which no factors were captured."
+                "which no factors were captured." + "".join(f" It was given {name}=." for name in near)
             )
         info, factors = info_of(blocks), extra["factors"]
         if factors is not None:

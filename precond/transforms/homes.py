@@ -1,6 +1,6 @@
 """Which devices compute the stacks that have fewer blocks than there are devices."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -34,12 +34,13 @@ class Home(NamedTuple):
     shift: int
 
 
-def homes_of(stacks: Mapping[str, jax.Array], info: BlockInfo) -> dict[str, Home]:
+def homes_of(names: Sequence[str], stacks: Sequence[jax.Array], info: BlockInfo) -> list[Home]:
     """Give the stacks that need no more than some of the devices to those with the least work so far.
 
     Args:
+      names: the names of the stacks.
       stacks: this device's rows of each, `[N, m, n]`.
-      info: of these stacks.
+      info: the description of these stacks.
 
     Examples:
       >>> from precond.blocks.layout import Origin
@@ -49,28 +50,29 @@ def homes_of(stacks: Mapping[str, jax.Array], info: BlockInfo) -> dict[str, Home
       ...     "700x700": (Origin("b", None, 1, True),),
       ... }
       >>> info = BlockInfo(origins=origins, collectives=SINGLE._replace(count=8))
-      >>> stacks = {"600x600": jnp.zeros((1, 600, 600)), "700x700": jnp.zeros((1, 700, 700))}
-      >>> homes_of(stacks, info)["600x600"]
+      >>> stacks = jnp.zeros((1, 600, 600)), jnp.zeros((1, 700, 700))
+      >>> homes_of(("600x600", "700x700"), stacks, info)[0]
       Home(rows=1, devices=1, shift=1)
     """
     count = info.collectives.count
     found, loads = {}, np.zeros(count)
 
-    def work(name: str) -> int:
-        m, n = sorted(stacks[name].shape[1:])
+    def work(i: int) -> int:
+        m, n = sorted(stacks[i].shape[1:])
         return m * m * (2 * n + 7 * m)
 
-    for name in sorted(stacks, key=lambda name: (-work(name), name)):
-        rows, total = stacks[name].shape[0], stacks[name].shape[0] * count
+    for i in sorted(range(len(names)), key=lambda i: (-work(i), names[i])):
+        name, (rows, *sides) = names[i], stacks[i].shape
+        total = rows * count
         if info.origins is not None and name in info.origins:
             total = sum(origin.blocks for origin in info.origins[name])
         devices = min(-(-total // max(rows, 1)), count)
-        may_move = devices < count and min(stacks[name].shape[1:]) >= LEAST and _alone()
+        may_move = devices < count and min(sides) >= LEAST and _alone()
         busiest = [loads[np.arange(shift, shift + devices) % count].max(initial=0) for shift in range(count)]
         home = Home(min(rows, total), devices, int(np.argmin(busiest)) if may_move else 0)
-        loads[np.arange(home.shift, home.shift + devices) % count] += home.rows * work(name)
-        found[name] = home
-    return found
+        loads[np.arange(home.shift, home.shift + devices) % count] += home.rows * work(i)
+        found[i] = home
+    return [found[i] for i in range(len(names))]
 
 
 def _alone() -> bool:

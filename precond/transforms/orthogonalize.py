@@ -1,5 +1,6 @@
 """Matrices with singular values of about 1."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -57,7 +58,7 @@ def orthogonalize(
 
     Raises:
       TypeError: for a method or a scale of another kind.
-      ValueError: in `init` and `update`, for blocks of more than two axes, and for arrays that are no stacks.
+      ValueError: in `init` for arrays of more than three axes; in `update` also for arrays that are not stacks.
 
     Examples:
       >>> import precond
@@ -82,7 +83,10 @@ def orthogonalize(
     def orthogonal(matrices: jax.Array) -> tuple[jax.Array, jax.Array]:
         found = method.apply(matrices)
         error = isometry_error(lax.stop_gradient(found))  # a root has no derivative at 0
-        found = jnp.where((error < method.largest_error)[:, None, None], found, 0)
+        # An error above all numbers says nothing of a method whose results may be large.
+        limit = method.largest_error
+        good = error < limit if math.isfinite(limit) else jnp.all(jnp.isfinite(found), axis=(1, 2))
+        found = jnp.where(good[:, None, None], found, 0)
         # Where the iteration diverges, the metric is the largest number: metrics are finite.
         return scaled(found), jnp.nan_to_num(error, nan=jnp.finfo(error.dtype).max)
 
@@ -109,9 +113,9 @@ def orthogonalize(
         columns = [treedef.flatten_up_to(t) if t is not None else [None] * len(leaves) for t in (state.error, finite)]
         paths = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(updates)]
         matrices = [x if x.ndim == 3 else x[..., None] for x in leaves]
-        homes, out, errors = homes_of(dict(zip(paths, matrices, strict=True)), info), [], []
-        for name, x, matrix, before, ok in zip(paths, leaves, matrices, *columns, strict=True):
-            found, error = compute_at(homes[name], info, either, matrix, before, state.count)
+        homes, out, errors = homes_of(paths, matrices, info), [], []
+        for home, x, matrix, before, ok in zip(homes, leaves, matrices, *columns, strict=True):
+            found, error = compute_at(home, info, either, matrix, before, state.count)
             out.append(found.reshape(x.shape))
             errors.append(keep_finite(ok, error, before))
         new = OrthogonalizeState(info.advance(state.count), treedef.unflatten(errors))

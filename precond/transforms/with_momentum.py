@@ -51,7 +51,7 @@ def with_momentum(
     """
     check_transformation("momentum", momentum)
     check_transformation("inner", inner)
-    if repr(momentum).startswith(("precond.scale_by_", "precond.graft(")):
+    if getattr(momentum, "sign", 0) > 0 or repr(momentum).startswith("precond.graft("):
         raise ValueError(f"momentum={momentum!r} is no momentum: the order is with_momentum(momentum, inner).")
     momentum, inner = optax.with_extra_args_support(momentum), optax.with_extra_args_support(inner)
 

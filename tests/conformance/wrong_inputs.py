@@ -501,9 +501,7 @@ precond.scale_by_kfac(LAYERS, around=lambda: None) -> around=the function <lambd
 precond.graft(shampoo(1e-3), optax.scale_by_adam()).init(P) -> direction= goes against the gradient
 precond.graft(optax.scale_by_rms(), optax.adam(1e-3)).init(P) -> magnitude= goes against the gradient
 precond.with_momentum(optax.sgd(0.1), optax.identity()).init(P) -> momentum= goes against the gradient
-precond.graft(optax.scale_by_adam(), KRONECKER) -> the order is graft(direction, magnitude)
-TX.update(P, STATE, P, factor=3) -> Write factors=
-ADASCALE.update(P, ADASCALE.init(P), P, replica=3) -> Write replicas=
+ADASCALE.update(P, ADASCALE.init(P), P, replica=3) -> needs the extra argument replicas
 adascale(optax.sgd, 0.1, 2, power=0.5, rule=large_batches.linear_rule) -> rule=the function linear_rule: a rule stands
 precond.with_momentum(transforms.scale_by_diagonal(0.99), optax.ema(0.9)) -> order is with_momentum(momentum, inner)
 shampoo(1e-3).init(TENSORS) -> params= has
@@ -595,6 +593,7 @@ TX.update(P, shampoo(1e-3, block_size=2).init(P), P) -> state=
 TX.update({'kernel': P['kernel'].T, 'bias': P['bias']}, STATE, P) -> 'kernel'
 TX.update({'kernel': P['kernel'].T, 'bias': P['bias']}, STATE) -> state=
 KFAC.update(P, KFAC.init(P), P) -> needs factors=
+KFAC.update(P, KFAC.init(P), P, factor={}) -> It was given factor=
 KFAC.update(P, KFAC.init(P), P, factors=P) -> factors=a dict
 KFAC.update(P, KFAC.init(P), P, factors={'': (jnp.ones((1, 4, 4)), jnp.ones((1, 3, 3)))}) -> those of 4 inputs
 KFAC.update(P, KFAC.init(P), P, factors={}) -> factors=

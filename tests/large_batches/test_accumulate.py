@@ -312,3 +312,17 @@ def test_a_state_of_explicitly_sharded_parameters_keeps_its_types(around):
         state = jax.jit(tx.init)(params)
         after = jax.jit(tx.update)(params, state, params)[1]
     assert jax.tree.map(jax.typeof, after) == jax.tree.map(jax.typeof, state)
+
+
+def test_parameters_that_are_rounded_by_chance_are_rounded_outside():
+    rounded = precond.transforms.with_stochastic_rounding
+    with pytest.raises(ValueError, match=r"with_stochastic_rounding\(accumulate\(\.\.\)\)"):
+        precond.accumulate(rounded(optax.sgd(0.1)), 2)
+    params = jnp.ones(1000, jnp.bfloat16)
+    tx, state = rounded(precond.accumulate(optax.sgd(1.0), 2)), None
+    for step in range(2):
+        state = tx.init(params) if state is None else state
+        updates, state = tx.update(jnp.full(1000, 1 / 1024), state, params)
+        new = optax.apply_updates(params, updates)
+        # Nothing moves in the first of two steps, and a quarter is rounded down in the second.
+        assert 0.2 * step <= jnp.mean(new < 1) <= 0.3 * step

@@ -310,7 +310,7 @@ def test_metrics_tell_how_far_singular_values_are_from_one():
 
 
 def test_a_matrix_for_which_newton_schulz_diverges_stays_where_it_is_and_no_other_size_is_refused():
-    g = {"4x6": jnp.asarray(np.random.default_rng(0).standard_normal((2, 4, 6)))}
+    g = {"4x6": jnp.asarray(1e10 * np.random.default_rng(0).standard_normal((2, 4, 6)))}
     for method, moves in (
         (orthogonal.newton_schulz(((20.0, 0.0),) * 2), False),
         (meta_svd(scale_by_nuclear_norm=True), True),
@@ -333,10 +333,9 @@ def test_a_result_that_is_refused_moves_nothing(limited):
 
 
 def test_leaves_whose_paths_read_alike_are_not_mixed_up():
-    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 1, 3, 3)))
-    tx = orthogonalize(EXACT)
-    found, _ = tx.update({"a": {"b": x[0]}, "a/b": x[1]}, tx.init({"a": {"b": x[0]}, "a/b": x[1]}))
-    alone, _ = tx.update({"c": x[0], "d": x[1]}, tx.init({"c": x[0], "d": x[1]}))
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((5, 3, 3)))
+    tx, alike, others = orthogonalize(EXACT), {"a": {"b": x}, "a/b": x[:2]}, {"c": x, "d": x[:2]}
+    (found, _), (alone, _) = (tx.update(tree, tx.init(tree)) for tree in (alike, others))
     np.testing.assert_allclose(found["a"]["b"], alone["c"], rtol=1e-6)
     np.testing.assert_allclose(found["a/b"], alone["d"], rtol=1e-6)
 
@@ -378,8 +377,7 @@ def test_every_matrix_of_a_unique_shape_is_computed_once_and_on_a_device_of_its_
 
     monkeypatch.setattr(homes, "LEAST", 1)
     shapes = {"a": (4, 4), "b": (5, 5), "c": (6, 6), **{f"layer_{i}": (9, 9) for i in range(8)}, "d": (9, 9)}
-    # They are small: large ones count as diverged.
-    grads = jax.tree.map(lambda x: jnp.asarray(x / 64, jnp.float32), gradients(shapes, 1)[0])
+    grads = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), gradients(shapes, 1)[0])
     marks, mesh = [], jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     method = orthogonal.Orthogonalizer("marking", marking)
     tx = precond.scale_by_muon(

@@ -195,3 +195,18 @@ def test_no_transformation_is_kept_alive_by_the_check_of_its_direction():
     del own
     gc.collect()
     assert alive() is None
+
+
+def test_init_calls_no_host_function_of_a_part_and_extra_arguments_of_others_pass():
+    called = []
+
+    def logged(updates, params=None):
+        jax.debug.callback(lambda: called.append(1))
+        return updates
+
+    params = {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}
+    tx = precond.shampoo(1e-3, otherwise=optax.stateless(logged))
+    state = tx.init(params)
+    jax.effects_barrier()
+    assert called == []
+    tx.update(params, state, params, factor=3, replica="mine")
