@@ -46,7 +46,9 @@ def compiled(tx: optax.GradientTransformation, shapes: list[tuple[int, int]]) ->
     traced = time.perf_counter()
     program = lowered.compile()
     seconds = {"trace_s": round(traced - start, 1), "compile_s": round(time.perf_counter() - traced, 1)}
-    return seconds, lambda: program(params, tx.init(params), params)
+    fresh = tx.init(params)
+    jax.block_until_ready(program(params, fresh, params))
+    return seconds, lambda: program(params, fresh, params)
 
 
 def padded(shapes: list[tuple[int, int]]) -> dict[str, dict[str, float]]:

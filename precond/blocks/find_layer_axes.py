@@ -1,9 +1,8 @@
 """Find the axes along which layers are stacked, from the shapes in a module."""
 
-import re
 from collections.abc import Iterator, Mapping
 
-from precond.blocks.parameter_names import is_norm
+from precond.blocks.parameter_names import is_norm, second_adapter
 
 __all__ = ["find_layer_axes"]
 
@@ -106,8 +105,8 @@ def _witnesses(shapes: Shapes) -> Iterator[tuple[Parts, list[int]]]:
             tried = [axis for axis in (0, 1, -1) if _shares(name, shape, bias, axis)]
             if name == "weight" and 0 in tried:  # [members, outputs, inputs], of which there may be more members
                 tried = [0]
-        elif re.fullmatch(r"(.*_)?lora_?a", name, re.I):
-            other = shapes.get((*module, name[:-1] + ("b" if name[-1] == "a" else "B")), ())
+        if not tried and any(map(second_adapter, parts)):
+            other = shapes.get(tuple(second_adapter(part) or part for part in parts), ())
             tried = [0] if _are_adapters(shape, other) else []
         tried = [axis for axis in tried if shape[axis] > 1]
         if tried:

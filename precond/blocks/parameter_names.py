@@ -17,6 +17,7 @@ __all__ = [
     "is_vocabulary",
     "is_window",
     "module_of",
+    "second_adapter",
 ]
 
 
@@ -61,6 +62,7 @@ _FUSED = {
 }
 _WIDEST = 11  # the longest side of a window; the first convolution of AlexNet has it
 _LORA = re.compile(r"(.*_)?lora_?([ab]|down|up)(_(kernel|weight|w))?", re.I)
+_SECOND = {"a": "b", "A": "B", "down": "up"}
 _TABLES_OF_KERNELS = re.compile(r"wte|wpe|embed_tokens|tok(en)?_embed(ding|der)?s?", re.I)  # nothing else is called so
 
 
@@ -259,6 +261,20 @@ def adapter_of(parts: tuple[str, ...]) -> str | None:
       ('lora_a', 'lora_B', None)
     """
     return next((name for name in parts[-3:] if _LORA.fullmatch(name)), None)
+
+
+def second_adapter(name: str) -> str | None:
+    """Return the name of the second adapter of a pair of LoRA from that of the first; None for any other name.
+
+    Args:
+      name: a part of a parameter's path.
+
+    Examples:
+      >>> second_adapter("lora_A"), second_adapter("lora_down"), second_adapter("lora_b")
+      ('lora_B', 'lora_up', None)
+    """
+    found = re.fullmatch(r"((?:.*_)?lora_?)(a|A|down)(_.*)?", name)
+    return None if found is None else found[1] + _SECOND[found[2]] + (found[3] or "")
 
 
 @functools.cache

@@ -711,6 +711,10 @@ query/lora_down/kernel                                  64,4         Rc
 query/lora_up/kernel                                    4,64         rC
 key/lora_a_kernel                                       64,4         Rc
 value/lora_A_weight                                     4,64         rC
+scanned/query/lora_down/kernel                          6,64,4       bRc
+scanned/query/lora_up/kernel                            6,4,64       brC
+scanned/key/lora_a_kernel                               6,64,4       bRc
+scanned/key/lora_b_kernel                               6,4,64       brC
 
 # MaxText in stages of a pipeline, layers scanned along the second axis of each: default
 decoder/pipeline/layers/norm/scale                      4,64,8       -
