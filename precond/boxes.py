@@ -4,7 +4,6 @@ Flax is not imported. A box has `names` of axes, a `value`, and `replace`, as `f
 """
 
 import sys
-import types
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -28,7 +27,7 @@ def find_box(tree: object) -> Any:
     return next((x for x in jax.tree.leaves(tree, is_leaf=_is_box) if _is_box(x)), None)
 
 
-def in_box(box: Any, x: Any, axes: Sequence[str], mesh: Mapping[str, int] = types.MappingProxyType({})) -> Any:
+def in_box(box: Any, x: Any, axes: Sequence[str], sizes: Mapping[str, int] | None = None) -> Any:
     """Put an array whose first axis is divided over these axes of a mesh into a box of its own.
 
     Args:
@@ -36,7 +35,7 @@ def in_box(box: Any, x: Any, axes: Sequence[str], mesh: Mapping[str, int] = type
         turn into these axes of the mesh.
       x: an array.
       axes: of the mesh.
-      mesh: the size of each axis of the mesh, where it is known.
+      sizes: of the axes of the mesh, by their names; None where the mesh is not known.
 
     Examples:
       >>> from flax import linen as nn
@@ -50,23 +49,27 @@ def in_box(box: Any, x: Any, axes: Sequence[str], mesh: Mapping[str, int] = type
       (('fsdp', 'data'), None)
     """
     # Flax's rules leave a tuple as it is. A tuple of one name is its name to JAX, and rules replace it.
-    first = tuple(axes) if len(axes) > 1 else _name(box, axes[0], mesh)
+    first = tuple(axes) if len(axes) > 1 else _name(box, axes[0], sizes or {})
     return box.replace(value=x, names=(first, *[None] * (x.ndim - 1)))
 
 
-def _name(box: Any, axis: str, mesh: Mapping[str, int]) -> Any:
-    """Return a name that becomes this axis of a mesh, whatever makes shardings of names."""
+def _name(box: Any, axis: str, sizes: Mapping[str, int]) -> Any:
+    """Return what to write into a box so that Flax divides the first axis over this axis of the mesh.
+
+    A box with logical names needs a logical name that the rules turn into this axis alone. Where there is none, a pair
+    of this axis and an axis of size 1 does the same, since rules leave pairs as they are.
+    """
     if not hasattr(box, "rules"):
         return axis
-    single = next((other for other, size in mesh.items() if size == 1 and other != axis), None)
-    if single is not None:  # to divide over one device more changes nothing, and no rule is needed
-        return (axis, single)
     linen = sys.modules.get("flax.linen")
     rules = box.rules or (linen.get_logical_axis_rules() if linen is not None else ())
     first: dict[str, Any] = {}
     for name, over in rules:
         first.setdefault(name, (over,) if isinstance(over, str) else tuple(over or ()))
     found = next((name for name, over in first.items() if over == (axis,)), None)
+    single = next((other for other, size in sizes.items() if size == 1 and other != axis), None)
+    if found is None and single is not None:
+        return (axis, single)
     if found is None:
         why = (
             f"none of the rules gives this axis alone. Add ({axis!r}, {axis!r}) to the rules"

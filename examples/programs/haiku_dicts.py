@@ -32,9 +32,9 @@ def init(key):
 
 def new_capture(params):
     """Where the layers are; the norm is left to Adam."""
-    dense = layers.Found(layers.dense(), "w", "b")
+    dense = layers.LayerSpec(layers.dense(), "w", "b")
     kinds = {name: dense for name in params if "linear" in name}
-    kinds["embed"] = layers.Found(layers.Embed(SYMBOLS), "embeddings")
+    kinds["embed"] = layers.LayerSpec(layers.Embed(SYMBOLS), "embeddings")
     return layers.explicit(kinds, params, allow_uncovered=["layer_norm"])
 
 

@@ -23,6 +23,7 @@ from precond.arguments.directions import (
     refuse_optimizers,
 )
 from precond.arguments.functions import called, check_function
+from precond.arguments.missing_argument_error import MissingArgumentError
 from precond.arguments.shown import is_function, made, maker, shown
 from precond.arguments.sign_of import sign_of
 from precond.arguments.static_args import static_args
@@ -39,6 +40,7 @@ from precond.arguments.whose import known_states
 
 __all__ = [
     "Described",
+    "MissingArgumentError",
     "as_direction",
     "called",
     "check_arrays",

@@ -1,6 +1,5 @@
 """Check that a part goes along the gradient where a direction belongs, and against it where an optimizer does."""
 
-import re
 import types
 import warnings
 from collections.abc import Callable, Mapping
@@ -10,7 +9,7 @@ import optax
 
 from precond.arguments.described import Described
 from precond.arguments.shown import shown
-from precond.arguments.sign_of import Found, failure, find
+from precond.arguments.sign_of import SignTrial, try_sign, why_it_fails
 
 __all__ = ["as_direction", "check_direction", "check_optimizer", "check_signs", "refuse_optimizers"]
 
@@ -58,14 +57,14 @@ def check_direction(
       ValueError: otherwise= goes against the gradient, as a whole optimizer does, and a direction belongs here. ...
     """
 
-    def check(name: str, found: Found) -> None:
-        if found.sign < 0:
+    def check(name: str, trial: SignTrial) -> None:
+        if trial.sign < 0:
             raise ValueError(
                 f"{name}= goes against the gradient, as a whole optimizer does, and a direction belongs here. "
                 f"{_INSTEAD}"
             )
 
-    return _checking(tx, parts, check, on_stacks or {})
+    return _checking(tx, parts, check, "direction", on_stacks or {})
 
 
 def check_optimizer(tx: optax.GradientTransformation, **parts: Any) -> optax.GradientTransformationExtraArgs:
@@ -87,21 +86,22 @@ def check_optimizer(tx: optax.GradientTransformation, **parts: Any) -> optax.Gra
       ValueError: optimizer= goes along the gradient, as a direction does, and a whole optimizer belongs here, ...
     """
 
-    def check(name: str, found: Found) -> None:
-        if found.sign > 0:
+    def check(name: str, trial: SignTrial) -> None:
+        if trial.sign > 0:
             raise ValueError(
                 f"{name}= goes along the gradient, as a direction does, and a whole optimizer belongs here, which ends "
                 f"with a negative learning rate: optax.adamw(..), precond.shampoo(..), or a chain of the direction and "
                 f"optax.scale_by_learning_rate(..)."
             )
 
-    return _checking(tx, parts, check)
+    return _checking(tx, parts, check, "whole optimizer")
 
 
 def _checking(
     tx: optax.GradientTransformation,
     parts: Mapping[str, Any],
-    check: Callable[[str, Found], None],
+    check: Callable[[str, SignTrial], None],
+    wanted: str,
     on_stacks: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> optax.GradientTransformationExtraArgs:
     """Return the transformation, whose `init` checks its parts first."""
@@ -112,38 +112,36 @@ def _checking(
 
     def init(params: optax.Params) -> optax.OptState:
         for name, part in of_stacks.items():
-            check(name, _found(name, part, None, costly=True))
+            check(name, _tried(name, part, None, wanted, costly=True))
         for name, part in given.items():
-            check(name, _found(name, part, params, costly=True))
+            check(name, _tried(name, part, params, wanted, costly=True))
         return tx.init(params)
 
     return Described(init, tx.update, sign=getattr(tx, "sign", 0))
 
 
-def _found(name: str, tx: optax.GradientTransformation, tree: optax.Params | None, *, costly: bool = False) -> Found:
+def _tried(
+    name: str, tx: optax.GradientTransformation, tree: optax.Params | None, wanted: str, *, costly: bool = False
+) -> SignTrial:
     """Try a part; raise if it does not give updates, and warn if it could not be tried."""
-    found = find(tx, tree, costly=costly)
-    if not found.wrong and (not found.failed or _NEEDS.search(found.failed)):
-        return found
-    fails = failure(tx, tree) if tree is not None else found.failed
-    if found.wrong and (tree is None or fails):
-        raise TypeError(f"{name}= has an update that {found.wrong}.")
+    trial = try_sign(tx, tree, costly=costly)
+    if not trial.wrong and (not trial.failed or trial.lacks):
+        return trial
+    fails = why_it_fails(tx, tree) if tree is not None else trial.failed
+    if trial.wrong and (tree is None or fails):
+        raise TypeError(f"{name}= has an update that {trial.wrong}.")
     if tree is not None and fails:
         raise TypeError(
             f"{name}= fails on what it sees here, {shown(tree)} ({fails}). Give a part that takes this: its masks and "
             f"labels must fit."
         )
-    if found.failed and tree is not None:
+    if trial.failed and tree is not None:
         warnings.warn(
-            f"{name}= could not be tried on a small gradient ({found.failed}), so that nobody knows whether it goes "
-            f"along the gradient or against it. A direction belongs here, and no whole optimizer.",
+            f"{name}= could not be tried on a small gradient ({trial.failed}), so that nobody knows whether it goes "
+            f"along the gradient or against it. A {wanted} belongs here.",
             stacklevel=2,
         )
-    return found
-
-
-# Why a part could not be tried: it needs an extra argument, of its own or of ours, so that it was made for this place.
-_NEEDS = re.compile("missing .* argument|needs .*=")
+    return trial
 
 
 _INSTEAD = (
@@ -198,13 +196,13 @@ def check_signs(parts: Mapping[str, optax.GradientTransformation], trees: Mappin
       ...
       ValueError: otherwise= goes against the gradient, as a whole optimizer does, and inner= goes along it. ...
     """
-    seen = trees or {}
-    found = {name: _found(name, tx, seen.get(name)).sign for name, tx in parts.items()}
-    if min(found.values()) < 0:
-        found = {name: known or find(parts[name], seen.get(name), costly=True).sign for name, known in found.items()}
-    if {1, -1} <= set(found.values()):
-        (against,) = (name for name, known in found.items() if known < 0)
-        (along,) = (name for name, known in found.items() if known > 0)
+    seen, wanted = trees or {}, "part that goes the same way as the other one"
+    signs = {name: _tried(name, tx, seen.get(name), wanted).sign for name, tx in parts.items()}
+    if min(signs.values()) < 0:
+        signs = {name: sign or try_sign(parts[name], seen.get(name), costly=True).sign for name, sign in signs.items()}
+    if {1, -1} <= set(signs.values()):
+        (against,) = (name for name, sign in signs.items() if sign < 0)
+        (along,) = (name for name, sign in signs.items() if sign > 0)
         raise ValueError(
             f"{against}= goes against the gradient, as a whole optimizer does, and {along}= goes along it. Give two "
             f"directions, and the learning rate behind them. {_INSTEAD}"

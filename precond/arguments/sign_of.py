@@ -1,7 +1,8 @@
-"""Find by a step on small numbers whether a transformation goes along the gradient or against it."""
+"""Tell by a trial step on small numbers whether a transformation goes along the gradient or against it."""
 
 import functools
 import inspect
+import re
 import warnings
 import weakref
 from collections.abc import Callable
@@ -13,26 +14,31 @@ import optax
 from jax.core import Tracer
 
 from precond.arguments.described import Described
+from precond.arguments.missing_argument_error import MissingArgumentError
 from precond.arguments.shown import shown
 
-__all__ = ["Found", "failure", "find", "sign_of"]
+__all__ = ["SignTrial", "sign_of", "try_sign", "why_it_fails"]
 
 _STEPS, _ROUNDING, _FEW = 8, 1e-6, 10**6
+# What Python says of a function of others that lacks an argument.
+_MISSING = re.compile(r"missing \d+ required (keyword-only|positional) argument")
 _DECOMPOSE = {"eigh", "eig", "qr", "svd", "cholesky", "geqrf", "householder_product", "lu"}
 
 
-class Found(NamedTuple):
+class SignTrial(NamedTuple):
     """Hold the result of a trial step of a transformation.
 
     Attributes:
       sign: 1 if it goes along the gradient, -1 if it goes against it in some parameter, 0 if the trial cannot tell.
       wrong: the fault of its updates; empty if they are good.
       failed: the reason why it could not take the step; empty if it could.
+      lacks: whether this reason is an argument that nobody gives in a trial, such as captured factors.
     """
 
     sign: int = 0
     wrong: str = ""
     failed: str = ""
+    lacks: bool = False
 
 
 def sign_of(tx: optax.GradientTransformation, tree: optax.Params | None = None, *, costly: bool = False) -> int:
@@ -61,11 +67,14 @@ def sign_of(tx: optax.GradientTransformation, tree: optax.Params | None = None, 
       ... )
       -1
     """
-    return find(tx, tree, costly=costly).sign
+    return try_sign(tx, tree, costly=costly).sign
 
 
-def find(tx: optax.GradientTransformation, tree: optax.Params | None = None, *, costly: bool = False) -> Found:
-    """Try a transformation on a matrix, and on a small tree like the one that it will see.
+def try_sign(tx: optax.GradientTransformation, tree: optax.Params | None = None, *, costly: bool = False) -> SignTrial:
+    """Let a transformation take a trial step: on one matrix, and then on a small tree like the one that it will see.
+
+    The matrix is enough for most transformations, and its trial is kept. The tree is tried where masks or labels may
+    choose among its leaves, and where the matrix does not fit.
 
     Args:
       tx: as in `sign_of`.
@@ -73,21 +82,22 @@ def find(tx: optax.GradientTransformation, tree: optax.Params | None = None, *, 
       costly: as in `sign_of`.
 
     Examples:
-      >>> find(optax.masked(optax.identity(), {"a": True})).failed.partition(" ")[0]
+      >>> try_sign(optax.masked(optax.identity(), {"a": True})).failed.partition(" ")[0]
       'ValueError:'
     """
     if isinstance(tx, Described) and tx.sign:
-        return Found(tx.sign)
-    found = _probed(tx.init, tx.update, costly)
-    if tree is None or found.sign < 0 or not jax.tree.leaves(tree):
-        return found
+        return SignTrial(tx.sign)
+    on_matrix = _probed(tx.init, tx.update, costly)
+    if tree is None or on_matrix.sign < 0 or not jax.tree.leaves(tree):
+        return on_matrix
+    fits = not on_matrix.wrong and not on_matrix.failed
     small = jax.tree.map(_small, tree)
-    if not found.wrong and not found.failed and not _chooses(tx, small):
-        return found
-    of_tree = _probe(tx.init, tx.update, costly, small)
-    if of_tree.failed and sum(map(jnp.size, jax.tree.leaves(tree))) <= _FEW:  # it may be made for these very shapes
-        of_tree = _probe(tx.init, tx.update, costly, jax.tree.map(lambda leaf: _small(leaf, None), tree))
-    return found if of_tree.failed and not found.failed and not found.wrong else of_tree
+    if fits and not _chooses(tx, small):
+        return on_matrix
+    on_tree = _probe(tx.init, tx.update, costly, small)
+    if on_tree.failed and sum(map(jnp.size, jax.tree.leaves(tree))) <= _FEW:  # it may be made for these very shapes
+        on_tree = _probe(tx.init, tx.update, costly, jax.tree.map(lambda leaf: _small(leaf, None), tree))
+    return on_matrix if on_tree.failed and fits else on_tree
 
 
 def _chooses(tx: optax.GradientTransformation, tree: optax.Params) -> bool:
@@ -103,7 +113,7 @@ def _is_masked(node: object) -> bool:
     return isinstance(node, optax.MaskedState | optax.MaskedNode)
 
 
-def failure(tx: optax.GradientTransformation, tree: optax.Params) -> str:
+def why_it_fails(tx: optax.GradientTransformation, tree: optax.Params) -> str:
     """Return why a transformation cannot update a tree; empty if it can, and gives updates of the same shapes.
 
     Args:
@@ -111,7 +121,7 @@ def failure(tx: optax.GradientTransformation, tree: optax.Params) -> str:
       tree: of parameters or stacks.
 
     Examples:
-      >>> failure(optax.masked(optax.identity(), {"a": True}), {"a": jnp.ones(2)})
+      >>> why_it_fails(optax.masked(optax.identity(), {"a": True}), {"a": jnp.ones(2)})
       ''
     """
     try:
@@ -125,7 +135,7 @@ def _in_short(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"[:200]
 
 
-def _probed(init: Callable[..., Any], update: Callable[..., Any], costly: bool) -> Found:
+def _probed(init: Callable[..., Any], update: Callable[..., Any], costly: bool) -> SignTrial:
     """Try a transformation on one matrix. The result is kept by weak references."""
     try:
         return _kept(weakref.ref(init), weakref.ref(update), costly)
@@ -134,7 +144,7 @@ def _probed(init: Callable[..., Any], update: Callable[..., Any], costly: bool) 
 
 
 @functools.lru_cache(maxsize=64)
-def _kept(init: Callable[[], Any], update: Callable[[], Any], costly: bool) -> Found:
+def _kept(init: Callable[[], Any], update: Callable[[], Any], costly: bool) -> SignTrial:
     return _probe(init(), update(), costly, _MATRIX)
 
 
@@ -159,25 +169,26 @@ class _NoUpdateError(Exception):
     """An update gave something that is not a tree of updates."""
 
 
-def _probe(init: Callable[..., Any], update: Callable[..., Any], costly: bool, like: object) -> Found:
+def _probe(init: Callable[..., Any], update: Callable[..., Any], costly: bool, like: object) -> SignTrial:
     tx = optax.GradientTransformationExtraArgs(init, update)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             traced = jax.make_jaxpr(lambda g: _step(tx, g, _begun(tx, g)))(like)
         except _NoUpdateError as why:
-            return Found(wrong=str(why))
+            return SignTrial(wrong=str(why))
         except Exception as error:  # it may need more than a gradient
-            return Found(failed=_in_short(error))
+            lacks = isinstance(error, MissingArgumentError) or _MISSING.search(str(error)) is not None
+            return SignTrial(failed=_in_short(error), lacks=lacks)
         names = _primitives(traced.jaxpr)
         leaves_jax = any(name == "shard_map" or name.endswith(("callback", "ffi_call")) for name in names)
         if any(isinstance(x, Tracer) for x in traced.consts) or leaves_jax or (not costly and names & _DECOMPOSE):
-            return Found()
+            return SignTrial()
         try:
             with jax.ensure_compile_time_eval():
-                return Found(_sign(tx, jax.tree.map(_numbers, like)))
+                return SignTrial(_sign(tx, jax.tree.map(_numbers, like)))
         except Exception:  # nothing can be computed here, as under an abstract mesh
-            return Found()
+            return SignTrial()
 
 
 def _sign(tx: optax.GradientTransformation, gradient: optax.Updates) -> int:

@@ -12,10 +12,10 @@ from precond.blocks.parameter import Parameter, parameters_of
 from precond.blocks.tensor_group import Member, TensorGroup, group_members
 from precond.blocks.view import Geometry, View, Views, geometry
 
-__all__ = ["CutGroups", "Layout", "Leaves", "Origin", "Stacks", "layout_of"]
+__all__ = ["CutGroups", "Layout", "Leaves", "Origin", "StacksByName", "layout_of"]
 
 Leaves = Sequence[Any]
-Stacks = dict[str, jax.Array]
+StacksByName = dict[str, jax.Array]
 CutGroups = list[list[jax.Array]]
 """The blocks of every group and of every region of it, in this order."""
 
@@ -53,7 +53,7 @@ class Layout(NamedTuple):
     stacks: dict[str, jax.ShapeDtypeStruct]
     blocks: dict[str, int]
 
-    def pack(self, leaves: Leaves) -> Stacks:
+    def pack(self, leaves: Leaves) -> StacksByName:
         """Cut every viewed leaf into blocks and stack equal ones, in float32 or wider.
 
         Args:
@@ -61,7 +61,7 @@ class Layout(NamedTuple):
             read.
 
         Returns:
-          Stacks by name.
+          StacksByName by name.
         """
         return self.stack_blocks(self.cut(leaves))
 
@@ -78,7 +78,7 @@ class Layout(NamedTuple):
 
         return [one(group) for group in self.groups]
 
-    def stack_blocks(self, cut: CutGroups) -> Stacks:
+    def stack_blocks(self, cut: CutGroups) -> StacksByName:
         """Concatenate equal blocks and append zero rows.
 
         Args:

@@ -1,4 +1,4 @@
-"""Tell from the name of a parameter whether it is a matrix, and what the kernel of a module is."""
+"""Tell from the name of a parameter whether it is a matrix, and what the kernel of its module is."""
 
 import functools
 import re
@@ -115,14 +115,17 @@ def is_single(name: str, siblings: Mapping[str, tuple[int, ...]]) -> bool:
       >>> (
       ...     is_single("1", {"0": (6, 64, 16), "1": (6, 16)}),
       ...     is_single("wo", {"wq": (64, 4, 16), "wo": (64, 64)}),
+      ...     is_single("router", {"up": (64, 128, 8), "router": (64, 8)}),
       ... )
-      (True, False)
+      (True, False, False)
     """
     own = {key: shape for key, shape in siblings.items() if not key.startswith("..")}
     shape = own.get(name, ())
     if len({s[:1] for s in own.values()}) > 1 or len(shape) < 2 or name in ("kernel", "weight", "w"):
         return False
-    named = re.fullmatch("b.*|.*_b", name) is not None
+    if _LINEAR.fullmatch(name) is not None or re.fullmatch(".*(_w|kernel|weights?)", name) is not None:
+        return False
+    named = is_elementwise((name,)) or re.fullmatch(r"b[a-z]?\d*|b_.*|.*_b", name) is not None
     return any(
         len(s) > max(len(shape), 2) and shape[0] < s[1] and s[-(len(shape) - 1) :] == shape[1:]
         for s in own.values()

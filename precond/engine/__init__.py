@@ -4,7 +4,7 @@ from precond.engine.blocked import BlockedState, blocked
 from precond.engine.entries_in_bfloat16 import EntriesInBfloat16State, entries_in_bfloat16
 from precond.engine.host_state import EngineDescription, HostState, describing
 from precond.engine.per_block import per_block
-from precond.engine.refresh_schedule import RefreshSchedule, every, on_host
+from precond.engine.refresh_schedule import RefreshSchedule, as_schedule, every, on_host
 from precond.engine.refuse_foreign import layouts_of, refuse_foreign
 from precond.engine.scale_by_kronecker import KroneckerState, scale_by_kronecker
 from precond.engine.skip_nonfinite import SKIPPED, SkipNonfiniteState, check_skipped, skip_nonfinite
@@ -21,6 +21,7 @@ __all__ = [
     "RefreshSchedule",
     "SkipNonfiniteState",
     "StackedState",
+    "as_schedule",
     "blocked",
     "check_skipped",
     "describing",

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from precond.arguments import check_function, check_whole, described, shown
 
-__all__ = ["RefreshSchedule", "every", "on_host"]
+__all__ = ["RefreshSchedule", "as_schedule", "every", "on_host"]
 
 
 class RefreshSchedule(NamedTuple):
@@ -121,6 +121,27 @@ def every(
     # With a period of one every root has its turn in every step.
     stagger = stagger and period > 1
     return RefreshSchedule(period, start, start if phase is None else phase, stagger, delay, warmup, False, period_at)
+
+
+def as_schedule(refresh: RefreshSchedule | int, delay: int = 0, warmup: int = 0) -> RefreshSchedule:
+    """Return the schedule that an argument `refresh=` means.
+
+    Args:
+      refresh: a schedule, or a number of steps between two refreshes of all roots at once.
+      delay: the number of steps by which roots lag, for a number of steps; a schedule has its own.
+      warmup: the number of first steps without an update, for a number of steps; a schedule has its own.
+
+    Raises:
+      ValueError, TypeError: for anything else.
+
+    Examples:
+      >>> as_schedule(10, delay=1) == every(10, delay=1)
+      True
+    """
+    if isinstance(refresh, RefreshSchedule):
+        return refresh
+    check_whole("refresh", refresh, least=1)
+    return every(refresh, delay=delay, warmup=warmup)
 
 
 @described()

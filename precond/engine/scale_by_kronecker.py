@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from precond.arguments import check_direction, check_part, check_transformation, check_whole, described
+from precond.arguments import check_direction, check_part, check_transformation, described
 from precond.blocks import BlockInfo, check_stacks, info_of, keep_finite, path_name, report_meaning
 from precond.control_flow import after
 from precond.engine.check_parts import check_factors, check_like, check_root_state
 from precond.engine.host_state import capture, host_state
 from precond.engine.per_block import per_block
 from precond.engine.refresh_roots import refresh_roots
-from precond.engine.refresh_schedule import RefreshSchedule, every
+from precond.engine.refresh_schedule import RefreshSchedule, as_schedule
 from precond.linalg import Precision, computing_in, row_major
 from precond.roots import Root, RootState, powers_of
 from precond.scopes import named
@@ -145,10 +145,7 @@ def scale_by_kronecker(
     check_part("root", root, Root, "precond.inverse_root()")
     check_transformation("momentum", momentum)
     statistics, momentum = optax.with_extra_args_support(statistics), per_block(momentum)
-    if not isinstance(refresh, RefreshSchedule):
-        check_whole("refresh", refresh, least=1)
-        refresh = every(refresh)
-    schedule = refresh
+    schedule = as_schedule(refresh)
     dots = Precision() if precision is None else precision
 
     def factors_of(stacks: Any, state: Any, roots: Any, params: Any, blocks: BlockInfo, extra: Any) -> Any:

@@ -7,7 +7,7 @@ import importlib
 import types
 
 from precond.blocks import Layer, LayerFactors, Probe
-from precond.layers.assemble import Found
+from precond.layers.assemble import LayerSpec
 from precond.layers.capture import Capture
 from precond.layers.coverage import Coverage, Row
 from precond.layers.estimators import Estimator, empirical, exact, propagated, sampled
@@ -41,10 +41,10 @@ __all__ = [
     "Coverage",
     "Embed",
     "Estimator",
-    "Found",
     "Kind",
     "Layer",
     "LayerFactors",
+    "LayerSpec",
     "Likelihood",
     "Probe",
     "Row",

@@ -16,7 +16,7 @@ from precond.layers.stacking import Stacking, stacked_layer, stackings
 from precond.layers.tap import Tap
 from precond.trees import Leaf, Tree
 
-__all__ = ["STACKED_ELSEWHERE", "Bind", "Found", "assemble", "choices", "sharing_of"]
+__all__ = ["STACKED_ELSEWHERE", "Bind", "LayerSpec", "assemble", "choices", "sharing_of"]
 
 Bind = Callable[[Mapping[str, Tap]], Callable[..., Any]]
 """A function that makes the `apply` of a capture from the taps by path."""
@@ -29,7 +29,7 @@ STACKED_ELSEWHERE = (
 """Why a layer whose stack is not understood has no factors, and what to write."""
 
 
-class Found(NamedTuple):
+class LayerSpec(NamedTuple):
     """Say what a front end's rule found: the kind of a layer, and the names of its parameters.
 
     Attributes:
@@ -73,7 +73,7 @@ def sharing_of(sharing: Sharing | Sequence[tuple[str, Sharing]]) -> Callable[[st
 
 
 def assemble(
-    found: Mapping[str, Found],
+    specs: Mapping[str, LayerSpec],
     reasons: Mapping[str, str],
     params: Tree,
     bind: Bind,
@@ -84,7 +84,7 @@ def assemble(
     """Return a capture of the layers that a front end found.
 
     Args:
-      found: by path.
+      specs: by path.
       reasons: why the modules at other paths are not tapped.
       params: the model's parameters.
       bind: from the taps by path to the `apply` of the capture.
@@ -94,9 +94,9 @@ def assemble(
     check_whole("batch", batch, least=0)
     leaves, rule = leaves_of(params), sharing_of(sharing)
     if not callable(sharing):
-        check_patterns("sharing", [pattern for pattern, _ in sharing], sorted(found))
+        check_patterns("sharing", [pattern for pattern, _ in sharing], sorted(specs))
     layers, taps, rows = {}, {}, []
-    for path, layer in sorted(found.items()):
+    for path, layer in sorted(specs.items()):
         try:
             kind, weights, bias, stacking = _located(leaves, f"{path}/" if path else "", layer)
             kernel, how = leaves[weights], rule(path)
@@ -116,37 +116,37 @@ def assemble(
     return Capture(layers, taps, Coverage(tuple(rows)), bind(taps))
 
 
-def _located(leaves: Mapping[str, Leaf], place: str, found: Found) -> tuple[Kind, str, str | None, Stacking]:
+def _located(leaves: Mapping[str, Leaf], place: str, spec: LayerSpec) -> tuple[Kind, str, str | None, Stacking]:
     """Return a layer's kind, the paths of its weights and bias among the parameters, and the axes of its stack."""
-    kind, weights, bias = found.kind, place + found.weights, place + found.bias
+    kind, weights, bias = spec.kind, place + spec.weights, place + spec.bias
     if weights not in leaves:
         raise ValueError("the weights of its layer are those of another one, or no parameters")
     has_bias = kind.bias and bias in leaves
-    ways = stackings(leaves[weights].shape, found.shape, leaves[bias].shape if has_bias else None)
+    ways = stackings(leaves[weights].shape, spec.shape, leaves[bias].shape if has_bias else None)
     if not ways:
         raise ValueError(STACKED_ELSEWHERE)
-    way = ways[min(found.choice, len(ways) - 1)]
+    way = ways[min(spec.choice, len(ways) - 1)]
     return (kind if has_bias or not kind.bias else kind.without_bias()), weights, bias if has_bias else None, way
 
 
-def choices(path: str, found: Found, params: Tree) -> int:
+def choices(path: str, spec: LayerSpec, params: Tree) -> int:
     """Return how many ways of stacking fit the shapes of a layer's parameters.
 
     Args:
       path: of the layer.
-      found: what a rule found there.
+      spec: what a rule found there.
       params: the model's parameters.
 
     Examples:
       >>> import numpy as np
       >>> from precond.layers.kinds import dense
-      >>> found = Found(dense(), shape=(4, 4))
-      >>> [choices("", found, {"kernel": np.ones(shape)}) for shape in ((4, 4, 4), (2, 4, 4))]
+      >>> spec = LayerSpec(dense(), shape=(4, 4))
+      >>> [choices("", spec, {"kernel": np.ones(shape)}) for shape in ((4, 4, 4), (2, 4, 4))]
       [3, 1]
     """
     leaves, place = leaves_of(params), f"{path}/" if path else ""
-    bias = leaves.get(place + found.bias) if found.kind.bias else None
-    return len(stackings(leaves[place + found.weights].shape, found.shape, None if bias is None else bias.shape))
+    bias = leaves.get(place + spec.bias) if spec.kind.bias else None
+    return len(stackings(leaves[place + spec.weights].shape, spec.shape, None if bias is None else bias.shape))
 
 
 def _reason(path: str, reasons: Mapping[str, str]) -> str:

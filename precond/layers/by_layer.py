@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from precond.arguments import check_transformation, described, shown
+from precond.arguments import MissingArgumentError, check_transformation, described, shown
 from precond.blocks import BlockInfo, Layer, LayerFactors, check_layers, info_of
 
 __all__ = ["by_layer"]
@@ -61,7 +61,7 @@ def by_layer(inner: optax.GradientTransformation, layers: Mapping[str, Layer]) -
     ) -> tuple[optax.Updates, optax.OptState]:
         if "factors" not in extra:
             near = difflib.get_close_matches("factors", extra, 1, 0.8)
-            raise TypeError(
+            raise MissingArgumentError(
                 "K-FAC's update needs factors=: what precond.layers.value_grad_factors returns, or None in a step in "
                 "which no factors were captured." + "".join(f" It was given {name}=." for name in near)
             )

@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from precond.arguments import called, shown
-from precond.layers.assemble import Found
+from precond.layers.assemble import LayerSpec
 
-__all__ = ["check_rules", "found_by"]
+__all__ = ["check_rules", "spec_by"]
 
 
 def check_rules(rules: Mapping[Any, Any] | None) -> None:
@@ -30,7 +30,7 @@ def check_rules(rules: Mapping[Any, Any] | None) -> None:
             raise TypeError(f"rules= has {shown(rule)} for {key.__name__}, where a function of a module belongs.")
 
 
-def found_by(rule: Callable[..., Any], module: Any, *args: Any) -> Found:
+def spec_by(rule: Callable[..., Any], module: Any, *args: Any) -> LayerSpec:
     """Return what a rule finds in a module.
 
     Args:
@@ -42,13 +42,14 @@ def found_by(rule: Callable[..., Any], module: Any, *args: Any) -> Found:
       TypeError: for a rule that takes other arguments, or that finds something else.
 
     Examples:
-      >>> found_by(lambda module: None, 3)
+      >>> spec_by(lambda module: None, 3)
       Traceback (most recent call last):
-      TypeError: rules= has for int a rule that gave None: must give a precond.layers.Found.
+      TypeError: rules= has for int a rule that gave None: must give a precond.layers.LayerSpec.
     """
-    found = called(f"rules[{type(module).__name__}]", rule, module, *args)
-    if not isinstance(found, Found):
+    spec = called(f"rules[{type(module).__name__}]", rule, module, *args)
+    if not isinstance(spec, LayerSpec):
         raise TypeError(
-            f"rules= has for {type(module).__name__} a rule that gave {shown(found)}: must give a precond.layers.Found."
+            f"rules= has for {type(module).__name__} a rule that gave {shown(spec)}: "
+            f"must give a precond.layers.LayerSpec."
         )
-    return found
+    return spec

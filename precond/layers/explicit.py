@@ -7,7 +7,7 @@ import jax
 
 from precond.arguments import described, is_function, shown
 from precond.blocks import leaves_of
-from precond.layers.assemble import Found, assemble
+from precond.layers.assemble import LayerSpec, assemble
 from precond.layers.capture import Capture
 from precond.layers.carriers import carrying, probe_of
 from precond.layers.check_patterns import check_patterns
@@ -23,7 +23,7 @@ __all__ = ["explicit"]
 
 @described()
 def explicit(
-    kinds: Mapping[str, Kind | Found],
+    kinds: Mapping[str, Kind | LayerSpec],
     params: Any,
     *,
     sharing: Sharing | Sequence[tuple[str, Sharing]] = expand,
@@ -39,8 +39,8 @@ def explicit(
     Args:
       kinds: of each layer by the path of its parameters: `dense()`, `einsum(..)`, `Conv(..)`, `Embed(..)`, `Scale(..)`
         of `precond.layers`, or a `precond.layers.Kind` of your own. Their weights are called `kernel`, `embedding` or
-        `scale` and their bias `bias`, unless a `precond.layers.Found` says otherwise: in a list of pairs, the first
-        layer is `{"0": Found(dense(), "0", "1")}`.
+        `scale` and their bias `bias`, unless a `precond.layers.LayerSpec` says otherwise: in a list of pairs, the first
+        layer is `{"0": LayerSpec(dense(), "0", "1")}`.
       params: the parameters, or anything with their shapes and dtypes: dictionaries, lists, tuples and dataclasses that
         JAX knows, in one another.
       sharing: `precond.layers.expand` or `precond.layers.reduce`, or pairs of a regular expression and one of them.
@@ -69,12 +69,12 @@ def explicit(
       8 of 8 parameters have factors, of 80 bytes
     """
     for path, kind in kinds.items():
-        if not isinstance(kind, Found) and (is_function(kind) or not hasattr(kind, "weights_name")):
+        if not isinstance(kind, LayerSpec) and (is_function(kind) or not hasattr(kind, "weights_name")):
             call = " Call this function." if is_function(kind) else ""
             raise TypeError(f"kinds= has {shown(kind)} for '{path}', where a precond.layers.dense() belongs.{call}")
 
-    def found_of(kind: Kind | Found) -> Found:
-        return kind if isinstance(kind, Found) else Found(kind, kind.weights_name)
+    def spec_of(kind: Kind | LayerSpec) -> LayerSpec:
+        return kind if isinstance(kind, LayerSpec) else LayerSpec(kind, kind.weights_name)
 
     def bind(taps: Mapping[str, Tap]) -> Callable[..., jax.Array]:
         def apply(path: str, params: Any, y: jax.Array, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
@@ -85,13 +85,13 @@ def explicit(
 
         return apply
 
-    found = {path: found_of(kind) for path, kind in kinds.items()}
+    specs = {path: spec_of(kind) for path, kind in kinds.items()}
     known = leaves_of(params)
-    for path, layer in found.items():
+    for path, layer in specs.items():
         if (place := f"{path}/{layer.weights}" if path else layer.weights) not in known:
             raise ValueError(f"kinds= has '{path}', but the parameters have no '{place}': they are {', '.join(known)}.")
         carrying(subtree(params, path), None)
-    capture = assemble(found, {}, params, bind, sharing=sharing, batch=batch)
+    capture = assemble(specs, {}, params, bind, sharing=sharing, batch=batch)
     check_patterns("allow_uncovered", allow_uncovered, leaves_of(params))
     check_covered(capture.coverage, allow_uncovered)
     return capture

@@ -1,20 +1,22 @@
-"""The front end for Flax linen: an interceptor taps unmodified models, whose parameters carry the probes."""
+"""The front end for Flax linen. An interceptor taps unmodified models, whose parameters carry the probes."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 try:
     import flax.linen as nn
-except ImportError as error:
+except ModuleNotFoundError as error:
+    if error.name != "flax":  # Flax is there, and something that it needs is not
+        raise
     raise ImportError(
         "precond.layers.linen is for models of Flax, which is not installed. Write pip install 'precond[flax]'."
     ) from error
 import jax
 
 from precond.arguments import described
-from precond.layers.assemble import Found
+from precond.layers.assemble import LayerSpec
 from precond.layers.capture import Capture, counted
-from precond.layers.check_rules import check_rules, found_by
+from precond.layers.check_rules import check_rules, spec_by
 from precond.layers.convolutions import as_tuple, convolution, transposed_convolution
 from precond.layers.coverage import Uncovered
 from precond.layers.front_end import bound, check_used, given_input, mask_fits, tapped
@@ -27,13 +29,13 @@ from precond.trees import Tree
 
 __all__ = ["RULES", "capture"]
 
-Rule = Callable[[Any, jax.Array, tuple[Any, ...]], Found]
-"""A function that makes a `Found` from a module, its input and all its positional arguments.
+Rule = Callable[[Any, jax.Array, tuple[Any, ...]], LayerSpec]
+"""A function that makes a `LayerSpec` from a module, its input and all its positional arguments.
 
 Its ValueError says why the module cannot be tapped."""
 
 
-def _general(m: nn.DenseGeneral, x: jax.Array, args: tuple[Any, ...]) -> Found:
+def _general(m: nn.DenseGeneral, x: jax.Array, args: tuple[Any, ...]) -> LayerSpec:
     del args
     axes, batch, features = as_tuple(m.axis), as_tuple(m.batch_dims), len(as_tuple(m.features))
     axes = tuple(i % x.ndim - x.ndim for i in axes)
@@ -41,29 +43,29 @@ def _general(m: nn.DenseGeneral, x: jax.Array, args: tuple[Any, ...]) -> Found:
     groups = tuple(i % x.ndim - (x.ndim - len(axes) + features) for i in batch)
     roles = "g" * len(batch) + "i" * len(axes) + "o" * features
     inner = tuple(i % x.ndim - x.ndim for i in batch)
-    return Found(Contraction(m.use_bias, axes, tuple(range(-features, 0)), inner, groups, roles))
+    return LayerSpec(Contraction(m.use_bias, axes, tuple(range(-features, 0)), inner, groups, roles))
 
 
-def _einsum(m: nn.Einsum, x: jax.Array, args: tuple[Any, ...]) -> Found:
+def _einsum(m: nn.Einsum, x: jax.Array, args: tuple[Any, ...]) -> LayerSpec:
     text = m.einsum_str if m.einsum_str is not None else args[1]
-    return Found(einsum(text, x.ndim, m.use_bias))
+    return LayerSpec(einsum(text, x.ndim, m.use_bias))
 
 
-def _norm(m: Any, x: jax.Array, args: tuple[Any, ...]) -> Found:
+def _norm(m: Any, x: jax.Array, args: tuple[Any, ...]) -> LayerSpec:
     del args
     axis = getattr(m, "feature_axes", getattr(m, "axis", -1))
     if not m.use_scale or any(i % x.ndim != x.ndim - 1 for i in as_tuple(axis)):
         raise ValueError("a norm without a scale, or with one along other axes than the last")
-    return Found(Scale(getattr(m, "use_bias", False)), "scale")
+    return LayerSpec(Scale(getattr(m, "use_bias", False)), "scale")
 
 
 RULES: Mapping[type, Rule] = {
-    nn.Dense: lambda m, x, args: Found(dense(m.use_bias)),
+    nn.Dense: lambda m, x, args: LayerSpec(dense(m.use_bias)),
     nn.DenseGeneral: _general,
     nn.Einsum: _einsum,
-    nn.Conv: lambda m, x, args: Found(convolution(m)),
-    nn.ConvTranspose: lambda m, x, args: Found(transposed_convolution(m)),
-    nn.Embed: lambda m, x, args: Found(Embed(m.num_embeddings), "embedding"),
+    nn.Conv: lambda m, x, args: LayerSpec(convolution(m)),
+    nn.ConvTranspose: lambda m, x, args: LayerSpec(transposed_convolution(m)),
+    nn.Embed: lambda m, x, args: LayerSpec(Embed(m.num_embeddings), "embedding"),
     nn.LayerNorm: _norm,
     nn.RMSNorm: _norm,
     nn.GroupNorm: _norm,
@@ -140,7 +142,7 @@ def capture(
         raise ValueError("variables= has no 'params': pass what model.init returned, {'params': ..}, and not its part.")
     check_rules(rules)
     table = {**RULES, **({} if rules is None else rules)}
-    found: dict[str, Found] = {}
+    specs: dict[str, LayerSpec] = {}
     reasons: dict[str, str] = {}
     around = [""]
 
@@ -149,11 +151,11 @@ def capture(
         around.append(type(m).__name__ if isinstance(m, _CLOSED) else around[-1])
         y = next_fun(*given, **named)
         closed = around.pop()
-        if "params" not in m.variables or path in found:
+        if "params" not in m.variables or path in specs:
             return y
         if context.method_name == "__call__":
             try:
-                found[path] = _find(table, m, given_input(given, named), given, closed)
+                specs[path] = _spec_of(table, m, given_input(given, named), given, closed)
             except ValueError as why:
                 reasons[path] = str(why)
         elif type(m) in table and context.method_name != "setup":
@@ -185,7 +187,7 @@ def capture(
             f"called with; kwargs= has {', '.join(kwargs) or 'nothing'}."
         ) from error
     return verified(
-        found,
+        specs,
         reasons,
         variables["params"],
         bind,
@@ -197,18 +199,18 @@ def capture(
     )
 
 
-def _find(table: Mapping[type, Rule], m: nn.Module, x: jax.Array, args: tuple[Any, ...], closed: str) -> Found:
+def _spec_of(table: Mapping[type, Rule], m: nn.Module, x: jax.Array, args: tuple[Any, ...], closed: str) -> LayerSpec:
     """Return what a module's rule finds, or raise the reason why it is not tapped."""
     rule = table.get(type(m))
     if rule is None:
         raise ValueError(f"no rule for {type(m).__name__}")
     if closed:
         raise ValueError(f"inside {closed}, which takes all parameters there for weights")
-    found = found_by(rule, m, x, args)
-    shape = tuple(jax.tree.leaves(m.variables["params"][found.weights])[0].shape)
-    if found.kind.layer("", None, shape).layer_ndim != 0:
+    spec = spec_by(rule, m, x, args)
+    shape = tuple(jax.tree.leaves(m.variables["params"][spec.weights])[0].shape)
+    if spec.kind.layer("", None, shape).layer_ndim != 0:
         raise ValueError("its weights have more axes than its rule knows")
-    return found._replace(shape=shape)
+    return spec._replace(shape=shape)
 
 
 def _apply(

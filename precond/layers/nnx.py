@@ -1,4 +1,4 @@
-"""The front end for Flax nnx: unmodified models, whose layers are tapped in a copy that lasts for one call."""
+"""The front end for Flax nnx. It taps the layers of a copy of the model, which lasts for one call."""
 
 import contextvars
 import functools
@@ -10,16 +10,18 @@ import jax.numpy as jnp
 
 try:
     from flax import nnx
-except ImportError as error:
+except ModuleNotFoundError as error:
+    if error.name != "flax":  # Flax is there, and something that it needs is not
+        raise
     raise ImportError(
         "precond.layers.nnx is for models of Flax, which is not installed. Write pip install 'precond[flax]'."
     ) from error
 
 from precond.arguments import described
 from precond.blocks import Probe, leaves_of
-from precond.layers.assemble import Found
+from precond.layers.assemble import LayerSpec
 from precond.layers.capture import Capture
-from precond.layers.check_rules import check_rules, found_by
+from precond.layers.check_rules import check_rules, spec_by
 from precond.layers.convolutions import as_tuple, convolution, transposed_convolution
 from precond.layers.count_examples import count_examples
 from precond.layers.coverage import Uncovered
@@ -33,42 +35,44 @@ from precond.trees import Tree
 
 __all__ = ["RULES", "ProbeParam", "attached", "capture"]
 
-Rule = Callable[[Any], Found]
-"""A function that makes a `Found` from a module; its ValueError says why the module cannot be tapped."""
+Rule = Callable[[Any], LayerSpec]
+"""A function that makes a `LayerSpec` from a module; its ValueError says why the module cannot be tapped."""
 
 
 class ProbeParam(nnx.Param):
     """Hold a layer's probe among its variables, as a parameter: a gradient by parameters holds its cotangent."""
 
 
-def _general(m: nnx.LinearGeneral) -> Found:
+def _general(m: nnx.LinearGeneral) -> LayerSpec:
     axes, features = as_tuple(m.axis), len(as_tuple(m.out_features))
     if any(a >= 0 for a in axes) or as_tuple(m.batch_axis or ()):
         raise ValueError("a LinearGeneral over axes counted from the front, or with batch axes")
     kind = Contraction(m.use_bias, axes, tuple(range(-features, 0)), weights="i" * len(axes) + "o" * features)
-    return Found(kind, shape=(*as_tuple(m.in_features), *as_tuple(m.out_features)))
+    return LayerSpec(kind, shape=(*as_tuple(m.in_features), *as_tuple(m.out_features)))
 
 
-def _einsum(m: nnx.Einsum) -> Found:
+def _einsum(m: nnx.Einsum) -> LayerSpec:
     left = m.einsum_str.partition(",")[0].strip()
     kind = einsum(m.einsum_str, len(left.replace("...", "x").replace(" ", "")), m.bias is not None)
-    return Found(kind, shape=tuple(m.kernel_shape))
+    return LayerSpec(kind, shape=tuple(m.kernel_shape))
 
 
-def _norm(m: Any) -> Found:
+def _norm(m: Any) -> LayerSpec:
     if m.scale is None or as_tuple(getattr(m, "feature_axes", getattr(m, "axis", -1))) != (-1,):
         raise ValueError("a norm without a scale, or with one along other axes than the last")
     features = getattr(m, "num_features", None)
-    return Found(Scale(getattr(m, "bias", None) is not None), "scale", shape=None if features is None else (features,))
+    return LayerSpec(
+        Scale(getattr(m, "bias", None) is not None), "scale", shape=None if features is None else (features,)
+    )
 
 
 RULES: Mapping[type, Rule] = {
-    nnx.Linear: lambda m: Found(dense(m.use_bias), shape=(m.in_features, m.out_features)),
+    nnx.Linear: lambda m: LayerSpec(dense(m.use_bias), shape=(m.in_features, m.out_features)),
     nnx.LinearGeneral: _general,
     nnx.Einsum: _einsum,
-    nnx.Conv: lambda m: Found(convolution(m), shape=tuple(m.kernel_shape)),
-    nnx.ConvTranspose: lambda m: Found(transposed_convolution(m), shape=tuple(m.kernel_shape)),
-    nnx.Embed: lambda m: Found(Embed(m.num_embeddings), "embedding", shape=(m.num_embeddings, m.features)),
+    nnx.Conv: lambda m: LayerSpec(convolution(m), shape=tuple(m.kernel_shape)),
+    nnx.ConvTranspose: lambda m: LayerSpec(transposed_convolution(m), shape=tuple(m.kernel_shape)),
+    nnx.Embed: lambda m: LayerSpec(Embed(m.num_embeddings), "embedding", shape=(m.num_embeddings, m.features)),
     nnx.LayerNorm: _norm,
     nnx.RMSNorm: _norm,
     nnx.GroupNorm: _norm,
@@ -163,12 +167,12 @@ def capture(
     check_rules(rules)
     table = {**RULES, **({} if rules is None else rules)}
     graph, state, rest = nnx.split(model, nnx.Param, ...)
-    found, reasons = {}, {}
+    specs, reasons = {}, {}
     modules = {"/".join(map(str, keys)): m for keys, m in nnx.iter_modules(model)}
     for path, m in modules.items():
         closed = [type(x).__name__ for p, x in modules.items() if isinstance(x, _CLOSED) and path.startswith(f"{p}/")]
         try:
-            found[path] = _find(table, m, closed)
+            specs[path] = _spec_of(table, m, closed)
         except ValueError as why:
             reasons[path] = str(why)
 
@@ -209,7 +213,7 @@ def capture(
             ) from error
 
     return verified(
-        found,
+        specs,
         reasons,
         state,
         bind,
@@ -284,11 +288,11 @@ def _copied(given: Any) -> Any:
     return nnx.merge(*nnx.split(given), copy=True) if nodes else given
 
 
-def _find(table: Mapping[type, Rule], m: Any, closed: Sequence[str]) -> Found:
+def _spec_of(table: Mapping[type, Rule], m: Any, closed: Sequence[str]) -> LayerSpec:
     """Return what a module's rule finds, or raise the reason why it is not tapped."""
     rule = table.get(type(m))
     if rule is None:
         raise ValueError(f"no rule for {type(m).__name__}")
     if closed:
         raise ValueError(f"inside {closed[0]}, which takes all parameters there for weights")
-    return found_by(rule, m)
+    return spec_by(rule, m)

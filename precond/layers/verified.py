@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from precond.blocks import leaves_of
-from precond.layers.assemble import STACKED_ELSEWHERE, Bind, Found, assemble, choices
+from precond.layers.assemble import STACKED_ELSEWHERE, Bind, LayerSpec, assemble, choices
 from precond.layers.capture import Capture
 from precond.layers.check_patterns import check_patterns
 from precond.layers.coverage import Uncovered, check_covered
@@ -16,7 +16,7 @@ __all__ = ["verified"]
 
 
 def verified(
-    found: Mapping[str, Found],
+    specs: Mapping[str, LayerSpec],
     reasons: Mapping[str, str],
     params: Tree,
     bind: Bind,
@@ -30,7 +30,7 @@ def verified(
     """Return a capture of the found layers that pass the self-check.
 
     Args:
-      found: by path, as in `precond.layers.assemble`.
+      specs: by path, as in `precond.layers.assemble`.
       reasons: why the modules at other paths are not tapped.
       params: the model's parameters.
       bind: from the taps by path to the `apply` of the capture.
@@ -45,24 +45,24 @@ def verified(
     """
     check_patterns("allow_uncovered", allow_uncovered, leaves_of(params))
 
-    def make(found: Mapping[str, Found], reasons: Mapping[str, str]) -> Capture:
-        return assemble(found, reasons, params, bind, sharing=sharing, batch=batch)
+    def make(specs: Mapping[str, LayerSpec], reasons: Mapping[str, str]) -> Capture:
+        return assemble(specs, reasons, params, bind, sharing=sharing, batch=batch)
 
-    made = make(found, reasons)
+    made = make(specs, reasons)
     if tolerance is not None and made.layers:
-        ways = {path: choices(path, found[path], params) for path in made.layers}
-        attempts = [{path: x._replace(choice=i) for path, x in found.items()} for i in range(max(ways.values()))]
-        known = {path: x for path, x in found.items() if ways.get(path, 0) < 2}
+        ways = {path: choices(path, specs[path], params) for path in made.layers}
+        attempts = [{path: x._replace(choice=i) for path, x in specs.items()} for i in range(max(ways.values()))]
+        known = {path: x for path, x in specs.items() if ways.get(path, 0) < 2}
         tried = _first_that_fits(
-            [*attempts, known] if len(known) < len(found) else attempts, make, run, params, reasons
+            [*attempts, known] if len(known) < len(specs) else attempts, make, run, params, reasons
         )
-        reasons = {**reasons, **dict.fromkeys(found.keys() - tried.found.keys(), STACKED_ELSEWHERE)}
+        reasons = {**reasons, **dict.fromkeys(specs.keys() - tried.specs.keys(), STACKED_ELSEWHERE)}
         lost = {
             path: f"its signals miss {error:.0%} of its gradient (weights tied, changed, or masked?)"
             for path, error in tried.errors.items()
             if not error <= tolerance
         }
-        kept = {path: layer for path, layer in tried.found.items() if path not in lost}
+        kept = {path: layer for path, layer in tried.specs.items() if path not in lost}
         made = make(kept, {**reasons, **lost})
     check_covered(made.coverage, allow_uncovered)
     return made
@@ -71,22 +71,22 @@ def verified(
 class _Tried(NamedTuple):
     """Layers as they were found, and the errors of their signals."""
 
-    found: Mapping[str, Found]
+    specs: Mapping[str, LayerSpec]
     errors: Mapping[str, float]
 
 
 def _first_that_fits(
-    attempts: Sequence[Mapping[str, Found]],
-    make: Callable[[Mapping[str, Found], Mapping[str, str]], Capture],
+    attempts: Sequence[Mapping[str, LayerSpec]],
+    make: Callable[[Mapping[str, LayerSpec], Mapping[str, str]], Capture],
     run: Callable[[Capture, Tree], Tree],
     params: Tree,
     reasons: Mapping[str, str],
 ) -> _Tried:
     """Return the first attempt whose probes fit where the model's loops slice them."""
-    for i, found in enumerate(attempts):
-        made = make(found, reasons)
+    for i, specs in enumerate(attempts):
+        made = make(specs, reasons)
         try:
-            return _Tried(found, gradient_errors(made, params, lambda params, made=made: run(made, params)))
+            return _Tried(specs, gradient_errors(made, params, lambda params, made=made: run(made, params)))
         except (IndexError, TypeError, ValueError):
             if i == len(attempts) - 1:
                 raise

@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import optax
 
-from precond.arguments import as_direction, check_decay, check_direction, check_number, check_whole, described
+from precond.arguments import as_direction, check_decay, check_direction, check_number, described
 from precond.blocks import BlockSize, Views
-from precond.engine import SKIPPED, RefreshSchedule, blocked, every
+from precond.engine import SKIPPED, RefreshSchedule, as_schedule, blocked, every
 from precond.linalg import Precision
 from precond.mesh import Sharded
 from precond.optimizers.adam import adam
@@ -80,9 +80,7 @@ def scale_by_kl_soap(
     check_decay("b1", b1)
     check_number("b2", b2, 0, 1, advice="1 sums.")
     check_number("damping", damping, 0)
-    if not isinstance(refresh, RefreshSchedule):
-        check_whole("refresh", refresh, least=1)
-        refresh = every(refresh, delay=1, warmup=1)
+    refresh = as_schedule(refresh, delay=1, warmup=1)
     transport = rotated() if transport is None else transport
     kept = memory_of(memory)
     root = eigenbasis(b2, eps=eps, method=method, transport=transport, damping=relative(damping), least=_LEAST)

@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 import jax
 import optax
 
-from precond.arguments import check_number, check_whole, described
+from precond.arguments import check_number, described
 from precond.blocks import Layer, check_matrices
-from precond.engine import RefreshSchedule, every
+from precond.engine import RefreshSchedule, as_schedule, every
 from precond.layers.use_measured_moments import use_measured_moments
 from precond.linalg import Precision
 from precond.mesh import Sharded
@@ -79,9 +79,7 @@ def scale_by_ekfac(
     """
     check_matrices(layers)
     check_number("b2", b2, 0, 1)
-    if not isinstance(refresh, RefreshSchedule):
-        check_whole("refresh", refresh, least=1)
-        refresh = every(refresh, delay=1, warmup=1)
+    refresh = as_schedule(refresh, delay=1, warmup=1)
     if not (refresh.delay and refresh.warmup >= refresh.start):
         raise ValueError(
             "refresh= must have delay=1, and a warmup of at least its start (precond.every(10, delay=1, warmup=1)): "

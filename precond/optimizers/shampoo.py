@@ -12,11 +12,10 @@ from precond.arguments import (
     check_direction,
     check_idle,
     check_number,
-    check_whole,
     described,
 )
 from precond.blocks import BlockSize, Views
-from precond.engine import SKIPPED, RefreshSchedule, blocked, every
+from precond.engine import SKIPPED, RefreshSchedule, as_schedule, blocked, every
 from precond.linalg import Precision
 from precond.mesh import Sharded
 from precond.optimizers.adam import adam
@@ -92,9 +91,7 @@ def scale_by_shampoo(
     check_decay("b1", b1)
     check_number("b2", b2, 0, 1, advice="1 sums the factors.")
     check_number("damping", damping, 0)
-    if not isinstance(refresh, RefreshSchedule):
-        check_whole("refresh", refresh, least=1)
-        refresh = every(refresh, delay=1)
+    refresh = as_schedule(refresh, delay=1)
     if magnitude is not None and otherwise is not None:
         check_idle("magnitude= and otherwise=", eps=(eps, 1e-15))
     kept = memory_of(memory)

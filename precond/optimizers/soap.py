@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import optax
 
-from precond.arguments import as_direction, check_decay, check_direction, check_number, check_whole, described
+from precond.arguments import as_direction, check_decay, check_direction, check_number, described
 from precond.blocks import BlockSize, Views
-from precond.engine import SKIPPED, RefreshSchedule, blocked, every
+from precond.engine import SKIPPED, RefreshSchedule, as_schedule, blocked, every
 from precond.linalg import Precision
 from precond.mesh import Sharded
 from precond.optimizers.adam import adam
@@ -78,9 +78,7 @@ def scale_by_soap(
       >>> params = {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}
       >>> updates, state = tx.update(params, tx.init(params), params)
     """
-    if not isinstance(refresh, RefreshSchedule):
-        check_whole("refresh", refresh, least=1)
-        refresh = every(refresh, delay=1, warmup=1)
+    refresh = as_schedule(refresh, delay=1, warmup=1)
     check_decay("b1", b1)
     check_number("b2", b2, 0, 1, advice="1 sums.")
     kept = memory_of(memory)

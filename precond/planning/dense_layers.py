@@ -7,7 +7,7 @@ import jax
 
 from precond.arguments import check_whole
 from precond.blocks import Layer, default_views, leaves_of
-from precond.layers import Found, LayerFactors, dense, explicit
+from precond.layers import LayerFactors, LayerSpec, dense, explicit
 
 __all__ = ["DenseLayers", "dense_layers"]
 
@@ -78,7 +78,7 @@ def dense_layers(params: Any, *, longest: int = _LONGEST) -> DenseLayers:
             continue
         layer, _, weights = path.rpartition("/")
         bias = f"{layer}/bias".removeprefix("/") in paths
-        kinds[layer] = Found(dense(bias, inputs=len(rows), outputs=len(columns)), weights)
+        kinds[layer] = LayerSpec(dense(bias, inputs=len(rows), outputs=len(columns)), weights)
     if not kinds:
         raise ValueError("K-FAC needs layers, and none of these parameters is the weights of a dense layer.")
     capture = explicit(kinds, params, allow_uncovered=lambda path: True)

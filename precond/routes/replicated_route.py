@@ -5,7 +5,7 @@ from typing import Any
 from jax.sharding import PartitionSpec
 
 from precond.blocks import Layout
-from precond.blocks.layout import Leaves, Stacks
+from precond.blocks.layout import Leaves, StacksByName
 from precond.collectives import Collectives
 from precond.routes.route import Route
 
@@ -21,10 +21,10 @@ def replicated_route(layout: Layout, leaves: Leaves, collectives: Collectives) -
       collectives: the collectives over the devices that have different blocks.
     """
 
-    def pack(leaves: Leaves) -> Stacks:
+    def pack(leaves: Leaves) -> StacksByName:
         return collectives.local(layout.pack(leaves))
 
-    def unpack(stacks: Stacks, leaves: Leaves) -> list[Any]:
+    def unpack(stacks: StacksByName, leaves: Leaves) -> list[Any]:
         return layout.unpack(collectives.all_gather(stacks), leaves)
 
     return Route([PartitionSpec()] * len(leaves), pack, unpack)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from jax.sharding import PartitionSpec
 
-from precond.blocks.layout import Leaves, Stacks
+from precond.blocks.layout import Leaves, StacksByName
 
 __all__ = ["Route"]
 
@@ -20,5 +20,5 @@ class Route(NamedTuple):
     """
 
     specs: list[PartitionSpec]
-    pack: Callable[[Leaves], Stacks]
-    unpack: Callable[[Stacks, Leaves], list[Any]]
+    pack: Callable[[Leaves], StacksByName]
+    unpack: Callable[[StacksByName, Leaves], list[Any]]

@@ -8,7 +8,7 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from precond.blocks import Layout
-from precond.blocks.layout import CutGroups, Leaves, Stacks
+from precond.blocks.layout import CutGroups, Leaves, StacksByName
 from precond.collectives import Collectives
 from precond.routes.leaf_exchange import merge_slices, split_slices
 from precond.routes.route import Route
@@ -35,7 +35,7 @@ def sharded_route(
     slices, n = slices_of(layout, leaves, collectives.count, dims), collectives.count
     sliced_axes, exchanges = slices.sliced_axes, slices.exchanges
 
-    def pack(leaves: Leaves) -> Stacks:
+    def pack(leaves: Leaves) -> StacksByName:
         wires = layout.dtypes(leaves)
         received = collectives.all_to_all({i: x.send(leaves[i], n) for i, x in exchanges.items() if not x.is_local})
         narrow = [exchanges[i].receive(received.get(i, x)) if i in exchanges else x for i, x in enumerate(leaves)]
@@ -45,7 +45,7 @@ def sharded_route(
         mine = collectives.local({k: x for k, x in stacks.items() if k not in sliced_axes})
         return mine | {k: merge_slices(x, sliced_axes[k] + 1).astype(stacks[k].dtype) for k, x in received.items()}
 
-    def unpack(stacks: Stacks, leaves: Leaves) -> list[Any]:
+    def unpack(stacks: StacksByName, leaves: Leaves) -> list[Any]:
         sent = {k: split_slices(x, sliced_axes[k] + 1, n) for k, x in stacks.items() if k in sliced_axes}
         received = {k: x.reshape(-1, *x.shape[2:]) for k, x in collectives.all_to_all(sent).items()}
         received |= collectives.all_gather({k: x for k, x in stacks.items() if k not in sliced_axes})

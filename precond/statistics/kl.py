@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from precond.arguments import check_number, described
+from precond.arguments import MissingArgumentError, check_number, described
 from precond.blocks import leaves_of
 from precond.linalg import Packed, batch_norm, dense, multiply_axis
 from precond.statistics.accumulate_grams import Axes, StatisticsState, accumulate_grams
@@ -128,7 +128,7 @@ def kl(
         **extra: Any,
     ) -> tuple[optax.Updates, KlState]:
         if whiten is None:
-            raise TypeError(
+            raise MissingArgumentError(
                 "precond.kl() needs the extra argument whiten=, which precond.scale_by_kronecker gives: put it there, "
                 "scale_by_kronecker(precond.kl(), precond.inverse_root())."
             )

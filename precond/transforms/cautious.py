@@ -9,7 +9,6 @@ import optax
 from precond.arguments import as_direction, check_direction, check_transformation, described
 from precond.blocks import info_of
 from precond.transformation import transformation
-from precond.trees import wide_dtype
 from precond.widened import widened
 
 __all__ = ["cautious"]
@@ -50,11 +49,10 @@ def cautious(inner: optax.GradientTransformation) -> optax.GradientTransformatio
     inner = optax.with_extra_args_support(inner)
 
     def one(g: jax.Array, u: jax.Array, batch_axes: int) -> jax.Array:
-        wide = wide_dtype(u)
         agrees = jnp.real(jnp.conj(jnp.sign(g)) * jnp.sign(u)) > 0
         axes = tuple(range(batch_axes, u.ndim))
-        share = jnp.mean(agrees, axes, dtype=jnp.finfo(wide).dtype, keepdims=True)
-        return (u.astype(wide) * agrees / jnp.maximum(share, _LEAST)).astype(u.dtype)
+        share = jnp.mean(agrees, axes, dtype=jnp.finfo(u.dtype).dtype, keepdims=True)
+        return u * agrees / jnp.maximum(share, _LEAST)
 
     def update(
         updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None, **extra: Any

@@ -9,7 +9,15 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from precond.arguments import called, check_number, check_optimizer, check_transformation, check_whole, described
+from precond.arguments import (
+    MissingArgumentError,
+    called,
+    check_number,
+    check_optimizer,
+    check_transformation,
+    check_whole,
+    described,
+)
 from precond.transformation import transformation
 from precond.transforms.quadratic_model import Product
 from precond.trees import Tree, tree_product
@@ -128,7 +136,9 @@ def levenberg_marquardt(
         more = {"value": value, "value_fn": value_fn, "curvature": curvature}
         if params is None or value is None or value_fn is None or curvature is None:
             missing = next(name for name, x in {"params": params, **more}.items() if x is None)
-            raise TypeError(f"levenberg_marquardt's update needs {missing}=: see its docstring for all that it needs.")
+            raise MissingArgumentError(
+                f"levenberg_marquardt's update needs {missing}=: see its docstring for all that it needs."
+            )
         inner = optax.with_extra_args_support(make(state.damping))
         moved, after = inner.update(updates, state.inner, params, **more, **extra)
         bent = jax.tree.map(lambda f, v: f + damped * state.damping * v, curvature(moved), moved)

@@ -29,7 +29,7 @@ class LookaheadEmaState(NamedTuple):
 @described(explain=True)
 def lookahead_ema(
     b1: ArrayLike = 0.9, b3: ArrayLike | None = None, *, bias_correction: bool = True
-) -> optax.GradientTransformation:
+) -> optax.GradientTransformationExtraArgs:
     r"""Average the gradients without the bias of the start, leaning towards the newest one.
 
     $$\tilde G = \frac{\beta_3 M + (1 - \beta_3) G}{1 - \beta_3 \beta_1^{t-1}}, \qquad

@@ -1,4 +1,4 @@
-"""NAdam's momentum: an average that looks one step ahead, free of the bias of its start."""
+"""NAdam's momentum, an average that looks one step ahead, free of the bias of its start."""
 
 from typing import Any, NamedTuple
 
@@ -8,25 +8,26 @@ import optax
 from jax.typing import ArrayLike
 
 from precond.arguments import check_decay, described
-from precond.trees import wide_zeros_like
+from precond.transformation import transformation
+from precond.trees import Tree, wide_zeros_like
 
 __all__ = ["NesterovState", "nesterov"]
 
 
 class NesterovState(NamedTuple):
-    """What `nesterov` keeps.
+    """Hold the state of `nesterov`.
 
     Attributes:
-      count: updates seen.
+      count: the number of updates seen.
       momentum: the moving average in float32 or wider, before bias correction.
     """
 
     count: jax.Array
-    momentum: Any
+    momentum: Tree
 
 
 @described(explain=True)
-def nesterov(decay: ArrayLike = 0.95) -> optax.GradientTransformation:
+def nesterov(decay: ArrayLike = 0.95) -> optax.GradientTransformationExtraArgs:
     r"""Average gradients, and weigh the newest once more.
 
     $$M_t = \beta M_{t-1} + (1 - \beta) G_t, \qquad
@@ -54,11 +55,13 @@ def nesterov(decay: ArrayLike = 0.95) -> optax.GradientTransformation:
     """
     check_decay("decay", decay)
 
-    def init(params: Any) -> NesterovState:
+    def init(params: optax.Params) -> NesterovState:
         return NesterovState(jnp.zeros([], jnp.int32), wide_zeros_like(params))
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, NesterovState]:
-        del params
+    def update(
+        updates: optax.Updates, state: NesterovState, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, NesterovState]:
+        del params, extra
         count = jnp.asarray(optax.safe_increment(state.count))
 
         def average(g: jax.Array, m: jax.Array) -> jax.Array:
@@ -66,9 +69,9 @@ def nesterov(decay: ArrayLike = 0.95) -> optax.GradientTransformation:
 
         def ahead(g: jax.Array, m: jax.Array) -> jax.Array:
             b, t = jnp.asarray(decay, m.dtype), count.astype(m.dtype)
-            return (b * m / (1 - b ** (t + 1)) + (1 - b) * g / (1 - b**t)).astype(g.dtype)
+            return jnp.asarray(b * m / (1 - b ** (t + 1)) + (1 - b) * g / (1 - b**t), g.dtype)
 
         momentum = jax.tree.map(average, updates, state.momentum)
         return jax.tree.map(ahead, updates, momentum), NesterovState(count, momentum)
 
-    return optax.GradientTransformation(init, update)
+    return transformation(init, update)

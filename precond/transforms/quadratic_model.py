@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from precond.arguments import check_number, described
+from precond.arguments import MissingArgumentError, check_number, described
 from precond.linalg.divide import divide_or_zero
 from precond.transformation import transformation
 from precond.trees import Tree, all_finite, tree_product
@@ -109,7 +109,7 @@ def quadratic_model(
         **extra: Any,
     ) -> tuple[optax.Updates, QuadraticModelState]:
         if curvature is None:
-            raise TypeError(
+            raise MissingArgumentError(
                 "quadratic_model's update needs curvature=: a function from v to F v, as precond.layers.ggn_product."
             )
         new, inner = direction.update(updates, state.inner, params, **extra)

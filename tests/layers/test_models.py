@@ -91,7 +91,7 @@ def test_a_module_of_ones_own_gets_a_rule():
     x = jnp.ones((4, 6))
     module = models.Function(lambda x: models.MyDense(3, **models.F64)(x))
     variables = module.init(jax.random.key(0), x)
-    rules = {models.MyDense: lambda module, x, args: layers.Found(layers.dense())}
+    rules = {models.MyDense: lambda module, x, args: layers.LayerSpec(layers.dense())}
     assert list(linen.capture(module, variables, x, rules=rules).layers) == ["MyDense_0"]
 
 

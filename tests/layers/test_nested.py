@@ -124,7 +124,7 @@ def trained(node, above, probes):
     params = above(first, last)
     paths = {"dict": ("first", "last"), "list": ("0", "1"), "Network": ("first", "value")}[type(params).__name__]
     names = ("0", "1") if isinstance(first, tuple | list) and not isinstance(first, Pair) else ("kernel", "bias")
-    capture = layers.explicit({path: layers.Found(layers.dense(), *names) for path in paths}, params)
+    capture = layers.explicit({path: layers.LayerSpec(layers.dense(), *names) for path in paths}, params)
 
     def forward(params, x):
         own = layers_in(params)

@@ -59,14 +59,14 @@ X, BEHIND = normal(N, POSITIONS, CHANNELS), normal(CHANNELS, CHANNELS, seed=1)
 def of_linen():
     model = Gained()
     variables = model.init(jax.random.key(0), X)
-    rules = {Gained: lambda m, x, args: layers.Found(Gain(), "gain")}
+    rules = {Gained: lambda m, x, args: layers.LayerSpec(Gain(), "gain")}
     capture = linen.capture(model, variables, X, rules=rules)
     return capture, variables["params"], lambda params: capture.apply({"params": params}, X)
 
 
 def of_nnx():
     model = Twin()
-    capture = front.capture(model, X, rules={Twin: lambda m: layers.Found(Gain(), "gain")})
+    capture = front.capture(model, X, rules={Twin: lambda m: layers.LayerSpec(Gain(), "gain")})
     _, params, rest = nnx.split(model, nnx.Param, ...)
     return capture, params, lambda params: capture.apply(params, rest, X)[0]
 
@@ -104,7 +104,7 @@ def test_the_self_check_finds_signals_that_are_not_those_of_the_layer():
         def signals(self, x, g, batch):
             return super().signals(x**2, g, batch)
 
-    rules = {Gained: lambda m, x, args: layers.Found(Wrong(), "gain")}
+    rules = {Gained: lambda m, x, args: layers.LayerSpec(Wrong(), "gain")}
     model = Gained()
     with pytest.raises(ValueError, match="its signals miss"):
         linen.capture(model, model.init(jax.random.key(0), X), X, rules=rules)

@@ -1,0 +1,14 @@
+"""The error of an update that was not given an argument without which it cannot be computed."""
+
+__all__ = ["MissingArgumentError"]
+
+
+class MissingArgumentError(TypeError):
+    """Say that an update lacks an argument beside gradients, state and parameters.
+
+    A trial step, which has no such arguments, tells by this class that the part itself is not at fault.
+
+    Examples:
+      >>> issubclass(MissingArgumentError, TypeError)
+      True
+    """
