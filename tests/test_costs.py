@@ -79,7 +79,7 @@ def test_a_step_without_a_refresh_decomposes_nothing(name, schedule):
 
 
 @pytest.mark.parametrize("name", ["shampoo", "soap"])
-def test_nor_does_one_of_several_models_whose_states_count_by_themselves(name):
+def test_a_step_of_several_models_without_a_refresh_decomposes_nothing(name):
     tx = getattr(precond, name)(1e-3, refresh=precond.every(10, stagger=True))
     params = {"a": jnp.ones((3, 4, 3))}
     state = jax.vmap(tx.init)(params)
