@@ -1,4 +1,4 @@
-"""Second-order and large-batch optimizers for JAX and Optax, whose parts chain."""
+"""Chain second-order and large-batch optimizers for JAX and Optax from parts."""
 
 from precond import (
     checkpoints,

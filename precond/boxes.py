@@ -1,4 +1,4 @@
-"""Flax's boxes: parameters that carry names of axes, which say how they are divided. Floor 0 of the library.
+"""Read Flax's boxes: parameters with names of axes that say how they are sharded. This is floor 0 of the library.
 
 Flax is not imported. A box has `names` of axes, a `value`, and `replace`, as `flax.linen.Partitioned` has them.
 """
@@ -31,11 +31,11 @@ def in_box(box: Any, x: Any, axes: Sequence[str], sizes: Mapping[str, int] | Non
     """Put an array whose first axis is divided over these axes of a mesh into a box of its own.
 
     Args:
-      box: one like it. If it has logical names, the first axis gets a name that Flax's rules (`nn.logical_axis_rules`)
-        turn into these axes of the mesh.
+      box: a box like the new one. If it has logical names, the first axis gets a name that Flax's rules
+        (`nn.logical_axis_rules`) turn into these axes of the mesh.
       x: an array.
-      axes: of the mesh.
-      sizes: of the axes of the mesh, by their names; None where the mesh is not known.
+      axes: the names of axes of the mesh.
+      sizes: the sizes of the axes of the mesh, by their names; None if the mesh is not known.
 
     Examples:
       >>> from flax import linen as nn
@@ -100,8 +100,8 @@ def boxed_like(tree: object, like: object) -> Any:
     """Put the leaves of a tree into the boxes of another one: the inverse of `unboxed`.
 
     Args:
-      tree: without boxes.
-      like: of the same structure, with boxes around some leaves.
+      tree: a tree without boxes.
+      like: a tree of the same structure, with boxes around some leaves.
 
     Examples:
       >>> from flax import linen as nn
@@ -119,7 +119,7 @@ def with_axis_in_front(tree: object) -> Any:
     A box whose value is no longer one array with so many axes loses its names, and with them the box.
 
     Args:
-      tree: with boxes around what was made of their arrays.
+      tree: a tree of boxes, around what was made of their arrays.
 
     Examples:
       >>> from flax import linen as nn

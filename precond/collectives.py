@@ -1,4 +1,4 @@
-"""What a function on one device does together with the other devices. Floor 0 of the library."""
+"""Define what a function on one device does together with the other devices. This is floor 0 of the library."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -19,7 +19,8 @@ class Collectives(NamedTuple):
       all_to_all: send entry i of every array `[count, ..]` of a tree to device i. Entry j of the result is from device
         j.
       psum: add up a number over the devices.
-      send: from a tree and pairs (i, j), send it from device i to device j. A device that gets nothing has zeros.
+      send: a function of a tree and pairs (i, j) that sends the tree from device i to device j. A device that gets
+        nothing has zeros.
     """
 
     count: int

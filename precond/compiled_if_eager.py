@@ -1,4 +1,4 @@
-"""Updates outside of `jax.jit`: compiled at the first call, and never again. Floor 0 of the library."""
+"""Compile updates outside of `jax.jit`, at their first call and only then. This is floor 0 of the library."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ def compiled_if_eager(tx: optax.GradientTransformationExtraArgs) -> optax.Gradie
     for each other value of anything else, such as a function, the update is compiled once more.
 
     Args:
-      tx: any transformation.
+      tx: a transformation.
 
     Examples:
       >>> traced = []

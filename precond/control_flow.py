@@ -1,4 +1,4 @@
-"""Conditions and loops that leave work undone under `jax.vmap`, too. Floor 1 of the library."""
+"""Run conditions and loops that leave work undone under `jax.vmap`, too. This is floor 1 of the library."""
 
 from collections.abc import Callable
 from typing import Any
@@ -54,8 +54,8 @@ def run_if(predicate: jax.Array, on_true: Callable[..., Any], on_false: Callable
 
     Args:
       predicate: a boolean scalar.
-      on_true: from the operands to a tree of arrays.
-      on_false: from the operands to a tree of the same shapes.
+      on_true: a function from the operands to a tree of arrays.
+      on_false: a function from the operands to a tree of the same shapes.
       *operands: trees of arrays.
 
     Examples:
@@ -117,7 +117,7 @@ def loop_between(
     Args:
       first: a whole number of at least 0.
       last: another.
-      body: from the number of a turn, the carried values and `given` to the next carried values.
+      body: a function from the number of a turn, the carried values and `given` to the next carried values.
       carry: a tree of arrays.
       given: a tree of arrays.
       most: a bound of `last`. A derivative looks at every turn below it.

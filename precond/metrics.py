@@ -1,4 +1,4 @@
-"""What an optimizer's state tells of its health, as numbers to log."""
+"""Read from an optimizer's state how healthy it is, as numbers to log."""
 
 import dataclasses
 import functools
@@ -66,7 +66,8 @@ def metrics(state: Any, params: Tree | None = None) -> dict[str, jax.Array]:
 
     Args:
       state: a state, or any tree with states in it; keys that nothing in it has a value for are left out.
-      params: its parameters, for numbers by parameter. This works outside of `jax.jit` alone, and for one model.
+      params: the parameters of the optimizer, for numbers by parameter. This works outside of `jax.jit` alone, and for
+        one model.
 
     Returns:
       A flat dictionary of scalars.

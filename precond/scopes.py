@@ -1,4 +1,4 @@
-"""Names for parts of a program: profilers show them, and `precond.plan` counts by them. Floor 0 of the library."""
+"""Name parts of a program for profilers, and for `precond.plan`, which counts by them. This is floor 0 of the library."""
 
 import re
 from contextlib import AbstractContextManager
@@ -35,7 +35,7 @@ def part_of(stack: str, outer: str = "") -> str:
     The detail is that of the part, or else that of the part around it.
 
     Args:
-      stack: of names, from the outside in.
+      stack: the stack of names, from the outside in.
       outer: the part in which all of it stands.
 
     Examples:

@@ -1,4 +1,4 @@
-"""Optax transformations whose states have types that a checker reads. Floor 0 of the library."""
+"""Give the states of Optax transformations types that a checker reads. This is floor 0 of the library."""
 
 from typing import Any, Protocol, TypeVar, cast
 
@@ -32,7 +32,7 @@ class Update(Protocol[State]):
 
         Args:
           updates: a tree of gradients, or what a transformation before made of them.
-          state: from `init`, or from the last update.
+          state: the result of `init`, or the state that the last update returned.
           params: the parameters; None if the caller has none to give.
           **extra: the extra arguments of the caller; a transformation names those that it reads.
 
@@ -49,8 +49,8 @@ def transformation(init: Init[State], update: Update[State]) -> optax.GradientTr
     `Any` and a misspelled field is found by nobody. Here a checker finds it.
 
     Args:
-      init: from parameters to a state.
-      update: from updates and this state to updates and the next state.
+      init: a function from parameters to a state.
+      update: a function from updates and this state to updates and the next state.
 
     Examples:
       >>> import jax

@@ -1,4 +1,4 @@
-"""The version of the library; pyproject.toml reads it from here, so that a plain checkout knows it too."""
+"""Define the version of the library. pyproject.toml reads it from here, so that a plain checkout knows it too."""
 
 __all__ = ["__version__"]
 

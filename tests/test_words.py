@@ -14,11 +14,14 @@ FILES = [file for room in ROOMS for file in sorted((PACKAGE / room).rglob("*.py"
 
 # A docstring says what to expect of the thing that it stands in: it begins with one of these.
 IMPERATIVES = """
-    Accumulate Add Apply Average Bound Change Check Choose Collect Combine Compute Concatenate Count Crop Cut Damp
-    Decompose Define Derive Describe Divide Enlarge Estimate Find Fix Gather Give Group Hash Hide Hold Invert Join Keep
-    Lay Leave Make Measure Merge Move Multiply Name Number Pack Pad Precondition Project Put Raise Read Record
-    Refresh Refuse Repeat Replace Report Return Rotate Round Run Save Say Scale Schedule Send Shape Shard Skip Solve
-    Split Store Sum Take Tell Track Treat Turn Use Warn Wrap
+    Accumulate Adapt Add Append Apply Approximate Average Begin Bound Call Capture Carry Cast Chain Change Check Choose
+    Collect Combine Compare Compile Compress Compute Concatenate Copy Count Crop Cut Damp Decompose Define Derive
+    Describe Divide Enlarge Estimate Explain Factor Fill Filter Find Finish Fix Follow Forget Gather Give Graft Group
+    Hash Help Hide Hold Import Invert Join Keep Lay Learn Leave Let List Look Make Mark Measure Merge Minimise Move
+    Multiply Name Normalize Note Number Orthogonalize Pack Pad Pass Precondition Project Put Raise Read Record Refresh
+    Refuse Remove Repeat Replace Report Return Rotate Round Run Save Say Scale Schedule Send Shape Shard Share Shorten
+    Show Shrink Skip Solve Sort Split Start Step Store Sum Switch Take Tap Tell Test Track Train Transform Translate
+    Treat Try Turn Use Wait Warn Widen Wrap Write Yield
 """
 
 # Words that a reader whose English is a second language stops at, and words that hide what a sentence is about.

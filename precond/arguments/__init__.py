@@ -1,4 +1,4 @@
-"""What a user typed: checked, explained where it is wrong, and printed in one line. Floor 0 of the library."""
+"""Check what a user typed, explain what is wrong in it, and print it in one line. This is floor 0 of the library."""
 
 from precond.arguments.check_idle import check_idle
 from precond.arguments.checks import (

@@ -1,4 +1,4 @@
-"""Arguments that another one leaves without effect."""
+"""Warn of arguments that have no effect beside another one."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ def check_idle(beside: str, /, **given: tuple[Any, Any]) -> None:
 
     Args:
       beside: the argument which leaves the others without effect, as the user types it: "momentum=".
-      **given: by name, the value and the default of each argument without effect.
+      **given: the value and the default of each argument without effect, by its name.
 
     Raises:
       ValueError: for the first that is not the default.

@@ -1,4 +1,4 @@
-"""Arguments of another kind than a function's annotations say: "3e-3" for a number, a function for what it makes."""
+"""Check arguments against a function's annotations: refuse "3e-3" for a number, or a function for what it makes."""
 
 import collections.abc
 import inspect
@@ -77,7 +77,7 @@ def is_number(annotation: Any) -> bool:
     """Return whether an annotation stands for one number, and not for a tree of arrays.
 
     Args:
-      annotation: of an argument.
+      annotation: the annotation of an argument.
 
     Examples:
       >>> is_number(optax.ScalarOrSchedule), is_number(optax.Params), is_number(str)
@@ -125,7 +125,7 @@ def kinds_of(annotation: Any) -> list[Any]:
     """Return the members of a union, those of unions within it included.
 
     Args:
-      annotation: of an argument.
+      annotation: the annotation of an argument.
 
     Examples:
       >>> kinds_of(int | None)

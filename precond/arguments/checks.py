@@ -1,4 +1,4 @@
-"""Checks of what a user typed, with messages that say what, why and what to do."""
+"""Check what a user typed, with messages that say what is wrong, why, and what to do."""
 
 import inspect
 import math

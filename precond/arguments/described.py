@@ -1,4 +1,4 @@
-"""Public functions that explain wrong arguments, and transformations that print in one line."""
+"""Make public functions explain wrong arguments, and make transformations print in one line."""
 
 import functools
 import inspect
@@ -58,7 +58,7 @@ def described(
     `update` fails, trees that do not belong together are named. Signature and docstring stay what they are.
 
     Args:
-      sign: of the transformations that the function makes: -1 for whole optimizers, 1 for directions.
+      sign: the sign of the transformations that the function makes: -1 for whole optimizers, 1 for directions.
       explain: whether failures of their `init` and `update` are explained, which those of whole optimizers are.
       common: a function that is passed the arguments which are caught by `**`.
 

@@ -20,7 +20,7 @@ def as_direction(
     """Mark a transformation as a direction, so that `sign_of` need not look.
 
     Args:
-      tx: any transformation.
+      tx: a transformation.
       like: the transformation whose sign it has, where that is known; None for a direction.
 
     Examples:
@@ -72,7 +72,7 @@ def check_optimizer(tx: optax.GradientTransformation, **parts: Any) -> optax.Gra
 
     Args:
       tx: made of the parts, which it takes for whole optimizers.
-      **parts: by the names of their arguments; those that are None are left out.
+      **parts: the parts, by the names of their arguments; those that are None are left out.
 
     Raises:
       ValueError: in `init`, for a part that is a direction.
@@ -154,8 +154,8 @@ def refuse_optimizers(name: str, tx: optax.GradientTransformation) -> None:
     """Raise if a transformation is a whole optimizer of this library, or a `precond.blocked`.
 
     Args:
-      name: of the argument.
-      tx: any transformation.
+      name: the name of the argument.
+      tx: a transformation.
 
     Raises:
       ValueError: saying what to write instead.
@@ -183,7 +183,7 @@ def check_signs(parts: Mapping[str, optax.GradientTransformation], trees: Mappin
 
     Args:
       parts: two by the names of their arguments.
-      trees: of parameters or stacks that each of them will see, by the same names, where that is known.
+      trees: the trees of parameters or stacks that each part will see, by the same names, if they are known.
 
     Raises:
       ValueError: naming the one that goes against the gradient.

@@ -1,4 +1,4 @@
-"""Why an update failed: trees that do not belong together, said by name."""
+"""Explain why an update failed, by the names of the trees that do not belong together."""
 
 import linecache
 from collections.abc import Callable
@@ -24,7 +24,7 @@ def explained(
     Where nothing fails, shapes alone are compared: a state of other parameters may change those of the updates.
 
     Args:
-      tx: any transformation.
+      tx: a transformation.
       name: how to call it.
 
     Examples:

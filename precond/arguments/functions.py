@@ -1,4 +1,4 @@
-"""Functions that a user gave: what they take, and what they give."""
+"""Check what a user's functions take and what they return."""
 
 import inspect
 from collections.abc import Callable
@@ -17,8 +17,8 @@ def takes(function: Callable[..., Any], count: int, *, more: bool = False) -> bo
     """Return whether a function can be called with so many arguments; True where its signature is not known.
 
     Args:
-      function: any.
-      count: of arguments by position.
+      function: a function.
+      count: the number of arguments by position.
       more: whether it may need others, by name.
 
     Examples:
@@ -86,10 +86,10 @@ def called(name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -
     """Call a function that a user gave, which must take these arguments.
 
     Args:
-      name: of the argument that the function was given as.
-      function: to call.
-      *args: for it.
-      **kwargs: for it.
+      name: the name of the argument that the function was given as.
+      function: the function to call.
+      *args: its arguments by position.
+      **kwargs: its arguments by name.
 
     Raises:
       TypeError: if it takes others.

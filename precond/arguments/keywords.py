@@ -1,4 +1,4 @@
-"""Names that other libraries give to arguments, and what they are called here."""
+"""Tell which argument of this library has the meaning of an argument of another library."""
 
 import difflib
 import inspect
@@ -148,7 +148,7 @@ def advice_for(name: str, parameters: Sequence[str]) -> str:
     """Return what to write in place of an argument that a function does not have.
 
     Args:
-      name: of the argument.
+      name: the name of the argument.
       parameters: the names of those that it has.
 
     Examples:
@@ -168,8 +168,8 @@ def check_call(function: str, signature: inspect.Signature, args: tuple[Any, ...
     """Raise unless a function can be called with these arguments.
 
     Args:
-      function: its name.
-      signature: of it.
+      function: the name of the function.
+      signature: the signature of the function.
       args: those by position.
       kwargs: those by name.
 

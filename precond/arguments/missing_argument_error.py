@@ -1,4 +1,4 @@
-"""The error of an update that was not given an argument without which it cannot be computed."""
+"""Say by an error class that an update was not given an argument that it needs."""
 
 __all__ = ["MissingArgumentError"]
 

@@ -1,4 +1,4 @@
-"""Values in one short line, for error messages and for how parts print."""
+"""Show values in one short line, in error messages and where parts are printed."""
 
 import functools
 import inspect
@@ -103,7 +103,7 @@ def made(value: Any) -> str:
     """Return how a tuple of functions prints: by the name of the function that made it.
 
     Args:
-      value: of a type whose fields are functions.
+      value: a value of a type whose fields are functions.
 
     Examples:
       >>> from precond import inverse_root

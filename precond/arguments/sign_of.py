@@ -51,8 +51,9 @@ def sign_of(tx: optax.GradientTransformation, tree: optax.Params | None = None, 
     `costly`).
 
     Args:
-      tx: any transformation of parameters, or of stacks of blocks.
-      tree: of parameters or stacks that it will see, where that is known: masks and labels are made for this tree.
+      tx: a transformation of parameters, or of stacks of blocks.
+      tree: a tree of the parameters or stacks that it will see, if they are known: masks and labels are made for this
+        tree.
       costly: whether to take the step even where matrices are decomposed.
 
     Examples:
@@ -118,7 +119,7 @@ def why_it_fails(tx: optax.GradientTransformation, tree: optax.Params) -> str:
 
     Args:
       tx: as in `sign_of`.
-      tree: of parameters or stacks.
+      tree: a tree of parameters or stacks.
 
     Examples:
       >>> why_it_fails(optax.masked(optax.identity(), {"a": True}), {"a": jnp.ones(2)})

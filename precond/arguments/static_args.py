@@ -1,4 +1,4 @@
-"""Which arguments of a function set shapes, schedules or programs, and so cannot be injected into a state."""
+"""Tell which arguments of a function set shapes, schedules or programs: these cannot be injected into a state."""
 
 import inspect
 from collections.abc import Callable
@@ -19,7 +19,7 @@ def static_args(factory: Callable[..., Any]) -> tuple[str, ...]:
     and dampings, and wrong for block sizes, refreshes, powers, views and masks: these are named here.
 
     Args:
-      factory: any function of this library that makes a transformation: `precond.shampoo`, `precond.kfac`, a recipe.
+      factory: a function of this library that makes a transformation: `precond.shampoo`, `precond.kfac`, a recipe.
 
     Raises:
       TypeError: for anything but a function, such as the optimizer that it makes.

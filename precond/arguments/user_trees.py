@@ -1,4 +1,4 @@
-"""Trees that a user gave: of arrays, of one structure, and with keys that can be sorted."""
+"""Check trees that a user gave: they hold arrays, have one structure, and have keys that can be sorted."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -53,7 +53,7 @@ def check_keys(name: str, tree: Any) -> None:
     """Raise if a dictionary has keys that cannot be sorted, such as numbers beside strings: JAX sorts them.
 
     Args:
-      name: of the argument.
+      name: the name of the argument.
       tree: anything.
 
     Raises:
@@ -87,7 +87,7 @@ def check_values(**trees: object) -> None:
     """Raise for trees of shapes alone.
 
     Args:
-      **trees: by the names of the arguments.
+      **trees: the trees, by the names of the arguments.
 
     Raises:
       TypeError: naming the first shape.
@@ -149,7 +149,7 @@ def check_arrays(name: str, tree: Any) -> None:
     """Raise unless all leaves of a tree are arrays, or numbers.
 
     Args:
-      name: of the argument.
+      name: the name of the argument.
       tree: anything.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Which optimizer a state was probably made by."""
+"""Tell which optimizer a state was probably made by."""
 
 import functools
 import warnings
@@ -28,7 +28,7 @@ def whose(state: Any) -> str | None:
     """Return the name of the optimizer whose state is made of the same kinds of states, or None if there is none.
 
     Args:
-      state: of any optimizer.
+      state: the state of an optimizer.
 
     Examples:
       >>> whose(optax.adamw(1e-3).init({"weights": [jnp.ones(2)]}))

@@ -1,4 +1,4 @@
-"""States of optimizers that outlive a change of the model or of the optimizer. Floor 4 of the library."""
+"""Keep states of optimizers when the model or the optimizer changes. This is floor 4 of the library."""
 
 from precond.checkpoints.adopt import Adopted, adopt
 from precond.checkpoints.by_path import by_path

@@ -23,9 +23,10 @@ class Adopted(NamedTuple):
     """A state, and what became of each parameter.
 
     Attributes:
-      state: for the optimizer and the parameters that `adopt` was given.
+      state: the state for the optimizer and the parameters that `adopt` was given.
       kept: paths of the parameters of which everything was kept.
-      partly: for each parameter of which something was kept, the names of the places that begin anew.
+      partly: the names of the places that start again from their first values, for each parameter of which something
+        was kept.
       anew: paths of the parameters of which nothing was kept.
     """
 
@@ -62,11 +63,11 @@ def adopt(
 
     Args:
       tx: the optimizer to go on with, from this library or around it.
-      params: its parameters, arrays.
-      state: of any optimizer, for other parameters or the same; what `precond.checkpoints.by_path` returned; or one
-        that was restored from a checkpoint as plain dictionaries and lists.
-      renamed: from new paths to those in the state; a mapping, or a function of every new path. A path that a mapping
-        leaves out has not changed.
+      params: the parameters of the optimizer, a tree of arrays.
+      state: the state of an optimizer, for other parameters or the same; what `precond.checkpoints.by_path` returned;
+        or one that was restored from a checkpoint as plain dictionaries and lists.
+      renamed: the paths in the state of parameters that have new paths: a mapping by the new path, or a function of it.
+        A path that a mapping leaves out has not changed.
       b1: decay of the first moment of the Adam whose state it is, by which its bias is removed.
       b2: decay of the second moment of this Adam.
 

@@ -1,4 +1,4 @@
-"""A state as a dictionary by the paths of parameters, in which nothing depends on their order."""
+"""Turn a state into a dictionary by the paths of parameters, in which nothing depends on their order."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -30,8 +30,8 @@ class Record(NamedTuple):
     """A state by parameter.
 
     Attributes:
-      parameters: what is kept of each, by path and by the name of its place in the state.
-      others: by the name of its place, what belongs to no parameter, such as counts.
+      parameters: the arrays that are kept of each parameter, by path and by the name of their place in the state.
+      others: the arrays that belong to no parameter, such as counts, by the name of their place.
     """
 
     parameters: dict[str, dict[str, Any]]
@@ -49,7 +49,7 @@ def by_path(tx: optax.GradientTransformation, params: Tree, state: optax.OptStat
     Args:
       tx: the optimizer that made the state, from this library or around it.
       params: a tree of arrays, or of anything with shape and dtype.
-      state: of these parameters.
+      state: the state of these parameters.
 
     Returns:
       A dictionary of two. `"parameters"` has a dictionary for each path, and `"others"` what belongs to no parameter.
@@ -115,10 +115,10 @@ def record_of(
     """Read a state by parameter, as far as these parameters are in it.
 
     Args:
-      leaves: of the state, by name.
-      shapes: of the parameters by path.
-      layouts: of the parameters, by which entries of blocks find their places.
-      old_path: from the path of a parameter to the one it has in the state.
+      leaves: the leaves of the state, by name.
+      shapes: the shapes of the parameters by path.
+      layouts: the layouts of the parameters, by which entries of blocks find their places.
+      old_path: a function from the path of a parameter to its path in the state.
     """
     stacks, places = stacks_in(leaves), places_in(leaves)
     new_path = {old_path(path): path for path in shapes}
@@ -154,7 +154,7 @@ def rows_by_path(block_ids: dict[str, np.ndarray], paths: Mapping[str, str]) -> 
 
     Args:
       block_ids: the block ids by stack.
-      paths: from the paths that are in the state to those to return.
+      paths: the paths to return, by the paths in the state.
 
     Examples:
       >>> rows = np.asarray([[hashed("a"), 0], [hashed("b"), 0], [hashed("a"), 0]])

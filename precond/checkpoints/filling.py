@@ -1,4 +1,4 @@
-"""A new state that is filled, place by place, with what fits of an old one."""
+"""Fill a new state, place by place, with the parts of an old state that fit."""
 
 from typing import Any
 
@@ -31,10 +31,10 @@ class Filling:
 
         Args:
           fresh: the arrays of the new state by name.
-          shapes: of the parameters by path.
-          layouts: of the parameters.
-          record: of the old state.
-          moments: that an Adam kept in the old state.
+          shapes: the shapes of the parameters by path.
+          layouts: the layouts of the parameters.
+          record: the record of the old state.
+          moments: the moments that an Adam kept in the old state.
         """
         self.filled = dict(fresh)
         self._shapes, self._record, self._moments = shapes, record, moments

@@ -1,4 +1,4 @@
-"""The moments of Optax's Adam, as other parts keep them."""
+"""Read the moments of Optax's Adam, and give them to the parts that keep moments in another form."""
 
 from typing import Any, NamedTuple
 
@@ -19,8 +19,8 @@ class Moments(NamedTuple):
 
     Attributes:
       count: the number of steps so far; None if there are no moments.
-      first: of the gradients, by path.
-      second: of their squares, by path.
+      first: the moments of the gradients, by path.
+      second: the moments of their squares, by path.
     """
 
     count: Any
@@ -32,7 +32,7 @@ class Moments(NamedTuple):
 
         Args:
           place: the name of the place; its last part says which moment it is for.
-          path: of the parameter.
+          path: the path of the parameter.
 
         Examples:
           >>> Moments(1, {"w": np.ones(1)}, {}).at("0/momentum/ema", "w")
@@ -47,7 +47,7 @@ def moments_of(record: Record, b1: float, b2: float) -> Moments:
     """Return the moments that Optax's Adam keeps, from any state that has them.
 
     Args:
-      record: of the state.
+      record: the record of the state.
       b1: the decay of the first moment.
       b2: the decay of the second moment.
 

@@ -1,4 +1,4 @@
-"""Where the arrays of a state stand: in stacks of blocks, beside one parameter, or for all of them."""
+"""Tell where the arrays of a state stand: in stacks of blocks, beside one parameter, or for all parameters."""
 
 import re
 from collections.abc import Collection
@@ -74,7 +74,7 @@ def stacks_in(leaves: dict[str, Any]) -> dict[str, dict[str, np.ndarray]]:
     """Return whose the blocks of every stack are, by the prefix of their state and the name of the stack.
 
     Args:
-      leaves: of a state, by name.
+      leaves: the leaves of a state, by name.
 
     Raises:
       ValueError: for the state of several models, as `jax.vmap` makes it.
@@ -107,7 +107,7 @@ def places_in(leaves: dict[str, Any]) -> dict[str, Stacked]:
     """Return in which stack each array stands; those that are not in one are left out.
 
     Args:
-      leaves: of a state, by name.
+      leaves: the leaves of a state, by name.
 
     Examples:
       >>> places_in(
@@ -148,8 +148,8 @@ def beside(name: str, paths: Collection[str]) -> tuple[str, str] | None:
     """Split the name of an array that stands for one parameter, as the moments of Optax's Adam do.
 
     Args:
-      name: of the array.
-      paths: of all parameters; the longest that fits is taken.
+      name: the name of the array.
+      paths: the paths of all parameters; the longest that fits is taken.
 
     Returns:
       The parameter's path and the rest of the name, or None if the name ends with no path.

@@ -1,4 +1,4 @@
-"""The command `doctor`: what this machine is, and what is wrong with it."""
+"""Add the command `doctor`, which tells what this machine is and what is wrong with it."""
 
 import argparse
 
@@ -12,7 +12,7 @@ def add_doctor(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     """Add the command.
 
     Args:
-      commands: of the main parser.
+      commands: the commands of the main parser.
     """
     parser = commands.add_parser(
         "doctor",

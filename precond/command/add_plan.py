@@ -1,4 +1,4 @@
-"""The command `plan`: what a run will cost."""
+"""Add the command `plan`, which tells what a run will cost."""
 
 import argparse
 import json
@@ -21,7 +21,7 @@ def add_plan(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     """Add the command.
 
     Args:
-      commands: of the main parser.
+      commands: the commands of the main parser.
     """
     parser = commands.add_parser(
         "plan",

@@ -1,4 +1,4 @@
-"""The command line, `precond` or `python -m precond`."""
+"""Run the command line, `precond` or `python -m precond`."""
 
 import argparse
 import sys

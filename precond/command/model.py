@@ -1,4 +1,4 @@
-"""The model of which the command line speaks: a preset, or a file of shapes."""
+"""Make the model that the command line names: a preset, or a file of shapes."""
 
 import argparse
 import inspect
@@ -34,7 +34,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     """Add the options that describe a model.
 
     Args:
-      parser: of a command.
+      parser: the parser of a command.
     """
     group = parser.add_argument_group("the model, by a preset and its sizes, or by a file")
     group.add_argument("--preset", choices=_PRESETS, help="needs --width and --layers")
@@ -48,7 +48,7 @@ def read_model(arguments: argparse.Namespace) -> Any:
     """Make the shapes of the parameters.
 
     Args:
-      arguments: from a parser that `add_model` was given.
+      arguments: the arguments from a parser that `add_model` was given.
 
     Returns:
       A tree of `jax.ShapeDtypeStruct`.

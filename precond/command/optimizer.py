@@ -1,4 +1,4 @@
-"""The optimizer of which the command line speaks, and the devices it is divided over."""
+"""Make the optimizer that the command line names, and the devices that it is sharded over."""
 
 import argparse
 import inspect
@@ -54,7 +54,7 @@ def add_optimizer(parser: argparse.ArgumentParser) -> None:
     """Add the options that describe an optimizer.
 
     Args:
-      parser: of a command.
+      parser: the parser of a command.
     """
     group = parser.add_argument_group("the optimizer")
     group.add_argument("--optimizer", choices=_METHODS, default="shampoo", help="default: %(default)s")
@@ -71,7 +71,7 @@ def add_devices(parser: argparse.ArgumentParser) -> None:
     """Add the options that describe a mesh of devices.
 
     Args:
-      parser: of a command.
+      parser: the parser of a command.
     """
     group = parser.add_argument_group("the devices")
     choice = group.add_mutually_exclusive_group()
@@ -89,7 +89,7 @@ def read_run(arguments: argparse.Namespace, params: Any) -> Run:
     """Make what is to be planned.
 
     Args:
-      arguments: from a parser that `add_optimizer` and `add_devices` were given.
+      arguments: the arguments from a parser that `add_optimizer` and `add_devices` were given.
       params: shapes of the parameters.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What a word of the command line may be, with a plain error where it is something else."""
+"""Read the words of the command line, and give a plain error if one cannot be read."""
 
 import argparse
 import math

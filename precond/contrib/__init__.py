@@ -1,4 +1,4 @@
-"""Methods of papers that few people use: nonlinear conjugate gradients, adaptive exponents, extrapolation. Floor 4."""
+"""Run methods that few people use, such as nonlinear conjugate gradients. This is floor 4 of the library."""
 
 from precond.contrib.exponentiated import cosine, exponentiated, inner_product
 from precond.contrib.extrapolated import extrapolated

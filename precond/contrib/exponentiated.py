@@ -1,4 +1,4 @@
-"""Exponentiated gradients, which learn a step size and a gain of each coordinate around any transformation."""
+"""Learn a step size and a gain of each coordinate around any transformation, by exponentiated gradients."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -101,7 +101,7 @@ def exponentiated(
     before you cite this for it.
 
     Args:
-      inner: any transformation in front of the learning rate, whose updates have the signs of gradients.
+      inner: a transformation in front of the learning rate, whose updates have the signs of gradients.
       rate: $\gamma_s$.
       gain_rate: $\gamma_p$; None has no gains and keeps nothing for them.
       decay: $\beta$, the decay of the average with which the gains compare the gradient.

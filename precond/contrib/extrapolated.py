@@ -1,4 +1,4 @@
-"""Gradients at parameters that are extrapolated from the last gradient."""
+"""Take gradients at parameters that are extrapolated from the last gradient."""
 
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ class ExtrapolatedState(NamedTuple):
 
     Attributes:
       count: the number of updates seen.
-      displacement: of the parameters, from the iterate to the point where the gradient is taken.
+      displacement: the displacement of the parameters, from the iterate to the point where the gradient is taken.
       optimizer: the state of the optimizer.
       ahead: the state of the extrapolation.
     """
@@ -46,7 +46,7 @@ def extrapolated(
     its own last gradient, or by noise. Here, under data parallelism, the gradient is the mean over all workers.
 
     Args:
-      optimizer: any optimizer, with its learning rate; it sees the iterate w as parameters.
+      optimizer: an optimizer, with its learning rate; it sees the iterate w as parameters.
       ahead: a transformation from the gradient to the displacement: `optax.scale(-0.1)`, of the size of the learning
         rate; `optax.chain(optax.set_to_zero(), optax.add_noise(..))` for noise.
 

@@ -1,4 +1,4 @@
-"""AdamP's projection, which removes the step along weights that a normalisation makes scale-invariant."""
+"""Remove, as AdamP does, the step along weights that a normalisation makes scale-invariant."""
 
 from typing import Any
 
@@ -35,7 +35,7 @@ def project_radial(
     only makes them grow, and the effective learning rate decay. Scalars and vectors are left alone.
 
     Args:
-      inner: any transformation (`optax.scale_by_adam`), in front of the learning rate.
+      inner: a transformation (`optax.scale_by_adam`), in front of the learning rate.
       delta: δ.
       weight_decay: the coefficient of decoupled weight decay, which is added here since it is weaker for projected
         weights.

@@ -1,4 +1,4 @@
-"""The idealised Neumann optimizer (Algorithm 1), the series of the inverse Hessian by gradients of one batch."""
+"""Run the idealised Neumann optimizer (Algorithm 1): the series of the inverse Hessian by gradients of one batch."""
 
 from collections.abc import Callable
 from typing import Any

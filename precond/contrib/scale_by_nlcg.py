@@ -1,4 +1,4 @@
-"""Nonlinear conjugate gradients without a line search, a momentum whose coefficient depends on the gradients."""
+"""Run nonlinear conjugate gradients without a line search: a momentum whose coefficient depends on the gradients."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -99,7 +99,7 @@ def scale_by_nlcg(
     Args:
       beta: a function from the gradients to the coefficient: `precond.contrib.polak_ribiere`,
         `precond.contrib.fletcher_reeves` or your own.
-      preconditioner: any transformation, $P^{-1}$ (`optax.scale_by_adam(b1=0)`); None is the identity.
+      preconditioner: a transformation, $P^{-1}$ (`optax.scale_by_adam(b1=0)`); None is the identity.
 
     Returns:
       A transformation; updates have the dtype of the gradients, and the signs of gradients.

@@ -1,4 +1,4 @@
-"""What a machine is, how it computes, and which known traps it has. Floor 4 of the library."""
+"""Find what a machine is, how it computes, and which known traps it has. This is floor 4 of the library."""
 
 from precond.diagnosis.diagnose import diagnose
 from precond.diagnosis.diagnosis import Diagnosis

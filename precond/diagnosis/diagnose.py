@@ -1,4 +1,4 @@
-"""A look at a machine before anything is trained on it."""
+"""Look at a machine before anything is trained on it."""
 
 import jax.numpy as jnp
 
@@ -16,7 +16,7 @@ def diagnose(dtype: str = "float32") -> Diagnosis:
     """Say what this machine is, how it computes roots and bases, and which known traps it has.
 
     Args:
-      dtype: of the parameters that are to be trained.
+      dtype: the dtype of the parameters that are to be trained.
 
     Returns:
       A `Diagnosis`; see its attributes, `Diagnosis.text` and `Diagnosis.json`.

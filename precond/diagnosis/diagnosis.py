@@ -1,4 +1,4 @@
-"""What was found of a machine, as a value: to be read by a program, or printed."""
+"""Hold what was found of a machine, for a program to read or for a person to print."""
 
 import json
 import textwrap

@@ -1,4 +1,4 @@
-"""What is well as it is on a machine, but good to know."""
+"""Note what is good to know of a machine although nothing is wrong with it."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""What is wrong with a machine: each check finds one known trap."""
+"""Find what is wrong with a machine: each check finds one known trap."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""What this machine is, and how JAX is set up on it."""
+"""Tell what this machine is, and how JAX is set up on it."""
 
 import importlib.metadata
 import os
@@ -26,11 +26,11 @@ class Machine(NamedTuple):
     """Hold what was found of a machine.
 
     Attributes:
-      versions: by package; one that is not installed is left out.
-      platform: on which JAX computes by default, as "cpu", "gpu" or "tpu"; empty if it finds no device.
+      versions: the versions of packages, by their names; a package that is not installed is left out.
+      platform: the platform on which JAX computes by default, as "cpu", "gpu" or "tpu"; empty if it finds no device.
       devices: how many there are of each kind.
-      processes: of this run.
-      cores: that this process may use.
+      processes: the number of processes of this run.
+      cores: the number of cores that this process may use.
       hardware: accelerators whose device files are there, whether JAX uses them or not.
       settings: JAX's options by name.
       environment: variables by name, None for those that are not set.

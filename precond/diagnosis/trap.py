@@ -1,4 +1,4 @@
-"""A trap, and the evidence in which traps are looked for."""
+"""Hold a trap, and the evidence in which traps are looked for."""
 
 from typing import NamedTuple
 
@@ -12,9 +12,9 @@ class Evidence(NamedTuple):
     """What is known when traps are looked for.
 
     Attributes:
-      machine: as it was found.
-      trials: None where JAX finds no device to compute on.
-      dtype: of the parameters that the user means to train.
+      machine: the machine, as it was found.
+      trials: the trials of the machine; None if JAX finds no device to compute on.
+      dtype: the dtype of the parameters that the user means to train.
     """
 
     machine: Machine
@@ -27,7 +27,7 @@ class Trap(NamedTuple):
 
     Attributes:
       seen: what was found on this machine.
-      why: it matters.
+      why: the reason why it matters.
       advice: what to do.
     """
 

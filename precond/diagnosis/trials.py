@@ -1,4 +1,4 @@
-"""Roots and bases computed on this machine: by which algorithm, how fast, and how well."""
+"""Compute roots and bases on this machine: tell by which algorithm, how fast, and how well."""
 
 import time
 from collections.abc import Callable
@@ -26,9 +26,9 @@ class Trial(NamedTuple):
     """Hold what one method did on a batch of matrices of known spectrum.
 
     Attributes:
-      method: its name.
-      milliseconds: for each matrix, without compilation.
-      residual: of a root, the norm of X^4 (A + damping I) - I; of a basis, that of Q^T Q - I; the worst of the batch.
+      method: the name of the method.
+      milliseconds: the time for each matrix, without compilation.
+      residual: the largest norm in the batch: for a root of X^4 (A + damping I) - I, and for a basis of Q^T Q - I.
     """
 
     method: str

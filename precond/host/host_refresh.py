@@ -1,4 +1,4 @@
-"""Around a training loop: what is taken at one boundary is computed beside training and in use from the next one."""
+"""Refresh roots around a training loop: begin at one boundary, compute beside training, and use them from the next."""
 
 import os
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -152,8 +152,8 @@ def host_refresh(
       params: those it is for, or their shapes and dtypes.
       workers: the number of threads, or a pool of threads (`concurrent.futures`), which `close` shuts down; None is
         half the machine's cores.
-      updates: that the loop makes at most between two calls, as with `jax.lax.scan` over steps. Roots come back that
-        much earlier.
+      updates: the number of updates that the loop makes at most between two calls, as with `jax.lax.scan` over steps.
+        Roots come back that much earlier.
 
     Returns:
       A function from the optimizer's state, or a tree with it in it (as Flax's `TrainState`), to the same with new

@@ -1,4 +1,4 @@
-"""One refresh of all roots of an engine: a task for every matrix, in float64."""
+"""Refresh all roots of an engine once, in float64, by a task for every matrix."""
 
 import logging
 from collections.abc import Callable
@@ -26,10 +26,12 @@ class Work(NamedTuple):
     """What is done for one axis of one stack.
 
     Attributes:
-      stack: its index.
-      axis: from 0.
-      leaving: the factors, what was derived from them before, and how many of each block's refreshes failed.
-      futures: of the pieces that this process has, by their first row: one a row.
+      stack: the index of the stack.
+      axis: the index of the axis, from 0.
+      leaving: the copies of the factors, of what was derived from them before, and how many of each block's refreshes
+        failed.
+      futures: the futures of the pieces that this process has, by the first row of the piece, with one future for each
+        row.
     """
 
     stack: int
@@ -43,8 +45,8 @@ class Job(NamedTuple):
 
     Attributes:
       taken: the count at which its factors were taken.
-      used: that of the roots in use meanwhile.
-      works: one for each axis of each stack.
+      used: the count at which the factors of the roots were taken that are in use meanwhile.
+      works: the works, one for each axis of each stack.
     """
 
     taken: int
@@ -95,12 +97,12 @@ def begin(state: KroneckerState, root: Root, kernel: Kernel, pool: Executor, *, 
     """Start to refresh all roots from the factors that were taken.
 
     Args:
-      state: the engine's.
-      root: of the engine.
-      kernel: of the root.
-      pool: in whose threads.
-      taken: as in the state, on the host.
-      used: as in the state, on the host.
+      state: the state of the engine.
+      root: the root of the engine.
+      kernel: the kernel of the root.
+      pool: the pool of threads that computes.
+      taken: the count in the state at which the factors were taken, on the host.
+      used: the count in the state of the roots that are in use, on the host.
     """
     works = []
     for stack, (factors, roots, failed) in enumerate(zip(*_stacks(state)[:3], strict=True)):
@@ -140,8 +142,8 @@ def finish(state: KroneckerState, job: Job, root: Root) -> KroneckerState:
     """Wait for a job, and return the engine's state with its roots.
 
     Args:
-      state: whose roots are those that the job began with.
-      job: from `begin`.
+      state: the state of the engine, with the roots that the job began with.
+      job: the job that `begin` returned.
       root: the engine's.
     """
     _, roots, failed, treedef = _stacks(state)
@@ -176,7 +178,7 @@ def cancel(job: Job) -> None:
     """Begin no more of its tasks.
 
     Args:
-      job: from `begin`.
+      job: the job that `begin` returned.
     """
     for work in job.works:
         for futures in work.futures.values():
@@ -188,6 +190,6 @@ def unfinished(job: Job) -> int:
     """Count the tasks that are not done.
 
     Args:
-      job: from `begin`.
+      job: the job that `begin` returned.
     """
     return sum(not future.done() for work in job.works for futures in work.futures.values() for future in futures)

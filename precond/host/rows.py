@@ -1,4 +1,4 @@
-"""Stacks leave for the host and come back, each process with the rows that its own devices have."""
+"""Copy stacks to the host and back; each process copies the rows that its own devices have."""
 
 import functools
 import threading
@@ -27,7 +27,7 @@ class Leaving:
     """A tree of stacks on its way to the host: copies, for what they were made of may be donated to the next step.
 
     Attributes:
-      rows: of each piece that this process has, from its first row to their number.
+      rows: the number of rows of each piece that this process has, by the first row of the piece.
     """
 
     def __init__(self, shards: list[dict[int, jax.Array]], treedef: Any) -> None:
@@ -49,7 +49,7 @@ def leave(tree: Any) -> Leaving:
     """Start to copy to the host, and wait for nothing.
 
     Args:
-      tree: of arrays with one leading axis, of which the first says how all are to be sharded on it.
+      tree: a tree of arrays with equal first axes; the first array says how all are sharded along it.
 
     Examples:
       >>> leave({"a": jnp.arange(3)}).piece(0)
@@ -73,8 +73,8 @@ def put(like: jax.Array, rows: dict[int, np.ndarray]) -> jax.Array:
     """Put an array into the shape, dtype and sharding of another.
 
     Args:
-      like: the other.
-      rows: its pieces, by their first row, that devices of this process need. A float beyond the range of the dtype
+      like: the other array.
+      rows: the pieces, by their first row, that devices of this process need. A float beyond the range of the dtype
         becomes the largest that it has.
 
     Examples:

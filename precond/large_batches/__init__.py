@@ -1,4 +1,4 @@
-"""Training with large batches: AdaScale, accumulation, the Neumann optimizer. Floor 3 of the library."""
+"""Train with large batches: by AdaScale, accumulation, or the Neumann optimizer. This is floor 3 of the library."""
 
 from precond.large_batches.accumulate import AccumulateState, accumulate
 from precond.large_batches.convexify import convexify

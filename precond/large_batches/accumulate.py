@@ -1,4 +1,4 @@
-"""Accumulation: one step for several micro-batches, in which the inner transformation runs once."""
+"""Accumulate several micro-batches into one step, in which the inner transformation runs once."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -71,7 +71,7 @@ def accumulate(
     If all micro-batches are there at once, `precond.replicas.over_micro_batches` does the same without a state.
 
     Args:
-      inner: any transformation.
+      inner: a transformation.
       every_k: k, the number of micro-steps in a step; with 1 every update is passed through.
       metric: a function from the inner state to the metric of the statistics (`precond.replicas.adam_metric`); None is
         the identity. The micro-steps' own `replicas` must have the same metric.

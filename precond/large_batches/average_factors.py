@@ -1,4 +1,4 @@
-"""The mean of K-FAC's factors over several micro-steps, by layer."""
+"""Average K-FAC's factors over several micro-steps, layer by layer."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The Neumann optimizer's regularizer, a cubic pull towards a moving average of the weights, and a push away."""
+"""Add the Neumann optimizer's regularizer: a cubic pull towards a moving average of the weights, and a push away."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""The spread of a single gradient, from its distance to the gradient before it."""
+"""Estimate the spread of a single gradient from its distance to the gradient before it."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""Parameters that run ahead of the iterate, and the way back to the parameters to evaluate."""
+"""Return the parameters to evaluate, if training runs ahead of its iterate."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""AdaScale's gain, and the rules by which its two moments are estimated."""
+"""Compute AdaScale's gain, and choose the rule by which its two moments are estimated."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -20,9 +20,9 @@ class GainEstimator(NamedTuple):
     They are $\sigma^2$ and $\mu^2$ in the paper.
 
     Attributes:
-      average: from the number of this sample (from 1), the weight kept so far (0 at first), the scale S of the sample's
-        gradient and the number n of its parts, to the rate a of $\bar x \leftarrow \bar x + a (x - \bar x)$ and the
-        weight to keep.
+      average: a function from the number of this sample (from 1), the weight kept so far (0 at first), the scale S of
+        the sample's gradient and the number n of its parts, to the rate a of $\bar x \leftarrow \bar x + a (x - \bar
+        x)$ and the weight to keep.
       before: changes a sample $(\sigma^2, \mu^2)$ before it is averaged.
       after: changes the averages before they are used.
       start: the number of first steps in which the gain is 1.

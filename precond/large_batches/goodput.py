@@ -1,4 +1,4 @@
-"""How large the batch should be, from the averages of AdaScale and the time of a step."""
+"""Tell how large the batch should be, from the averages of AdaScale and the time of a step."""
 
 from collections.abc import Mapping
 
@@ -21,7 +21,7 @@ def gain_at(state: optax.OptState, scale: ArrayLike) -> jax.Array:
     $$r(S) = \frac{\sigma^2 + \mu^2}{\sigma^2 / S + \mu^2}$$
 
     Args:
-      state: of an optimizer with `precond.scale_by_adascale` in it.
+      state: the state of an optimizer with `precond.scale_by_adascale` in it.
       scale: S, at least 1; an array gives an array.
 
     Raises:
@@ -56,8 +56,8 @@ def best_scale(state: optax.OptState, seconds: Mapping[float, float]) -> float:
     The progress of a step is its gain, in steps of the base batch: $r(S) / t(S)$ is the largest.
 
     Args:
-      state: of an optimizer with `precond.scale_by_adascale` in it, outside of `jax.jit`.
-      seconds: for each scale that is possible the time of a step, as it was measured.
+      state: the state of an optimizer with `precond.scale_by_adascale` in it, outside of `jax.jit`.
+      seconds: the measured time of a step for each scale that is possible.
 
     Raises:
       ValueError: for no scales, a time that is not above 0, and as `gain_at`.

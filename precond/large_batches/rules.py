@@ -1,4 +1,4 @@
-"""Rules by which a learning rate grows with the batch, other than AdaScale's."""
+"""Scale a learning rate with the batch by other rules than AdaScale's."""
 
 from collections.abc import Callable
 

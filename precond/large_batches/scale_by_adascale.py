@@ -1,4 +1,4 @@
-"""AdaScale, a learning rate that grows with the batch as far as the noise of the gradient lets it."""
+"""Scale the learning rate with the batch as far as the noise of the gradient lets it: AdaScale."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

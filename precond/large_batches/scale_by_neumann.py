@@ -1,4 +1,4 @@
-"""The Neumann optimizer (Algorithm 2), Nesterov's momentum with growth, restarts and a regularizer."""
+"""Run the Neumann optimizer (Algorithm 2): Nesterov's momentum with growth, restarts and a regularizer."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -27,7 +27,7 @@ class NeumannState(NamedTuple):
       average: the moving average of the parameters, float32 or wider; None without a regularizer.
       resets: the number of resets so far.
       age: the number of updates since the last reset.
-      known: whose momentum and average they are.
+      known: the parameters whose momentum and average they are, by hashes of their paths.
     """
 
     count: jax.Array

@@ -1,4 +1,4 @@
-"""K-FAC's view of a model: its layers' inputs and cotangents, as factors. Floor 3 of the library.
+"""Capture the inputs and cotangents of a model's layers as the factors of K-FAC. This is floor 3 of the library.
 
 The front ends for Flax are the modules `precond.layers.linen` and `precond.layers.nnx`, which alone import it.
 """

@@ -1,4 +1,4 @@
-"""Assembling a capture of the layers that a front end found."""
+"""Make a capture of the layers that a front end found."""
 
 import functools
 import re
@@ -33,11 +33,12 @@ class LayerSpec(NamedTuple):
     """Say what a front end's rule found: the kind of a layer, and the names of its parameters.
 
     Attributes:
-      kind: of the layer.
+      kind: the kind of the layer.
       weights: the name of its weights among its parameters.
       bias: the name of its bias, used if the kind has one.
-      shape: of the weights where the layer is called. The weights among the parameters have these axes in this order,
-        and those of scans and maps before and between them. None takes all axes of scans and maps for the first ones.
+      shape: the shape of the weights where the layer is called. The weights among the parameters have these axes in
+        this order, and those of scans and maps before and between them. None takes all axes of scans and maps for the
+        first ones.
       choice: which axes to take for those of scans and maps where several would fit the shapes; 0 for the first ones.
     """
 
@@ -84,10 +85,10 @@ def assemble(
     """Return a capture of the layers that a front end found.
 
     Args:
-      specs: by path.
+      specs: the specs of the layers, by path.
       reasons: why the modules at other paths are not tapped.
       params: the model's parameters.
-      bind: from the taps by path to the `apply` of the capture.
+      bind: a function from the taps by path to the `apply` of the capture.
       sharing: as in `sharing_of`.
       batch: as in `Tap`.
     """
@@ -133,7 +134,7 @@ def choices(path: str, spec: LayerSpec, params: Tree) -> int:
     """Return how many ways of stacking fit the shapes of a layer's parameters.
 
     Args:
-      path: of the layer.
+      path: the path of the layer.
       spec: what a rule found there.
       params: the model's parameters.
 

@@ -1,4 +1,4 @@
-"""The eigenbases that an optimizer has of each layer, from its state."""
+"""Return the eigenbases that an optimizer has of each layer, from its state."""
 
 from collections.abc import Iterator, Mapping
 
@@ -22,7 +22,7 @@ def bases_of(state: optax.OptState, layers: Mapping[str, Layer], params: Tree) -
     """Return the eigenbases that `precond.ekfac` has of each layer.
 
     Args:
-      state: of the optimizer, which may be chained or wrapped.
+      state: the state of the optimizer, which may be chained or wrapped.
       layers: the layers that the optimizer was given.
       params: the parameters that it was given.
 

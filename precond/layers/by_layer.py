@@ -1,4 +1,4 @@
-"""Factors that come by layer, as a transformation of stacks needs them: by stack."""
+"""Give factors of layers to a transformation of stacks, which needs them by stack."""
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +23,7 @@ def by_layer(inner: optax.GradientTransformation, layers: Mapping[str, Layer]) -
     as `moments`.
 
     Args:
-      inner: any transformation of stacks; `precond.scale_by_kronecker` with the statistics of K-FAC.
+      inner: a transformation of stacks; `precond.scale_by_kronecker` with the statistics of K-FAC.
       layers: `capture.layers`.
 
     Returns:

@@ -1,4 +1,4 @@
-"""A capture: the layers of a model, their probes, and how parameters carry them."""
+"""Define a capture: the layers of a model, their probes, and the way in which parameters carry them."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -21,9 +21,9 @@ class Capture(NamedTuple):
     """Hold the layers of a model, and how their factors are captured; a front end makes it.
 
     Attributes:
-      layers: by path; for `layers=` of `precond.kfac` and `precond.scale_by_kfac`.
-      taps: by the same paths, how each layer is tapped.
-      coverage: which parameters have factors, which have none, and why; print it.
+      layers: the layers by path, for `layers=` of `precond.kfac` and `precond.scale_by_kfac`.
+      taps: the way in which each layer is tapped, by the same paths.
+      coverage: the table of which parameters have factors, which have none, and why; print it.
       apply: the model with its taps in place, called as the model itself; taps act where parameters carry probes.
     """
 
@@ -62,7 +62,7 @@ class Capture(NamedTuple):
 
         Args:
           params: a tree in which the parameters of each layer are a dictionary, a tuple, a list or a dataclass.
-          probes: from `probes`; None makes probes that count examples.
+          probes: the probes that the method `probes` returned; None makes probes that count examples.
         """
         for name, probe in (self.probes(params, count=True) if probes is None else probes).items():
             params = inserted(params, name, probe)
@@ -72,7 +72,7 @@ class Capture(NamedTuple):
         """Return the parameters without probes: the inverse of `attach`.
 
         Args:
-          params: that carry probes.
+          params: the parameters, which carry probes.
         """
         return without(params)
 
@@ -83,8 +83,8 @@ class Capture(NamedTuple):
         ends for Flax call it themselves.
 
         Args:
-          params: that may carry probes.
-          outputs: of the model, by examples.
+          params: the parameters, which may carry probes.
+          outputs: the outputs of the model, by examples.
         """
         return counted(self.taps, params, outputs)
 
@@ -115,9 +115,9 @@ def counted(taps: Mapping[str, Tap], params: Tree, outputs: Tree) -> Tree:
     """Return the outputs themselves; in the backward pass, the probes count their examples (`Capture.counted`).
 
     Args:
-      taps: of a capture.
-      params: that may carry probes.
-      outputs: of the model, by examples.
+      taps: the taps of a capture.
+      params: the parameters, which may carry probes.
+      outputs: the outputs of the model, by examples.
     """
     probes = [probe_of(subtree(params, path)) for path in taps]
     counters = [p.sums["examples"] for p in probes if p is not None and "examples" in p.sums]

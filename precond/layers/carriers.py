@@ -1,4 +1,4 @@
-"""Nodes of parameters that carry a probe: dictionaries by one entry more, others as instances of a subclass."""
+"""Put a probe into nodes of parameters: dictionaries get one more entry, other nodes become instances of a subclass."""
 
 import copy
 import functools
@@ -42,7 +42,7 @@ def carrying(node: object, probe: object) -> Any:
 
     Args:
       node: a mapping, a tuple, a list, or an instance of a dataclass that JAX knows.
-      probe: to carry; it is one more part of the node for JAX.
+      probe: the probe to carry; it is one more part of the node for JAX.
 
     Raises:
       TypeError: for a leaf, and for instances of a class that cannot be derived from.

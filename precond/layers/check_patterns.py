@@ -1,4 +1,4 @@
-"""The check that every regular expression is found in some path."""
+"""Check that every regular expression is found in some path."""
 
 import re
 from collections.abc import Iterable
@@ -13,9 +13,9 @@ def check_patterns(name: str, patterns: Any, paths: Iterable[str]) -> None:
     """Raise for a regular expression that is found in none of the paths.
 
     Args:
-      name: of the argument that has them.
+      name: the name of the argument that has them.
       patterns: regular expressions; a predicate is not looked at.
-      paths: in one of which each must be found.
+      paths: the paths, in one of which each pattern must be found.
 
     Raises:
       TypeError: for a pattern that is no string.

@@ -1,4 +1,4 @@
-"""Rules of modules, checked before a model is looked at."""
+"""Check rules of modules before a model is looked at."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,7 +13,7 @@ def check_rules(rules: Mapping[Any, Any] | None) -> None:
     """Raise unless rules are functions by the types of modules.
 
     Args:
-      rules: by type; None stands for an empty set.
+      rules: the rules by type; None is the same as no rules.
 
     Raises:
       TypeError: for a key that is not a type, such as its name, and for a rule that is not a function.
@@ -34,8 +34,8 @@ def spec_by(rule: Callable[..., Any], module: Any, *args: Any) -> LayerSpec:
     """Return what a rule finds in a module.
 
     Args:
-      rule: of the module's type.
-      module: any.
+      rule: the rule of the module's type.
+      module: a module.
       *args: what else the rule is given.
 
     Raises:

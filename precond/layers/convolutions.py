@@ -1,4 +1,4 @@
-"""The convolutions of Flax, linen and nnx, translated to the arguments of `jax.lax`."""
+"""Translate the convolutions of Flax, linen and nnx, to the arguments of `jax.lax`."""
 
 from collections.abc import Sequence
 from typing import Any

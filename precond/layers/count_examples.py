@@ -1,4 +1,4 @@
-"""Counting examples in the backward pass, for loops that pass gradients alone."""
+"""Count examples in the backward pass, for loops that pass gradients alone."""
 
 import functools
 import math

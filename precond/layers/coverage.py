@@ -1,4 +1,4 @@
-"""Which parameters have factors, which have none, and why: as a table, and as an error."""
+"""Tell which parameters have factors, which have none, and why: as a table, and as an error."""
 
 import math
 import re
@@ -19,7 +19,7 @@ class Row(NamedTuple):
     """Hold one line of the table: a layer, or a parameter without factors.
 
     Attributes:
-      path: of the layer, or of the parameter.
+      path: the path of the layer, or of the parameter.
       kind: the layer's kind and its weight sharing; empty for a parameter without factors.
       factors: the shapes of the factors.
       bytes: how much memory the factors take.
@@ -39,10 +39,10 @@ class Row(NamedTuple):
         """Return the line of a layer with factors.
 
         Args:
-          path: of the layer.
-          layer: of the capture.
-          spec: of its tap.
-          kernel: its weights, or their shape and dtype.
+          path: the path of the layer.
+          layer: the layer of the capture.
+          spec: the tap of the layer.
+          kernel: the weights of the layer, or their shape and dtype.
         """
         groups, i, o = layer.size
         count, shapes = math.prod(layer.layer_sizes(tuple(kernel.shape))) * groups, layer.factor_shapes.values()

@@ -1,4 +1,4 @@
-"""Estimators: which Fisher matrix the factors of a batch belong to, and what it costs."""
+"""Choose the Fisher matrix that a batch's factors belong to: each choice is an estimator and has its cost."""
 
 import itertools
 import math

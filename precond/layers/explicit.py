@@ -1,4 +1,4 @@
-"""The front end for plain JAX: layers named by the user, tapped by a call."""
+"""Capture layers of plain JAX, which the user names and taps by a call."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -37,10 +37,10 @@ def explicit(
     carry no probes. Inside scans and maps over layers it gets their slices.
 
     Args:
-      kinds: of each layer by the path of its parameters: `dense()`, `einsum(..)`, `Conv(..)`, `Embed(..)`, `Scale(..)`
-        of `precond.layers`, or a `precond.layers.Kind` of your own. Their weights are called `kernel`, `embedding` or
-        `scale` and their bias `bias`, unless a `precond.layers.LayerSpec` says otherwise: in a list of pairs, the first
-        layer is `{"0": LayerSpec(dense(), "0", "1")}`.
+      kinds: the kind of each layer by the path of its parameters: `dense()`, `einsum(..)`, `Conv(..)`, `Embed(..)`,
+        `Scale(..)` of `precond.layers`, or a `precond.layers.Kind` of your own. Their weights are called `kernel`,
+        `embedding` or `scale` and their bias `bias`, unless a `precond.layers.LayerSpec` says otherwise: in a list of
+        pairs, the first layer is `{"0": LayerSpec(dense(), "0", "1")}`.
       params: the parameters, or anything with their shapes and dtypes: dictionaries, lists, tuples and dataclasses that
         JAX knows, in one another.
       sharing: `precond.layers.expand` or `precond.layers.reduce`, or pairs of a regular expression and one of them.

@@ -1,4 +1,4 @@
-"""LayerFactors as the gradients of probes among the parameters, for loops that pass gradients and nothing else."""
+"""Read the factors of layers from gradients by probes among the parameters, in loops that pass gradients alone."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -30,8 +30,8 @@ def from_probes(
     like one whose gradient is not finite, and `precond.metrics` counts it.
 
     Args:
-      make: from layers by path to a transformation that needs `factors=`. Neither its state nor what it is given has
-        probes in it.
+      make: a function from layers by path to a transformation that needs `factors=`. Neither its state nor what it is
+        given has probes in it.
 
     Returns:
       A transformation of parameters that carry probes: `precond.layers.Capture.attach`,
@@ -86,7 +86,7 @@ def has_probes(tree: Tree) -> bool:
     """Return whether a tree has probes.
 
     Args:
-      tree: any.
+      tree: a tree.
 
     Examples:
       >>> has_probes({"kernel": jnp.ones(2)})

@@ -1,4 +1,4 @@
-"""Helpers of the front ends for Flax and plain JAX: taps with masks, the input of a call, and axes of devices."""
+"""Help the front ends for Flax and plain JAX with masks of taps, the input of a call, and axes of devices."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +19,7 @@ def bound(axis_name: str | Sequence[str] | None, function: Callable[..., Any]) -
 
     Args:
       axis_name: a name, or several, each of which is bound by a map over one entry; None binds none.
-      function: whose results are arrays.
+      function: a function whose results are arrays.
 
     Raises:
       ValueError: when the function is called and uses another axis.
@@ -87,7 +87,7 @@ def check_used(mask: jax.Array | None, used: Sequence[bool]) -> None:
 
     Args:
       mask: the argument `valid` of a capture's `apply`.
-      used: for each tapped layer, whether the mask fits its output.
+      used: the answer for each tapped layer whether the mask fits its output.
 
     Raises:
       ValueError: with the shape of the mask.
@@ -103,11 +103,11 @@ def tapped(spec: Tap, y: jax.Array, x: jax.Array, probe: Probe, mask: jax.Array 
     """Tap a layer, with the mask if it fits the positions of the output.
 
     Args:
-      spec: of the tap.
+      spec: the tap.
       y: the output of the layer.
-      x: its input.
-      probe: of the layer.
-      mask: of positions that are not padding, or None.
+      x: the input of the layer.
+      probe: the probe of the layer.
+      mask: the mask of positions that are not padding, or None.
     """
     sums, bases = {name: zeros for name, zeros in probe.sums.items() if name != "examples"}, probe.bases
     if probe.layer.layer_axes is not None:  # slices of arrays that have the axes of the weights

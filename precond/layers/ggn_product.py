@@ -1,4 +1,4 @@
-"""Products with the Gauss-Newton and the empirical Fisher matrix of the whole network, without ever forming them."""
+"""Multiply by the Gauss-Newton and the empirical Fisher matrix of the whole network, without ever forming them."""
 
 from collections.abc import Callable
 
@@ -22,8 +22,8 @@ def ggn_product(
     number of examples over which the loss is a mean. The model must be without taps: give it parameters without probes.
 
     Args:
-      forward: from parameters to outputs: `lambda params: model.apply({"params": params}, x)`.
-      loss: from outputs to a scalar.
+      forward: a function from parameters to outputs: `lambda params: model.apply({"params": params}, x)`.
+      loss: a function from outputs to a scalar.
       params: the parameters at which the matrix is taken.
 
     Returns:
@@ -57,7 +57,7 @@ def empirical_product(losses: Callable[[Tree], jax.Array], params: Tree) -> Call
     `lambda v: jax.jvp(jax.grad(loss), (params,), (v,))[1]`.
 
     Args:
-      losses: from parameters to the losses of the examples, `[n]`.
+      losses: a function from parameters to the losses of the examples, `[n]`.
       params: the parameters at which the matrix is taken.
 
     Returns:

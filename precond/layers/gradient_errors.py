@@ -1,4 +1,4 @@
-"""The self-check: whether a layer's signals make its gradient."""
+"""Check whether a layer's signals make its gradient."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -27,9 +27,9 @@ def gradient_errors(capture: Capture, params: Any, run: Callable[[Any], Tree]) -
     does not see the model, so check a model in plain JAX once.
 
     Args:
-      capture: of the model.
+      capture: the capture of the model.
       params: arrays.
-      run: from parameters with probes to the outputs, a tree.
+      run: a function from parameters with probes to the outputs, a tree.
 
     Returns:
       The relative error by layer.

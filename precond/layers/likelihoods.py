@@ -1,4 +1,4 @@
-"""Likelihoods: what the outputs of a model are the parameters of."""
+"""Define likelihoods: distributions of the labels whose parameters are the outputs of a model."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -20,10 +20,10 @@ class Likelihood(NamedTuple):
     The distribution is $p(y)$.
 
     Attributes:
-      sample: from a key and the outputs, an array or a tree of arrays, to the gradient of $-\log p(y)$ by the outputs,
-        at targets $y$ drawn from the model itself. `sampled` needs nothing else: any sampler of such cotangents will
-        do.
-      root: from outputs and a $v$ of their shapes to $B v$, where $B B^\top$ is the Fisher matrix of the
+      sample: a function from a key and the outputs, an array or a tree of arrays, to the gradient of $-\log p(y)$ by
+        the outputs, at targets $y$ drawn from the model itself. `sampled` needs nothing else: any sampler of such
+        cotangents will do.
+      root: a function from outputs and a $v$ of their shapes to $B v$, where $B B^\top$ is the Fisher matrix of the
         outputs; linear in v. None if it is not known. For the likelihoods here, but `gaussian(None)`, $B B^\top$ is
         also the Hessian of the loss by the outputs, so that the Fisher matrix is the Gauss-Newton matrix.
     """

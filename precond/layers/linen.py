@@ -1,4 +1,4 @@
-"""The front end for Flax linen. An interceptor taps unmodified models, whose parameters carry the probes."""
+"""Capture the layers of Flax linen. An interceptor taps unmodified models, and their parameters carry the probes."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -104,8 +104,8 @@ def capture(
     microbatches, since the probes are parameters.
 
     Args:
-      model: any module, without changes.
-      variables: from `model.init`.
+      model: a module, without changes.
+      variables: the result of `model.init`.
       *args: an example of the arguments of the model.
       sharing: `precond.layers.expand` or `precond.layers.reduce`, or pairs of a regular expression and one of them.
         The first expression that is found in a layer's path decides; a layer without one expands.
@@ -113,10 +113,11 @@ def capture(
         mapped by `jax.vmap`.
       allow_uncovered: paths of parameters that may have no factors: regular expressions, or a predicate.
       rules: more of `RULES`, for your own modules.
-      tolerance: of the self-check. A layer has no factors if the gradient that its signals make is further from
-        autodiff's, as a part of its length. None does not check, for variables or arguments that are only shapes.
-      axis_name: of the axis, or the axes, over which the model averages in its training under `jax.pmap`, `jax.vmap` or
-        `jax.shard_map`, as `BatchNorm(axis_name="batch")` does: the example is then one device's.
+      tolerance: the tolerance of the self-check. A layer has no factors if the gradient that its signals make is
+        further from autodiff's, as a part of its length. None does not check, for variables or arguments that are only
+        shapes.
+      axis_name: the name of the axis, or of the axes, over which the model averages in its training under `jax.pmap`,
+        `jax.vmap` or `jax.shard_map`, as `BatchNorm(axis_name="batch")` does: the example is then one device's.
       **kwargs: as for `model.apply`: `rngs`, `mutable`, `method`, and keyword arguments of the model.
 
     Returns:

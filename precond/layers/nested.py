@@ -1,4 +1,4 @@
-"""Parts of trees of parameters, by path, and the probes in them."""
+"""Find and replace parts of trees of parameters by path, and the probes in them."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ def subtree(tree: object, name: str) -> Any:
     """Return the part of a tree at a path.
 
     Args:
-      tree: of nodes that JAX knows.
+      tree: a tree of nodes that JAX knows.
       name: a path, of keys joined by slashes.
 
     Examples:
@@ -32,7 +32,7 @@ def keys_to(tree: object, name: str) -> tuple[Any, ...]:
     A key may have slashes of its own, as those of Haiku do, and it need not be text: nnx numbers the entries of a list.
 
     Args:
-      tree: of nodes that JAX knows; the keys of those that are no mappings are text.
+      tree: a tree of nodes that JAX knows; the keys of those that are no mappings are text.
       name: a path, of keys joined by slashes.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The front end for Flax nnx. It taps the layers of a copy of the model, which lasts for one call."""
+"""Capture the layers of Flax nnx. It taps the layers of a copy of the model, and the copy lasts for one call."""
 
 import contextvars
 import functools
@@ -134,7 +134,7 @@ def capture(
     `nnx.vmap` over any axis of the parameters of stacked layers.
 
     Args:
-      model: any module.
+      model: a module.
       *args: an example of its arguments. `nnx.Rngs` and other modules among them are copied in each call, as the model
         is, so that your own do not change. Two calls with the same `Rngs` draw the same numbers: pass `rngs.fork()`.
       sharing: as in `precond.layers.linen.capture`.
@@ -233,8 +233,8 @@ def attached(model: nnx.Module, capture: Capture) -> Any:
     of a loss holds the factors, for `precond.kfac` without `layers`.
 
     Args:
-      model: of the capture.
-      capture: from `capture`.
+      model: the model of the capture.
+      capture: the result of `capture`.
 
     Returns:
       The copy. It counts the examples of calls of the model itself, not of its other methods.

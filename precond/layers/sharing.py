@@ -1,4 +1,4 @@
-"""Sharing rules: which rows the factors are made of where positions share a layer's weights."""
+"""Choose the rows that factors are made of where positions share a layer's weights: each choice is a sharing rule."""
 
 from collections.abc import Callable
 
@@ -20,9 +20,9 @@ def expand(inputs: jax.Array, outputs: jax.Array, mask: jax.Array | None) -> tup
     |T| positions: |T| times the mean over them is the sum in G.
 
     Args:
-      inputs: `[n, t, r, i]`.
-      outputs: `[n, t, r, o]`.
-      mask: of the positions that count, `[n, t]`; None counts all.
+      inputs: the inputs of the layer, `[n, t, r, i]`.
+      outputs: the cotangents of its outputs, `[n, t, r, o]`.
+      mask: the mask of the positions that count, `[n, t]`; None counts all.
 
     Reference:
       Grosse and Martens, A Kronecker-factored Approximate Fisher Matrix for Convolution Layers, 2016; Ba, Grosse and
@@ -46,9 +46,10 @@ def reduce(inputs: jax.Array, outputs: jax.Array, mask: jax.Array | None) -> tup
     with bars for means over |T| positions: |T|² times the square of a mean is that of the sum in G.
 
     Args:
-      inputs: `[n, t, r, i]`.
-      outputs: `[n, t, r, o]`.
-      mask: of the positions that count, `[n, t]`; None counts all. An example without any position has weight 0.
+      inputs: the inputs of the layer, `[n, t, r, i]`.
+      outputs: the cotangents of its outputs, `[n, t, r, o]`.
+      mask: the mask of the positions that count, `[n, t]`; None counts all. An example without any position has weight
+        0.
 
     Reference:
       Eschenhagen et al., 2023; Ba, Grosse and Martens, 2017, equations 16 to 19.

@@ -1,4 +1,4 @@
-"""Over which axes of its parameters a layer is stacked: those of scans and maps, as shapes tell."""
+"""Find over which axes of its parameters a layer is stacked by scans and maps, from shapes."""
 
 import itertools
 from collections.abc import Sequence
@@ -51,10 +51,10 @@ def stacked_layer(kind: Kind, weights: str, bias: str | None, shape: tuple[int, 
     """Return the layer of a kind whose parameters are stacked.
 
     Args:
-      kind: of the layer.
+      kind: the kind of the layer.
       weights: path of the weights.
       bias: path of the bias, or None.
-      shape: of the weights among the parameters.
+      shape: the shape of the weights among the parameters.
       stacking: one of `stackings`.
 
     Raises:

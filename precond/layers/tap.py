@@ -1,4 +1,4 @@
-"""The tap: an identity whose backward pass returns the sums that K-FAC's factors are made of."""
+"""Tap a layer: an identity whose backward pass returns the sums that K-FAC's factors are made of."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -23,7 +23,7 @@ class Tap(NamedTuple):
     """Say how a tap makes sums of a layer's signals; static.
 
     Attributes:
-      kind: of the layer.
+      kind: the kind of the layer.
       sharing: `expand`, `reduce` or a `doubly_factored`.
       batch: how many leading axes number the examples: 1, or 0 for a model of one example that is mapped.
     """
@@ -145,10 +145,10 @@ def tap(
     Args:
       spec: the layer's kind and sharing rule.
       y: the output of a layer.
-      x: its input; for a norm, the normalised one.
+      x: the input of the layer; for a norm, the normalised one.
       probe: zeros, of float32 or wider.
-      mask: of the positions of `y` that count for the inputs (padding does not); None counts all.
-      bases: for `moments`; None for none.
+      mask: the mask of the positions of `y` that count for the inputs (padding does not); None counts all.
+      bases: the bases for `moments`; None if it has none.
 
     Returns:
       `y`.

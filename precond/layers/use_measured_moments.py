@@ -1,4 +1,4 @@
-"""Second moments that were measured with the factors, in place of those of gradients."""
+"""Use the second moments that were measured with the factors in place of those of gradients."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ def use_measured_moments(inner: optax.GradientTransformation) -> optax.GradientT
     a NaN for nothing seen.
 
     Args:
-      inner: any transformation of stacks that reads the raw gradients (`precond.BlockInfo.gradients`).
+      inner: a transformation of stacks that reads the raw gradients (`precond.BlockInfo.gradients`).
 
     Returns:
       A transformation of stacks.

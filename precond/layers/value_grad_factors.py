@@ -1,4 +1,4 @@
-"""Value, gradient and factors of a loss, in one forward pass."""
+"""Compute value, gradient and factors of a loss in one forward pass."""
 
 import dataclasses
 import math
@@ -48,10 +48,10 @@ def value_grad_factors(
     batch.
 
     Args:
-      forward: from parameters with probes and the arguments to the outputs (with `has_aux`, to a pair of them and
-        anything else): for Flax, `lambda params, x, y: capture.apply({"params": params}, x)`.
-      loss: from the outputs and the arguments to a scalar, a mean over N.
-      capture: of the model.
+      forward: a function from parameters with probes and the arguments to the outputs (with `has_aux`, to a pair of
+        them and anything else): for Flax, `lambda params, x, y: capture.apply({"params": params}, x)`.
+      loss: a function from the outputs and the arguments to a scalar, a mean over N.
+      capture: the capture of the model.
       fisher: `sampled`, `exact` or `empirical`.
       examples: N, by which the loss divides its sum: a number, or a function of outputs and arguments (for padded
         tokens, their number). None is the length of the outputs' first axis. Where the number turns out to be 0, all
@@ -119,7 +119,7 @@ def factors_alone(
 
     Args:
       forward: as in `value_grad_factors`.
-      capture: of the model.
+      capture: the capture of the model.
       fisher: `sampled` or `exact`, which need no loss.
       examples: as in `value_grad_factors`.
       has_aux: whether `forward` returns a pair; its second entry is dropped.

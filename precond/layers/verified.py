@@ -1,4 +1,4 @@
-"""A capture of the layers that pass the self-check."""
+"""Make a capture of the layers that pass the self-check."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -30,11 +30,11 @@ def verified(
     """Return a capture of the found layers that pass the self-check.
 
     Args:
-      specs: by path, as in `precond.layers.assemble`.
+      specs: the specs of the layers, by path, as in `precond.layers.assemble`.
       reasons: why the modules at other paths are not tapped.
       params: the model's parameters.
-      bind: from the taps by path to the `apply` of the capture.
-      run: from a capture and parameters with probes to the outputs.
+      bind: a function from the taps by path to the `apply` of the capture.
+      run: a function from a capture and parameters with probes to the outputs.
       tolerance: a layer with a larger error has no factors, and the error is the reason. None does not check.
       allow_uncovered: paths of parameters that may have no factors.
       sharing: one sharing rule, or pairs of a regular expression and a rule.

@@ -1,4 +1,4 @@
-"""Whether a function from parameters to outputs uses the taps of a capture as K-FAC needs it."""
+"""Check whether a function from parameters to outputs uses the taps of a capture as K-FAC needs it."""
 
 import contextlib
 import contextvars
@@ -111,9 +111,9 @@ def check_tapped(
     Args:
       layers: those that nobody has seen called by their taps. A function that JAX has traced before calls none while it
         is traced again.
-      function: of parameters and probes.
-      params: its parameters.
-      probes: of all layers.
+      function: a function of parameters and probes.
+      params: the parameters.
+      probes: the probes of all layers.
 
     Raises:
       ValueError: naming the layers, and what to call.

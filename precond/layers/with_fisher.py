@@ -1,4 +1,4 @@
-"""The expected Fisher matrix in loops that pass gradients alone: probes get other cotangents than weights do."""
+"""Measure the expected Fisher matrix in loops that pass gradients alone: probes get other cotangents than weights."""
 
 from collections.abc import Callable
 from typing import Any
@@ -25,9 +25,9 @@ def with_fisher(forward: Callable[..., Any], fisher: Estimator, *, has_aux: bool
     (`TrainState`, `optax.MultiSteps`) sees nothing but gradients.
 
     Args:
-      forward: from parameters that carry probes (`capture.attach(params)`) and arguments to the outputs by examples
-        (with `has_aux`, to a pair of them and anything else): `lambda params, x: capture.apply({"params": params}, x)`.
-        Anything that depends on parameters to be differentiated must be an argument.
+      forward: a function from parameters that carry probes (`capture.attach(params)`) and arguments to the outputs by
+        examples (with `has_aux`, to a pair of them and anything else): `lambda params, x: capture.apply({"params":
+        params}, x)`. Anything that depends on parameters to be differentiated must be an argument.
       fisher: `sampled` or `exact`.
       has_aux: whether `forward` returns a pair.
 

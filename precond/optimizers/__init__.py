@@ -1,4 +1,4 @@
-"""Drop-in optimizers: assembly only. Floor 4 of the library."""
+"""Make drop-in optimizers by assembling parts. This is floor 4 of the library."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Adam, for the parameters without a view."""
+"""Run Adam for the parameters without a view."""
 
 import jax
 import optax
@@ -18,7 +18,7 @@ def adam(
     Args:
       b1: decay of the momentum.
       b2: decay of the squares.
-      eps: of the denominator; None is 1e-15.
+      eps: the epsilon of the denominator; None is 1e-15.
 
     Examples:
       >>> import jax.numpy as jnp

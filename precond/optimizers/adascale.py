@@ -1,4 +1,4 @@
-"""AdaScale around an optimizer."""
+"""Put AdaScale around an optimizer."""
 
 from collections.abc import Callable
 
@@ -40,7 +40,7 @@ def adascale(
       schedule: lr of the base batch, without warm-up; a number or an Optax schedule of scale-invariant steps.
       scale: S, at least 1; also an extra argument of `update`, where it changes during training.
       estimator: as in `precond.scale_by_adascale`.
-      power: of the gain in the learning rate: 1 for SGD, 1/2 for Adam and its kin.
+      power: the power of the gain in the learning rate: 1 for SGD, 1/2 for Adam and its kin.
       rule: another factor of the learning rate, as in `precond.scale_by_adascale`.
       groups: as in `precond.scale_by_adascale`.
 

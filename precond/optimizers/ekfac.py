@@ -1,4 +1,4 @@
-"""EK-FAC: K-FAC's eigenbasis, with the gradients' own second moments in it."""
+"""Run EK-FAC: it keeps the gradients' own second moments in K-FAC's eigenbasis."""
 
 from collections.abc import Mapping, Sequence
 
@@ -54,10 +54,10 @@ def ekfac(
 
     Args:
       learning_rate: $\eta$, the largest step; a number or an Optax schedule.
-      layers: of a capture of the model: `capture.layers`.
+      layers: the layers of a capture of the model: `capture.layers`.
       b1: decay of the momentum.
       b2: $\beta_2$, by which second moments fall where less is seen; where more is, they follow at once.
-      decay: of the factors.
+      decay: the decay of the factors.
       damping: $\lambda$, in the units of the Fisher matrix.
       bound: c, as in `precond.kfac`.
       weight_decay: $\gamma$, decoupled, a number or an Optax schedule; None leaves it out, and `params` need not
@@ -70,8 +70,8 @@ def ekfac(
         `transport=precond.roots.rotated()` also `precond.eigh()`.
       transport: what becomes of S when a basis is refreshed: `precond.roots.unchanged()` (the default), or
         `precond.roots.rotated()`, by which S is rotated with the basis.
-      otherwise: for parameters that belong to no layer; None is Adam, with the same learning rate.
-      precision: of matrix products, as in `precond.scale_by_kronecker`; None is the highest.
+      otherwise: the transformation of parameters that belong to no layer; None is Adam, with the same learning rate.
+      precision: the precision of matrix products, as in `precond.scale_by_kronecker`; None is the highest.
       axis: mesh axes over whose devices factors, bases, second moments and momentum are divided, as in
         `precond.scale_by_kfac`. A capture gathers the bases, unless `precond.sharded(axis, roots=axis)` keeps them
         gathered.

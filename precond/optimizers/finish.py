@@ -1,4 +1,4 @@
-"""How every alias ends: weight decay, then the learning rate."""
+"""Finish every alias: apply weight decay, then the learning rate."""
 
 from typing import Any, Protocol, cast
 
@@ -91,7 +91,7 @@ def behind(
 
     Args:
       scaled: a `precond.blocked` that marks what it skips (`skipped=-jnp.inf`).
-      tail: any transformation, whose updates are thrown away where something is skipped.
+      tail: a transformation, whose updates are thrown away where something is skipped.
 
     Examples:
       >>> from precond import blocked

@@ -1,4 +1,4 @@
-"""How an alias takes its momentum, and the length of its steps from another method where one is given."""
+"""Give an alias its momentum and, if asked, the length of another method's steps."""
 
 import optax
 

@@ -1,4 +1,4 @@
-"""K-FAC, with its step bounded in the model's predictions."""
+"""Run K-FAC with a bound of how far a step moves the model's predictions."""
 
 from collections.abc import Mapping, Sequence
 
@@ -48,11 +48,11 @@ def kfac(
     Args:
       learning_rate: $\eta$, the largest step, which is rarely taken where the bound is reached; a number or an Optax
         schedule.
-      layers: of a capture of the model: `capture.layers`. None, for training loops that can pass no `factors=`
-        (`TrainState`, `optax.MultiSteps`): layers and factors are those of probes, which the parameters carry from
-        `capture.attach(params)` on.
+      layers: the layers of a capture of the model: `capture.layers`. None, for training loops that can pass no
+        `factors=` (`TrainState`, `optax.MultiSteps`): layers and factors are those of probes, which the parameters
+        carry from `capture.attach(params)` on.
       b1: decay of the momentum.
-      decay: of the factors.
+      decay: the decay of the factors.
       damping: $\lambda$, in the units of the Fisher matrix: the one to tune.
       bound: c, twice the divergence between predictions before and after a step; a number, a schedule, or infinity
         for none (without it, K-FAC is easily lost in its first steps). If usual steps reach it, no later step is larger
@@ -61,9 +61,9 @@ def kfac(
         be given to `update`.
       mask: which parameters decay, as in `optax.adamw`.
       refresh: `precond.every`, or a number of steps (all inverses at once). By default each every 10 steps, in turns.
-      root: in place of `precond.inverse(damping)`, as `precond.eigen_inverse(1e-3)`; it has its own damping.
-      otherwise: for parameters that belong to no layer; None is Adam, with the same learning rate.
-      precision: of matrix products, as in `precond.scale_by_kronecker`; None is the highest.
+      root: a root in place of `precond.inverse(damping)`, as `precond.eigen_inverse(1e-3)`; it has its own damping.
+      otherwise: the transformation of parameters that belong to no layer; None is Adam, with the same learning rate.
+      precision: the precision of matrix products, as in `precond.scale_by_kronecker`; None is the highest.
       axis: mesh axes over whose devices factors, inverses and momentum are divided, as in `precond.scale_by_kfac`.
       mesh: as in `precond.blocked`.
 

@@ -1,4 +1,4 @@
-"""KL-Shampoo: factors that estimate the covariance of the gradient itself."""
+"""Run KL-Shampoo, whose factors estimate the covariance of the gradient itself."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -142,7 +142,7 @@ def kl_shampoo(
       learning_rate: $\eta$, of Adam's size; a number or an Optax schedule.
       b1: decay of the momentum, $\beta_1$.
       b2: decay of the factors, $\beta_2$.
-      eps: of Adam's denominator, for parameters without a view.
+      eps: the epsilon of Adam's denominator, for parameters without a view.
       damping: added to each factor, relative to its largest eigenvalue. Larger than Shampoo's, since the power is:
         1e-4 lets rounding in either factor grow by at most 100.
       weight_decay: $\lambda$, decoupled, a number or an Optax schedule; None leaves it out, and `params` need not
@@ -154,13 +154,13 @@ def kl_shampoo(
         bias_correction=True)` is Adam's. None leaves steps as long as they are.
       method: how roots are computed: `precond.roots.by_platform()` (the default: `eigh` on CPU, `composite` elsewhere),
         `precond.eigh()`, `precond.composite()` or `precond.newton()`.
-      root: in place of `precond.inverse_root` with this `damping` and this `method`.
+      root: a root in place of `precond.inverse_root` with this `damping` and this `method`.
         `precond.roots.averaged_eigenvalues()`, with `refresh=precond.every(10, delay=1, warmup=1)`, is the paper's
         practical form: bases by QR, and eigenvalues that follow every gradient.
       block_size: the longest side of a block; None is 1024.
       views: as in `precond.blocked`.
-      otherwise: for parameters without a view; None is Adam with the same `b1`, `b2` and `eps`.
-      precision: of matrix products, as in `precond.scale_by_kronecker`; None is the highest.
+      otherwise: the transformation of parameters without a view; None is Adam with the same `b1`, `b2` and `eps`.
+      precision: the precision of matrix products, as in `precond.scale_by_kronecker`; None is the highest.
       memory: what is kept in bfloat16: `precond.Memory()` keeps momentum, second moments, and roots so; None nothing.
       axis: mesh axes over whose devices blocks, roots and the state are divided, as in `precond.blocked`.
       mesh: as in `precond.blocked`.

@@ -1,4 +1,4 @@
-"""What an alias keeps in bfloat16."""
+"""Choose what an alias keeps in bfloat16."""
 
 from typing import Any, NamedTuple
 

@@ -1,4 +1,4 @@
-"""M-FAC: natural gradients of a window of gradients."""
+"""Run M-FAC: natural gradients of a window of gradients."""
 
 import jax
 import optax
@@ -54,7 +54,7 @@ def mfac(
       damping: $\lambda$, in the units of a squared gradient.
       density: which part of the entries of a gradient is kept (`precond.transforms.block_top_k`): 0.01 in the paper of
         EFCP. None keeps all.
-      rank: of the matrices that are kept (`precond.transforms.low_rank`); None keeps them whole.
+      rank: the rank of the matrices that are kept (`precond.transforms.low_rank`); None keeps them whole.
       b1: decay of the momentum $\beta_1$, which is taken after F and starts at 0, as in the official implementation.
       weight_decay: $\lambda_w$, decoupled, a number or an Optax schedule; None leaves it out, and `params` need not
         be given to `update`.

@@ -1,4 +1,4 @@
-"""Muon: the momentum of every matrix, orthogonalized."""
+"""Run Muon, which orthogonalizes the momentum of every matrix."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -145,26 +145,26 @@ def muon(
     Args:
       learning_rate: $\eta$; a number or an Optax schedule. It is that of AdamW, unless the scale is another.
       b1: decay of the momentum of matrices.
-      adam_learning_rate: of parameters without a view; None is the same as that of matrices.
+      adam_learning_rate: the learning rate of parameters without a view; None is the same as for matrices.
       adam_b1: decay of Adam's first moment.
       adam_b2: decay of Adam's second moment.
-      adam_eps: of Adam's denominator.
+      adam_eps: the epsilon of Adam's denominator.
       weight_decay: $\lambda$, decoupled, for all parameters, a number or an Optax schedule; None leaves it out, and
         `params` need not be given to `update`.
       mask: which parameters decay, as in `optax.adamw`.
-      momentum: in place of `precond.transforms.nesterov(b1)`, which is Optax's. `optax.trace(0.95, nesterov=True)` is
-        the original, and `optax.ema(0.95)` does not look ahead.
+      momentum: a momentum in place of `precond.transforms.nesterov(b1)`, which is Optax's. `optax.trace(0.95,
+        nesterov=True)` is the original, and `optax.ema(0.95)` does not look ahead.
       method: `precond.orthogonal.newton_schulz(polynomials)`, by default with Jordan's quintic in five steps,
         `precond.orthogonal.polar()`, or `precond.orthogonal.block_periodic(block_size)`, which takes blocks in most
         steps.
       scale: `precond.orthogonal.match_rms(0.2)` (the default), or `precond.orthogonal.width()`, which is the original,
         for a learning rate such as 0.02.
-      after: any transformation of single matrices that follows. `precond.transforms.normalize_neurons()` makes it
+      after: a transformation of single matrices that follows. `precond.transforms.normalize_neurons()` makes it
         NorMuon.
       block_size: the longest side of a block; None takes every matrix whole.
       views: as in `precond.blocked`. A view may take heads, experts or the parts of a fused kernel as matrices of their
         own.
-      otherwise: for parameters without a view, in place of Adam.
+      otherwise: the transformation of parameters without a view, in place of Adam.
       memory: what is kept in bfloat16: `precond.Memory()` keeps momentum and Adam's second moments so; None nothing.
       axis: mesh axes over whose devices matrices, momentum and work are divided, as in `precond.blocked`.
       mesh: the mesh, as in `precond.blocked`.

@@ -1,4 +1,4 @@
-"""The Neumann optimizer, as its paper's Table 1 sets it."""
+"""Run the Neumann optimizer as its paper's Table 1 sets it."""
 
 from collections.abc import Callable
 
@@ -54,7 +54,7 @@ def neumann(
         epochs.
       cubic: $\alpha$; None leaves the term out.
       repulsion: $\beta$; None leaves the term out.
-      variables: from the parameters to n; None counts tensors, `optax.tree.size` numbers.
+      variables: a function from the parameters to n; None counts tensors, `optax.tree.size` numbers.
       decay: $\gamma$.
       warmup: epochs of plain SGD at first.
       resets: the momentum is reset after so many epochs, then after twice as many, and so on.

@@ -1,4 +1,4 @@
-"""EK-FAC's direction, as one transformation of parameters."""
+"""Compute EK-FAC's direction by one transformation of parameters."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -42,7 +42,7 @@ def scale_by_ekfac(
     first two around the direction, and end the chain yourself.
 
     Args:
-      layers: of a capture: `capture.layers`.
+      layers: the layers of a capture: `capture.layers`.
       b2: as in `precond.ekfac`.
       decay: as in `precond.ekfac`.
       damping: as in `precond.ekfac`.
@@ -50,7 +50,7 @@ def scale_by_ekfac(
       method: as in `precond.ekfac`.
       transport: as in `precond.ekfac`.
       around: what is put around the direction, on stacks, as in `precond.scale_by_kfac`.
-      otherwise: for parameters that belong to no layer; None is Adam's.
+      otherwise: the transformation of parameters that belong to no layer; None is Adam's.
       skipped: as in `precond.blocked`.
       precision: as in `precond.ekfac`.
       axis: as in `precond.ekfac`.

@@ -1,4 +1,4 @@
-"""K-FAC's direction, as one transformation of parameters."""
+"""Compute K-FAC's direction by one transformation of parameters."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -46,17 +46,18 @@ def scale_by_kfac(
     weights of it, as in another group of `optax.partition`; a bias may be missing alone.
 
     Args:
-      layers: of a capture: `capture.layers`. None, for training loops that can pass no `factors=`: as `precond.kfac`.
+      layers: the layers of a capture: `capture.layers`. None, for training loops that can pass no `factors=`: as
+        `precond.kfac`.
       damping: $\lambda$.
-      decay: of the averages of the factors.
-      root: in place of `precond.inverse(damping)`: `precond.eigen_inverse`.
+      decay: the decay of the averages of the factors.
+      root: a root in place of `precond.inverse(damping)`: `precond.eigen_inverse`.
       refresh: when inverses are refreshed: `precond.every`, or a number of steps. By default each every 10 steps, in
         turns; `every(10, start=11, warmup=10)` burns the statistics in for ten steps that move nothing.
       around: what is put around the direction, on stacks: `lambda direction: precond.transforms.clip_by_kl(direction,
         0.1)`.
-      otherwise: for parameters that belong to no layer; None is Adam's.
+      otherwise: the transformation of parameters that belong to no layer; None is Adam's.
       skipped: as in `precond.blocked`.
-      precision: of matrix products, as in `precond.scale_by_kronecker`; None is the highest.
+      precision: the precision of matrix products, as in `precond.scale_by_kronecker`; None is the highest.
       axis: mesh axes over whose devices factors and inverses are divided, as in `precond.blocked`. Factors come
         whole, and are those of the whole batch; gradients may come divided.
       mesh: as in `precond.blocked`.

@@ -1,4 +1,4 @@
-"""Shampoo, grafted onto Adam."""
+"""Run Shampoo, grafted onto Adam."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -146,24 +146,24 @@ def shampoo(
       learning_rate: $\eta$, as large as Adam's or a few times larger; a number or an Optax schedule.
       b1: decay of the momentum, $\beta_1$.
       b2: decay of the factors and of Adam's second moment, $\beta_2$; 1 sums the factors.
-      eps: of Adam's denominator.
+      eps: the epsilon of Adam's denominator.
       damping: added to each factor, relative to its largest eigenvalue.
-      power: of the inverse roots; None is 1/(2k), the paper's. 1/2 needs fewer steps on noisy tasks, and fails where
-        there is no noise (see the quality benchmark of the docs).
+      power: the power of the inverse roots; None is 1/(2k), the paper's. 1/2 needs fewer steps on noisy tasks, and
+        fails where there is no noise (see the quality benchmark of the docs).
       weight_decay: $\lambda$, decoupled, a number or an Optax schedule; None leaves it out, and `params` need not
         be given to `update`.
       mask: which parameters decay, as in `optax.adamw`.
       refresh: `precond.every`, or a number of steps n for `every(n, delay=1)`: all roots at once. By default each root
         every 20 steps, in turns. With `delay=1` no direction waits for a refresh, so that on a mesh directions travel
         while statistics and roots are computed; the roots that a step uses are one step older.
-      magnitude: in place of Adam; sees blocks of the momentum, and of the gradients as
+      magnitude: a transformation in place of Adam; it sees blocks of the momentum, and of the gradients as
         `precond.BlockInfo.gradients`. `optax.identity()` is SGD's.
       method: how roots are computed: `precond.roots.by_platform()` (the default: `eigh` on CPU, `composite` elsewhere),
         `precond.eigh()`, `precond.composite()` or `precond.newton()`.
       block_size: the longest side of a block; None is 1024.
       views: as in `precond.blocked`.
-      otherwise: for parameters without a view; None is Adam with the same `b1`, `b2` and `eps`.
-      precision: of matrix products, as in `precond.scale_by_kronecker`; None is the highest.
+      otherwise: the transformation of parameters without a view; None is Adam with the same `b1`, `b2` and `eps`.
+      precision: the precision of matrix products, as in `precond.scale_by_kronecker`; None is the highest.
       memory: what is kept in bfloat16: `precond.Memory()` keeps momentum, second moments, and roots so; None nothing.
       axis: mesh axes over whose devices blocks, roots and the state are divided, as in `precond.blocked`.
       mesh: as in `precond.blocked`.

@@ -1,4 +1,4 @@
-"""SOAP: Adam in Shampoo's eigenbasis."""
+"""Run SOAP: Adam in Shampoo's eigenbasis."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -151,8 +151,8 @@ def soap(
         long as they are.
       block_size: the longest side of a block; None is 1024.
       views: as in `precond.blocked`.
-      otherwise: for parameters without a view; None is Adam with the same `b1`, `b2` and `eps`.
-      precision: of matrix products, as in `precond.scale_by_kronecker`; None is the highest.
+      otherwise: the transformation of parameters without a view; None is Adam with the same `b1`, `b2` and `eps`.
+      precision: the precision of matrix products, as in `precond.scale_by_kronecker`; None is the highest.
       memory: what is kept in bfloat16: `precond.Memory()` keeps momentum, second moments, and bases so; None nothing.
       axis: mesh axes over whose devices blocks, bases and the state are divided, as in `precond.blocked`.
       mesh: as in `precond.blocked`.

@@ -1,4 +1,4 @@
-"""How matrices are orthogonalized, and how large the result is: values for `precond.muon`. Floor 2 of the library."""
+"""Choose how `precond.muon` orthogonalizes matrices and scales the result. This is floor 2 of the library."""
 
 from precond.orthogonal.orthogonalizer import Orthogonalizer, block_periodic, newton_schulz, polar
 from precond.orthogonal.polynomials import OddPolynomial, cubic, deepseek, dion, jordan, polar_express

@@ -1,4 +1,4 @@
-"""By which algorithm matrices are orthogonalized, as a value that the user names."""
+"""Choose the algorithm that orthogonalizes matrices, by a value."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -24,12 +24,13 @@ class Orthogonalizer(NamedTuple):
     """Say how matrices are orthogonalized.
 
     Attributes:
-      name: of the function that made it, for errors.
-      apply: from matrices `[N, m, n]` in float32 or wider to matrices of the same shape and type, each with about the
-        same singular vectors and with singular values of about 1. Zeros must stay zeros, and no scale may matter.
+      name: the name of the function that made it, for errors.
+      apply: a function from matrices `[N, m, n]` in float32 or wider to matrices of the same shape and type, each with
+        about the same singular vectors and with singular values of about 1. Zeros must stay zeros, and no scale may
+        matter.
       block_size: the longest side of the blocks that are orthogonalized alone between whole matrices; None for whole
         matrices in every step.
-      period: of the steps with whole matrices, where there is a block size.
+      period: the number of steps from one step with whole matrices to the next, if there is a block size.
       largest_error: the root mean square of $s^2 - 1$, over the singular values s of a result, from which the result is
         refused, and the update is zero. A result that is not finite always is.
     """
@@ -66,8 +67,9 @@ def newton_schulz(
     Args:
       polynomials: `precond.orthogonal.jordan()` (the default), `dion()`, `polar_express()`, `deepseek()`, `cubic()`, or
         two or three coefficients for each step.
-      dtype: in which matrices are multiplied. None is bfloat16 on accelerators, where that is several times as fast,
-        and float32 on CPU; float64 stays float64. Five quintic steps in bfloat16 change an update by 5 % to 10 %.
+      dtype: the dtype in which matrices are multiplied. None is bfloat16 on accelerators, where that is several times
+        as fast, and float32 on CPU; float64 stays float64. Five quintic steps in bfloat16 change an update by 5 % to 10
+        %.
       gram: whether to work on the Gram matrix; None is what takes fewer operations.
       rescale: what brings singular values nearer to 1 before the first polynomial: `precond.orthogonal.schatten()`,
         `precond.orthogonal.spectral()` or `precond.orthogonal.almost_orthogonal()`. None leaves them as they are, in a
@@ -142,7 +144,7 @@ def block_periodic(block_size: int, period: int = 5, method: Orthogonalizer | No
     Args:
       block_size: the longest side of a block.
       period: the whole matrix is orthogonalized in every so many steps. 1 never takes blocks.
-      method: of both; `precond.orthogonal.newton_schulz()` if None.
+      method: the algorithm for both; None is `precond.orthogonal.newton_schulz()`.
 
     Returns:
       A value for `method=` of `precond.muon`.

@@ -1,4 +1,4 @@
-"""Odd polynomials whose composition takes every singular value towards 1: the sets that people train with."""
+"""List the sets of odd polynomials that take singular values towards 1 and that people train with."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""How large an orthogonalized update is, by the sides of its matrix."""
+"""Choose how large an orthogonalized update is, by the sides of its matrix."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,7 +15,8 @@ class Scale(NamedTuple):
 
     Attributes:
       name: what the user types to get it, for errors.
-      factor: from the numbers of rows and columns to a number. In Flax's kernels rows are inputs and columns outputs.
+      factor: a function from the numbers of rows and columns to a number. In Flax's kernels rows are inputs and columns
+        outputs.
       symmetric: whether rows and columns may be exchanged. Tall and wide matrices then share a stack.
     """
 
@@ -98,7 +99,7 @@ def match_rms(rms: ArrayLike = 0.2) -> Scale:
     the same ones fit the parameters that are not matrices.
 
     Args:
-      rms: of the update.
+      rms: the root mean square of the update.
 
     Raises:
       ValueError, TypeError: for a number below 0, or none.

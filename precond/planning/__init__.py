@@ -1,4 +1,4 @@
-"""What a run will cost, said before it begins."""
+"""Tell what a run will cost before it begins. This is floor 4 of the library."""
 
 from precond.planning.dense_layers import DenseLayers, dense_layers
 from precond.planning.divided import divided

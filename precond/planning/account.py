@@ -1,4 +1,4 @@
-"""What a state weighs on one device, by what it is for."""
+"""Count what a state weighs on one device, by what it is for."""
 
 import math
 from collections import Counter
@@ -22,8 +22,8 @@ def account(state: Any, role: str = "rest") -> Counter[str]:
     and "rest" (of parameters without a view, and outside of `precond.blocked`).
 
     Args:
-      state: of an optimizer; anything with shapes and dtypes, and shardings where it is divided.
-      role: of what no state of this library tells.
+      state: the state of an optimizer; anything with shapes and dtypes, and shardings where it is divided.
+      role: the role of what no state of this library tells.
 
     Examples:
       >>> import optax

@@ -1,4 +1,4 @@
-"""What a traced program computes and sends, counted equation by equation: nothing is compiled, nothing allocated."""
+"""Count what a traced program computes and sends, equation by equation: nothing is compiled or allocated."""
 
 import math
 from collections import Counter
@@ -20,7 +20,7 @@ class Key(NamedTuple):
     """What is counted.
 
     Attributes:
-      part: of the program, as `precond.scopes.named` wrote it; "" outside of all.
+      part: the part of the program, as `precond.scopes.named` wrote it; "" outside of all.
       kind: "products" and "decompositions" of matrices and "elementwise" operations, in floating-point operations; the
         name of a collective, in bytes that one device receives; "loops", whose number of turns is not known.
     """
@@ -73,7 +73,7 @@ def count_program(program: ClosedJaxpr, axes: dict[str, int], platform: str) -> 
     textbook, everything else as one operation for each number that comes out (of a reduction, that goes in).
 
     Args:
-      program: from `jax.make_jaxpr`.
+      program: the result of `jax.make_jaxpr`.
       axes: the sizes of the mesh's axes.
       platform: as "cpu", "cuda", "tpu".
 

@@ -1,4 +1,4 @@
-"""What K-FAC would capture of a model of which only the shapes are known."""
+"""Describe what K-FAC would capture of a model of which only the shapes are known."""
 
 import math
 from typing import Any, NamedTuple
@@ -16,8 +16,8 @@ class DenseLayers(NamedTuple):
     """Hold the layers of a model, and the shapes of their factors.
 
     Attributes:
-      layers: by path, for `precond.kfac`.
-      factors: by path, for `precond.plan(extra={"factors": factors})`.
+      layers: the layers by path, for `precond.kfac`.
+      factors: the factors by path, for `precond.plan(extra={"factors": factors})`.
       left: paths of matrices with a side that is too long.
     """
 

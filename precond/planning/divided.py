@@ -1,4 +1,4 @@
-"""Parameters as fully sharded training (FSDP) lays them out."""
+"""Shard shapes of parameters as fully sharded training (FSDP) lays parameters out."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ def divided(params: Any, mesh: Mapping[str, int], axes: Sequence[str]) -> Any:
     Args:
       params: a tree of anything with shape and dtype.
       mesh: sizes of mesh axes by name.
-      axes: those over which parameters are divided.
+      axes: the axes over which parameters are divided.
 
     Returns:
       A tree of `jax.ShapeDtypeStruct` with shardings, for `precond.plan`.

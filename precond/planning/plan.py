@@ -1,4 +1,4 @@
-"""What a run will cost, before anything is allocated: a transformation is traced, and its program counted."""
+"""Tell what a run will cost before anything is allocated: trace a transformation and count its program."""
 
 import math
 import re
@@ -42,7 +42,7 @@ def plan(
     nor is what a model does for K-FAC's factors.
 
     Args:
-      tx: any optimizer, from this library or around it.
+      tx: an optimizer, from this library or around it.
       params: a tree of anything with shape and dtype. They are replicated; those that have a `NamedSharding` lie on the
         mesh as its specification says.
       mesh: sizes of mesh axes by name, with those that `axis=` of the optimizer names; None is one device. The `shape`

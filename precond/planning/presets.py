@@ -1,4 +1,4 @@
-"""Shapes of models that are known by a few numbers."""
+"""Make the shapes of models that are known by a few numbers."""
 
 from collections.abc import Callable
 from typing import Any
@@ -26,12 +26,12 @@ def gpt(
     """Make the shapes of a GPT's parameters: 12 width² in every layer, and embeddings, which are also its outputs.
 
     Args:
-      width: of the residual stream.
+      width: the width of the residual stream.
       layers: each has attention and a perceptron.
       vocabulary: tokens; the default is GPT-2's, rounded up to a multiple of 64.
       context: positions.
       hidden: width of the perceptron; None is four times the width.
-      dtype: of the parameters.
+      dtype: the dtype of the parameters.
 
     Returns:
       A tree of `jax.ShapeDtypeStruct`.
@@ -69,13 +69,13 @@ def llama(
     """Make the shapes of a Llama's parameters: no biases, a gated perceptron, and fewer heads for keys and values.
 
     Args:
-      width: of the residual stream.
+      width: the width of the residual stream.
       layers: each has attention and a gated perceptron.
-      heads: of attention; None is one for each 128 of the width, as in Llama 3.
+      heads: the number of attention heads; None is one for each 128 of the width, as in Llama 3.
       kv_heads: heads of keys and values; None is 8, or all heads where there are fewer.
       hidden: width of the perceptron; None is 3.5 times the width, as in Llama 3.
       vocabulary: tokens; the default is Llama 3's.
-      dtype: of the parameters.
+      dtype: the dtype of the parameters.
 
     Returns:
       A tree of `jax.ShapeDtypeStruct`.
@@ -119,14 +119,14 @@ def moe(
     The experts of a layer are one array `[experts, inputs, outputs]`.
 
     Args:
-      width: of the residual stream.
+      width: the width of the residual stream.
       layers: each has attention, a router and experts.
-      experts: in each layer.
-      heads: of attention; None is one for each 128 of the width.
+      experts: the number of experts in each layer.
+      heads: the number of attention heads; None is one for each 128 of the width.
       kv_heads: heads of keys and values; None is 8, or all heads where there are fewer.
       hidden: width of one expert; None is 3.5 times the width, as in Mixtral.
       vocabulary: tokens; the default is Mixtral's.
-      dtype: of the parameters.
+      dtype: the dtype of the parameters.
 
     Returns:
       A tree of `jax.ShapeDtypeStruct`.
@@ -168,13 +168,13 @@ def vit(
     """Make the shapes of a Vision Transformer's parameters.
 
     Args:
-      width: of the residual stream.
+      width: the width of the residual stream.
       layers: each has attention and a perceptron.
       hidden: width of the perceptron; None is four times the width.
       image: pixels of one side of an image, which has three channels.
       patch: pixels of one side of a patch.
       classes: outputs.
-      dtype: of the parameters.
+      dtype: the dtype of the parameters.
 
     Returns:
       A tree of `jax.ShapeDtypeStruct`.

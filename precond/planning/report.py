@@ -1,4 +1,4 @@
-"""What a run will cost, as a value: to be read by a program, printed, or turned into seconds."""
+"""Report what a run will cost: to a program, in print, or in seconds."""
 
 import json
 import math
@@ -13,8 +13,8 @@ class Stack(NamedTuple):
     """Describe all blocks of one shape.
 
     Attributes:
-      shape: as the stack is named; an axis without a factor in brackets.
-      blocks: how many there are, on all devices.
+      shape: the shape of a block, as the stack is named; an axis without a factor is in brackets.
+      blocks: the number of blocks, on all devices.
       padding: blocks of zeros that make the number divisible.
     """
 
@@ -40,15 +40,15 @@ class Plan(NamedTuple):
     """Hold what `precond.plan` found; all fields but `parameters` and `stacks` are of one device.
 
     Attributes:
-      devices: how many.
-      parameters: numbers in the model.
-      stacks: of blocks.
-      bytes: of the state: "statistics", "roots", "momentum" (with second moments), "rest".
+      devices: the number of devices.
+      parameters: the number of numbers in the model.
+      stacks: the stacks of blocks.
+      bytes: the bytes of the state in "statistics", "roots", "momentum" (with second moments) and "rest".
       moved: bytes of the state, the gradients and the updates, each read or written once: what a step moves at least,
         but for roots that are not due.
-      work: of a step in "statistics", "application" and "rest"; of the refresh "at once" (of all roots, in one step),
-        in the "mean" of all steps, and "in turns" (the costliest step of `stagger=True`); and of what is done the
-        "first" time alone.
+      work: the work of a step in "statistics", "application" and "rest"; of the refresh "at once" (of all roots, in one
+        step), in the "mean" of all steps, and "in turns" (the costliest step of `stagger=True`); and of what is done
+        the "first" time alone.
       periods: steps between two refreshes of a root, if there are roots.
       staggered: whether it is refreshed in turns.
       wire: bytes received in a step, by collective; without the gradients' own.
@@ -79,10 +79,11 @@ class Plan(NamedTuple):
         """Return the time of a step on one device if nothing overlaps: each amount divided by its rate.
 
         Args:
-          flops_per_s: of matrix products, as measured in the precision they have here.
-          decomposition_flops_per_s: of decompositions, of as many matrices as are due; far below that of products.
+          flops_per_s: the speed of matrix products, measured in the precision that they have here.
+          decomposition_flops_per_s: the speed of decompositions, for as many matrices as are due; it is far below that
+            of products.
           wire_bytes_per_s: received by one device; None leaves it out.
-          memory_bytes_per_s: of the memory; None leaves it out.
+          memory_bytes_per_s: the speed of the memory; None leaves it out.
 
         Returns:
           Seconds for "statistics", "application", "refresh" (in turns if that is how, else the mean), and for "wire"

@@ -1,4 +1,4 @@
-"""How the state of an optimizer is divided over a mesh, before it exists."""
+"""Tell how the state of an optimizer is sharded over a mesh before it exists."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ def state_shardings(tx: optax.GradientTransformation, params: Any, mesh: Mesh | 
     such a loop works out its shardings from the parameters' metadata, and stacks have none.
 
     Args:
-      tx: any optimizer, from this library or around it.
+      tx: an optimizer, from this library or around it.
       params: a tree of arrays, or of anything with shape and dtype. The `sharding` of a leaf, where it has one, says
         how it lies on the mesh; any other leaf counts as replicated.
       mesh: None takes that of the context (`jax.set_mesh`), or of the parameters.

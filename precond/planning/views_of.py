@@ -1,4 +1,4 @@
-"""How each parameter of an optimizer is read: one row a parameter."""
+"""Report how an optimizer reads its parameters, in one row for each."""
 
 from typing import Any
 

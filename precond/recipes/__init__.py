@@ -1,4 +1,4 @@
-"""The reference implementations, spelled out in parts of this library. Floor 4.
+"""Follow the reference implementations, spelled out in parts of this library. This is floor 4 of the library.
 
 Each function takes the reference's own hyperparameters and returns the chain that follows it step by step; read its
 body for which part is which. For training, use the aliases.

@@ -1,4 +1,4 @@
-"""The inverse roots of Google's Distributed Shampoo."""
+"""Compute the inverse roots of Google's Distributed Shampoo."""
 
 import math
 

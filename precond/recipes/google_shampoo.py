@@ -1,4 +1,4 @@
-"""Google's Distributed Shampoo."""
+"""Follow Google's Distributed Shampoo."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -110,9 +110,9 @@ def google_shampoo(
 
     Args:
       learning_rate: a number or a schedule.
-      block_size: of every axis.
-      beta1: of the momenta.
-      beta2: of the factors; 1 sums.
+      block_size: the largest size of a block along every axis.
+      beta1: the decay of the momenta.
+      beta2: the decay of the factors; 1 sums.
       grafting: makes the transformation whose norm, by parameter, is taken (called twice): `optax.identity` is SGD;
         `lambda: precond.transforms.scale_by_diagonal(1.0, eps=1e-10)` ADAGRAD;
         `precond.transforms.scale_by_diagonal(beta2, ..)` RMSPROP; with `precond.transforms.normalize()` chained before
@@ -131,17 +131,17 @@ def google_shampoo(
       statistics_compute_steps: steps between two accumulations.
       merge_small_dims_block_size: neighbouring axes are merged up to this; 0 is
         `best_effort_shape_interpretation=False`.
-      nesterov: of both momenta.
+      nesterov: whether both momenta are Nesterov's.
       exponent_override: p of `A^(-1/p)`; 0 is twice the number of factors.
-      axes: that have factors: None is ALL; `lambda k: range(max(k - 1, 1))` INPUT; `[-1]` OUTPUT.
+      axes: the axes that have factors: None is ALL; `lambda k: range(max(k - 1, 1))` INPUT; `[-1]` OUTPUT.
       moving_average_for_momentum: weight new terms by `1 - beta1`.
       skip_preconditioning_dim_size_gt: a parameter with a longer axis gets the graft alone.
       skip_preconditioning_rank_lt: and so does one of fewer axes.
-      root: from `matrix_epsilon` and the keyword `power` to a `precond.Root`: `recipes.google_eigh`, or its
+      root: a function from `matrix_epsilon` and the keyword `power` to a `precond.Root`: `recipes.google_eigh`, or its
         default `recipes.google_newton`; `functools.partial(.., relative=False)` makes the ridge absolute, and
         `inverse_failure_threshold=` there says which roots are refused.
       stale: use roots from the step after the one in which they are computed, as its sharded mode does.
-      precision: of matrix products, as in `precond.scale_by_kronecker`; None is the highest.
+      precision: the precision of matrix products, as in `precond.scale_by_kronecker`; None is the highest.
       axis: mesh axes over whose devices blocks are divided, as in `precond.blocked`; the reference's trajectory on any.
       mesh: as in `precond.blocked`.
 

@@ -1,4 +1,4 @@
-"""Google's Tearfree Shampoo."""
+"""Follow Google's Tearfree Shampoo."""
 
 import math
 from collections.abc import Sequence
@@ -54,10 +54,11 @@ def google_tearfree(
     Args:
       learning_rate: a number or a schedule.
       merge_dims: neighbouring axes are merged up to this.
-      block_size: of every axis. The last block may be smaller, where the reference fills it up with zeros.
+      block_size: the largest size of a block along every axis. The last block may be smaller, where the reference fills
+        it up with zeros.
       update_preconditioners_freq: steps between two refreshes, the first at once.
       update_statistics_freq: steps between two accumulations.
-      second_moment_decay: of the factors; 1 sums.
+      second_moment_decay: the decay of the factors; 1 sums.
       grafting: the transformation whose norm, by parameter, is taken: `optax.scale_by_rms(0.999, 1e-23)` is RMSPROP,
         `optax.scale_by_rss(0.0, 1e-23)` the same with a decay of 1; `optax.identity()` is SGD;
         `optax.chain(optax.adafactor(..), optax.scale(-1))` ADAFACTOR. None takes Shampoo's own norm, and skips no
@@ -66,11 +67,11 @@ def google_tearfree(
       skip_preconditioning_any_dim_gt: a parameter with a longer axis gets the graft alone.
       skip_preconditioning_rank1: and so do vectors and scalars.
       ema: weight new terms of the momentum by `1 - momentum_decay`.
-      nesterov: of the momentum.
+      nesterov: whether the momentum is Nesterov's.
       momentum_decay: 0 keeps none.
       weight_decay: added behind the momentum, or before it.
       weight_decay_after_momentum: see above.
-      precision: of matrix products, as in `precond.scale_by_kronecker`; None is the highest.
+      precision: the precision of matrix products, as in `precond.scale_by_kronecker`; None is the highest.
       axis: mesh axes over whose devices blocks are divided, as in `precond.blocked`; the reference's trajectory on any.
       mesh: as in `precond.blocked`.
 

@@ -1,4 +1,4 @@
-"""Which parameters Google's implementations precondition."""
+"""Choose the parameters that Google's implementations precondition."""
 
 import math
 

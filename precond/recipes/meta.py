@@ -1,4 +1,4 @@
-"""Meta's PyTorch Distributed Shampoo."""
+"""Follow Meta's PyTorch Distributed Shampoo."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -50,18 +50,19 @@ def meta_shampoo(
 
     Args:
       learning_rate: a number or a schedule.
-      betas: of the momentum (0: none), and of the factors (1: a sum).
+      betas: the decays of the momentum (0: none), and of the factors (1: a sum).
       epsilon: added to the factors, absolute.
-      power: of the inverse root (`inverse_exponent_override`): a number, a function from the number of axes to it, or a
-        mapping from the number of axes to a number or to a mapping from an axis to its own; 0 leaves an axis as it
-        is. None stands for 1 / (2 k), and so does every number or axis that is not named.
-      root: from `epsilon` and the keyword `power` to a `precond.Root`: `recipes.meta_eigh`, `meta_pseudo_inverse`,
-        `meta_newton`, `meta_higher_order`, `meta_eigendecomposed`, with their own arguments by `functools.partial`.
+      power: the power of the inverse root (`inverse_exponent_override`): a number, a function from the number of axes
+        to it, or a mapping from the number of axes to a number or to a mapping from an axis to its own; 0 leaves an
+        axis as it is. None stands for 1 / (2 k), and so does every number or axis that is not named.
+      root: a function from `epsilon` and the keyword `power` to a `precond.Root`: `recipes.meta_eigh`,
+        `meta_pseudo_inverse`, `meta_newton`, `meta_higher_order`, `meta_eigendecomposed`, with their own arguments by
+        `functools.partial`.
       kullback_leibler: each factor sees the gradient preconditioned on the other axes.
       trace_scaling: $\gamma$: factors are multiplied by $\max(\mathrm{tr}, \epsilon)^{-\gamma}$ before the root.
-      bias_correction: of momentum and factors.
+      bias_correction: whether momentum and factors are freed of the bias of their start.
       drop_weighting_factor: add the outer products to the factors with weight 1, and correct no bias of these.
-      precision: of matrix products, as in `precond.scale_by_kronecker`; None is the highest.
+      precision: the precision of matrix products, as in `precond.scale_by_kronecker`; None is the highest.
       **common: `beta3` (None: `betas[0]`), `grafting` (None, or a transformation of the blocks of
         the averaged gradients, with second moments of the raw ones:
         `precond.transforms.scale_by_diagonal(0.99, eps=1e-8, bias_correction=True)` is Adam's), `momentum`,
@@ -126,14 +127,16 @@ def meta_soap(
 
     Args:
       learning_rate: a number or a schedule.
-      betas: of the momentum, and of factors and second moment.
+      betas: the decays of the momentum, and of factors and second moment.
       epsilon: added to the root of the second moment, and to the factors before their bases are computed.
-      power: of the second moment, or a mapping from the number of axes to it; 1/2 for a number that is not named.
+      power: the power of the second moment, or a mapping from the number of axes to it; 1/2 for a number that is not
+        named.
       method: `precond.eigh()` (None), `recipes.meta_qr_basis()` (`DefaultSOAPConfig`) or
         `recipes.meta_eigh_basis(tolerance)`.
       after: add nothing to the factors (`perturb_before_computation` off).
-      ignored_basis_change_dims: from the number of axes of a block to those that keep the parameter's own basis.
-      bias_correction: of all averages.
+      ignored_basis_change_dims: a function from the number of axes of a block to the axes that keep the parameter's own
+        basis.
+      bias_correction: whether all averages are freed of the bias of their start.
       drop_weighting_factor: as in `meta_shampoo`; of the second moment, too.
       trace_scaling: as in `meta_shampoo`.
       precision: as in `meta_shampoo`.

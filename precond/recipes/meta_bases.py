@@ -1,4 +1,4 @@
-"""The eigenbases of Meta's Distributed Shampoo."""
+"""Compute the eigenbases of Meta's Distributed Shampoo."""
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,7 @@ def meta_qr_basis(iterations: int = 1, tolerance: float = 0.0) -> Method:
     moment and the columns that it belongs to together, nothing here does.
 
     Args:
-      iterations: at most.
+      iterations: the largest number of iterations.
       tolerance: relative.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What all methods of Meta's PyTorch Distributed Shampoo have around their direction."""
+"""Chain what all methods of Meta's PyTorch Distributed Shampoo have around their direction."""
 
 from collections.abc import Callable, Sequence
 
@@ -40,10 +40,10 @@ def meta_chain(
     """Put filter, graft, blocks, decay, momentum, learning rate and averaging around a direction.
 
     Args:
-      direction: from when roots are refreshed to a transformation of blocks.
+      direction: a function from the schedule of refreshes to a transformation of blocks.
       learning_rate: a number or a schedule.
-      beta1: of the filter.
-      bias_correction: of it.
+      beta1: the decay of the filter.
+      bias_correction: whether the filter is freed of the bias of its start.
       beta3: as in `meta_shampoo`, and so are all others.
       grafting: see there.
       momentum: see there.

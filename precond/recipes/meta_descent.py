@@ -1,4 +1,4 @@
-"""Meta's Distributed Shampoo with a direction that has no factors: sign descent and spectral descent."""
+"""Follow Meta's Distributed Shampoo with a direction that has no factors: sign descent and spectral descent."""
 
 from typing import Any
 
@@ -33,8 +33,8 @@ def meta_descent(
         `precond.orthogonal.newton_schulz()`, is `SpectralDescentPreconditionerConfig`;
         `precond.transforms.scale_by_diagonal(..)` is AdaGrad, RMSprop or Adam. Any of them may be `grafting=` of the
         other recipes, too.
-      beta1: of the momentum.
-      bias_correction: of it.
+      beta1: the decay of the momentum.
+      bias_correction: whether the momentum is freed of the bias of its start.
       **common: as in `meta_shampoo`. Without a graft, `precondition_frequency` and `start_preconditioning_step` say
         nothing.
 

@@ -1,4 +1,4 @@
-"""Meta's Shampoo whose factors are kept as eigendecompositions."""
+"""Follow Meta's Shampoo with factors that are kept as eigendecompositions."""
 
 from typing import NamedTuple
 
@@ -27,7 +27,7 @@ class Eigendecomposition(NamedTuple):
     Attributes:
       vectors: the eigenvectors, in columns, `[N, d, d]`.
       values: the eigenvalues, `[N, d]`.
-      inverse: their inverse powers, `[N, d]`.
+      inverse: the inverse powers of the eigenvalues, `[N, d]`.
     """
 
     vectors: Checked
@@ -60,8 +60,8 @@ def meta_eigendecomposed(
         basis is good enough keeps it, and has new eigenvalues alone.
       after: as in `meta_eigh`.
       pseudo_inverse: leave small eigenvalues out, as `meta_pseudo_inverse` does, in place of `epsilon`.
-      rtol: of it.
-      atol: of it.
+      rtol: the relative tolerance of the pseudo-inverse.
+      atol: the absolute tolerance of the pseudo-inverse.
 
     Raises:
       ValueError, TypeError: for a number out of range, a method that computes no basis, or an epsilon that is not 0

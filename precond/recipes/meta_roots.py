@@ -1,4 +1,4 @@
-"""The inverse roots of Meta's Distributed Shampoo."""
+"""Compute the inverse roots of Meta's Distributed Shampoo."""
 
 import math
 from fractions import Fraction
@@ -167,8 +167,8 @@ def meta_newton(
     Args:
       epsilon: absolute.
       power: $1/p$ for an integer p, as in `precond.inverse_root`.
-      iterations: at most.
-      tolerance: on $\max |M - I|$.
+      iterations: the largest number of iterations.
+      tolerance: the tolerance on $\max |M - I|$.
 
     Raises:
       ValueError, TypeError: for a number out of range, or, when it is used, a power that is not 1/p.
@@ -222,8 +222,8 @@ def meta_higher_order(
       power: $q/p$, as in `precond.inverse_root`.
       order: 2 is Newton's.
       relative: see above (`rel_epsilon`).
-      iterations: at most.
-      tolerance: on $\max |M - I|$.
+      iterations: the largest number of iterations.
+      tolerance: the tolerance on $\max |M - I|$.
 
     Raises:
       ValueError, TypeError: for a number out of range.

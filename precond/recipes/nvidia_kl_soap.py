@@ -1,4 +1,4 @@
-"""NVIDIA's Emerging-Optimizers."""
+"""Follow KL-SOAP of NVIDIA's Emerging-Optimizers."""
 
 from collections.abc import Sequence
 
@@ -97,12 +97,12 @@ def nvidia_kl_soap(
 
     Args:
       learning_rate: a number or a schedule.
-      betas: of the momentum and of the second moment.
-      shampoo_beta: of the factors.
+      betas: the decays of the momentum and of the second moment.
+      shampoo_beta: the decay of the factors.
       eps: added to the root of the second moment, and the least eigenvalue that whitens.
       weight_decay: decoupled, multiplied by the learning rate.
       method: `recipes.nvidia_orthogonal_iteration()` (None), or `recipes.nvidia_eigh()`, which makes it `ReklsV3`.
-      precision: of matrix products, as in `precond.scale_by_kronecker`; None is the highest.
+      precision: the precision of matrix products, as in `precond.scale_by_kronecker`; None is the highest.
       axis: mesh axes over whose devices blocks are divided, as in `precond.blocked`; the trajectory is the same on any.
       mesh: the mesh, as in `precond.blocked`.
 

@@ -1,4 +1,4 @@
-"""NVIDIA's Muon, with the second moments of NorMuon and AdaMuon."""
+"""Follow NVIDIA's Muon, with the second moments of NorMuon and AdaMuon."""
 
 from collections.abc import Sequence
 from itertools import cycle, islice
@@ -189,7 +189,7 @@ def nvidia_muon(
       moment2: a transformation of single matrices. `precond.recipes.nvidia_normuon()` makes it "normuon", and
         `optax.scale_by_rms(0.95, 1e-8, eps_in_sqrt=False)` makes it "adamuon". None leaves it out.
       views: as in `precond.blocked`, in place of parameters of two axes: heads or the parts of a fused kernel.
-      otherwise: for parameters without a view, in place of Adam.
+      otherwise: the transformation of parameters without a view, in place of Adam.
       axis: mesh axes over whose devices matrices are divided, as in `precond.blocked`; the trajectory is the same.
       mesh: the mesh, as in `precond.blocked`.
 

@@ -1,4 +1,4 @@
-"""The official SOAP."""
+"""Follow the official SOAP."""
 
 import math
 from collections.abc import Sequence
@@ -79,9 +79,9 @@ def official_soap(
 
     Args:
       learning_rate: $\eta$, a number or a schedule of all calls, the first included.
-      b1: of the momentum.
-      b2: of the second moment.
-      shampoo_beta: of the factors; None takes `b2`.
+      b1: the decay of the momentum.
+      b2: the decay of the second moment.
+      shampoo_beta: the decay of the factors; None takes `b2`.
       eps: added to the root of the (uncorrected) second moment.
       weight_decay: $\lambda$, decoupled, applied after the step.
       precondition_frequency: steps between two QR refreshes.
@@ -91,7 +91,7 @@ def official_soap(
       precondition_1d: whether vectors have a factor too; else they get plain Adam.
       normalize_grads: scale each parameter's P to a root mean square of 1.
       bias_correction: off leaves out the ratio above.
-      precision: of matrix products, as in `precond.scale_by_kronecker`; None is the highest.
+      precision: the precision of matrix products, as in `precond.scale_by_kronecker`; None is the highest.
       axis: mesh axes over whose devices blocks are divided, as in `precond.blocked`; the reference's trajectory on any.
       mesh: as in `precond.blocked`.
 

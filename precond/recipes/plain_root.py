@@ -1,4 +1,4 @@
-"""An inverse root as a reference computes it: on factors as they come, of whatever scale."""
+"""Compute an inverse root as a reference does: of factors that are not scaled first."""
 
 import math
 from collections.abc import Callable
@@ -19,10 +19,10 @@ class Solution(NamedTuple):
     """Roots, and what is known of them.
 
     Attributes:
-      root: `[M, d, d]`.
-      error: what the reference calls one, `[M]`.
-      largest: eigenvalues of the factors, or a bound, `[M]`.
-      ridge: what was added to them, `[M]`.
+      root: the roots, `[M, d, d]`.
+      error: the error as the reference defines it, `[M]`.
+      largest: the largest eigenvalues of the factors, or a bound of them, `[M]`.
+      ridge: the ridge that was added to the factors, `[M]`.
     """
 
     root: jax.Array
@@ -41,7 +41,7 @@ def plain_root(solve: Solve, *, power: Powers = None, tolerance: float = math.in
     `precond.inverse_root`.
 
     Args:
-      solve: from factors `[M, d, d]` and their power to a `Solution`.
+      solve: a function from factors `[M, d, d]` and their power to a `Solution`.
       power: as in `precond.inverse_root`.
       tolerance: a root whose error is above it, or NaN, or that is not finite, is refused, and the last one stays.
 
@@ -71,7 +71,7 @@ def shifted(a: jax.Array, ridge: ArrayLike) -> jax.Array:
     """`A + ridge I`.
 
     Args:
-      a: `[M, d, d]` or `[d, d]`.
+      a: the matrices, `[M, d, d]` or `[d, d]`.
       ridge: a number.
 
     Examples:

@@ -1,4 +1,4 @@
-"""Meta's iterate averaging: Generalised Primal Averaging and Schedule-Free."""
+"""Average the iterates as Meta does: by Generalised Primal Averaging and Schedule-Free."""
 
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ class AveragingState(NamedTuple):
 
     Attributes:
       count: updates seen.
-      total: of the powers of the learning rate.
+      total: the sum of the powers of the learning rate.
       ahead: Z - Y, by how much the iterate is ahead of the parameters.
     """
 
@@ -46,7 +46,7 @@ def primal_averaging(
       train: $\mu_y$ (`train_interp_coeff`), above 0.
       evaluation: $\mu_x$ (`eval_interp_coeff`); None takes Schedule-Free's.
       learning_rate: $\eta$ of the updates, a number or a schedule, for Schedule-Free alone.
-      power: of it (`eval_coeff_lr_power`).
+      power: the power of it (`eval_coeff_lr_power`).
 
     Raises:
       ValueError, TypeError: for a number out of range.
@@ -103,7 +103,7 @@ def with_decay(
     Weight decay in front of the averaging would shrink it towards 0 from Y, and move Y by more.
 
     Args:
-      averaging: from `primal_averaging`, chained last.
+      averaging: the result of `primal_averaging`, which is chained last.
       weight_decay: $\lambda$, the learning rate times the decay: a number or a schedule.
 
     Raises:
@@ -148,7 +148,7 @@ def averaged_params(state: optax.OptState, params: Tree, train: float = 0.8) -> 
     $$X = Y - (Z - Y) (1 - \mu_y) / \mu_y$$
 
     Args:
-      state: of an optimizer with `primal_averaging` in it.
+      state: the state of an optimizer with `primal_averaging` in it.
       params: the parameters, Y.
       train: as given to `primal_averaging`.
 

@@ -1,4 +1,4 @@
-"""Weight decay times the learning rate."""
+"""Scale weight decay by the learning rate."""
 
 import optax
 

@@ -1,4 +1,4 @@
-"""Mean gradients, and how far apart the single gradients are, however a batch is split. Floor 1 of the library."""
+"""Compute mean gradients, and how far apart the single gradients are, however a batch is split. This is floor 1."""
 
 from precond.replicas.adam_metric import adam_metric
 from precond.replicas.gradients import GradientFunction, gradients, gradients_by, over_groups, over_micro_batches

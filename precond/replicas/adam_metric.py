@@ -1,4 +1,4 @@
-"""The metric in which gradients are measured if Adam preconditions the update."""
+"""Measure gradients in the metric of an update that Adam preconditions."""
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,8 @@ def adam_metric(state: optax.OptState, *, b2: ArrayLike = 0.999, eps: ArrayLike 
       state: the optimizer's state before the step; it holds one `optax.ScaleByAdamState`.
       b2: $\beta_2$, Adam's decay.
       eps: Adam's $\epsilon$.
-      start: in so many first steps the metric is the identity, since the second moments are those of a few gradients.
+      start: the number of first steps in which the metric is the identity, since the second moments are those of a few
+        gradients.
 
     Returns:
       A map for `metric=` of `precond.replicas.gradients`.

@@ -1,4 +1,4 @@
-"""Mean gradients with statistics, of a whole batch, of groups of a batch, and of micro-batches in a loop."""
+"""Compute mean gradients with statistics: of a whole batch, of groups of it, or of micro-batches in a loop."""
 
 import dataclasses
 from collections.abc import Callable
@@ -32,7 +32,7 @@ class Spread(Protocol):
 
         Args:
           params: a tree of arrays.
-          batch: whatever the loss takes.
+          batch: the batch, as the loss takes it.
           axes: the mesh axes that are averaged over further out, as far as types tell of them.
 
         Returns:
@@ -47,10 +47,10 @@ class GradientFunction:
     """Compute a mean gradient and its statistics: `value, mean, replicas = f(params, batch)`.
 
     Attributes:
-      spread: from params, batch and mesh axes to the value, the mean gradient and the deviation of each leaf
+      spread: a function from params, batch and mesh axes to the value, the mean gradient and the deviation of each leaf
         (`Spread`).
-      squares: from such a gradient to the squared norms of its leaves.
-      count: returns the number of gradients of which the mean is taken.
+      squares: a function from such a gradient to the squared norms of its leaves.
+      count: a function that returns the number of gradients of which the mean is taken.
     """
 
     spread: Spread
@@ -107,8 +107,9 @@ def gradients_by(function: Callable[..., tuple[Any, Any]], *, metric: Metric | N
     ```
 
     Args:
-      function: from params and batch to the value and the gradient, as `jax.value_and_grad(loss)` is. In place of the
-        value it may return a tree with the value as its first leaf. Both are means over the examples of the batch.
+      function: a function from params and batch to the value and the gradient, as `jax.value_and_grad(loss)` is. In
+        place of the value it may return a tree with the value as its first leaf. Both are means over the examples of
+        the batch.
       metric: as in `gradients`.
 
     Returns:
@@ -173,7 +174,7 @@ def over_groups(f: GradientFunction, groups: int) -> GradientFunction:
     norms are those of whole gradients.
 
     Args:
-      f: from `gradients`, or another `over_` function.
+      f: a function from `gradients` or another `over_` function.
       groups: the number of groups; it divides the first axis of every array of the batch. So many copies of the
         gradient are held, split among the devices.
 
@@ -209,7 +210,7 @@ def over_micro_batches(f: GradientFunction, steps: int) -> GradientFunction:
     It takes the memory of two gradients and one micro-batch.
 
     Args:
-      f: from `gradients`, or another `over_` function.
+      f: a function from `gradients` or another `over_` function.
       steps: the number of micro-batches; it divides the first axis of every array of the batch.
 
     Returns:

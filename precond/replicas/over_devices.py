@@ -1,4 +1,4 @@
-"""Mean gradients with statistics over the devices of a mesh axis, inside `jax.shard_map` or `jax.pmap`."""
+"""Average gradients over the devices of a mesh axis, with statistics, inside `jax.shard_map` or `jax.pmap`."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -31,7 +31,7 @@ def over_devices(f: GradientFunction, axis: str | Sequence[str], *, specs: Any =
     would.
 
     Args:
-      f: from `gradients`, or another `over_` function.
+      f: a function from `gradients` or another `over_` function.
       axis: the mesh axis, or axes, over which the batch is split.
       specs: how parameters are sharded: a tree of `PartitionSpec` such as `in_specs` of `jax.shard_map` takes (one may
         stand for a subtree). None if no parameter is sharded over `axis`.

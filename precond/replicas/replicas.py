@@ -1,4 +1,4 @@
-"""Statistics of the gradients whose mean a step takes: how many they are, and how far apart."""
+"""Hold statistics of the gradients whose mean a step takes: how many they are, and how far apart."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -40,8 +40,8 @@ class Replicas(NamedTuple):
       count: n, over all replicas and micro-batches.
       parts: the number of gradients that make up one step's gradient. It is n, unless the statistics are from more than
         one step.
-      deviation: for each leaf, $\sum_i \|g_i - \bar g\|^2$.
-      square: for each leaf, $\|\bar g\|^2$.
+      deviation: the deviation of each leaf, $\sum_i \|g_i - \bar g\|^2$.
+      square: the squared norm of the mean of each leaf, $\|\bar g\|^2$.
     """
 
     count: ArrayLike
@@ -104,7 +104,7 @@ def merge(
       other: the mean of the second set.
       more: the deviation of the second set.
       others: k, the number of gradients in the second set.
-      squares: from a gradient to the squared norms of its leaves.
+      squares: a function from a gradient to the squared norms of its leaves.
 
     Reference:
       Chan, Golub and LeVeque, Updating formulae and a pairwise algorithm for computing sample variances, 1979.

@@ -1,4 +1,4 @@
-"""Tests that say whether a batch is large enough for the mean of its gradients to be a good direction."""
+"""Test whether a batch is large enough for the mean of its gradients to be a good direction."""
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,8 @@ def variance_tests(gradients: Tree) -> dict[str, jax.Array]:
     is at right angles to the gradient. The orthogonality test bounds this noise.
 
     Args:
-      gradients: of the parts of a batch, or of its examples, stacked in every leaf, `[n, ..]`, with n at least 2.
+      gradients: the gradients of the parts of a batch, or of its examples, stacked in every leaf, `[n, ..]`, with n at
+        least 2.
 
     Returns:
       Three numbers: `"norm"`, `"inner_product"` and `"orthogonality"`; infinite where the mean is 0.

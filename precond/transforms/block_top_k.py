@@ -1,4 +1,4 @@
-"""A compressor that keeps the largest entries of each block of a parameter."""
+"""Compress each parameter: keep the largest entries of each of its blocks."""
 
 import math
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ class Entries(NamedTuple):
     """Hold the entries that stay of one part of a parameter.
 
     Attributes:
-      values: `[blocks, k]`, in each block the largest first.
+      values: the entries, `[blocks, k]`, in each block the largest first.
       places: the place of each value in its block, `[blocks, k]`; integers as short as the blocks allow.
     """
 

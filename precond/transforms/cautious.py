@@ -1,4 +1,4 @@
-"""Updates without the entries that disagree with the gradient."""
+"""Remove the entries of updates that disagree with the gradient."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ def cautious(inner: optax.GradientTransformation) -> optax.GradientTransformatio
     numbers agree if the real part of $\bar U G$ is positive.
 
     Args:
-      inner: any direction, such as `precond.scale_by_soap()`, or a part of one on stacks.
+      inner: a direction, such as `precond.scale_by_soap()`, or a part of one on stacks.
 
     Returns:
       A transformation.

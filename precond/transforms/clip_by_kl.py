@@ -1,4 +1,4 @@
-"""K-FAC's step size, which keeps the model's predictions from moving too far."""
+"""Choose K-FAC's step size, which keeps the model's predictions from moving too far."""
 
 import math
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""A bound of the length of updates, by parameter or by block."""
+"""Bound the length of updates, by parameter or by block."""
 
 import math
 from typing import Any

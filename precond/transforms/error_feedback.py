@@ -1,4 +1,4 @@
-"""Error feedback: the part that a compressor leaves out is kept and added to the next gradient."""
+"""Keep the part that a compressor leaves out, and add it to the next gradient: error feedback."""
 
 from typing import Any, NamedTuple
 
@@ -38,7 +38,7 @@ def error_feedback(compressor: optax.GradientTransformation) -> optax.GradientTr
     newest of them is preconditioned.
 
     Args:
-      compressor: any transformation that keeps a part of its updates, such as `precond.transforms.block_top_k`.
+      compressor: a transformation that keeps a part of its updates, such as `precond.transforms.block_top_k`.
 
     Returns:
       A transformation; updates have the dtype of the gradients. The part that is lost by rounding to it is fed back,

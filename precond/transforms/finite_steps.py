@@ -1,4 +1,4 @@
-"""A wrapper that skips the whole step if any gradient entry is NaN or infinite."""
+"""Skip the whole step if any gradient entry is NaN or infinite."""
 
 from typing import Any, NamedTuple
 
@@ -35,7 +35,7 @@ def finite_steps(
     one decision for all. (`optax.apply_if_finite` does the same, but gives up after some steps in a row.)
 
     Args:
-      inner: any transformation.
+      inner: a transformation.
       axis: the mesh axes over which the gradient is sharded, inside the user's own `shard_map` or `pmap`, so that all
         devices decide alike.
 

@@ -1,4 +1,4 @@
-"""Grafting: the direction of one method with the magnitude of another."""
+"""Graft: take the direction of one method and the magnitude of another."""
 
 from typing import Any, NamedTuple
 
@@ -56,9 +56,10 @@ def graft(
     Shampoo. Inside they are those of each block, as in Meta's. You choose by where you put it.
 
     Args:
-      direction: any transformation.
-      magnitude: any transformation.
-      start: in steps before this one (counted from 1) the update is $U$ itself, while the direction warms up.
+      direction: a transformation.
+      magnitude: a transformation.
+      start: the first step (counted from 1) that is grafted. Before it the update is $U$ itself, while the direction
+        warms up.
       eps: added to the norm of the direction. If this norm is 0, so is the update.
 
     Returns:

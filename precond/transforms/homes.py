@@ -1,4 +1,4 @@
-"""Which devices compute the stacks that have fewer blocks than there are devices."""
+"""Choose the devices that compute the stacks with fewer blocks than there are devices."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -88,12 +88,12 @@ def compute_at(
     """Run a function on the rows of a stack that can be blocks, where they have their home.
 
     Args:
-      home: of the stack.
-      info: of the stacks.
-      function: from matrices `[n, ..]`, a number for each `[n]`, and `given` to such matrices and numbers. Zeros must
-        stay zeros.
-      matrices: `[N, ..]`.
-      errors: `[N]`.
+      home: the home of the stack.
+      info: the info of the stacks.
+      function: a function from matrices `[n, ..]`, a number for each `[n]`, and `given` to such matrices and numbers.
+        Zeros must stay zeros.
+      matrices: the matrices of the stack, `[N, ..]`.
+      errors: the errors of the stack, `[N]`.
       *given: what is the same on all devices.
     """
     rows, filled = home.rows, matrices.shape[0] - home.rows

@@ -1,4 +1,4 @@
-"""A last step that leaves the norm of weights as it was in the beginning."""
+"""Keep the norm of weights as it was in the beginning, by the last step of a chain."""
 
 import functools
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ class HyperballState(NamedTuple):
 
     Attributes:
       count: updates seen in which something moved.
-      radius: by parameter, its norm before the first update.
+      radius: the norm of each parameter before the first update.
     """
 
     count: jax.Array

@@ -1,4 +1,4 @@
-"""The Levenberg-Marquardt rule: damping follows how well a quadratic model predicts the loss."""
+"""Adapt damping by how well a quadratic model predicts the loss: the Levenberg-Marquardt rule."""
 
 import math
 from collections.abc import Callable
@@ -69,14 +69,14 @@ def levenberg_marquardt(
     transformation gets it as an argument of the function that makes it, so that it may stand wherever a number may.
 
     Args:
-      make: from $\lambda$ to a transformation whose update is the whole step:
+      make: a function from $\lambda$ to a transformation whose update is the whole step:
         `lambda damping: precond.transforms.quadratic_model(precond.scale_by_kfac(layers, damping=damping), damping)`.
         It is called in every update, and must always make a transformation with the same state.
       damping: the first $\lambda$, rather too large than too small; in the paper 150.
       decay: $\omega$; in the paper 19/20.
       interval: T.
-      thresholds: of $\rho$; below the first the damping is raised, and above the second it is lowered.
-      rejection: by what the damping is multiplied when a step is rejected; None is $\omega^{-T}$.
+      thresholds: the thresholds of $\rho$; below the first the damping is raised, and above the second it is lowered.
+      rejection: the number by which the damping is multiplied when a step is rejected; None is $\omega^{-T}$.
       damped: whether $\lambda I$ is in the model that foretells the change. Without it the curvature's own model does.
       low: the least $\lambda$.
       high: the largest $\lambda$.

@@ -1,4 +1,4 @@
-"""Meta's gradient filter, a debiased moving average that may lean towards the newest gradient."""
+"""Filter gradients as Meta does: by a debiased moving average that may lean towards the newest gradient."""
 
 from typing import Any, NamedTuple
 

@@ -1,4 +1,4 @@
-"""A compressor that keeps each matrix in low rank, and a window of gradients that are stored so."""
+"""Compress each matrix to low rank, and store M-FAC's window of gradients so."""
 
 import math
 from typing import NamedTuple
@@ -21,8 +21,8 @@ class LowRank(NamedTuple):
     """Hold two factors of a matrix in low rank, the product of the first and the transposed second.
 
     Attributes:
-      left: `[m, r]`, with orthonormal columns.
-      right: `[n, r]`.
+      left: the left factor, `[m, r]`, with orthonormal columns.
+      right: the right factor, `[n, r]`.
     """
 
     left: jax.Array

@@ -1,4 +1,4 @@
-"""NAdam's momentum, an average that looks one step ahead, free of the bias of its start."""
+"""Average gradients as NAdam does: one step ahead, and free of the bias of the start."""
 
 from typing import Any, NamedTuple
 

@@ -1,4 +1,4 @@
-"""Normalisation of gradients, by parameter or by block."""
+"""Normalize gradients, by parameter or by block."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ def normalize(eps: float = 1e-25) -> optax.GradientTransformationExtraArgs:
     norm of the whole tree.)
 
     Args:
-      eps: in the units of the gradient; a zero gradient stays zero.
+      eps: a small number in the units of the gradient; a zero gradient stays zero.
 
     Raises:
       ValueError, TypeError: for a negative eps.

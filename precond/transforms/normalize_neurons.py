@@ -1,4 +1,4 @@
-"""Neurons whose updates are equally large in the long run."""
+"""Make the updates of all neurons equally large in the long run."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ class NormalizeNeuronsState(NamedTuple):
     """What `normalize_neurons` keeps.
 
     Attributes:
-      moment: by parameter, the average of mean squares, of length 1 along the axes of the mean.
+      moment: the average of mean squares of each parameter, of length 1 along the axes of the mean.
     """
 
     moment: Any

@@ -1,4 +1,4 @@
-"""Transformations of one parameter, or one block, at a time."""
+"""Make transformations of one parameter, or of one block, at a time."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +19,7 @@ def refuse_stacks(name: str, blocks: Any) -> None:
     It would take all blocks of a device for one parameter, and its result would depend on the number of devices.
 
     Args:
-      name: of the function that made the transformation.
+      name: the name of the function that made the transformation.
       blocks: the extra argument of its update.
 
     Raises:
@@ -39,8 +39,8 @@ def of_single_blocks(name: str, function: Callable[[jax.Array], jax.Array]) -> o
     """Make a stateless transformation from a function of one parameter, or of one block.
 
     Args:
-      name: of the function that makes the transformation.
-      function: of an array.
+      name: the name of the function that makes the transformation.
+      function: a function of an array.
 
     Examples:
       >>> tx = of_single_blocks("double", lambda x: 2 * x)

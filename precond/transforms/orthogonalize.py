@@ -1,4 +1,4 @@
-"""Matrices with singular values of about 1."""
+"""Orthogonalize matrices: make their singular values about 1."""
 
 import math
 from collections.abc import Callable
@@ -25,8 +25,8 @@ class OrthogonalizeState(NamedTuple):
 
     Attributes:
       count: updates seen.
-      error: by stack, an estimate of the root mean square of $s^2 - 1$ over the singular values s of each block, `[N]`,
-        in the last step that took them whole.
+      error: an estimate, for each stack, of the root mean square of $s^2 - 1$ over the singular values s of each block,
+        `[N]`, in the last step that took them whole.
     """
 
     count: jax.Array

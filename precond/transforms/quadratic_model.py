@@ -1,4 +1,4 @@
-"""A learning rate and a momentum that minimise a quadratic model of the loss in each step."""
+"""Choose the learning rate and momentum that minimise a quadratic model of the loss in each step."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -59,7 +59,7 @@ def quadratic_model(
     scaling behind it, and no momentum in front of it.
 
     Args:
-      direction: any transformation: `precond.scale_by_kfac`, `precond.scale_by_kronecker`, `optax.identity()`.
+      direction: a transformation: `precond.scale_by_kfac`, `precond.scale_by_kronecker`, `optax.identity()`.
       damping: $\lambda$ of the model. If the loss has a weight decay in it, add its coefficient.
       learning_rate: $-\alpha$, where it is given; the model then chooses $\mu$ alone.
       momentum: $\mu$, where it is given; the model then chooses $\alpha$ alone.

@@ -1,4 +1,4 @@
-"""How M-FAC's window stores gradients: as they are, or the largest entries of each block."""
+"""Store the gradients of M-FAC's window: as they are, or the largest entries of each block."""
 
 import functools
 from typing import Any, NamedTuple, Protocol
@@ -43,7 +43,7 @@ class Combine(Protocol):
 
         Args:
           window: m stored gradients, in the form of `store` with a leading axis m.
-          weights: `[m]`.
+          weights: the weights, `[m]`.
           like: an array of the parameter's shape and dtype.
         """
         ...
@@ -53,9 +53,9 @@ class Rows(NamedTuple):
     """Store the gradients of one parameter, by three pure functions.
 
     Attributes:
-      store: from a gradient to its stored form (`Store`).
-      products: from a window of stored gradients and a gradient to their inner products (`Products`).
-      combine: from a window and weights to the weighted sum of its gradients (`Combine`).
+      store: a function from a gradient to its stored form (`Store`).
+      products: a function from a window of stored gradients and a gradient to their inner products (`Products`).
+      combine: a function from a window and weights to the weighted sum of its gradients (`Combine`).
     """
 
     store: Store

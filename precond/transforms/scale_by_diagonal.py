@@ -1,4 +1,4 @@
-"""AdaGrad, RMSProp and Adam as one rule: a gradient divided by the root of its accumulated square."""
+"""Divide a gradient by the root of its accumulated square: AdaGrad, RMSProp and Adam as one rule."""
 
 from typing import Any, NamedTuple
 

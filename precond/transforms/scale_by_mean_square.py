@@ -1,4 +1,4 @@
-"""RMSProp with one second moment for each parameter or block."""
+"""Run RMSProp with one second moment for each parameter or block."""
 
 from typing import Any, NamedTuple
 

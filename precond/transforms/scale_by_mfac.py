@@ -1,4 +1,4 @@
-"""M-FAC, which inverts the empirical Fisher matrix of the last gradients without a matrix of its size."""
+"""Invert the empirical Fisher matrix of the last gradients without a matrix of its size: M-FAC."""
 
 import functools
 from typing import Any, NamedTuple
@@ -27,8 +27,8 @@ class MFACState(NamedTuple):
       count: the number of gradients taken into the window.
       window: the last gradients, `[m, ...]` for each parameter, or in the form of `rows`; float32 or wider, and zeros
         at first.
-      gram: their inner products, `[m, m]`.
-      known: whose gradients they are.
+      gram: the inner products of the gradients, `[m, m]`.
+      known: the parameters whose gradients they are, by hashes of their paths.
     """
 
     count: jax.Array

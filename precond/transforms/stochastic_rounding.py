@@ -1,4 +1,4 @@
-"""Stochastic rounding to bfloat16, which is right in the mean."""
+"""Round to bfloat16 at random, so that the mean is right."""
 
 from typing import Any, NamedTuple
 

@@ -1,4 +1,4 @@
-"""A switch from one transformation to another at a step; both are updated all the time."""
+"""Switch from one transformation to another at a step; both are updated all the time."""
 
 from typing import Any, NamedTuple
 
@@ -37,8 +37,8 @@ def switch(
 
     Args:
       start: the first step of `after`.
-      before: any transformation.
-      after: any transformation.
+      before: a transformation.
+      after: a transformation.
 
     Returns:
       A transformation that costs both.

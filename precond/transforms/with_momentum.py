@@ -1,4 +1,4 @@
-"""One momentum for several transformations that also need the raw gradient."""
+"""Share one momentum among several transformations that also need the raw gradient."""
 
 from typing import Any, NamedTuple
 
@@ -35,8 +35,8 @@ def with_momentum(
     inside `with_momentum` keeps one momentum, where otherwise each would keep its own.
 
     Args:
-      momentum: any transformation (`optax.ema(0.9)`).
-      inner: any transformation.
+      momentum: a transformation (`optax.ema(0.9)`).
+      inner: a transformation.
 
     Returns:
       A transformation.

@@ -1,4 +1,4 @@
-"""Parameters of bfloat16 that are rounded by chance, so that small steps are not lost."""
+"""Round bfloat16 parameters at random, so that small steps are not lost."""
 
 import zlib
 from typing import Any, NamedTuple

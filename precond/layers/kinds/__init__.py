@@ -1,4 +1,4 @@
-"""Kinds of layers, one class of layer a file; `Kind` is the interface, and a new kind is a new file here or in a model.
+"""Define the kinds of layers, one in each file: `Kind` is their interface, and a model may define a new one.
 
 | kind | layers | factors |
 |---|---|---|

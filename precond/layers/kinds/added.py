@@ -1,4 +1,4 @@
-"""Parameters that are added to what passes by: position tables and free vectors."""
+"""Define the kind of parameters that are added to an array: position tables and free vectors."""
 
 import dataclasses
 

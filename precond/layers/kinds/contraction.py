@@ -1,4 +1,4 @@
-"""Dense layers, general dense layers and einsums: products of the input with the weights."""
+"""Define the kind of dense layers, general dense layers and einsums: products of the input with the weights."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""Convolutions of any number of spatial dimensions, strided, dilated, grouped or transposed."""
+"""Define the kind of convolutions: of any number of spatial dimensions, strided, dilated, grouped or transposed."""
 
 import dataclasses
 import math
@@ -20,12 +20,12 @@ class Conv(Kind):
     Attributes:
       bias: whether the layer adds a bias.
       kernel: the kernel's spatial shape.
-      strides: of the window.
+      strides: the strides of the window.
       padding: "SAME", "VALID", or (low, high) for each dimension.
       input_dilation: zeros between the input's positions (a transposed convolution's strides).
       kernel_dilation: holes in the kernel.
-      groups: of channels.
-      mode: of `jnp.pad`, for padding in pairs.
+      groups: the number of groups of channels.
+      mode: the mode of `jnp.pad`, for padding in pairs.
     """
 
     bias: bool

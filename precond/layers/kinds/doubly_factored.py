@@ -1,4 +1,4 @@
-"""Dense layers over a feature map, with a factor of positions and one of channels in place of A."""
+"""Define the kind of layers over a feature map with a factor of positions and one of channels in place of A."""
 
 import dataclasses
 from typing import NamedTuple
@@ -19,10 +19,10 @@ class FeatureMap(Kind):
     """Read the inputs of another kind as maps, `[positions, channels]`; `DoublyFactored.kind_of` makes it.
 
     Attributes:
-      kind: of the layer, whose inputs the maps are.
+      kind: the kind of the layer, whose inputs the maps are.
       positions: how many positions a map has.
       channels: how many channels it has at each.
-      steps: of the power iteration.
+      steps: the number of steps of the power iteration.
       bias: whether the layer adds a bias.
       normalised: as in `kind`.
     """
@@ -77,8 +77,8 @@ class DoublyFactored(NamedTuple):
         """Return the kind whose inputs are read as maps.
 
         Args:
-          kind: of the layer.
-          layer: that the kind makes; it has one axis of inputs, or several if the number of channels is None.
+          kind: the kind of the layer.
+          layer: the layer that the kind makes; it has one axis of inputs, or several if the number of channels is None.
 
         Raises:
           ValueError: if the layer's inputs are not positions times channels.
@@ -102,8 +102,8 @@ def under_sharing(kind: Kind, layer: Layer, sharing: Sharing) -> Kind:
     """Return the kind that a layer has under a sharing rule: `doubly_factored` replaces that of a layer with a full A.
 
     Args:
-      kind: of the layer.
-      layer: that the kind makes.
+      kind: the kind of the layer.
+      layer: the layer that the kind makes.
       sharing: a sharing rule.
 
     Examples:
@@ -137,9 +137,9 @@ def doubly_factored(channels: int | None = None, *, steps: int = 16) -> DoublyFa
 
     Args:
       channels: C, for inputs that were flattened to T C, channels last. None takes the last of the axes that a layer
-        contracts: for `DenseGeneral` over height, width and channels.
-      steps: of the power iteration that finds $K$ and $\Psi$ (`precond.linalg.closest_rank_one`). Its error falls as
-        $(s_2 / s_1)^{2 \, \text{steps}}$, and a step costs 4 T C operations for each example.
+        contracts: the number of channels for `DenseGeneral` over height, width and channels.
+      steps: the number of steps of the power iteration that finds $K$ and $\Psi$ (`precond.linalg.closest_rank_one`).
+        Its error falls as $(s_2 / s_1)^{2 \, \text{steps}}$, and a step costs 4 T C operations for each example.
 
     Raises:
       ValueError, TypeError: if a number is below 1; in the capture, if the inputs of a layer do not have such channels.

@@ -1,4 +1,4 @@
-"""Embeddings: products with one-hot vectors, whose factor of the inputs is diagonal."""
+"""Define the kind of embeddings: products with one-hot vectors, whose factor of the inputs is diagonal."""
 
 import dataclasses
 from collections.abc import Mapping

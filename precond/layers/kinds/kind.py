@@ -1,4 +1,4 @@
-"""The interface of a kind of layer, and the signals and sums that it speaks of."""
+"""Define the interface of a kind of layer, and the signals and sums that it works with."""
 
 import dataclasses
 import math
@@ -35,8 +35,8 @@ class Rows(NamedTuple):
     """Hold the rows that factors are sums over: the signals after the sharing rule.
 
     Attributes:
-      inputs: `[n, t, r, i]`, or in the form that the kind's signals have.
-      outputs: `[n, t, r, o]`, or None.
+      inputs: the inputs of the layer, `[n, t, r, i]`, or in the form that the kind's signals have.
+      outputs: the cotangents of its outputs, `[n, t, r, o]`, or None.
       weights: how much each row counts for the inputs, `[n, t]`: 0 for padding.
     """
 
@@ -93,8 +93,8 @@ class Kind(Protocol):
         Args:
           kernel: path of the weights.
           bias: path of the bias, or None.
-          shape: of the weights among the parameters. Scans and maps over layers put axes in front of it; they are the
-            layer's `layer_ndim`.
+          shape: the shape of the weights among the parameters. Scans and maps over layers put axes in front of it; they
+            are the layer's `layer_ndim`.
         """
         ...
 
@@ -121,9 +121,10 @@ class Kind(Protocol):
         padding are zero.
 
         Args:
-          signals: of one call.
+          signals: the signals of one call.
           sharing: the rule for shared positions; a kind may have its own and ignore this one.
-          mask: of the positions that are not padding, by the leading axes of the layer's output; None counts all.
+          mask: the mask of the positions that are not padding, by the first axes of the layer's output; None counts
+            all.
         """
         a, g = signals
         if g is None:
@@ -137,7 +138,7 @@ class Kind(Protocol):
         `positions`, too; a layer without outputs has `inputs` alone.
 
         Args:
-          rows: from `rows`.
+          rows: the result of `rows`.
         """
         out = {"inputs": gram(rows.inputs, rows.weights)}
         return out if rows.outputs is None else out | {"outputs": gram(rows.outputs)}
@@ -146,7 +147,7 @@ class Kind(Protocol):
         """Return the gradient of the weights as the signals have it, `[r, i, o]`, which the self-check compares.
 
         Args:
-          signals: of one call.
+          signals: the signals of one call.
         """
         a, g = signals
         if g is None:
@@ -164,7 +165,7 @@ class Kind(Protocol):
         example is a row. The sum needs no more memory than the signals, and costs as much as the factors.
 
         Args:
-          rows: from `rows`.
+          rows: the result of `rows`.
           bases: orthonormal columns: `inputs` `[i, i]` (`[r, i, i]` for groups) and `outputs` `[o, o]`. A missing entry
             is the identity.
 
@@ -228,7 +229,7 @@ def squares(x: jax.Array, basis: jax.Array | None) -> jax.Array:
     """Return the squares of rows in a basis.
 
     Args:
-      x: `[n, t, r, d]`.
+      x: an array, `[n, t, r, d]`.
       basis: orthonormal columns, `[d, d]` or `[r, d, d]`; None is the identity.
 
     Examples:
@@ -245,7 +246,7 @@ def mask_by_row(mask: jax.Array | None, shape: tuple[int, ...]) -> jax.Array | N
     """Read a mask of leading axes as one of rows `[n, t]`; axes that it does not have repeat it.
 
     Args:
-      mask: by the leading axes of a layer's output, or None.
+      mask: a mask by the first axes of a layer's output, or None.
       shape: `(n, t)`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Scales and shifts of norms: one exact block of the Fisher matrix for each channel."""
+"""Define the kind of the scales and shifts of norms: one exact block of the Fisher matrix for each channel."""
 
 import dataclasses
 
