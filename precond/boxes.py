@@ -56,8 +56,8 @@ def in_box(box: Any, x: Any, axes: Sequence[str], sizes: Mapping[str, int] | Non
 def _name(box: Any, axis: str, sizes: Mapping[str, int]) -> Any:
     """Return what to write into a box so that Flax divides the first axis over this axis of the mesh.
 
-    A box with logical names needs a logical name that the rules turn into this axis alone. Where there is none, a pair
-    of this axis and an axis of size 1 does the same, since rules leave pairs as they are.
+    A box with logical names needs a logical name that the rules turn into this axis alone. If the rules have no such
+    name, a pair of this axis and an axis of size 1 does the same, since rules leave pairs as they are.
     """
     if not hasattr(box, "rules"):
         return axis

@@ -15,7 +15,7 @@ _NUMBERS = (np.ndarray, np.generic, int, float, complex)
 def compiled_if_eager(tx: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
     """Compile the update of a transformation that is called outside of `jax.jit`.
 
-    JAX would run it operation by operation, and compile its conditions and loops anew in every call. Inside of a
+    JAX would run it operation by operation, and compile its conditions and loops again in every call. Inside of a
     transformation of JAX nothing changes. Arrays and numbers among the extra arguments may change from call to call;
     for each other value of anything else, such as a function, the update is compiled once more.
 

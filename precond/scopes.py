@@ -1,4 +1,4 @@
-"""Name parts of a program for profilers, and for `precond.plan`, which counts by them. This is floor 0 of the library."""
+"""Name parts of a program for profilers, and for the counts of `precond.plan`. This is floor 0 of the library."""
 
 import re
 from contextlib import AbstractContextManager

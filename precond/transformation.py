@@ -11,7 +11,7 @@ StateMade = TypeVar("StateMade", covariant=True)
 
 
 class Init(Protocol[StateMade]):
-    """The type of a transformation's `init`."""
+    """Make the first state: the type of a transformation's `init`."""
 
     def __call__(self, params: optax.Params) -> StateMade:
         """Make the state for these parameters.
@@ -23,7 +23,7 @@ class Init(Protocol[StateMade]):
 
 
 class Update(Protocol[State]):
-    """The type of a transformation's `update`, with a state of its own type."""
+    """Transform updates, with a state of its own type: the type of a transformation's `update`."""
 
     def __call__(
         self, updates: optax.Updates, state: State, params: optax.Params | None = None, **extra: Any

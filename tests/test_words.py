@@ -9,14 +9,13 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "precond"
-ROOMS = ("engine", "blocks", "mesh", "routes", "roots", "statistics", "linalg")
-FILES = [file for room in ROOMS for file in sorted((PACKAGE / room).rglob("*.py"))]
+FILES = sorted(PACKAGE.rglob("*.py"))
 
-# A docstring says what to expect of the thing that it stands in: it begins with one of these.
+# A docstring says what a module, a class or a function does: it begins with one of these.
 IMPERATIVES = """
     Accumulate Adapt Add Append Apply Approximate Average Begin Bound Call Capture Carry Cast Chain Change Check Choose
     Collect Combine Compare Compile Compress Compute Concatenate Copy Count Crop Cut Damp Decompose Define Derive
-    Describe Divide Enlarge Estimate Explain Factor Fill Filter Find Finish Fix Follow Forget Gather Give Graft Group
+    Describe Divide Do Enlarge Estimate Explain Factor Fill Filter Find Finish Fix Follow Forget Gather Give Graft Group
     Hash Help Hide Hold Import Invert Join Keep Lay Learn Leave Let List Look Make Mark Measure Merge Minimise Move
     Multiply Name Normalize Note Number Orthogonalize Pack Pad Pass Precondition Project Put Raise Read Record Refresh
     Refuse Remove Repeat Replace Report Return Rotate Round Run Save Say Scale Schedule Send Shape Shard Share Shorten
@@ -25,11 +24,13 @@ IMPERATIVES = """
 """
 
 # Words that a reader whose English is a second language stops at, and words that hide what a sentence is about.
+# The case of letters does not matter, except in "none", which as None is a word of Python.
 RIDDLES = re.compile(
-    r"\b[Ll]ikewise\b|\bis none\b|\bcomes? so\b|\b[Ww]hat is not?\b|(?<!here )\bis no\b(?! more| less| longer)"
-    r"|\b[Tt]he latter\b|\b[Hh]ence\b|\b[Tt]hus\b|\bthereof\b|\bshall\b|\bwherein\b|\bthat of theirs\b"
+    r"\blikewise\b|\bis (?-i:none)\b|\bcomes? so\b|\bwhat is not?\b|(?<!here )\bis no\b(?! more| less| longer)"
+    r"|\bthe latter\b|\bhence\b|\bthus\b|\bthereof\b|\bshall\b|\bwherein\b|\bthat of theirs\b"
     r"|\bcomes? (divided|whole)\b|\bbe it\b|\bfor ever\b|\banew\b|\bof a map\b|\bmeets?\b|\bfeels? it\b|\btold\b"
-    r"|\bwhatever\b|\bstands? (in|for|on|there|beside)\b|\ball but\b|\bnothing but\b|\bwhose (it|its|their)\b"
+    r"|\bwhatever\b|\bstands? (in|for|on|there|beside)\b|\ball but\b|\bnothing but\b|\bwhose (it|its|their)\b",
+    re.IGNORECASE,
 )
 LONGEST = 32
 
@@ -48,8 +49,9 @@ def documented(file):
 
 
 def prose(text):
-    """A docstring without examples, formulas, code and tables."""
+    """A docstring without examples, formulas and code, in which the name of an entry is code, too."""
     text = re.split(r"\n *Examples:\n", text)[0]
+    text = re.sub(r"^( +\*{0,2})\w+(?:, \w+)*: ", r"\1x: ", text, flags=re.MULTILINE)
     text = re.sub(r"::\n\n(?: {4,}.*\n|\n)+", ".\n\n", text)
     text = re.sub(r"\$\$.*?\$\$", "", text, flags=re.DOTALL)
     return re.sub(r"`[^`]*`|\$[^$]*\$", "x", text)
@@ -77,13 +79,32 @@ BY_FILE = pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to
 
 @BY_FILE
 def test_a_docstring_begins_with_a_verb(file):
-    first = {name: text.split(maxsplit=1)[0] for name, text, is_noun in documented(file) if not is_noun}
-    assert {name: word for name, word in first.items() if word not in IMPERATIVES.split()} == {}
+    first = [(name, text.split(maxsplit=1)[0]) for name, text, is_noun in documented(file) if not is_noun]
+    assert [(name, word) for name, word in first if word not in IMPERATIVES.split()] == []
+
+
+@BY_FILE
+def test_a_module_says_what_it_does_in_a_sentence_that_begins_with_a_verb(file):
+    text = ast.get_docstring(ast.parse(file.read_text())) or "nothing"
+    sentence = text.split("\n")[0]
+    assert sentence.split()[0] in IMPERATIVES.split()
+    assert sentence.endswith(".")
+    # A part of a sentence behind a full stop is a sentence of its own: "Floor 4." has no verb.
+    assert not re.search(r"\bFloor \d", text)
+
+
+@BY_FILE
+def test_a_state_says_that_it_holds(file):
+    nodes = [x for x in ast.walk(ast.parse(file.read_text())) if isinstance(x, ast.ClassDef)]
+    states = [x for x in nodes if x.name.endswith("State") and "NamedTuple" in map(ast.unparse, x.bases)]
+    assert [x.name for x in states if not (ast.get_docstring(x) or "").startswith("Hold ")] == []
 
 
 @BY_FILE
 def test_no_docstring_and_no_comment_speaks_in_riddles(file):
-    words = [(name, prose(text)) for name, text, _ in documented(file)] + [("a comment", comments(file))]
+    words = [(name, prose(text)) for name, text, _ in documented(file)]
+    words += [("a comment", text) for text in comments(file).splitlines()]
+    words = [(name, " ".join(text.split())) for name, text in words]
     assert [(name, match[0]) for name, text in words for match in RIDDLES.finditer(text)] == []
 
 

@@ -74,7 +74,7 @@ def check_types(hints: Mapping[str, Any], given: Mapping[str, Any]) -> None:
 
 
 def is_number(annotation: Any) -> bool:
-    """Return whether an annotation stands for one number, and not for a tree of arrays.
+    """Return whether an annotation means one number, and not a tree of arrays.
 
     Args:
       annotation: the annotation of an argument.
@@ -99,8 +99,8 @@ def _arguments_of(kind: Any) -> int:
 def _check_scalar(name: str, value: Any, kinds: list[Any]) -> None:
     """Raise for a value that cannot be meant as this number: True, 1j, several, NaN, or 2.5 where whole ones belong.
 
-    `jax.typing.ArrayLike` has `bool` and `complex` among its kinds, and stands for one real number. An argument that
-    may be an array of several numbers is annotated as a `jax.Array`.
+    `jax.typing.ArrayLike` has `bool` and `complex` among its kinds, but here it means one real number. An argument
+    that may be an array of several numbers is annotated as a `jax.Array`.
     """
     loose = complex in kinds
     if np.ndim(value):

@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class Described(optax.GradientTransformationExtraArgs):
-    """A transformation that says what it is.
+    """Hold a transformation, and print what it is.
 
     It is equal to the pair of its functions, as every transformation of Optax.
     """
@@ -108,7 +108,7 @@ def described(
             known = sign or getattr(made, "sign", 0)
             return Described(tx.init, tx.update, f"{full}({', '.join(given)})", known)
 
-        # A function of the module of the one it stands for, so that doctest finds its examples.
+        # It belongs to the module of the function that it replaces, so that doctest finds its examples.
         closure = cast(Any, call)
         wrapper = types.FunctionType(
             closure.__code__, function.__globals__, name, closure.__defaults__, closure.__closure__

@@ -88,8 +88,8 @@ def called(name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -
     Args:
       name: the name of the argument that the function was given as.
       function: the function to call.
-      *args: its arguments by position.
-      **kwargs: its arguments by name.
+      *args: the arguments by position.
+      **kwargs: the arguments by name.
 
     Raises:
       TypeError: if it takes others.

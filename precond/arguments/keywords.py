@@ -8,7 +8,7 @@ from typing import Any
 __all__ = ["advice_for", "check_call"]
 
 # In each line names of other libraries; then, by arguments that a function may have, what to write there. The first
-# argument that it has decides; the empty name stands for any function.
+# argument that it has decides; the empty name matches every function.
 _TABLE: tuple[tuple[str, Mapping[str, str]], ...] = (
     (
         "lr eta step_size stepsize alpha learningrate learning_rates max_lr rate lrate scheduler lr_schedule",

@@ -167,7 +167,7 @@ def _numbers(leaf: jax.ShapeDtypeStruct) -> jax.Array:
 
 
 class _NoUpdateError(Exception):
-    """An update gave something that is not a tree of updates."""
+    """Say that an update returned something other than a tree of updates."""
 
 
 def _probe(init: Callable[..., Any], update: Callable[..., Any], costly: bool, like: object) -> SignTrial:
@@ -209,7 +209,7 @@ def _begun(tx: optax.GradientTransformation, gradient: optax.Updates) -> optax.O
 
 
 def _half(gradient: jax.Array) -> jax.Array:
-    """Return what stands for the parameters: half of the gradient, in another order."""
+    """Return values to use as parameters: half of the gradient, in another order."""
     return (0.5 * (gradient[..., ::-1] if gradient.ndim else gradient)).astype(gradient.dtype)
 
 

@@ -25,7 +25,7 @@ known_states: dict[str, Callable[[], Any]] = {
 
 
 def whose(state: Any) -> str | None:
-    """Return the name of the optimizer whose state is made of the same kinds of states, or None if there is none.
+    """Return the name of the optimizer whose state is made of the same kinds of states, or None.
 
     Args:
       state: the state of an optimizer.
@@ -45,7 +45,7 @@ def _alike(first: frozenset[str], second: frozenset[str]) -> float:
 
 
 def _kinds(tree: Any, place: str = "") -> Iterator[str]:
-    """Give the types of all named tuples in a tree, each with the field of another one that it stands in."""
+    """Give the types of all named tuples in a tree, each with the name of the field that contains it."""
     if hasattr(tree, "_fields"):
         kind = type(tree).__name__
         yield f"{place}>{kind}"

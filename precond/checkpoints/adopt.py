@@ -20,7 +20,7 @@ __all__ = ["Adopted", "adopt"]
 
 
 class Adopted(NamedTuple):
-    """A state, and what became of each parameter.
+    """Hold a state, and tell what became of each parameter.
 
     Attributes:
       state: the state for the optimizer and the parameters that `adopt` was given.
@@ -50,16 +50,16 @@ def adopt(
     b1: float = 0.9,
     b2: float = 0.999,
 ) -> Adopted:
-    r"""Make a state of an optimizer from another one: keep what fits, begin anew what does not, and report both.
+    r"""Make a state of an optimizer from another one: keep what fits, start the rest again, and report both.
 
-    Parameters are found by their paths, whatever their order. So a model may gain, lose and rename parameters in the
-    middle of a run, and the block size or the views may change. What has a number for each entry of a parameter
-    (momentum, second moments) is then cut anew. Factors, roots and bases are kept where a parameter's blocks are the
-    same. Counts go on, unless all that they count begins anew.
+    Parameters are found by their paths, in any order. So a model may gain, lose and rename parameters in the middle of
+    a run, and the block size or the views may change. An array that has a number for each entry of a parameter
+    (momentum, second moments) is then cut into the new blocks. Factors, roots and bases are kept if a parameter's
+    blocks are the same. A count goes on if something that it counts is kept.
 
     From the state of `optax.adam` or `optax.adamw`, also within `optax.chain` and other wrappers, the momentum and the
     second moments become those of the optimizer: of the graft, and of the parameters without blocks. Factors and roots
-    begin anew. Schedules go on at Adam's step.
+    start again. Schedules go on at Adam's step.
 
     Args:
       tx: the optimizer to go on with, from this library or around it.
@@ -140,7 +140,7 @@ def _check_state(params: object, state: object) -> None:
 
 
 def _has_states(tree: object) -> bool:
-    """Return whether there is a named tuple in a tree, as Optax's states are, be it an empty one."""
+    """Return whether there is a named tuple in a tree, as Optax's states are; it may be empty."""
     named = jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, tuple) and hasattr(x, "_fields"))
     return any(isinstance(x, tuple) for x in named)
 

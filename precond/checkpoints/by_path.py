@@ -27,7 +27,7 @@ __all__ = ["Record", "by_path", "record_of", "rows_by_path", "shapes_of"]
 
 
 class Record(NamedTuple):
-    """A state by parameter.
+    """Hold a state by parameter.
 
     Attributes:
       parameters: the arrays that are kept of each parameter, by path and by the name of their place in the state.

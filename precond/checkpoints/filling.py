@@ -27,7 +27,7 @@ class Filling:
         record: Record,
         moments: Moments,
     ) -> None:
-        """Fill them.
+        """Fill the arrays.
 
         Args:
           fresh: the arrays of the new state by name.
@@ -48,10 +48,10 @@ class Filling:
             prefix
             for prefix in self._block_ids
             if int(on_host(record.others.get(name := f"{prefix}meaning", fresh[name]))) != int(on_host(fresh[name]))
-        )  # whose numbers mean something else: all but momentum begins anew
+        )  # whose numbers mean something else: only momentum is kept
         self._blocked = [x.removesuffix("stacks/fingerprint") for x in fresh if f"/{x}".endswith("/stacks/fingerprint")]
         self._packed: dict[tuple[str, str], dict[str, Any]] = {}
-        self._counts: dict[str, dict[str, Any]] = {}  # by name and by parameter, the counts of averages taken over
+        self._counts: dict[str, dict[str, Any]] = {}  # the counts of averages taken over, by name and by parameter
         self._went: dict[str, dict[str, bool]] = {path: {} for path in shapes}
         self._kept: set[str] = set()  # names of arrays in which something is old
         places = places_in(fresh)
@@ -66,7 +66,10 @@ class Filling:
             self._fill_other(name)
 
     def report(self) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]], tuple[str, ...]]:
-        """Return which parameters were kept, of which others which places begin anew, and which begin anew."""
+        """Return which parameters were kept, which were kept in part, and which start again.
+
+        A parameter that was kept in part has the names of the places that start again.
+        """
         went = {path: of for path, of in self._went.items() if of}
         kept = tuple(path for path, of in went.items() if all(of.values()))
         anew = tuple(path for path, of in went.items() if not any(of.values()))
@@ -153,7 +156,7 @@ class Filling:
         return tuple(found)
 
     def _fill_one(self, name: str, path: str, place: str) -> None:
-        """Keep what stands beside a parameter, as the moments of those without a view do."""
+        """Keep an array that belongs to one parameter, as do the moments of parameters without a view."""
         value, shape = self._record.parameters[path].get(place), np.shape(self.filled[name])
         of_blocked = any(place.startswith(f"{blocked}otherwise/") for blocked in self._blocked)
         if value is None and of_blocked and (value := self._moments.at(place, path)) is not None:
@@ -164,7 +167,7 @@ class Filling:
             self.filled[name] = value
 
     def _fill_other(self, name: str) -> None:
-        """Let counts and whatever else belongs to no parameter go on, unless something beside it begins anew."""
+        """Keep a count, or another array that belongs to no parameter, unless something beside it starts again."""
         if f"/{name}".endswith("/known/path_hashes") or name in (f"{prefix}meaning" for prefix in self._block_ids):
             return  # of the new state
         parent = "".join(name.rpartition("/")[:2])

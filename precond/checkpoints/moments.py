@@ -15,7 +15,7 @@ _FIRST, _SECOND = {"ema", "momentum", "mu"}, {"nu"}
 
 
 class Moments(NamedTuple):
-    """The moments of parameters, free of the bias of their start.
+    """Hold the moments of parameters, free of the bias of their start.
 
     Attributes:
       count: the number of steps so far; None if there are no moments.

@@ -15,7 +15,7 @@ from precond.trees import Tree
 __all__ = ["Stacked", "beside", "named_leaves", "on_host", "places_in", "stacks_in"]
 
 _BY_ENTRY = {"ema", "momentum", "mu", "nu", "trace"}
-_IN_OTHER_UNITS = {"roots", "statistics", "host"}  # what stands in bases, or is a factor
+_IN_OTHER_UNITS = {"roots", "statistics", "host"}  # numbers in a basis, or of a factor
 
 
 class Stacked(NamedTuple):
@@ -26,7 +26,7 @@ class Stacked(NamedTuple):
       stack: the name of the stack.
       place: the name of the array, without that of the stack.
       by_entry: whether it has a number for each entry of the parameters, which can be cut in another way. A momentum
-        that roots multiply, with no graft around, is not counted: with roots that begin anew it would move too far.
+        that roots multiply, with no graft around, is not counted: with roots that start again it would move too far.
     """
 
     prefix: str
@@ -145,7 +145,7 @@ def _stacked_at(
 
 
 def beside(name: str, paths: Collection[str]) -> tuple[str, str] | None:
-    """Split the name of an array that stands for one parameter, as the moments of Optax's Adam do.
+    """Split the name of an array that belongs to one parameter, as the moments of Optax's Adam do.
 
     Args:
       name: the name of the array.

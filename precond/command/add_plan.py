@@ -65,7 +65,7 @@ def _run(arguments: argparse.Namespace) -> tuple[str, int]:
 
 
 def _seconds(arguments: argparse.Namespace, found: Plan) -> dict[str, float]:
-    """Seconds by part."""
+    """Return seconds by part."""
     rates = ("flops_per_s", "decomposition_flops_per_s", "wire_bytes_per_s", "memory_bytes_per_s")
     given = {name: getattr(arguments, name) for name in rates if getattr(arguments, name) is not None}
     if arguments.step_ms is None:

@@ -35,7 +35,7 @@ _BLOCK_SIZE = 1024
 
 
 class Run(NamedTuple):
-    """What is planned.
+    """Hold what is planned.
 
     Attributes:
       tx: the optimizer.

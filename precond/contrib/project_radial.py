@@ -1,4 +1,4 @@
-"""Remove, as AdamP does, the step along weights that a normalisation makes scale-invariant."""
+"""Remove the step along weights that a normalisation makes scale-invariant, as AdamP does."""
 
 from typing import Any
 

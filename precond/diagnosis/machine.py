@@ -71,7 +71,7 @@ def inspect_machine() -> Machine:
     """
     try:
         platform, kinds, failure = jax.default_backend(), Counter(d.device_kind for d in jax.devices()), ""
-    except (RuntimeError, AssertionError) as error:  # the second where JAX_PLATFORMS names what is not installed
+    except (RuntimeError, AssertionError) as error:  # the second if JAX_PLATFORMS names a platform without its package
         platform, kinds, failure = "", Counter(), str(error) or type(error).__name__
     return Machine(
         versions=_versions(),

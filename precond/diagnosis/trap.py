@@ -9,7 +9,7 @@ __all__ = ["Evidence", "Trap"]
 
 
 class Evidence(NamedTuple):
-    """What is known when traps are looked for.
+    """Hold what is known when traps are looked for.
 
     Attributes:
       machine: the machine, as it was found.
@@ -23,7 +23,7 @@ class Evidence(NamedTuple):
 
 
 class Trap(NamedTuple):
-    """Describe one thing that makes training fail, crawl or lose precision.
+    """Hold one thing that makes training fail, crawl or lose precision.
 
     Attributes:
       seen: what was found on this machine.

@@ -25,7 +25,7 @@ State = TypeVar("State")
 
 
 class _Slot:
-    """What is known of one engine between two looks at its state."""
+    """Hold what is known of one engine between two looks at its state."""
 
     def __init__(self, engine: EngineDescription) -> None:
         self.root, self.period = engine.root, engine.schedule.period
@@ -162,7 +162,7 @@ def host_refresh(
 
     Raises:
       ValueError: where nothing in `tx` has `refresh=precond.on_host(..)`; for hyperparameters of the root that are
-        injected; and in a call for a state of something else, or with more updates than it was told of.
+        injected; and in a call for a state of something else, or with more updates than `updates`.
       TypeError: for a number of another type.
 
     Reference:

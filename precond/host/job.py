@@ -23,7 +23,7 @@ and in numpy's arrays, to what is derived from it now, in float64."""
 
 
 class Work(NamedTuple):
-    """What is done for one axis of one stack.
+    """Hold what is done for one axis of one stack.
 
     Attributes:
       stack: the index of the stack.
@@ -41,7 +41,7 @@ class Work(NamedTuple):
 
 
 class Job(NamedTuple):
-    """A refresh on its way.
+    """Hold a refresh on its way.
 
     Attributes:
       taken: the count at which its factors were taken.
@@ -131,7 +131,7 @@ def _results(work: Work, start: int) -> tuple[Any, np.ndarray]:
         try:
             rows.append(future.result())
         except Exception as error:
-            # Whatever a worker fails of, training goes on with the root that there is.
+            # If a worker fails, for any reason, training goes on with the root that there is.
             _LOG.warning("A root was not refreshed, the last one stays in use: %s: %s", type(error).__name__, error)
             rows.append(_row(old, i))
         failed.append(future.exception() is not None)

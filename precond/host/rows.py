@@ -24,7 +24,9 @@ def _by_rows(x: jax.Array) -> Any:
 
 
 class Leaving:
-    """A tree of stacks on its way to the host: copies, for what they were made of may be donated to the next step.
+    """Hold a tree of stacks on its way to the host.
+
+    They are copies, since the arrays that were copied may be donated to the next step.
 
     Attributes:
       rows: the number of rows of each piece that this process has, by the first row of the piece.
@@ -101,7 +103,7 @@ def put(like: jax.Array, rows: dict[int, np.ndarray]) -> jax.Array:
 
 
 def arrived(like: Any, rows: Rows) -> Any:
-    """`put` for a tree of arrays, given pieces of the whole tree."""
+    """Do `put` for a tree of arrays, given pieces of the whole tree."""
     leaves, treedef = jax.tree.flatten(like)
     pieces = {start: treedef.flatten_up_to(tree) for start, tree in rows.items()}
     out = [put(x, {start: piece[i] for start, piece in pieces.items()}) for i, x in enumerate(leaves)]

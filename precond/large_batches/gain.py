@@ -20,11 +20,11 @@ class GainEstimator(NamedTuple):
     They are $\sigma^2$ and $\mu^2$ in the paper.
 
     Attributes:
-      average: a function from the number of this sample (from 1), the weight kept so far (0 at first), the scale S of
-        the sample's gradient and the number n of its parts, to the rate a of $\bar x \leftarrow \bar x + a (x - \bar
-        x)$ and the weight to keep.
-      before: changes a sample $(\sigma^2, \mu^2)$ before it is averaged.
-      after: changes the averages before they are used.
+      average: a function of the number of this sample (from 1), the weight kept so far (0 at first), the scale S of the
+        sample's gradient and the number n of its parts. It returns the rate a of
+        $\bar x \leftarrow \bar x + a (x - \bar x)$, and the weight to keep.
+      before: a function that changes a sample $(\sigma^2, \mu^2)$ before it is averaged.
+      after: a function that changes the averages before they are used.
       start: the number of first steps in which the gain is 1.
     """
 

@@ -70,11 +70,11 @@ def scale_by_adascale(
       \hat\mu^2 = \|\bar g\|^2 - \frac{\hat\sigma^2}{S}$$
 
     are unbiased. `update` takes the statistics as the extra argument `replicas`, from one of the functions in
-    `precond.replicas` or from `precond.accumulate`. They are those of raw gradients, whatever is chained before. So the
-    gain belongs after momentum and weight decay, at the place of the learning rate, and clipping may stand before
-    anything. (A penalty in the loss is part of every gradient. The gradients of K-FAC's probes among the parameters are
-    factors, and are left out.) Updates keep their sign: behind an optimizer that was made with the learning rate 1 they
-    descend; behind a bare direction add `optax.scale(-1)`.
+    `precond.replicas` or from `precond.accumulate`. They are those of raw gradients, also if something is chained
+    before. So the gain belongs after momentum and weight decay, at the place of the learning rate, and clipping may
+    stand before anything. (A penalty in the loss is part of every gradient. The gradients of K-FAC's probes among the
+    parameters are factors, and are left out.) Updates keep their sign: behind an optimizer that was made with the
+    learning rate 1 they descend; behind a bare direction add `optax.scale(-1)`.
 
     Train until `precond.large_batches.done(state, total)` with the total and the schedule of the base batch, without
     warm-up. If the statistics of a step are not finite, nothing changes here, and the step has the gain of the step
@@ -182,7 +182,7 @@ def scale_by_adascale(
 
 
 def done(state: optax.OptState, total: ArrayLike) -> jax.Array:
-    r"""Tell whether training is done, whatever the scale was.
+    r"""Tell whether training is done, at any scale.
 
     It is done after T scale-invariant steps, $\tau \geq T$.
 

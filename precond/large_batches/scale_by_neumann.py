@@ -144,11 +144,11 @@ def scale_by_neumann(
         keeps no average and needs no parameters.
       decay: γ, the decay of the average of the parameters.
       warmup: the number of updates of plain SGD before the algorithm begins. Table 1 has 5 epochs of them.
-      resets: when the momentum is reset. The first reset is the first update after the warm-up. An integer K has the
-        next ones after K updates more, then after 2K more, 4K, .., as the paper's text says ("mod K" of its pseudo-code
-        has no meaning if K grows). A function from the number of resets less one returns the number of updates until
-        the next (`lambda i: 10 * (i + 1)` grows linearly, which the paper finds as good). None has the first reset
-        alone, which changes nothing but the regularizer. Table 1 has 10 epochs.
+      resets: when the momentum is reset. The first reset is the first update after the warm-up. With an
+        integer K the next ones come K updates later, then 2K later, 4K, .., as the paper's text says. ("mod K" of its
+        pseudo-code has no meaning if K grows.) A function from the number of resets less one returns the number of
+        updates until the next. The paper finds linear growth as good (`lambda i: 10 * (i + 1)`). None has the first
+        reset alone, which changes only the regularizer. Table 1 has 10 epochs.
       restart_momentum: whether the schedule of `momentum` counts from the last reset. The paper does not say.
       regularized_resets: whether d has the regularizer's gradient in the update of a reset, too. The paper leaves d
         undefined there.
@@ -221,7 +221,7 @@ def scale_by_neumann(
 
         m = jax.tree.map(move, state.displacement.direction, g, d)
         foreign, known = state.known.seeing(updates)
-        rate = jnp.where(foreign, jnp.inf, rate)  # nobody shall go on with the momentum of others
+        rate = jnp.where(foreign, jnp.inf, rate)  # nobody goes on with the momentum of others
         step = jax.tree.map(lambda x, y: _like(mu, x) * x - _like(rate, x) * y, m, d)
         out = optax.tree.cast_like(step, updates)
         average = state.average

@@ -18,7 +18,7 @@ def check_patterns(name: str, patterns: Any, paths: Iterable[str]) -> None:
       paths: the paths, in one of which each pattern must be found.
 
     Raises:
-      TypeError: for a pattern that is no string.
+      TypeError: for a pattern that is not a string.
       ValueError: naming the first that is not found, or that is not a regular expression.
 
     Examples:

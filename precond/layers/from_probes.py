@@ -100,7 +100,7 @@ def _is_probe(x: Any) -> bool:
 
 
 def _probes(tree: Tree) -> dict[str, Probe]:
-    """Return the probes by the path of the layer that they stand in."""
+    """Return the probes by the path of the layer that contains them."""
     out = {}
     for path, probe in jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_probe)[0]:
         if not isinstance(probe, Probe):

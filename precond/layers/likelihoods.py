@@ -139,7 +139,7 @@ def gaussian(variance: ArrayLike | None = 1.0) -> Likelihood:
 
 
 def _pair(outputs: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array, bool]:
-    """Return means, logarithms of standard deviations, and whether the latter are outputs for each example."""
+    """Return means, logarithms of standard deviations, and whether these logarithms are outputs for each example."""
     if not isinstance(outputs, tuple | list) or len(outputs) != 2:
         raise TypeError(
             f"gaussian(None) takes a pair of outputs, (means, log_std), and the model returns {shown(outputs)}."

@@ -69,7 +69,7 @@ def verified(
 
 
 class _Tried(NamedTuple):
-    """Layers as they were found, and the errors of their signals."""
+    """Hold layers as they were found, and the errors of their signals."""
 
     specs: Mapping[str, LayerSpec]
     errors: Mapping[str, float]

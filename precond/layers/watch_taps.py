@@ -14,7 +14,7 @@ __all__ = ["check_tapped", "note_backward", "note_tap", "refuse_derivative", "wa
 
 
 class _Watch:
-    """The taps that were called."""
+    """Hold the taps that were called."""
 
     def __init__(self) -> None:
         self.taps: list[object] = []

@@ -22,7 +22,7 @@ def with_fisher(forward: Callable[..., Any], fisher: Estimator, *, has_aux: bool
     One backward pass has one cotangent of the outputs. If this is the loss's, probes get the empirical Fisher matrix.
     Here the backward pass of the whole model runs twice from the same forward pass: with the cotangent of the loss for
     the parameters, and with the cotangents of `fisher` for the probes. So `jax.grad` and everything built on it
-    (`TrainState`, `optax.MultiSteps`) sees nothing but gradients.
+    (`TrainState`, `optax.MultiSteps`) sees only gradients.
 
     Args:
       forward: a function from parameters that carry probes (`capture.attach(params)`) and arguments to the outputs by

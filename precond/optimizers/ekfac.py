@@ -45,9 +45,9 @@ def ekfac(
       V = Q_A \frac{Q_A^\top \hat M \, Q_G}{S + \lambda} Q_G^\top, \quad
       W \leftarrow W - \min\Big(\eta, \sqrt{\tfrac{c}{\langle V, \hat M \rangle}}\Big) V - \eta \gamma W$$
 
-    with $\hat{}$ for bias correction, $Q_A, Q_G$ the eigenvectors of the averages of the factors that were captured
-    with the gradients (`precond.layers`), refreshed by one QR decomposition each, and E the mean over the squares of
-    single examples' gradients in this basis, which is captured with the factors, where the bases are given:
+    with $\hat{}$ for bias correction. $Q_A, Q_G$ are the eigenvectors of the averages of the factors that were captured
+    with the gradients (`precond.layers`); each is refreshed by one QR decomposition. E is the mean over the squares of
+    single examples' gradients in this basis. It is captured with the factors if the bases are given:
     `value_grad_factors(.., fisher=..)(params, x, y, key=key, state=state)`. S follows it at once where it grows
     (`precond.roots.decayed_max`); George et al. average, as `precond.corrected_inverse(follow=precond.roots.ema(0.95))`
     does. The first update only feeds the statistics.

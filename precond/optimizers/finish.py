@@ -17,7 +17,7 @@ __all__ = ["behind", "decayed", "finish"]
 
 
 class Skipping(Protocol):
-    """A state that counts the steps in which every block was skipped, as that of `precond.blocked` does."""
+    """Count the steps in which every block was skipped: the type of a state, such as that of `precond.blocked`."""
 
     @property
     def steps_skipped(self) -> jax.Array:
@@ -31,9 +31,10 @@ def finish(
     weight_decay: optax.ScalarOrSchedule | None,
     mask: Mask,
 ) -> optax.GradientTransformationExtraArgs:
-    """`scaled`, then decoupled weight decay (None: none, and `params` is not needed), then the learning rate.
+    """Apply `scaled`, then decoupled weight decay, then the learning rate.
 
-    Neither moves a block that is skipped, and a step that skips all does not advance the schedule.
+    Without weight decay, `params` is not needed. Neither moves a block that is skipped, and a step that skips all does
+    not advance the schedule.
 
     Args:
       scaled: a `precond.blocked` that marks what it skips (`skipped=-jnp.inf`).

@@ -42,8 +42,8 @@ def kfac(
     $$V = (A + \pi \sqrt\lambda I)^{-1} \hat M \, (G + \sqrt\lambda / \pi \, I)^{-1}, \quad
       W \leftarrow W - \min\Big(\eta, \sqrt{\tfrac{c}{\langle V, \hat M \rangle}}\Big) V - \eta \gamma W$$
 
-    with A and G the averages of the factors that were captured with the gradients (`precond.layers`), $\hat M$ the
-    moving average of the gradients free of the bias of its start, and $\langle V, \hat M \rangle$ over all layers.
+    A and G are the averages of the factors that were captured with the gradients (`precond.layers`). $\hat M$ is the
+    moving average of the gradients, free of the bias of its start. $\langle V, \hat M \rangle$ is over all layers.
 
     Args:
       learning_rate: $\eta$, the largest step, which is rarely taken where the bound is reached; a number or an Optax

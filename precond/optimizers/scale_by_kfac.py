@@ -58,8 +58,8 @@ def scale_by_kfac(
       otherwise: the transformation of parameters that belong to no layer; None is Adam's.
       skipped: as in `precond.blocked`.
       precision: the precision of matrix products, as in `precond.scale_by_kronecker`; None is the highest.
-      axis: mesh axes over whose devices factors and inverses are divided, as in `precond.blocked`. Factors come
-        whole, and are those of the whole batch; gradients may come divided.
+      axis: mesh axes over whose devices factors and inverses are divided, as in `precond.blocked`. Factors are
+        those of the whole batch, and each device has all of them; gradients may be sharded.
       mesh: as in `precond.blocked`.
 
     Returns:

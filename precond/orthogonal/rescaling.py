@@ -1,4 +1,4 @@
-"""Choose, by a value, what brings singular values nearer to 1 before the first polynomial."""
+"""Choose by a value what brings singular values nearer to 1 before the first polynomial."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -17,9 +17,9 @@ class Rescaling(NamedTuple):
 
     Attributes:
       name: what the user types to get it, for errors.
-      factor: a function from the Gram matrices of the shorter side, `[N, m, m]`, of matrices of Frobenius norm 1, to
-        what multiplies the m rows or columns of this side, `[N, m]`, or each matrix, `[N, 1]`. No singular value may
-        become larger than 1, but for rounding, and zeros must stay zeros.
+      factor: a function of the Gram matrices of the shorter side, `[N, m, m]`, of matrices of Frobenius norm 1. It
+        returns numbers that multiply the m rows or columns of this side, `[N, m]`, or each matrix, `[N, 1]`. No
+        singular value may become larger than 1, but for rounding, and zeros must stay zeros.
     """
 
     name: str

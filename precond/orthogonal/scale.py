@@ -90,7 +90,7 @@ def _check_side(outputs: int) -> None:
 
 @described()
 def match_rms(rms: ArrayLike = 0.2) -> Scale:
-    r"""Scale so that the entries have about a given root mean square, whatever the shape.
+    r"""Scale so that the entries have about a given root mean square, for every shape.
 
     The scale is $\text{rms} \sqrt{\max(m, n)}$. It is exact if all singular values are 1. Jordan's polynomials leave a
     tenth less for a momentum of full rank. A momentum of a quarter of the full rank has half of it.

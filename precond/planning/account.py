@@ -18,7 +18,7 @@ _TOLD = (StackedState, KroneckerState, RootState)
 def account(state: Any, role: str = "rest") -> Counter[str]:
     """Count the bytes on one device by role.
 
-    The roles are "statistics", "roots" (or bases), "momentum" (whatever else is kept by block, such as second moments)
+    The roles are "statistics", "roots" (or bases), "momentum" (all else that is kept by block, such as second moments)
     and "rest" (of parameters without a view, and outside of `precond.blocked`).
 
     Args:

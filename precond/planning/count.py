@@ -17,7 +17,7 @@ __all__ = ["Count", "Key", "count_program", "shard_shape"]
 
 
 class Key(NamedTuple):
-    """What is counted.
+    """Say what is counted.
 
     Attributes:
       part: the part of the program, as `precond.scopes.named` wrote it; "" outside of all.
@@ -68,9 +68,10 @@ _MOVES = frozenset(
 def count_program(program: ClosedJaxpr, axes: dict[str, int], platform: str) -> Count:
     """Count a traced program, for one device.
 
-    Of the branches of a condition each part and kind has that with the most; of a choice by platform the one that is
-    run. A product of matrices is two operations for each of its multiplications, decompositions are counted as in the
-    textbook, everything else as one operation for each number that comes out (of a reduction, that goes in).
+    Of the branches of a condition, each part and kind counts the one with the most; of a choice by platform it counts
+    the one that is run. A product of matrices is two operations for each of its multiplications. Decompositions are
+    counted as in the textbook. Everything else is one operation for each number that comes out, or, in a reduction,
+    that goes in.
 
     Args:
       program: the result of `jax.make_jaxpr`.

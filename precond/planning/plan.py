@@ -21,7 +21,7 @@ __all__ = ["plan"]
 
 _STACK = re.compile(r"(\d+) of (\d+) ([\dx()]+)")
 _REFRESH = re.compile(r"(?:refresh|first)\[(\d+) of (\d+), every (\d+)\]")
-_KNOWN = ("turns", "first")  # loops of the refresh: of a turn in a step; and what is not done in every step
+_KNOWN = ("turns", "first")  # loops of the refresh: of a turn in a step; and of work that not every step has
 _ROLES = ("statistics", "roots", "momentum", "rest")
 _PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 

@@ -248,6 +248,6 @@ def _gated_attention(array: Array, width: int, keys: int) -> Tree:
 
 
 def _language_model(array: Array, width: int, vocabulary: int, blocks: Tree) -> Tree:
-    """Layers with an embedding before them, and a norm and an output head of its own behind them."""
+    """Put an embedding before layers, and a norm and a separate output head behind them."""
     head = {"norm": {"scale": array(width)}, "head": _dense(array, width, vocabulary)}
     return {"tokens": {"embedding": array(vocabulary, width)}} | blocks | head

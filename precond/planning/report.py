@@ -10,7 +10,7 @@ __all__ = ["Plan", "Stack", "Work"]
 
 
 class Stack(NamedTuple):
-    """Describe all blocks of one shape.
+    """Hold the numbers of blocks of one shape.
 
     Attributes:
       shape: the shape of a block, as the stack is named; an axis without a factor is in brackets.
@@ -29,7 +29,7 @@ class Stack(NamedTuple):
 
 
 class Work(NamedTuple):
-    """Count floating-point operations: of matrix products, of decompositions, and of all else, number by number."""
+    """Hold counts of floating-point operations: of matrix products, of decompositions, and of all else, by number."""
 
     products: int = 0
     decompositions: int = 0
@@ -41,7 +41,7 @@ class Plan(NamedTuple):
 
     Attributes:
       devices: the number of devices.
-      parameters: the number of numbers in the model.
+      parameters: how many numbers the model has.
       stacks: the stacks of blocks.
       bytes: the bytes of the state in "statistics", "roots", "momentum" (with second moments) and "rest".
       moved: bytes of the state, the gradients and the updates, each read or written once: what a step moves at least,

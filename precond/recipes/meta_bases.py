@@ -75,8 +75,8 @@ def meta_eigh_basis(tolerance: float = 0.0) -> Method:
 
     Args:
       tolerance: the basis stays where what is off the diagonal of $Q^\top A Q$ is at most so much of its norm. The
-        numbers are those of the reference, and the time that it saves is not: a step costs as much whatever the
-        factors are, as everywhere in this library.
+        numbers are those of the reference, but no time is saved: a step costs the same for all factors, as everywhere
+        in this library.
 
     Raises:
       ValueError, TypeError: for a number out of range.

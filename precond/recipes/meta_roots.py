@@ -126,7 +126,7 @@ def meta_pseudo_inverse(
 
 
 def _iterate(a: jax.Array, z: jax.Array, p: int, series: list[float], stop: tuple[int, float], first: bool):
-    """`M <- N^p M, X <- X N` on one matrix, with N the series in `I - M`.
+    """Repeat `M <- N^p M, X <- X N` on one matrix, with N the series in `I - M`.
 
     `first` begins with a step of Newton's, and ends where the error stagnates or grows by a fifth as well.
     """

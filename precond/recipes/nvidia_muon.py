@@ -99,7 +99,7 @@ def nvidia_normuon(beta2: ArrayLike = 0.95, eps: ArrayLike = 1e-8) -> optax.Grad
       \hat O = \frac{O}{\sqrt{\max(V, \epsilon)}}, \quad O \leftarrow \hat O \frac{\|O\|}{\max(\|\hat O\|, \epsilon)}$$
 
     The mean is over the columns of a matrix with at least as many rows, and over the rows of any other. That of
-    `precond.transforms.normalize_neurons` is over the inputs of a neuron, whatever the shape.
+    `precond.transforms.normalize_neurons` is over the inputs of a neuron, for every shape.
 
     Args:
       beta2: $\beta$.

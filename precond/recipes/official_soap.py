@@ -44,7 +44,7 @@ def _channels_last(views: Views) -> Views:
 
 
 def _unit_rms() -> optax.GradientTransformationExtraArgs:
-    """Updates with a root mean square of 1, by parameter."""
+    """Scale updates to a root mean square of 1, by parameter."""
     grown = optax.stateless(lambda updates, _: jax.tree.map(lambda u: u * math.sqrt(u.size), updates))
     return optax.chain(normalize(1e-30), grown)
 

@@ -16,7 +16,7 @@ __all__ = ["Solution", "plain_root", "shifted"]
 
 
 class Solution(NamedTuple):
-    """Roots, and what is known of them.
+    """Hold roots, and what is known of them.
 
     Attributes:
       root: the roots, `[M, d, d]`.
@@ -35,7 +35,7 @@ Solve = Callable[[jax.Array, Fraction], Solution]
 
 
 def plain_root(solve: Solve, *, power: Powers = None, tolerance: float = math.inf) -> Root:
-    """`precond.inverse_root` with a solver that is given each factor as it is, not scaled to magnitude 1.
+    """Make `precond.inverse_root` with a solver that is given each factor as it is, not scaled to magnitude 1.
 
     The references are not invariant to the scale of the loss, and this follows them: for training, use
     `precond.inverse_root`.
@@ -68,7 +68,7 @@ def plain_root(solve: Solve, *, power: Powers = None, tolerance: float = math.in
 
 
 def shifted(a: jax.Array, ridge: ArrayLike) -> jax.Array:
-    """`A + ridge I`.
+    """Return `A + ridge I`.
 
     Args:
       a: the matrices, `[M, d, d]` or `[d, d]`.

@@ -25,7 +25,7 @@ Axes = frozenset[str]
 
 
 class Spread(Protocol):
-    """The type of `GradientFunction.spread`."""
+    """Compute a gradient and its deviation: the type of `GradientFunction.spread`."""
 
     def __call__(self, params: Tree, batch: Any, axes: Axes) -> tuple[Any, Tree, Tree]:
         """Compute a gradient, and how far apart those are that it is the mean of.

@@ -34,7 +34,7 @@ def over_devices(f: GradientFunction, axis: str | Sequence[str], *, specs: Any =
       f: a function from `gradients` or another `over_` function.
       axis: the mesh axis, or axes, over which the batch is split.
       specs: how parameters are sharded: a tree of `PartitionSpec` such as `in_specs` of `jax.shard_map` takes (one may
-        stand for a subtree). None if no parameter is sharded over `axis`.
+        be given for a subtree). None if no parameter is sharded over `axis`.
 
     Returns:
       A function `f(params, batch)` to the value, the mean gradient (of this device's shards) and `Replicas`.

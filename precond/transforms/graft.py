@@ -1,4 +1,4 @@
-"""Graft: take the direction of one method and the magnitude of another."""
+"""Graft methods: take the direction of one method and the magnitude of another."""
 
 from typing import Any, NamedTuple
 

@@ -18,7 +18,7 @@ __all__ = ["HyperballState", "hyperball"]
 
 
 class HyperballState(NamedTuple):
-    """What `hyperball` keeps.
+    """Hold the state of `hyperball`.
 
     Attributes:
       count: updates seen in which something moved.

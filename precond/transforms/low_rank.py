@@ -90,7 +90,7 @@ def low_rank_rows(rank: int = 4) -> Rows:
 
     They are P and Q of $g \approx P Q^\top$. A window of m gradients takes $m (a + b) r$ numbers for a matrix of a rows
     and b columns. Put it behind `precond.transforms.error_feedback(precond.transforms.low_rank(rank))` with the same
-    rank, and storing loses nothing but rounding. If parameters are sharded, store them inside your own `shard_map`,
+    rank, and storing loses only rounding. If parameters are sharded, store them inside your own `shard_map`,
     where matrices are the shards.
 
     Args:

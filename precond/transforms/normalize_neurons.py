@@ -18,7 +18,7 @@ __all__ = ["NormalizeNeuronsState", "normalize_neurons"]
 
 
 class NormalizeNeuronsState(NamedTuple):
-    """What `normalize_neurons` keeps.
+    """Hold the state of `normalize_neurons`.
 
     Attributes:
       moment: the average of mean squares of each parameter, of length 1 along the axes of the mean.

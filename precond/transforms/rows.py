@@ -15,7 +15,7 @@ __all__ = ["Rows", "dense_rows", "sparse_rows"]
 
 
 class Store(Protocol):
-    """The type of `Rows.store`."""
+    """Store a gradient: the type of `Rows.store`."""
 
     def __call__(self, g: jax.Array) -> Tree:
         """Return the stored form of one parameter's gradient, a tree of arrays."""
@@ -23,7 +23,7 @@ class Store(Protocol):
 
 
 class Products(Protocol):
-    """The type of `Rows.products`."""
+    """Multiply stored gradients by a gradient: the type of `Rows.products`."""
 
     def __call__(self, window: Any, g: jax.Array) -> jax.Array:
         """Return the inner products of stored gradients and a gradient, `[m]`; complex numbers are pairs of real ones.
@@ -36,7 +36,7 @@ class Products(Protocol):
 
 
 class Combine(Protocol):
-    """The type of `Rows.combine`."""
+    """Combine stored gradients: the type of `Rows.combine`."""
 
     def __call__(self, window: Any, weights: jax.Array, like: jax.Array) -> jax.Array:
         """Return the weighted sum of stored gradients.

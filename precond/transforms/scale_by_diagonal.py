@@ -58,7 +58,7 @@ def scale_by_diagonal(
 
     Returns:
       A transformation; updates have the dtype of the gradients. If the denominator is 0, so is the update. If a
-      momentum stands in front (see `precond.with_momentum`), the squares are those of the raw gradients.
+      momentum is chained before (see `precond.with_momentum`), the squares are those of the raw gradients.
 
     Raises:
       ValueError, TypeError: for a number out of range.

@@ -43,8 +43,8 @@ def scale_by_mean_square(decay: ArrayLike = 0.95) -> optax.GradientTransformatio
       decay: $\beta$, of the mean squares.
 
     Returns:
-      A transformation; updates have the dtype of the gradients. If v is 0, so is the update. If a momentum stands in
-      front (see `precond.with_momentum`), the squares are those of the raw gradients; else M is the gradient itself.
+      A transformation; updates have the dtype of the gradients. If v is 0, so is the update. If a momentum is chained
+      before (see `precond.with_momentum`), the squares are those of the raw gradients; else M is the gradient itself.
 
     Raises:
       ValueError, TypeError: for a decay out of range; in `update`, for stacks.

@@ -103,7 +103,7 @@ def scale_by_mfac(
 
         known = known_parameters(params)
         gram = jnp.zeros((window, window), common_dtype(params))
-        # Without leaves one array stands for all windows; optax.tree.map_params does not take it for a parameter.
+        # Without leaves one array replaces all windows; optax.tree.map_params does not take it for a parameter.
         kept = with_axis_in_front(jax.tree.map(empty, params)) if jax.tree.leaves(params) else jnp.zeros((0,))
         return MFACState(jnp.zeros([], jnp.int32), kept, gram, known)
 
@@ -151,7 +151,7 @@ def scale_by_mfac(
         weights = jnp.where(finite, solve(gram, slot), 0)
         foreign, known = state.known.seeing(updates)
         out = treedef.unflatten([kept_as.combine(r, weights, g) for r, g in zip(windows, leaves, strict=True)])
-        out = jax.tree.map(lambda x: jnp.where(foreign, jnp.inf, x), out)  # nobody shall go on with others' gradients
+        out = jax.tree.map(lambda x: jnp.where(foreign, jnp.inf, x), out)  # nobody goes on with others' gradients
         count = jnp.where(finite, optax.safe_increment(state.count), state.count)
         kept = boxed_like(treedef.unflatten(windows), state.window)
         return optax.tree.cast_like(boxed_like(out, updates), updates), MFACState(count, kept, gram, known)

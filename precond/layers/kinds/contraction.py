@@ -83,7 +83,7 @@ def einsum(subscripts: str, ndim: int, bias: bool = False) -> Contraction:
       bias: whether the layer adds a bias, of the shape of the groups and the outputs.
 
     Raises:
-      ValueError: if it is not one product of two arrays with each index at most once in each array, if the weights
+      ValueError: if it is not one product of two arrays with each index at most once in each array. Also if the weights
         bring no axis of the output, or if shared axes change their order.
 
     Examples:

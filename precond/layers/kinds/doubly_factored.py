@@ -137,7 +137,7 @@ def doubly_factored(channels: int | None = None, *, steps: int = 16) -> DoublyFa
 
     Args:
       channels: C, for inputs that were flattened to T C, channels last. None takes the last of the axes that a layer
-        contracts: the number of channels for `DenseGeneral` over height, width and channels.
+        contracts, as for `DenseGeneral` over height, width and channels.
       steps: the number of steps of the power iteration that finds $K$ and $\Psi$ (`precond.linalg.closest_rank_one`).
         Its error falls as $(s_2 / s_1)^{2 \, \text{steps}}$, and a step costs 4 T C operations for each example.
 

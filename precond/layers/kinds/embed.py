@@ -36,7 +36,7 @@ class Embed(Kind):
         return Signals(x.reshape(n, -1), g.reshape(n, -1, 1, g.shape[-1]))
 
     def rows(self, signals: Signals, sharing: Sharing, mask: jax.Array | None) -> Rows:
-        """Return one row for each look-up, whatever the sharing rule is."""
+        """Return one row for each look-up, under every sharing rule."""
         del sharing
         indices, g = signals
         assert g is not None

@@ -161,8 +161,8 @@ class Kind(Protocol):
         = \sum_{n,t} w_{nt} (Q_A^\top a_{nt} g_{nt}^\top Q_G)^2$$
 
         With `precond.layers.expand` every shared position is a row, as if it were an example; this is exact in
-        expectation where positions meet in nothing but the sum of their losses. With `precond.layers.reduce` every
-        example is a row. The sum needs no more memory than the signals, and costs as much as the factors.
+        expectation if positions have only the sum of their losses in common. With `precond.layers.reduce` every example
+        is a row. The sum needs no more memory than the signals, and costs as much as the factors.
 
         Args:
           rows: the result of `rows`.
