@@ -82,7 +82,7 @@ def shampoo_trajectory(w, gradients, *, lr, b1, b2, damping, block, period=1, kl
     return np.stack(path)
 
 
-def turned_moment(v, old, new):
+def rotated_moment(v, old, new):
     """The variances of independent entries, of variances v in old bases, in new ones: by their full covariance."""
     full = np.ones((1, 1))
     for a, b in zip(old, new, strict=True):
@@ -90,7 +90,7 @@ def turned_moment(v, old, new):
     return np.diag(full @ np.diag(v.ravel()) @ full.T).reshape(v.shape)
 
 
-def soap_trajectory(w, gradients, *, lr, b1, b2, eps, period, start, turned=False):
+def soap_trajectory(w, gradients, *, lr, b1, b2, eps, period, start, rotated=False):
     """Adam in the eigenbasis by `eigh` of the newest statistics from step `start` on; bias correction before eps."""
     w, m, v = w.copy(), np.zeros_like(w), np.zeros_like(w)
     factors = [np.zeros((d, d)) for d in w.shape]
@@ -99,7 +99,7 @@ def soap_trajectory(w, gradients, *, lr, b1, b2, eps, period, start, turned=Fals
         factors = [b2 * f + (1 - b2) * gram(g, i) for i, f in enumerate(factors)]
         if t >= start and (t - start) % period == 0:
             old, bases = bases, [np.linalg.eigh(f)[1] for f in factors]
-            v = turned_moment(v, old, bases) if turned else v
+            v = rotated_moment(v, old, bases) if rotated else v
         m = b1 * m + (1 - b1) * g
         v = b2 * v + (1 - b2) * kron_multiply(g, [q.T for q in bases]) ** 2
         direction = kron_multiply(m / (1 - b1**t), [q.T for q in bases]) / (np.sqrt(v / (1 - b2**t)) + eps)
@@ -121,7 +121,7 @@ def kl_soap_trajectory(w, gradients, *, lr, b1, b2, eps, damping, period, start)
         corrected = [f / (1 - b2**t) for f in factors]
         if t >= start and (t - start) % period == 0:
             old, bases = bases, [np.linalg.eigh(f)[1] for f in corrected]
-            v = turned_moment(v, old, bases)
+            v = rotated_moment(v, old, bases)
         values = [np.diag(q.T @ f @ q) for q, f in zip(bases, corrected, strict=True)]
         white = [(q / np.sqrt(x + damping * x.max())) @ q.T for q, x in zip(bases, values, strict=True)]
         m = b1 * m + (1 - b1) * g
@@ -207,7 +207,7 @@ def late_soap_trajectory(w, gradients, *, lr, b1, b2, least, due, damping=None):
         old, bases = bases, list(bases)
         for i in due(t):
             bases[i] = np.linalg.eigh(factors[i])[1] if t == 1 else qr_step(factors[i], bases[i])
-        v = turned_moment(v, old, bases)
+        v = rotated_moment(v, old, bases)
         if damping is not None:
             corrected = [f / (1 - b2**t) for f in factors]
             values = [np.diag(q.T @ f @ q) for q, f in zip(bases, corrected, strict=True)]

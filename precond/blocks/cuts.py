@@ -103,7 +103,8 @@ def cut_blocks(tensors: jax.Array, region: Region) -> jax.Array:
         stop = cut.start + cut.count * cut.size
         if (cut.start, stop) != (0, tensors.shape[axis]):
             tensors = jax.lax.slice_in_dim(tensors, cut.start, stop, axis=axis)
-    # One transposition moves all axes. Slices take a TPU as long, and twice as long to compile (results/moving.json).
+    # One transposition moves all axes. Slices take a TPU as long, and twice as long to compile
+    # (benchmarks/results/moving.json).
     grid = [d for cut in region for d in (cut.count, cut.size)]
     k = len(region)
     order = [0, *range(1, 2 * k, 2), *range(2, 2 * k + 1, 2)]
@@ -122,7 +123,7 @@ def paste_blocks(blocks: jax.Array, region: Region) -> jax.Array:
       >>> paste_blocks(jnp.asarray([[0, 1], [2, 3]]), (Cut(0, 2, 2),)).tolist()
       [[0, 1, 2, 3]]
     """
-    # Slices take an eighth less time on a TPU than a transposition (results/moving.json).
+    # Slices take an eighth less time on a TPU than a transposition (benchmarks/results/moving.json).
     for axis, cut in reversed(list(enumerate(region[1:], start=2))):
         if cut.count > 1:
             pieces = jnp.split(blocks.reshape(-1, cut.count, *blocks.shape[1:]), cut.count, axis=1)

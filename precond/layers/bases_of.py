@@ -60,14 +60,14 @@ def bases_of(state: optax.OptState, layers: Mapping[str, Layer], params: Tree) -
 
 def _as_in_probe(one: jax.Array, layer: Layer, shape: tuple[int, ...]) -> jax.Array:
     """Return the bases of a layer's matrices, `[L, d, d]`, in the shape of a probe's factors."""
-    lead, some = layer.layer_sizes(shape), [layer.size[0]] if layer.groups else []
+    layers, some = layer.layer_sizes(shape), [layer.size[0]] if layer.groups else []
     if layer.layer_axes is None:
-        return one.reshape(*lead, *some, *one.shape[1:])
-    sizes, order = [*lead, *(layer.shape[i] for i in layer.groups)], layer.batch_order
+        return one.reshape(*layers, *some, *one.shape[1:])
+    sizes, order = [*layers, *(layer.shape[i] for i in layer.groups)], layer.batch_order
     own = range(len(order), len(order) + one.ndim - 1)
     read = one.reshape(*(sizes[k] for k in order), *one.shape[1:])
     read = read.transpose(*sorted(range(len(order)), key=order.__getitem__), *own)
-    return spread_layer_axes(read.reshape(*lead, *some, *one.shape[1:]), layer.layer_axes, len(shape))
+    return spread_layer_axes(read.reshape(*layers, *some, *one.shape[1:]), layer.layer_axes, len(shape))
 
 
 def _is_root(x: object) -> bool:

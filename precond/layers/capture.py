@@ -101,12 +101,12 @@ class Capture(NamedTuple):
 def _zeros(layer: Layer, kernel: Leaf, *, check: bool, count: bool, moments: bool) -> dict[str, jax.Array]:
     """Return the entries of a layer's probe."""
     dtype = wide_dtype(kernel)
-    lead, shapes = layer.layer_sizes(tuple(kernel.shape)), layer.sum_shapes
+    layers, shapes = layer.layer_sizes(tuple(kernel.shape)), layer.sum_shapes
     names = ["rows", *layer.factor_shapes, *["gradient"] * check, *["moments"] * moments, *["examples"] * count]
 
     def whole(shape: tuple[int, ...]) -> tuple[int, ...]:
         axes = layer.layer_axes
-        return (*lead, *shape) if axes is None else spread_shape(lead, shape, axes, kernel.ndim)
+        return (*layers, *shape) if axes is None else spread_shape(layers, shape, axes, kernel.ndim)
 
     return {name: jnp.zeros(whole(shapes[name]), dtype) for name in names}
 

@@ -26,15 +26,15 @@ class _Watch:
 _WATCH: contextvars.ContextVar[_Watch | None] = contextvars.ContextVar("watch", default=None)
 
 _DERIVATIVE = (
-    "The loss has a derivative of the model with its taps, as a derivative by the input. Factors would be "
-    "those of the outputs alone, far from the curvature. Take that derivative of the model without taps, "
+    "The loss has a derivative of the model with its taps, such as a derivative by the input. The factors would miss "
+    "this part of the loss, and be far from its curvature. Take that derivative of the model without taps, "
     "model.apply({'params': capture.detach(params)}, x): its part of the loss then has gradients, and no factors."
 )
 
 
 @contextlib.contextmanager
 def watch_taps() -> Iterator[_Watch]:
-    """Note the taps that are called while it lasts, and refuse a derivative that is taken of one meanwhile.
+    """Note the taps that are called in a `with` block, and refuse a derivative of a tap within it.
 
     Raises:
       ValueError: if a model with taps is differentiated before its outputs are there.
@@ -92,7 +92,7 @@ def refuse_derivative() -> NoReturn:
     Examples:
       >>> refuse_derivative()
       Traceback (most recent call last):
-      ValueError: The loss has a derivative of the model with its taps, as a derivative by the input. ...
+      ValueError: The loss has a derivative of the model with its taps, such as a derivative by the input. ...
     """
     raise ValueError(_DERIVATIVE)
 

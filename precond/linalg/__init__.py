@@ -1,4 +1,4 @@
-"""Compute with dense arrays: the kernels of every method. This is floor 0 of the library, and imports only JAX."""
+"""Compute with dense arrays: the kernels of every method. This is floor 0, and it imports only JAX and NumPy."""
 
 from precond.linalg.average import average
 from precond.linalg.batch_norm import batch_norm

@@ -17,7 +17,12 @@ __all__ = ["Orthogonalizer", "block_periodic", "newton_schulz", "polar"]
 
 
 _DIVERGED = 100.0
-"""The error from which Newton-Schulz has diverged: no set of polynomials leaves more than 1."""
+"""The error from which a result of Newton-Schulz is thrown away, because the iteration has diverged.
+
+The error is the root mean square of $s^2 - 1$ over the singular values s of the result, as `isometry_error` estimates
+it. A singular value that is still 0 counts 1, so a result that has not diverged has an error of about 1 at most. If the
+iteration diverges, singular values grow beyond all bounds. 100 is far from both: all singular values are then about 10.
+"""
 
 
 class Orthogonalizer(NamedTuple):
@@ -31,8 +36,9 @@ class Orthogonalizer(NamedTuple):
       block_size: the longest side of the blocks that are orthogonalized alone between whole matrices; None for whole
         matrices in every step.
       period: the number of steps from one step with whole matrices to the next, if there is a block size.
-      largest_error: the root mean square of $s^2 - 1$, over the singular values s of a result, from which the result is
-        refused, and the update is zero. A result that is not finite always is.
+      largest_error: the error from which a result is thrown away; the update is then zero. The error is an estimate of
+        the root mean square of $s^2 - 1$ over the singular values s of the result: 0 if all are 1, and 1 if all are 0.
+        A result that is not finite is always thrown away.
     """
 
     name: str

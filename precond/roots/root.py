@@ -138,7 +138,10 @@ class RootWhiten(Protocol):
 
 
 class TransportOf(Protocol):
-    """Move second moments between bases: the type of `Root.transport`."""
+    """Move second moments between bases: the type of `Root.transport`.
+
+    A user chooses it by the argument `transport=` of a root, a `precond.roots.Transport`.
+    """
 
     def __call__(self, moments: Any, old: Derived, new: Derived, axis: int) -> Any:
         """Return `RootState.moments` after the refresh of one axis.

@@ -29,6 +29,9 @@ class MoveMoments(Protocol):
 class Transport(NamedTuple):
     """Say how second moments change when the basis of an axis is refreshed.
 
+    It is the value of the argument `transport=`. `Root.transport` is the function that a root makes of it
+    (`precond.roots.eigenbasis.transport_by`), for a whole `RootState.moments`.
+
     Attributes:
       name: the text that the user types to get it.
       move: a function from second moments and two bases of one axis to second moments

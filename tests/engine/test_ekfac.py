@@ -99,8 +99,8 @@ def test_the_alias_is_its_equation(bound):
 
 def test_moments_that_turn_are_those_of_the_dense_diagonal_in_the_new_eigenbasis():
     damping, b2, layers = 0.1, 0.7, some(EVERY_LAYER)
-    turned = {"method": precond.eigh(), "transport": precond.roots.rotated(), "refresh": 1}
-    tx = precond.scale_by_ekfac(layers, b2=b2, decay=0.95, damping=damping, **turned)
+    rotated = {"method": precond.eigh(), "transport": precond.roots.rotated(), "refresh": 1}
+    tx = precond.scale_by_ekfac(layers, b2=b2, decay=0.95, damping=damping, **rotated)
     state, update = tx.init(some(tree(0))), jax.jit(tx.update)
     bases, moments = {}, dict.fromkeys(layers, 0.0)
     for step in range(4):

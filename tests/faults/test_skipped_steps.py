@@ -21,7 +21,7 @@ OPTIMIZERS = {
     "soap, rotations": lambda: precond.soap(
         1e-2, method=precond.roots.rotations(), refresh=precond.every(3, stagger=True)
     ),
-    "soap, turned moments": lambda: precond.soap(SCHEDULE, transport=precond.roots.rotated(), refresh=1),
+    "soap, rotated moments": lambda: precond.soap(SCHEDULE, transport=precond.roots.rotated(), refresh=1),
     "kl_shampoo, every step": lambda: precond.kl_shampoo(1e-2, weight_decay=1e-2, refresh=1),
     "kl_shampoo": lambda: precond.kl_shampoo(SCHEDULE, weight_decay=1e-2, refresh=2),
     "kl_soap": lambda: precond.kl_soap(SCHEDULE, weight_decay=1e-2),

@@ -225,7 +225,7 @@ def state_before(tx, grads):
     return paths(tx, grads)[2]
 
 
-def test_turned_parameters_take_turned_steps():
+def test_rotated_parameters_take_rotated_steps():
     """Its norms are of all parameters together: any rotation of the whole vector passes through."""
     rng = np.random.default_rng(0)
     turn = np.linalg.qr(rng.standard_normal((9, 9)))[0]

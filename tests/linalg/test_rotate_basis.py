@@ -89,7 +89,7 @@ def test_columns_keep_their_places_whatever_these_are():
 
 
 @pytest.mark.usefixtures("x64")
-def test_a_turned_problem_has_the_turned_basis():
+def test_a_rotated_problem_has_the_rotated_basis():
     a, basis = problem()
     turn = np.linalg.qr(np.random.default_rng(5).standard_normal((8, 8)))[0]
     np.testing.assert_allclose(rotate_basis(turn @ a @ turn.T, turn @ basis), turn @ rotate_basis(a, basis), atol=1e-12)

@@ -28,7 +28,7 @@ STACKED = precond.sharded(None, multiple=8)
 
 
 def factors_of(grads):
-    """LayerFactors made of the gradients, so that every loop has them."""
+    """Make the factors of layers from the gradients, so that every loop has them."""
 
     def two(m):
         wide = jnp.concatenate([m, jnp.ones((*m.shape[:-1], 1))], axis=-1)

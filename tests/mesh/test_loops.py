@@ -53,7 +53,7 @@ OTHERS = {
     "soap by rotations": functools.partial(
         precond.soap, refresh=precond.every(2, delay=1, warmup=1), method=precond.roots.rotations(group=3)
     ),
-    "soap, turned moments": functools.partial(
+    "soap, rotated moments": functools.partial(
         precond.soap, refresh=precond.every(2, stagger=True, delay=1, warmup=1), transport=precond.roots.rotated()
     ),
     "shampoo by newton": functools.partial(precond.shampoo, method=precond.newton(), refresh=1),

@@ -47,8 +47,8 @@ CASES = {
     "pmap": (loops.make, ROOTS, loops.LOOPS["pmap"], SLOW),
     "vmapped ensemble": (loops.make, ROOTS, loops.LOOPS["vmapped ensemble"], SLOW),
     "soap": (SOAP, ROOTS, loops.LOOPS["auto"], SLOW),
-    "soap, turned moments": (functools.partial(SOAP, transport=ROTATED), ROOTS, loops.LOOPS["auto"], ()),
-    "soap, turned moments, vmapped": (
+    "soap, rotated moments": (functools.partial(SOAP, transport=ROTATED), ROOTS, loops.LOOPS["auto"], ()),
+    "soap, rotated moments, vmapped": (
         functools.partial(SOAP, transport=ROTATED),
         ROOTS,
         loops.LOOPS["vmapped ensemble"],

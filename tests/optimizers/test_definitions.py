@@ -96,7 +96,7 @@ def test_soap_whose_second_moments_turn_with_its_bases():
         transport=precond.roots.rotated(),
         views=TENSORS,
     )
-    check(tx, lambda w, g: reference.soap_trajectory(w, g, turned=True, **given))
+    check(tx, lambda w, g: reference.soap_trajectory(w, g, rotated=True, **given))
 
 
 @pytest.mark.parametrize("period", [1, 3])

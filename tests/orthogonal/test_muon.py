@@ -536,7 +536,7 @@ def test_tall_and_wide_matrices_share_a_stack_and_follow_the_same_definition():
         assert (distance(wrong[k], right[k], w) > 0.1) == (k != "up")
 
 
-def test_a_matrix_with_its_bias_is_not_turned():
+def test_a_matrix_with_its_bias_is_not_transposed():
     params = {"kernel": jnp.ones((6, 3)), "bias": jnp.ones(3)}
     tx = precond.muon(0.01, views=[("kernel", precond.View((0, 1), row="bias"))])
     assert set(optax.tree.get(tx.init(params), "error")) == {"7x3"}

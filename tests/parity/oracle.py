@@ -268,7 +268,7 @@ def soap(
     w, grads, *, lr, b1, b2, eps, decay, period, b_factor=None, max_dim=10000, vectors=False, bias=True, merge=0,
     channels_last=False, normalized=False,
 ):  # fmt: skip
-    """The official SOAP of one parameter; the momentum is kept in the basis, and turned with it."""
+    """The official SOAP of one parameter; the momentum is kept in the basis, and rotated with it."""
     shape, rank = w.shape, w.ndim
     order = (0, 3, 1, 2) if channels_last and merge and rank == 4 else tuple(range(rank))
     turned = tuple(shape[i] for i in order)

@@ -59,8 +59,8 @@ def test_aliases_read_alike(alias):
 
 
 def test_muon_reads_tall_matrices_as_wide_ones():
-    turned = {"head/kernel": View(((1,), (0,)))}
-    assert read(precond.muon(1e-3)) == READ | turned
+    transposed = {"head/kernel": View(((1,), (0,)))}
+    assert read(precond.muon(1e-3)) == READ | transposed
 
 
 def test_another_optimizer_reads_nothing():

@@ -1,4 +1,4 @@
-"""The eigenbasis as a part: Adam's rule in a turned basis."""
+"""The eigenbasis as a part: Adam's rule in a rotated basis."""
 
 import jax
 import jax.numpy as jnp

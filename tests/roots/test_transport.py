@@ -37,7 +37,7 @@ def test_they_are_the_variances_of_independent_entries_in_the_new_basis(shape, s
     rng = np.random.default_rng(seed)
     v, old, new = rng.uniform(size=shape), bases_of(shape, rng), bases_of(shape, rng)
     out = turn(jnp.asarray(v)[None], old, new)[0]
-    np.testing.assert_allclose(out, reference.turned_moment(v, old, new), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(out, reference.rotated_moment(v, old, new), rtol=0, atol=1e-12)
     np.testing.assert_allclose(out.sum(), v.sum(), rtol=1e-12)
 
 
@@ -63,7 +63,7 @@ def test_those_of_ekfac_turn_by_the_same_rule_and_a_diagonal_factor_turns_nothin
     new = state.derived[0]._replace(matrix=jnp.asarray(orthogonal(3, rng))[None])
     moments = state.moments._replace(nu=jnp.asarray(v)[None])
     out = root.transport(moments, state.derived[0], new, 0)
-    expected = reference.turned_moment(v, [np.eye(3), np.eye(4)], [np.asarray(new.matrix[0]), np.eye(4)])
+    expected = reference.rotated_moment(v, [np.eye(3), np.eye(4)], [np.asarray(new.matrix[0]), np.eye(4)])
     np.testing.assert_allclose(out.nu[0], expected, atol=1e-12)
     assert type(out) is type(moments)
     assert root.transport(moments, state.derived[1], state.derived[1], 1) is moments
@@ -101,7 +101,7 @@ def following_root():
     stagger=st.booleans(),
     delay=st.integers(0, 1),
 )
-def test_each_row_is_turned_once_with_each_of_its_refreshes(shapes, period, stagger, delay):
+def test_each_row_is_rotated_once_with_each_of_its_refreshes(shapes, period, stagger, delay):
     schedule = every(period, stagger=stagger, delay=delay)
     tx = precond.scale_by_kronecker(precond.outer_products(1.0), following_root(), refresh=schedule)
     stacks = {str(i): jnp.ones(shape) * (1 + jnp.arange(shape[0])[:, None, None]) for i, shape in enumerate(shapes)}
@@ -173,6 +173,6 @@ def test_on_the_host_they_turn_when_the_bases_arrive():
             after = engine(state)
             old, new = ([np.asarray(x.matrix[0]) for x in r.derived] for r in (before, after))
             assert any(np.any(a != b) for a, b in zip(old, new, strict=True)) == (t in (5, 8))
-            expected = reference.turned_moment(np.asarray(before.moments.nu[0]), old, new)
+            expected = reference.rotated_moment(np.asarray(before.moments.nu[0]), old, new)
             np.testing.assert_allclose(after.moments.nu[0], expected, rtol=1e-10)
             _, state = step({"kernel": jnp.asarray(rng.standard_normal((6, 4)))}, state)

@@ -75,7 +75,9 @@ def named(params: Any, otherwise: Views = default_views) -> Views:
 
 
 def batch_axes(names: tuple[str, ...]) -> list[int]:
-    """Return the axes whose names are those of layers, stages or experts.
+    """Return the batch axes of a parameter's view: the axes with a name of layers, stages or experts.
+
+    `precond.BlockInfo.batch_axes` is another number: it counts the first axes of a stack.
 
     The experts are not a batch but the outputs of a router if there is no other axis for the outputs.
 

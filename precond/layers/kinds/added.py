@@ -31,9 +31,9 @@ class Added(Kind):
 
     def layer(self, kernel: str, bias: str | None, shape: tuple[int, ...]) -> Layer:
         """Return the layer: a column without a factor of outputs, for each row or for each number."""
-        lead, axes = len(shape) - self.rank, tuple(range(self.rank))
+        count, axes = len(shape) - self.rank, tuple(range(self.rank))  # the number of layer axes, and the others
         groups, inputs = (axes[:-1], axes[-1:]) if self.whole else (axes, ())
-        return Layer(kernel, bias, lead, shape[lead:], groups, inputs, ())
+        return Layer(kernel, bias, count, shape[count:], groups, inputs, ())
 
     def signals(self, x: jax.Array, g: jax.Array, batch: int) -> Signals:
         """Return the gradient of each example, `[n, 1, rows, d]` or `[n, 1, entries, 1]`."""

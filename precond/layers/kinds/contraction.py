@@ -36,9 +36,9 @@ class Contraction(Kind):
 
     def layer(self, kernel: str, bias: str | None, shape: tuple[int, ...]) -> Layer:
         """Return the layer: one matrix for each group, `[inputs, outputs]`."""
-        lead = len(shape) - len(self.weights)
+        count = len(shape) - len(self.weights)  # of the layer axes
         groups, inputs, outputs = (tuple(i for i, c in enumerate(self.weights) if c == role) for role in "gio")
-        return Layer(kernel, bias, lead, shape[lead:], groups, inputs, outputs)
+        return Layer(kernel, bias, count, shape[count:], groups, inputs, outputs)
 
     def signals(self, x: jax.Array, g: jax.Array, batch: int) -> Signals:
         """Return the inputs and the cotangents; the axes that no matrix has are examples and positions."""
