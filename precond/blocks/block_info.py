@@ -30,8 +30,8 @@ class BlockInfo(NamedTuple):
       index: the place of each block in the whole stack, `[N]` by stack. None: 0 to N - 1.
       origins: the parameters that the blocks of the whole stack come from, in their order, by stack. None: they are not
         known.
-      batch_axes: the number of first axes that count blocks: 1 for stacks, 0 if every array is one block. The batch axes of a
-        view are others: they are axes of a parameter.
+      batch_axes: the number of first axes that count blocks: 1 for stacks, 0 if every array is one block. The batch
+        axes of a view are others: they are axes of a parameter.
       row_groups: the number of groups of equal length of which every stack consists. They are on as many devices or
         fewer.
       collectives: the collectives over the devices that have different blocks.

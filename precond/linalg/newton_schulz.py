@@ -139,8 +139,8 @@ def gram_newton_schulz(
     At the end of a group X is multiplied by Q, and the next group starts from this X. Rounding errors replace the
     smallest eigenvalues of A. In each step they grow with the square of the growth of the singular values, by $a^2$. So
     groups are short. A group has at most three steps. It ends sooner if the rounding of the dtype, times the product of
-    $a^2$ over its steps, is above 0.1. In float32 no set of polynomials of this library reaches that. In bfloat16 two of
-    Jordan's steps (a = 3.44) do, or one step with a above 3.58; two of the classical cubic steps (a = 1.5) do not.
+    $a^2$ over its steps, is above 0.1. In float32 no set of polynomials of this library reaches that. In bfloat16 two
+    of Jordan's steps (a = 3.44) do, or one step with a above 3.58; two of the classical cubic steps (a = 1.5) do not.
 
     These are the relative errors of five of Jordan's steps in the Frobenius norm, at a condition number of 1e3:
 
