@@ -61,8 +61,8 @@ def metrics(state: Any, params: Tree | None = None) -> dict[str, jax.Array]:
     where it is more, the scale `S * norm_test / eta**2`. Both are of the averages that the gain is computed from.
 
     With the parameters, the numbers of roots are given by parameter and axis, too, where the largest among its blocks
-    counts: `roots/residual/dense/kernel/0` is of axis 0 of the blocks of `dense/kernel`. These are
-    `residual`, `condition`, `damping`, and `refused_in_a_row`, the number of last turns that did not renew the root.
+    counts: `roots/residual/dense/kernel/0` is of axis 0 of the blocks of `dense/kernel`. These are `residual`,
+    `condition`, `damping`, and `refused_in_a_row`, the number of last turns that did not renew the root.
 
     Args:
       state: a state, or any tree with states in it; keys that nothing in it has a value for are left out.

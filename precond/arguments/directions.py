@@ -178,9 +178,8 @@ def refuse_optimizers(name: str, tx: optax.GradientTransformation) -> None:
 def check_signs(parts: Mapping[str, optax.GradientTransformation], trees: Mapping[str, Any] | None = None) -> None:
     """Raise if one of two transformations goes along the gradient and the other one against it.
 
-    If both are whole optimizers, or both are directions, there is nothing wrong. A part
-    whose sign is not known is accepted. But if the second part goes against the gradient, the first one is tried again
-    at any cost.
+    If both are whole optimizers, or both are directions, there is nothing wrong. A part whose sign is not known is
+    accepted. But if the other part goes against the gradient, the first one is tried again at any cost.
 
     Args:
       parts: two by the names of their arguments.

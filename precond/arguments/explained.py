@@ -130,7 +130,7 @@ def _check_state(init: Callable[[Any], Any], state: Any, params: Any, name: str)
     owner = whose(state)
     other = "state= is of another optimizer, or of other parameters:"
     if owner is not None:
-        # The nearest optimizer is this one, if it is also the nearest to a state that this one makes.
+        # An optimizer that is also the nearest to a new state of this one counts as this one.
         same = owner in (name, whose(expected))
         another = f"state= is of {owner}, as it seems, and not of {name}:"
         alike = f"state= is of {name} with other parameters or arguments, or of one that is alike:"

@@ -77,8 +77,8 @@ def run_trials() -> Trials:
 def _matrices() -> tuple[np.ndarray, np.ndarray]:
     """Make orthonormal eigenvectors, and symmetric matrices that have them, in float64.
 
-    The eigenvectors are products of reflections. No decomposition is called: on this machine
-    one might never return.
+    The eigenvectors are products of reflections. No decomposition is called: on this machine one might never
+    return.
     """
     random = np.random.default_rng(0)
     vectors = np.broadcast_to(np.eye(_SIZE), (_COUNT, _SIZE, _SIZE))

@@ -45,7 +45,7 @@ class Job(NamedTuple):
 
     Attributes:
       taken: the count at which its factors were taken.
-      used: the count at which the factors of the roots were taken that are in use meanwhile.
+      used: the count at which the factors were taken from which the roots in use meanwhile were computed.
       works: the works, one for each axis of each stack.
     """
 
@@ -101,8 +101,8 @@ def begin(state: KroneckerState, root: Root, kernel: Kernel, pool: Executor, *, 
       root: the root of the engine.
       kernel: the kernel of the root.
       pool: the pool of threads that computes.
-      taken: the count in the state at which the factors were taken, on the host.
-      used: the count in the state of the roots that are in use, on the host.
+      taken: `captured_at` of the state, on the host.
+      used: `in_use_from` of the state, on the host.
     """
     works = []
     for stack, (factors, roots, failed) in enumerate(zip(*_stacks(state)[:3], strict=True)):

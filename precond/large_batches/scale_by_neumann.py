@@ -144,8 +144,8 @@ def scale_by_neumann(
         keeps no average and needs no parameters.
       decay: γ, the decay of the average of the parameters.
       warmup: the number of updates of plain SGD before the algorithm begins. Table 1 has 5 epochs of them.
-      resets: when the momentum is reset. The first reset is the first update after the warm-up. With an
-        integer K the next ones come K updates later, then 2K later, 4K, .., as the paper's text says. ("mod K" of its
+      resets: when the momentum is reset. The first reset is the first update after the warm-up. With an integer K the
+        next ones come K updates later, then 2K later, 4K, .., as the paper's text says. ("mod K" of its
         pseudo-code has no meaning if K grows.) A function from the number of resets less one returns the number of
         updates until the next. The paper finds linear growth as good (`lambda i: 10 * (i + 1)`). None has the first
         reset alone, which changes only the regularizer. Table 1 has 10 epochs.

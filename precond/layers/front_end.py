@@ -87,7 +87,7 @@ def check_used(mask: jax.Array | None, used: Sequence[bool]) -> None:
 
     Args:
       mask: the argument `valid` of a capture's `apply`.
-      used: the answer for each tapped layer whether the mask fits its output.
+      used: whether the mask fits its output, for each tapped layer.
 
     Raises:
       ValueError: with the shape of the mask.

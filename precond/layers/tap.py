@@ -148,7 +148,7 @@ def tap(
       x: the input of the layer; for a norm, the normalised one.
       probe: zeros, of float32 or wider.
       mask: the mask of the positions of `y` that count for the inputs (padding does not); None counts all.
-      bases: the bases for `moments`; None if it has none.
+      bases: the bases for `moments`; None if there are no `moments`.
 
     Returns:
       `y`.

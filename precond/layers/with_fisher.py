@@ -26,8 +26,9 @@ def with_fisher(forward: Callable[..., Any], fisher: Estimator, *, has_aux: bool
 
     Args:
       forward: a function from parameters that carry probes (`capture.attach(params)`) and arguments to the outputs by
-        examples (with `has_aux`, to a pair of them and anything else): `lambda params, x: capture.apply({"params":
-        params}, x)`. Anything that depends on parameters to be differentiated must be an argument.
+        examples (with `has_aux`, to a pair of them and anything else):
+        `lambda params, x: capture.apply({"params": params}, x)`. Anything that depends on parameters to be
+        differentiated must be an argument.
       fisher: `sampled` or `exact`.
       has_aux: whether `forward` returns a pair.
 

@@ -33,8 +33,8 @@ def finish(
 ) -> optax.GradientTransformationExtraArgs:
     """Apply `scaled`, then decoupled weight decay, then the learning rate.
 
-    Without weight decay, `params` is not needed. Neither moves a block that is skipped, and a step that skips all does
-    not advance the schedule.
+    Without weight decay, `params` is not needed. A block that is skipped is moved neither by weight decay nor by the
+    learning rate. A step that skips all does not advance the schedule.
 
     Args:
       scaled: a `precond.blocked` that marks what it skips (`skipped=-jnp.inf`).

@@ -152,8 +152,8 @@ def muon(
       weight_decay: $\lambda$, decoupled, for all parameters, a number or an Optax schedule; None leaves it out, and
         `params` need not be given to `update`.
       mask: which parameters decay, as in `optax.adamw`.
-      momentum: a momentum in place of `precond.transforms.nesterov(b1)`, which is Optax's. `optax.trace(0.95,
-        nesterov=True)` is the original, and `optax.ema(0.95)` does not look ahead.
+      momentum: a momentum in place of `precond.transforms.nesterov(b1)`, which is Optax's.
+        `optax.trace(0.95, nesterov=True)` is the original, and `optax.ema(0.95)` does not look ahead.
       method: `precond.orthogonal.newton_schulz(polynomials)`, by default with Jordan's quintic in five steps,
         `precond.orthogonal.polar()`, or `precond.orthogonal.block_periodic(block_size)`, which takes blocks in most
         steps.

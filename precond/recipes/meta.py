@@ -134,7 +134,7 @@ def meta_soap(
       method: `precond.eigh()` (None), `recipes.meta_qr_basis()` (`DefaultSOAPConfig`) or
         `recipes.meta_eigh_basis(tolerance)`.
       after: add nothing to the factors (`perturb_before_computation` off).
-      ignored_basis_change_dims: a function from the number of axes of a block to the axes that keep the parameter's own
+      ignored_basis_change_dims: a mapping from the number of axes of a block to the axes that keep the parameter's own
         basis.
       bias_correction: whether all averages are freed of the bias of their start.
       drop_weighting_factor: as in `meta_shampoo`; of the second moment, too.

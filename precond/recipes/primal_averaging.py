@@ -46,7 +46,7 @@ def primal_averaging(
       train: $\mu_y$ (`train_interp_coeff`), above 0.
       evaluation: $\mu_x$ (`eval_interp_coeff`); None takes Schedule-Free's.
       learning_rate: $\eta$ of the updates, a number or a schedule, for Schedule-Free alone.
-      power: the power of it (`eval_coeff_lr_power`).
+      power: the power of the learning rate (`eval_coeff_lr_power`).
 
     Raises:
       ValueError, TypeError: for a number out of range.
