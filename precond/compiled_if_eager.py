@@ -1,5 +1,6 @@
 """Compile updates outside of `jax.jit`, at their first call and only then. This is floor 0 of the library."""
 
+import functools
 from typing import Any
 
 import jax
@@ -17,7 +18,8 @@ def compiled_if_eager(tx: optax.GradientTransformationExtraArgs) -> optax.Gradie
 
     JAX would run it operation by operation, and compile its conditions and loops again in every call. Inside of a
     transformation of JAX nothing changes. Arrays and numbers among the extra arguments may change from call to call;
-    for each other value of anything else, such as a function, the update is compiled once more.
+    for each other value of anything else, such as a function, the update is compiled once more. The programs of the
+    last eight values are kept, and with them these values.
 
     Args:
       tx: a transformation.
@@ -31,12 +33,15 @@ def compiled_if_eager(tx: optax.GradientTransformationExtraArgs) -> optax.Gradie
       1
     """
 
-    def run(treedef: Any, still: tuple[Any, ...], arrays: dict[int, Any]) -> Any:
-        leaves = [arrays.get(i, x) for i, x in enumerate(still)]
-        updates, state, params, extra = treedef.unflatten(leaves)
-        return tx.update(updates, state, params, **extra)
+    # A function made anew for each step holds a batch, so that not all of them may be kept.
+    @functools.lru_cache(maxsize=8)
+    def compiled(treedef: Any, still: tuple[Any, ...]) -> Any:
+        def run(arrays: dict[int, Any]) -> Any:
+            leaves = [arrays.get(i, x) for i, x in enumerate(still)]
+            updates, state, params, extra = treedef.unflatten(leaves)
+            return tx.update(updates, state, params, **extra)
 
-    compiled = jax.jit(run, static_argnums=(0, 1))
+        return jax.jit(run)
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         leaves, treedef = jax.tree.flatten((updates, state, params, extra))
@@ -46,7 +51,7 @@ def compiled_if_eager(tx: optax.GradientTransformationExtraArgs) -> optax.Gradie
         still = tuple(None if i in arrays else x for i, x in enumerate(leaves))
         if not _hashable(treedef, still):
             return tx.update(updates, state, params, **extra)
-        return compiled(treedef, still, arrays)
+        return compiled(treedef, still)(arrays)
 
     return optax.GradientTransformationExtraArgs(tx.init, update)
 

@@ -90,6 +90,23 @@ class BlockInfo(NamedTuple):
         return updates if self.gradients is None else self.gradients
 
 
+_ARRAYS = ("finite", "any_finite", "gradients", "factors", "captured_moments", "index")
+_STATIC = ("origins", "batch_axes", "row_groups", "collectives", "root_collectives")
+
+
+def _with_keys(info: BlockInfo) -> tuple[tuple[tuple[Any, Any], ...], tuple[Any, ...]]:
+    arrays = tuple((jax.tree_util.GetAttrKey(name), getattr(info, name)) for name in _ARRAYS)
+    return arrays, tuple(getattr(info, name) for name in _STATIC)
+
+
+def _of_parts(static: tuple[Any, ...], arrays: tuple[Any, ...]) -> BlockInfo:
+    return BlockInfo(**dict(zip(_ARRAYS, arrays, strict=True)), **dict(zip(_STATIC, static, strict=True)))
+
+
+# JAX may trace the arrays alone. Numbers of axes and groups choose the program.
+jax.tree_util.register_pytree_with_keys(BlockInfo, _with_keys, _of_parts)
+
+
 def info_of(blocks: Any) -> BlockInfo:
     """Return the `BlockInfo` that was passed as `blocks`, or an empty one.
 

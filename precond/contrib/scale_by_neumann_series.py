@@ -10,6 +10,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from precond.arguments import check_number, check_whole, described
+from precond.compiled_if_eager import compiled_if_eager
 from precond.transformation import transformation
 from precond.trees import Tree, real_dtype, wide_zeros_like
 
@@ -93,4 +94,4 @@ def scale_by_neumann_series(
         m = lax.fori_loop(0, terms, term, descend(wide_zeros_like(updates), updates))
         return jax.tree.map(lambda x, g: (-x).astype(g.dtype), m, updates), state
 
-    return transformation(init, update)
+    return compiled_if_eager(transformation(init, update))

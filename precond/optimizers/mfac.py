@@ -4,6 +4,7 @@ import jax
 import optax
 
 from precond.arguments import check_decay, check_rate, described
+from precond.compiled_if_eager import compiled_if_eager
 from precond.engine import refuse_foreign
 from precond.optimizers.finish import decayed
 from precond.transforms import (
@@ -98,4 +99,4 @@ def mfac(
             optax.scale_by_learning_rate(learning_rate),
         )
     )
-    return refuse_foreign(optax.with_extra_args_support(tx))
+    return refuse_foreign(compiled_if_eager(tx))

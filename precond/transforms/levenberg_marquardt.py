@@ -18,6 +18,7 @@ from precond.arguments import (
     check_whole,
     described,
 )
+from precond.compiled_if_eager import compiled_if_eager
 from precond.transformation import transformation
 from precond.transforms.quadratic_model import Product
 from precond.trees import Tree, tree_product
@@ -155,4 +156,4 @@ def levenberg_marquardt(
         rejected = state.rejected + (~good).astype(jnp.int32)
         return moved, LevenbergMarquardtState(count, kept, known, ratio.astype(state.ratio.dtype), rejected)
 
-    return transformation(init, update)
+    return compiled_if_eager(transformation(init, update))

@@ -1,5 +1,8 @@
 """Updates outside of `jax.jit` are compiled at the first call, and never again."""
 
+import gc
+import weakref
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -25,13 +28,70 @@ def traced_optimizer(around=lambda tx: tx):
     return around(precond.blocked(engine, block_size=4)), seen
 
 
-def test_the_second_update_compiles_nothing():
-    tx, params = precond.shampoo(1e-3, block_size=4), {"kernel": jnp.ones((6, 4)), "bias": jnp.ones(4)}
-    _, state = tx.update(params, tx.init(params), params)
+def graft_of_two():
+    return precond.graft(precond.soap(1.0, refresh=2), precond.muon(0.1))
+
+
+EAGER = {
+    "shampoo": lambda: precond.shampoo(1e-3, block_size=4),
+    "kl_soap": lambda: precond.kl_soap(1e-3),
+    "muon": lambda: precond.muon(1e-3),
+    "mfac": lambda: precond.mfac(1e-3, window=2),
+    "neumann": lambda: precond.neumann(1e-3),
+    "graft": graft_of_two,
+    "adascale": lambda: precond.adascale(precond.shampoo, 1e-3, scale=2),
+    "levenberg_marquardt": lambda: precond.transforms.levenberg_marquardt(lambda damping: precond.shampoo(damping)),
+}
+QUICK = ("shampoo", "mfac", "graft", "levenberg_marquardt")
+
+
+@pytest.mark.parametrize("name", [pytest.param(x, marks=[pytest.mark.slow] * (x not in QUICK)) for x in EAGER])
+def test_the_second_update_compiles_nothing(name):
+    tx, params = EAGER[name](), {"kernel": jnp.ones((6, 4)), "bias": jnp.ones(4)}
+    tx = optax.with_extra_args_support(tx)
+    two = jax.tree.map(lambda p: jnp.stack([p, 2 * p]), params)
+    more = {"replicas": precond.replicas.stacked(two)[1]} if name == "adascale" else {}
+    if name == "levenberg_marquardt":
+        more = {"value": jnp.ones([]), "value_fn": optax.tree.norm, "curvature": lambda v: v}
+    _, state = tx.update(params, tx.init(params), params, **more)
     with harness.log_compilations() as found:
         for _ in range(3):
-            _, state = tx.update(params, state, params)
+            _, state = tx.update(params, state, params, **more)
     assert found == []
+
+
+def test_few_programs_of_functions_that_are_made_anew_are_kept():
+    class Batch:
+        pass
+
+    tx = precond.blocked(optax.scale(2.0), otherwise=optax.scale(2.0))
+    params, alive = {"kernel": jnp.ones((6, 4))}, []
+    state = tx.init(params)
+    for _ in range(12):
+        batch = Batch()
+        alive.append(weakref.ref(batch))
+        tx.update(params, state, params, value_fn=lambda p, batch=batch: p)
+    del batch
+    gc.collect()
+    assert sum(ref() is not None for ref in alive) <= 8
+
+
+@pytest.mark.parametrize(
+    "tx",
+    [
+        precond.graft(precond.accumulate(precond.transforms.normalize(), 2), optax.identity()),
+        precond.with_momentum(optax.ema(0.9), precond.accumulate(precond.transforms.clip_by_rms(1.0), 2)),
+    ],
+    ids=["graft", "with_momentum"],
+)
+def test_an_eager_update_inside_another_one_is_that_of_jit(tx):
+    params = {"kernel": jnp.ones((6, 4)), "bias": jnp.ones(4)}
+    state = tx.init(params)
+    for _ in range(2):
+        updates, after = tx.update(params, state, params)
+        expected, _ = jax.jit(tx.update)(params, state, params)
+        chex.assert_trees_all_close(updates, expected, rtol=1e-6)
+        state = after
 
 
 @pytest.mark.parametrize("around", [lambda tx: tx, lambda tx: precond.accumulate(tx, 2)], ids=["alone", "accumulated"])
