@@ -56,7 +56,7 @@ METHODS = {
     "optax muon": Method(of_rate(optax.contrib.muon, adam_b2=0.95), first_order=True),
     "shampoo": Method(of_rate(precond.shampoo)),
     "shampoo, delay 0": Method(of_rate(precond.shampoo, refresh=NO_DELAY)),
-    "shampoo, power 1/3": Method(of_rate(precond.shampoo, power=1 / 3)),
+    "shampoo, power 1/4": Method(of_rate(precond.shampoo, power=None)),
     "shampoo, power 3/8": Method(of_rate(precond.shampoo, power=3 / 8)),
     "shampoo, power 1/2": Method(of_rate(precond.shampoo, power=1 / 2)),
     "shampoo, one moment a block": Method(of_rate(precond.shampoo, magnitude=ONE_MOMENT)),

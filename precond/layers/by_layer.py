@@ -20,7 +20,7 @@ def by_layer(inner: optax.GradientTransformation, layers: Mapping[str, Layer]) -
 
     It stands inside `precond.blocked(.., block_size=None, views=precond.views.layers(layers))`. The factors reach
     `inner` as `precond.BlockInfo.factors`, in the order of the blocks. If all layers have second moments, these follow
-    as `moments`.
+    as `precond.BlockInfo.captured_moments`.
 
     Args:
       inner: a transformation of stacks; `precond.scale_by_kronecker` with the statistics of K-FAC.
@@ -32,7 +32,8 @@ def by_layer(inner: optax.GradientTransformation, layers: Mapping[str, Layer]) -
 
     Raises:
       TypeError: for anything but layers by name; in `update` without `factors`.
-      ValueError: in `update` for factors of other layers, and for blocks that are not whole layers.
+      ValueError: in `update` for factors of other layers, for blocks that are not whole layers, and for factors outside
+        of `precond.blocked`.
 
     Examples:
       >>> import precond
@@ -68,7 +69,11 @@ def by_layer(inner: optax.GradientTransformation, layers: Mapping[str, Layer]) -
         info, factors = info_of(blocks), extra["factors"]
         if factors is not None:
             _check_factors(factors)
-        if factors is not None and info.origins is not None:
+            if info.origins is None:
+                raise ValueError(
+                    "precond.layers.by_layer() was given factors outside of precond.blocked, which tells it the layers "
+                    "of its blocks. Write precond.blocked(by_layer(..), block_size=None, views=..), or precond.kfac."
+                )
             info = _with_factors(info, layers, factors, updates)
         return inner.update(updates, state, params, **extra, blocks=info)
 

@@ -199,7 +199,7 @@ def test_the_shampoo_alias_is_the_chain_that_it_documents():
             precond.graft(
                 direction=precond.scale_by_kronecker(
                     statistics=precond.outer_products(decay=0.95),
-                    root=precond.inverse_root(method=precond.newton(), damping=precond.relative(1e-6)),
+                    root=precond.inverse_root(power=1 / 3, method=precond.newton(), damping=precond.relative(1e-6)),
                     momentum=optax.ema(0.9),
                     refresh=precond.every(3, stagger=True),
                 ),
