@@ -85,6 +85,10 @@ def replicas(step, names=WHOLE, times=1):
     return Replicas(count, count, jax.tree.map(lambda s: 3.0 * times * s, square), square)
 
 
+FUNCTIONS = {"value_fn": lambda params: optax.tree.norm(params, squared=True), "curvature": lambda v: v}
+"""Those that some system calls, on whatever parameters it is given."""
+
+
 def arguments(step, **changes):
     """Everything that some system reads from `update`, and what Optax's line searches read."""
     usual = {"factors": factors(step), "replicas": replicas(step), "value": jnp.asarray(1.0 + step)}
@@ -202,6 +206,23 @@ def _nvidia(rate, **engine):
     return recipes.nvidia_kl_soap(rate, eps=1e-2, **engine)  # as above
 
 
+def _efcp(rate):
+    return precond.mfac(rate, window=2, damping=1.0, rank=1)
+
+
+def _tearfree(rate, **engine):
+    return recipes.google_tearfree(rate, **engine)
+
+
+def _nvidia_muon(rate, **engine):
+    return recipes.nvidia_muon(rate, **engine)
+
+
+def _levenberg_marquardt(rate, **engine):
+    made = functools.partial(precond.shampoo, rate, refresh=2, **engine)
+    return precond.transforms.levenberg_marquardt(lambda damping: made(damping=damping))
+
+
 SYSTEMS = {
     "kfac": _kfac,
     "shampoo": _shampoo,
@@ -218,6 +239,10 @@ SYSTEMS = {
     "meta": _meta,
     "official_soap": _official_soap,
     "nvidia": _nvidia,
+    "efcp": _efcp,
+    "tearfree": _tearfree,
+    "nvidia_muon": _nvidia_muon,
+    "levenberg_marquardt": _levenberg_marquardt,
 }
 ENGINES = ("kfac", "shampoo", "soap", "ekfac", "kl_shampoo", "muon", "bare", "kl_soap")
 """Those that take another transformation for the parameters without a view, as `otherwise`."""
@@ -264,7 +289,7 @@ def run(tx, names=WHOLE, *, given=arguments, extra=None, grads=gradients, cut=No
     """
     tx, extra = optax.with_extra_args_support(tx), {} if extra is None else extra
     cut = functools.partial(part, names=names) if cut is None else cut
-    update = jax.jit(lambda g, s, p, more: tx.update(g, s, p, **more, **extra))
+    update = jax.jit(lambda g, s, p, more: tx.update(g, s, p, **(FUNCTIONS | more | extra)))
     state, out = jax.jit(tx.init)(place(cut(parameters(0)))), []
     for step in order:
         g = jax.tree.map(lambda x: x * jnp.nan, grads(0)) if step == BAD else grads(step)

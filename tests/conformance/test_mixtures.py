@@ -30,6 +30,8 @@ EACH_ONCE = (
     ("official_soap", "kl_shampoo"),
     ("nvidia", "adascale"),
     ("mfac", "neumann"),
+    ("levenberg_marquardt", "efcp"),
+    ("tearfree", "nvidia_muon"),
 )
 
 
@@ -106,7 +108,12 @@ def test_a_capture_finds_the_bases_of_ek_fac_among_the_roots_of_others(mix, othe
 @pytest.mark.parametrize("turn", [0, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", mixing.systems("shampoo", "mfac", "neumann"))
 def test_arguments_of_callers_change_nothing_whatever_their_names(name, turn):
-    read = {"kfac": {"factors"}, "ekfac": {"factors"}, "adascale": {"replicas"}}.get(name, set())
+    read = {
+        "kfac": {"factors"},
+        "ekfac": {"factors"},
+        "adascale": {"replicas"},
+        "levenberg_marquardt": {"value", "value_fn", "curvature"},
+    }.get(name, set())
     unread = dict.fromkeys(("factors", "replicas", "value", "grad", "value_fn", "grad_fn", "curvature"), "mine")
     extra = mixing.callers(name, turn=turn) | {key: x for key, x in unread.items() if key not in read}
 
