@@ -613,7 +613,7 @@ muon(1e-3).init({'bias': P['bias'].astype(jnp.float8_e4m3fn)}) -> 'bias' is of f
 mfac(1e-3).init({'bias': P['bias'].astype(jnp.float8_e4m3fn)}) -> 'bias' is of float8_e4m3fn
 neumann(1e-3).init({'bias': P['bias'].astype(jnp.float8_e4m3fn)}) -> 'bias' is of float8_e4m3fn
 adascale(optax.sgd, 1e-3, scale=2).init({'bias': P['bias'].astype(jnp.float8_e4m3fn)}) -> 'bias' is of float8_e4m3fn
-precond.by_layer(optax.identity(), LAYERS).update(P, optax.EmptyState(), factors={'dense': (1, 1)}) -> outside of precond.blocked
+precond.by_layer(optax.identity(), LAYERS).update(P, (), factors={'dense': (1, 1)}) -> outside of
 TX.update({**P, 'bias': P['bias'].astype(jnp.float8_e5m2)}, STATE, P) -> The gradient of 'bias' is of float8_e5m2
 neumann(1e-3).update({**P, 'bias': P['bias'] * 1j}, neumann(1e-3).init(P), P) -> The gradient of 'bias' is complex
 mfac(1e-3).update({**P, 'bias': P['bias'] * 1j}, mfac(1e-3).init(P), P) -> The gradient of 'bias' is complex
