@@ -79,10 +79,10 @@ def _runs(layout: Layout) -> dict[str, list[_Run]]:
 
 
 def fingerprint(layout: Layout) -> int:
-    """Hash everything that the order and the meaning of blocks depend on.
+    """Hash everything that the order and the meaning of blocks depend on, and the paths of parameters without blocks.
 
-    These are paths, readings, cuts and order. Dtypes and the rows that pad a stack have no effect, so that the hash
-    does not depend on the number of devices.
+    For blocks these are paths, readings, cuts and order. Dtypes and the rows that pad a stack have no effect, so that
+    the hash does not depend on the number of devices.
 
     Args:
       layout: the layout of a tree.
@@ -96,7 +96,8 @@ def fingerprint(layout: Layout) -> int:
       ... )
       False
     """
-    return hashed(repr(sorted(_runs(layout).items())))
+    others = [path for path, viewed in zip(layout.paths, layout.viewed, strict=True) if not viewed]
+    return hashed(repr((sorted(_runs(layout).items()), others)))
 
 
 def block_ids_of(layout: Layout) -> dict[str, Any]:

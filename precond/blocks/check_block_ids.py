@@ -114,7 +114,10 @@ def first_difference(block_ids: dict[str, np.ndarray], layout: Layout, shapes: d
         if differs.size:
             i = differs[0]
             return f"state= is of other parameters: {_told(name, i, was, new, known, shapes)} {_ADVICE}"
-    return f"state= is of other parameters, or uses other parameters as last rows. {_ADVICE}"
+    return (
+        f"state= is of other parameters: all blocks are the same, but a parameter without blocks has another path, or "
+        f"is the last row of another one. {_ADVICE}"
+    )
 
 
 def _told(

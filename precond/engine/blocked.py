@@ -132,6 +132,9 @@ def blocked(
         updates, extra = jax.tree.map(jnp.asarray, updates), without_info(extra)
         moved, stacks = first.update(updates, state.stacks, params, **extra)
         out, rest = second.update(moved, state.otherwise, params, **extra)
+        # The engine makes the updates of blocks infinite where its state is of other parameters, and here the others.
+        foreign = stacks.foreign > state.stacks.foreign
+        out = jax.tree.map(lambda x: jnp.where(foreign, jnp.inf, x).astype(x.dtype), out)
         viewed = jax.tree.leaves(viewed_by(views, updates))
         skipped = _all_skipped(state, stacks, rest, any(viewed), not all(viewed))
         return out, BlockedState(

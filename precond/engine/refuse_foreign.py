@@ -128,7 +128,8 @@ def _why(tx: optax.GradientTransformation, state: StackedState | KnownParameters
         return _first_path(np.asarray(state.path_hashes), list(leaves_of(updates)))
     shapes = {path: np.shape(x) for path, x in leaves_of(without_probes(updates)).items()}
     mark: Any = unboxed(state)
-    block_ids = {name: np.asarray(x) for name, x in mark.block_ids.items() if _is_known(x)}
+    ids = mark.block_ids if isinstance(mark.block_ids, dict) else {}  # an array where no parameter has blocks
+    block_ids = {name: np.asarray(x) for name, x in ids.items() if _is_known(x)}
     report = _report_of(tx, updates)
     for layout, meaning in zip(report.layouts, report.meanings, strict=True):
         if np.all(np.asarray(mark.fingerprint) == fingerprint(layout)):
@@ -136,9 +137,9 @@ def _why(tx: optax.GradientTransformation, state: StackedState | KnownParameters
                 f"state= is of another power=, or of sums (b2=1) where this optimizer has averages: it has "
                 f"{meaning or 'neither'}. Keep what fits: precond.checkpoints.adopt(tx, params, state)."
             )
-    layouts = [x for x in report.layouts if {*x.stacks} == {*mark.block_ids}]
+    layouts = [x for x in report.layouts if {*x.stacks} == {*ids}]
     differences = [
-        first_difference(block_ids, layout, shapes) for layout in layouts if len(block_ids) == len(mark.block_ids)
+        first_difference(block_ids, layout, shapes) for layout in layouts if len(block_ids) == len(ids)
     ]
     return differences[0] if differences else "state= is of other parameters, or of another configuration."
 

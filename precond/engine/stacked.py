@@ -188,9 +188,10 @@ def _update(
     check_shapes(updates, params)
     updates = jax.tree.map(jnp.asarray, updates)
     layout = options.layout(updates)
-    if not layout.stacks:
-        return updates, state
     given, state = state, unboxed(state)
+    if not layout.stacks:
+        foreign = state.fingerprint != fingerprint(layout)
+        return updates, boxed_like(state._replace(foreign=state.foreign + foreign), given)
     leaves, treedef = jax.tree.flatten(updates)
     placement = options.placement(layout, leaves)
     divided = placement is not None and placement.kind == AxisType.Manual

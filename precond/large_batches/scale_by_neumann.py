@@ -9,7 +9,7 @@ import optax
 from jax.typing import ArrayLike
 
 from precond.arguments import check_idle, check_number, check_rate, check_whole, described
-from precond.blocks import KnownParameters, check_leaves, check_shapes, known_parameters
+from precond.blocks import KnownParameters, check_shapes, known_parameters
 from precond.large_batches.convexify import Regularizer, convexify
 from precond.large_batches.eval_params import Displacement
 from precond.transformation import transformation
@@ -189,12 +189,12 @@ def scale_by_neumann(
         return first | (state.age >= period)
 
     def init(params: optax.Params) -> NeumannState:
-        check_leaves(params)
+        known = known_parameters(params)
         still = wide_zeros_like(params)
         average = None if regularizer is None else jax.tree.map(_copy, params)
         scale = jnp.zeros([], jnp.result_type(float))
         count, done, age = (jnp.zeros([], jnp.int32) for _ in range(3))
-        return NeumannState(count, Displacement(scale, still), average, done, age, known_parameters(params))
+        return NeumannState(count, Displacement(scale, still), average, done, age, known)
 
     def update(
         updates: optax.Updates, state: NeumannState, params: optax.Params | None = None, **extra: Any

@@ -1,6 +1,7 @@
 """Compute the norm of each block of a stack."""
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,11 @@ from jax import lax
 from precond.linalg.divide import divide_or_zero
 
 __all__ = ["batch_norm"]
+
+
+def _added(x: Sequence[jax.Array], y: Sequence[jax.Array]) -> list[jax.Array]:
+    # A function that lives as long as the module: outside of jit, JAX compiles a sum with a new one again.
+    return [a + b for a, b in zip(x, y, strict=True)]
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
@@ -32,7 +38,7 @@ def batch_norm(x: jax.Array, batch_axes: int = 0) -> jax.Array:
     small, large = 2.0**-half, 2.0**half
     squares = [jnp.square(sizes * f) for f in (1.0, large, small)]
     zeros = [jnp.zeros((), sizes.dtype)] * 3
-    sums = lax.reduce(squares, zeros, lambda x, y: [a + b for a, b in zip(x, y, strict=True)], axes)
+    sums = lax.reduce(squares, zeros, _added, axes)
     plain, enlarged, reduced = (jnp.expand_dims(x, axes) for x in sums)
     tiny, huge = plain < small, ~(plain < large)
     total = jnp.where(tiny, enlarged, jnp.where(huge, reduced, plain))

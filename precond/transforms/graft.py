@@ -16,7 +16,6 @@ from precond.arguments import (
     described,
 )
 from precond.blocks import BlockInfo, info_of
-from precond.compiled_if_eager import compiled_if_eager
 from precond.linalg import batch_norm
 from precond.linalg.divide import divide_or_zero
 from precond.transformation import transformation
@@ -116,4 +115,4 @@ def graft(
         out = jax.tree.map(one, updates, way, size)
         return out, GraftState(count, first, second)
 
-    return as_direction(compiled_if_eager(transformation(init, update)), like=direction)
+    return as_direction(transformation(init, update), like=direction)

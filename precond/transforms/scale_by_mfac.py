@@ -10,7 +10,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from precond.arguments import check_bound, check_number, check_whole, described
-from precond.blocks import KnownParameters, check_leaves, check_shapes, known_parameters
+from precond.blocks import KnownParameters, check_shapes, known_parameters
 from precond.boxes import boxed_like, unboxed, with_axis_in_front
 from precond.linalg.lapack import solve_positive
 from precond.transformation import transformation
@@ -97,13 +97,12 @@ def scale_by_mfac(
     kept_as = dense_rows() if rows is None else rows
 
     def init(params: optax.Params) -> MFACState:
-        check_leaves(params)
+        known = known_parameters(params)
 
         def empty(p: Leaf) -> Tree:
             stored = kept_as.store(jnp.zeros_like(p, dtype=wide_dtype(p)))
             return jax.tree.map(lambda x: jnp.zeros_like(jnp.broadcast_to(x, (window, *x.shape))), stored)
 
-        known = known_parameters(params)
         gram = jnp.zeros((window, window), common_dtype(params))
         # Without leaves one array replaces all windows; optax.tree.map_params does not take it for a parameter.
         kept = with_axis_in_front(jax.tree.map(empty, params)) if jax.tree.leaves(params) else jnp.zeros((0,))
