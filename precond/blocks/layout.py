@@ -1,7 +1,8 @@
 """Lay out the blocks of all parameters in stacks. A layout is computed from shapes at trace time, and never stored."""
 
+import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -205,8 +206,10 @@ def _members(parameters: Sequence[tuple[str, Parameter]], views: Views) -> list[
     read = {i: view for i, view in read.items() if view is not None}
     matrix_of: dict[int, int] = {}  # the parameter of whose matrices each row is the last one
     for i, view in read.items():
-        row = places.get(view.row) if isinstance(view, View) and view.row else None
+        wanted = view.row if isinstance(view, View) and view.row else None
+        row = None if wanted is None else places.get(wanted)
         if row is None:
+            _check_absent(parameters[i][0], wanted, places)
             continue
         if row in read:
             raise ValueError(
@@ -229,6 +232,15 @@ def _members(parameters: Sequence[tuple[str, Parameter]], views: Views) -> list[
             member = member._replace(row_geometry=_row_geometry(member, view.row_axes, path, *parameters[row]))
         found.setdefault((member.tensor, member.geometry.passive), []).append(member)
     return list(found.values())
+
+
+def _check_absent(path: str, row: str | None, places: Mapping[str, int]) -> None:
+    """Raise if a parameter that is to be a last row is not there, and the same module has one of nearly its name."""
+    module, _, name = (row or "").rpartition("/")
+    siblings = [other for other in places if other.rpartition("/")[0] == module and other != path]
+    if row and (near := difflib.get_close_matches(name, [x.rpartition("/")[2] for x in siblings], 1, 0.8)):
+        meant = f"{module}/{near[0]}" if module else near[0]
+        raise ValueError(f"View.row='{row}' of '{path}' names no parameter: did you mean '{meant}'?")
 
 
 def _check_row(member: Member, path: str, row: str, leaf: Parameter) -> None:

@@ -138,9 +138,7 @@ def _why(tx: optax.GradientTransformation, state: StackedState | KnownParameters
                 f"{meaning or 'neither'}. Keep what fits: precond.checkpoints.adopt(tx, params, state)."
             )
     layouts = [x for x in report.layouts if {*x.stacks} == {*ids}]
-    differences = [
-        first_difference(block_ids, layout, shapes) for layout in layouts if len(block_ids) == len(ids)
-    ]
+    differences = [first_difference(block_ids, layout, shapes) for layout in layouts if len(block_ids) == len(ids)]
     return differences[0] if differences else "state= is of other parameters, or of another configuration."
 
 

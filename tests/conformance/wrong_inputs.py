@@ -544,6 +544,7 @@ TX.update({**P, 'bias': np.array(['a', 'b', 'c'])}, STATE, P) -> updates= has an
 shampoo(1e-3).init({'a': np.array([1.0, 2.0], dtype=object)}) -> params= has an array of shape (2,) and object at 'a'
 shampoo(1e-3, weight_decay=0.1).update(P, shampoo(1e-3, weight_decay=0.1).init(P)) -> needs the parameters
 shampoo(1e-3, views=[('kernel', View((0, 1), row='bias', row_axes=(1,)))]).init(P) -> View.row_axes=(1,)
+shampoo(1e-3, views=[('kernel', View((0, 1), row='biass'))]).init(P) -> did you mean 'bias'
 shampoo(1e-3, weight_decay=0.1, mask={'kernle': True}).init(P) -> mask= has 'kernle'
 shampoo(1e-3, weight_decay=0.1, mask={'kernel': True}).init(P) -> mask= has no 'bias'
 shampoo(1e-3, weight_decay=0.1, mask=lambda p: p).init(P) -> mask= has an array
