@@ -1,7 +1,10 @@
 """Give the states of Optax transformations types that a checker reads. This is floor 0 of the library."""
 
+import functools
+from collections.abc import Callable
 from typing import Any, Protocol, TypeVar, cast
 
+import jax
 import optax
 
 __all__ = ["Init", "Update", "transformation"]
@@ -48,6 +51,9 @@ def transformation(init: Init[State], update: Update[State]) -> optax.GradientTr
     `optax.GradientTransformationExtraArgs` itself takes an update of any tree of arrays alone, so that a state must be
     `Any` and a misspelled field is found by nobody. Here a checker finds it.
 
+    Both functions run with JAX's usual rules of broadcasting and of dtypes. So a program can forbid them for its own
+    arrays, by `jax_numpy_rank_promotion="raise"` or `jax_numpy_dtype_promotion="strict"`.
+
     Args:
       init: a function from parameters to a state.
       update: a function from updates and this state to updates and the next state.
@@ -64,5 +70,15 @@ def transformation(init: Init[State], update: Update[State]) -> optax.GradientTr
       (1.0, Count(count=1))
     """
     return optax.GradientTransformationExtraArgs(
-        cast(optax.TransformInitFn, init), cast(optax.TransformUpdateExtraArgsFn, update)
+        cast(optax.TransformInitFn, _by_usual_rules(init)),
+        cast(optax.TransformUpdateExtraArgsFn, _by_usual_rules(update)),
     )
+
+
+def _by_usual_rules(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+            return function(*args, **kwargs)
+
+    return run

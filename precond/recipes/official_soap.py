@@ -114,7 +114,7 @@ def official_soap(
         size = -rate(count) * (1 - rate(count) * weight_decay)
         if not bias_correction:
             return size
-        s = jnp.asarray(count) + 1
+        s = (jnp.asarray(count) + 1).astype(jnp.result_type(float))
         return size * jnp.sqrt(1 - jnp.asarray(b2) ** s) / (1 - jnp.asarray(b1) ** s)
 
     def after_first(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
