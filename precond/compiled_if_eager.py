@@ -33,7 +33,7 @@ def compiled_if_eager(tx: optax.GradientTransformationExtraArgs) -> optax.Gradie
       1
     """
 
-    # A function made anew for each step holds a batch, so that not all of them may be kept.
+    # A new function for each step holds a batch, so that not all of them may be kept.
     @functools.lru_cache(maxsize=8)
     def compiled(treedef: Any, still: tuple[Any, ...]) -> Any:
         def run(arrays: dict[int, Any]) -> Any:

@@ -184,12 +184,13 @@ def _hoisted(function: Callable[..., Any], *operands: Tree) -> tuple[Any, Callab
       These arrays, and the function with them as its first argument.
     """
     closed, shapes = jax.make_jaxpr(function, return_shape=True)(*operands)
-    treedef = jax.tree.structure(shapes)
+    # The function outlives this trace, and must not keep its arrays.
+    jaxpr, hidden, treedef = closed.jaxpr, list(closed.consts), jax.tree.structure(shapes)
 
     def run(hidden: Arrays, *operands: Tree) -> Any:
-        return treedef.unflatten(jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, hidden))(*jax.tree.leaves(operands)))
+        return treedef.unflatten(jaxpr_as_fun(ClosedJaxpr(jaxpr, hidden))(*jax.tree.leaves(operands)))
 
-    return list(closed.consts), run
+    return hidden, run
 
 
 def _open_if(predicate: jax.Array, tree: Tree) -> Any:

@@ -13,7 +13,7 @@ __all__ = ["batch_norm"]
 
 
 def _added(x: Sequence[jax.Array], y: Sequence[jax.Array]) -> list[jax.Array]:
-    # A function that lives as long as the module: outside of jit, JAX compiles a sum with a new one again.
+    # A function that lives as long as the module: outside of jit, JAX compiles a sum by a new function once more.
     return [a + b for a, b in zip(x, y, strict=True)]
 
 
