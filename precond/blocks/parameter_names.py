@@ -5,7 +5,6 @@ import re
 from collections.abc import Mapping
 
 __all__ = [
-    "adapter_of",
     "fused",
     "is_convolution",
     "is_depthwise",
@@ -14,10 +13,10 @@ __all__ = [
     "is_linear",
     "is_norm",
     "is_single",
+    "is_table",
     "is_vocabulary",
     "is_window",
     "module_of",
-    "second_adapter",
 ]
 
 
@@ -32,14 +31,17 @@ _VECTORS = _named(
 )
 # Names that say it only if nothing stands before them, and in capitals only if they are so here.
 _EXACTLY = re.compile(r"g|b\d+|b_(in|out|up|down|q|k|v|o|h)|b[qkvo]|b?qkv_?b|bqkv|D|E|prompts?|prefix|queries")
+_ROWS_OF_TABLES = "(user|item|word|entity)_(factors|vectors)|(object|latent|learned)_quer(y|ies)"
 _TABLES = _named(
-    "embed embeddings? emb embeds embed(ding)?_(table|matrix|w|weights?) table w_e w_pos wte wpe pe pos sinusoids?",
+    "embed embeddings? embd embs? embeds embed(ding)?_(table|matrix|w|weights?) table w_e w_pos wte wpe pe pos",
+    f"sinusoids? {_ROWS_OF_TABLES}",
     "rel(ative)?_pos.* rpb positions?",
-    "pos(ition|itional)?_?(emb|embed|embeddings?|enc|encodings?)(_.*)?",
+    "pos(ition|itional)?_?(embs?|embd|embed|embeddings?|enc|encodings?)(_.*)?",
 )
 _TABLES_OF_WEIGHTS = re.compile(
-    r"(?!.*(patch|time|proj|linear))((.*_)?(embed|embeddings?|embedder|emb)(_.*)?|wte|wpe|shared|lookup|vocab|tokens?|"
-    r"(.*_)?rel(ative)?_.*bias|(.*_)?table)",
+    r"(?!.*(patch|time|proj|linear))((.*_)?(embed|embeddings?|embedder|embd|embs?)(_.*)?|wte|wpe|shared|lookup|vocab|"
+    r"tokens?|(.*_)?rel(ative)?_.*bias|(.*_)?table|(.*_)?"
+    rf"({_ROWS_OF_TABLES}))",
     re.I,
 )
 # State space models and RWKV have one number for each channel and state, or for each head and channel.
@@ -61,8 +63,6 @@ _FUSED = {
     2: _named("(to_)?kv (to_)?kv_proj key_value gate_up gate_up_proj"),
 }
 _WIDEST = 11  # the longest side of a window; the first convolution of AlexNet has it
-_LORA = re.compile(r"(.*_)?lora_?([ab]|down|up)(_(kernel|weight|w))?", re.I)
-_SECOND = {"a": "b", "A": "B", "down": "up"}
 _TABLES_OF_KERNELS = re.compile(r"wte|wpe|embed_tokens|tok(en)?_embed(ding|der)?s?", re.I)  # nothing else is called so
 
 
@@ -173,6 +173,24 @@ def is_vocabulary(parts: tuple[str, ...]) -> bool:
     return _OUTPUTS.fullmatch(module if name in ("kernel", "weight", "w") else name) is not None
 
 
+@functools.cache
+def is_table(parts: tuple[str, ...]) -> bool:
+    """Return whether a parameter is a table of tokens or of positions, or the outputs of a language model.
+
+    Args:
+      parts: the parts of the parameter's path.
+
+    Examples:
+      >>> [
+      ...     is_table(("relpos", "rel_embedding")),
+      ...     is_table(("wte", "weight")),
+      ...     is_table(("norm", "scale")),
+      ... ]
+      [True, True, False]
+    """
+    return _TABLES.fullmatch(parts[-1]) is not None or is_vocabulary(parts)
+
+
 def is_convolution(parts: tuple[str, ...]) -> bool:
     """Return whether the name of the module says that it is a convolution.
 
@@ -246,38 +264,6 @@ def is_linear(parts: tuple[str, ...]) -> bool:
     """
     is_stack = len(parts) > 1 and parts[-2] in _STACKS  # a list of layers has a number in this place
     return not is_convolution(parts) and (is_stack or _LINEAR.fullmatch(module_of(parts)) is not None)
-
-
-@functools.cache
-def adapter_of(parts: tuple[str, ...]) -> str | None:
-    """Return the name of an adapter of LoRA, or None for another parameter.
-
-    Args:
-      parts: the parts of the parameter's path.
-
-    Examples:
-      >>> (
-      ...     adapter_of(("query", "lora_a")),
-      ...     adapter_of(("query", "lora_B", "weight")),
-      ...     adapter_of(("query", "kernel")),
-      ... )
-      ('lora_a', 'lora_B', None)
-    """
-    return next((name for name in parts[-3:] if _LORA.fullmatch(name)), None)
-
-
-def second_adapter(name: str) -> str | None:
-    """Return the name of the second adapter of a pair of LoRA from that of the first; None for any other name.
-
-    Args:
-      name: a part of a parameter's path.
-
-    Examples:
-      >>> second_adapter("lora_A"), second_adapter("lora_down"), second_adapter("lora_b")
-      ('lora_B', 'lora_up', None)
-    """
-    found = re.fullmatch(r"((?:.*_)?lora_?)(a|A|down)(_.*)?", name)
-    return None if found is None else found[1] + _SECOND[found[2]] + (found[3] or "")
 
 
 @functools.cache

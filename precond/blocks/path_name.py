@@ -9,6 +9,8 @@ from precond.arguments import shown
 
 __all__ = ["leaves_of", "parts_of", "path_name"]
 
+_HOLDERS = re.compile(r"(.*_)?(kernel|weights?|embeddings?|scale|bias|w|b)", re.I)
+
 
 def path_name(path: tuple[Any, ...]) -> str:
     """Return a key path as `"layers/0/kernel"`, the same for nnx's state at `init` and `update`, and for boxes.
@@ -45,6 +47,9 @@ def leaves_of(tree: object) -> dict[str, Any]:
 def parts_of(path: str) -> tuple[str, ...]:
     """Return the parts of a path. PyTorch joins some of them by dots, and Keras ends with ":0".
 
+    An array that is the only leaf of a parameter, such as Haliax's `NamedArray`, has the path of the parameter. Its own
+    name is then `array`, or `0` where the parameter has a name such as `weight`.
+
     Args:
       path: the result of `path_name`.
 
@@ -54,7 +59,11 @@ def parts_of(path: str) -> tuple[str, ...]:
     Examples:
       >>> parts_of("model/h.0.attn.weight")
       ('model', 'h', '0', 'attn', 'weight')
+      >>> parts_of("attn/weight/array"), parts_of("attn/weight/0"), parts_of("layers/0")
+      (('attn', 'weight'), ('attn', 'weight'), ('layers', '0'))
     """
     if not isinstance(path, str):
         raise TypeError(f"A view is asked of the path {shown(path)}: the path of a parameter is text, 'dense/kernel'.")
-    return tuple(re.split(r"[/.]", path.removesuffix(":0")))
+    parts = tuple(re.split(r"[/.]", path.removesuffix(":0")))
+    held = len(parts) > 1 and (parts[-1] == "array" or (parts[-1] == "0" and _HOLDERS.fullmatch(parts[-2])))
+    return parts[:-1] if held else parts

@@ -721,4 +721,183 @@ decoder/pipeline/layers/norm/scale                      4,64,8       -
 decoder/pipeline/layers/self_attention/query/kernel     4,64,8,4,16  brbcc
 decoder/pipeline/layers/self_attention/out/kernel       4,4,8,16,64  brbrc
 decoder/pipeline/layers/mlp/wi_0/kernel                 4,64,8,256   brbc
+
+# AlphaFold, Haiku, whose weights of attention are leaves: default haiku
+evoformer/attention/query_w                             64,4,16      rcc
+evoformer/attention/query_b                             4,16         -
+evoformer/attention/key_w                               64,4,16      rcc
+evoformer/attention/value_w                             64,4,16      rcc
+evoformer/attention/gating_w                            64,4,16      rcc
+evoformer/attention/gating_b                            4,16         -
+evoformer/attention/output_w                            4,16,64      rrc
+evoformer/attention/output_b                            64           -
+evoformer/attention_global/key_w                        64,16        rc
+evoformer/attention_global/gating_w                     64,4,16      rcc
+evoformer/attention_global/gating_b                     4,16         -
+stack/attention/query_norm/scale                        12,64        -
+stack/attention/query_w                                 12,64,4,16   brcc
+stack/attention/gating_w                                12,64,4,16   brcc
+stack/attention/gating_b                                12,4,16      -
+stack/attention/output_w                                12,4,16,64   brrc
+stack/attention/output_b                                12,64        -
+stack/transition/w                                      12,64,256    brc
+stack/transition/b                                      12,256       -
+
+# AlphaFold stacked, without norms: default flax haiku
+evoformer/attention/query_w                             48,256,8,32  brcc
+evoformer/attention/gating_w                            48,256,8,32  brcc
+evoformer/attention/gating_b                            48,8,32      -
+evoformer/attention/output_w                            48,8,32,256  brrc
+
+# AlphaFold stacked, with fewer channels than layers: default haiku
+evoformer/attention/query_w                             48,32,4,8    brcc
+evoformer/attention/key_w                               48,32,8      brc
+evoformer/attention/gating_w                            48,32,4,8    brcc
+evoformer/attention/gating_b                            48,4,8       -
+evoformer/attention/output_w                            48,4,8,32    brrc
+evoformer/attention/output_b                            48,32        -
+
+# gemma with LoRA, openpi scanned: default flax
+layers/pre_attention_norm/scale                         6,64         -
+layers/attn/q_einsum/w                                  6,4,64,32    bbrc
+layers/attn/q_einsum/lora_a                             6,4,64,4     bbRc
+layers/attn/q_einsum/lora_b                             6,4,4,32     bbrC
+layers/attn/kv_einsum/w                                 6,2,1,64,32  bbbrc
+layers/attn/kv_einsum/lora_a                            6,2,1,64,4   bbbRc
+layers/attn/kv_einsum/lora_b                            6,2,1,4,32   bbbrC
+layers/attn/attn_vec_einsum/w                           6,4,32,64    brrc
+layers/attn/attn_vec_einsum/lora_a                      6,4,32,4     bbRc
+layers/attn/attn_vec_einsum/lora_b                      6,4,4,64     bbrC
+layers/mlp/gating_einsum                                6,2,64,256   bbrc
+layers/mlp/gating_einsum_lora_a                         6,2,64,4     bbRc
+layers/mlp/gating_einsum_lora_b                         6,2,4,256    bbrC
+layers/mlp/linear                                       6,256,64     brc
+layers/mlp/linear_lora_a                                6,256,4      bRc
+layers/mlp/linear_lora_b                                6,4,64       brC
+
+# LoRA of einsums and of PyTorch, stacked, without norms: default
+einsum/gating_einsum_lora_a                             18,2,64,16   bbRc
+einsum/gating_einsum_lora_b                             18,2,16,256  bbrC
+einsum/kv_einsum/lora_a                                 18,2,1,64,16 bbbRc
+einsum/kv_einsum/lora_b                                 18,2,1,16,32 bbbrC
+unstacked/q_einsum/lora_a                               8,64,4       bRc
+unstacked/q_einsum/lora_b                               8,4,32       brC
+scanned/wi/kernel                                       64,6,128     rbc
+scanned/wi/lora_a                                       64,6,4       Rbc
+scanned/wi/lora_b                                       4,6,128      rbC
+second/lora_a                                           64,8,6       Rcb
+second/lora_b                                           8,128,6      rCb
+torch/q_proj/lora_A/weight                              6,8,64       brC
+torch/q_proj/lora_B/weight                              6,64,8       bRc
+
+# lorax, whose pairs are beside the weight: default flax haiku torch
+dense/kernel/w                                          4096,2048    rc
+dense/kernel/a                                          8,2048       rC
+dense/kernel/b                                          4096,8       Rc
+stacked/kernel/a                                        6,8,512      brC
+stacked/kernel/b                                        6,512,8      bRc
+
+# deepseek v2 lite, MaxText with one dense layer scanned: default maxtext
+decoder/decoder_norm/scale                                             64           -
+decoder/dense_layers/pre_self_attention_layer_norm/scale               64,1         -
+decoder/dense_layers/self_attention/query/kernel                       64,1,4,16    rbcc
+decoder/dense_layers/self_attention/wkv_b/kernel                       16,1,4,16    rbcc
+decoder/dense_layers/self_attention/out/kernel                         4,1,16,64    rbrc
+decoder/dense_layers/mlp/wi_0/kernel                                   64,1,256     rbc
+decoder/dense_layers/mlp/wo/kernel                                     256,1,64     rbc
+
+# one layer, linen's nn.scan: default flax
+layers/norm/scale                                       1,64         -
+layers/attention/query/kernel                           1,64,4,16    brcc
+layers/attention/out/kernel                             1,4,16,64    brrc
+layers/conv/kernel                                      1,3,3,8,16   brrrc
+layers/mlp/kernel                                       1,64,128     brc
+layers/mlp/bias                                         1,128        -
+
+# one layer without norms, and a batch norm of Haiku beside a convolution of one pixel: default
+decoder/layers/self_attention/out/kernel                16,1,128,2048  rbrc
+block/conv2_d/w                                         1,1,64,128   rrrc
+block/batch_norm/scale                                  1,1,1,128    -
+block/batch_norm/offset                                 1,1,1,128    -
+
+# Fourier neural operators: default flax
+blocks/0/spectral_conv/real_weights                     64,64,16     rcb
+blocks/0/spectral_conv/imag_weights                     64,64,16     rcb
+SpectralConv2d_0/kernel_real                            32,32,12,12  rcbb
+SpectralConv2d_0/kernel_imag                            32,32,12,12  rcbb
+fourier_layer/kernel                                    32,32,3,3    rcbb
+fourier_layer/weight_real                               32,32,3,3    rcbb
+fourier_layer/w                                         32,32,12     rcb
+SpectralConv2d_1/kernel                                 32,32,12,2   -
+SpectralConv2d_2/kernel                                 4,4,64,64    -
+SpectralNorm_0/layer_instance/kernel                    3,3,32,64    rrrc
+spectral_norm/kernel                                    3,3,32,64    -
+fourier_features/kernel                                 2,64         rc
+spectral/kernel                                         3,3,16,32    rrrc
+fourier_block/Conv_0/kernel                             1,1,32,64    rrrc
+
+# leaves one level down, Haliax and others: default torch
+transformer/wte/weight/array                            512,64       -
+layers/0/ln_1/weight/array                              6,64         -
+layers/0/attn/c_attn/weight/array                       192,64       brc    3,64,64
+layers/0/attn/c_proj/weight/0                           64,64        rc
+layers/0/mlp/c_fc/weight/0                              256,64       rc
+layers/0/mlp/c_fc/bias/0                                6,256        -
+embeddings/token_embeddings/array                       512,64       -
+conv/weight/array                                       64,32,3,3    rccc
+
+# leaves one level down, stacked: default flax
+layers/mlp/kernel/0                                     6,64,128     brc
+layers/mlp/bias/0                                       6,128        -
+
+# convolutional LSTMs, and gates of heads: default flax
+ConvLSTMCell_0/ih/kernel                                3,3,16,128   rrrbc  3,3,16,4,32
+ConvLSTMCell_0/ih/bias                                  128          -
+ConvLSTMCell_0/hh/kernel                                3,3,32,128   rrrbc  3,3,32,4,32
+ConvLSTMCell_0/hh/bias                                  128          -
+keras/conv_lstm2d/kernel                                5,5,16,128   rrrbc  5,5,16,4,32
+keras/conv_lstm2d/recurrent_kernel                      5,5,32,128   rrrbc  5,5,32,4,32
+plain/ih/kernel                                         20,128       rbc    20,4,32
+plain/hh/kernel                                         32,128       rbc    32,4,32
+mlstm/fgate/kernel                                      4,32,32      brc
+mlstm/fgate/bias                                        128          -
+
+# a convolutional LSTM of Haiku: default haiku
+conv2_d_lstm/input_to_hidden/w                          3,3,16,128   rrrbc  3,3,16,4,32
+conv2_d_lstm/input_to_hidden/b                          128          -
+conv2_d_lstm/hidden_to_hidden/w                         3,3,32,128   rrrbc  3,3,32,4,32
+conv2_d_lstm/hidden_to_hidden/b                         128          -
+
+# tables by names of one field: default flax torch haiku
+perceiver/trainable_position_encoding/pos_embs          512,64       -
+token_embd/weight                                       512,64       -
+user_factors                                            512,64       -
+item_factors/weight                                     512,64       -
+word_vectors                                            512,64       -
+word_vectors/weight                                     512,64       -
+object_queries                                          100,64       -
+latent_queries/weight                                   100,64       -
+attention/queries/kernel                                64,64        rc
+
+# llama, Meta: default torch
+tok_embeddings/weight                                   512,64       -
+layers/0/attention/wq/weight                            64,64        rc
+layers/0/attention/output/weight                        64,64        rc
+layers/0/feed_forward/w1/weight                         172,64       rc
+output/weight                                           512,64       -
+
+# the outputs of a language model without its table: default torch
+output/weight                                           32000,4096   -
+decoder/output/weight                                   32000,4096   rc
+
+# the outputs of a classifier: default torch
+output/weight                                           1000,512     rc
+embedding/weight                                        300,512      -
+
+# scanned layers beside a table that all of them share: default flax
+layers/foo/kernel                                       6,64,64      brc
+layers/norm/scale                                       6,64         -
+layers/relpos/rel_embedding                             4,32         -
+embedding                                               512,64       -
+final_norm/scale                                        64           -
 """

@@ -32,6 +32,7 @@ def default_views(path: str, leaf: Any) -> View | None:
     | `weight` `[out, in, h, w]` | `[out, in h w]` |
     | other arrays `[.., m, n]` | a batch of `[m, n]` |
     | LoRA's `[d, r]` and `[r, d]` | the short side alone |
+    | `spectral_conv/kernel` and its like `[in, out, modes ..]` | a batch of `[in, out]` |
     | any of these in a stack of layers | one view for each layer |
 
     Stacked layers are seen by their neighbours: a norm's scale has one axis more than it should, or a bias has an axis

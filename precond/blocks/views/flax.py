@@ -3,9 +3,10 @@
 import re
 from typing import Any
 
+from precond.blocks.has_vocabulary import has_vocabulary
+from precond.blocks.is_spectral import is_spectral
 from precond.blocks.parameter import Parameter, as_parameter
 from precond.blocks.parameter_names import (
-    adapter_of,
     fused,
     is_convolution,
     is_depthwise,
@@ -13,22 +14,24 @@ from precond.blocks.parameter_names import (
     is_elementwise,
     is_linear,
     is_single,
-    is_vocabulary,
     is_window,
     module_of,
 )
 from precond.blocks.path_name import parts_of
 from precond.blocks.view import View
-from precond.blocks.views.matrices import adapter, from_letters, has_real_matrix, last_two, split, with_batch_axes
+from precond.blocks.views.adapter import adapter, is_adapter
+from precond.blocks.views.count_gates import count_gates
+from precond.blocks.views.matrices import first_two, from_letters, has_real_matrix, last_two, split, with_batch_axes
 
 __all__ = ["flax", "read_kernel"]
 
 _TO_HEADS = re.compile(
-    r"(.*_)?(query|key|value|[qkv]|[qkv]_proj|to_[qkv]|w_?u?[qkv]|w?q_b|w?kv_b|kv_b_proj|q_b_proj)", re.I
+    r"(.*_)?(query|key|value|[qkv]|[qkv]_proj|to_[qkv]|w_?u?[qkv]|w?q_b|w?kv_b|kv_b_proj|q_b_proj|"
+    r"(query|key|value|gating|[qkv])_(w|kernel|weights?))",
+    re.I,
 )
 _FROM_HEADS = re.compile(r"(.*_)?(out|o|o_proj|out_proj|to_out|attn_vec_einsum)|.*att.*/wo", re.I)
-
-_LEAF_FROM_HEADS = re.compile(r"out|o|o_proj|out_proj|to_out|w_?o|w_?out", re.I)
+_LEAF_FROM_HEADS = re.compile(r"out|o|o_proj|out_proj|to_out|w_?o|w_?out|(output|out|o)_(w|kernel|weights?)", re.I)
 
 
 def flax(path: str, leaf: Any) -> View | None:
@@ -53,17 +56,24 @@ def flax(path: str, leaf: Any) -> View | None:
     if not has_real_matrix(leaf):
         return None
     whole = as_parameter(leaf)
-    if _is_pair(parts[-1], whole):
-        return adapter(whole.shape, parts[-1])
-    is_bias = parts[-1] == "b" and not {"w", "w_h"}.isdisjoint(whole.neighbours)  # Haiku's; any matrix may be called b
-    if is_elementwise(parts) or is_bias or is_single(parts[-1], whole.neighbours):
+    is_vector = is_elementwise(parts) or _is_bias(parts[-1], whole) or is_single(parts[-1], whole.neighbours)
+    if is_vector and not is_adapter(parts, whole):
         return None
     return with_batch_axes(whole.layer_axes, _one_layer)(path, whole)
 
 
 def _one_layer(path: str, leaf: Any) -> View | None:
-    inputs_first = leaf.ndim > 2 and leaf.shape[0] > leaf.shape[1] and not _comes_from_heads(parts_of(path), leaf)
+    inputs_first = leaf.ndim > 2 and leaf.shape[0] > leaf.shape[1]
+    if inputs_first and leaf.shape[1] > 1:  # several heads may be fewer than the layers
+        inputs_first = not _comes_from_heads(parts_of(path), leaf)
     return read_kernel(path, leaf, 1 if inputs_first else 0)
+
+
+def _is_bias(name: str, leaf: Parameter) -> bool:
+    """Return whether this is a bias of Haiku, `b` beside `w`, or `query_b` beside `query_w`."""
+    if name == "b":  # any other matrix may be called b
+        return not {"w", "w_h"}.isdisjoint(leaf.neighbours)
+    return name.endswith("_b") and len(leaf.neighbours.get(f"{name[:-1]}w", ())) > leaf.ndim
 
 
 def _comes_from_heads(parts: tuple[str, ...], leaf: Parameter) -> bool:
@@ -88,10 +98,12 @@ def read_kernel(path: str, leaf: Parameter, scan_axis: int, unknown: str | None 
       View(axes=((0,), (2,)), passive=(), shape=None)
     """
     parts, shape = parts_of(path), leaf.shape
-    if len(shape) < 2 or is_vocabulary(parts) or leaf.neighbours.get("bias") == shape:
+    if len(shape) < 2 or has_vocabulary(parts, leaf) or leaf.neighbours.get("bias") == shape:
         return None
-    if name := adapter_of(parts):
-        return adapter(shape, name)
+    if is_adapter(parts, leaf):
+        return adapter(parts, leaf)
+    if is_spectral(parts, shape):
+        return first_two(shape)
     if len(shape) == 2 and is_depthwise_filter(parts, shape):
         return None
     for axes in _letters(parts, leaf, unknown):
@@ -117,6 +129,8 @@ def _letters(parts: tuple[str, ...], leaf: Parameter, unknown: str | None) -> tu
         return ("rc",)
     if fused(parts):
         return ("rc",) if shape[-1] == 3 * shape[-2] else ("rfcc", "rfc", "rcc" if to_heads else "rc")
+    if rank == 3 and bias == (shape[0] * shape[2],):
+        return ("brc",)  # one matrix for each head
     if bias and shape[-len(bias) :] == bias:
         return ("r" * (rank - len(bias)) + "c" * len(bias),)
     if is_window(shape[::-1]) and min(shape[:2]) > shape[-1]:
@@ -138,16 +152,6 @@ def _letters(parts: tuple[str, ...], leaf: Parameter, unknown: str | None) -> tu
     return (unknown or ("rcc" if rank == 3 and to_heads else "rc" if is_stack else convolution),)
 
 
-def _is_pair(name: str, leaf: Parameter) -> bool:
-    """Return whether this is one of two matrices `a` and `b`, whose product is a larger one."""
-    for first, second in ("ab", "AB"):
-        a, b = leaf.neighbours.get(first, ()), leaf.neighbours.get(second, ())
-        if name in (first, second) and len(a) == len(b) == 2:
-            # At an eighth of the shorter side, both together have at most a quarter of the product's entries.
-            return a[1] == b[0] <= min(a[0], b[1]) // 8
-    return False
-
-
 def _is_patch(shape: tuple[int, ...]) -> bool:
     return len(shape) == 4 and shape[0] == shape[1]
 
@@ -155,8 +159,8 @@ def _is_patch(shape: tuple[int, ...]) -> bool:
 def _matrices(parts: tuple[str, ...], leaf: Parameter, axes: str) -> View | None:
     """Return the view of one layer's kernel, from the letters of its axes."""
     shape, parallel = leaf.shape, fused(parts)
-    if axes == "rc" and (gates := _gates(parts, leaf)) > 1:
-        return split(shape, 1, gates)
+    if axes == "r" * (len(axes) - 1) + "c" and (gates := count_gates(parts, leaf)) > 1:
+        return split(shape, len(shape) - 1, gates)
     if axes == "rc" and parallel == 3 and shape[0] == 3 * shape[1]:
         return split(shape, 0, 3)  # GPT-2 of transformers in Flax, whose kernels are [outputs, inputs]
     if axes == "rc" and (shape[1] == 3 * shape[0] if parallel == 3 else parallel and shape[1] % parallel == 0):
@@ -165,12 +169,3 @@ def _matrices(parts: tuple[str, ...], leaf: Parameter, axes: str) -> View | None
     if one_input and is_depthwise(parts, shape[-1]):
         return None
     return from_letters(axes.replace("f", "b"), shape)
-
-
-def _gates(parts: tuple[str, ...], leaf: Parameter) -> int:
-    """Count the gates of a recurrent cell that are side by side, by the matrix of its hidden state; else return 1."""
-    hidden = leaf.neighbours.get("recurrent_kernel", ())  # Keras
-    if re.fullmatch("dense_[ih]", "/".join(parts[-2:-1])):  # nnx
-        hidden = leaf.neighbours.get("../dense_h/kernel", ())
-    count, rest = divmod(hidden[1], hidden[0]) if len(hidden) == 2 and hidden[0] else (1, 0)
-    return 1 if rest or leaf.shape[1] % count or count > 4 else count

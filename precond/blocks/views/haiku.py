@@ -3,6 +3,8 @@
 import re
 from typing import Any
 
+from precond.blocks.has_vocabulary import has_vocabulary
+from precond.blocks.is_spectral import is_spectral
 from precond.blocks.parameter import Parameter, as_parameter
 from precond.blocks.parameter_names import (
     is_convolution,
@@ -10,13 +12,14 @@ from precond.blocks.parameter_names import (
     is_depthwise_filter,
     is_elementwise,
     is_linear,
-    is_vocabulary,
     module_of,
 )
 from precond.blocks.path_name import parts_of
 from precond.blocks.view import View
+from precond.blocks.views.adapter import is_adapter
+from precond.blocks.views.count_gates import count_gates
 from precond.blocks.views.flax import flax
-from precond.blocks.views.matrices import from_letters, has_real_matrix, split, with_batch_axes
+from precond.blocks.views.matrices import first_two, from_letters, has_real_matrix, split, with_batch_axes
 
 __all__ = ["haiku"]
 
@@ -43,11 +46,13 @@ def haiku(path: str, leaf: Any) -> View | None:
       View(axes=((0,), (2,)), passive=(), shape=(96, 4, 32))
     """
     parts = parts_of(path)
-    if not has_real_matrix(leaf) or parts[-1] == "b" or is_elementwise(parts) or is_vocabulary(parts):
+    whole = as_parameter(leaf)
+    if not has_real_matrix(leaf) or is_elementwise(parts) or has_vocabulary(parts, whole):
+        return None
+    if parts[-1] == "b" and not is_adapter(parts, whole):
         return None
     if parts[-1] != "w" and not _GATES.fullmatch(parts[-1]):
         return flax(path, leaf)
-    whole = as_parameter(leaf)
     stacked = whole.layer_axes or ((0,) if "layer_stack" in path else ())
     return with_batch_axes(stacked, _one_layer)(path, whole)
 
@@ -56,6 +61,8 @@ def _one_layer(path: str, leaf: Parameter) -> View | None:
     parts, shape = parts_of(path), leaf.shape
     if len(shape) < 2:
         return None
+    if is_spectral(parts, shape):
+        return first_two(shape)
     if len(shape) > 2 and _GATES.fullmatch(parts[-1]):  # several cells: the weights of one cell are matrices
         return with_batch_axes(tuple(range(len(shape) - 2)), _one_layer)(path, leaf)
     if len(shape) == 2 and is_depthwise_filter(parts, shape):
@@ -66,7 +73,8 @@ def _one_layer(path: str, leaf: Parameter) -> View | None:
         return None
     if len(shape) == 3 and not is_convolution(parts) and (is_linear(parts) or _MATRIX.fullmatch(module_of(parts))):
         return with_batch_axes((0,), _one_layer)(path, leaf)
-    return from_letters("r" * (len(shape) - 1) + "c", shape)
+    gates = count_gates(parts, leaf)
+    return split(shape, len(shape) - 1, gates) if gates > 1 else from_letters("r" * (len(shape) - 1) + "c", shape)
 
 
 def _gates(parts: tuple[str, ...], leaf: Parameter) -> int | None:

@@ -1,7 +1,6 @@
 """Make views from letters, by splitting an axis, and from the view of one layer of a stack."""
 
 import math
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from precond.blocks.view import View, Views, check_view, geometry
 __all__ = [
     "MANY",
     "SHORT",
-    "adapter",
+    "first_two",
     "from_letters",
     "has_real_matrix",
     "last_two",
@@ -23,8 +22,8 @@ __all__ = [
 ]
 
 MANY, SHORT = 1000, 8
-"""More than `MANY` matrices with a side below `SHORT` are probably a mistake. Windows of filters have sides of up to 7
-as a rule, and a batch of layers, heads or experts has fewer than 1000 entries."""
+"""More than `MANY` matrices with a side of `SHORT` or less are probably a mistake. A window has sides of up to 7 as
+a rule, and an attention often has 8 heads. A batch of layers, heads or experts has fewer than 1000 entries."""
 
 
 def has_real_matrix(leaf: Any) -> bool:
@@ -68,7 +67,7 @@ def last_two(shape: Sequence[int]) -> View | None:
     """Make a view of matrices whose rows and columns are the last two axes.
 
     Two kinds of arrays are not batches of matrices. A last axis of two numbers holds the parts of a complex number. And
-    if there are more than 1000 matrices with a side below 8, the short axis is probably the window of a filter.
+    if there are more than 1000 matrices with a side of 8 or less, the short axis is probably the window of a filter.
 
     Args:
       shape: the shape of the parameter.
@@ -79,45 +78,45 @@ def last_two(shape: Sequence[int]) -> View | None:
       >>> last_two((128, 64, 3, 3)) is None
       True
     """
-    batch = math.prod(shape[:-2])
-    if (len(shape) > 2 and shape[-1] == 2) or (batch > MANY and min(shape[-2:]) < SHORT):
-        return None
-    return from_letters("b" * (len(shape) - 2) + "rc", shape)
+    return _batch("b" * (len(shape) - 2) + "rc", shape)
+
+
+def first_two(shape: Sequence[int]) -> View | None:
+    """Make a view of matrices whose rows and columns are the first two axes, with the exceptions of `last_two`.
+
+    Args:
+      shape: the shape of the parameter.
+
+    Examples:
+      >>> first_two((64, 32, 16))
+      View(axes=((0,), (1,)), passive=(), shape=None)
+    """
+    return _batch("rc" + "b" * (len(shape) - 2), shape)
+
+
+def _batch(axes: str, shape: Sequence[int]) -> View | None:
+    sides = [shape[axes.index(side)] for side in "rc"]
+    tiny = math.prod(shape) > MANY * math.prod(sides) and min(sides) <= SHORT
+    return None if tiny or (len(shape) > 2 and shape[-1] == 2) else from_letters(axes, shape)
 
 
 def split(shape: Sequence[int], axis: int, parts: int) -> View | None:
     """Make a view of a matrix with several outputs side by side as that many matrices.
 
     Args:
-      shape: the shape of the matrix.
-      axis: the axis along which they are.
+      shape: the shape of the matrix. Axes between the first and the last belong to the side that is not split.
+      axis: the axis along which they are, the first or the last.
       parts: the number of outputs, which divides the axis.
 
     Examples:
       >>> split((64, 192), 1, 3)
       View(axes=((0,), (2,)), passive=(), shape=(64, 3, 64))
+      >>> split((3, 3, 32, 128), 3, 4)  # the gates of a convolutional LSTM
+      View(axes=((0, 1, 2), (4,)), passive=(), shape=(3, 3, 32, 4, 32))
     """
-    read = (*shape[:axis], parts, shape[axis] // parts, *shape[axis + 1 :])
-    view = from_letters("brc" if axis == 0 else "rbc", read)
+    more, read = len(shape) - 1, (*shape[:axis], parts, shape[axis] // parts, *shape[axis + 1 :])
+    view = from_letters("br" + "c" * more if axis == 0 else "r" * more + "bc", read)
     return None if view is None else view._replace(shape=read)
-
-
-def adapter(shape: Sequence[int], name: str) -> View | None:
-    """Make a view of an adapter of LoRA: only its short side gets a factor, and all other axes are the long side.
-
-    Args:
-      shape: the shape of the parameter. The short side of a matrix is the shorter one.
-      name: the name of the parameter. With more axes, the last is the short side of `lora_a`, and the first that of
-        `lora_b`.
-
-    Examples:
-      >>> adapter((4096, 8), "lora_a"), adapter((8, 32, 128), "lora_b").axes
-      (View(axes=((0,), (1,)), passive=(0,), shape=None), ((0,), (1, 2)))
-    """
-    more = len(shape) - 1
-    short_first = shape[0] < shape[1] if more == 1 else re.match(r".*lora_?(b|up)|b$", name, re.I) is not None
-    view = from_letters("r" + "c" * more if short_first else "r" * more + "c", shape)
-    return None if view is None else view._replace(passive=(1,) if short_first else (0,))
 
 
 def with_layer_axes(view: View, shape: Sequence[int], axes: Sequence[int], where: str) -> View:

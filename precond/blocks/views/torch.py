@@ -3,21 +3,22 @@
 import re
 from typing import Any
 
+from precond.blocks.has_vocabulary import has_vocabulary
+from precond.blocks.is_spectral import is_spectral
 from precond.blocks.parameter import Parameter, as_parameter
 from precond.blocks.parameter_names import (
-    adapter_of,
     fused,
     is_convolution,
     is_depthwise,
     is_depthwise_filter,
     is_elementwise,
     is_linear,
-    is_vocabulary,
 )
 from precond.blocks.path_name import parts_of
 from precond.blocks.view import View
+from precond.blocks.views.adapter import adapter, is_adapter
 from precond.blocks.views.flax import flax
-from precond.blocks.views.matrices import adapter, from_letters, has_real_matrix, split, with_batch_axes
+from precond.blocks.views.matrices import first_two, from_letters, has_real_matrix, split, with_batch_axes
 
 __all__ = ["torch"]
 
@@ -55,10 +56,12 @@ def torch(path: str, leaf: Any) -> View | None:
 def _one_layer(path: str, leaf: Parameter) -> View | None:
     parts, shape = parts_of(path), leaf.shape
     is_norm = leaf.neighbours.get("bias") == shape
-    if len(shape) < 2 or is_norm or is_vocabulary(parts):
+    if len(shape) < 2 or is_norm or has_vocabulary(parts, leaf):
         return None
-    if name := adapter_of(parts):
-        return adapter(shape, name)
+    if is_adapter(parts, leaf):
+        return adapter(parts, leaf)
+    if is_spectral(parts, shape):
+        return first_two(shape)
     if _GATES.fullmatch(parts[-1]) and len(shape) == 2:
         return _gates(parts, leaf)
     if len(shape) == 2:

@@ -1,0 +1,38 @@
+"""Tell whether a matrix has an axis of tokens, from its name, its shape, and the tables beside it."""
+
+from precond.blocks.parameter import Parameter
+from precond.blocks.parameter_names import is_table, is_vocabulary
+from precond.blocks.path_name import parts_of
+
+__all__ = ["has_vocabulary"]
+
+_LARGE = 16384  # the smallest side that is a vocabulary without a table that shows it
+_ROOTS = {"params", "model"}
+
+
+def has_vocabulary(parts: tuple[str, ...], leaf: Parameter) -> bool:
+    """Return whether a matrix is an embedding, or the outputs of a language model.
+
+    Meta's llama calls the outputs `output`, and so do many models without tokens. So this name counts only at the top
+    of the tree, and only if one side is more than twice the other. A table of the same shape beside it shows that the
+    long side is the vocabulary. Without such a table, a length of 16384 or more shows it.
+
+    Args:
+      parts: the parts of the parameter's path.
+      leaf: the parameter.
+
+    Examples:
+      >>> table = {"../tok_embeddings/weight": (512, 64)}
+      >>> has_vocabulary(("output", "weight"), Parameter((512, 64), "float32", table))
+      True
+      >>> has_vocabulary(("output", "weight"), Parameter((512, 64), "float32"))
+      False
+    """
+    if is_vocabulary(parts):
+        return True
+    if parts[-2:-1] != ("output",) or not _ROOTS.issuperset(parts[:-2]) or leaf.ndim != 2:
+        return False
+    tables = [shape for name, shape in leaf.neighbours.items() if is_table(parts_of(name))]
+    short, long = sorted(leaf.shape)
+    beside = any(sorted(shape) == [short, long] for shape in tables)
+    return 2 * short < long and (beside or long >= _LARGE)
