@@ -2,14 +2,15 @@
 
 import contextlib
 import contextvars
+import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from precond.blocks.cuts import BlockSize
 from precond.blocks.layout import Layout, layout_of
+from precond.blocks.mistakes_in_views import in_words, mistakes_in_views
 from precond.blocks.parameter import Parameter, parameters_of
 from precond.blocks.view import View, Views, geometry
-from precond.blocks.warn_of_views import in_words, warn_of_views
 
 __all__ = ["InitReport", "Reading", "collect_reports", "readings_of", "report_readings"]
 
@@ -67,11 +68,12 @@ def readings_of(tree: Any, views: Views, block_size: BlockSize) -> list[Reading]
 
 
 class InitReport(NamedTuple):
-    """Collect what every `init` of `blocked` reports: readings, layouts, and the meanings of states."""
+    """Collect what every `init` of `blocked` reports: readings, layouts, meanings of states, and likely mistakes."""
 
     readings: list[Reading]
     layouts: list[Layout]
     meanings: list[str]
+    mistakes: list[str]
 
 
 _REPORT: contextvars.ContextVar[InitReport | None] = contextvars.ContextVar("report", default=None)
@@ -89,7 +91,7 @@ def collect_reports() -> Iterator[InitReport]:
       >>> report.readings[0].words, list(report.layouts[0].stacks)
       ('matrix 4 x 6', ['4x6'])
     """
-    report = InitReport([], [], [])
+    report = InitReport([], [], [], [])
     token = _REPORT.set(report)
     try:
         yield report
@@ -112,10 +114,12 @@ def report_readings(tree: Any, views: Views, block_size: BlockSize, layout: Layo
       >>> tree, views = {"kernel": jnp.zeros((4, 6))}, lambda path, leaf: View((0, 1))
       >>> report_readings(tree, views, None, layout_of(tree, views, None))
     """
-    report = _REPORT.get()
+    report, mistakes = _REPORT.get(), mistakes_in_views(tree, views, block_size)
     if report is None:
-        warn_of_views(tree, views, block_size)
+        for mistake in mistakes:
+            warnings.warn(mistake, stacklevel=2)
     else:
+        report.mistakes.extend(mistakes)
         report.readings.extend(readings_of(tree, views, block_size))
         report.layouts.append(layout)
         report.meanings.append(meaning)

@@ -12,6 +12,7 @@ import optax
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 from precond.arguments import check_whole, described
+from precond.blocks import collect_reports
 from precond.planning.account import account
 from precond.planning.count import Count, Key, count_program, shard_shape
 from precond.planning.report import Plan, Stack, Work
@@ -87,7 +88,9 @@ def plan(
     devices = AbstractMesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Explicit,) * len(sizes))
     params, given = jax.tree.map(lambda x: _placed(x, devices), (params, dict(extra or {})))
     with jax.sharding.use_abstract_mesh(devices):
-        views, state = views_of(tx, params), jax.eval_shape(tx.init, params)
+        views = views_of(tx, params)
+        with collect_reports():  # `views_of` has warned of what `init` would warn of
+            state = jax.eval_shape(tx.init, params)
         program = jax.make_jaxpr(lambda g, s, p, e: tx.update(g, s, p, **e))(params, state, params, given)
     found, kept = count_program(program, sizes, platform), account(state)
     gradients = sum(_bytes(x) for x in jax.tree.leaves(params))

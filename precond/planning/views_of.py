@@ -1,5 +1,6 @@
 """Report how an optimizer reads its parameters, in one row for each."""
 
+import warnings
 from typing import Any
 
 import jax
@@ -43,7 +44,7 @@ def views_of(tx: optax.GradientTransformation, params: Any) -> Readings:
     """Say how an optimizer reads each parameter, without allocating anything.
 
     The optimizer may be any of this library, also within `optax.chain`, `optax.partition`, `optax.masked` and other
-    wrappers: it is asked by tracing its `init`.
+    wrappers: it is asked by tracing its `init`. Like `init`, it warns of parameters that are probably read wrongly.
 
     Args:
       tx: the optimizer.
@@ -71,6 +72,8 @@ def views_of(tx: optax.GradientTransformation, params: Any) -> Readings:
     check_arrays("params", without_probes(params))
     with collect_reports() as report:
         jax.eval_shape(lambda tree: tx.init(tree), params)  # a new function, of which JAX has kept no trace
+    for mistake in dict.fromkeys(report.mistakes):
+        warnings.warn(mistake, stacklevel=3)
     rows: list[Reading] = []
     for left in readings_of(without_probes(params), lambda path, leaf: None, None):
         found = [row for row in report.readings if row.path == left.path and row.view is not None]

@@ -117,6 +117,24 @@ def test_thousands_of_tiny_tensors_are_warned_of():
         jax.eval_shape(precond.shampoo(1e-3).init, params)
 
 
+@pytest.mark.parametrize(
+    "ask",
+    [
+        precond.views_of,
+        precond.plan,
+        lambda tx, params: jax.eval_shape(tx.init, params),
+    ],
+    ids=["views_of", "plan", "init"],
+)
+def test_thousands_of_matrices_with_a_side_of_eight_are_reported_once_wherever_they_are_seen(ask):
+    params = {"query_w": jax.ShapeDtypeStruct((48, 256, 8, 32), "float32")}
+    wrong = precond.shampoo(1e-3, views=[("query_w", View((2, 3)))])
+    with pytest.warns(UserWarning, match="read as 12288 matrices 8 x 32. More than 1000") as seen:
+        ask(wrong, params)
+    assert len(seen) == 1
+    ask(precond.shampoo(1e-3), params)
+
+
 def test_names_of_layers_that_the_view_mixes_are_warned_of():
     box = linen.LogicallyPartitioned(jnp.ones((8, 3, 12)), names=("embed", "layers", "mlp"))
     params = {"any": {"kernel": box}}
