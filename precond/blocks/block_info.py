@@ -99,7 +99,7 @@ def _with_keys(info: BlockInfo) -> tuple[tuple[tuple[Any, Any], ...], tuple[Any,
     return arrays, tuple(getattr(info, name) for name in _STATIC)
 
 
-def _of_parts(static: tuple[Any, ...], arrays: tuple[Any, ...]) -> BlockInfo:
+def _of_parts(static: Any, arrays: Any) -> BlockInfo:
     return BlockInfo(**dict(zip(_ARRAYS, arrays, strict=True)), **dict(zip(_STATIC, static, strict=True)))
 
 

@@ -130,16 +130,15 @@ def blocked(
                 "blocks and no parameters. Use it alone, or give the part of it that belongs on stacks."
             )
         updates, extra = jax.tree.map(jnp.asarray, updates), without_info(extra)
-        moved, stacks = first.update(updates, state.stacks, params, **extra)
+        moved, new = first.update(updates, state.stacks, params, **extra)
+        stacks = cast(StackedState, new)
         out, rest = second.update(moved, state.otherwise, params, **extra)
         # The engine makes the updates of blocks infinite where its state is of other parameters, and here the others.
         foreign = stacks.foreign > state.stacks.foreign
         out = jax.tree.map(lambda x: jnp.where(foreign, jnp.inf, x).astype(x.dtype), out)
         viewed = jax.tree.leaves(viewed_by(views, updates))
         skipped = _all_skipped(state, stacks, rest, any(viewed), not all(viewed))
-        return out, BlockedState(
-            cast(StackedState, stacks), cast(optax.MaskedState, rest), state.steps_skipped + skipped
-        )
+        return out, BlockedState(stacks, cast(optax.MaskedState, rest), state.steps_skipped + skipped)
 
     return refuse_foreign(compiled_if_eager(transformation(init, update)))
 
