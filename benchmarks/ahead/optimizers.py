@@ -1,6 +1,7 @@
 """Optimizers by name: `shampoo-768` is `precond.shampoo` with blocks of at most 768.
 
-The small ones keep momentum, second moments, roots and bases in bfloat16.
+The small ones keep momentum, second moments, roots and bases in bfloat16. Shampoo has the powers of its paper, so that
+figures of different commits can be compared.
 """
 
 import functools
@@ -14,10 +15,11 @@ import precond
 
 RATE = 1e-3
 SMALL = {"memory": precond.Memory()}
+PAPER = {"power": None}
 BLOCKED = {
-    "shampoo": precond.shampoo,
+    "shampoo": functools.partial(precond.shampoo, **PAPER),
     "small_shampoo": functools.partial(
-        precond.shampoo, **SMALL, magnitude=precond.transforms.scale_by_mean_square(0.95)
+        precond.shampoo, **PAPER, **SMALL, magnitude=precond.transforms.scale_by_mean_square(0.95)
     ),
     "soap": precond.soap,
     "small_soap": functools.partial(precond.soap, **SMALL),
