@@ -1,6 +1,7 @@
 """Make a state from one of another model, another configuration, or of Adam: what fits is kept."""
 
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -10,8 +11,9 @@ import optax
 
 from precond.arguments import check_arrays, check_decay, check_values, described, is_state, shown
 from precond.checkpoints.by_path import Record, record_of, shapes_of
+from precond.checkpoints.check_moments import DEFAULTS, check_moments
 from precond.checkpoints.filling import Filling
-from precond.checkpoints.moments import moments_of
+from precond.checkpoints.moments import classes_in, moments_of
 from precond.checkpoints.places import named_leaves
 from precond.engine import layouts_of
 from precond.trees import Tree
@@ -28,16 +30,21 @@ class Adopted(NamedTuple):
       partly: the names of the places that start again from their first values, for each parameter of which something
         was kept.
       anew: paths of the parameters of which nothing was kept.
+      uncorrected: paths of the parameters whose averages start again beside a count that goes on, as it counts for all
+        parameters of one of Optax's transformations. Their first steps can be several times too long or too short. No
+        alias has such a count, unless its `otherwise=` does.
     """
 
     state: optax.OptState
     kept: tuple[str, ...]
     partly: dict[str, tuple[str, ...]]
     anew: tuple[str, ...]
+    uncorrected: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
-        """Return the report without the state."""
-        return f"Adopted(kept={self.kept}, partly={self.partly}, anew={self.anew})"
+        """Return how many parameters were kept, and the first few of them, without the state."""
+        fields = (f"{name}={_counted(getattr(self, name))}" for name in self._fields if name != "state")
+        return f"Adopted({'; '.join(fields)})"
 
 
 @described()
@@ -47,19 +54,26 @@ def adopt(
     state: Any,
     *,
     renamed: Mapping[str, str] | Callable[[str], str] | None = None,
-    b1: float = 0.9,
-    b2: float = 0.999,
+    b1: float | None = None,
+    b2: float | None = None,
 ) -> Adopted:
     r"""Make a state of an optimizer from another one: keep what fits, start the rest again, and report both.
 
     Parameters are found by their paths, in any order. So a model may gain, lose and rename parameters in the middle of
     a run, and the block size or the views may change. An array that has a number for each entry of a parameter
     (momentum, second moments) is then cut into the new blocks. Factors, roots and bases are kept if a parameter's
-    blocks are the same. A count goes on if something that it counts is kept.
+    blocks are the same.
 
-    From the state of `optax.adam` or `optax.adamw`, also within `optax.chain` and other wrappers, the momentum and the
-    second moments become those of the optimizer: of the graft, and of the parameters without blocks. Factors and roots
-    start again. Schedules go on at Adam's step.
+    A parameter that starts again moves as in a new state. Its averages are free of the bias of their start, since the
+    optimizers of this library count the steps of each parameter and of each block. Only roots follow the steps of all
+    blocks together. So a new matrix gets its first root at its next turn, at most one period of the refresh later.
+    Until then its direction is that of its momentum, and in `precond.kl_shampoo` it stays where it is. A part of Optax,
+    as in `otherwise=optax.scale_by_adam()`, has one count for all. Then there is a warning, and `Adopted.uncorrected`
+    has the parameters that start again beside this count.
+
+    From the state of `optax.adam` or `optax.adamw`, also within `optax.chain`, `optax.partition` and other wrappers,
+    the momentum and the second moments become those of the optimizer: of the graft, and of the parameters without
+    blocks. Factors and roots start again. Schedules go on at Adam's step.
 
     Args:
       tx: the optimizer to go on with, from this library or around it.
@@ -68,14 +82,18 @@ def adopt(
         or one that was restored from a checkpoint as plain dictionaries and lists.
       renamed: the paths in the state of parameters that have new paths: a mapping by the new path, or a function of it.
         A path that a mapping leaves out has not changed.
-      b1: decay of the first moment of the Adam whose state it is, by which its bias is removed.
-      b2: decay of the second moment of this Adam.
+      b1: decay of the first moment of the Adam whose state it is, by which its bias is removed; None is Optax's
+        default, 0.9.
+      b2: decay of the second moment of this Adam; None is Optax's default, 0.999. If it was not given and Adam was
+        stopped before its moments no longer depend on it, there is a warning.
 
     Returns:
       The state, on the devices where `tx.init(params)` puts it, and the report.
 
     Raises:
-      ValueError, TypeError: for what `tx.init` does not take, and for a state of several models (`jax.vmap`).
+      ValueError, TypeError: for what `tx.init` does not take, and for a state of several models (`jax.vmap`); for
+        moments that no Adam with these decays has, as those of `optax.adamax`. If all its gradients were small, these
+        look like Adam's. Do not give its state.
 
     Examples:
       >>> import jax.numpy as jnp, precond
@@ -85,8 +103,10 @@ def adopt(
       >>> adopted.kept, list(adopted.partly)  # roots begin anew
       (('bias',), ['kernel'])
     """
-    check_decay("b1", b1)
-    check_decay("b2", b2)
+    decays = {"b1": b1, "b2": b2}
+    known = {name: DEFAULTS[name] if decay is None else decay for name, decay in decays.items()}
+    for name, decay in known.items():
+        check_decay(name, decay)
     _check_state(params, state)
     layouts, shapes = layouts_of(tx, params), shapes_of(params)
     if isinstance(renamed, Mapping) and (unknown := [path for path in renamed if path not in shapes]):
@@ -110,16 +130,39 @@ def adopt(
             f"renamed= says that '{lost[0]}' was '{renamed[lost[0]]}', of which state= has nothing: it is a mapping "
             f"from new paths to those in the state."
         )
-    fresh = tx.init(params)
-    filling = Filling(named_leaves(fresh), shapes, layouts, record, moments_of(record, b1, b2))
+    moments, fresh = moments_of(record, **known, classes=classes_in(state)), tx.init(params)
+    filling = Filling(named_leaves(fresh), shapes, layouts, record, moments, classes_in(fresh))
+    check_moments(moments, filling.asked, decays)
     made = [_put(filling.filled[name], x) for name, x in named_leaves(fresh).items()]
-    adopted = Adopted(jax.tree.unflatten(jax.tree.structure(fresh), made), *filling.report())
+    adopted = Adopted(
+        jax.tree.unflatten(jax.tree.structure(fresh), made), *filling.report(), tuple(sorted(filling.uncorrected))
+    )
+    _warn_of_shared_counts(adopted.uncorrected)
     if shapes and not adopted.kept and not adopted.partly and not _has_states(state):
         raise ValueError(
             "state= has nothing of these parameters in it: give the state of an optimizer, or what was saved of it, "
             "and not parameters. A run that begins anew needs tx.init(params) alone."
         )
     return adopted
+
+
+def _counted(names: Iterable[str]) -> str:
+    """Return how many names there are, and the first few of them."""
+    found = list(names)
+    shown_ones = "".join(f" {name!r}," for name in found[:3]).rstrip(",")
+    return f"{len(found)}{':' if found else ''}{shown_ones}{', ..' if len(found) > 3 else ''}"
+
+
+def _warn_of_shared_counts(paths: tuple[str, ...]) -> None:
+    """Warn of parameters that start again beside a count that goes on."""
+    if paths:
+        warnings.warn(
+            f"'{paths[0]}' starts again beside a count that goes on, as do {len(paths)} parameters in all: a "
+            f"transformation of Optax in tx= has one count for all parameters. So the bias of the start of new "
+            f"averages is not removed, and first steps can be several times too long or too short. Leave otherwise= "
+            f"out, whose default counts for each parameter, or warm up the learning rate.",
+            stacklevel=4,
+        )
 
 
 def _check_state(params: object, state: object) -> None:

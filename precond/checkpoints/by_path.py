@@ -19,6 +19,7 @@ from precond.blocks import (
     reading_of,
     without_probes,
 )
+from precond.checkpoints.counts_in import counts_in
 from precond.checkpoints.places import beside, named_leaves, on_host, places_in, stacks_in
 from precond.engine import layouts_of
 from precond.trees import Tree
@@ -124,6 +125,7 @@ def record_of(
     new_path = {old_path(path): path for path in shapes}
     rows = {prefix: rows_by_path(block_ids, new_path) for prefix, block_ids in stacks.items()}
     record = Record({path: {} for path in shapes}, {})
+    counts = counts_in(leaves, places)
     entries: dict[tuple[str, str], dict[str, np.ndarray]] = {}
     for name, x in leaves.items():
         at, own, known = places.get(name), beside(name, new_path), on_host(x)
@@ -132,6 +134,10 @@ def record_of(
         elif at is not None:
             for path, which in rows[at.prefix][at.stack].items():
                 record.parameters[path][name] = known[which]
+        elif name in counts:
+            for old, number in zip(counts[name], known, strict=True):
+                if old in new_path:
+                    record.parameters[new_path[old]][name] = np.asarray(number)
         elif own is not None:
             record.parameters[new_path[own[0]]][own[1]] = known
         elif not _is_of_layout(name, stacks):

@@ -1,15 +1,19 @@
 """Fill a new state, place by place, with the parts of an old state that fit."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from precond.blocks import Layout, fingerprint
 from precond.checkpoints.by_path import Record, rows_by_path
-from precond.checkpoints.moments import SETTLED, Moments
+from precond.checkpoints.counts_in import counts_in
+from precond.checkpoints.moments import SETTLED, Moments, is_moment
 from precond.checkpoints.places import Stacked, beside, on_host, places_in, stacks_in
 
 __all__ = ["Filling"]
+
+_AVERAGES = {"ema", "mu", "nu"}  # the fields whose bias a count beside them removes
 
 
 class Filling:
@@ -17,6 +21,8 @@ class Filling:
 
     Attributes:
       filled: the arrays by name; those into which nothing fits are as they were.
+      asked: the paths of the parameters for which a moment of Adam was asked.
+      uncorrected: the paths of the parameters whose averages start again beside a count of Optax that goes on.
     """
 
     def __init__(
@@ -26,6 +32,7 @@ class Filling:
         layouts: list[Layout],
         record: Record,
         moments: Moments,
+        classes: Mapping[str, type],
     ) -> None:
         """Fill the arrays.
 
@@ -35,8 +42,9 @@ class Filling:
           layouts: the layouts of the parameters.
           record: the record of the old state.
           moments: the moments that an Adam kept in the old state.
+          classes: the classes of the states in the new state, as `classes_in` returns them.
         """
-        self.filled = dict(fresh)
+        self.filled, self.asked, self.uncorrected = dict(fresh), set[str](), set[str]()
         self._shapes, self._record, self._moments = shapes, record, moments
         self._block_ids = stacks_in(fresh)
         self._rows = {
@@ -55,13 +63,18 @@ class Filling:
         self._went: dict[str, dict[str, bool]] = {path: {} for path in shapes}
         self._kept: set[str] = set()  # names of arrays in which something is old
         places = places_in(fresh)
-        one = {name: own for name in fresh if name not in places and (own := beside(name, shapes)) is not None}
-        self._arrays = places.keys() | one.keys()
+        self._of_optax = {name for name, kind in classes.items() if kind.__module__.partition(".")[0] == "optax"}
+        self._own_counts = counts_in(fresh, places)
+        rest = [name for name in fresh if name not in places and name not in self._own_counts]
+        one = {name: own for name in rest if (own := beside(name, shapes)) is not None}
+        self._arrays = places.keys() | one.keys() | self._own_counts.keys()
         for name, at in sorted(places.items(), key=lambda item: not item[1].by_entry):  # counts behind their averages
             self._fill_entries(name, at) if at.by_entry else self._fill_rows(name, at)
         self._mixed = self._incomplete(one)
         for name, (path, place) in one.items():
             self._fill_one(name, path, place)
+        for name, paths in self._own_counts.items():
+            self._fill_count(name, paths)
         for name in fresh.keys() - self._arrays:
             self._fill_other(name)
 
@@ -95,19 +108,22 @@ class Filling:
         self.filled[name] = x = np.array(on_host(self.filled[name]))
         for path, which in self._rows[at.prefix][at.stack].items():
             value, settled = self._known(at.place, path)
+            if settled and is_moment(at.place):
+                self.asked.add(path)
             self._note(name, at.place, path, value)
             if value is not None:
                 rows = self._pack(at.prefix, at.place)[at.stack][which]
                 x[which] = np.real(rows) if np.isrealobj(x) else rows
-                count = self._moments_count(at.place) if settled else self._count(at, path)
+                count = self._moments_count(at.place, path) if settled else self._count(at, path)
                 for parent in (name.rpartition("/")[0], at.place.rpartition("/")[0]):
                     self._counts.setdefault(f"{parent}/count", {})[path] = count
 
-    def _moments_count(self, place: str) -> Any:
+    def _moments_count(self, place: str, path: str) -> Any:
         """Return the count for a moment of Adam that is kept free of bias, where others keep it with theirs."""
         parent, _, last = place.rpartition("/")
         alone = last == "nu" and not any(name.startswith(f"{parent}/mu/") for name in self.filled)
-        return self._moments.count if alone else SETTLED
+        count = self._moments.counts[path]
+        return count if alone or count == 0 or f"{parent}/count" in self._own_counts else SETTLED
 
     def _count(self, at: Stacked, path: str) -> Any:
         """Return how many steps an average of single blocks has seen, of those that a parameter was cut into before."""
@@ -159,12 +175,26 @@ class Filling:
         """Keep an array that belongs to one parameter, as do the moments of parameters without a view."""
         value, shape = self._record.parameters[path].get(place), np.shape(self.filled[name])
         of_blocked = any(place.startswith(f"{blocked}otherwise/") for blocked in self._blocked)
-        if value is None and of_blocked and (value := self._moments.at(place, path)) is not None:
-            self._counts.setdefault(f"{place.rpartition('/')[0]}/count", {})[path] = self._moments_count(place)
+        if value is None and of_blocked and is_moment(place):
+            self.asked.add(path)
+            if (value := self._moments.at(place, path)) is not None:
+                count = self._moments_count(place, path)
+                self._counts.setdefault(f"{place.rpartition('/')[0]}/count", {})[path] = count
         value = None if place.startswith(self._mixed) else _fitting(value, shape)
         self._note(name, place, path, value)
         if value is not None:
             self.filled[name] = value
+
+    def _fill_count(self, name: str, paths: tuple[str, ...]) -> None:
+        """Keep the counts of the parameters of which all is kept that they count; the other ones start from 0."""
+        self.filled[name] = x = np.array(on_host(self.filled[name]))
+        parent = name.removesuffix("count")
+        for i, path in enumerate(paths):
+            value = self._counts.get(name, {}).get(path, self._record.parameters[path].get(name))
+            all_there = all(ok for place, ok in self._went[path].items() if place.startswith(parent))
+            value = _fitting(value, ()) if all_there else None
+            self._note(name, name, path, value)
+            x[i] = 0 if value is None else value
 
     def _fill_other(self, name: str) -> None:
         """Keep a count, or another array that belongs to no parameter, unless something beside it starts again."""
@@ -179,8 +209,19 @@ class Filling:
             value = self._moments.count  # of a schedule
         fields = {x.removeprefix(parent).partition("/")[0] for x in beside_it if x in self._arrays}
         old = {x.removeprefix(parent).partition("/")[0] for x in beside_it if x in self._kept}
-        if _fitting(value, np.shape(self.filled[name])) is not None and fields <= old:
+        value = _fitting(value, np.shape(self.filled[name]))
+        if value is not None and fields <= old:
             self.filled[name] = value
+            if parent in self._of_optax and name == f"{parent}count" and np.max(value) > 0:
+                self.uncorrected |= {path for path, of in self._went.items() if _starts_again(parent, of)}
+
+
+def _starts_again(parent: str, went: dict[str, bool]) -> bool:
+    """Return whether an average of a parameter that a count would free of its bias starts again."""
+    return any(
+        place.startswith(parent) and place.removeprefix(parent).partition("/")[0] in _AVERAGES and not ok
+        for place, ok in went.items()
+    )
 
 
 def _fitting(value: Any, shape: tuple[int, ...]) -> Any:

@@ -21,7 +21,7 @@ def average(
     r"""Accumulate $\beta x + w y$ in the dtype of `old`; given a count, as a weighted mean of all terms so far.
 
     Args:
-      old: x, the sum or average so far.
+      old: x, the sum or average so far, real or complex.
       new: y, the term to add, of the same shape.
       decay: $\beta$; 1 makes a sum, less than 1 an exponential moving average.
       weight: $w$; None takes $1 - \beta$, or 1 if $\beta$ is 1.
@@ -39,19 +39,22 @@ def average(
     """
     # With a plain number, the weights are computed while the program is traced. optax.inject_hyperparams makes it an
     # array.
-    decay = decay.astype(old.dtype) if isinstance(decay, jax.Array) else np.asarray(decay, old.dtype)[()]
+    real = jnp.finfo(old.dtype).dtype
+    decay = decay.astype(real) if isinstance(decay, jax.Array) else np.asarray(decay, real)[()]
 
     def unless_sum(x: Any) -> Any:
         if isinstance(decay, jax.Array):
             return jnp.where(decay == 1, 1, x)
         return 1 if decay == 1 else x
 
-    keep, rate = decay, unless_sum(1 - decay) if weight is None else jnp.asarray(weight, old.dtype)
+    keep, rate = decay, unless_sum(1 - decay) if weight is None else jnp.asarray(weight, real)
     if count is not None:
-        seen = 1 - decay ** count.astype(old.dtype)
+        seen = 1 - decay ** count.astype(real)
         rate = unless_sum((1 - decay) / unless_sum(seen))
         keep = unless_sum(1 - rate)
     out = jnp.add(keep * old, rate * new.astype(old.dtype))
+    if jnp.iscomplexobj(out):
+        return out
     # A mean of finite numbers is finite, but a sum may grow beyond its type. It stays at the largest number then.
     top = float(jnp.finfo(out.dtype).max)
     return jnp.clip(out, -top, top) if isinstance(decay, jax.Array) or decay == 1 or weight is not None else out

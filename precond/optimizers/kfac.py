@@ -10,6 +10,7 @@ from precond.blocks import Layer
 from precond.engine import SKIPPED, RefreshSchedule, every, per_block
 from precond.linalg import Precision
 from precond.mesh import Sharded
+from precond.optimizers.adam import adam
 from precond.optimizers.finish import finish
 from precond.optimizers.scale_by_kfac import scale_by_kfac
 from precond.roots import Root
@@ -110,7 +111,7 @@ def kfac(
         root=root,
         refresh=refresh,
         around=around,
-        otherwise=as_direction(optax.scale_by_adam(b1, eps=1e-15)) if otherwise is None else otherwise,
+        otherwise=as_direction(adam(b1, 0.999, None)) if otherwise is None else otherwise,
         skipped=SKIPPED,
         precision=precision,
         axis=axis,

@@ -20,6 +20,7 @@ from precond.blocks import BlockSize, Views, as_views
 from precond.blocks.wide_views import wide_views
 from precond.engine import SKIPPED, blocked, per_block, viewed_by
 from precond.mesh import Sharded
+from precond.optimizers.adam import adam
 from precond.optimizers.finish import behind, decayed, finish
 from precond.optimizers.memory import Memory, memory_of
 from precond.orthogonal import Orthogonalizer, Scale, match_rms
@@ -96,12 +97,12 @@ def scale_by_muon(
     if after is not None:
         check_transformation("after", after)
         parts.append(per_block(after))
-    kept, adam = memory_of(memory), optax.scale_by_adam(adam_b1, adam_b2, adam_eps)
+    kept = memory_of(memory)
     tx = blocked(
         as_direction(kept.of_entries(optax.chain(*parts))),
         block_size=block_size,
         views=views,
-        otherwise=as_direction(kept.of_entries(adam)) if otherwise is None else otherwise,
+        otherwise=as_direction(kept.of_entries(adam(adam_b1, adam_b2, adam_eps))) if otherwise is None else otherwise,
         skipped=skipped,
         axis=axis,
         mesh=mesh,
@@ -186,10 +187,10 @@ def muon(
       >>> updates, state = tx.update(params, tx.init(params), params)
       >>> params = optax.apply_updates(params, updates)
     """
-    adam = {"adam_b1": adam_b1, "adam_b2": adam_b2, "adam_eps": adam_eps, "otherwise": otherwise}
+    rest = {"adam_b1": adam_b1, "adam_b2": adam_b2, "adam_eps": adam_eps, "otherwise": otherwise}
     matrices = {"b1": b1, "momentum": momentum, "method": method, "scale": scale, "after": after}
     stacks = {"block_size": block_size, "views": views, "memory": memory, "axis": axis, "mesh": mesh}
-    tx = scale_by_muon(**matrices, **adam, **stacks, skipped=SKIPPED)
+    tx = scale_by_muon(**matrices, **rest, **stacks, skipped=SKIPPED)
     if adam_learning_rate is None:
         return finish(tx, learning_rate, weight_decay, mask)
     check_rate("learning_rate", learning_rate)

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 import precond
+from precond.optimizers.adam import adam
 from precond.optimizers.finish import finish
 from tests import of_gradients
 from tests.conformance import harness
@@ -56,7 +57,7 @@ def test_ekfac_is_its_scale_by_with_momentum_bound_and_rate_to_the_last_bit():
         return precond.with_momentum(precond.per_block(optax.ema(0.9)), bounded)
 
     def spelled(rate, layers, **_):
-        scaled = precond.scale_by_ekfac(layers, around=around, otherwise=optax.scale_by_adam(0.9), refresh=2)
+        scaled = precond.scale_by_ekfac(layers, around=around, otherwise=adam(0.9, 0.999, None), refresh=2)
         return optax.chain(scaled, optax.scale_by_learning_rate(rate))
 
     assert_same(of_gradients.ekfac(RATE, refresh=2), of_gradients._made(spelled, True, RATE))

@@ -1,0 +1,34 @@
+"""Find the counts that have a number for each parameter."""
+
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+
+__all__ = ["counts_in"]
+
+
+def counts_in(leaves: dict[str, Any], stacked: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """Return the paths of the parameters to which the numbers of a count belong, by the name of the count.
+
+    Such a count is an array `[n]` beside the moments of n parameters, in the order of their sorted paths, as in the
+    state of the Adam of this library. A count that all parameters share is left out.
+
+    Args:
+      leaves: the leaves of a state, by name.
+      stacked: the names of those in stacks of blocks, which are left out.
+
+    Examples:
+      >>> counts_in({"0/count": np.zeros(2), "0/nu/b": 1.0, "0/nu/a": 1.0, "1/count": 3}, ())
+      {'0/count': ('a', 'b')}
+    """
+    found = {}
+    for name, x in leaves.items():
+        parent, _, last = f"/{name}".rpartition("/")
+        if last != "count" or np.ndim(x) != 1 or name in stacked:
+            continue
+        names = [other.removeprefix(f"{parent}/"[1:]) for other in leaves if f"/{other}".startswith(f"{parent}/")]
+        paths = [path for field, _, path in (other.partition("/") for other in names) if field == "nu"]
+        if len(paths) == np.shape(x)[0]:
+            found[name] = tuple(sorted(paths))
+    return found
