@@ -5,6 +5,7 @@ import inspect
 import types
 import typing
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any
 
 import jax
@@ -107,6 +108,10 @@ def _check_scalar(name: str, value: Any, kinds: list[Any]) -> None:
         if jax.Array in kinds and not loose:
             return
         raise TypeError(f"{name}={shown(value)}: must be one number.")
+    if isinstance(value, Fraction):
+        if Fraction not in kinds:
+            raise TypeError(f"{name}={value!r}: must be a float or an integer: write float({name}).")
+        return
     kind = (value.dtype if hasattr(value, "dtype") else np.result_type(value)).kind
     if kind == "c" or (kind == "b" and (loose or bool not in kinds)):
         raise TypeError(f"{name}={shown(value)}: must be a number.")

@@ -3,6 +3,7 @@
 import functools
 import inspect
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
 import jax
@@ -55,7 +56,7 @@ def shown(value: Any) -> str:
     return f"a value of type {type(value).__name__}"
 
 
-_PLAIN = (bool, int, float, complex, str, bytes, np.generic)
+_PLAIN = (bool, int, float, complex, str, bytes, np.generic, Fraction)
 
 
 def _prints(value: Any) -> bool:

@@ -1,6 +1,7 @@
 """Run Shampoo, grafted onto Adam."""
 
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any
 
 import jax
@@ -37,7 +38,7 @@ def scale_by_shampoo(
     b2: jax.typing.ArrayLike = 0.95,
     eps: jax.typing.ArrayLike = 1e-15,
     damping: jax.typing.ArrayLike = 1e-6,
-    power: float | None = 1 / 3,
+    power: float | Fraction | None = Fraction(1, 3),
     refresh: RefreshSchedule | int = every(20, stagger=True, delay=1),
     magnitude: optax.GradientTransformation | None = None,
     method: Method | None = None,
@@ -120,7 +121,7 @@ def shampoo(
     b2: jax.typing.ArrayLike = 0.95,
     eps: jax.typing.ArrayLike = 1e-15,
     damping: jax.typing.ArrayLike = 1e-6,
-    power: float | None = 1 / 3,
+    power: float | Fraction | None = Fraction(1, 3),
     weight_decay: optax.ScalarOrSchedule | None = None,
     mask: Mask = None,
     refresh: RefreshSchedule | int = every(20, stagger=True, delay=1),

@@ -1,5 +1,6 @@
 """Wrong inputs are refused by name: by this library, where they are typed, in one line."""
 
+import fractions
 import inspect
 import linecache
 
@@ -115,7 +116,7 @@ def names():
     }
     modules = (adascale, contrib, ekfac, kfac, kl_shampoo, kl_soap, large_batches, layers, linen, mfac, muon, neumann)
     modules += (orthogonal, precond, recipes, relative, replicas, shampoo, soap, transforms, views)
-    known = {"jnp": jnp, "np": np, "jax": jax, "optax": optax, "nnx_front": nnx_front, "nn": nn}
+    known = {"jnp": jnp, "np": np, "jax": jax, "optax": optax, "nnx_front": nnx_front, "nn": nn, "fractions": fractions}
     return known | {m.__name__.rsplit(".", 1)[-1]: m for m in modules} | known | own
 
 

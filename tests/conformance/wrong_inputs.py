@@ -85,6 +85,7 @@ adascale(optax.sgd, 0.1, scale='4') -> scale='4'
 adascale(optax.sgd, 0.1, 4, estimator=large_batches.paper_gain) -> estimator=
 adascale(optax.sgd, 0.1, 4, power=2) -> power=2
 kfac(1e-3, LAYERS, damping=-1) -> damping=-1
+kfac(1e-3, LAYERS, damping=fractions.Fraction(-1)) -> write float(damping)
 kfac(1e-3, LAYERS, bound='1e-3') -> bound='1e-3'
 kfac(1e-3, LAYERS, decay=2) -> decay=2
 kfac('1e-3', LAYERS) -> learning_rate='1e-3'
