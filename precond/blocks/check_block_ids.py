@@ -115,8 +115,8 @@ def first_difference(block_ids: dict[str, np.ndarray], layout: Layout, shapes: d
             i = differs[0]
             return f"state= is of other parameters: {_told(name, i, was, new, known, shapes)} {_ADVICE}"
     return (
-        f"state= is of other parameters: all blocks are the same, but a parameter without blocks has another path, or "
-        f"is the last row of another one. {_ADVICE}"
+        f"state= is of other parameters: all blocks are the same, but the parameters without blocks have other paths, "
+        f"or one of them is the last row of another parameter. {_ADVICE}"
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 try:
     import flax.linen as nn
 except ModuleNotFoundError as error:
-    if error.name != "flax":  # Flax is there, and something that it needs is not
+    if (error.name or "").partition(".")[0] != "flax":  # Flax is there, and something that it needs is not
         raise
     raise ImportError(
         "precond.layers.linen is for models of Flax, which is not installed. Write pip install 'precond[flax]'."

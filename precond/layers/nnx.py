@@ -11,7 +11,7 @@ import jax.numpy as jnp
 try:
     from flax import nnx
 except ModuleNotFoundError as error:
-    if error.name != "flax":  # Flax is there, and something that it needs is not
+    if (error.name or "").partition(".")[0] != "flax":  # Flax is there, and something that it needs is not
         raise
     raise ImportError(
         "precond.layers.nnx is for models of Flax, which is not installed. Write pip install 'precond[flax]'."

@@ -132,7 +132,7 @@ def test_a_renamed_parameter_without_blocks_is_found(name, kernel):
     tx = catalog.find(name).make()
     params, others = without_blocks("ab", kernel), without_blocks("bc", kernel)
     state, g = relabelled(tx, tx.init(params), others), gradients(0, others)
-    with pytest.raises(ValueError, match="a parameter without blocks has another path"):
+    with pytest.raises(ValueError, match="the parameters without blocks have other paths"):
         tx.update(g, state, others)
     updates, after = jax.jit(tx.update)(g, state, others)
     assert not any(np.isfinite(x).any() for x in jax.tree.leaves(updates))

@@ -199,5 +199,5 @@ def test_it_descends_inside_of_lookahead():
         updates, state = tx.update(jax.grad(squares)(params.fast), state, params)
         return (optax.apply_updates(params, updates), state), None
 
-    (params, _), _ = jax.jit(lambda p: jax.lax.scan(step, (p, tx.init(p)), None, 12))(start)
+    (params, _), _ = jax.jit(lambda p: jax.lax.scan(step, (p, tx.init(p)), None, 24))(start)
     assert squares(params.slow) < 0.7 * squares(start.slow)

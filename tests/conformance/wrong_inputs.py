@@ -576,7 +576,7 @@ precond.checkpoints.adopt(TX, P, STATE, b1=2) -> b1=2
 precond.checkpoints.by_path(TX, P, P) -> state= is not of this optimizer
 precond.checkpoints.by_path(TX, P, optax.adam(1e-3).init(P)) -> state= is not of this optimizer
 precond.checkpoints.by_path(TX, P, soap(1e-3).init(P)) -> state= is not of this optimizer
-precond.checkpoints.by_path(TX, {'kernel': P['kernel']}, STATE) -> it has '0/otherwise
+precond.checkpoints.by_path(TX, {'kernel': P['kernel']}, STATE) -> the parameters without blocks have other paths
 TX.update(P, optax.adamw(1e-3).init(P), P) -> state=
 shampoo(optax.linear_schedule(1e-3, 0, 9)).update(P, STATE, P) -> it has no '1/1/count'
 transforms.with_stochastic_rounding(optax.adamw(1e-3)).update(P, optax.sgd(0.1).init(P), P) -> it has no 'count'

@@ -103,7 +103,10 @@ def factors_of(seed):
 
 
 ROOTS = {
-    "shampoo": (lambda r: runs.shampoo(refresh=r), lambda: precond.inverse_root(damping=precond.relative(1e-3))),
+    "shampoo": (
+        lambda r: runs.shampoo(refresh=r),
+        lambda: precond.inverse_root(power=1 / 3, damping=precond.relative(1e-3)),
+    ),
     "soap": (
         lambda r: precond.soap(0.1, refresh=r, block_size=4),
         lambda: precond.eigenbasis(transport=precond.roots.rotated()),

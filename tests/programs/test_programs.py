@@ -21,7 +21,7 @@ CASES = {
     "batch_norm, shard_map": (24, ["SOAP"]),
     "batch_norm, pmap": (24, []),
     "equinox_module": (48, ["SOAP"]),
-    "haiku_dicts": (32, ["K-FAC, its own rate"]),
+    "haiku_dicts": (48, ["K-FAC, its own rate"]),
     "lora": (48, ["KL-Shampoo"]),
     "gan": (100, []),
     "ppo_scan": (8, []),
