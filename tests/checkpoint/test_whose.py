@@ -127,7 +127,9 @@ def without_blocks(names, kernel=True):
 
 
 @pytest.mark.parametrize("kernel", [True, False], ids=["beside a matrix", "alone"])
-@pytest.mark.parametrize("name", ["shampoo", "soap", "kl_shampoo", "kl_soap", "muon"])
+@pytest.mark.parametrize(
+    "name", ["shampoo", "muon", *(pytest.param(x, marks=pytest.mark.slow) for x in ("soap", "kl_shampoo", "kl_soap"))]
+)
 def test_a_renamed_parameter_without_blocks_is_found(name, kernel):
     tx = catalog.find(name).make()
     params, others = without_blocks("ab", kernel), without_blocks("bc", kernel)
