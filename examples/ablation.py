@@ -24,7 +24,7 @@ RATE, B1, B2 = 0.016, 0.9, 0.95
 
 
 class Parts(NamedTuple):
-    """What is swapped. As they stand here, they are Shampoo with the powers of the paper."""
+    """Hold the parts that are swapped. As they stand here, they are Shampoo with the powers of the paper."""
 
     statistics: Any = precond.outer_products(B2)
     root: Any = precond.inverse_root(damping=precond.relative(1e-6), method=precond.eigh())

@@ -119,7 +119,7 @@ def with_axis_in_front(tree: object) -> Any:
     A box whose value is no longer one array with so many axes loses its names, and with them the box.
 
     Args:
-      tree: a tree of boxes, around what was made of their arrays.
+      tree: a tree of boxes, each around an array that was made of its old array.
 
     Examples:
       >>> from flax import linen as nn

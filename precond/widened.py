@@ -22,7 +22,7 @@ def widen(tree: Any) -> Any:
 
     def one(x: Any) -> Any:
         dtype = jnp.result_type(x)
-        narrow = jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize == 2  # JAX computes nothing in fewer bits
+        narrow = jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize == 2  # JAX cannot compute in 8 bits
         return jnp.astype(jnp.asarray(x), jnp.float32) if narrow else x
 
     return jax.tree.map(one, tree)

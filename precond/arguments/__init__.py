@@ -1,4 +1,4 @@
-"""Check what a user typed, explain what is wrong in it, and print it in one line. This is floor 0 of the library."""
+"""Check a user's arguments, explain mistakes in them, and print them in one line. This is floor 0 of the library."""
 
 from precond.arguments.check_idle import check_idle
 from precond.arguments.checks import (

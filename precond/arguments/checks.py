@@ -1,4 +1,4 @@
-"""Check what a user typed, with messages that say what is wrong, why, and what to do."""
+"""Check single arguments of a user. Each message says the mistake, the reason and the remedy."""
 
 import inspect
 import math

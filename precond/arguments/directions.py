@@ -137,7 +137,7 @@ def _tried(
         )
     if trial.failed and tree is not None:
         warnings.warn(
-            f"{name}= could not be tried on a small gradient ({trial.failed}), so that nobody knows whether it goes "
+            f"{name}= could not be tried on a small gradient ({trial.failed}), so it is unknown whether it goes "
             f"along the gradient or against it. A {wanted} belongs here.",
             stacklevel=2,
         )
@@ -178,7 +178,7 @@ def refuse_optimizers(name: str, tx: optax.GradientTransformation) -> None:
 def check_signs(parts: Mapping[str, optax.GradientTransformation], trees: Mapping[str, Any] | None = None) -> None:
     """Raise if one of two transformations goes along the gradient and the other one against it.
 
-    If both are whole optimizers, or both are directions, there is nothing wrong. A part whose sign is not known is
+    If both are whole optimizers, or both are directions, all is well. A part whose sign is not known is
     accepted. But if the other part goes against the gradient, the first one is tried again at any cost.
 
     Args:

@@ -20,7 +20,7 @@ from precond.arguments.shown import shown
 __all__ = ["SignTrial", "sign_of", "try_sign", "why_it_fails"]
 
 _STEPS, _ROUNDING, _FEW = 8, 1e-6, 10**6
-# What Python says of a function of others that lacks an argument.
+# Python says this where a function of another library lacks an argument.
 _MISSING = re.compile(r"missing \d+ required (keyword-only|positional) argument")
 _DECOMPOSE = {"eigh", "eig", "qr", "svd", "cholesky", "geqrf", "householder_product", "lu"}
 
@@ -32,7 +32,7 @@ class SignTrial(NamedTuple):
       sign: 1 if it goes along the gradient, -1 if it goes against it in some parameter, 0 if the trial cannot tell.
       wrong: the fault of its updates; empty if they are good.
       failed: the reason why it could not take the step; empty if it could.
-      lacks: whether this reason is an argument that nobody gives in a trial, such as captured factors.
+      lacks: whether the reason is a missing argument that a trial cannot give, such as captured factors.
     """
 
     sign: int = 0

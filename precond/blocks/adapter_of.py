@@ -32,7 +32,7 @@ def adapter_of(parts: tuple[str, ...]) -> str | None:
 def pair_of(parts: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
     """Return the paths of both adapters of a pair, the first of them first; None for any other parameter.
 
-    A parameter that is called `a` or `b` and nothing else has a pair, too.
+    A parameter that is called just `a` or `b` may have a pair, too.
 
     Args:
       parts: the parts of the path of one of them.

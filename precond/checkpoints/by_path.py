@@ -1,4 +1,4 @@
-"""Turn a state into a dictionary by the paths of parameters, in which nothing depends on their order."""
+"""Turn a state into a dictionary by the paths of parameters, which does not depend on their order."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple

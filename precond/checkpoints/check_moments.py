@@ -82,7 +82,7 @@ def largest_ratio(b1: float, b2: float, steps: int) -> float:
       (1.0, 52.9)
     """
     if b1**2 >= b2:
-        return np.inf if steps > 1 else 1.0  # what was far back has nearly no weight in the second moment
+        return np.inf if steps > 1 else 1.0  # old gradients have nearly no weight in the second moment
     ratio = b1**2 / b2
     of_one = (1 - b1) ** 2 / (1 - b2) * (1 - b2**steps) / (1 - b1**steps) ** 2
     return of_one * (1 - ratio**steps) / (1 - ratio)

@@ -1,4 +1,4 @@
-"""Add the command `doctor`, which tells what this machine is and what is wrong with it."""
+"""Add the command `doctor`, which describes this machine and its problems."""
 
 import argparse
 

@@ -35,7 +35,7 @@ _BLOCK_SIZE = 1024
 
 
 class Run(NamedTuple):
-    """Hold what is planned.
+    """Hold the run that is planned.
 
     Attributes:
       tx: the optimizer.

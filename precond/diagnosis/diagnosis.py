@@ -1,4 +1,4 @@
-"""Hold what was found of a machine, for a program to read or for a person to print."""
+"""Hold the findings on a machine, for a program to read or for a person to print."""
 
 import json
 import textwrap

@@ -1,4 +1,4 @@
-"""Note what is good to know of a machine although nothing is wrong with it."""
+"""Find facts of a machine that are good to know and are no problems."""
 
 from collections.abc import Iterator
 

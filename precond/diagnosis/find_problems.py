@@ -1,4 +1,4 @@
-"""Find what is wrong with a machine: each check finds one known trap."""
+"""Find the problems of a machine: each check finds one known trap."""
 
 import os
 import re

@@ -9,7 +9,7 @@ __all__ = ["Evidence", "Trap"]
 
 
 class Evidence(NamedTuple):
-    """Hold what is known when traps are looked for.
+    """Hold the evidence in which traps are looked for.
 
     Attributes:
       machine: the machine, as it was found.

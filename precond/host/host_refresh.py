@@ -25,7 +25,7 @@ State = TypeVar("State")
 
 
 class _Slot:
-    """Hold what is known of one engine between two looks at its state."""
+    """Hold the facts of one engine between two looks at its state."""
 
     def __init__(self, engine: EngineDescription) -> None:
         self.root, self.period = engine.root, engine.schedule.period

@@ -23,13 +23,13 @@ and in numpy's arrays, to what is derived from it now, in float64."""
 
 
 class Work(NamedTuple):
-    """Hold what is done for one axis of one stack.
+    """Hold the work for one axis of one stack.
 
     Attributes:
       stack: the index of the stack.
       axis: the index of the axis, from 0.
-      leaving: the copies of the factors, of what was derived from them before, and how many of each block's refreshes
-        failed.
+      leaving: the copies of the factors and of the roots that were derived from them before, and the number of failed
+        refreshes of each block.
       futures: the futures of the pieces that this process has, by the first row of the piece, with one future for each
         row.
     """

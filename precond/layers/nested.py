@@ -32,7 +32,7 @@ def keys_to(tree: object, name: str) -> tuple[Any, ...]:
     A key may have slashes of its own, as those of Haiku do, and it need not be text: nnx numbers the entries of a list.
 
     Args:
-      tree: a tree of nodes that JAX knows; the keys of those that are no mappings are text.
+      tree: a tree of nodes that JAX knows; a node that is not a mapping has keys of text.
       name: a path, of keys joined by slashes.
 
     Raises:

@@ -134,7 +134,7 @@ def tap(
 ) -> jax.Array:
     """Return `y` itself; in the backward pass, the cotangent of `probe` holds the sums of this layer's factors.
 
-    The sums run over the examples. Sums of several calls add up by themselves, and so do those of a scan, of
+    The sums run over the examples. Sums of several calls add up by themselves. The same holds for those of a scan, of
     `jax.vmap`, and of the devices that share a batch. A probe is a mapping of zeros:
 
     - `inputs` `[i, i]` (`[i]` for an embedding, `[r, i, i]` for groups), `outputs` `[o, o]` and `rows` `[]`;

@@ -142,7 +142,7 @@ def block_periodic(block_size: int, period: int = 5, method: Orthogonalizer | No
     Blocks take fewer operations if the matrix is nearly square: a quarter for 2048 x 2048 in blocks of 512 x 512. If
     one side is 4 times as long, the Gram matrix has saved as much already. Then 1024 x 4096 takes as many operations as
     its blocks of 512 x 512, and half as many as those of 1024 x 1024. In the paper, blocks are the shards of a matrix
-    and save communication, too. Here a matrix is on one device, and nothing is sent for it in either step.
+    and save communication, too. Here a matrix is on one device, so that both kinds of steps send the same.
 
     Each side is cut into equal pieces, and zeros fill up what does not divide. The scale of `precond.muon` is that of
     the block in these steps, so that with `precond.orthogonal.match_rms` entries are equally large in all of them.

@@ -1,4 +1,4 @@
-"""Count what a traced program computes and sends, equation by equation: nothing is compiled or allocated."""
+"""Count what a traced program computes and sends, equation by equation, without compiling it."""
 
 import math
 from collections import Counter
@@ -17,7 +17,7 @@ __all__ = ["Count", "Key", "count_program", "shard_shape"]
 
 
 class Key(NamedTuple):
-    """Say what is counted.
+    """Say how operations are counted.
 
     Attributes:
       part: the part of the program, as `precond.scopes.named` wrote it; "" outside of all.

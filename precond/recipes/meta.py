@@ -54,7 +54,7 @@ def meta_shampoo(
       epsilon: added to the factors, absolute.
       power: the power of the inverse root (`inverse_exponent_override`): a number, a function from the number of axes
         to it, or a mapping from the number of axes to a number or to a mapping from an axis to its own; 0 leaves an
-        axis as it is. None is 1 / (2 k), and so is every number or axis that is not named.
+        axis as it is. None is 1 / (2 k). A number or an axis that is not named has this power, too.
       root: a function from `epsilon` and the keyword `power` to a `precond.Root`: `recipes.meta_eigh`,
         `meta_pseudo_inverse`, `meta_newton`, `meta_higher_order`, `meta_eigendecomposed`, with their own arguments by
         `functools.partial`.

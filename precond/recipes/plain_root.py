@@ -16,7 +16,7 @@ __all__ = ["Solution", "plain_root", "shifted"]
 
 
 class Solution(NamedTuple):
-    """Hold roots, and what is known of them.
+    """Hold roots and their errors.
 
     Attributes:
       root: the roots, `[M, d, d]`.

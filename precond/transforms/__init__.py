@@ -1,4 +1,4 @@
-"""Transform updates in and around the engine, of which these parts know nothing. This is floor 3 of the library."""
+"""Transform updates in and around the engine, without importing it. This is floor 3 of the library."""
 
 from precond.transforms.block_top_k import block_top_k
 from precond.transforms.cautious import cautious

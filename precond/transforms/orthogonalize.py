@@ -83,7 +83,7 @@ def orthogonalize(
     def orthogonal(matrices: jax.Array) -> tuple[jax.Array, jax.Array]:
         found = method.apply(matrices)
         error = isometry_error(lax.stop_gradient(found))  # a root has no derivative at 0
-        # An error above all numbers says nothing of a method whose results may be large.
+        # If the largest error is infinite, only results that are not finite are thrown away.
         limit = method.largest_error
         good = error < limit if math.isfinite(limit) else jnp.all(jnp.isfinite(found), axis=(1, 2))
         found = jnp.where(good[:, None, None], found, 0)
