@@ -14,8 +14,8 @@ def has_vocabulary(parts: tuple[str, ...], leaf: Parameter) -> bool:
     """Return whether a matrix is an embedding, or the outputs of a language model.
 
     Meta's llama calls its outputs `output`, and many models without tokens have this name, too. So it counts only at
-    the top of the tree, and only if one side is more than twice the other. A table of the same shape beside it shows that the
-    long side is the vocabulary. Without such a table, a length of 16384 or more shows it.
+    the top of the tree, and only if one side is more than twice the other. A table of the same shape beside it shows
+    that the long side is the vocabulary. Without such a table, a length of 16384 or more shows it.
 
     Args:
       parts: the parts of the parameter's path.
