@@ -5,7 +5,8 @@ import re
 
 __all__ = ["adapter_of", "pair_of"]
 
-_LORA = re.compile(r"(.*_)?lora_?([ab]|down|up)(_(kernel|weight|w))?", re.I)
+_LORA = re.compile(r"((?:.*_)?(?i:lora)_?)([aAbB]|down|up)((?i:_(?:kernel|weight|w))?)")
+_LETTER = re.compile(r"()([aAbB])()")
 _FIRST = {"a": "b", "A": "B", "down": "up"}
 _LETTERS = {**_FIRST, **{second: first for first, second in _FIRST.items()}}
 
@@ -44,10 +45,10 @@ def pair_of(parts: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]] |
       ((('query', 'a'), ('query', 'b')), None)
     """
     name = adapter_of(parts) or parts[-1]
-    found = re.fullmatch(r"((?:.*_)?lora_?)(a|A|b|B|down|up)((?:_.*)?)|()([aAbB])()", name)
+    found = _LORA.fullmatch(name) or _LETTER.fullmatch(name)
     if found is None:
         return None
-    before, letter, behind = found.groups()[:3] if found[2] else found.groups()[3:]
+    before, letter, behind = found.groups()
     other = before + _LETTERS[letter] + behind
     swapped = tuple(other if part == name else part for part in parts[-3:])
     partner = (*parts[:-3], *swapped)

@@ -91,7 +91,7 @@ class BlockInfo(NamedTuple):
 
 
 _ARRAYS = ("finite", "any_finite", "gradients", "factors", "captured_moments", "index")
-_STATIC = ("origins", "batch_axes", "row_groups", "collectives", "root_collectives")
+_STATIC = tuple(name for name in BlockInfo._fields if name not in _ARRAYS)
 
 
 def _with_keys(info: BlockInfo) -> tuple[tuple[tuple[Any, Any], ...], tuple[Any, ...]]:

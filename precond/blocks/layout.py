@@ -62,7 +62,7 @@ class Layout(NamedTuple):
             read.
 
         Returns:
-          StacksByName by name.
+          The stacks by name.
         """
         return self.stack_blocks(self.cut(leaves))
 

@@ -9,11 +9,17 @@ from precond.arguments import shown
 
 __all__ = ["leaves_of", "parts_of", "path_name"]
 
+_HELD = (tree_util.GetAttrKey("value"), tree_util.GetAttrKey("array"))
+"""The attribute that holds the array of Flax's Variables and boxes, and that of Haliax's arrays."""
+
 _HOLDERS = re.compile(r"(.*_)?(kernel|weights?|embeddings?|scale|bias|w|b)", re.I)
 
 
 def path_name(path: tuple[Any, ...]) -> str:
     """Return a key path as `"layers/0/kernel"`, the same for nnx's state at `init` and `update`, and for boxes.
+
+    An array that a class holds by itself has the path of the class: as the attribute `value` of Flax or `array` of
+    Haliax, or, under a name such as `weight`, as the first leaf of a class that gives its leaves no names.
 
     Examples:
       >>> path_name(
@@ -25,8 +31,9 @@ def path_name(path: tuple[Any, ...]) -> str:
       ... )
       'layers/0/kernel'
     """
-    # Flax's Variables and boxes add one level to the tree: an attribute called value.
-    if path and isinstance(path[-1], tree_util.GetAttrKey) and path[-1].name == "value":
+    last, holder = path[-1:], tree_util.keystr(path[-2:-1], simple=True)
+    nameless = last == (tree_util.FlattenedIndexKey(0),) and _HOLDERS.fullmatch(holder)
+    if nameless or (last and last[0] in _HELD):
         path = path[:-1]
     return tree_util.keystr(path, simple=True, separator="/")
 
@@ -47,9 +54,6 @@ def leaves_of(tree: object) -> dict[str, Any]:
 def parts_of(path: str) -> tuple[str, ...]:
     """Return the parts of a path. PyTorch joins some of them by dots, and Keras ends with ":0".
 
-    An array that is the only leaf of a parameter, such as Haliax's `NamedArray`, has the path of the parameter. Its own
-    name is then `array`, or `0` where the parameter has a name such as `weight`.
-
     Args:
       path: the result of `path_name`.
 
@@ -59,11 +63,7 @@ def parts_of(path: str) -> tuple[str, ...]:
     Examples:
       >>> parts_of("model/h.0.attn.weight")
       ('model', 'h', '0', 'attn', 'weight')
-      >>> parts_of("attn/weight/array"), parts_of("attn/weight/0"), parts_of("layers/0")
-      (('attn', 'weight'), ('attn', 'weight'), ('layers', '0'))
     """
     if not isinstance(path, str):
         raise TypeError(f"A view is asked of the path {shown(path)}: the path of a parameter is text, 'dense/kernel'.")
-    parts = tuple(re.split(r"[/.]", path.removesuffix(":0")))
-    held = len(parts) > 1 and (parts[-1] == "array" or (parts[-1] == "0" and _HOLDERS.fullmatch(parts[-2])))
-    return parts[:-1] if held else parts
+    return tuple(re.split(r"[/.]", path.removesuffix(":0")))

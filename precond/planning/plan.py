@@ -79,11 +79,7 @@ def plan(
         check_whole(f"mesh['{name}']", size, least=1)
     if platform not in _PLATFORMS:
         raise ValueError(f"platform={platform!r}: must be one of {', '.join(_PLATFORMS)}.")
-    bad = [x for x in jax.tree.leaves(params) if not hasattr(x, "shape") or not hasattr(x, "dtype")]
-    if bad:
-        raise TypeError(
-            f"params= has a leaf {bad[0]!r} without shape and dtype: make it a jax.ShapeDtypeStruct(shape, dtype)."
-        )
+    _check_shapes(params)
     tx = optax.with_extra_args_support(tx)
     devices = AbstractMesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Explicit,) * len(sizes))
     params, given = jax.tree.map(lambda x: _placed(x, devices), (params, dict(extra or {})))
@@ -107,6 +103,14 @@ def plan(
         loops=sum(n for key, n in found.items() if key.kind == "loops" and not key.part.startswith(_KNOWN)),
         views=views,
     )
+
+
+def _check_shapes(params: Any) -> None:
+    bad = [x for x in jax.tree.leaves(params) if not hasattr(x, "shape") or not hasattr(x, "dtype")]
+    if bad:
+        raise TypeError(
+            f"params= has a leaf {bad[0]!r} without shape and dtype: make it a jax.ShapeDtypeStruct(shape, dtype)."
+        )
 
 
 def _placed(x: Any, devices: AbstractMesh) -> jax.ShapeDtypeStruct:

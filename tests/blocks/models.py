@@ -837,18 +837,36 @@ spectral/kernel                                         3,3,16,32    rrrc
 fourier_block/Conv_0/kernel                             1,1,32,64    rrrc
 
 # leaves one level down, Haliax and others: default torch
-transformer/wte/weight/array                            512,64       -
-layers/0/ln_1/weight/array                              6,64         -
-layers/0/attn/c_attn/weight/array                       192,64       brc    3,64,64
-layers/0/attn/c_proj/weight/0                           64,64        rc
-layers/0/mlp/c_fc/weight/0                              256,64       rc
-layers/0/mlp/c_fc/bias/0                                6,256        -
-embeddings/token_embeddings/array                       512,64       -
-conv/weight/array                                       64,32,3,3    rccc
+transformer/wte/weight                                  512,64       -
+layers/0/ln_1/weight                                    6,64         -
+layers/0/attn/c_attn/weight                             192,64       brc    3,64,64
+layers/0/attn/c_proj/weight                             64,64        rc
+layers/0/mlp/c_fc/weight                                256,64       rc
+layers/0/mlp/c_fc/bias                                  6,256        -
+embeddings/token_embeddings                             512,64       -
+conv/weight                                             64,32,3,3    rccc
 
 # leaves one level down, stacked: default flax
-layers/mlp/kernel/0                                     6,64,128     brc
-layers/mlp/bias/0                                       6,128        -
+layers/mlp/kernel                                       6,64,128     brc
+layers/mlp/bias                                         6,128        -
+
+# a perceptron whose layers are called as those of a cell: default flax
+input_to_hidden/kernel                                  784,128      rc
+hidden_to_hidden/kernel                                 128,256      rc
+other/ih/kernel                                         64,64        rc
+other/hh/kernel                                         64,256       rc
+
+# a convolution and a projection that are called Fourier's: default flax
+fourier_conv/kernel                                     5,32,64      rrc
+fourier_conv/bias                                       64           -
+spectral_mlp/kernel                                     64,4,16      rcc
+spectral_mlp/bias                                       4,16         -
+
+# layers of attention with a single head: default flax
+layers/query_w                                          6,128,64     brc
+layers/key_w                                            6,128,64     brc
+layers/value_w                                          6,128,64     brc
+layers/output_w                                         6,64,128     brc
 
 # convolutional LSTMs, and gates of heads: default flax
 ConvLSTMCell_0/ih/kernel                                3,3,16,128   rrrbc  3,3,16,4,32

@@ -1,5 +1,7 @@
 """Every parameter of many real models is read as an expert reads it."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -88,3 +90,35 @@ def test_layers_of_a_stack_are_read_as_the_model(lines, axis, request):
         assert 6 in [x.shape[a] for a in x.layer_axes]
         expected = None if found[path] is None else with_layer_axes(found[path], x.shape, (axis % x.ndim,), path)
         assert views.default(path, x) == expected, path
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Named:
+    """What Haliax calls a `NamedArray`: it holds its array as an attribute."""
+
+    array: jax.Array
+
+
+@jax.tree_util.register_pytree_node_class
+class Nameless:
+    """A class that gives its leaf no name."""
+
+    def __init__(self, x):
+        self.x = x
+
+    def tree_flatten(self):
+        return (self.x,), None
+
+    @classmethod
+    def tree_unflatten(cls, _, leaves):
+        return cls(*leaves)
+
+
+@pytest.mark.parametrize("holder", [Named, Nameless])
+def test_an_array_that_a_class_holds_has_the_path_of_the_class(holder):
+    plain = {"c_fc": {"weight": jnp.ones((4, 3)), "bias": jnp.ones(4)}, "norm": {"scale": jnp.ones(4)}}
+    held = jax.tree.map(holder, plain)
+    assert [path for path, _ in parameters_of(held)] == ["c_fc/bias", "c_fc/weight", "norm/scale"]
+    in_lists = {"weight": [jnp.ones((4, 3)), jnp.ones((5, 4))]}
+    assert [path for path, _ in parameters_of(in_lists)] == ["weight/0", "weight/1"]

@@ -1,7 +1,5 @@
 """Read the two matrices of a low-rank pair, as LoRA has them, with a factor on their short side alone."""
 
-import re
-
 from precond.blocks.adapter_of import adapter_of, pair_of
 from precond.blocks.parameter import Parameter
 from precond.blocks.view import View
@@ -55,7 +53,8 @@ def adapter(parts: tuple[str, ...], leaf: Parameter) -> View | None:
     if more == 1 or (len(other) > 2 and shape[:-2] == other[:-2] and _ranks(shape, other)):
         short_first, axes = shape[-2] < shape[-1], "b" * (more - 1) + "rc"
     else:
-        short_first = re.match(r".*lora_?(b|up)", adapter_of(parts) or "", re.I) is not None
+        pair = pair_of(parts)
+        short_first = pair is not None and pair[1] == parts
         axes = "r" + "c" * more if short_first else "r" * more + "c"
     view = from_letters(axes, shape)
     return None if view is None else view._replace(passive=(1,) if short_first else (0,))
@@ -71,6 +70,7 @@ def _other(parts: tuple[str, ...], leaf: Parameter) -> tuple[int, ...]:
     pair = pair_of(parts)
     if pair is None:
         return ()
-    path = pair[pair[0] == parts]
+    first, second = pair
+    path = second if parts == first else first
     near = path[-1] if path[-1] != parts[-1] else "/".join(("..", *path[-2:]))
     return leaf.neighbours.get(near, ()) if path[-2:] != parts[-2:] else ()

@@ -4,12 +4,8 @@ from precond.blocks.parameter import Parameter
 
 __all__ = ["count_gates"]
 
-# The modules of a cell, and the one of them whose input is the hidden state: nnx, Linen's convolutional LSTM, Haiku's.
-_HIDDEN = {
-    **dict.fromkeys(("dense_i", "dense_h"), "dense_h"),
-    **dict.fromkeys(("ih", "hh"), "hh"),
-    **dict.fromkeys(("input_to_hidden", "hidden_to_hidden"), "hidden_to_hidden"),
-}
+# The modules of a cell, of its inputs and of its hidden state: nnx, Linen's convolutional LSTM, Haiku's.
+_CELLS = (("dense_i", "dense_h"), ("ih", "hh"), ("input_to_hidden", "hidden_to_hidden"))
 
 
 def count_gates(parts: tuple[str, ...], leaf: Parameter) -> int:
@@ -24,9 +20,15 @@ def count_gates(parts: tuple[str, ...], leaf: Parameter) -> int:
       >>> count_gates(("ih", "kernel"), Parameter((3, 3, 16, 128), "float32", cell))
       4
     """
-    hidden = leaf.neighbours.get("recurrent_kernel", ())  # Keras
-    module = "/".join(parts[-2:-1])
-    if module in _HIDDEN:
-        hidden = leaf.neighbours.get(f"../{_HIDDEN[module]}/{parts[-1]}", ())
-    count, rest = divmod(hidden[-1], hidden[-2]) if len(hidden) == leaf.ndim and hidden[-2] else (1, 0)
-    return 1 if rest or leaf.shape[-1] % count or count > 4 else count
+    near = leaf.neighbours
+    inputs, hidden = leaf.shape, near.get("recurrent_kernel", ())  # Keras
+    if "w_h" in near:  # Haiku's GRU
+        inputs, hidden = near.get("w_i", ()), near["w_h"]
+    for cell in _CELLS:
+        if parts[-2:-1] and parts[-2] in cell:
+            inputs, hidden = (near.get(f"../{module}/{parts[-1]}", ()) for module in cell)
+    # Both have the same outputs in every cell; two layers of a perceptron may have the same names.
+    if len(hidden) != leaf.ndim or inputs[-1:] != hidden[-1:] or not hidden[-2]:
+        return 1
+    count, rest = divmod(hidden[-1], hidden[-2])
+    return 1 if rest or count > 4 else count

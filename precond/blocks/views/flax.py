@@ -79,6 +79,9 @@ def _is_bias(name: str, leaf: Parameter) -> bool:
 def _comes_from_heads(parts: tuple[str, ...], leaf: Parameter) -> bool:
     if parts[-1] in ("kernel", "w"):
         return any(_FROM_HEADS.fullmatch(name) for name in (module_of(parts), "/".join(parts[:-1])))
+    queries = [shape for name, shape in leaf.neighbours.items() if _TO_HEADS.fullmatch(name)]
+    if leaf.ndim == 3 and any(s[:1] == leaf.shape[:1] and s[1:] == leaf.shape[:0:-1] for s in queries):
+        return False  # queries [layers, d, width] and outputs [layers, width, d] of a single head
     in_attention = "att" in "/".join(parts[:-1]).lower() or any(map(_TO_HEADS.fullmatch, leaf.neighbours))
     return in_attention and _LEAF_FROM_HEADS.fullmatch(parts[-1]) is not None
 
@@ -102,7 +105,7 @@ def read_kernel(path: str, leaf: Parameter, scan_axis: int, unknown: str | None 
         return None
     if is_adapter(parts, leaf):
         return adapter(parts, leaf)
-    if is_spectral(parts, shape):
+    if is_spectral(parts, leaf):
         return first_two(shape)
     if len(shape) == 2 and is_depthwise_filter(parts, shape):
         return None
@@ -159,13 +162,14 @@ def _is_patch(shape: tuple[int, ...]) -> bool:
 def _matrices(parts: tuple[str, ...], leaf: Parameter, axes: str) -> View | None:
     """Return the view of one layer's kernel, from the letters of its axes."""
     shape, parallel = leaf.shape, fused(parts)
-    if axes == "r" * (len(axes) - 1) + "c" and (gates := count_gates(parts, leaf)) > 1:
+    outputs_last = axes == "r" * (len(axes) - 1) + "c"
+    if outputs_last and (gates := count_gates(parts, leaf)) > 1:
         return split(shape, len(shape) - 1, gates)
     if axes == "rc" and parallel == 3 and shape[0] == 3 * shape[1]:
         return split(shape, 0, 3)  # GPT-2 of transformers in Flax, whose kernels are [outputs, inputs]
     if axes == "rc" and (shape[1] == 3 * shape[0] if parallel == 3 else parallel and shape[1] % parallel == 0):
         return split(shape, 1, parallel)
-    one_input = axes == "r" * (len(axes) - 1) + "c" and len(axes) > 2 and shape[-2] == 1
+    one_input = outputs_last and len(axes) > 2 and shape[-2] == 1
     if one_input and is_depthwise(parts, shape[-1]):
         return None
     return from_letters(axes.replace("f", "b"), shape)

@@ -61,25 +61,22 @@ def _one_layer(path: str, leaf: Parameter) -> View | None:
     parts, shape = parts_of(path), leaf.shape
     if len(shape) < 2:
         return None
-    if is_spectral(parts, shape):
+    if is_spectral(parts, leaf):
         return first_two(shape)
     if len(shape) > 2 and _GATES.fullmatch(parts[-1]):  # several cells: the weights of one cell are matrices
         return with_batch_axes(tuple(range(len(shape) - 2)), _one_layer)(path, leaf)
     if len(shape) == 2 and is_depthwise_filter(parts, shape):
         return None
-    if len(shape) == 2 and (gates := _gates(parts, leaf)):
-        return split(shape, 1, gates)
+    if (gates := _gates(parts, leaf)) > 1:
+        return split(shape, len(shape) - 1, gates)
     if len(shape) > 2 and shape[-2] == 1 and is_depthwise(parts, shape[-1]):
         return None
     if len(shape) == 3 and not is_convolution(parts) and (is_linear(parts) or _MATRIX.fullmatch(module_of(parts))):
         return with_batch_axes((0,), _one_layer)(path, leaf)
-    gates = count_gates(parts, leaf)
-    return split(shape, len(shape) - 1, gates) if gates > 1 else from_letters("r" * (len(shape) - 1) + "c", shape)
+    return from_letters("r" * (len(shape) - 1) + "c", shape)
 
 
-def _gates(parts: tuple[str, ...], leaf: Parameter) -> int | None:
-    """Count the gates of a recurrent cell that are side by side; else return None."""
-    if _GATES.fullmatch(parts[-1]):
-        hidden = leaf.neighbours.get("w_h", ())
-        return hidden[1] // hidden[0] if len(hidden) == 2 and 0 < hidden[1] in (3 * hidden[0], 4 * hidden[0]) else None
-    return 4 if "lstm" in "/".join(parts[:-2]) and parts[-2] == "linear" and leaf.shape[1] % 4 == 0 else None
+def _gates(parts: tuple[str, ...], leaf: Parameter) -> int:
+    """Count the gates of a recurrent cell that are side by side. The LSTM of Haiku holds them in one linear layer."""
+    in_lstm = leaf.ndim == 2 and "lstm" in "/".join(parts[:-2]) and parts[-2] == "linear"
+    return 4 if in_lstm and leaf.shape[1] % 4 == 0 else count_gates(parts, leaf)

@@ -23,7 +23,7 @@ __all__ = [
 
 MANY, SHORT = 1000, 8
 """More than `MANY` matrices with a side of `SHORT` or less are probably a mistake. A window has sides of up to 7 as
-a rule, and an attention often has 8 heads. A batch of layers, heads or experts has fewer than 1000 entries."""
+a rule, and an attention layer often has 8 heads. A batch of layers, heads or experts has fewer than 1000 entries."""
 
 
 def has_real_matrix(leaf: Any) -> bool:

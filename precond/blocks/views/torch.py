@@ -60,7 +60,7 @@ def _one_layer(path: str, leaf: Parameter) -> View | None:
         return None
     if is_adapter(parts, leaf):
         return adapter(parts, leaf)
-    if is_spectral(parts, shape):
+    if is_spectral(parts, leaf):
         return first_two(shape)
     if _GATES.fullmatch(parts[-1]) and len(shape) == 2:
         return _gates(parts, leaf)
