@@ -92,8 +92,8 @@ def adopt(
 
     Raises:
       ValueError, TypeError: for what `tx.init` does not take, and for a state of several models (`jax.vmap`); for
-        moments that no Adam with these decays has, as those of `optax.adamax`. If all its gradients were small, these
-        look like Adam's. Do not give its state.
+        moments that no Adam with these decays has, such as those of `optax.adamax` after large gradients. After small
+        gradients these look like Adam's: do not give its state.
 
     Examples:
       >>> import jax.numpy as jnp, precond
@@ -132,7 +132,7 @@ def adopt(
         )
     moments, fresh = moments_of(record, **known, classes=classes_in(state)), tx.init(params)
     filling = Filling(named_leaves(fresh), shapes, layouts, record, moments, classes_in(fresh))
-    check_moments(moments, filling.asked, decays)
+    check_moments(moments, filling.asked, known, [name for name, decay in decays.items() if decay is None])
     made = [_put(filling.filled[name], x) for name, x in named_leaves(fresh).items()]
     adopted = Adopted(
         jax.tree.unflatten(jax.tree.structure(fresh), made), *filling.report(), tuple(sorted(filling.uncorrected))

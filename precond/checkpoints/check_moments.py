@@ -7,7 +7,7 @@ import numpy as np
 
 from precond.checkpoints.moments import Moments
 
-__all__ = ["check_moments", "largest_ratio"]
+__all__ = ["DEFAULTS", "check_moments", "largest_ratio"]
 
 DEFAULTS = {"b1": 0.9, "b2": 0.999}
 """The decays of Optax's Adam."""
@@ -16,20 +16,23 @@ _ROUNDING = 1.2  # of moments in bfloat16
 _LEAST = 1e-15  # momentum whose square is near the smallest number of float32
 
 
-def check_moments(moments: Moments, used: Collection[str], given: dict[str, float | None]) -> None:
+def check_moments(
+    moments: Moments, used: Collection[str], decays: dict[str, float], missing: Collection[str] = ()
+) -> None:
     """Warn of moments that may be wrong, and raise for those that cannot be of Adam.
 
     Args:
       moments: the moments that were found.
       used: the paths of the parameters whose moments are asked for; the others are not checked.
-      given: the decays by name, as the caller gave them; None for a decay that was not given.
+      decays: the decays by name.
+      missing: the names of those that the caller did not give.
 
     Raises:
       ValueError: if a momentum is larger than any gradients with this second moment allow.
 
     Examples:
       >>> moments = Moments({"w": np.int32(5000)}, {"w": np.ones(1)}, {"w": np.ones(1)}, {})
-      >>> check_moments(moments, {"w"}, {"b1": None, "b2": None})
+      >>> check_moments(moments, {"w"}, DEFAULTS)
     """
     foreign = [path for path in moments.foreign if path in used]
     if foreign:
@@ -41,17 +44,17 @@ def check_moments(moments: Moments, used: Collection[str], given: dict[str, floa
         )
     there = [path for path in moments.counts if path in used and moments.counts[path] > 0]
     youngest = min((int(moments.counts[path]) for path in there), default=0)
-    missing = [k for k, decay in DEFAULTS.items() if there and given[k] is None and decay**youngest > 0.1]
-    if missing:
-        words = " and ".join(f"{k}=" for k in missing)
-        written = ", ".join(f"{k}={DEFAULTS[k]}" for k in missing)
+    unsure = [k for k in missing if there and decays[k] ** youngest > 0.1]
+    if unsure:
+        words = " and ".join(f"{k}=" for k in unsure)
+        written = ", ".join(f"{k}={DEFAULTS[k]}" for k in unsure)
         warnings.warn(
             f"state= is of an Adam after {youngest} steps, whose moments still depend on the decays that it had, and "
             f"{words} was not given. Optax's defaults are taken: pass {written} if they are right, else those of this "
             f"Adam.",
             stacklevel=4,
         )
-    b1, b2 = (default if (decay := given[k]) is None else decay for k, default in DEFAULTS.items())
+    b1, b2 = decays["b1"], decays["b2"]
     for path in there:
         first, second = np.abs(moments.first[path]), moments.second[path]
         bound = largest_ratio(b1, b2, int(moments.counts[path]))

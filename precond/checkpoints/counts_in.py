@@ -24,11 +24,9 @@ def counts_in(leaves: dict[str, Any], stacked: Collection[str]) -> dict[str, tup
     """
     found = {}
     for name, x in leaves.items():
-        parent, _, last = f"/{name}".rpartition("/")
-        if last != "count" or np.ndim(x) != 1 or name in stacked:
-            continue
-        names = [other.removeprefix(f"{parent}/"[1:]) for other in leaves if f"/{other}".startswith(f"{parent}/")]
-        paths = [path for field, _, path in (other.partition("/") for other in names) if field == "nu"]
-        if len(paths) == np.shape(x)[0]:
-            found[name] = tuple(sorted(paths))
+        if f"/{name}".endswith("/count") and name not in stacked:
+            nu = f"{name.removesuffix('count')}nu"
+            paths = sorted(other[len(nu) + 1 :] for other in leaves if f"{other}/".startswith(f"{nu}/"))
+            if np.shape(x) == (len(paths),):
+                found[name] = tuple(paths)
     return found

@@ -8,12 +8,10 @@ import numpy as np
 from precond.blocks import Layout, fingerprint
 from precond.checkpoints.by_path import Record, rows_by_path
 from precond.checkpoints.counts_in import counts_in
-from precond.checkpoints.moments import SETTLED, Moments, is_moment
+from precond.checkpoints.moments import AVERAGES, SETTLED, Moments, is_moment
 from precond.checkpoints.places import Stacked, beside, on_host, places_in, stacks_in
 
 __all__ = ["Filling"]
-
-_AVERAGES = {"ema", "mu", "nu"}  # the fields whose bias a count beside them removes
 
 
 class Filling:
@@ -219,7 +217,7 @@ class Filling:
 def _starts_again(parent: str, went: dict[str, bool]) -> bool:
     """Return whether an average of a parameter that a count would free of its bias starts again."""
     return any(
-        place.startswith(parent) and place.removeprefix(parent).partition("/")[0] in _AVERAGES and not ok
+        place.startswith(parent) and place.removeprefix(parent).partition("/")[0] in AVERAGES and not ok
         for place, ok in went.items()
     )
 

@@ -9,7 +9,10 @@ import numpy as np
 from precond.blocks import path_name
 from precond.checkpoints.by_path import Record
 
-__all__ = ["SETTLED", "Moments", "classes_in", "is_moment", "moments_of"]
+__all__ = ["AVERAGES", "SETTLED", "Moments", "classes_in", "is_moment", "moments_of"]
+
+AVERAGES = frozenset({"ema", "mu", "nu"})
+"""The fields whose bias a count beside them removes."""
 
 SETTLED = 2**30
 """A count of steps after which nothing is left of the bias of an average's start."""
@@ -81,7 +84,7 @@ def classes_in(state: Any) -> dict[str, type]:
 
     def averages(x: Any) -> bool:
         fields = set(getattr(x, "_fields", ())) if isinstance(x, tuple) else set()
-        return "count" in fields and not fields.isdisjoint({"ema", "mu", "nu"})
+        return "count" in fields and not fields.isdisjoint(AVERAGES)
 
     found = jax.tree_util.tree_flatten_with_path(state, is_leaf=averages)[0]
     classes = {f"/{path_name(path)}/": type(x) for path, x in found if averages(x)}

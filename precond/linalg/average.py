@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-__all__ = ["average"]
+__all__ = ["average", "weights_of"]
 
 
 def average(
@@ -37,24 +37,49 @@ def average(
       >>> average(jnp.float32(0.0), jnp.float32(4.0), decay=0.75, count=jnp.int32(1)).item()
       4.0
     """
-    # With a plain number, the weights are computed while the program is traced. optax.inject_hyperparams makes it an
-    # array.
     real = jnp.finfo(old.dtype).dtype
-    decay = decay.astype(real) if isinstance(decay, jax.Array) else np.asarray(decay, real)[()]
-
-    def unless_sum(x: Any) -> Any:
-        if isinstance(decay, jax.Array):
-            return jnp.where(decay == 1, 1, x)
-        return 1 if decay == 1 else x
-
-    keep, rate = decay, unless_sum(1 - decay) if weight is None else jnp.asarray(weight, real)
-    if count is not None:
-        seen = 1 - decay ** count.astype(real)
-        rate = unless_sum((1 - decay) / unless_sum(seen))
-        keep = unless_sum(1 - rate)
+    decay = _cast(decay, real)
+    keep, rate = weights_of(decay, real, weight, count=count)
     out = jnp.add(keep * old, rate * new.astype(old.dtype))
     if jnp.iscomplexobj(out):
         return out
     # A mean of finite numbers is finite, but a sum may grow beyond its type. It stays at the largest number then.
     top = float(jnp.finfo(out.dtype).max)
     return jnp.clip(out, -top, top) if isinstance(decay, jax.Array) or decay == 1 or weight is not None else out
+
+
+def weights_of(
+    decay: ArrayLike, dtype: jax.typing.DTypeLike, weight: ArrayLike | None = None, *, count: jax.Array | None = None
+) -> tuple[Any, Any]:
+    """Return the weights with which `average` takes the average so far and the new term.
+
+    Args:
+      decay: as in `average`.
+      dtype: the real dtype of the weights.
+      weight: as in `average`.
+      count: as in `average`; with several counts there are as many weights.
+
+    Examples:
+      >>> [x.tolist() for x in weights_of(0.5, "float32", count=jnp.asarray([1, 2]))]
+      [[0.0, 0.3333333134651184], [1.0, 0.6666666865348816]]
+    """
+    decay = _cast(decay, dtype)
+
+    def unless_sum(x: Any) -> Any:
+        if isinstance(decay, jax.Array):
+            return jnp.where(decay == 1, 1, x)
+        return 1 if decay == 1 else x
+
+    keep, rate = decay, unless_sum(1 - decay) if weight is None else jnp.asarray(weight, dtype)
+    if count is not None:
+        seen = 1 - decay ** count.astype(dtype)
+        rate = unless_sum((1 - decay) / unless_sum(seen))
+        keep = unless_sum(1 - rate)
+    return keep, rate
+
+
+def _cast(decay: ArrayLike, dtype: jax.typing.DTypeLike) -> Any:
+    """Return a decay in this dtype. With a plain number, the weights are computed while the program is traced."""
+    if isinstance(decay, jax.Array):  # of optax.inject_hyperparams
+        return decay.astype(dtype)
+    return np.asarray(decay, dtype)[()]

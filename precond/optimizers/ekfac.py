@@ -10,11 +10,11 @@ from precond.blocks import Layer
 from precond.engine import SKIPPED, RefreshSchedule, every, per_block
 from precond.linalg import Precision
 from precond.mesh import Sharded
-from precond.optimizers.adam import adam
 from precond.optimizers.finish import finish
 from precond.optimizers.scale_by_ekfac import scale_by_ekfac
 from precond.roots import Method, Transport
 from precond.transforms import clip_by_kl, with_momentum
+from precond.transforms.adam import adam
 from precond.trees import Mask
 
 __all__ = ["ekfac"]

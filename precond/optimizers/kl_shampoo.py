@@ -11,13 +11,13 @@ from precond.blocks import BlockSize, Views
 from precond.engine import SKIPPED, RefreshSchedule, blocked, every
 from precond.linalg import Precision
 from precond.mesh import Sharded
-from precond.optimizers.adam import adam
 from precond.optimizers.finish import finish
 from precond.optimizers.grafted import grafted
 from precond.optimizers.memory import Memory, memory_of
 from precond.roots import Method, Root, inverse_root, relative, waiting
 from precond.statistics import kl
 from precond.transforms import clip_by_rms, scale_by_mean_square
+from precond.transforms.adam import adam
 from precond.trees import Mask
 
 __all__ = ["kl_shampoo", "scale_by_kl_shampoo"]

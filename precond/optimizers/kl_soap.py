@@ -11,12 +11,12 @@ from precond.blocks import BlockSize, Views
 from precond.engine import SKIPPED, RefreshSchedule, as_schedule, blocked, every
 from precond.linalg import Precision
 from precond.mesh import Sharded
-from precond.optimizers.adam import adam
 from precond.optimizers.finish import finish
 from precond.optimizers.grafted import grafted
 from precond.optimizers.memory import Memory, memory_of
 from precond.roots import Method, Transport, eigenbasis, relative, rotated
 from precond.statistics import kl
+from precond.transforms.adam import adam
 from precond.trees import Mask
 
 __all__ = ["kl_soap", "scale_by_kl_soap"]

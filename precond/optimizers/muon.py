@@ -20,11 +20,11 @@ from precond.blocks import BlockSize, Views, as_views
 from precond.blocks.wide_views import wide_views
 from precond.engine import SKIPPED, blocked, per_block, viewed_by
 from precond.mesh import Sharded
-from precond.optimizers.adam import adam
 from precond.optimizers.finish import behind, decayed, finish
 from precond.optimizers.memory import Memory, memory_of
 from precond.orthogonal import Orthogonalizer, Scale, match_rms
 from precond.transforms import nesterov, orthogonalize
+from precond.transforms.adam import adam
 
 __all__ = ["muon", "scale_by_muon"]
 

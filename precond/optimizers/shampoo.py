@@ -19,13 +19,13 @@ from precond.blocks import BlockSize, Views
 from precond.engine import SKIPPED, RefreshSchedule, as_schedule, blocked, every
 from precond.linalg import Precision
 from precond.mesh import Sharded
-from precond.optimizers.adam import adam
 from precond.optimizers.finish import finish
 from precond.optimizers.grafted import grafted
 from precond.optimizers.memory import Memory, memory_of
 from precond.roots import Method, inverse_root, relative
 from precond.statistics import outer_products
 from precond.transforms import scale_by_diagonal
+from precond.transforms.adam import adam
 from precond.trees import Mask
 
 __all__ = ["scale_by_shampoo", "shampoo"]

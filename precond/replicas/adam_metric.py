@@ -47,8 +47,9 @@ def adam_metric(state: optax.OptState, *, b2: ArrayLike = 0.999, eps: ArrayLike 
     found = find_nodes(state, optax.ScaleByAdamState)
     if len(found) != 1:
         raise ValueError(
-            f"adam_metric() found {len(found)} states of Adam, but needs exactly one: pass the part of the optimizer's "
-            f"state that holds the one whose metric is meant."
+            f"adam_metric() found {len(found)} states of optax.scale_by_adam, but needs exactly one: pass the part of "
+            f"the state of optax.adam or optax.adamw that holds the one whose metric is meant. Aliases such as "
+            f"precond.muon have no such state."
         )
     adam = found[0]
     seen = 1 - jnp.asarray(b2) ** jnp.maximum(adam.count, 1)

@@ -85,7 +85,7 @@ def test_the_variances_of_adabelief_are_not_taken():
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "nadam", "amsgrad", "lamb", "radam", "yogi"])
 @pytest.mark.parametrize("size", [1e-6, 1.0, 1e6])
-def test_what_keeps_mean_squares_is_taken_at_every_scale(name, size):
+def test_states_of_adams_class_are_taken_at_every_scale(name, size):
     params = parameters()
     tx = getattr(optax, name)(1e-3)
     update, state = jax.jit(tx.update), tx.init(params)

@@ -7,8 +7,8 @@ import optax
 import pytest
 
 import precond
-from precond.optimizers.adam import adam
 from precond.optimizers.finish import finish
+from precond.transforms.adam import adam
 from tests import of_gradients
 from tests.conformance import harness
 

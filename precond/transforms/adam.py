@@ -1,4 +1,4 @@
-"""Run Adam for the parameters without a view."""
+"""Run Adam with a count for each parameter, for the parameters without a view."""
 
 from typing import Any, NamedTuple
 
@@ -10,10 +10,11 @@ from jax.typing import ArrayLike
 
 from precond.blocks import leaves_of
 from precond.linalg import average
+from precond.linalg.average import weights_of
 from precond.linalg.divide import divide_or_zero
 from precond.linalg.hidden_constants import hidden_constants
 from precond.transformation import transformation
-from precond.trees import Leaf, Tree, common_dtype, real_dtype, wide_zeros_like
+from precond.trees import Tree, common_dtype, wide_zeros_like
 
 __all__ = ["AdamState", "adam"]
 
@@ -22,8 +23,9 @@ class AdamState(NamedTuple):
     """Hold the state of `adam`.
 
     Attributes:
-      count: the number of updates that each parameter has seen, in the order of sorted paths, `[n]`. So a parameter
-        that begins later than others, after `precond.checkpoints.adopt`, has the right bias correction.
+      count: the number of updates that each parameter has seen, in the order of sorted paths, `[n]`. It is one
+        array, not a tree like the parameters, so that nothing shards it as they are. A parameter that begins later
+        than others, after `precond.checkpoints.adopt`, has the right bias correction.
       momentum: the average of the gradients, free of the bias of its start, float32 or wider.
       nu: the average of their squares, free of the bias of its start, or their sum; float32 or wider.
     """
@@ -51,11 +53,8 @@ def adam(b1: ArrayLike, b2: ArrayLike, eps: ArrayLike | None) -> optax.GradientT
     eps = 1e-15 if eps is None else eps
 
     def init(params: optax.Params) -> AdamState:
-        def zeros(p: Leaf) -> jax.Array:
-            return jnp.zeros_like(p, jnp.promote_types(jnp.float32, real_dtype(p)))  # sharded as the parameter is
-
         count = jnp.zeros(len(jax.tree.leaves(params)), jnp.int32)
-        return AdamState(count, wide_zeros_like(params), jax.tree.map(zeros, params))
+        return AdamState(count, wide_zeros_like(params), jax.tree.map(jnp.real, wide_zeros_like(params)))
 
     def update(
         updates: optax.Updates, state: AdamState, params: optax.Params | None = None, **extra: Any
@@ -63,27 +62,23 @@ def adam(b1: ArrayLike, b2: ArrayLike, eps: ArrayLike | None) -> optax.GradientT
         del params, extra
         count, dtype, paths = jnp.asarray(optax.safe_increment(state.count)), common_dtype(state.nu), leaves_of(updates)
         places = dict(zip(sorted(paths), hidden_constants(range(len(paths))), strict=True))
-        zeros = jnp.zeros(count.shape, dtype)
 
         def weights(decay: ArrayLike) -> tuple[Tree, Tree]:
             """Return by parameter the weights of an average so far and of a new term."""
             # They are computed for all parameters together, and parameters of one shape share their kernels.
-            both = [average(x, 1 - x, decay, count=count) for x in (1 + zeros, zeros)]
+            both = [jnp.broadcast_to(jnp.asarray(x, dtype), count.shape) for x in weights_of(decay, dtype, count=count)]
             treedef = jax.tree.structure(updates)
             index = lax.dynamic_index_in_dim
             keep, rate = (treedef.unflatten([index(x, places[path], keepdims=False) for path in paths]) for x in both)
             return keep, rate
-
-        def mean(old: jax.Array, new: jax.Array, keep: jax.Array, rate: jax.Array) -> jax.Array:
-            return average(old, new, keep.astype(real_dtype(old)), rate)
 
         def divide(g: jax.Array, m: jax.Array, v: jax.Array) -> jax.Array:
             root = jnp.where(v > 0, jnp.sqrt(jnp.where(v > 0, v, 1)), 0)  # at 0 it has no derivative
             return divide_or_zero(m, root + eps).astype(jnp.result_type(g))
 
         squares = jax.tree.map(lambda v, g: jnp.square(jnp.abs(g).astype(v.dtype)), state.nu, updates)
-        momentum = jax.tree.map(mean, state.momentum, updates, *weights(b1))
-        nu = jax.tree.map(mean, state.nu, squares, *weights(b2))
+        momentum = jax.tree.map(average, state.momentum, updates, *weights(b1))
+        nu = jax.tree.map(average, state.nu, squares, *weights(b2))
         return jax.tree.map(divide, updates, momentum, nu), AdamState(count, momentum, nu)
 
     return transformation(init, update)
