@@ -12,6 +12,8 @@ PYTHONS     ?= python3.11 python3.12 python3.13
 ACCEL_PYTHON ?= python3.12
 ACCEL_ARGS  ?=
 QUALITY_ARGS ?=
+GPU_ARGS    ?=
+GPU_TESTS   ?= -p no:benchmark tests/linalg tests/roots tests/orthogonal tests/statistics tests/parity/test_golden.py
 QUICK_TESTS ?= tests/linalg tests/blocks tests/statistics tests/test_architecture.py tests/test_package.py
 DIST_TESTS  ?= tests/test_package.py tests/test_architecture.py tests/test_documents.py
 
@@ -21,7 +23,7 @@ PYTEST  := OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest
 PINS    := pyproject.toml constraints.txt
 
 .PHONY: help venv demo test quick test-slow test-all lint format docs docs-check bench bench-smoke quality accelerators accelerators-cuda \
-        accel-python dist dist-check check clean
+        accel-python gpu dist dist-check check clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -100,6 +102,12 @@ accelerators: accel-python  ## compile steps for TPUs that are not there; ACCEL_
 
 accelerators-cuda: accel-python  ## build .venv-cuda (5 GB), with which `make accelerators` compiles for H100, too
 	@$(MAKE) .venv-cuda/.benchmarks-cuda VENV=.venv-cuda PYTHON="$(ACCEL_PYTHON)"
+
+# The Python is that of the machine, which has the JAX for its GPU. Nothing is installed.
+gpu:  ## on a machine with a GPU: run the numerical tests there, and write benchmarks/results/gpu.json, in 8 minutes
+	JAX_PLATFORMS=cuda,cpu XLA_PYTHON_CLIENT_PREALLOCATE=false PYTHONPATH=. OPENBLAS_NUM_THREADS=1 \
+	  $(PYTHON) -m pytest -n 8 -v -rfE $(GPU_TESTS); \
+	  tests=$$?; PYTHONPATH=. $(PYTHON) -m benchmarks.gpu $(GPU_ARGS) && exit $$tests
 
 accel-python:
 	@"$(ACCEL_PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 12))' || { \

@@ -16,9 +16,12 @@ import pytest
 from hypothesis import settings
 
 jax.config.update("jax_num_cpu_devices", 8)
+# `make gpu` runs some tests on the device itself, as users compile them. It says so, since asking JAX for its devices
+# would start them too early.
+ON_CPU = os.environ.get("JAX_PLATFORMS", "cpu") == "cpu"
 # Compile in a third of the time, to slower programs. It is set here and not by a fixture, so that it is for the
 # examples of the library's own docstrings, too.
-jax.config.update("jax_disable_most_optimizations", True)
+jax.config.update("jax_disable_most_optimizations", ON_CPU)
 
 # Traced programs are many objects that live long. Python would look through all of them again and again.
 gc.set_threshold(100_000, 20, 50)
@@ -48,9 +51,9 @@ def quick_compilation(request, monkeypatch):
     What the other platforms run is a quarter of the time to trace a step, and nothing of it is lowered for a CPU. The
     tests marked `platforms` trace it, with every method and on meshes, and those marked `optimized` do.
     """
-    optimized = request.node.get_closest_marker("optimized") is not None
+    optimized = not ON_CPU or request.node.get_closest_marker("optimized") is not None
     if not optimized and request.node.get_closest_marker("platforms") is None:
         monkeypatch.setattr(jax.lax, "platform_dependent", for_cpus_only)
     jax.config.update("jax_disable_most_optimizations", not optimized)
     yield
-    jax.config.update("jax_disable_most_optimizations", True)
+    jax.config.update("jax_disable_most_optimizations", ON_CPU)

@@ -19,6 +19,7 @@ _BELOW_FLOAT32 = {
     lax.DotAlgorithmPreset.TF32_TF32_F32,
     lax.DotAlgorithmPreset.BF16_BF16_F32,
     lax.DotAlgorithmPreset.BF16_BF16_F32_X3,
+    lax.DotAlgorithmPreset.BF16_BF16_F32_X9,  # by its definition exact, but an H200 computes TF32 instead (jax 0.11)
     lax.DotAlgorithmPreset.BF16_BF16_BF16,
     lax.DotAlgorithmPreset.F16_F16_F32,
     lax.DotAlgorithmPreset.F16_F16_F16,
@@ -41,11 +42,14 @@ def precision(
 ) -> Precision:
     """Choose the precision in which the engine multiplies; by default it is the dtype's own everywhere.
 
-    It may be one of the presets of `jax.lax.DotAlgorithmPreset` that emulate float32 on a GPU's tensor cores. A device
-    that does not have the preset says so when the program is compiled. States are float32 or wider in any case (but for
-    `precond.Memory`), and residuals are measured at the highest precision. By the definitions
-    of the presets the errors are (products of 256 x 256, in units of rounding relative to $|A| |B|$; roots of 128 x
-    128)::
+    It may be one of the presets of `jax.lax.DotAlgorithmPreset` that emulate float32 on a GPU's tensor cores. On an
+    H200 those that are as exact as float32 are not faster (docs/accelerators.md). A device that does not have a preset
+    says so when the program is compiled. The exception is BF16_BF16_F32_X9, in place of which an H200 computes TF32.
+    `HIGH` is three passes of bfloat16 on a TPU, and one pass of TF32 on a GPU.
+
+    States are float32 or wider in any case (but for `precond.Memory`), and residuals are measured at the highest
+    precision. By the definitions of the presets the errors are (products of 256 x 256, in units of rounding
+    relative to $|A| |B|$; roots of 128 x 128)::
 
         algorithm            error of a product   of A^(-1/4) by composite(), condition 1e4
         float32                     2.2               1.6e-5
@@ -56,8 +60,8 @@ def precision(
         TF32_TF32_F32              1000               4.3e-2
 
     Args:
-      statistics: the precision of products of gradients with themselves. Anything worse than float32 is refused, since
-        TF32's error in a factor is a thousand times the ridge.
+      statistics: the precision of products of gradients with themselves. Anything that is worse than float32 on some
+        device is refused, since TF32's error in a factor is a thousand times the ridge.
       roots: the precision of the refresh of roots and bases.
       projections: the precision of products of gradients with roots and bases.
 

@@ -66,7 +66,7 @@ def ekfac(
       mask: which parameters decay, as in `optax.adamw`.
       refresh: `precond.every`, or a number of steps n for `every(n, delay=1, warmup=1)`: all bases at once. By default
         each every 10 steps, in turns.
-      method: how bases are refreshed: `precond.qr()` (the default, but on TPU), `precond.roots.rotations()` or
+      method: how bases are refreshed: `precond.qr()` (the default on CPU), `precond.roots.rotations()` or
         `precond.roots.cholesky_qr()`, by which a column continues the one before, as its second moments do. With
         `transport=precond.roots.rotated()` also `precond.eigh()`.
       transport: what becomes of S when a basis is refreshed: `precond.roots.unchanged()` (the default), or

@@ -146,7 +146,7 @@ def kl_soap(
         step, each gradient in the bases of before, as in `precond.soap`; the first update only feeds the statistics.
         `precond.every(1)` refreshes before use, as NVIDIA does.
         `precond.every(10, stagger=True, delay=1, warmup=1)` takes a tenth of the work.
-      method: how bases are refreshed: `precond.qr()` (the default, but on TPU), `precond.roots.rotations()`,
+      method: how bases are refreshed: `precond.qr()` (the default on CPU), `precond.roots.rotations()`,
         `precond.roots.cholesky_qr()`, or `precond.eigh()`, which makes it NVIDIA's REKLS.
       transport: what becomes of V when a basis is refreshed: `precond.roots.rotated()` (the default), or
         `precond.roots.unchanged()`.

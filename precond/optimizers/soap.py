@@ -142,7 +142,7 @@ def soap(
         official implementation. By default each basis every 10 steps, in turns. With `delay=0` the first gradient is
         rotated into the basis that was made from itself. There, entries that are 0 but for rounding are divided by
         themselves.
-      method: how bases are refreshed: `precond.qr()` (the default, but on TPU), `precond.roots.rotations()`,
+      method: how bases are refreshed: `precond.qr()` (the default on CPU), `precond.roots.rotations()`,
         `precond.roots.cholesky_qr()` or `precond.eigh()`.
       transport: what becomes of V when a basis is refreshed: `precond.roots.rotated()` (the default), or
         `precond.roots.unchanged()`, as the official SOAP does. With it, updates grow to many times their size for some

@@ -1,5 +1,6 @@
 """What the benchmark of compilers keeps and compares; no accelerator, and no compiler of one, is needed."""
 
+import collections
 import doctest
 import importlib
 import json
@@ -10,6 +11,7 @@ import jax
 import pytest
 from jax.sharding import AbstractMesh
 
+import precond
 from benchmarks.ahead import child, drawing, loops, models, optimizers, results, targets, transformers
 from benchmarks.ahead.case import Case
 from benchmarks.ahead.standard import QUICK, STANDARD
@@ -251,3 +253,30 @@ def test_the_page_shows_what_moving_costs_and_the_ways_of_the_library_are_no_dea
     assert cost["gather"]["in their own shapes"] <= min(1.6, cost["gather"]["as one flat row"])
     assert cost["cut"]["by transposition"] <= 1.03 * cost["cut"]["by slices"]
     assert cost["join"]["by slices"] <= cost["join"]["by transposition"]
+
+
+def test_the_page_shows_what_a_gpu_has_measured():
+    found = results_of("gpu")
+    assert page_rows("<!-- products begin -->", "<!-- products end -->") == [
+        [x["precision"], f"{x['tflop_per_s']:.0f}", f"{x['error_in_float32_roundings']:.0f}"]
+        for x in found["products"]
+        if x["n"] == 768
+    ]
+    shown = {(x["kind"], x["method"], x["n"]): x for x in found["refreshes"]}  # of two compilations the last
+    assert page_rows("<!-- refreshes begin -->", "<!-- refreshes end -->") == [
+        [kind, method, str(n), str(x["batch"]), f"{x['ms_per_matrix']:.3f}"] for (kind, method, n), x in shown.items()
+    ]
+
+
+def test_what_a_gpu_computes_in_less_than_float32_is_refused_for_statistics():
+    worst = collections.defaultdict(float)
+    for x in results_of("gpu")["products"]:
+        worst[x["precision"]] = max(worst[x["precision"]], x["error_in_float32_roundings"])
+    assert len(worst) == 8
+    for name, error in worst.items():
+        precision = getattr(jax.lax.Precision, name, None) or getattr(jax.lax.DotAlgorithmPreset, name)
+        if error > 8:
+            with pytest.raises(ValueError, match="need float32 or more"):
+                precond.precision(statistics=precision)
+        else:
+            precond.precision(statistics=precision)

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from precond.linalg.lapack import cholesky, eigh, solve_positive
+from precond.linalg import lapack
+from precond.linalg.lapack import cholesky, eigh, orthonormal_columns, solve_positive
 
 pytestmark = [pytest.mark.usefixtures("x64"), pytest.mark.platforms]
 
@@ -41,3 +42,17 @@ def test_it_has_the_gradient_of_the_batch():
     ours = jax.grad(lambda x: jnp.sum(eigh(x)[0] ** 3))(a)
     # The derivative of the trace of the cube.
     np.testing.assert_allclose(ours, 3 * a @ a, rtol=1e-8)
+
+
+@pytest.mark.parametrize(("n", "loops"), [(255, 0), (256, 1)])
+def test_a_gpu_gets_large_matrices_for_qr_one_after_the_other(n, loops):
+    stack = jax.ShapeDtypeStruct((3, n, n), "float32")
+    text = jax.jit(orthonormal_columns).trace(stack).lower(lowering_platforms=("cuda",)).as_text()
+    assert text.count("stablehlo.while") == loops
+    assert text.count("geqrf") == 1
+
+
+def test_one_after_the_other_is_the_stack(monkeypatch):
+    monkeypatch.setattr(lapack, "_SLOW_STACK", 3)
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((4, 5, 3)))
+    np.testing.assert_allclose(lapack._one_after_the_other(lambda x: jnp.linalg.qr(x)[0], x), np.linalg.qr(x)[0])

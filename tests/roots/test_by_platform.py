@@ -66,6 +66,16 @@ def test_a_default_alias_decomposes_nothing_on_a_tpu(alias):
     assert not DECOMPOSITIONS.search(text)
 
 
+@pytest.mark.parametrize("alias", ["soap", "kl_soap", "scale_by_soap"])
+def test_a_default_alias_refreshes_by_cholesky_on_a_gpu(alias):
+    tx = ALIASES[alias]() if alias.startswith("scale_by") else ALIASES[alias](1e-3)
+    params = {"kernel": jax.ShapeDtypeStruct((32, 16), "float32")}
+    text = program(tx.update, params, jax.eval_shape(tx.init, params), params, platform="cuda")
+    calls = re.findall(r"custom_call @cusolver_(\w+)_ffi", text)
+    # Of each side, the three decompositions of a step, and those of the first basis, which ends with the only QR.
+    assert calls == 2 * 3 * ["potrf"] + 2 * ["syevd", "geqrf", "orgqr"]
+
+
 def test_rotations_without_decompositions_find_the_first_basis():
     n, rng = 64, np.random.default_rng(0)
     few = rng.standard_normal((n, n // 4))

@@ -1,0 +1,75 @@
+"""Time what runs on a device, and the kernels of which it is made."""
+
+import collections
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+
+from benchmarks.ahead import hlo, reading
+
+
+def milliseconds(run, repeats):
+    """The time of each call, until its results are there. The first call, which compiles, is not among them."""
+    jax.block_until_ready(run())
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(run())
+        times.append(1e3 * (time.perf_counter() - start))
+    return times
+
+
+def in_a_row(run, repeats):
+    """The mean time of a call if the host does not wait between calls, as a training loop does not."""
+    jax.block_until_ready(run())
+    start = time.perf_counter()
+    for _ in range(repeats):
+        last = run()
+    jax.block_until_ready(last)
+    return 1e3 * (time.perf_counter() - start) / repeats
+
+
+def summary(times):
+    """Mean, median and extremes of milliseconds."""
+    found = {"mean": statistics.mean(times), "median": statistics.median(times), "max": max(times), "min": min(times)}
+    return {name: round(x, 3) for name, x in found.items()}
+
+
+def kernels(run, program, steps):
+    """The milliseconds that kernels take on the device in a step, by part of the program, and the longest of them.
+
+    Args:
+      run: does a step.
+      program: the text of the compiled program, which says to which part an instruction belongs.
+      steps: how many to watch.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            for _ in range(steps):
+                last = run()
+            jax.block_until_ready(last)
+        (file,) = Path(folder).rglob("*.xplane.pb")
+        planes = list(jax.profiler.ProfileData.from_file(str(file)).planes)
+        scopes = {x.name: x.scope for c in hlo.parse(program).computations.values() for x in c}
+        parts, names, count = collections.Counter(), collections.Counter(), 0
+        for plane in planes:
+            if not plane.name.startswith("/device:GPU"):
+                continue
+            for line in plane.lines:
+                if not line.name.startswith("Stream"):
+                    continue
+                for event in line.events:
+                    told = dict(event.stats)
+                    scope = scopes.get(told.get("hlo_op"), "")
+                    here = reading.part(scope, "unnamed")
+                    parts[here] += event.duration_ns
+                    names[f"{here}: {event.name[:80]}"] += event.duration_ns
+                    count += 1
+
+    def each(counter, most=None):
+        return {name: round(ns / steps / 1e6, 4) for name, ns in counter.most_common(most)}
+
+    return {"kernels": round(count / steps), "parts_ms": each(parts), "longest_ms": each(names, 20)}
