@@ -72,10 +72,13 @@ docs: $(VENV)/.docs  ## build the documentation into site/; any warning, or a pa
 docs-check: docs  ## look at the built site in a headless Chromium, if there is one
 	$(PYTEST) -m site -rs tests/site
 
+# These ask the compiler of a TPU, which is in .venv-tpu.
+ON_TPU := $(addprefix benchmarks/,accelerators.py moving.py gram.py)
+
 # The peers live apart, so that the tests never see them. Compilers of other machines have targets of their own.
-bench:  ## run every benchmark
+bench:  ## run every benchmark of this machine
 	@$(MAKE) .venv-bench/.benchmarks VENV=.venv-bench
-	@for script in $(filter-out benchmarks/accelerators.py,$(wildcard benchmarks/*.py)); do \
+	@for script in $(filter-out $(ON_TPU),$(wildcard benchmarks/*.py)); do \
 	  echo "== $$script"; OPENBLAS_NUM_THREADS=1 .venv-bench/bin/python "$$script" || exit 1; \
 	done
 

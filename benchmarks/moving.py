@@ -19,7 +19,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import jax
 import jax.numpy as jnp
 import measure
-from ahead import case, reading, targets
+from ahead import targets
+from ahead.one_program import cost, on_one_chip
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -88,29 +89,6 @@ def joined_by_slices(blocks, shape):
 def is_shape(x):
     """Return whether a leaf is the shape of a kernel."""
     return isinstance(x, tuple)
-
-
-def on_one_chip(function, *trees):
-    """Return what a function of trees costs on one chip."""
-    mesh = Mesh(targets.devices_of(targets.TARGETS["v5e-1"]), ("data",))
-    whole = NamedSharding(mesh, PartitionSpec())
-    placed = [jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), tree) for tree in trees]
-    return cost(function, *placed)
-
-
-def cost(function, *shapes):
-    """Compile a function, and return what the compiler says of it."""
-    lowered = jax.jit(function).lower(*shapes)
-    begin = case.processor_seconds()
-    program = lowered.compile()
-    seconds = case.processor_seconds() - begin
-    memory = program.memory_analysis()
-    return {
-        "megacycles": round(reading.Reading(program.as_text()).summary()["cycles"]["step"] / 1e6, 2),
-        "temporary_bytes": memory.temp_size_in_bytes,
-        "program_bytes": memory.generated_code_size_in_bytes,
-        "compiler_s": round(seconds, 1),
-    }
 
 
 def main():

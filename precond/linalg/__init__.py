@@ -17,7 +17,7 @@ from precond.linalg.newton_schulz import block_newton_schulz, gram_is_cheaper, g
 from precond.linalg.packed import Factor, Packed, dense, eye_like, packed, packed_gram
 from precond.linalg.polar_factor import polar_factor
 from precond.linalg.precision import Precision, computing_in, dot_precision, precision
-from precond.linalg.qr_basis import first_basis, qr_basis
+from precond.linalg.qr_basis import first_basis, orthonormal_in_place, qr_basis
 from precond.linalg.redecompose_worst import continued_eigen_basis, redecompose_worst
 from precond.linalg.root_residual import orthogonality_residual, root_residual
 from precond.linalg.rotate_basis import rotate_basis, scaled_off_diagonal
@@ -53,6 +53,7 @@ __all__ = [
     "multiply",
     "multiply_axis",
     "orthogonality_residual",
+    "orthonormal_in_place",
     "packed",
     "packed_gram",
     "polar_factor",

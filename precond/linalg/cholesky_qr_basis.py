@@ -49,8 +49,12 @@ def cholesky_qr_basis(a: jax.Array, basis: jax.Array) -> jax.Array:
     largest = jnp.max(jnp.abs(a), axis=(1, 2), keepdims=True)
     moved = product(a / jnp.where(largest > 0, largest, 1), basis)
     quotients = jnp.sum(basis * moved, axis=1)
-    order = jnp.argsort(-quotients, axis=1)[:, None, :]
-    ordered, moved = jnp.take_along_axis(basis, order, axis=2), jnp.take_along_axis(moved, order, axis=2)
+    order = jnp.argsort(-quotients, axis=1)
+
+    def sorted_by(order: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.take_along_axis(x, order[:, None, :], axis=2, mode="promise_in_bounds")
+
+    ordered, moved = sorted_by(order, basis), sorted_by(order, moved)
     shift = a.shape[-1] * float(jnp.finfo(a.dtype).eps)
     top = jnp.max(quotients, axis=1)[:, None, None]
     ridge = shift * jnp.where(top > 0, top, 1) * jnp.eye(a.shape[-1], dtype=a.dtype)
@@ -59,4 +63,4 @@ def cholesky_qr_basis(a: jax.Array, basis: jax.Array) -> jax.Array:
     factor = factor / jnp.linalg.norm(factor, axis=1, keepdims=True)
     # The first is shifted, so that it cannot fail; after it the columns are orthonormal enough without a shift.
     orthonormal = _orthonormal(product(ordered, _orthonormal(factor, shift)), 0.0)
-    return jnp.take_along_axis(orthonormal, jnp.argsort(order, axis=2), axis=2)
+    return sorted_by(jnp.argsort(order, axis=1), orthonormal)

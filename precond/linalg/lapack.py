@@ -23,6 +23,8 @@ _SLOW_STACK = 256  # from this size on, a GPU takes longer for a stack of QR dec
 def _one_by_one(decompose: Callable[..., Any], *stacks: jax.Array) -> Any:
     """Decompose each matrix in a call of its own, in rounds of calls side by side, which XLA spreads over the cores."""
     m, n = stacks[0].shape[:2]
+    if m == 1:
+        return decompose(*stacks)
     most = 1 if n < _SMALL else min(m, _LANES)
     # Take the widest rounds that divide the stack, or nearly so.
     lanes = min(range((most + 1) // 2, most + 1), key=lambda k: (-m % k, -k))

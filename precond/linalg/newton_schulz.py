@@ -179,17 +179,23 @@ def gram_newton_schulz(
     return x.astype(given)
 
 
-def gram_is_cheaper(shape: tuple[int, int]) -> bool:
-    """Return whether the Gram form takes fewer operations than the iteration on the block.
+def gram_is_cheaper(shape: tuple[int, int], dtype: jax.typing.DTypeLike) -> bool:
+    """Return whether the Gram form is the cheaper one for matrices of a shape.
 
     A group of k steps takes `4 m^2 n + (8 k - 6) m^3` operations where the block takes `k (4 m^2 n + 2 m^3)`: fewer for
-    n above 1.5 m, for every k above 1. For cubics the two counts differ, and the limit does not.
+    n above 1.5 m, for every k above 1. For cubics the two counts differ, and the limit does not. In dtypes of 16 bits
+    products are so fast that reading and writing the additional matrices counts, too. On a TPU v5e the Gram form is
+    then cheaper for n above 3 m, and nearly as cheap from 2 m on (`benchmarks/gram.py`).
 
     Args:
       shape: the shape of a matrix.
+      dtype: the dtype of the products.
 
     Examples:
-      >>> gram_is_cheaper((64, 256)), gram_is_cheaper((256, 64)), gram_is_cheaper((64, 64))
-      (True, True, False)
+      >>> gram_is_cheaper((64, 256), "float32"), gram_is_cheaper((128, 64), "float32")
+      (True, True)
+      >>> gram_is_cheaper((64, 256), "bfloat16"), gram_is_cheaper((128, 64), "bfloat16")
+      (True, False)
     """
-    return 2 * max(shape) > 3 * min(shape)
+    limit = 2.5 if jnp.dtype(dtype).itemsize == 2 else 1.5
+    return max(shape) > limit * min(shape)

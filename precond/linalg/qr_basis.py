@@ -8,10 +8,10 @@ from precond.linalg.lapack import eigh, orthonormal_columns
 from precond.linalg.precision import dot_precision
 from precond.linalg.rounding_floor import rounding_floor
 
-__all__ = ["first_basis", "qr_basis"]
+__all__ = ["first_basis", "orthonormal_in_place", "qr_basis"]
 
 
-def _orthonormal(products: jax.Array, quotients: jax.Array, basis: jax.Array) -> jax.Array:
+def orthonormal_in_place(products: jax.Array, quotients: jax.Array, basis: jax.Array) -> jax.Array:
     """Make the columns of `A V` orthonormal in the order of falling quotients, and leave each in its place.
 
     A column is only rounding error if its quotient is as small as rounding, or if it depends linearly on the columns
@@ -22,15 +22,27 @@ def _orthonormal(products: jax.Array, quotients: jax.Array, basis: jax.Array) ->
       products: the products of A and some unit vectors, `[M, n, n]`.
       quotients: the Rayleigh quotients of these vectors, `[M, n]`.
       basis: the old basis, `[M, n, n]`.
+
+    Returns:
+      `[M, n, n]`, orthonormal columns.
+
+    Examples:
+      >>> products, quotients = (
+      ...     jnp.asarray([[[1.0, 3.0], [0.0, 0.0]]]),
+      ...     jnp.asarray([[1.0, 3.0]]),
+      ... )
+      >>> # Both products point along the first axis. The larger one is taken, and the other column stays.
+      >>> jnp.abs(orthonormal_in_place(products, quotients, jnp.eye(2)[None])[0]).tolist()
+      [[0.0, 1.0], [1.0, 0.0]]
     """
     least = rounding_floor(products.dtype) * jnp.max(quotients, axis=1, keepdims=True)
     seen = quotients > jnp.maximum(least, 0)
     order = jnp.argsort(-jnp.where(seen, quotients, 0), axis=1)
 
     def sorted_by(order: jax.Array, x: jax.Array) -> jax.Array:
-        return jnp.take_along_axis(x, order[:, None, :], axis=2)
+        return jnp.take_along_axis(x, order[:, None, :], axis=2, mode="promise_in_bounds")
 
-    before, seen = sorted_by(order, basis), jnp.take_along_axis(seen, order, axis=1)
+    before, seen = sorted_by(order, basis), jnp.take_along_axis(seen, order, axis=1, mode="promise_in_bounds")
     given = jnp.where(seen[:, None, :], sorted_by(order, products), before)
     found = orthonormal_columns(given)
     lost = seen & (jnp.abs(jnp.sum(found * given, axis=1)) <= least)  # the diagonal of the triangular factor
@@ -61,7 +73,7 @@ def first_basis(a: jax.Array, basis: jax.Array) -> jax.Array:
       [[0.0, 1.0], [1.0, 0.0]]
     """
     values, vectors = eigh(a)
-    return _orthonormal(vectors * values[:, None, :], values, basis)
+    return orthonormal_in_place(vectors * values[:, None, :], values, basis)
 
 
 def qr_basis(a: jax.Array, basis: jax.Array) -> jax.Array:
@@ -89,4 +101,4 @@ def qr_basis(a: jax.Array, basis: jax.Array) -> jax.Array:
       [[1.0, 0.0], [0.0, 1.0]]
     """
     product = jnp.matmul(a, basis, precision=dot_precision())
-    return _orthonormal(product, jnp.sum(basis * product, axis=1), basis)
+    return orthonormal_in_place(product, jnp.sum(basis * product, axis=1), basis)

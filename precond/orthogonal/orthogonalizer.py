@@ -65,10 +65,9 @@ def newton_schulz(
     $$X_0 = X / \|X\|_F, \qquad X \leftarrow a X + (b A + c A^2) X, \quad A = X X^\top$$
 
     with $A$ the Gram matrix of the shorter side, for each of the polynomials $a s + b s^3 + c s^5$. Where one side is
-    more than 1.5 times as long as the other, some steps are done on the Gram matrix alone, which takes fewer
-    operations. For a side 4 times as long, five steps of `jordan()` take 0.67 times as many in float32, and 0.78 times
-    in bfloat16, in which fewer steps may share a Gram matrix. Five steps in float32 were timed on two cores of a CPU.
-    By the Gram matrix they took 1.2, 0.92 and 0.43 times as long, for 128 x 128, 128 x 256 and 128 x 512.
+    more than 1.5 times as long as the other (2.5 times in dtypes of 16 bits), some steps are done on the Gram matrix
+    alone, which is cheaper. For a side 4 times as long, five steps of `jordan()` take 0.67 times as many operations in
+    float32, and 0.78 times in bfloat16, in which fewer steps may share a Gram matrix.
 
     Args:
       polynomials: `precond.orthogonal.jordan()` (the default), `dion()`, `polar_express()`, `deepseek()`, `cubic()`, or
@@ -76,7 +75,7 @@ def newton_schulz(
       dtype: the dtype in which matrices are multiplied. None is bfloat16 on accelerators, where that is several times
         as fast, and float32 on CPU; float64 stays float64. Five quintic steps in bfloat16 change an update by
         5 % to 10 %.
-      gram: whether to work on the Gram matrix; None is what takes fewer operations.
+      gram: whether to work on the Gram matrix; None is what is cheaper for the shape of the matrix.
       rescale: what brings singular values nearer to 1 before the first polynomial: `precond.orthogonal.schatten()`,
         `precond.orthogonal.spectral()` or `precond.orthogonal.almost_orthogonal()`. None leaves them as they are, in a
         matrix of Frobenius norm 1.
@@ -105,7 +104,8 @@ def newton_schulz(
 
     def multiplied_in(kind: jax.typing.DTypeLike | None) -> Callable[[jax.Array], jax.Array]:
         def run(x: jax.Array) -> jax.Array:
-            small = gram_is_cheaper((x.shape[1], x.shape[2])) if gram is None else gram
+            multiplied = x.dtype if kind is None else kind
+            small = gram_is_cheaper((x.shape[1], x.shape[2]), multiplied) if gram is None else gram
             return (gram_newton_schulz if small else block_newton_schulz)(x, steps, kind, rescale=factor)
 
         return run

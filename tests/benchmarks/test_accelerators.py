@@ -15,6 +15,7 @@ import precond
 from benchmarks.ahead import child, drawing, loops, models, optimizers, results, targets, transformers
 from benchmarks.ahead.case import Case
 from benchmarks.ahead.standard import QUICK, STANDARD
+from precond.linalg import gram_is_cheaper
 
 pytestmark = pytest.mark.platforms
 
@@ -280,3 +281,11 @@ def test_what_a_gpu_computes_in_less_than_float32_is_refused_for_statistics():
                 precond.precision(statistics=precision)
         else:
             precond.precision(statistics=precision)
+
+
+def test_the_form_of_newton_schulz_is_the_cheaper_one_where_both_were_measured():
+    found = results_of("gram")
+    for rows, dtype in (("cpu_ms", "float32"), ("v5e_megacycles", "bfloat16")):
+        for x in found[rows]:
+            chosen, other = ("gram", "block") if gram_is_cheaper(x["shape"][1:], dtype) else ("block", "gram")
+            assert x[chosen] <= 1.02 * x[other], (x, dtype)

@@ -151,9 +151,9 @@ def test_operations_are_those_that_are_said_and_the_form_is_chosen_by_them(shape
     block, gram = (products(form, shape, jordan()) for form in FORMS.values())
     assert block == 5 * (4 * m**2 * n + 2 * m**3)
     assert gram == 8 * m**2 * n + (18 + 10) * m**3
-    assert gram_is_cheaper(shape) == (gram < block)
+    assert gram_is_cheaper(shape, jnp.float32) == (gram < block)
     short, long = (products(form, shape, cubic()) for form in FORMS.values())
-    assert gram_is_cheaper(shape) == (long < short)
+    assert gram_is_cheaper(shape, jnp.float32) == (long < short)
 
 
 @pytest.mark.usefixtures("x64")
