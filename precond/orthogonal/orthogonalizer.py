@@ -64,10 +64,10 @@ def newton_schulz(
 
     $$X_0 = X / \|X\|_F, \qquad X \leftarrow a X + (b A + c A^2) X, \quad A = X X^\top$$
 
-    with $A$ the Gram matrix of the shorter side, for each of the polynomials $a s + b s^3 + c s^5$. Where one side is
-    more than 1.5 times as long as the other (2.5 times in dtypes of 16 bits), some steps are done on the Gram matrix
-    alone, which is cheaper. For a side 4 times as long, five steps of `jordan()` take 0.67 times as many operations in
-    float32, and 0.78 times in bfloat16, in which fewer steps may share a Gram matrix.
+    with $A$ the Gram matrix of the shorter side, for each of the polynomials $a s + b s^3 + c s^5$. If one side is more
+    than 1.5 times as long as the other, some steps are done on the Gram matrix alone, which is cheaper. In dtypes of 16
+    bits it must be 2.5 times as long. For a side 4 times as long, five steps of `jordan()` take 0.67 times as many
+    operations in float32, and 0.78 times in bfloat16. In bfloat16 fewer steps may share a Gram matrix.
 
     Args:
       polynomials: `precond.orthogonal.jordan()` (the default), `dion()`, `polar_express()`, `deepseek()`, `cubic()`, or

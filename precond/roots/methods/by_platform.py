@@ -19,9 +19,10 @@ def by_platform(
     """Use one method on one platform and another on the others; the choice is made where the program is lowered.
 
     Shampoo's default is `by_platform(precond.composite(), cpu=precond.eigh())`, since at the default damping `eigh` is
-    the fastest on CPU at sizes from 128 to 1024. SOAP's default is `by_platform(qr(), gpu=cholesky_qr(),
-    tpu=rotations(group=None))`. An H200 takes a hundred times as long for QR decompositions of a stack of large
-    matrices as for `cholesky_qr`, and the compiler for TPUs takes more than ten minutes for any decomposition of them.
+    the fastest on CPU at sizes from 128 to 1024. SOAP's default is
+    `by_platform(qr(), gpu=cholesky_qr(), tpu=rotations(group=None))`. On an H200 the QR decompositions of a stack of
+    large matrices take a hundred times as long as `cholesky_qr`. The compiler for TPUs takes more than ten minutes for
+    any decomposition of them.
 
     Args:
       default: the method on every platform for which no other is given.
