@@ -86,10 +86,18 @@ def run_if(predicate: jax.Array, on_true: Callable[..., Any], on_false: Callable
         def every(function: Callable[..., Any], hidden: Arrays, of: Any) -> Callable[[], Any]:
             return lambda: jax.vmap(function, (of, *axes[3]), axis_size=size)(hidden, *operands)
 
-        shapes = jax.eval_shape(every(on_true, yes, axes[1]))
+        differ: list[Any] = []
+
+        def shaped() -> Any:
+            out = every(on_true, yes, axes[1])()
+            differ.append(jax.tree.map(varying, out))
+            return out
+
+        shapes = jax.eval_shape(shaped)
 
         def nothing() -> Any:
-            return jax.tree.map(jnp.zeros_like, shapes)  # which differ over the same axes of a mesh
+            # A shape has the sharding of the whole mesh, which is not that of an array inside of `jax.shard_map`.
+            return jax.tree.map(lambda x, over: vary(jnp.zeros(x.shape, x.dtype), over), shapes, differ[0])
 
         first = run_if(jnp.any(predicate), every(on_true, yes, axes[1]), nothing)
         second = run_if(jnp.any(~predicate), every(on_false, no, axes[2]), nothing)

@@ -80,6 +80,14 @@ def test_neither_does_it_with_other_parts(make, loop):
     assert_same(loops.LOOPS[loop](lambda axis, mesh: make(axis=axis, mesh=mesh)), alone, 1e-11)
 
 
+@pytest.mark.parametrize("name", ["kl_soap", pytest.param("soap, rotated moments", marks=pytest.mark.slow)])
+def test_nor_does_a_second_axis_of_the_mesh_that_the_optimizer_is_not_told(name):
+    make = functools.partial(OTHERS[name], 0.01, block_size=8)
+    mesh = loops.mesh_of(shape=(4, 2), names=("data", "model"))
+    alone = loops.one_device(make(axis=STACKED))
+    assert_same(loops.jitted(lambda axis, mesh: make(axis=axis, mesh=mesh), mesh=mesh, context=True), alone, 1e-11)
+
+
 TOLD = "auto, fully sharded, told"
 WHOLE = [pytest.param(f, id=n, marks=[pytest.mark.slow] * (n != TOLD)) for n, f in loops.LOOPS.items()]
 
