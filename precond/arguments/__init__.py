@@ -2,6 +2,7 @@
 
 from precond.arguments.check_idle import check_idle
 from precond.arguments.checks import (
+    check_betas,
     check_bound,
     check_choice,
     check_decay,
@@ -44,6 +45,7 @@ __all__ = [
     "as_direction",
     "called",
     "check_arrays",
+    "check_betas",
     "check_bound",
     "check_choice",
     "check_decay",

@@ -14,6 +14,7 @@ from precond.arguments.functions import takes
 from precond.arguments.shown import is_function, shown
 
 __all__ = [
+    "check_betas",
     "check_bound",
     "check_choice",
     "check_decay",
@@ -104,6 +105,21 @@ def check_decay(name: str, value: Any) -> None:
     check_number(name, value, 0, 1)
     if _number(name, value, "") == 1:
         raise ValueError(f"{name}={value}: must be below 1, or the average never leaves its start.")
+
+
+def check_betas(betas: tuple[float, float]) -> None:
+    """Raise unless the decays of a momentum and of a second moment lie between 0 and 1; 1 sums.
+
+    Raises:
+      ValueError: for the first one that does not.
+
+    Examples:
+      >>> check_betas((0.9, 1.5))
+      Traceback (most recent call last):
+      ValueError: betas[1]=1.5: must lie between 0 and 1.
+    """
+    for i, beta in enumerate(betas):
+        check_number(f"betas[{i}]", beta, 0, 1)
 
 
 def check_rate(name: str, value: Any) -> None:

@@ -1,6 +1,7 @@
 """Compute the norm of each block of a stack."""
 
 import functools
+import math
 from collections.abc import Sequence
 
 import jax
@@ -34,6 +35,9 @@ def batch_norm(x: jax.Array, batch_axes: int = 0) -> jax.Array:
     """
     axes = tuple(range(batch_axes, x.ndim))
     sizes = jnp.abs(x)
+    if math.prod(x.shape[batch_axes:]) == 1:
+        # A compiler drops a sum of one number. It may then multiply the squares of the two factors, which overflow.
+        return sizes
     half = int(jnp.finfo(sizes.dtype).maxexp) // 2
     small, large = 2.0**-half, 2.0**half
     squares = [jnp.square(sizes * f) for f in (1.0, large, small)]

@@ -31,13 +31,16 @@ def _unit(x: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
     """Divide each matrix by its Frobenius norm, so that no singular value is above 1; zeros stay zeros.
 
     The norm counts as larger by one unit of rounding of `dtype`. Above 1 the polynomials change their sign or explode.
+    Complex matrices stay complex.
     """
+    dtype = jnp.promote_types(dtype, x.dtype) if jnp.iscomplexobj(x) else dtype
     norm = batch_norm(x, 1) * (1 + jnp.finfo(dtype).eps)
     return (x / jnp.where(norm > 0, norm, 1)).astype(dtype)
 
 
 def _transposed(x: jax.Array) -> jax.Array:
-    return jnp.swapaxes(x, -1, -2)
+    """Transpose, and conjugate what is complex."""
+    return jnp.conj(jnp.swapaxes(x, -1, -2))
 
 
 def _gram(x: jax.Array) -> jax.Array:
@@ -81,8 +84,8 @@ def block_newton_schulz(
 
         A = X X^T,    X <- a X + (b A + c A^2) X
 
-    or the same from the right where X has more rows than columns, so that A belongs to the shorter side. A step takes
-    `4 m^2 n + 2 m^3` operations for m rows and n columns, m the fewer.
+    or the same from the right where X has more rows than columns, so that A belongs to the shorter side. For a complex
+    matrix the transpose is conjugate. A step takes `4 m^2 n + 2 m^3` operations for m rows and n columns, m the fewer.
 
     Args:
       x: the matrices, `[N, m, n]`.

@@ -21,7 +21,8 @@ _DIVERGED = 100.0
 
 The error is the root mean square of $s^2 - 1$ over the singular values s of the result, as `isometry_error` estimates
 it. A singular value that is still 0 counts 1, so a result that has not diverged has an error of about 1 at most. If the
-iteration diverges, singular values grow beyond all bounds. 100 is far from both: singular values are then about 10.
+iteration diverges, singular values grow beyond all bounds. 100 is far from both. If all singular values of a matrix are
+equal, they are then 10; if all but one of m are 1, this one is 10 times the fourth root of m.
 """
 
 
@@ -73,8 +74,8 @@ def newton_schulz(
       polynomials: `precond.orthogonal.jordan()` (the default), `dion()`, `polar_express()`, `deepseek()`, `cubic()`, or
         two or three coefficients for each step.
       dtype: the dtype in which matrices are multiplied. None is bfloat16 on accelerators, where that is several times
-        as fast, and float32 on CPU; float64 stays float64. Five quintic steps in bfloat16 change an update by
-        5 % to 10 %.
+        as fast, and float32 on CPU; float64 stays float64, and complex matrices stay complex. Five quintic steps in
+        bfloat16 change an update by 5 % to 10 %.
       gram: whether to work on the Gram matrix; None is what is cheaper for the shape of the matrix.
       rescale: what brings singular values nearer to 1 before the first polynomial: `precond.orthogonal.schatten()`,
         `precond.orthogonal.spectral()` or `precond.orthogonal.almost_orthogonal()`. None leaves them as they are, in a

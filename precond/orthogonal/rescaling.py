@@ -70,7 +70,14 @@ def spectral() -> Rescaling:
       >>> round(spectral().factor(jnp.asarray([[[0.25, 0.0], [0.0, 0.75]]])).item(), 4)
       1.1547
     """
-    return Rescaling("spectral()", lambda a: _inverse_root(largest_eigenvalue(a)[:, None]))
+    return Rescaling("spectral()", lambda a: _inverse_root(largest_eigenvalue(_real(a))[:, None]))
+
+
+def _real(a: jax.Array) -> jax.Array:
+    """Return a real symmetric matrix with the eigenvalues of a Hermitian one, each of them twice."""
+    if not jnp.iscomplexobj(a):
+        return a
+    return jnp.block([[a.real, -a.imag], [a.imag, a.real]])
 
 
 @described()

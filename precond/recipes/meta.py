@@ -5,7 +5,7 @@ from typing import Any
 
 import optax
 
-from precond.arguments import called, check_number, check_whole, described
+from precond.arguments import called, check_betas, check_number, check_whole, described
 from precond.engine import scale_by_kronecker
 from precond.linalg import Precision
 from precond.recipes.meta_bases import ridged
@@ -79,6 +79,8 @@ def meta_shampoo(
       >>> tx.update(w, tx.init(w), w)[0].round(3).tolist()
       [[-0.10000000149011612, -0.0], [-0.0, -0.10000000149011612]]
     """
+    check_betas(betas)
+    check_number("epsilon", epsilon, 0)
     powers, axes = _split(power)
     weight = 1.0 if drop_weighting_factor else None
     given: dict[str, Any] = {"weight": weight, "bias_correction": bias_correction, "axes": axes}
@@ -151,6 +153,8 @@ def meta_soap(
       >>> jnp.diag(tx.update(w, tx.init(w), w)[0]).round(2).tolist()
       [-0.09999999403953552, 0.09999999403953552]
     """
+    check_betas(betas)
+    check_number("epsilon", epsilon, 0)
     given: dict[str, Any] = {"weight": 1.0 if drop_weighting_factor else None, "bias_correction": bias_correction}
     method = ridged(eigh() if method is None else method, 0.0 if after else epsilon)
     root = eigenbasis(betas[1], eps=epsilon, power=power, method=method, **given)

@@ -68,7 +68,7 @@ def meta_chain(
       [-0.5, 0.5]
     """
     check_rate("learning_rate", learning_rate)
-    check_number("betas[0]", beta1, 0, 1)
+    check_number("beta1", beta1, 0, 1)
     if start_preconditioning_step is not None:
         check_whole("start_preconditioning_step", start_preconditioning_step, least=1)
     if momentum and averaging is not None:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from precond.arguments import check_number, check_rate, described
+from precond.arguments import check_betas, check_number, check_rate, described
 from precond.blocks import tensors
 from precond.engine import blocked, every, scale_by_kronecker
 from precond.linalg import Precision, dot_precision, eigen_basis
@@ -116,7 +116,9 @@ def nvidia_kl_soap(
     """
     check_rate("learning_rate", learning_rate)
     check_rate("weight_decay", weight_decay)
+    check_betas(betas)
     check_number("shampoo_beta", shampoo_beta, 0, 1)
+    check_number("eps", eps, 0)
     method = nvidia_orthogonal_iteration() if method is None else method
     tx = scale_by_kronecker(
         kl(shampoo_beta, unit=eps),

@@ -106,4 +106,4 @@ def _norm(x: ArrayLike) -> jax.Array:
 
 def _unit(x: jax.Array) -> jax.Array:
     norm = _norm(x)
-    return x / jnp.where(norm > 0, norm, 1)
+    return x / jnp.where(norm == 0, 1, norm)  # a norm that is NaN makes the whole parameter NaN

@@ -1,5 +1,6 @@
 """Make the updates of all neurons equally large in the long run."""
 
+import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from precond.arguments import check_decay, check_number, described
+from precond.arguments import check_decay, check_number, check_whole, described
 from precond.linalg import batch_norm
 from precond.linalg.divide import divide_or_zero
 from precond.transformation import transformation
@@ -65,9 +66,9 @@ def normalize_neurons(
     check_decay("decay", decay)
     check_number("eps", eps, 0)
     given = list(over) if isinstance(over, tuple | list) else [over]
-    axes = tuple(axis for axis in given if isinstance(axis, int) and not isinstance(axis, bool) and axis >= 0)
-    if len(axes) < len(given):
-        raise ValueError(f"over={over!r}: must be an axis of a block, 0 or 1, or a tuple of such axes.")
+    for axis in given:
+        check_whole("over", axis, least=0)
+    axes = tuple(map(operator.index, given))
 
     def inputs(x: Any) -> tuple[int, ...]:
         return tuple(axis for axis in axes if axis < jnp.ndim(x))

@@ -16,6 +16,7 @@ from precond.linalg import isometry_error
 from precond.orthogonal import Orthogonalizer, Scale, newton_schulz
 from precond.transformation import transformation
 from precond.transforms.homes import compute_at, homes_of
+from precond.trees import real_dtype
 
 __all__ = ["OrthogonalizeState", "orthogonalize"]
 
@@ -74,7 +75,7 @@ def orthogonalize(
 
     def init(params: Any) -> OrthogonalizeState:
         _check_axes(params)
-        errors = jax.tree.map(lambda x: jnp.zeros(x.shape[:1], x.dtype), params)
+        errors = jax.tree.map(lambda x: jnp.zeros(x.shape[:1], real_dtype(x)), params)
         return OrthogonalizeState(jnp.zeros([], jnp.int32), errors)
 
     def scaled(matrices: jax.Array) -> jax.Array:

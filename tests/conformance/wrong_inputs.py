@@ -741,6 +741,11 @@ recipes.official_soap(merge=-1) -> merge=-1
 recipes.official_soap(weight_decay=-0.1) -> weight_decay=-0.1
 recipes.official_soap(max_precond_dim=2.5) -> max_precond_dim=2.5
 recipes.nvidia_kl_soap(-1.0) -> learning_rate=-1.0
+recipes.nvidia_kl_soap(1e-3, betas=(1.5, 0.9)) -> betas[0]=1.5
+recipes.nvidia_kl_soap(1e-3, eps=-1.0) -> eps=-1.0
+recipes.meta_soap(1e-3, betas=(0.9, 1.5)) -> betas[1]=1.5
+recipes.meta_soap(1e-3, epsilon=-1.0) -> epsilon=-1.0
+recipes.meta_descent(1e-3, beta1=-1.0) -> beta1=-1.0
 recipes.google_shampoo(weight_decay=-0.1) -> weight_decay=-0.1
 recipes.google_shampoo(skip_preconditioning_rank_lt=-1) -> min_rank=-1
 recipes.google_shampoo(merge_small_dims_block_size=True) -> merge_small_dims_block_size=True

@@ -44,6 +44,13 @@ def test_a_norm_neither_overflows_nor_vanishes(exponent):
     assert batch_norm(jnp.zeros((0, 3))).shape == (1, 1)
 
 
+@pytest.mark.parametrize("value", [0.0, 1e-38, -1e-12, 3.0, 1e12, -1e38])
+def test_a_norm_of_one_number_is_its_size_in_a_program_too(value):
+    for shape, axes in (((1,), 0), ((2, 1, 1), 1), ((3,), 1)):
+        norm = jax.jit(batch_norm, static_argnums=1)(jnp.full(shape, value), axes)
+        np.testing.assert_array_equal(norm, np.full(shape, abs(np.float32(value))))
+
+
 @pytest.mark.usefixtures("x64")
 def test_the_derivative_of_a_norm_is_the_direction_and_0_at_zeros():
     x = jnp.asarray([[3.0, 4.0], [0.0, 0.0]])

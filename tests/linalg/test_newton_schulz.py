@@ -185,3 +185,36 @@ def test_the_error_is_that_of_the_singular_values(shape):
     np.testing.assert_allclose(isometry_error(x), exact, rtol=0.2)
     assert isometry_error(polar_factor(x)).max() < 1e-5
     assert isometry_error(jnp.zeros_like(x)).max() == 0
+
+
+RESCALINGS = {
+    "as they are": None,
+    "schatten": orthogonal.schatten().factor,
+    "spectral": orthogonal.spectral().factor,
+}
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("rescale", RESCALINGS.values(), ids=RESCALINGS)
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+@pytest.mark.parametrize("shape", [(4, 7), (7, 4)], ids=str)
+def test_complex_matrices_go_to_their_polar_factors(shape, form, rescale):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((3, *shape)) + 1j * rng.standard_normal((3, *shape))
+    u, _, vh = np.linalg.svd(x, full_matrices=False)
+    # Not even a dtype of real numbers for the products loses the imaginary part.
+    found = form(jnp.asarray(x), polar_express(30), jnp.float64, rescale=rescale)
+    np.testing.assert_allclose(found, u @ vh, atol=1e-10)
+    assert isometry_error(found).dtype == jnp.float64
+    assert isometry_error(found).max() < 1e-10
+    np.testing.assert_allclose(isometry_error(2 * found), 3, rtol=1e-10)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e3])
+def test_the_error_sees_what_its_vector_does_not(scale):
+    # The rows are so that the vector of signs sees singular values of 1 alone; the true ones are 1 and `scale`.
+    signs = np.random.default_rng(2).choice([-1.0, 1.0], (2, 1)) / np.sqrt(2)
+    other = np.asarray([[signs[1, 0]], [-signs[0, 0]]])
+    x = jnp.asarray(signs @ signs.T + scale * other @ other.T, jnp.float32)[None]
+    exact = np.sqrt(np.mean((np.asarray([1.0, scale]) ** 2 - 1) ** 2))
+    assert exact / np.sqrt(2) * (1 - 1e-5) < isometry_error(x).item() <= exact * (1 + 1e-5)

@@ -208,3 +208,16 @@ def test_a_part_that_is_made_for_one_tree_is_taken_where_it_meets_this_tree():
     for other in ({"kernel": g}, g[:3]):
         with pytest.raises(TypeError, match="inner= has an update that gives an array"):
             tx.init(other)
+
+
+def test_a_parameter_whose_update_has_a_nan_is_nan_and_not_something_else():
+    w, u = jnp.ones((2, 2)), jnp.ones((2, 2)).at[0, 0].set(jnp.nan)
+    tx = hyperball(0.1)
+    assert jnp.all(jnp.isnan(tx.update(u, tx.init(w), w)[0]))
+
+
+@pytest.mark.parametrize("size", [1e-12, 1e12])
+def test_a_weight_of_one_number_stays_on_its_sphere(size):
+    w, tx = jnp.full((1, 1), 2.0), hyperball(0.1)
+    update = jax.jit(tx.update)(jnp.full((1, 1), size), tx.init(w), w)[0]
+    assert abs((w + update).item()) == pytest.approx(2.0)
