@@ -39,7 +39,7 @@ def _unit(x: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
 
 
 def _transposed(x: jax.Array) -> jax.Array:
-    """Transpose, and conjugate what is complex."""
+    """Return the transpose, conjugate if it is complex."""
     return jnp.conj(jnp.swapaxes(x, -1, -2))
 
 

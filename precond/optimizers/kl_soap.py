@@ -127,8 +127,9 @@ def kl_soap(
 
     with $\hat{}$ for bias correction, M the moving average of G `[m, n]`, $Q_L, Q_R$ the eigenvectors of L and R, and V
     the moving average of $(Q_L^\top G Q_R)^2$. Every basis takes one step of orthogonal iteration in each step. The
-    momentum is kept in the parameter's own basis, and V is rotated with the bases (`precond.roots.rotated`). NVIDIA's
-    `KlSoapV3` to the last digit is `precond.recipes.nvidia_kl_soap`.
+    momentum is kept in the parameter's own basis, and V is rotated with the bases (`precond.roots.rotated`). By default
+    a gradient is read in the bases of the step before. NVIDIA refreshes them first, as `refresh=precond.every(1)` does;
+    its `KlSoapV3` to the last digit is `precond.recipes.nvidia_kl_soap`.
 
     Args:
       learning_rate: $\eta$, of Adam's size; a number or an Optax schedule.
