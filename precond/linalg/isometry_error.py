@@ -12,11 +12,12 @@ __all__ = ["isometry_error"]
 def isometry_error(x: jax.Array) -> jax.Array:
     r"""Estimate the root mean square of $s^2 - 1$ over the singular values of each matrix.
 
-    For a vector v of random signs, as long as the shorter side, the mean of $\|(X X^\top - I) v\|^2$ is the sum of
+    For a vector v of random signs, as long as the shorter side m, the mean of $\|(X X^\top - I) v\|^2$ is the sum of
     $(s^2 - 1)^2$ (Hutchinson). The vector is fixed, and takes two products of X with a vector. For the 64 singular
-    values that Jordan's quintics leave, the estimate is that mean to within a fifth. A matrix can be wrong in directions
-    that this vector does not see. So the result is at least $|\|X\|_F^2 / m - 1|$ for a shorter side m, which is the mean
-    of $s^2 - 1$, and never above the root mean square.
+    values that Jordan's quintics leave, the estimate is that mean to within a fifth.
+
+    A matrix can be wrong in directions that this vector does not see. So the result is at least the absolute value of
+    the mean of $s^2 - 1$, which is $\|X\|_F^2 / m - 1$. It is never above the root mean square.
 
     Args:
       x: the matrices, `[N, m, n]`.

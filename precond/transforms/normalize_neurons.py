@@ -65,7 +65,7 @@ def normalize_neurons(
     """
     check_decay("decay", decay)
     check_number("eps", eps, 0)
-    given = list(over) if isinstance(over, tuple | list) else [over]
+    given: Sequence[Any] = over if isinstance(over, Sequence) else [over]
     for axis in given:
         check_whole("over", axis, least=0)
     axes = tuple(map(operator.index, given))

@@ -41,5 +41,5 @@ def _refreshed(a: jax.Array, old: jax.Array, first: jax.Array) -> jax.Array:
             rows = row[:, :, None]
             return jnp.where(rows, vectors * values[:, None, :], products), jnp.where(row, values, quotients)
 
-    begun = run_if(jnp.any(first), of_eigenvectors, lambda: (products, quotients))
-    return orthonormal_in_place(*begun, old)
+    columns, sizes = run_if(jnp.any(first), of_eigenvectors, lambda: (products, quotients))
+    return orthonormal_in_place(columns, sizes, old)
