@@ -58,7 +58,8 @@ def count(text):
     ],
 )
 def test_the_program_is_flat(make):
-    shallow, deep = (program(make(), layers) for layers in (4, DEEP))
+    # With 12 layers two roots of a size are due in a step; a single one is decomposed without a loop.
+    shallow, deep = (program(make(), layers) for layers in (12, DEEP))
     assert count(shallow) == count(deep)
     assert len(deep.splitlines()) <= 2.5 * lines_of_adamw()
 
