@@ -29,8 +29,14 @@ def blocks(page):
     return [textwrap.dedent(block) for _, block in found]
 
 
+LONG = ROOT / "docs" / "kfac.md"  # it trains a dozen models, which takes half a minute
+
+
 @pytest.mark.platforms
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(p, id=str(p.relative_to(ROOT)), marks=[pytest.mark.slow] * (p == LONG)) for p in PAGES],
+)
 def test_the_page_runs(page, tmp_path, monkeypatch):
     mpl.use("agg")
     monkeypatch.chdir(tmp_path)

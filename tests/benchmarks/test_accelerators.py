@@ -138,7 +138,9 @@ def lowered(loop, model, name, devices=8):
     return loops.lowered(loop, mesh, model, tx, loops.placed(mesh, shapes, specs), extra)
 
 
-@pytest.mark.parametrize("loop", loops.LOOPS)
+@pytest.mark.parametrize(
+    "loop", [pytest.param(name, marks=[pytest.mark.slow] * (name in ("dp", "fsdp"))) for name in loops.LOOPS]
+)
 def test_every_loop_is_traced(loop):
     text = lowered(loop, tiny(), "shampoo-64").as_text()
     assert "module" in text

@@ -151,9 +151,10 @@ def test_an_axis_that_is_not_bound_is_an_error_that_says_what_to_write(made):
 
 @pytest.mark.parametrize(
     ("made", "mapped"),
-    [(of_linen, jax.pmap), pytest.param(of_nnx, jax.vmap, marks=pytest.mark.slow)],
+    [(of_linen, jax.pmap), (of_nnx, jax.vmap)],
     ids=["linen", "nnx"],
 )
+@pytest.mark.slow
 def test_training_with_a_norm_over_devices_is_that_of_the_whole_batch(made, mapped):
     def step_of(params, capture, forward, mean):
         tx = precond.kfac(0.3, capture.layers, damping=1e-2)

@@ -32,6 +32,7 @@ ALIKE = {
     "auto, initialised eagerly",
     "auto, fully sharded",
     "auto, fully sharded, in context",
+    "auto, data and model",
     "auto, data and model, in context",
     "explicit, scanned",
     "explicit, in context",
@@ -66,7 +67,7 @@ OTHERS = {
     ),
 }
 
-LIKE_ANOTHER = ("soap", "soap by rotations", "muon with normalized neurons")
+LIKE_ANOTHER = ("soap", "soap by rotations", "shampoo by newton", "muon with normalized neurons")
 
 
 @pytest.mark.parametrize("loop", ["auto", pytest.param("shard_map", marks=pytest.mark.slow)])
@@ -116,7 +117,7 @@ RECIPES = {
 
 
 @pytest.mark.parametrize(
-    "make", [pytest.param(f, id=n, marks=[pytest.mark.slow] * n.startswith("meta ")) for n, f in RECIPES.items()]
+    "make", [pytest.param(f, id=n, marks=[pytest.mark.slow] * n.startswith("meta")) for n, f in RECIPES.items()]
 )
 def test_nor_with_a_recipe(make):
     actual = loops.LOOPS["auto"](lambda axis, mesh: make(0.01, axis=axis, mesh=mesh))

@@ -55,7 +55,7 @@ CASES = {
         SLOW,
     ),
     "kl_shampoo": (KL, ROOTS, loops.LOOPS["auto"], SLOW),
-    "kl_shampoo, averaged eigenvalues": (AVERAGED, ROOTS, loops.LOOPS["auto"], ()),
+    "kl_shampoo, averaged eigenvalues": (AVERAGED, ROOTS, loops.LOOPS["auto"], SLOW),
     "kfac": (test_kfac.make, ROOTS, loops.LOOPS["auto"], SLOW),
     "kfac over one axis of two": (test_kfac.make, HYBRID, AUTO, SLOW),
     "ekfac": (test_ekfac.make, ROOTS, loops.LOOPS["auto"], SLOW),
