@@ -29,13 +29,13 @@ def blocks(page):
     return [textwrap.dedent(block) for _, block in found]
 
 
-LONG = ROOT / "docs" / "kfac.md"  # it trains a dozen models, which takes half a minute
+LONG = [ROOT / "docs" / name for name in ("kfac.md", "recipes.md")]  # they train a dozen models, for half a minute
 
 
 @pytest.mark.platforms
 @pytest.mark.parametrize(
     "page",
-    [pytest.param(p, id=str(p.relative_to(ROOT)), marks=[pytest.mark.slow] * (p == LONG)) for p in PAGES],
+    [pytest.param(p, id=str(p.relative_to(ROOT)), marks=[pytest.mark.slow] * (p in LONG)) for p in PAGES],
 )
 def test_the_page_runs(page, tmp_path, monkeypatch):
     mpl.use("agg")

@@ -104,11 +104,7 @@ HEAVY = pytest.mark.slow
 
 @pytest.mark.parametrize(
     ("name", "devices"),
-    [
-        ("kl_shampoo", 1),
-        pytest.param("kl_shampoo", 8, marks=HEAVY),
-        *[pytest.param(name, n, marks=HEAVY) for name in ("shampoo", "soap", "a chain") for n in (1, 8)],
-    ],
+    [pytest.param(name, n, marks=HEAVY) for name in ("kl_shampoo", "shampoo", "soap", "a chain") for n in (1, 8)],
 )
 @pytest.mark.optimized
 @pytest.mark.usefixtures("unrolled")
