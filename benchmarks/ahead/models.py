@@ -29,6 +29,7 @@ MODELS = {
     "gpt-small": _transformer(**SMALL),
     "gpt-small-scanned": _transformer(**SMALL, scanned=True),
     "gpt-124m": _transformer(**FULL),
+    "gpt-124m-16k": _transformer(**FULL, sequences=16),
     "gpt-124m-scanned": _transformer(**FULL, scanned=True),
     "moe": _transformer(**SMALL, experts=8),
     "resnet-50": Model(resnet.shapes, resnet.batch, resnet.loss),

@@ -7,8 +7,6 @@ import jax
 import jax.numpy as jnp
 
 HEAD = 64
-SEQUENCES = 4
-"""A device."""
 
 
 class Config(NamedTuple):
@@ -20,6 +18,8 @@ class Config(NamedTuple):
     context: int
     scanned: bool = False
     experts: int = 0
+    sequences: int = 4
+    """In the batch of a device."""
 
     def shapes(self):
         layer = _layer(self.width, self.experts)
@@ -35,7 +35,7 @@ class Config(NamedTuple):
         return ("tokens", self.vocabulary), ("positions", self.context)
 
     def batch(self, devices):
-        tokens = jax.ShapeDtypeStruct((devices * SEQUENCES, self.context), jnp.int32)
+        tokens = jax.ShapeDtypeStruct((devices * self.sequences, self.context), jnp.int32)
         return tokens, tokens
 
     def loss(self, params, tokens, targets):
