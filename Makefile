@@ -107,7 +107,7 @@ accelerators-cuda: accel-python  ## build .venv-cuda (5 GB), with which `make ac
 	@$(MAKE) .venv-cuda/.benchmarks-cuda VENV=.venv-cuda PYTHON="$(ACCEL_PYTHON)"
 
 # The Python is that of the machine, which has the JAX for its GPU. Nothing is installed.
-gpu:  ## on a machine with a GPU: run the numerical tests there, and write benchmarks/results/gpu.json, in 8 minutes
+gpu:  ## on a machine with a GPU: run the numerical tests there, and write benchmarks/results/gpu.json
 	JAX_PLATFORMS=cuda,cpu XLA_PYTHON_CLIENT_PREALLOCATE=false PYTHONPATH=. OPENBLAS_NUM_THREADS=1 \
 	  $(PYTHON) -m pytest -n 8 -v -rfE $(GPU_TESTS); \
 	  tests=$$?; PYTHONPATH=. $(PYTHON) -m benchmarks.gpu $(GPU_ARGS) && exit $$tests

@@ -3,7 +3,7 @@
     .venv-tpu/bin/python benchmarks/gram.py        writes results/gram.json; `make accelerators` builds .venv-tpu
 
 The cores of this machine multiply in float32, and both ways take turns. The compiler of a TPU v5e says what they would
-cost there, in bfloat16. `precond.linalg.gram_is_cheaper` chooses by the number of operations.
+cost there, in bfloat16. `precond.linalg.gram_is_cheaper` chooses by the shape and the dtype.
 """
 
 import os

@@ -10,17 +10,14 @@ The file is written after every row, so that a run that is cut leaves what it ha
 import argparse
 import json
 import os
-import sys
 import time
 from pathlib import Path
 
 # Without this the first process takes three quarters of the memory.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-sys.path.insert(0, str(Path(__file__).parent.parent))
+from benchmarks import measure
 
-import measure
-
-from . import products, refreshes, training
+from . import products, refreshes, training, updates
 
 FILE = measure.RESULTS / "gpu.json"
 
@@ -31,6 +28,8 @@ def found_rows(given):
         ready = _wait_for(given.after)
         found = training.rows(given.model, given.sequences, given.steps, given.optimizers, ready, given.programs)
         yield from (("training", row) for row in found)
+    if "updates" in given.parts:
+        yield from (("updates", row) for row in updates.rows())
     if "refreshes" in given.parts:
         yield from (("refreshes", row) for row in refreshes.rows())
     if "products" in given.parts:
@@ -38,7 +37,7 @@ def found_rows(given):
 
 
 def _wait_for(file):
-    """Waits until a file is there, with which another process says that it no longer uses the device."""
+    """Return a function that waits for a file, which another process makes when it no longer uses the device."""
 
     def wait():
         while file is not None and not file.exists():
@@ -50,7 +49,7 @@ def _wait_for(file):
 def main():
     """Measure, and write after every row."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu")
-    parts = ("training", "refreshes", "products")
+    parts = ("training", "updates", "refreshes", "products")
     parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
     parser.add_argument("--model", default="gpt-124m", choices=training.BLOCK)
     parser.add_argument("--optimizers", nargs="+", help="by name, as 'soap, rotations'; by default all")

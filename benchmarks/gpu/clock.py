@@ -1,7 +1,6 @@
-"""Time what runs on a device, and the kernels of which it is made."""
+"""Time many steps in a row, and the kernels of which a step is made."""
 
 import collections
-import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -9,17 +8,6 @@ from pathlib import Path
 import jax
 
 from benchmarks.ahead import hlo, reading
-
-
-def milliseconds(run, repeats):
-    """The time of each call, until its results are there. The first call, which compiles, is not among them."""
-    jax.block_until_ready(run())
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        jax.block_until_ready(run())
-        times.append(1e3 * (time.perf_counter() - start))
-    return times
 
 
 def in_a_row(run, repeats):
@@ -30,12 +18,6 @@ def in_a_row(run, repeats):
         last = run()
     jax.block_until_ready(last)
     return 1e3 * (time.perf_counter() - start) / repeats
-
-
-def summary(times):
-    """Mean, median and extremes of milliseconds."""
-    found = {"mean": statistics.mean(times), "median": statistics.median(times), "max": max(times), "min": min(times)}
-    return {name: round(x, 3) for name, x in found.items()}
 
 
 def kernels(run, program, steps):
@@ -62,9 +44,7 @@ def kernels(run, program, steps):
                 if not line.name.startswith("Stream"):
                     continue
                 for event in line.events:
-                    told = dict(event.stats)
-                    scope = scopes.get(told.get("hlo_op"), "")
-                    here = reading.part(scope, "unnamed")
+                    here = reading.part(scopes.get(dict(event.stats).get("hlo_op"), ""))
                     parts[here] += event.duration_ns
                     names[f"{here}: {event.name[:80]}"] += event.duration_ns
                     count += 1

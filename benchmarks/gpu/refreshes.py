@@ -1,12 +1,14 @@
 """How long a refresh of roots and bases takes by every method, and how good the result is."""
 
 import functools
+import time
 from fractions import Fraction
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import measure
 from precond.linalg import (
     cholesky_qr_basis,
     composite_root,
@@ -18,7 +20,6 @@ from precond.linalg import (
 )
 from precond.linalg.lapack import eigh
 
-from . import clock
 from .training import CUBLAS
 
 STACKS, CONDITION, RIDGE, POWER = ((64, 256), (16, 768), (8, 1024)), 1e6, 1e-6, Fraction(1, 3)
@@ -38,10 +39,11 @@ ROOTS = {
     "eigh": lambda a: eigh_root(a, float(POWER), lambda top: RIDGE * top)[0],
 }
 BASES = {
-    "qr": qr_basis,
+    "qr, a stack at once": lambda a, basis: jnp.linalg.qr(jnp.matmul(a, basis, precision="highest"))[0],
+    "qr, one after the other": qr_basis,
+    "eigh": lambda a, basis: eigh(a)[1],
     "cholesky_qr": cholesky_qr_basis,
     "rotations": rotate_basis,
-    "eigh": lambda a, basis: eigh(a)[1],
 }
 
 
@@ -57,26 +59,36 @@ def matrices(n, copies):
 
 
 def rows(stacks=STACKS, repeats=3):
-    """One row for each stack and method. The error of a root is in the spectral norm, against float64."""
+    """One row for each stack and method. The error of a root is in the spectral norm, against float64.
+
+    Products are those of cuBLAS. For `composite` there is another row, with the compiler's own choice.
+    """
     for copies, n in stacks:
         a, damped = matrices(n, copies)
         values, vectors = np.linalg.eigh(damped[0])
         exact = (vectors * values ** -float(POWER)) @ vectors.T
-        for name, solve in ROOTS.items():
-            yield _row("root", name, n, copies, repeats, solve, a, told=functools.partial(_root, a, exact))
         basis = jnp.broadcast_to(jnp.asarray(vectors, jnp.float32), a.shape)
+        roots = [("composite", _composite, {}), *((name, solve, CUBLAS) for name, solve in ROOTS.items())]
+        for name, solve, options in roots:
+            row = {"kind": "root", "method": name, "n": n, "batch": copies, "options": options}
+            yield row | _measured(solve, (a,), options, repeats, functools.partial(_root, a, exact))
         for name, solve in BASES.items():
-            yield _row("basis", name, n, copies, repeats, solve, a, basis, told=_basis)
+            row = {"kind": "basis", "method": name, "n": n, "batch": copies, "options": CUBLAS}
+            yield row | _measured(solve, (a, basis), CUBLAS, repeats, _basis)
 
 
-def _row(kind, name, n, copies, repeats, solve, *arguments, told):
-    row = {"kind": kind, "method": name, "n": n, "batch": copies}
+def _measured(solve, arguments, options, repeats, quality):
+    """The seconds to compile, the milliseconds a matrix, and how good the result is."""
     try:
-        run = jax.jit(solve).lower(*arguments).compile(CUBLAS)
-        times = clock.milliseconds(lambda: run(*arguments), repeats)
-        return row | {"ms_per_matrix": round(min(times) / copies, 4)} | told(run(*arguments))
+        traced = jax.jit(solve).lower(*arguments)
+        begin = time.perf_counter()
+        run = traced.compile(options)
+        compile_s = time.perf_counter() - begin
+        found = jax.block_until_ready(run(*arguments))
+        ms = 1e3 * min(measure.seconds(lambda: run(*arguments)) for _ in range(repeats))
     except Exception as error:
-        return row | {"failed": str(error).splitlines()[0][:200]}
+        return {"failed": str(error).splitlines()[0][:200]}
+    return {"compile_s": round(compile_s, 1), "ms_per_matrix": round(ms / len(arguments[0]), 4)} | quality(found)
 
 
 def _root(a, exact, roots):

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 import precond
+from benchmarks import measure
 from benchmarks.ahead import models, optimizers
 
 from . import clock
@@ -90,7 +91,7 @@ def lowered(model, tx, params, batch):
 
 
 def rows(model_name, sequences, steps, names=None, ready=lambda: None, programs=None):
-    """Compile all cases side by side, and then run one after the other.
+    """Compile all cases side by side, and then run one after the other. Each gives a row.
 
     Args:
       model_name: one of `BLOCK`.
@@ -142,13 +143,14 @@ def _run(program, params, init, data, steps):
         keep["losses"].append(value)
         return value
 
-    times = clock.milliseconds(run, steps)
+    jax.block_until_ready(run())
+    times = [measure.seconds(run) for _ in range(steps)]
     mean = clock.in_a_row(run, 4 * steps)
     profile = clock.kernels(run, program.as_text(), min(steps, 20))
     losses = [float(x) for x in keep["losses"]]
     stats = program.memory_analysis()
     return {
-        "step_ms": clock.summary(times),
+        "step_ms": measure.summary(times),
         "step_ms_in_a_row": round(mean, 3),
         "state_mb": round(size / 1e6, 1),
         "temporary_mb": round(stats.temp_size_in_bytes / 1e6, 1),

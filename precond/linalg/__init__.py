@@ -17,12 +17,13 @@ from precond.linalg.newton_schulz import block_newton_schulz, gram_is_cheaper, g
 from precond.linalg.packed import Factor, Packed, dense, eye_like, packed, packed_gram
 from precond.linalg.polar_factor import polar_factor
 from precond.linalg.precision import Precision, computing_in, dot_precision, precision
-from precond.linalg.qr_basis import first_basis, orthonormal_in_place, qr_basis
+from precond.linalg.qr_basis import first_basis, moved_columns, orthonormal_in_place, qr_basis, scaled_eigenvectors
 from precond.linalg.redecompose_worst import continued_eigen_basis, redecompose_worst
 from precond.linalg.root_residual import orthogonality_residual, root_residual
 from precond.linalg.rotate_basis import rotate_basis, scaled_off_diagonal
 from precond.linalg.round_stochastically import round_stochastically
 from precond.linalg.row_major import row_major
+from precond.linalg.take_columns import take_columns
 
 __all__ = [
     "Factor",
@@ -50,6 +51,7 @@ __all__ = [
     "isometry_error",
     "largest_eigenvalue",
     "minimax_step",
+    "moved_columns",
     "multiply",
     "multiply_axis",
     "orthogonality_residual",
@@ -64,5 +66,7 @@ __all__ = [
     "rotate_basis",
     "round_stochastically",
     "row_major",
+    "scaled_eigenvectors",
     "scaled_off_diagonal",
+    "take_columns",
 ]

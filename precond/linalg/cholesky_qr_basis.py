@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from precond.linalg.lapack import cholesky, solve_triangular
 from precond.linalg.products import product, symmetric
+from precond.linalg.take_columns import take_columns
 
 __all__ = ["cholesky_qr_basis"]
 
@@ -50,11 +51,7 @@ def cholesky_qr_basis(a: jax.Array, basis: jax.Array) -> jax.Array:
     moved = product(a / jnp.where(largest > 0, largest, 1), basis)
     quotients = jnp.sum(basis * moved, axis=1)
     order = jnp.argsort(-quotients, axis=1)
-
-    def sorted_by(order: jax.Array, x: jax.Array) -> jax.Array:
-        return jnp.take_along_axis(x, order[:, None, :], axis=2, mode="promise_in_bounds")
-
-    ordered, moved = sorted_by(order, basis), sorted_by(order, moved)
+    ordered, moved = take_columns(basis, order), take_columns(moved, order)
     shift = a.shape[-1] * float(jnp.finfo(a.dtype).eps)
     top = jnp.max(quotients, axis=1)[:, None, None]
     ridge = shift * jnp.where(top > 0, top, 1) * jnp.eye(a.shape[-1], dtype=a.dtype)
@@ -63,4 +60,4 @@ def cholesky_qr_basis(a: jax.Array, basis: jax.Array) -> jax.Array:
     factor = factor / jnp.linalg.norm(factor, axis=1, keepdims=True)
     # The first is shifted, so that it cannot fail; after it the columns are orthonormal enough without a shift.
     orthonormal = _orthonormal(product(ordered, _orthonormal(factor, shift)), 0.0)
-    return sorted_by(jnp.argsort(order, axis=1), orthonormal)
+    return take_columns(orthonormal, jnp.argsort(order, axis=1))

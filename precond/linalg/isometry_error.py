@@ -36,10 +36,6 @@ def isometry_error(x: jax.Array) -> jax.Array:
     signs = np.random.default_rng(2).choice([-1.0, 1.0], (y.shape[1], 1))
     v = jnp.asarray(signs, x.dtype)
     off = product(y, product(jnp.conj(jnp.swapaxes(y, 1, 2)), v)) - v
-    seen = jnp.sqrt(jnp.mean(_squared(off), axis=(1, 2)))
-    mean = jnp.sum(_squared(y), axis=(1, 2)) / y.shape[1] - 1
+    seen = jnp.sqrt(jnp.mean(jnp.square(jnp.abs(off)), axis=(1, 2)))
+    mean = jnp.sum(jnp.square(jnp.abs(y)), axis=(1, 2)) / y.shape[1] - 1
     return jnp.where(jnp.any(x != 0, axis=(1, 2)), jnp.maximum(seen, jnp.abs(mean)), 0)
-
-
-def _squared(x: jax.Array) -> jax.Array:
-    return jnp.square(jnp.abs(x)) if jnp.iscomplexobj(x) else jnp.square(x)

@@ -23,7 +23,7 @@ _SLOW_STACK = 256  # from this size on, a GPU takes longer for a stack of QR dec
 def _one_by_one(decompose: Callable[..., Any], *stacks: jax.Array) -> Any:
     """Decompose each matrix in a call of its own, in rounds of calls side by side, which XLA spreads over the cores."""
     m, n = stacks[0].shape[:2]
-    if m == 1:
+    if m == 1:  # a round of one call, without a loop
         return decompose(*stacks)
     most = 1 if n < _SMALL else min(m, _LANES)
     # Take the widest rounds that divide the stack, or nearly so.
@@ -43,10 +43,10 @@ def _one_by_one(decompose: Callable[..., Any], *stacks: jax.Array) -> Any:
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:m], out)
 
 
-def _one_after_the_other(decompose: Callable[..., Any], *stacks: jax.Array) -> Any:
+def _in_turn(decompose: Callable[..., Any], *stacks: jax.Array) -> Any:
     """Decompose the matrices of a stack one after the other if they are large.
 
-    cuSOLVER decomposes a stack of 16 matrices of 768 rows by QR in 850 milliseconds on an H200, and one matrix in 3.4.
+    For 16 matrices of 768 rows, QR takes an H200 855 milliseconds as a stack, and 61 in turn (docs/accelerators.md).
     """
     if stacks[0].shape[-2] < _SLOW_STACK:
         return decompose(*stacks)
@@ -54,7 +54,7 @@ def _one_after_the_other(decompose: Callable[..., Any], *stacks: jax.Array) -> A
 
 
 def _matrix_by_matrix(
-    decompose: Callable[..., Any], *, derivative: Derivative | None = None, stacks_are_slow: bool = False
+    decompose: Callable[..., Any], *, derivative: Derivative | None = None, on_gpu: Callable[..., Any] | None = None
 ) -> Callable[..., Any]:
     """Make a function of stacks that on CPU calls LAPACK for each matrix by itself.
 
@@ -67,13 +67,13 @@ def _matrix_by_matrix(
       decompose: a function of stacks of matrices.
       derivative: a function from the matrices, their tangents and the result to the tangents of the result; None is
         that of JAX.
-      stacks_are_slow: whether a GPU is faster if it gets large matrices one by one.
+      on_gpu: a function that calls `decompose` on GPUs, such as `_in_turn`; None passes it the whole stack.
     """
-    on_gpu = functools.partial(_one_after_the_other, decompose) if stacks_are_slow else decompose
+    cpu = functools.partial(_one_by_one, decompose)
+    gpu = decompose if on_gpu is None else functools.partial(on_gpu, decompose)
 
     def of_stacks(*stacks: jax.Array) -> Any:
-        on_cpu = functools.partial(_one_by_one, decompose)
-        return lax.platform_dependent(*stacks, cpu=on_cpu, cuda=on_gpu, rocm=on_gpu, default=decompose)
+        return lax.platform_dependent(*stacks, cpu=cpu, cuda=gpu, rocm=gpu, default=decompose)
 
     call = jax.custom_batching.custom_vmap(of_stacks)
 
@@ -154,7 +154,7 @@ def eigh(a: jax.Array) -> tuple[jax.Array, jax.Array]:
     return tuple(jnp.linalg.eigh(a, symmetrize_input=False))
 
 
-@functools.partial(_matrix_by_matrix, derivative=_qr_derivative, stacks_are_slow=True)
+@functools.partial(_matrix_by_matrix, derivative=_qr_derivative, on_gpu=_in_turn)
 def orthonormal_columns(x: jax.Array) -> jax.Array:
     """Compute the orthonormal factor of the QR decomposition.
 

@@ -5,10 +5,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from precond.linalg.lapack import eigh, orthonormal_columns
-from precond.linalg.precision import dot_precision
+from precond.linalg.products import product
 from precond.linalg.rounding_floor import rounding_floor
+from precond.linalg.take_columns import take_columns
 
-__all__ = ["first_basis", "orthonormal_in_place", "qr_basis"]
+__all__ = ["first_basis", "moved_columns", "orthonormal_in_place", "qr_basis", "scaled_eigenvectors"]
 
 
 def orthonormal_in_place(products: jax.Array, quotients: jax.Array, basis: jax.Array) -> jax.Array:
@@ -38,22 +39,54 @@ def orthonormal_in_place(products: jax.Array, quotients: jax.Array, basis: jax.A
     least = rounding_floor(products.dtype) * jnp.max(quotients, axis=1, keepdims=True)
     seen = quotients > jnp.maximum(least, 0)
     order = jnp.argsort(-jnp.where(seen, quotients, 0), axis=1)
-
-    def sorted_by(order: jax.Array, x: jax.Array) -> jax.Array:
-        return jnp.take_along_axis(x, order[:, None, :], axis=2, mode="promise_in_bounds")
-
-    before, seen = sorted_by(order, basis), jnp.take_along_axis(seen, order, axis=1, mode="promise_in_bounds")
-    given = jnp.where(seen[:, None, :], sorted_by(order, products), before)
+    before, seen = take_columns(basis, order), take_columns(seen[:, None, :], order)[:, 0]
+    given = jnp.where(seen[:, None, :], take_columns(products, order), before)
     found = orthonormal_columns(given)
     lost = seen & (jnp.abs(jnp.sum(found * given, axis=1)) <= least)  # the diagonal of the triangular factor
 
     def with_those_before() -> jax.Array:
         with jax.named_scope("precond.first"):  # as long as few gradients have been seen
             last = jnp.argsort(lost, axis=1)
-            again = orthonormal_columns(sorted_by(last, jnp.where(lost[:, None, :], before, found)))
-            return sorted_by(jnp.argsort(last, axis=1), again)
+            again = orthonormal_columns(take_columns(jnp.where(lost[:, None, :], before, found), last))
+            return take_columns(again, jnp.argsort(last, axis=1))
 
-    return sorted_by(jnp.argsort(order, axis=1), lax.cond(jnp.any(lost), with_those_before, lambda: found))
+    found = lax.cond(jnp.any(lost), with_those_before, lambda: found)
+    return take_columns(found, jnp.argsort(order, axis=1))
+
+
+def scaled_eigenvectors(a: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return the products of A and its eigenvectors, by ascending eigenvalue, and the eigenvalues.
+
+    Args:
+      a: symmetric matrices, `[M, n, n]`.
+
+    Returns:
+      `[M, n, n]` and `[M, n]`: the first two arguments of `orthonormal_in_place`.
+
+    Examples:
+      >>> scaled_eigenvectors(jnp.full((1, 1, 1), 4.0))[1].tolist()
+      [[4.0]]
+    """
+    values, vectors = eigh(a)
+    return vectors * values[:, None, :], values
+
+
+def moved_columns(a: jax.Array, basis: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return the products of A and the columns of a basis, and the Rayleigh quotients of these columns.
+
+    Args:
+      a: symmetric matrices, `[M, n, n]`.
+      basis: the bases, `[M, n, n]`, in orthonormal columns.
+
+    Returns:
+      `[M, n, n]` and `[M, n]`: the first two arguments of `orthonormal_in_place`.
+
+    Examples:
+      >>> [x.item() for x in moved_columns(jnp.full((1, 1, 1), 4.0), -jnp.ones((1, 1, 1)))]
+      [-4.0, 4.0]
+    """
+    products = product(a, basis)
+    return products, jnp.sum(basis * products, axis=1)
 
 
 def first_basis(a: jax.Array, basis: jax.Array) -> jax.Array:
@@ -72,8 +105,8 @@ def first_basis(a: jax.Array, basis: jax.Array) -> jax.Array:
       ... ].tolist()
       [[0.0, 1.0], [1.0, 0.0]]
     """
-    values, vectors = eigh(a)
-    return orthonormal_in_place(vectors * values[:, None, :], values, basis)
+    products, values = scaled_eigenvectors(a)
+    return orthonormal_in_place(products, values, basis)
 
 
 def qr_basis(a: jax.Array, basis: jax.Array) -> jax.Array:
@@ -100,5 +133,5 @@ def qr_basis(a: jax.Array, basis: jax.Array) -> jax.Array:
       ... ].tolist()
       [[1.0, 0.0], [0.0, 1.0]]
     """
-    product = jnp.matmul(a, basis, precision=dot_precision())
-    return orthonormal_in_place(product, jnp.sum(basis * product, axis=1), basis)
+    products, quotients = moved_columns(a, basis)
+    return orthonormal_in_place(products, quotients, basis)

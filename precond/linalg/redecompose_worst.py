@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from precond.linalg.eigen_basis import eigen_basis
 from precond.linalg.products import product
 from precond.linalg.rotate_basis import scaled_off_diagonal
+from precond.linalg.take_columns import take_columns
 
 __all__ = ["continued_eigen_basis", "redecompose_worst"]
 
@@ -31,7 +32,7 @@ def continued_eigen_basis(a: jax.Array, basis: jax.Array) -> jax.Array:
     """
     quotients = jnp.sum(basis * product(a, basis), axis=1)
     rank = jnp.argsort(jnp.argsort(quotients, axis=1), axis=1)
-    return jnp.take_along_axis(eigen_basis(a), rank[:, None, :], axis=2)
+    return take_columns(eigen_basis(a), rank)
 
 
 def redecompose_worst(a: jax.Array, basis: jax.Array, tolerance: float, group: int) -> jax.Array:

@@ -22,7 +22,7 @@ _DIVERGED = 100.0
 The error is the root mean square of $s^2 - 1$ over the singular values s of the result, as `isometry_error` estimates
 it. A singular value that is still 0 counts 1, so a result that has not diverged has an error of about 1 at most. If the
 iteration diverges, singular values grow beyond all bounds. 100 is far from both. If all singular values of a matrix are
-equal, they are then 10; if all but one of m are 1, this one is 10 times the fourth root of m.
+equal, they are then 10. If one of m is larger than 1 and the others are 1, it is 10 times the fourth root of m.
 """
 
 

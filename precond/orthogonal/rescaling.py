@@ -70,10 +70,10 @@ def spectral() -> Rescaling:
       >>> round(spectral().factor(jnp.asarray([[[0.25, 0.0], [0.0, 0.75]]])).item(), 4)
       1.1547
     """
-    return Rescaling("spectral()", lambda a: _inverse_root(largest_eigenvalue(_real(a))[:, None]))
+    return Rescaling("spectral()", lambda a: _inverse_root(largest_eigenvalue(_as_real(a))[:, None]))
 
 
-def _real(a: jax.Array) -> jax.Array:
+def _as_real(a: jax.Array) -> jax.Array:
     """Return a real symmetric matrix with the eigenvalues of a Hermitian one, each of them twice."""
     if not jnp.iscomplexobj(a):
         return a

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from precond.arguments import check_number, check_whole, described
-from precond.linalg import eigen_basis
+from precond.linalg import eigen_basis, take_columns
 from precond.linalg.lapack import orthonormal_columns
 from precond.linalg.products import product, symmetric
 from precond.recipes.plain_root import shifted
@@ -62,7 +62,7 @@ def meta_qr_basis(iterations: int = 1, tolerance: float = 0.0) -> Method:
 
         b, q = lax.fori_loop(0, iterations, step, (_turned(a, old), old))
         order = jnp.argsort(jnp.diagonal(b, axis1=1, axis2=2), axis=1)
-        return jnp.take_along_axis(q, order[:, None, :], axis=2)
+        return take_columns(q, order)
 
     return Method("meta_qr_basis()", None, basis)
 

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from precond.arguments import check_betas, check_number, check_rate, described
 from precond.blocks import tensors
 from precond.engine import blocked, every, scale_by_kronecker
-from precond.linalg import Precision, dot_precision, eigen_basis
+from precond.linalg import Precision, dot_precision, eigen_basis, take_columns
 from precond.linalg.lapack import orthonormal_columns
 from precond.linalg.products import product
 from precond.mesh import Sharded
@@ -24,7 +24,7 @@ __all__ = ["nvidia_eigh", "nvidia_kl_soap", "nvidia_orthogonal_iteration"]
 def _falling(a: jax.Array, basis: jax.Array) -> jax.Array:
     """Sort the columns of a basis by falling Rayleigh quotient."""
     order = jnp.argsort(-jnp.sum(basis * product(a, basis), axis=1), axis=-1)
-    return jnp.take_along_axis(basis, order[:, None, :], axis=2)
+    return take_columns(basis, order)
 
 
 @described()

@@ -271,6 +271,33 @@ def test_the_page_shows_what_a_gpu_has_measured():
     ]
 
 
+def test_the_sentences_on_a_gpu_are_those_of_its_measurements():
+    found = results_of("gpu")
+    large = {(x["method"], bool(x["options"])): x for x in found["refreshes"] if x["n"] == 768}
+    slow, fast = large["composite", False], large["composite", True]
+    ms = {method: x["ms_per_matrix"] for (method, _), x in large.items()}
+    update = {x["optimizer"]: x for x in found["updates"] if not x["options"]}
+    step = {x["optimizer"]: (x["step_ms_in_a_row"], x["profile"]["busy_ms"]) for x in found["training"]}
+    rate = {x["precision"]: x["tflop_per_s"] for x in found["products"] if x["n"] == 768}
+    sentences = (
+        f"{round(ms['qr, a stack at once'] / ms['cholesky_qr'])} times as fast as a stack of QR decompositions",
+        f"Shampoo's update of the small model takes {update['shampoo']['compile_s']:.0f} s to compile, and `composite` "
+        f"alone {slow['compile_s']:.0f} s.",
+        f"`composite` then compiles in {fast['compile_s']} s, and runs as fast: {fast['ms_per_matrix']:.3f} ms a "
+        f"matrix, and {slow['ms_per_matrix']:.3f} without this flag.",
+        f"a step of the small model takes {step['shampoo'][0]:.1f} ms with Shampoo, of which it is busy for "
+        f"{step['shampoo'][1]:.1f}. With AdamW a step takes {step['optax.adamw'][0]:.1f} ms",
+    )
+    page = " ".join((child.ROOT / "docs" / "accelerators.md").read_text().split())
+    for sentence in sentences:
+        assert sentence in page, sentence
+    assert step["optax.adamw"][1] >= step["optax.adamw"][0]  # busy all the time
+    assert 5.5 < rate["HIGH"] / rate["HIGHEST"] < 6.5  # six times as fast
+    lapack = (child.ROOT / "precond" / "linalg" / "lapack.py").read_text()
+    one, other = (16 * ms[f"qr, {how}"] for how in ("a stack at once", "one after the other"))
+    assert f"QR takes an H200 {one:.0f} milliseconds as a stack, and {other:.0f} in turn" in lapack
+
+
 def test_what_a_gpu_computes_in_less_than_float32_is_refused_for_statistics():
     worst = collections.defaultdict(float)
     for x in results_of("gpu")["products"]:

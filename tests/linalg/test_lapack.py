@@ -55,4 +55,4 @@ def test_a_gpu_gets_large_matrices_for_qr_one_after_the_other(n, loops):
 def test_one_after_the_other_is_the_stack(monkeypatch):
     monkeypatch.setattr(lapack, "_SLOW_STACK", 3)
     x = jnp.asarray(np.random.default_rng(0).standard_normal((4, 5, 3)))
-    np.testing.assert_allclose(lapack._one_after_the_other(lambda x: jnp.linalg.qr(x)[0], x), np.linalg.qr(x)[0])
+    np.testing.assert_allclose(lapack._in_turn(lambda x: jnp.linalg.qr(x)[0], x), np.linalg.qr(x)[0])

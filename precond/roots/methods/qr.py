@@ -5,8 +5,7 @@ import jax.numpy as jnp
 
 from precond.arguments import described
 from precond.control_flow import run_if
-from precond.linalg import dot_precision, orthonormal_in_place
-from precond.linalg.lapack import eigh
+from precond.linalg import moved_columns, orthonormal_in_place, scaled_eigenvectors
 from precond.roots.methods.method import Method
 from precond.scopes import named
 
@@ -31,15 +30,13 @@ def _refreshed(a: jax.Array, old: jax.Array, first: jax.Array) -> jax.Array:
     """
     if a.shape[-1] == 1:
         return jnp.ones_like(a)
-    products = jnp.matmul(a, old, precision=dot_precision())
-    quotients = jnp.sum(old * products, axis=1)
+    moved = moved_columns(a, old)
 
     def of_eigenvectors() -> tuple[jax.Array, jax.Array]:
         with named("first"):
-            values, vectors = eigh(a)
-            row = jnp.broadcast_to(first, a.shape[:1])[:, None]
-            rows = row[:, :, None]
-            return jnp.where(rows, vectors * values[:, None, :], products), jnp.where(row, values, quotients)
+            products, values = scaled_eigenvectors(a)
+            begins = jnp.broadcast_to(first, a.shape[:1])[:, None]
+            return jnp.where(begins[:, :, None], products, moved[0]), jnp.where(begins, values, moved[1])
 
-    columns, sizes = run_if(jnp.any(first), of_eigenvectors, lambda: (products, quotients))
-    return orthonormal_in_place(columns, sizes, old)
+    products, quotients = run_if(jnp.any(first), of_eigenvectors, lambda: moved)
+    return orthonormal_in_place(products, quotients, old)
