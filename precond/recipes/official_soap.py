@@ -149,4 +149,4 @@ def _decomposed_once(root: Root) -> Root:
         known = Health(derived.health.numbers.at[:, 2].max(1))
         return root.refresh(factors, derived._replace(health=known), power, first)
 
-    return root._replace(refresh=refresh)
+    return root._replace(refresh=refresh, padding=None)

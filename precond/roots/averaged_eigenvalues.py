@@ -131,7 +131,8 @@ def averaged_eigenvalues(
         moved = move(before, old.matrix, new.matrix, 0)
         return moments._replace(values=(*moments.values[:axis], moved, *moments.values[axis + 1 :]))
 
-    return Root(init, base.refresh, apply, whiten, base.power, transport=None if move is None else move_moments)
+    moving = None if move is None else move_moments
+    return Root(init, base.refresh, apply, whiten, base.power, base.padding, moving)
 
 
 def _seen(squares: jax.Array, inverses: list[jax.Array | None]) -> list[jax.Array]:

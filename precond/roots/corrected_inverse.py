@@ -96,7 +96,7 @@ def corrected_inverse(
         return moments if isinstance(old, jax.Array) else base.transport(moments, old, new, axis)
 
     move = None if base.transport is None else move_moments
-    return Root(init, refresh, apply, base.whiten, base.power, transport=move)
+    return Root(init, refresh, apply, base.whiten, base.power, base.padding, move)
 
 
 def _start(factor: Factor) -> Basis:

@@ -14,7 +14,7 @@ from precond.linalg.align import per_row
 from precond.linalg.divide import divide_in_bases
 from precond.linalg.rounding_floor import rounding_floor
 from precond.roots.damping import Damping
-from precond.roots.guard import Checked, refresh_basis, unchecked
+from precond.roots.guard import BASIS_PADDING, Checked, refresh_basis, unchecked
 from precond.roots.methods import Method, by_platform, cholesky_qr, qr, rotations
 from precond.roots.root import Factor, Power, Root, RootState, TransportOf
 from precond.roots.transport import Transport, unchanged
@@ -154,7 +154,8 @@ def eigenbasis(
         inverse = jnp.where(values > smallest, values, jnp.inf) ** -0.5
         return jnp.einsum("mij,mkj->mik", basis * inverse, basis, precision=dot_precision())
 
-    return Root(init, refresh, apply, whiten, lambda axis: 1.0, transport=transport_by(transport))
+    padding = BASIS_PADDING if method.keeps_zeros else None
+    return Root(init, refresh, apply, whiten, lambda axis: 1.0, padding, transport_by(transport))
 
 
 def transport_by(rule: Transport) -> TransportOf | None:

@@ -10,7 +10,17 @@ from precond.linalg import orthogonality_residual
 from precond.roots.methods.method import BasisOf
 from precond.roots.root import Padding, identity_like
 
-__all__ = ["ORTHOGONAL", "PADDING", "Checked", "Health", "accept", "escalated_ridge", "refresh_basis", "unchecked"]
+__all__ = [
+    "BASIS_PADDING",
+    "ORTHOGONAL",
+    "PADDING",
+    "Checked",
+    "Health",
+    "accept",
+    "escalated_ridge",
+    "refresh_basis",
+    "unchecked",
+]
 
 ORTHOGONAL = 0.01
 """The largest accepted error of orthonormality. A gradient that is rotated into the basis and back changes by as
@@ -188,21 +198,24 @@ def refresh_basis(basis_of: BasisOf, factors: jax.Array, old: Checked, first: ja
 
 
 def _larger(matrices: jax.Array, size: int, diagonal: jax.Array) -> jax.Array:
-    """Enlarge matrices to a size, with the given numbers on the new part of the diagonal and zeros elsewhere."""
-    d = matrices.shape[-1]
-    if d == size or matrices.ndim < 3:
+    """Enlarge matrices to a size, with the given numbers at the start of the diagonal and zeros elsewhere."""
+    more = size - matrices.shape[-1]
+    if more == 0 or matrices.ndim < 3:
         return matrices
-    there = jnp.arange(size) >= d
-    out = jnp.pad(matrices, ((0, 0), (0, size - d), (0, size - d)))
-    more = jnp.where(there, diagonal[:, None], 0)[:, :, None] * jnp.eye(size, dtype=matrices.dtype)
-    return out + more.astype(matrices.dtype)
+    out = jnp.pad(matrices, ((0, 0), (more, 0), (more, 0)))
+    new = jnp.where(jnp.arange(size) < more, diagonal[:, None], 0)[:, :, None] * jnp.eye(size, dtype=matrices.dtype)
+    return out + new.astype(matrices.dtype)
 
 
-def _larger_factor(factors: jax.Array, size: int) -> jax.Array:
+def _with_their_mean(factors: jax.Array, size: int) -> jax.Array:
     # The mean eigenvalue changes neither the trace over the size nor an extreme eigenvalue.
     if factors.ndim < 3:
         return factors
     return _larger(factors, size, jnp.trace(factors, axis1=1, axis2=2) / factors.shape[-1])
+
+
+def _with_zeros(factors: jax.Array, size: int) -> jax.Array:
+    return _larger(factors, size, jnp.zeros_like(factors[:, 0, 0]))
 
 
 def _larger_derived(derived: Checked, size: int) -> Checked:
@@ -210,9 +223,13 @@ def _larger_derived(derived: Checked, size: int) -> Checked:
 
 
 def _cropped(derived: Checked, like: Checked) -> Checked:
-    sides = [slice(0, d) for d in like.matrix.shape[1:]]
+    sides = [slice(new - d, None) for new, d in zip(derived.matrix.shape[1:], like.matrix.shape[1:], strict=True)]
     return derived._replace(matrix=derived.matrix[:, *sides])
 
 
-PADDING = Padding(_larger_factor, _larger_derived, _cropped)
+PADDING = Padding(_with_their_mean, _larger_derived, _cropped)
 """The padding of roots that are matrix functions: the root of a block-diagonal matrix consists of the blocks' roots."""
+
+BASIS_PADDING = Padding(_with_zeros, _larger_derived, _cropped)
+"""The padding of eigenvectors. Zeros have no direction that a basis follows, so their columns stay the identity's. They
+come first, as the smallest eigenvalues do where a method orders eigenvectors, so the other columns keep their order."""

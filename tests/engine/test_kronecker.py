@@ -270,6 +270,27 @@ def test_many_sizes_are_padded_to_few_and_no_root_is_another_for_it(schedule, me
     assert method is precond.composite or 0 < calls < many
 
 
+@pytest.mark.usefixtures("x64")
+def test_bases_of_many_sizes_are_padded_to_few_and_no_update_is_another_for_it(monkeypatch):
+    rng = np.random.default_rng(0)
+    grads = [{f"{d}x{d + 1}": rng.standard_normal((2, d, d + 1)) for d in SIZES} for _ in range(4)]
+
+    def updates():
+        root = precond.eigenbasis(0.9, eps=1e-2, transport=precond.roots.rotated())  # rounding is below eps
+        tx = precond.scale_by_kronecker(precond.outer_products(0.9), root, refresh=every(2))
+        state, update, out = tx.init(grads[0]), jax.jit(tx.update), []
+        for g in grads:
+            u, state = update(jax.tree.map(jnp.asarray, g), state)
+            out.append(u)
+        return out, str(jax.make_jaxpr(tx.update)(grads[0], state)).count(" eigh[")
+
+    exact, many = updates()
+    monkeypatch.setattr("precond.engine.groups.SIZES", 2)
+    few, calls = updates()
+    chex.assert_trees_all_close(few, exact, rtol=1e-9)
+    assert (many, calls) == (len({*SIZES, *(d + 1 for d in SIZES)}), 2)
+
+
 def test_narrow_roots_of_many_sizes_stay_narrow(monkeypatch):
     monkeypatch.setattr("precond.engine.groups.SIZES", 1)
     root = precond.roots.store_as(precond.inverse_root())

@@ -10,9 +10,10 @@ import optax
 import pytest
 
 import precond
-from precond import eigenbasis, inverse_root, qr
+from precond import eigenbasis, eigh, inverse_root, qr
 from precond.linalg import continued_eigen_basis, rotate_basis, scaled_off_diagonal
 from precond.roots import cholesky_qr, rotations
+from precond.roots.guard import BASIS_PADDING, Checked, unchecked
 from tests import reference
 from tests.drift import drifting, geometric_mean, recorded, root_error
 
@@ -52,6 +53,24 @@ def test_the_first_refresh_diagonalises_and_later_ones_follow(method):
     moved = later(method, a, basis)
     np.testing.assert_allclose(jnp.einsum("mij,mik->mjk", moved, moved), np.stack([np.eye(6)] * 3), atol=1e-13)
     assert np.all(scaled_off_diagonal(a, moved) < scaled_off_diagonal(a, basis))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("rank", [6, 3])
+@pytest.mark.parametrize("method", [*METHODS, eigh()], ids=lambda m: m.name)
+def test_a_basis_among_larger_matrices_is_the_same_up_to_signs(method, rank):
+    a, basis = stack(3)
+    if rank < 6:
+        a = jnp.pad(a[:, :rank, :rank], ((0, 0), (0, 6 - rank), (0, 6 - rank)))
+        basis = jnp.linalg.qr(basis.at[:, rank:].set(0).at[:, :, rank:].set(0) + jnp.diag(jnp.arange(6) >= rank))[0]
+    old = Checked(basis, unchecked(a).health)
+    wide = BASIS_PADDING.factor(a, 9), BASIS_PADDING.derived(old, 9).matrix
+    for first in (jnp.asarray(True), jnp.asarray(False)):
+        small, large = compiled(method)(a, basis, first), compiled(method)(*wide, first)
+        cropped = BASIS_PADDING.crop(Checked(large, old.health), old).matrix
+        signs = jnp.sign(jnp.sum(cropped * small, axis=1, keepdims=True))
+        np.testing.assert_allclose(cropped, signs * small, atol=1e-11)
+        np.testing.assert_allclose(jnp.abs(large[:, :3]), jnp.eye(9)[None, :3].repeat(3, 0), atol=1e-13)
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)

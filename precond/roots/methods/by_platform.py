@@ -58,7 +58,12 @@ def by_platform(
     def basis(a: jax.Array, old: jax.Array, first: jax.Array) -> jax.Array:
         return _choose({name: lambda f=f: f(a, old, first) for name, f in bases.items()})
 
-    return Method(text, root if len(roots) == len(methods) else None, basis if len(bases) == len(methods) else None)
+    return Method(
+        text,
+        root if len(roots) == len(methods) else None,
+        basis if len(bases) == len(methods) else None,
+        keeps_zeros=all(method.keeps_zeros for method in methods.values()),
+    )
 
 
 def _choose(calls: dict[str, Callable[[], Any]]) -> Any:

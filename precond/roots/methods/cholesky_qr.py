@@ -21,4 +21,4 @@ def cholesky_qr() -> Method:
       >>> from precond import eigenbasis
       >>> root = eigenbasis(method=cholesky_qr())
     """
-    return Method("cholesky_qr()", None, tracked_basis(cholesky_qr_basis))
+    return Method("cholesky_qr()", None, tracked_basis(cholesky_qr_basis), keeps_zeros=True)

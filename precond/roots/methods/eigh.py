@@ -28,4 +28,4 @@ def eigh() -> Method:
         largest, smallest = values[:, -1], jnp.maximum(values[:, 0], 0)
         return RootResult(out, largest, added, (largest + added) / (smallest + added))
 
-    return Method("eigh()", root, lambda a, old, first: first_basis(a, old))
+    return Method("eigh()", root, lambda a, old, first: first_basis(a, old), keeps_zeros=True)

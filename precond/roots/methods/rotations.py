@@ -57,12 +57,13 @@ def rotations(*, sweeps: int = 2, tolerance: float = 0.1, group: int | None = 8)
         check_whole("group", group, least=1)
 
     if group is None:
-        return Method("rotations(group=None)", None, functools.partial(_without_decompositions, sweeps=sweeps))
+        alone = functools.partial(_without_decompositions, sweeps=sweeps)
+        return Method("rotations(group=None)", None, alone, keeps_zeros=True)
 
     def step(a: jax.Array, old: jax.Array) -> jax.Array:
         return redecompose_worst(a, rotate_basis(a, old, sweeps), tolerance, group)
 
-    return Method("rotations()", None, tracked_basis(step))
+    return Method("rotations()", None, tracked_basis(step), keeps_zeros=True)
 
 
 def _without_decompositions(a: jax.Array, old: jax.Array, first: jax.Array, *, sweeps: int) -> jax.Array:
