@@ -182,10 +182,11 @@ def qr_step(a, basis):
     return new
 
 
-def late_soap_trajectory(w, gradients, *, lr, b1, b2, least, due, damping=None):
-    """SOAP and KL-SOAP by their defaults: no update in the first step, and a refresh behind each.
+def soap_by_default_trajectory(w, gradients, *, lr, b1, b2, least, due, damping=None, delay=1):
+    """SOAP and KL-SOAP by their defaults: no update in the first step, and a refresh before or behind each.
 
-    `due` gives the axes that are refreshed after a step. With a damping the statistics are those of KL-Shampoo.
+    SOAP has a delay of 1, and KL-SOAP of 0. `due` gives the axes that are refreshed in a step. With a damping the
+    statistics are those of KL-Shampoo.
     """
     w, m, v, path = w.copy(), np.zeros_like(w), np.zeros_like(w), []
     factors, bases = [np.zeros((d, d)) for d in w.shape], [np.eye(d) for d in w.shape]
@@ -196,6 +197,11 @@ def late_soap_trajectory(w, gradients, *, lr, b1, b2, least, due, damping=None):
         for i, d in enumerate(w.shape):
             seen = kron_multiply(g, [None if j == i else x for j, x in enumerate(white)])
             factors[i] = b2 * factors[i] + (1 - b2) * gram(seen, i) * (1 if damping is None else d / w.size)
+        new = list(bases)
+        for i in due(t):
+            new[i] = np.linalg.eigh(factors[i])[1] if t == 1 else qr_step(factors[i], bases[i])
+        if not delay:
+            v, bases = rotated_moment(v, bases, new), new
         if t > 1:
             m = b1 * m + (1 - b1) * g
             v = b2 * v + (1 - b2) * kron_multiply(g, [q.T for q in bases]) ** 2
@@ -204,10 +210,8 @@ def late_soap_trajectory(w, gradients, *, lr, b1, b2, least, due, damping=None):
             direction = kron_multiply(m / (1 - b1 ** (t - 1)), [q.T for q in bases]) / denominator
             w = w - lr * kron_multiply(direction, bases)
         path.append(w.copy())
-        old, bases = bases, list(bases)
-        for i in due(t):
-            bases[i] = np.linalg.eigh(factors[i])[1] if t == 1 else qr_step(factors[i], bases[i])
-        v = rotated_moment(v, old, bases)
+        if delay:
+            v, bases = rotated_moment(v, bases, new), new
         if damping is not None:
             corrected = [f / (1 - b2**t) for f in factors]
             values = [np.diag(q.T @ f @ q) for q, f in zip(bases, corrected, strict=True)]

@@ -9,6 +9,7 @@ import precond
 from benchmarks.quality.tasks import Task
 
 NO_DELAY = precond.every(20, stagger=True)  # a root is used in the step in which it is refreshed
+BASES_LATER = precond.every(1, delay=1, warmup=1)  # a gradient is read in the bases of the step before
 Shape = Callable[[Any], Any]
 ADAMS_NORM = precond.transforms.scale_by_diagonal(0.95, eps=1e-15, bias_correction=True)
 ONE_MOMENT = precond.transforms.scale_by_mean_square(0.95)
@@ -71,8 +72,11 @@ METHODS = {
     "kl_shampoo, Adam's norm": Method(of_rate(precond.kl_shampoo, magnitude=ADAMS_NORM)),
     "kl_shampoo, own norm": Method(of_rate(precond.kl_shampoo, magnitude=None)),
     "kl_soap": Method(of_rate(precond.kl_soap)),
-    "kl_soap, Adam's norm": Method(of_rate(precond.kl_soap, magnitude=ADAMS_NORM)),
-    "kl_soap, moments kept": Method(of_rate(precond.kl_soap, transport=precond.roots.unchanged())),
+    "kl_soap, delay 1": Method(of_rate(precond.kl_soap, refresh=BASES_LATER)),
+    "kl_soap, Adam's norm": Method(of_rate(precond.kl_soap, refresh=BASES_LATER, magnitude=ADAMS_NORM)),
+    "kl_soap, moments kept": Method(
+        of_rate(precond.kl_soap, refresh=BASES_LATER, transport=precond.roots.unchanged())
+    ),
     "muon": Method(of_rate(precond.muon)),
     "muon, width": Method(of_rate(precond.muon, scale=precond.orthogonal.width())),
     "kfac": Method(of_damping(precond.kfac), middle=lambda task: 3e-3, documented=1e-2, factors=True),

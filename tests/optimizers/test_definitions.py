@@ -117,12 +117,18 @@ def in_turns(step):
 
 def test_soap_by_its_defaults():
     given = {"lr": 0.01, "b1": 0.95, "b2": 0.95, "least": 1e-7, "due": in_turns}
-    check(precond.soap(0.01), lambda w, g: reference.late_soap_trajectory(w, g, **given), shapes=SQUARE, seed=2)
+    check(precond.soap(0.01), lambda w, g: reference.soap_by_default_trajectory(w, g, **given), shapes=SQUARE, seed=2)
 
 
-def test_kl_soap_by_its_defaults():
+@pytest.mark.parametrize("delay", [0, 1])
+def test_kl_soap_by_its_defaults_and_in_the_bases_of_before(delay):
     given = {"lr": 0.01, "b1": 0.9, "b2": 0.95, "least": 1e-4, "due": lambda step: (0, 1), "damping": 1e-4}
-    check(precond.kl_soap(0.01), lambda w, g: reference.late_soap_trajectory(w, g, **given), shapes=SQUARE, seed=2)
+    tx = precond.kl_soap(0.01, refresh=precond.every(1, delay=1, warmup=1)) if delay else precond.kl_soap(0.01)
+
+    def definition(w, grads):
+        return reference.soap_by_default_trajectory(w, grads, delay=delay, **given)
+
+    check(tx, definition, shapes=SQUARE, seed=2)
 
 
 ADAM = precond.transforms.scale_by_diagonal(0.95, eps=1e-15, bias_correction=True)
@@ -222,7 +228,7 @@ def test_the_shampoo_alias_is_the_chain_that_it_documents():
 WHOLE_PERIODS = {
     "shampoo": precond.every(3, delay=1),
     "soap": precond.every(3, delay=1, warmup=1),
-    "kl_soap": precond.every(3, delay=1, warmup=1),
+    "kl_soap": precond.every(3, warmup=1),
     "kl_shampoo": precond.every(3),
 }
 
