@@ -34,6 +34,10 @@ def widened(tx: optax.GradientTransformation) -> optax.GradientTransformationExt
     Args:
       tx: a transformation.
 
+    Raises:
+      ValueError: from `init`, if some part of it needs parameters in bfloat16, as its state says by the attribute
+        `needs_narrow_params`.
+
     Examples:
       >>> # The square of 1e-4 is 0 in float16.
       >>> tx, g = (
@@ -51,4 +55,19 @@ def widened(tx: optax.GradientTransformation) -> optax.GradientTransformationExt
         moved, new = inner.update(widen(updates), state, widen(params), **extra)
         return jax.tree.map(lambda m, u: m.astype(jnp.result_type(u)), moved, updates), new
 
-    return optax.GradientTransformationExtraArgs(lambda params: inner.init(widen(params)), update)
+    def init(params: optax.Params) -> optax.OptState:
+        state = inner.init(widen(params))
+        jax.tree.leaves(state, is_leaf=_check_narrow)
+        return state
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _check_narrow(part: Any) -> bool:
+    """Raise if a part of a state belongs to a transformation that must see parameters in bfloat16; return False."""
+    if getattr(part, "needs_narrow_params", False):
+        raise ValueError(
+            "with_stochastic_rounding needs the parameters in bfloat16, and sees them in float32 here. Put it outside: "
+            "with_stochastic_rounding(accumulate(..))."
+        )
+    return False

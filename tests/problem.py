@@ -28,7 +28,7 @@ AS_USERS = {"xla_cpu_use_fusion_emitters": True} if version("jaxlib").startswith
 def trajectory(tx, params, grads, compiler_options=None):
     """The parameters after every update, by name `[steps, *shape]`."""
     params = jax.tree.map(jax.numpy.asarray, params)
-    state, step = tx.init(params), jax.jit(tx.update, compiler_options=compiler_options)
+    state, step = jax.jit(tx.init)(params), jax.jit(tx.update, compiler_options=compiler_options)
     path = []
     for g in grads:
         updates, state = step({k: jax.numpy.asarray(g[k]) for k in params}, state, params)

@@ -74,9 +74,7 @@ METHODS = {
     "kl_soap": Method(of_rate(precond.kl_soap)),
     "kl_soap, delay 1": Method(of_rate(precond.kl_soap, refresh=BASES_LATER)),
     "kl_soap, Adam's norm": Method(of_rate(precond.kl_soap, refresh=BASES_LATER, magnitude=ADAMS_NORM)),
-    "kl_soap, moments kept": Method(
-        of_rate(precond.kl_soap, refresh=BASES_LATER, transport=precond.roots.unchanged())
-    ),
+    "kl_soap, moments kept": Method(of_rate(precond.kl_soap, refresh=BASES_LATER, transport=precond.roots.unchanged())),
     "muon": Method(of_rate(precond.muon)),
     "muon, width": Method(of_rate(precond.muon, scale=precond.orthogonal.width())),
     "kfac": Method(of_damping(precond.kfac), middle=lambda task: 3e-3, documented=1e-2, factors=True),

@@ -13,10 +13,11 @@ from precond.mesh import match_sharding
 from precond.transformation import transformation
 from precond.widened import widen
 
-__all__ = ["SKIPPED", "SkipNonfiniteState", "check_skipped", "skip_nonfinite"]
+__all__ = ["SKIPPED", "SkipNonfiniteState", "check_skipped", "skip_nonfinite", "without_marks"]
 
 SKIPPED = -math.inf
-"""The update that marks for `finish` what is skipped. It is not NaN, so that the NaN of a part that broke is seen."""
+"""The update that marks for `finish` what is skipped. It is not NaN, so that the NaN of a part that broke is seen. If a
+part makes this number itself, `without_marks` changes its sign, so that it is seen, too."""
 
 
 class SkipNonfiniteState(NamedTuple):
@@ -44,6 +45,21 @@ def check_skipped(skipped: float) -> None:
         return
     if type(skipped) not in (int, float) or skipped not in (0, SKIPPED):
         raise ValueError(f"skipped={shown(skipped)}: must be 0, or -jnp.inf to mark what a later part must not move.")
+
+
+def without_marks(updates: jax.Array, skipped: float) -> jax.Array:
+    """Turn minus infinity in the updates of a part into infinity, if it marks what is skipped.
+
+    Args:
+      updates: the updates of a part.
+      skipped: the update of what is skipped.
+
+    Examples:
+      >>> without_marks(jnp.asarray([1.0, SKIPPED]), SKIPPED).tolist()
+      [1.0, inf]
+    """
+    marks = not isinstance(skipped, jax.Array) and skipped == SKIPPED
+    return jnp.where(updates == SKIPPED, jnp.inf, updates) if marks else updates
 
 
 def skip_nonfinite(
@@ -87,7 +103,8 @@ def skip_nonfinite(
             return moved, state._replace(inner=new)
         # The sums are stacked before they are tested: XLA copies a chain of `and` into every kernel that reads it.
         finite = jnp.all(jnp.isfinite(jnp.stack([sum_of_squares(jnp.asarray(x)[None])[0] for x in leaves])))
-        out = jax.tree.map(lambda m, x: jnp.where(finite, m, skipped).astype(x.dtype), moved, updates)
+        marked = jax.tree.map(lambda m: jnp.where(finite, without_marks(m, skipped), skipped), moved)
+        out = jax.tree.map(lambda m, x: m.astype(x.dtype), marked, updates)
         kept = optax.tree.where(finite, jax.tree.map(match_sharding, new, state.inner), state.inner)
         return out, SkipNonfiniteState(state.steps_skipped + ~finite, kept)
 

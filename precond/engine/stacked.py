@@ -1,20 +1,16 @@
 """Run a transformation of stacks on the parameters that have a view: pack them, run it on every shard, and unpack."""
 
-import functools
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, cast
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import AxisType
 
 from precond.arguments import check_part, check_transformation, check_whole
 from precond.blocks import (
-    BlockInfo,
     BlockSize,
-    Layout,
     Ragged,
     Views,
     as_views,
@@ -24,72 +20,29 @@ from precond.blocks import (
     check_leaves,
     check_shapes,
     fingerprint,
-    finite_blocks,
     hashed,
-    keep_finite,
     layout_of,
-    mask_blocks,
     report_readings,
 )
 from precond.boxes import boxed_like, find_box, unboxed
-from precond.engine.choose_root_axes import choose_root_axes
-from precond.engine.row_shardings_of import row_shardings_of, stack_row_shardings
+from precond.engine.row_shardings_of import stack_row_shardings
+from precond.engine.run_stacks import run_stacks
 from precond.engine.skip_nonfinite import check_skipped
 from precond.engine.stacked_state import StackedState, meaning_of
+from precond.engine.stacking import Stacking
 from precond.mesh import (
-    Placement,
     Sharded,
     as_sharded,
-    collectives_over,
-    find_placement,
     in_boxes,
     init_sharded,
     match_sharding,
-    on_shards,
     replicate,
-    reshard_in,
-    warn_if_whole,
     without_mesh,
 )
-from precond.routes import route_of
-from precond.scopes import named
 from precond.transformation import transformation
 from precond.trees import Tree
 
 __all__ = ["stacked", "viewed_by"]
-
-
-class Stacking(NamedTuple):
-    """Hold the checked arguments of `stacked`."""
-
-    inner: optax.GradientTransformationExtraArgs
-    views: Views
-    block_size: BlockSize
-    skipped: float
-    sharding: Sharded
-    mesh: jax.sharding.Mesh | None
-
-    def layout(self, tree: Tree) -> Layout:
-        """Return the layout of a tree of parameters, or of gradients."""
-        return layout_of(tree, self.views, self.block_size, self.sharding.multiple)
-
-    @property
-    def rounds(self) -> bool:
-        """Whether directions are rounded by a transformation before they are gathered."""
-        return self.sharding.rounding is not None
-
-    def gather_dtypes(self, layout: Layout, leaves: Sequence[Any]) -> dict[str, Any]:
-        """Return by stack the dtype in which directions are gathered."""
-        if self.rounds:
-            return {name: stack.dtype for name, stack in layout.stacks.items()}
-        dtype = self.sharding.gather_dtype
-        return layout.dtypes(leaves) if dtype is None else dict.fromkeys(layout.stacks, dtype)
-
-    def placement(self, layout: Layout, tree: Tree) -> Placement | None:
-        """Return where the stacks are sharded."""
-        dtypes = self.gather_dtypes(layout, jax.tree.leaves(jax.eval_shape(lambda t: t, tree)))
-        found = find_placement(self.sharding, self.mesh, tree)
-        return choose_root_axes(found, self.sharding, self.inner, layout.stacks, dtypes)
 
 
 def viewed_by(views: Views | Sequence[Any] | None, tree: Tree) -> Tree:
@@ -174,8 +127,16 @@ def _init(options: Stacking, params: optax.Params) -> StackedState:
         made = init_sharded(placement, make, stack_row_shardings(options.inner, layout, placement), params)
         box, place = find_box(params), placement or without_mesh(options.sharding)
         made = made if box is None else in_boxes(made, stack_row_shardings(options.inner, layout, place), box, place)
-    numbers = (jnp.int32(x) for x in (0, 0, fingerprint(layout), hashed(meaning), 0))
-    return StackedState(made[0], next(numbers), next(numbers), made[1], *numbers)
+    # Every zero is an array of its own, since no array can be donated twice.
+    return StackedState(
+        stacks=made[0],
+        blocks_skipped=jnp.int32(0),
+        steps_skipped=jnp.int32(0),
+        block_ids=made[1],
+        fingerprint=jnp.int32(fingerprint(layout)),
+        meaning=jnp.int32(hashed(meaning)),
+        foreign=jnp.int32(0),
+    )
 
 
 def _update(
@@ -199,7 +160,9 @@ def _update(
     expected, meaning = meaning_of(options.inner, layout)
     check_inner(state.stacks, expected, divided=divided)
     foreign = (state.fingerprint != fingerprint(layout)) | (state.meaning != hashed(meaning))
-    moved, inner, skipped = _run(options, layout, leaves, state.stacks, params, replicate(extra), foreign, placement)
+    moved, inner, skipped = run_stacks(
+        options, layout, placement, leaves, state.stacks, params, replicate(extra), foreign
+    )
     out = [match_sharding(m, x) if v else x for v, m, x in zip(layout.viewed, moved, leaves, strict=True)]
     after = state._replace(
         stacks=inner,
@@ -208,93 +171,3 @@ def _update(
         foreign=state.foreign + foreign,
     )
     return treedef.unflatten(out), boxed_like(after, given)
-
-
-def _run(
-    options: Stacking,
-    layout: Layout,
-    leaves: Any,
-    state: Any,
-    params: Any,
-    extra: Any,
-    foreign: jax.Array,
-    placement: Placement | None,
-) -> tuple[Any, Any, jax.Array]:
-    """Run the inner transformation on every shard. If the state belongs to other parameters, updates are infinite.
-
-    Returns:
-      The leaves of the updates, the new state, and the number of blocks that were skipped.
-    """
-    arrays, rebuild = _arrays(extra)
-    directions, roots = (collectives_over(None if placement is None else placement.over(a)) for a in _axes(placement))
-    route = route_of(layout, leaves, placement, directions, options.sharding)
-    dtypes = options.gather_dtypes(layout, leaves)
-    total = sum(layout.blocks.values())
-    row_groups = options.sharding.multiple // (1 if placement is None else placement.count)
-
-    def entered(tree: Any) -> list[Any]:
-        pairs = zip(jax.tree.leaves(tree), route.specs, layout.viewed, strict=True)
-        return [reshard_in(placement, jnp.asarray(x), spec) if v else None for x, spec, v in pairs]
-
-    def body(given: Any, state: Any) -> tuple[Any, Any]:
-        leaves, params, extra, foreign = given[0], given[1], rebuild(given[2]), given[3]
-        params = None if params is None else route.pack(params)
-        with named("stacks", _counted(layout)):
-            stacks = route.pack(leaves)
-            finite = {name: finite_blocks(x) for name, x in stacks.items()}
-        # The rows that pad a stack are zero, so they count as finite.
-        skipped = directions.psum(functools.reduce(jnp.add, [jnp.sum(~x, dtype=jnp.int32) for x in finite.values()]))
-        extra.pop("blocks", None)
-        info = BlockInfo(
-            finite=finite,
-            any_finite=skipped < total,
-            index=directions.local({name: jnp.arange(x.shape[0]) for name, x in layout.stacks.items()}),
-            origins=layout.origins(),
-            batch_axes=1,
-            row_groups=row_groups,
-            collectives=directions,
-            root_collectives=roots,
-        )
-        stacks = {name: mask_blocks(finite[name], x) for name, x in stacks.items()}
-        moved, new = cast(Any, options.inner.update(stacks, state, params, **extra, blocks=info))
-        # Updates become infinite, so that nobody trains on with the statistics of other parameters.
-        other = jnp.where(foreign, jnp.inf, options.skipped)
-        out = {n: keep_finite(finite[n] & ~foreign, x, jnp.full_like(x, other)) for n, x in moved.items()}
-        out = out if options.rounds else {name: x.astype(dtypes[name]) for name, x in out.items()}
-        return (route.unpack(out, leaves), skipped), new
-
-    row_shardings = row_shardings_of(options.inner, layout.stacks, placement)
-    warn_if_whole(placement, state, row_shardings)
-    (out, skipped), new = on_shards(
-        body,
-        placement,
-        (entered(leaves), None if params is None else entered(params), arrays, foreign),
-        state,
-        row_shardings,
-        in_specs=(route.specs, None if params is None else route.specs, PartitionSpec(), PartitionSpec()),
-        out_specs=(route.specs, PartitionSpec()),
-    )
-    return out, new, skipped
-
-
-def _counted(layout: Layout) -> str:
-    """Count the blocks of each stack in words, for `precond.plan`."""
-    return ", ".join(f"{layout.blocks[name]} of {x.shape[0]} {name}" for name, x in layout.stacks.items())
-
-
-def _axes(placement: Placement | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    return ((), ()) if placement is None else (placement.direction_axes, placement.root_axes)
-
-
-def _arrays(extra: dict[str, Any]) -> tuple[list[Any], Callable[[list[Any]], dict[str, Any]]]:
-    """Return the arrays among extra arguments, for `shard_map`, and a function that puts others in their places."""
-    leaves, treedef = jax.tree.flatten(extra)
-    which = [i for i, x in enumerate(leaves) if isinstance(x, jax.Array | np.ndarray)]
-
-    def rebuild(arrays: list[Any]) -> dict[str, Any]:
-        filled = list(leaves)
-        for i, x in zip(which, arrays, strict=True):
-            filled[i] = x
-        return treedef.unflatten(filled)
-
-    return [leaves[i] for i in which], rebuild

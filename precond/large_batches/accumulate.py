@@ -95,11 +95,6 @@ def accumulate(
     check_whole("every_k", every_k, least=1)
     if layers is not None:
         check_layers(layers)
-    if repr(inner).startswith("precond.with_stochastic_rounding("):
-        raise ValueError(
-            f"inner={inner!r} needs the parameters in bfloat16, and sees them in float32 here. Put it outside: "
-            "with_stochastic_rounding(accumulate(..))."
-        )
     inner = widened(inner)
 
     def init(params: optax.Params) -> AccumulateState:

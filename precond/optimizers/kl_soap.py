@@ -128,9 +128,9 @@ def kl_soap(
     with $\hat{}$ for bias correction, M the moving average of G `[m, n]`, $Q_L, Q_R$ the eigenvectors of L and R, and V
     the moving average of $(Q_L^\top G Q_R)^2$. Every basis takes one step of orthogonal iteration in each step. The
     momentum is kept in the parameter's own basis, and V is rotated with the bases (`precond.roots.rotated`). By default
-    bases are refreshed before the gradient is read in them, as NVIDIA does it. But the first update is zero: in bases that
-    are made from one gradient, its entries are rounding, but for the diagonal. NVIDIA's `KlSoapV3` to the last digit is
-    `precond.recipes.nvidia_kl_soap`.
+    bases are refreshed before the gradient is read in them, as NVIDIA does it. But the first update is zero, since a
+    gradient in bases that are made from it alone is diagonal, and its other entries are rounding. NVIDIA's `KlSoapV3`
+    to the last digit is `precond.recipes.nvidia_kl_soap`.
 
     Args:
       learning_rate: $\eta$, of Adam's size; a number or an Optax schedule.
@@ -144,8 +144,8 @@ def kl_soap(
         be given to `update`.
       mask: which parameters decay, as in `optax.adamw`.
       refresh: `precond.every`, or a number of steps n for `every(n, warmup=1)`. By default all bases are refreshed in
-        every step, before use. `precond.every(1, delay=1, warmup=1)` reads each gradient in the bases of the step before,
-        as `precond.soap` does. `precond.every(10, stagger=True, delay=1, warmup=1)` takes a tenth of the work.
+        every step, before use. `precond.every(1, delay=1, warmup=1)` reads each gradient in the bases of the step
+        before, as `precond.soap` does. `precond.every(10, stagger=True, delay=1, warmup=1)` takes a tenth of the work.
       method: how bases are refreshed: `precond.qr()` (the default on CPU), `precond.roots.rotations()`,
         `precond.roots.cholesky_qr()`, or `precond.eigh()`, which makes it NVIDIA's REKLS.
       transport: what becomes of V when a basis is refreshed: `precond.roots.rotated()` (the default), or

@@ -10,7 +10,8 @@ from jax.typing import ArrayLike
 
 from precond.arguments import check_decay, check_rate, check_whole, described
 from precond.blocks import View, Views, tensors
-from precond.engine import blocked, every, scale_by_kronecker
+from precond.compiled_if_eager import compiled_if_eager
+from precond.engine import blocked, every, refuse_foreign, scale_by_kronecker
 from precond.linalg import Precision
 from precond.mesh import Sharded
 from precond.roots import Checked, Health, Root, eigenbasis, qr
@@ -136,10 +137,11 @@ def official_soap(
         optax.scale_by_schedule(step_size),
         optax.add_decayed_weights((lambda count: -rate(count) * weight_decay) if weight_decay else 0.0),
     )
-    return optax.chain(
+    both = optax.chain(
         blocked(direction, block_size=None, views=views, otherwise=after_first(adam), axis=axis, mesh=mesh),
         after_first(step),
     )
+    return refuse_foreign(compiled_if_eager(both))  # outside of jit, Optax would compile its condition in every call
 
 
 def _decomposed_once(root: Root) -> Root:

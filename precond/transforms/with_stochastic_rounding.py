@@ -27,6 +27,8 @@ class WithStochasticRoundingState(NamedTuple):
     count: jax.Array
     inner: optax.OptState
 
+    needs_narrow_params = True  # for `widened`, which would hide them
+
 
 @described(explain=True)
 def with_stochastic_rounding(

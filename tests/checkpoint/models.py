@@ -25,7 +25,7 @@ def gradients(step, params):
 
 def run(tx, params, state=None, steps=range(4)):
     """The state after some steps on parameters that stay, and the last updates."""
-    state, update, out = tx.init(params) if state is None else state, jax.jit(tx.update), None
+    state, update, out = jax.jit(tx.init)(params) if state is None else state, jax.jit(tx.update), None
     for step in steps:
         out, state = update(gradients(step, params), state, params)
     return state, out

@@ -51,8 +51,8 @@ MADE = {
 
 @functools.cache
 def trained(name):
-    params = parameters()
-    return params, MADE[name](), run(MADE[name](), params)[0]
+    params, tx = parameters(), MADE[name]()
+    return params, tx, run(tx, params)[0]
 
 
 @pytest.mark.parametrize(

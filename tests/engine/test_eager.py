@@ -34,15 +34,22 @@ def graft_of_two():
 
 EAGER = {
     "shampoo": lambda: precond.shampoo(1e-3, block_size=4),
+    "soap": lambda: precond.soap(1e-3),
+    "kl_shampoo": lambda: precond.kl_shampoo(1e-3),
     "kl_soap": lambda: precond.kl_soap(1e-3),
     "muon": lambda: precond.muon(1e-3),
     "mfac": lambda: precond.mfac(1e-3, window=2),
     "neumann": lambda: precond.neumann(1e-3),
     "graft": graft_of_two,
     "adascale": lambda: precond.adascale(precond.shampoo, 1e-3, scale=2),
+    "google_shampoo": lambda: precond.recipes.google_shampoo(1e-3),
+    "meta_shampoo": lambda: precond.recipes.meta_shampoo(1e-3),
+    "meta_soap": lambda: precond.recipes.meta_soap(1e-3),
+    "nvidia_kl_soap": lambda: precond.recipes.nvidia_kl_soap(1e-3),
+    "official_soap": lambda: precond.recipes.official_soap(1e-3),
     "levenberg_marquardt": lambda: precond.transforms.levenberg_marquardt(lambda damping: precond.shampoo(damping)),
 }
-QUICK = ("shampoo", "mfac", "graft")
+QUICK = ("shampoo", "mfac", "graft", "official_soap")
 
 
 @pytest.mark.parametrize("name", [pytest.param(x, marks=[pytest.mark.slow] * (x not in QUICK)) for x in EAGER])

@@ -316,9 +316,11 @@ def test_a_state_of_explicitly_sharded_parameters_keeps_its_types(around):
 
 def test_parameters_that_are_rounded_by_chance_are_rounded_outside():
     rounded = precond.transforms.with_stochastic_rounding
-    with pytest.raises(ValueError, match=r"with_stochastic_rounding\(accumulate\(\.\.\)\)"):
-        precond.accumulate(rounded(optax.sgd(0.1)), 2)
     params = jnp.ones(1000, jnp.bfloat16)
+    inside = rounded(optax.sgd(0.1))
+    for inner in (inside, optax.chain(inside), optax.masked(inside, True), optax.with_extra_args_support(inside)):
+        with pytest.raises(ValueError, match=r"with_stochastic_rounding\(accumulate\(\.\.\)\)"):
+            precond.accumulate(inner, 2).init(params)
     tx, state = rounded(precond.accumulate(optax.sgd(1.0), 2)), None
     for step in range(2):
         state = tx.init(params) if state is None else state

@@ -124,3 +124,13 @@ def test_decay_and_rate_of_narrow_parameters_are_computed_in_float32():
     updates, _ = tx.update(params, tx.init(params), params)
     expected = jnp.asarray(-1.003 * 1.003, jnp.bfloat16)
     assert updates["bias"].tolist() == [expected.item()] * 2
+
+
+@pytest.mark.parametrize("broken", [-np.inf, np.inf, np.nan])
+def test_what_a_broken_part_returns_is_seen_and_is_no_skipped_step(broken):
+    part = optax.stateless(lambda updates, params: jax.tree.map(lambda x: jnp.full_like(x, broken), updates))
+    tx = finish(precond.blocked(part, otherwise=part, skipped=-jnp.inf), 0.1, None, None)
+    params = {"bias": jnp.ones(2), "kernel": jnp.ones((2, 2))}
+    updates, state = tx.update(params, tx.init(params), params)
+    assert not any(jnp.isfinite(x).any() for x in jax.tree.leaves(updates))
+    assert not any(x.any() for _, x in optax.tree.get_all_with_path(state, "blocks_skipped"))
