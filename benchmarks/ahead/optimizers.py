@@ -1,7 +1,7 @@
 """Optimizers by name: `shampoo-768` is `precond.shampoo` with blocks of at most 768.
 
-The small ones keep momentum, second moments, roots and bases in bfloat16. Shampoo has the powers of its paper, so that
-figures of different commits can be compared.
+The small ones keep momentum, second moments, roots and bases in bfloat16. Shampoo has the powers of its paper, and on one
+device the delay that it has on a mesh, so that figures of different commits can be compared.
 """
 
 import functools
@@ -15,7 +15,7 @@ import precond
 
 RATE = 1e-3
 SMALL = {"memory": precond.Memory()}
-PAPER = {"power": None}
+PAPER = {"power": None, "refresh": precond.every(20, stagger=True, delay=1)}
 BLOCKED = {
     "shampoo": functools.partial(precond.shampoo, **PAPER),
     "small_shampoo": functools.partial(

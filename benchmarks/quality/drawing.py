@@ -18,8 +18,8 @@ from benchmarks.quality.train import Trial
 PAGE = measure.IMAGES.parent / "benchmarks.md"
 Results = dict[str, list[Trial]]
 SMALLER = {  # and what they are compared with
-    "shampoo, one moment a block": "shampoo",
-    "shampoo, small state": "shampoo",
+    "shampoo, one moment a block": "shampoo, delay 1",
+    "shampoo, small state": "shampoo, delay 1",
     "soap, small state": "soap",
     "soap, small state but for bases": "soap",
 }

@@ -8,7 +8,7 @@ import optax
 import precond
 from benchmarks.quality.tasks import Task
 
-NO_DELAY = precond.every(20, stagger=True)  # a root is used in the step in which it is refreshed
+LATER = {"refresh": precond.every(20, stagger=True, delay=1)}  # a root is used from the step after its refresh
 BASES_LATER = precond.every(1, delay=1, warmup=1)  # a gradient is read in the bases of the step before
 Shape = Callable[[Any], Any]
 ADAMS_NORM = precond.transforms.scale_by_diagonal(0.95, eps=1e-15, bias_correction=True)
@@ -56,12 +56,12 @@ METHODS = {
     ),
     "optax muon": Method(of_rate(optax.contrib.muon, adam_b2=0.95), first_order=True),
     "shampoo": Method(of_rate(precond.shampoo)),
-    "shampoo, delay 0": Method(of_rate(precond.shampoo, refresh=NO_DELAY)),
-    "shampoo, power 1/4": Method(of_rate(precond.shampoo, power=None)),
-    "shampoo, power 3/8": Method(of_rate(precond.shampoo, power=3 / 8)),
-    "shampoo, power 1/2": Method(of_rate(precond.shampoo, power=1 / 2)),
-    "shampoo, one moment a block": Method(of_rate(precond.shampoo, magnitude=ONE_MOMENT)),
-    "shampoo, small state": Method(of_rate(precond.shampoo, magnitude=ONE_MOMENT, memory=precond.Memory())),
+    "shampoo, delay 1": Method(of_rate(precond.shampoo, **LATER)),
+    "shampoo, power 1/4": Method(of_rate(precond.shampoo, **LATER, power=None)),
+    "shampoo, power 3/8": Method(of_rate(precond.shampoo, **LATER, power=3 / 8)),
+    "shampoo, power 1/2": Method(of_rate(precond.shampoo, **LATER, power=1 / 2)),
+    "shampoo, one moment a block": Method(of_rate(precond.shampoo, **LATER, magnitude=ONE_MOMENT)),
+    "shampoo, small state": Method(of_rate(precond.shampoo, **LATER, magnitude=ONE_MOMENT, memory=precond.Memory())),
     "soap": Method(of_rate(precond.soap)),
     "soap, every step": Method(of_rate(precond.soap, refresh=1)),
     "soap, small state": Method(of_rate(precond.soap, memory=precond.Memory())),

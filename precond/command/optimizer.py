@@ -10,6 +10,7 @@ import optax
 
 import precond
 from precond.command.readers import axes, dtype, mesh, whole
+from precond.optimizers.shampoo import default_schedule
 from precond.planning import dense_layers, divided
 
 __all__ = ["Run", "add_devices", "add_optimizer", "read_run"]
@@ -122,6 +123,7 @@ def _schedule(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.optimizer == "muon":
         raise ValueError("--refresh: Muon has no roots to refresh. Leave it out, or take another --optimizer.")
     usual = inspect.signature(getattr(precond, arguments.optimizer)).parameters["refresh"].default
+    usual = default_schedule("data") if usual is None else usual  # Shampoo's, with an axis of any name
     stagger = not arguments.at_once
     return {"refresh": precond.every(arguments.refresh, stagger=stagger, delay=usual.delay, warmup=usual.warmup)}
 

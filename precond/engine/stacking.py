@@ -1,4 +1,4 @@
-"""Hold what `stacked` was told, and derive from it the layout and the places of a tree of parameters."""
+"""Hold the arguments of `stacked`, and derive from them the layout and the places of a tree of parameters."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple

@@ -28,7 +28,7 @@ from precond.transforms import scale_by_diagonal
 from precond.transforms.adam import adam
 from precond.trees import Mask
 
-__all__ = ["scale_by_shampoo", "shampoo"]
+__all__ = ["default_schedule", "scale_by_shampoo", "shampoo"]
 
 
 @described(sign=1, explain=True)
@@ -39,7 +39,7 @@ def scale_by_shampoo(
     eps: jax.typing.ArrayLike = 1e-15,
     damping: jax.typing.ArrayLike = 1e-6,
     power: float | Fraction | None = Fraction(1, 3),
-    refresh: RefreshSchedule | int = every(20, stagger=True, delay=1),
+    refresh: RefreshSchedule | int | None = None,
     magnitude: optax.GradientTransformation | None = None,
     method: Method | None = None,
     block_size: BlockSize = None,
@@ -92,13 +92,14 @@ def scale_by_shampoo(
     check_decay("b1", b1)
     check_number("b2", b2, 0, 1, advice="1 sums the factors.")
     check_number("damping", damping, 0)
-    refresh = as_schedule(refresh, delay=1)
+    usual = default_schedule(axis)
+    schedule = usual if refresh is None else as_schedule(refresh, delay=usual.delay)
     if magnitude is not None and otherwise is not None:
         check_idle("magnitude= and otherwise=", eps=(eps, 1e-15))
     kept = memory_of(memory)
     root = kept.of_root(inverse_root(power=power, method=method, damping=relative(damping)))
     adams = scale_by_diagonal(b2, eps=eps, bias_correction=True)  # with the momentum around it
-    moved = {"momentum": optax.ema(b1), "refresh": refresh, "precision": precision}
+    moved = {"momentum": optax.ema(b1), "refresh": schedule, "precision": precision}
     tx = blocked(
         as_direction(
             kept.of_entries(grafted(outer_products(b2), root, adams if magnitude is None else magnitude, **moved))
@@ -113,6 +114,19 @@ def scale_by_shampoo(
     return check_direction(tx, on_stacks={"magnitude": magnitude}, otherwise=otherwise)
 
 
+def default_schedule(axis: str | Sequence[str] | Sharded | None) -> RefreshSchedule:
+    """Return the schedule of `precond.shampoo` and `precond.scale_by_shampoo`, which depends on `axis=`.
+
+    Args:
+      axis: as in `precond.shampoo`.
+
+    Examples:
+      >>> default_schedule(None).delay, default_schedule("data").delay
+      (0, 1)
+    """
+    return every(20, stagger=True, delay=0 if axis is None else 1)
+
+
 @described(sign=-1)
 def shampoo(
     learning_rate: optax.ScalarOrSchedule,
@@ -124,7 +138,7 @@ def shampoo(
     power: float | Fraction | None = Fraction(1, 3),
     weight_decay: optax.ScalarOrSchedule | None = None,
     mask: Mask = None,
-    refresh: RefreshSchedule | int = every(20, stagger=True, delay=1),
+    refresh: RefreshSchedule | int | None = None,
     magnitude: optax.GradientTransformation | None = None,
     method: Method | None = None,
     block_size: BlockSize = None,
@@ -155,9 +169,9 @@ def shampoo(
       weight_decay: $\lambda$, decoupled, a number or an Optax schedule; None leaves it out, and `params` need not
         be given to `update`.
       mask: which parameters decay, as in `optax.adamw`.
-      refresh: `precond.every`, or a number of steps n for `every(n, delay=1)`: all roots at once. By default each root
-        every 20 steps, in turns. With `delay=1` no direction waits for a refresh, so that on a mesh directions travel
-        while statistics and roots are computed; the roots that a step uses are one step older.
+      refresh: `precond.every`, or a number of steps n: all roots at once. None is every root every 20 steps, in turns.
+        With `axis=` a number and None have `delay=1`: no direction waits for a refresh, so that directions travel while
+        statistics and roots are computed. The roots that a step uses are then one step older.
       magnitude: a transformation in place of Adam; it sees blocks of the momentum, and of the gradients as
         `precond.BlockInfo.gradients`. `optax.identity()` is SGD's.
       method: how roots are computed: `precond.roots.by_platform()` (the default: `eigh` on CPU, `composite` elsewhere),

@@ -226,7 +226,7 @@ def test_the_shampoo_alias_is_the_chain_that_it_documents():
 
 
 WHOLE_PERIODS = {
-    "shampoo": precond.every(3, delay=1),
+    "shampoo": precond.every(3),
     "soap": precond.every(3, delay=1, warmup=1),
     "kl_soap": precond.every(3, warmup=1),
     "kl_shampoo": precond.every(3),
