@@ -69,7 +69,7 @@ def run_if(predicate: jax.Array, on_true: Callable[..., Any], on_false: Callable
     def computing_both(predicate: jax.Array, yes: Arrays, no: Arrays, operands: tuple[Tree, ...]) -> Any:
         first = on_true(*_open_if(predicate, (yes, *operands)))
         second = on_false(*_open_if(~predicate, (no, *operands)))
-        return jax.tree.map(lambda x, y: jnp.where(predicate, x, y), first, second)
+        return _select(predicate, first, second)
 
     def conditional(predicate: jax.Array, yes: Arrays, no: Arrays, operands: tuple[Tree, ...]) -> Any:
         return lax.cond(predicate, lambda: on_true(yes, *operands), lambda: on_false(no, *operands))
@@ -83,13 +83,13 @@ def run_if(predicate: jax.Array, on_true: Callable[..., Any], on_false: Callable
             out = jax.vmap(conditional, axes, axis_size=size)(predicate, yes, no, operands)
             return out, jax.tree.map(lambda _: True, out)
 
-        def every(function: Callable[..., Any], hidden: Arrays, of: Any) -> Callable[[], Any]:
-            return lambda: jax.vmap(function, (of, *axes[3]), axis_size=size)(hidden, *operands)
+        def of_all(function: Callable[..., Any], hidden: Arrays, axes_of_hidden: Any) -> Callable[[], Any]:
+            return lambda: jax.vmap(function, (axes_of_hidden, *axes[3]), axis_size=size)(hidden, *operands)
 
         differ: list[Any] = []
 
         def shaped() -> Any:
-            out = every(on_true, yes, axes[1])()
+            out = of_all(on_true, yes, axes[1])()
             differ.append(jax.tree.map(varying, out))
             return out
 
@@ -99,9 +99,9 @@ def run_if(predicate: jax.Array, on_true: Callable[..., Any], on_false: Callable
             # A shape has the sharding of the whole mesh, which is not that of an array inside of `jax.shard_map`.
             return jax.tree.map(lambda x, over: vary(jnp.zeros(x.shape, x.dtype), over), shapes, differ[0])
 
-        first = run_if(jnp.any(predicate), every(on_true, yes, axes[1]), nothing)
-        second = run_if(jnp.any(~predicate), every(on_false, no, axes[2]), nothing)
-        out = jax.vmap(lambda p, a, b: jax.tree.map(lambda x, y: jnp.where(p, x, y), a, b))(predicate, first, second)
+        first = run_if(jnp.any(predicate), of_all(on_true, yes, axes[1]), nothing)
+        second = run_if(jnp.any(~predicate), of_all(on_false, no, axes[2]), nothing)
+        out = jax.vmap(_select)(predicate, first, second)
         return out, jax.tree.map(lambda _: True, out)
 
     return _with_derivative_of(computing_both, run, jnp.asarray(predicate), yes, no, operands)
@@ -116,11 +116,11 @@ def loop_between(
     *,
     most: int,
 ) -> Any:
-    """Carry a tree through the turns `first <= turn < last`, which may be no turn at all.
+    """Run `body` for the turns `first <= turn < last`, of which there may be none.
 
-    `jax.lax.fori_loop` does as much, but has no derivative in reverse. And under `jax.vmap` it runs from the least
-    turn to the greatest only if all members agree on both; here it always does, so that members in step cost no turn
-    more than one of them alone.
+    `jax.lax.fori_loop` does the same, but it has no derivative in reverse. Here the derivative is that of a scan over
+    `most` turns. Under `jax.vmap` the loop runs from the smallest `first` to the largest `last` of the members. In each
+    turn the members that are not due keep their values. So members in step take no more turns than one of them alone.
 
     Args:
       first: a whole number of at least 0.
@@ -146,7 +146,7 @@ def loop_between(
         def turn(carry: Tree, i: jax.Array) -> tuple[Tree, None]:
             due = (first <= i) & (i < last)
             seen, old, read = _open_if(due, (hidden, carry, given))
-            return jax.tree.map(lambda x, y: jnp.where(due, x, y), body(seen, i, old, read), carry), None
+            return _select(due, body(seen, i, old, read), carry), None
 
         return lax.scan(turn, carry, jnp.arange(most, dtype=jnp.int32))[0]
 
@@ -170,16 +170,14 @@ def loop_between(
         none = first >= last
         begin, end = jnp.min(jnp.where(none, most, first)), jnp.max(jnp.where(none, 0, last))
 
-        def every(i: jax.Array, carry: Tree, rest: tuple[jax.Array, jax.Array, Arrays, Tree]) -> Any:
-            def one(first: jax.Array, last: jax.Array, hidden: Arrays, carry: Tree, given: Tree) -> Any:
-                new = body(hidden, i, carry, given)
-                due = (first <= i) & (i < last)
-                return jax.tree.map(lambda x, y: jnp.where(due, x, y), new, carry)
+        def turn_of_all(i: jax.Array, carry: Tree, rest: tuple[jax.Array, jax.Array, Arrays, Tree]) -> Any:
+            def turn(first: jax.Array, last: jax.Array, hidden: Arrays, carry: Tree, given: Tree) -> Any:
+                return _select((first <= i) & (i < last), body(hidden, i, carry, given), carry)
 
             first, last, hidden, given = rest
-            return jax.vmap(one, (*axes[:3], 0, axes[4]), axis_size=size)(first, last, hidden, carry, given)
+            return jax.vmap(turn, (*axes[:3], 0, axes[4]), axis_size=size)(first, last, hidden, carry, given)
 
-        out = loop_between(begin, end, every, carry, (first, last, hidden, given), most=most)
+        out = loop_between(begin, end, turn_of_all, carry, (first, last, hidden, given), most=most)
         return out, jax.tree.map(lambda _: True, out)
 
     return _with_derivative_of(every_turn, run, first, last, hidden, carry, given)
@@ -199,6 +197,10 @@ def _hoisted(function: Callable[..., Any], *operands: Tree) -> tuple[Any, Callab
         return treedef.unflatten(jaxpr_as_fun(ClosedJaxpr(jaxpr, hidden))(*jax.tree.leaves(operands)))
 
     return hidden, run
+
+
+def _select(predicate: jax.Array, on_true: Tree, on_false: Tree) -> Any:
+    return jax.tree.map(lambda x, y: jnp.where(predicate, x, y), on_true, on_false)
 
 
 def _open_if(predicate: jax.Array, tree: Tree) -> Any:

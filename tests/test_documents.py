@@ -29,7 +29,8 @@ def blocks(page):
     return [textwrap.dedent(block) for _, block in found]
 
 
-LONG = [ROOT / "docs" / name for name in ("kfac.md", "recipes.md")]  # they train a dozen models, for half a minute
+# These train many models. The tests of their subjects run the same functions, in more cases.
+LONG = [ROOT / "docs" / f"{name}.md" for name in ("checkpoints", "devices", "kfac", "muon", "recipes")]
 
 
 @pytest.mark.platforms
@@ -43,6 +44,20 @@ def test_the_page_runs(page, tmp_path, monkeypatch):
     names = {"__name__": "page"}
     for number, block in enumerate(blocks(page)):
         exec(compile(block, f"{page.name}, block {number}", "exec"), names)
+
+
+def named_in(code):
+    """The names of the library in a block of code, as `precond.views.default`."""
+    whole = [ast.unparse(node) for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Attribute)]
+    return {name for name in whole if re.fullmatch(r"precond(\.\w+)+", name)}
+
+
+@pytest.mark.parametrize("page", LONG, ids=lambda p: p.name)
+def test_the_library_has_every_name_on_a_page_that_runs_late(page):
+    names = set().union(*map(named_in, blocks(page)))
+    assert len(names) > 3
+    for name in names:
+        eval(name, {"precond": precond})
 
 
 def test_what_k_fac_costs_is_what_was_counted():
@@ -239,15 +254,25 @@ def is_optimizer(made, code):
     return isinstance(made, optax.GradientTransformation) and "capture" not in code and "adascale" not in code
 
 
-@pytest.mark.parametrize("code", COMING_FROM)
+# The first row of each function; the others wait for `make test-slow`.
+FIRST = {code.split("(")[0]: code for code in reversed(COMING_FROM)}.values()
+
+
+def test_every_row_of_the_tables_of_arguments_is_accepted(names_of_a_user):
+    for code in COMING_FROM:
+        eval(code, dict(names_of_a_user))
+
+
+def is_long(code):
+    """Whether `init` of this row takes a second, as the one of the row of the same recipe without arguments."""
+    return code.startswith("recipes.google_shampoo(") and code not in FIRST
+
+
+@pytest.mark.parametrize("code", [pytest.param(c, marks=[pytest.mark.slow] * is_long(c)) for c in COMING_FROM])
 def test_a_row_of_the_tables_of_arguments_can_be_constructed(code, names_of_a_user):
     made = eval(code, dict(names_of_a_user))
     if is_optimizer(made, code):
         jax.eval_shape(made.init, names_of_a_user["params"])
-
-
-# The first row of each function; the others wait for `make test-slow`.
-FIRST = {code.split("(")[0]: code for code in reversed(COMING_FROM)}.values()
 
 
 @pytest.mark.parametrize("code", [pytest.param(c, marks=[pytest.mark.slow] * (c not in FIRST)) for c in COMING_FROM])

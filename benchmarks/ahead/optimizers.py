@@ -1,11 +1,12 @@
 """Optimizers by name: `shampoo-768` is `precond.shampoo` with blocks of at most 768.
 
-The small ones keep momentum, second moments, roots and bases in bfloat16. Shampoo has the powers of its paper, and on one
-device the delay that it has on a mesh, so that figures of different commits can be compared.
+The small ones keep momentum, second moments, roots and bases in bfloat16. Shampoo has the powers of its paper, and on
+one device the delay that it has on a mesh, so that figures of different commits can be compared.
 """
 
 import functools
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ import precond
 
 RATE = 1e-3
 SMALL = {"memory": precond.Memory()}
-PAPER = {"power": None, "refresh": precond.every(20, stagger=True, delay=1)}
+PAPER: dict[str, Any] = {"power": None, "refresh": precond.every(20, stagger=True, delay=1)}
 BLOCKED = {
     "shampoo": functools.partial(precond.shampoo, **PAPER),
     "small_shampoo": functools.partial(

@@ -35,15 +35,15 @@ def chosen(**options):
 
 def variants():
     """By name, as the page writes them: a function of the learning rate."""
-    unchanged = {"transport": precond.roots.unchanged()}
+    now, unchanged = {"refresh": precond.every(1)}, {"transport": precond.roots.unchanged()}
     return {
         "AdamW": lambda rate: optax.adamw(rate, b2=0.95, weight_decay=0.0),
         "kl_soap, by its defaults": chosen(),
-        "`refresh=every(1, delay=1, warmup=1)`": chosen(refresh=precond.every(1, delay=1, warmup=1)),
-        "`eps=1e-8`": chosen(eps=1e-8),
-        "`transport=unchanged()`": chosen(**unchanged),
-        "`damping=0`": chosen(damping=0.0),
-        "`eps=1e-8`, `transport=unchanged()`": chosen(eps=1e-8, **unchanged),
+        "`refresh=every(1)`": chosen(**now),
+        "`refresh=every(1)`, `eps=1e-8`": chosen(**now, eps=1e-8),
+        "`refresh=every(1)`, `transport=unchanged()`": chosen(**now, **unchanged),
+        "`refresh=every(1)`, `damping=0`": chosen(**now, damping=0.0),
+        "`refresh=every(1)`, `eps=1e-8`, `transport=unchanged()`": chosen(**now, eps=1e-8, **unchanged),
         "the parts as they were": parts,
     }
 

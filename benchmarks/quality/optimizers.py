@@ -8,8 +8,10 @@ import optax
 import precond
 from benchmarks.quality.tasks import Task
 
-LATER = {"refresh": precond.every(20, stagger=True, delay=1)}  # a root is used from the step after its refresh
-BASES_LATER = precond.every(1, delay=1, warmup=1)  # a gradient is read in the bases of the step before
+# A root is used from the step after its refresh.
+LATER: dict[str, Any] = {"refresh": precond.every(20, stagger=True, delay=1)}
+# A gradient is read in the bases of its own step.
+BASES_FIRST = precond.every(1, warmup=1)
 Shape = Callable[[Any], Any]
 ADAMS_NORM = precond.transforms.scale_by_diagonal(0.95, eps=1e-15, bias_correction=True)
 ONE_MOMENT = precond.transforms.scale_by_mean_square(0.95)
@@ -72,9 +74,9 @@ METHODS = {
     "kl_shampoo, Adam's norm": Method(of_rate(precond.kl_shampoo, magnitude=ADAMS_NORM)),
     "kl_shampoo, own norm": Method(of_rate(precond.kl_shampoo, magnitude=None)),
     "kl_soap": Method(of_rate(precond.kl_soap)),
-    "kl_soap, delay 1": Method(of_rate(precond.kl_soap, refresh=BASES_LATER)),
-    "kl_soap, Adam's norm": Method(of_rate(precond.kl_soap, refresh=BASES_LATER, magnitude=ADAMS_NORM)),
-    "kl_soap, moments kept": Method(of_rate(precond.kl_soap, refresh=BASES_LATER, transport=precond.roots.unchanged())),
+    "kl_soap, delay 0": Method(of_rate(precond.kl_soap, refresh=BASES_FIRST)),
+    "kl_soap, Adam's norm": Method(of_rate(precond.kl_soap, magnitude=ADAMS_NORM)),
+    "kl_soap, moments kept": Method(of_rate(precond.kl_soap, transport=precond.roots.unchanged())),
     "muon": Method(of_rate(precond.muon)),
     "muon, width": Method(of_rate(precond.muon, scale=precond.orthogonal.width())),
     "kfac": Method(of_damping(precond.kfac), middle=lambda task: 3e-3, documented=1e-2, factors=True),

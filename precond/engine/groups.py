@@ -27,12 +27,46 @@ less time, and an update that refreshes all roots takes a thirtieth longer (benc
 """
 
 
+class Span(NamedTuple):
+    """Name the rows of one member that fill a slot in one of the turns.
+
+    Attributes:
+      member: the number of the member in its group.
+      start: the number of the first of these rows among the remaining rows of all members.
+      count: the number of these rows.
+    """
+
+    member: int
+    start: int
+    count: int
+
+
+class DueRows(NamedTuple):
+    """Name consecutive rows of one member that are refreshed in a turn.
+
+    Attributes:
+      member: the number of the member in its group.
+      start: the first of the rows in the member's stack.
+      count: the number of rows.
+      due: whether they are due in this turn; True if they are due in every turn.
+    """
+
+    member: int
+    start: Any
+    count: int
+    due: jax.Array | bool
+
+
 class RefreshGroup(NamedTuple):
     """Describe the factors that one call refreshes.
 
     All turns of a period refresh equally many roots, or one less, so that no step is much longer than another. Of a
     stack of n rows, each turn refreshes `n // turns` consecutive rows, and turn 0 the first of them. The remaining rows
     of all stacks are numbered together. Row i of these is due in turn `i % turns`, and fills slot `i // turns`.
+
+    For example, let stack A have 5 rows, stack B 3 rows, and a period 4 turns. Each turn takes one row of A. One row of
+    A and three rows of B remain, and fill one slot: turn 0 also takes row 4 of A, and turns 1, 2 and 3 take rows 0, 1
+    and 2 of B.
 
     Attributes:
       members: the indices of these factors in the list of all factors.
@@ -61,23 +95,20 @@ class RefreshGroup(NamedTuple):
         return -(-self.roots // self.turns)
 
     @property
-    def whole(self) -> list[int]:
-        """The number of rows of each stack that are due in every turn."""
+    def rows_each_turn(self) -> list[int]:
+        """The number of rows of each member that are due in every turn."""
         return [n // self.turns for n in self.rows]
 
     @property
-    def slots(self) -> list[list[tuple[int, int, int]]]:
-        """The rows that fill each slot in one of the turns.
-
-        Each entry is a member, the number of the first of its remaining rows, and the number of these rows.
-        """
+    def slots(self) -> list[list[Span]]:
+        """The rows that fill each slot in one of the turns."""
         left = [n % self.turns for n in self.rows]
         starts = (np.cumsum(left) - left).tolist()
+        spans = [Span(k, start, n) for k, (start, n) in enumerate(zip(starts, left, strict=True))]
         found = []
         for slot in range(-(-sum(left) // self.turns)):
             first, last = slot * self.turns, (slot + 1) * self.turns
-            spans = zip(starts, left, strict=True)
-            found.append([(k, start, n) for k, (start, n) in enumerate(spans) if start < last and first < start + n])
+            found.append([span for span in spans if span.start < last and first < span.start + span.count])
         return found
 
     def of(self, everything: Sequence[Any]) -> list[Any]:
@@ -147,12 +178,13 @@ def _choose_sizes(counts: dict[int, int], most: int) -> dict[int, int]:
     return out
 
 
-def _slot_rows(group: RefreshGroup, slot: int, turn: jax.Array) -> list[tuple[int, jax.Array, jax.Array]]:
-    """Return (member, row, whether it fills the slot in this turn) for each member that can fill a slot."""
+def _slot_rows(group: RefreshGroup, slot: int, turn: jax.Array) -> list[DueRows]:
+    """Return the row of each member that can fill a slot, and whether it fills it in this turn."""
     out = []
     for k, start, n in group.slots[slot]:
         i = slot * group.turns + turn - start
-        out.append((k, group.whole[k] * group.turns + jnp.clip(i, 0, n - 1), (i >= 0) & (i < n)))
+        row = group.rows_each_turn[k] * group.turns + jnp.clip(i, 0, n - 1)
+        out.append(DueRows(k, row, 1, (i >= 0) & (i < n)))
     return out
 
 
@@ -160,11 +192,10 @@ def _rows(tree: Tree, start: jax.Array, count: int) -> Any:
     return jax.tree.map(lambda x: row_major(lax.dynamic_slice_in_dim(x, start, count)), tree)
 
 
-def _due_rows(group: RefreshGroup, turn: jax.Array) -> list[tuple[int, Any, int, Any]]:
-    """Return (member, first due row, number of due rows, whether they are due) for a turn; None is always due."""
-    whole: list[tuple[int, Any, int, Any]] = [(k, turn * n, n, None) for k, n in enumerate(group.whole) if n]
-    left = [_slot_rows(group, slot, turn) for slot in range(len(group.slots))]
-    return whole + [(k, place, 1, here) for places in left for k, place, here in places]
+def _due_rows(group: RefreshGroup, turn: jax.Array) -> list[DueRows]:
+    """Return all rows that are due in a turn, or can be."""
+    always = [DueRows(k, turn * n, n, due=True) for k, n in enumerate(group.rows_each_turn) if n]
+    return always + [rows for slot in range(len(group.slots)) for rows in _slot_rows(group, slot, turn)]
 
 
 def transported(
@@ -189,12 +220,12 @@ def transported(
     """
     assert root.transport is not None
     out = list(moments)
-    for k, place, count, here in _due_rows(group, turn):
+    for k, start, count, due in _due_rows(group, turn):
         stack, axis = places[k]
-        rows = [_rows(tree, place, count) for tree in (out[stack], old[k], new[k])]
+        rows = [_rows(tree, start, count) for tree in (out[stack], old[k], new[k])]
         move = functools.partial(root.transport, axis=axis)
-        moved = move(*rows) if here is None else run_if(here, move, lambda *rows: rows[0], *rows)
-        out[stack] = _put_at(out[stack], moved, place)
+        moved = move(*rows) if isinstance(due, bool) else run_if(due, move, lambda *rows: rows[0], *rows)
+        out[stack] = _put_at(out[stack], moved, start)
     return out
 
 
@@ -214,13 +245,13 @@ def take_rows(group: RefreshGroup, turn: jax.Array, trees: Sequence[Any], fit: F
       trees: a tree of stacks for each member.
       fit: a function that pads the rows of a member to the size of the group.
     """
-    rows = [fit(_rows(tree, turn * n, n)) for tree, n in zip(trees, group.whole, strict=True) if n]
+    rows = [fit(_rows(tree, turn * n, n)) for tree, n in zip(trees, group.rows_each_turn, strict=True) if n]
     for slot in range(len(group.slots)):
         row: Any = None
-        for k, place, here in _slot_rows(group, slot, turn):
-            found = fit(_rows(trees[k], place, 1))
+        for k, start, count, due in _slot_rows(group, slot, turn):
+            found = fit(_rows(trees[k], start, count))
             row = jax.tree.map(jnp.zeros_like, found) if row is None else row
-            row = jax.tree.map(lambda x, y, here=here: jnp.where(here, x, y), found, row)
+            row = jax.tree.map(lambda x, y, due=due: jnp.where(due, x, y), found, row)
         rows.append(row)
     return jax.tree.map(lambda *x: x[0] if len(x) == 1 else jnp.concatenate(x), *rows)
 
@@ -237,17 +268,16 @@ def put_rows(
       rows: the new rows, `[due, ..]`.
       crop: a function from rows of the group, and the stacks of a member, to rows of that member.
     """
-    out, start, rows = list(trees), 0, jax.tree.map(row_major, rows)
-
-    for k, n in enumerate(group.whole):
+    out, passed, rows = list(trees), 0, jax.tree.map(row_major, rows)
+    for k, n in enumerate(group.rows_each_turn):
         if n:
-            mine = crop(jax.tree.map(lambda x, a=start, n=n: x[a : a + n], rows), trees[k])
-            out[k] = _put_at(out[k], mine, turn * n)
-        start += n
+            new = crop(jax.tree.map(lambda x, a=passed, n=n: x[a : a + n], rows), trees[k])
+            out[k] = _put_at(out[k], new, turn * n)
+        passed += n
     for slot in range(len(group.slots)):
-        row = jax.tree.map(lambda x, i=start + slot: x[i : i + 1], rows)
-        for k, place, here in _slot_rows(group, slot, turn):
-            old, new = _rows(out[k], place, 1), crop(row, trees[k])
-            kept = jax.tree.map(lambda x, y, here=here: jnp.where(here, x, y), new, old)
-            out[k] = _put_at(out[k], kept, place)
+        row = jax.tree.map(lambda x, i=passed + slot: x[i : i + 1], rows)
+        for k, start, count, due in _slot_rows(group, slot, turn):
+            old, new = _rows(out[k], start, count), crop(row, trees[k])
+            kept = jax.tree.map(lambda x, y, due=due: jnp.where(due, x, y), new, old)
+            out[k] = _put_at(out[k], kept, start)
     return out

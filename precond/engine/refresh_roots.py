@@ -100,20 +100,23 @@ def refresh_roots(
     groups = groups_of(root, factors, powers, blocks.row_groups, turns)
     accept = True if blocks.any_finite is None else blocks.any_finite
 
+    # A device refreshes the due rows of its own row groups, and writes those of all devices with which it shares roots.
+    my_row_groups, all_row_groups = blocks.row_groups, blocks.row_groups * devices.count
+
     def turn(now: Any, carry: tuple[list[Any], list[Any]], factors: Sequence[Factor]) -> tuple[list[Any], list[Any]]:
         derived, moments = carry
-        mine, out, row_groups = devices.local(derived), list(derived), blocks.row_groups * devices.count
+        mine, out = devices.local(derived), list(derived)
         for group in groups:
             with named("refresh", f"{group.due} of {group.roots}, every {schedule.period}"):
                 work = functools.partial(_refreshed, root, group, now, step == schedule.start, accept)
-                new = devices.all_gather(_by_row_group(work, blocks.row_groups)(group.of(factors), group.of(mine)))
-                back = functools.partial(put_rows, group, now, crop=functools.partial(_cropped, root, group))
-                everywhere = _by_row_group(back, row_groups)
-                for i, x in zip(group.members, everywhere(group.of(derived), new), strict=True):
+                due = _by_row_group(work, my_row_groups)(group.of(factors), group.of(mine))
+                write = functools.partial(put_rows, group, now, crop=functools.partial(_cropped, root, group))
+                new = _by_row_group(write, all_row_groups)(group.of(derived), devices.all_gather(due))
+                for i, x in zip(group.members, new, strict=True):
                     out[i] = x
                 if root.transport is not None:
-                    follow = functools.partial(transported, root, group, now, places=group.of(places))
-                    moments = _by_row_group(follow, row_groups)(moments, group.of(derived), group.of(out))
+                    move = functools.partial(transported, root, group, now, places=group.of(places))
+                    moments = _by_row_group(move, all_row_groups)(moments, group.of(derived), new)
         return out, moments
 
     if schedule.in_every_step:

@@ -115,7 +115,9 @@ def test_the_state_of_other_parameters_has_no_dictionary():
 
 
 @pytest.mark.parametrize("by_name", [False, True], ids=["state", "by path"])
-@pytest.mark.parametrize("name", ["shampoo, blocks of 5", "soap", "muon", "google"])
+@pytest.mark.parametrize(
+    "name", ["shampoo, blocks of 5", "soap", "muon", pytest.param("google", marks=pytest.mark.slow)]
+)
 def test_a_run_whose_parameters_are_renamed_and_sort_elsewhere_goes_on_as_it_would_have(name, by_name):
     params, tx, state = trained(name)
     others = renamed(params, a="z")
@@ -155,7 +157,9 @@ def test_without_their_old_names_renamed_parameters_begin_anew():
     assert adopted.kept == ("b/bias", "b/kernel", "c/bias", "c/kernel")
 
 
-@pytest.mark.parametrize("name", ["shampoo, blocks of 5", "soap", "kl_shampoo", "muon"])
+@pytest.mark.parametrize(
+    "name", ["shampoo, blocks of 5", "soap", pytest.param("kl_shampoo", marks=pytest.mark.slow), "muon"]
+)
 def test_with_parameters_more_and_less_the_others_go_on_as_they_would_have(name):
     params, tx, state = trained(name)
     new = {"kernel": np.ones((12, 8), np.float32), "bias": np.ones(8, np.float32)}
@@ -246,7 +250,9 @@ def test_from_adam_the_first_update_is_as_long_as_the_next_of_adam_and_that_of_v
                 assert jnp.vdot(block, other) > 0.3 * np.linalg.norm(block) * np.linalg.norm(other)
 
 
-@pytest.mark.parametrize("name", ["shampoo", "muon", "soap", "kl_shampoo", "kl_soap"])
+@pytest.mark.parametrize(
+    "name", ["shampoo", "muon", *(pytest.param(x, marks=pytest.mark.slow) for x in ("soap", "kl_shampoo")), "kl_soap"]
+)
 def test_from_adam_in_the_middle_of_a_run_the_loss_does_not_jump(name):
     rng = np.random.default_rng(0)
     x = rng.standard_normal((256, 12), np.float32)

@@ -26,7 +26,8 @@ NEW = {"bias": np.ones(8, np.float32), "embedding": np.ones((40, 8), np.float32)
 AT = {"0": NEW, "z": NEW}  # before and behind the others, in the order of names
 NEW_PATHS = tuple(f"{at}/{name}" for at in AT for name in NEW)
 STEPS = range(20, 26)
-QUICK = ("shampoo b2=0.999", "soap", "kl_shampoo", "muon adam_b2=0.999")
+# What has no view is the same part of each alias. Muon has it alone, and Shampoo beside roots.
+QUICK = ("shampoo b2=0.999", "muon adam_b2=0.999")
 
 
 def steps_of(tx, params, state):
@@ -76,7 +77,7 @@ def test_parameters_without_a_view_begin_anew_as_in_a_fresh_state_and_the_others
         check(adopted.kept, found, going_on, rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", marked(MADE, QUICK[2:]))
+@pytest.mark.parametrize("name", marked(MADE, QUICK[1:]))
 def test_after_adam_parameters_without_a_view_begin_anew_as_in_a_fresh_state(name):
     tx, old = MADE[name](1e-2), parameters()
     adopted = adopt(tx, old | AT, run(optax.adam(1e-3), old, steps=range(30))[0], b1=0.9, b2=0.999)
@@ -106,7 +107,7 @@ ROOTS = {  # all roots in every step, and no first step without an update: a sch
 }
 
 
-@pytest.mark.parametrize("name", marked(ROOTS, ("shampoo", "soap")))
+@pytest.mark.parametrize("name", marked(ROOTS, ("shampoo",)))
 @pytest.mark.parametrize("before", ["the same", "adam"])
 def test_matrices_begin_anew_as_in_a_fresh_state_and_the_others_go_on(name, before):
     tx, old = ROOTS[name](), parameters()

@@ -25,7 +25,11 @@ OPTIMIZERS = {
     "soap": lambda: precond.soap(1e-2, refresh=TURNS._replace(delay=1, warmup=1), block_size=3),
 }
 
-each_optimizer = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+
+def of(*quick):
+    """Run a test for each optimizer; all but the quick ones are slow. Each is quick with one of the two libraries."""
+    cases = [pytest.param(f, id=n, marks=[pytest.mark.slow] * (n not in quick)) for n, f in OPTIMIZERS.items()]
+    return pytest.mark.parametrize("make", cases)
 
 
 def batch(step):
@@ -122,7 +126,7 @@ def nnx_run(model, optimizer, first, last):
     return nnx.state((model, optimizer))
 
 
-@each_optimizer
+@of("shampoo")
 def test_at_the_step_of_the_checkpoint_some_roots_are_stale(make):
     """What the tests below rest on: the last steps before it refreshed some roots and left others."""
     before = linen_run(linen_start(make), 0, SAVED - 2)
@@ -136,7 +140,7 @@ def test_at_the_step_of_the_checkpoint_some_roots_are_stale(make):
     assert {True, False} == set(np.concatenate(moved).tolist())
 
 
-@each_optimizer
+@of("shampoo")
 def test_a_linen_run_goes_on_bit_for_bit(make, tmp_path):
     state = linen_saved(make)
     save(tmp_path, state)
@@ -145,7 +149,7 @@ def test_a_linen_run_goes_on_bit_for_bit(make, tmp_path):
     assert_equal(linen_run(restored, SAVED, LAST).params, linen_run(state, SAVED, LAST).params)
 
 
-@each_optimizer
+@of("soap")
 def test_an_nnx_run_goes_on_bit_for_bit(make, tmp_path):
     run = nnx_start(make)
     saved = nnx_run(*run, 0, SAVED)
@@ -156,7 +160,7 @@ def test_an_nnx_run_goes_on_bit_for_bit(make, tmp_path):
     assert_equal(nnx_run(*restored, SAVED, LAST), expected)
 
 
-@each_optimizer
+@of("shampoo")
 def test_the_target_may_come_from_shapes_alone(make, tmp_path):
     state = linen_saved(make)
     save(tmp_path, state.opt_state)
@@ -164,7 +168,7 @@ def test_the_target_may_come_from_shapes_alone(make, tmp_path):
     assert_equal(restore(tmp_path, abstract(shapes)), state.opt_state)
 
 
-@each_optimizer
+@of("shampoo")
 def test_a_checkpoint_of_one_device_restores_on_eight(make, tmp_path):
     state = linen_saved(make)
     save(tmp_path, state)

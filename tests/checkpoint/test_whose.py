@@ -87,10 +87,13 @@ def test_long_stacks_have_the_same_owners_as_short_ones(monkeypatch):
 
 
 # What accumulates takes its first step in the second call.
-SLOW = [pytest.param(catalog.find(name), marks=pytest.mark.slow) for name in ("kfac", "ekfac", "adascale_shampoo")]
+LATE = [catalog.find(name) for name in ("kfac", "ekfac", "adascale_shampoo")]
+# One check in `blocked` refuses for all of them; aliases with other states and one recipe show that it is there.
+SHOWN = ("shampoo", "kl_soap", "muon", "meta_soap")
+CASES = [pytest.param(x, marks=[pytest.mark.slow] * (x.name not in SHOWN)) for x in (*BLOCKED, *LATE)]
 
 
-@pytest.mark.parametrize("case", [*BLOCKED, *SLOW], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_state_whose_parameters_were_renamed_is_refused_and_its_own_is_not(case):
     tx, (params, others) = case.make(), resorted()
     state = relabelled(tx, tx.init(params), others)
@@ -104,7 +107,12 @@ def test_a_state_whose_parameters_were_renamed_is_refused_and_its_own_is_not(cas
 
 @pytest.mark.parametrize(
     ("name", "given"),
-    [("shampoo", {}), ("muon", {}), ("google_shampoo", {"start_preconditioning_step": 0}), ("meta_soap", {})],
+    [
+        ("shampoo", {}),
+        ("muon", {}),
+        pytest.param("google_shampoo", {"start_preconditioning_step": 0}, marks=pytest.mark.slow),
+        ("meta_soap", {}),
+    ],
 )
 def test_under_jit_it_moves_to_infinity_and_is_counted(name, given):
     tx, (params, others) = catalog.find(name).make(**given), resorted()
@@ -262,8 +270,8 @@ def optimizers():
     return made | {"adamw": optax.adamw(1e-3), "lion": optax.lion(1e-3)}
 
 
-# Each optimizer is given the states of the two that follow it in the list, or those of all others.
-@pytest.mark.parametrize("following", [2, pytest.param(None, marks=pytest.mark.slow)], ids=["of the next", "of all"])
+# Each optimizer is given the state of the one that follows it in the list, or those of all others.
+@pytest.mark.parametrize("following", [1, pytest.param(None, marks=pytest.mark.slow)], ids=["of the next", "of all"])
 @pytest.mark.usefixtures("x64")
 def test_the_state_of_another_optimizer_says_whose_it_is(following):
     params = parameters()

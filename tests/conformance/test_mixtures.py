@@ -91,7 +91,7 @@ MIXED = {
 }
 
 
-@pytest.mark.parametrize("mix", MIXED)
+@pytest.mark.parametrize("mix", [pytest.param("beside", marks=pytest.mark.slow), "inside"])
 @pytest.mark.parametrize("other", mixing.systems("soap", but=("ekfac",)))
 def test_a_capture_finds_the_bases_of_ek_fac_among_the_roots_of_others(mix, other):
     params, layers = mixing.parameters(0), mixing.only("one")

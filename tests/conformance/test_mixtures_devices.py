@@ -50,12 +50,8 @@ def accumulated(one, other, axis):
 
 def mixtures():
     """By kind and by pair, as test parameters."""
-    quick = {
-        (beside, "kfac", "shampoo"),
-        (beside, "muon", "kl_soap"),
-        (inside, "ekfac", "soap"),
-        (accumulated, "kfac", "adascale"),
-    }
+    # What is accumulated are K-FAC and Shampoo beside each other.
+    quick = {(beside, "muon", "kl_soap"), (inside, "ekfac", "soap"), (accumulated, "kfac", "adascale")}
     pairs = [("kfac", "shampoo"), ("ekfac", "soap"), ("kl_shampoo", "kfac"), ("soap", "mfac"), ("bare", "ekfac")]
     every = [(kind, *pair) for kind in (beside, inside, graft, around) for pair in pairs]
     others = [("muon", "kl_soap"), ("kl_soap", "muon"), ("meta", "official_soap"), ("official_soap", "nvidia")]

@@ -31,38 +31,60 @@ def load(name, replacements):
     return module
 
 
-ROWS = tuple(
-    {"opt_name": case.name, "opt_kwargs": case.kwargs, "wrapper_name": None, "wrapper_kwargs": None}
-    for case in catalog.DEFAULTS + catalog.WHOLE
-)
-CONTRIB = load(
-    "optax.contrib._common_test",
-    {
-        "_MAIN_OPTIMIZERS_UNDER_TEST": ROWS,
-        "_ALL_OPTIMIZERS_UNDER_TEST": ROWS,
+# Each KL alias has the state of its sibling; both wait for `make test-slow`.
+LATE = tuple(case for case in catalog.DEFAULTS if case.name in ("kl_shampoo", "kl_soap"))
+SOON = tuple(case for case in catalog.DEFAULTS + catalog.WHOLE if case not in LATE)
+
+
+def contributed(cases):
+    """Optax's test of contributed optimizers, for some of ours."""
+    rows = tuple(
+        {"opt_name": case.name, "opt_kwargs": case.kwargs, "wrapper_name": None, "wrapper_kwargs": None}
+        for case in cases
+    )
+    replacements = {
+        "_MAIN_OPTIMIZERS_UNDER_TEST": rows,
+        "_ALL_OPTIMIZERS_UNDER_TEST": rows,
         "_get_opt_factory": lambda name: getattr(precond, name),
-    },
-)
-SHARDING = load(
-    "optax._src.sharding_test",
-    {
-        "OPTIMIZERS": {case.name: case.make(learning_rate=1.0) for case in catalog.DEFAULTS + catalog.WHOLE},
+    }
+    return load("optax.contrib._common_test", replacements).ContribTest
+
+
+def sharded(cases):
+    """Optax's test of sharding, for some of our optimizers."""
+    replacements = {
+        "OPTIMIZERS": {case.name: case.make(learning_rate=1.0) for case in cases},
         # It compares versions as strings, by which 0.10 is older than 0.7.2, and would skip itself.
         "jax": types.SimpleNamespace(**vars(jax) | {"__version__": "9"}),
-    },
-)
-for name in [name for name in dir(SHARDING.ShardingTest) if "microbatch" in name]:
-    delattr(SHARDING.ShardingTest, name)  # of Optax alone, no optimizer in it
+    }
+    suite = load("optax._src.sharding_test", replacements).ShardingTest
+    for name in [name for name in dir(suite) if "microbatch" in name]:
+        delattr(suite, name)  # of Optax alone, no optimizer in it
+    return suite
 
 
-class TestContrib(CONTRIB.ContribTest):
+class TestContrib(contributed(SOON)):
     """30,000 steps to the minimum, and all the rest."""
 
 
-class TestSharding(SHARDING.ShardingTest):
+class TestSharding(sharded(SOON)):
     """Types in an explicit mesh."""
 
 
-@pytest.mark.parametrize(("suite", "properties"), [(TestContrib, 9), (TestSharding, 3)])
-def test_the_suite_was_loaded_for_every_alias(suite, properties):
-    assert sum(name.startswith("test_") for name in dir(suite)) >= properties * len(catalog.DEFAULTS + catalog.WHOLE)
+@pytest.mark.slow
+class TestContribLate(contributed(LATE)):
+    """The same for the others."""
+
+
+@pytest.mark.slow
+class TestShardingLate(sharded(LATE)):
+    """The same for the others."""
+
+
+@pytest.mark.parametrize(
+    ("suite", "properties", "cases"),
+    [(TestContrib, 9, SOON), (TestSharding, 3, SOON), (TestContribLate, 9, LATE), (TestShardingLate, 3, LATE)],
+)
+def test_the_suite_was_loaded_for_every_alias(suite, properties, cases):
+    assert set(SOON + LATE) == set(catalog.DEFAULTS + catalog.WHOLE)
+    assert sum(name.startswith("test_") for name in dir(suite)) >= properties * len(cases)

@@ -72,7 +72,7 @@ def test_a_scan_over_steps_equals_a_loop(case):
     harness.assert_close(updates, jax.tree.map(lambda *x: jnp.stack(x), *expected), rtol=1e-4)
 
 
-@harness.each(catalog.DEFAULTS)
+@harness.each(catalog.DEFAULTS, harness.ONE)
 def test_eager_steps_equal_jitted_ones(case):
     tx, params, grads = case.make(), harness.normal((4, 3)), harness.gradients((4, 3), steps=2)
     expected, _, _ = harness.run_jitted(tx, params, grads)
@@ -120,7 +120,7 @@ def test_state_holds_arrays_alone(case):
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(state))
 
 
-@harness.each(catalog.DEFAULTS)
+@harness.each(catalog.DEFAULTS, harness.ONE)
 def test_parameters_and_state_may_be_donated(case):
     tx, params, grads = case.make(), harness.normal(), harness.gradients(steps=3)
 
@@ -149,7 +149,7 @@ def test_update_changes_none_of_its_arguments(case):
 
 
 @pytest.mark.platforms
-@harness.each(catalog.DEFAULTS)
+@harness.each(catalog.DEFAULTS, harness.ONE)
 def test_an_ensemble_under_vmap_equals_separate_runs(case):
     tx, members = case.make(), 3
     params = [harness.normal(seed=10 + i) for i in range(members)]

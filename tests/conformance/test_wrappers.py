@@ -111,7 +111,7 @@ def test_multi_steps_moves_nothing_before_the_last_micro_step(case):
     harness.assert_equal(updates, optax.tree.zeros_like(params))
 
 
-@harness.each(catalog.DEFAULTS)
+@harness.each(catalog.DEFAULTS, harness.ONE)
 def test_multi_steps_over_equal_gradients_is_one_step(case):
     params, grads = harness.normal(), harness.gradients(steps=2)
     expected, _, _ = harness.run(harness.jitted(case.name), params, grads)

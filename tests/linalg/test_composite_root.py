@@ -71,7 +71,7 @@ def products(function, n, *, written=False):
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("power", POWERS, ids=str)
-@pytest.mark.parametrize("condition", [1e1, 1e2, 1e4])
+@pytest.mark.parametrize("condition", [pytest.param(1e1, marks=pytest.mark.slow), 1e2, 1e4])
 def test_in_float64_it_is_the_root_of_the_damped_matrix(power, condition):
     a = geometric(12, condition)
     expected = reference.power(a, -float(power), 1 / condition)

@@ -20,6 +20,9 @@ from tests import hlo
 from tests.mesh import loops
 
 EXPLICIT, AUTO = loops.EXPLICIT, loops.AUTO
+BOTH_KINDS = pytest.mark.parametrize(
+    "kind", [EXPLICIT, pytest.param(AUTO, marks=pytest.mark.slow)], ids=["explicit", "auto"]
+)
 
 # Batches, ragged blocks, axes that are merged, fused and passive; and what no device's number divides.
 SHAPES = {
@@ -146,7 +149,7 @@ def lowered(kind, dtype="float32", specs=ROWS):
     return update.lower(params, state, params)
 
 
-@pytest.mark.parametrize("kind", [EXPLICIT, AUTO], ids=["explicit", "auto"])
+@BOTH_KINDS
 def test_no_gradient_is_gathered(kind):
     found = collectives(program(kind))
     assert [n for what, n in found if what != "all-to-all"] == [2, 1]  # which gradients are not finite
@@ -175,7 +178,7 @@ def muon(kind, devices, specs):
     return update.lower(params, tx.init(params), params).compile()
 
 
-@pytest.mark.parametrize("kind", [EXPLICIT, pytest.param(AUTO, marks=pytest.mark.slow)], ids=["explicit", "auto"])
+@BOTH_KINDS
 def test_muon_sends_matrices_to_their_homes_alone_and_divides_its_products(kind):
     whole, divided = muon(kind, 1, P()), muon(kind, 8, P("data"))
     sent = collectives(divided)
@@ -237,7 +240,7 @@ def layers_moved(kind, axis, specs):
     return compiled(grads, tx.init(grads), grads)[0], compiled
 
 
-@pytest.mark.parametrize("kind", [EXPLICIT, AUTO], ids=["explicit", "auto"])
+@BOTH_KINDS
 def test_layers_are_joined_where_they_are(kind):
     found, compiled = layers_moved(kind, precond.sharded("data", gradients="data"), LAYER_ROWS)
     expected, _ = layers_moved(kind, precond.sharded(None, multiple=8), P())

@@ -37,7 +37,7 @@ def two(tx_of, kind, **arguments):
 
 AUTO, EXPLICIT = functools.partial(two, kind=loops.AUTO), functools.partial(two, kind=loops.EXPLICIT, context=True)
 CASES = {
-    "in turns": (loops.make, ROOTS, loops.LOOPS["auto"], ()),
+    "in turns": (loops.make, ROOTS, loops.LOOPS["auto"], SLOW),  # so are the moments below
     "at once": (functools.partial(loops.make, refresh=AT_ONCE), ROOTS, loops.LOOPS["auto"], SLOW),
     "over one axis of two": (loops.make, HYBRID, AUTO, ()),
     "over one axis of two, explicit": (loops.make, HYBRID, EXPLICIT, SLOW),

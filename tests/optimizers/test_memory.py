@@ -45,7 +45,9 @@ def test_fields_are_independent():
     assert count == [2, 2, 4]  # momentum and second moments; two bases
 
 
-@pytest.mark.parametrize("alias", [precond.shampoo, precond.soap], ids=["shampoo", "soap"])
+@pytest.mark.parametrize(
+    "alias", [precond.shampoo, pytest.param(precond.soap, marks=pytest.mark.slow)], ids=["shampoo", "soap"]
+)
 def test_training_ends_where_it_ends_without(alias):
     rng = np.random.default_rng(0)
     target = jnp.asarray(rng.standard_normal((12, 8)) * np.logspace(0, -1, 8), jnp.float32)

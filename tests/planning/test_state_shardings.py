@@ -64,7 +64,9 @@ def shardings_of(model, born, tx, mesh):
     return whole.replace(params=params, opt_state=precond.state_shardings(tx, placed, mesh))
 
 
-@pytest.mark.parametrize("make_tx", OPTIMIZERS.values(), ids=OPTIMIZERS)
+@pytest.mark.parametrize(
+    "make_tx", [pytest.param(f, id=n, marks=[pytest.mark.slow] * (n == "soap")) for n, f in OPTIMIZERS.items()]
+)
 def test_a_train_state_is_born_divided_and_stays_so(make_tx):
     mesh = mesh_of()
     tx = make_tx(axis="data")

@@ -36,6 +36,8 @@ ALIKE = {
     "ppo_kfac": "K-FAC, its own rate",
     "vmc": "Shampoo",
 }
+# The network of the one trains in `shard_map`, and the state of the other is born divided, in tests that are not slow.
+COSTLY = ("batch_norm, pmap", "nnx_partitioned")
 RUNS = [
     pytest.param(name, tx, marks=[pytest.mark.slow] * (tx != "Shampoo" or name in ALIKE), id=f"{name}-{tx}")
     for name, (_, more) in CASES.items()
@@ -72,7 +74,10 @@ def nan_where_nothing_moves(updates, params):
     return jax.tree.map(lambda x: jnp.where(moves, x, jnp.nan), updates)
 
 
-@pytest.mark.parametrize(("name", "optimizer"), ALIKE.items(), ids=ALIKE)
+@pytest.mark.parametrize(
+    ("name", "optimizer"),
+    [pytest.param(*x, id=x[0], marks=[pytest.mark.slow] * (x[0] in COSTLY)) for x in ALIKE.items()],
+)
 def test_it_runs(table, name, optimizer):
     tx = optimizers_of(table, name)[optimizer]
     checked = (lambda *layers: optax.chain(tx(*layers), nan_where_nothing_moves)) if callable(tx) else None

@@ -128,7 +128,10 @@ def test_on_one_device(wrap, metric):
     assert_agrees(jax.jit(wrap(gradients(loss, metric=metric)))(params, batch), metric)
 
 
-@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
+# Sharded parameters, below, are on automatic meshes.
+@pytest.mark.parametrize(
+    "kind", [pytest.param(AxisType.Auto, marks=pytest.mark.slow), AxisType.Explicit], ids=["auto", "explicit"]
+)
 def test_groups_under_jit_with_a_sharded_batch(kind):
     mesh = mesh_of((8,), ("data",), kind)
     params, batch = problem()
