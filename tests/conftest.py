@@ -6,6 +6,8 @@ from importlib.metadata import version
 
 # Before numpy and jax are imported: eight devices that each start a pool of threads stand in each other's way.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
+# Not in 32 parts at once: each test process has a core for itself, and the parts take a quarter longer than the whole.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_parallel_codegen_split_count=1"
 # The older code generator for fusions compiles a step in half the time. Later versions of XLA do not have it any more,
 # so the tests with Python 3.12 and 3.13, which have these, see the code that users get.
 if version("jaxlib").startswith("0.10."):

@@ -185,8 +185,7 @@ def qr_step(a, basis):
 def soap_by_default_trajectory(w, gradients, *, lr, b1, b2, least, due, damping=None, delay=1):
     """SOAP and KL-SOAP by their defaults: no update in the first step, and a refresh behind each (before, for delay 0).
 
-    `due` gives the axes that are refreshed in a step. With a damping the
-    statistics are those of KL-Shampoo.
+    `due` gives the axes that are refreshed in a step. With a damping the statistics are those of KL-Shampoo.
     """
     w, m, v, path = w.copy(), np.zeros_like(w), np.zeros_like(w), []
     factors, bases = [np.zeros((d, d)) for d in w.shape], [np.eye(d) for d in w.shape]

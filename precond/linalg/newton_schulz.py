@@ -49,12 +49,12 @@ def _gram(x: jax.Array) -> jax.Array:
 
 
 def _begun(x: jax.Array, rescale: Rescale | None) -> tuple[jax.Array, jax.Array]:
-    """Return X and its Gram matrix, both rescaled."""
+    """Return X and its Gram matrix, both rescaled. As in `_unit`, a unit of rounding is left below 1."""
     a = _gram(x)
     if rescale is None:
         return x, a
     wide = jnp.promote_types(jnp.float32, x.dtype)
-    s = rescale(a.astype(wide))
+    s = rescale(a.astype(wide)) * (1 - jnp.finfo(x.dtype).eps)
     rows, columns = s[:, :, None], s[:, None, :]
     side = rows if x.shape[1] <= x.shape[2] else columns
     return (x.astype(wide) * side).astype(x.dtype), (a.astype(wide) * rows * columns).astype(x.dtype)

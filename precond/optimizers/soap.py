@@ -125,9 +125,10 @@ def soap(
 
     with $\hat{}$ for bias correction, $M$ the moving average of $G$, and $Q_L, Q_R$ the eigenvectors of the moving
     averages of $G G^\top$ and $G^\top G$, refreshed by one QR decomposition each. As in the official implementation the
-    first update only feeds the statistics (matrices stay where they are) and a gradient is never rotated into a basis
-    that was made from itself. Unlike there, $V$ is rotated with the bases, and $\epsilon$ is added after bias
-    correction, as in Adam; for the official behaviour to the last digit see `precond.recipes.official_soap`.
+    first update only feeds the statistics (matrices stay where they are), so that no gradient is rotated into a basis
+    that was made from itself. Unlike there, $V$ is rotated with the bases, $\epsilon$ is added after bias correction,
+    as in Adam, and entries of $V$ that are only rounding divide nothing. For the official behaviour to the last digit
+    see `precond.recipes.official_soap`.
 
     Args:
       learning_rate: $\eta$, of Adam's size; a number or an Optax schedule.
@@ -140,8 +141,7 @@ def soap(
       mask: which parameters decay, as in `optax.adamw`.
       refresh: `precond.every`, or a number of steps n for `every(n, delay=1, warmup=1)`: all bases at once, as the
         official implementation. By default each basis every 10 steps, in turns. With `delay=0` the first gradient is
-        rotated into the basis that was made from itself. There, entries that are 0 but for rounding are divided by
-        themselves.
+        rotated into the basis that was made from itself, where most of its entries are rounding.
       method: how bases are refreshed: `precond.qr()` (the default on CPU), `precond.roots.rotations()`,
         `precond.roots.cholesky_qr()` or `precond.eigh()`.
       transport: what becomes of V when a basis is refreshed: `precond.roots.rotated()` (the default), or

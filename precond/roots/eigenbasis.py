@@ -1,5 +1,6 @@
 """Run SOAP's root: divide by a root of the second moment in the eigenbasis of the factors."""
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -66,7 +67,8 @@ def eigenbasis(
       decay: $\beta$; 1 sums, less than 1 averages. The default remembers about 100 steps.
       eps: $\epsilon$, which is added to the denominator, in the units of the gradient (for q = 1/2). None takes `least`
         times the denominator that belongs to the mean of V over the block, so that the scale of the gradients has no
-        effect.
+        effect. An entry whose V is only rounding, beside the rest of the block, is then 0 and not 1: in full-batch
+        training two equal gradients are diagonal in the bases that they made, but for rounding.
       weight: w; None takes $1 - \beta$, or 1 for a sum.
       bias_correction: whether to divide V by $1 - \beta^t$, with t the number of steps.
       power: q, or a mapping from the number of axes of a block to q; 1/2 for a number that is not named.
@@ -138,7 +140,12 @@ def eigenbasis(
         nu = average(nu, jnp.square(projected), decay, weight, count=steps if debiased else None)
         mean = jnp.mean(nu, axis=tuple(range(1, nu.ndim)), keepdims=True)
         q = power.get(nu.ndim - 1, 0.5) if isinstance(power, Mapping) else power
-        denominator = _raised(nu, q) + (least * _raised(mean, q) if eps is None else eps)
+        if eps is not None:
+            denominator = _raised(nu, q) + eps
+        else:
+            turned = any(x is not None for x in bases)
+            floor = _rounding_of_squares(nu, mean) if turned else jnp.zeros_like(mean)
+            denominator = jnp.where(nu > floor, _raised(nu, q) + least * _raised(mean, q), 0)  # 0 divides to 0
         return divide_in_bases(direction, bases, denominator), RootState(derived, SecondMoment(count, nu))
 
     def whiten(state: RootState, axis: int, factor: jax.Array) -> jax.Array:
@@ -175,6 +182,17 @@ def transport_by(rule: Transport) -> TransportOf | None:
         return moments._replace(nu=move(moments.nu, old.matrix, new.matrix, axis))
 
     return None if move is None else move_moments
+
+
+def _rounding_of_squares(nu: jax.Array, mean: jax.Array) -> jax.Array:
+    """Return the second moment of an entry that is only rounding.
+
+    A projected entry has an error of a quarter unit of rounding, relative to the norm of the block, and that of a basis
+    adds some units where eigenvalues are close. With 8 units, the update by two equal gradients of 256 x 256 has a
+    cosine of 0.91 with the exact one; without it, 0.06. And squares near the smallest number of the type are rounded.
+    """
+    unit, size = float(jnp.finfo(nu.dtype).eps), math.prod(nu.shape[1:])
+    return jnp.maximum((8 * unit) ** 2 * size * mean, 64 * float(jnp.finfo(nu.dtype).tiny))
 
 
 def _raised(x: jax.Array, power: jax.typing.ArrayLike) -> jax.Array:

@@ -131,7 +131,7 @@ def test_a_run_whose_parameters_are_renamed_and_sort_elsewhere_goes_on_as_it_wou
     chex.assert_trees_all_close(actual, renamed(expected, a="z"), rtol=2e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("given", [{}, {"density": 0.5}, {"rank": 1}], ids=str)
+@pytest.mark.parametrize("given", [{}, {"density": 0.5}, pytest.param({"rank": 1}, marks=pytest.mark.slow)], ids=str)
 def test_gradients_of_a_window_follow_their_parameters_or_all_begin_anew(given):
     tx, params = precond.mfac(1e-2, window=3, **given), parameters()
     state, others = run(tx, params)[0], renamed(params, a="z")
@@ -251,7 +251,7 @@ def test_from_adam_the_first_update_is_as_long_as_the_next_of_adam_and_that_of_v
 
 
 @pytest.mark.parametrize(
-    "name", ["shampoo", "muon", *(pytest.param(x, marks=pytest.mark.slow) for x in ("soap", "kl_shampoo")), "kl_soap"]
+    "name", ["shampoo", "muon", *(pytest.param(x, marks=pytest.mark.slow) for x in ("soap", "kl_shampoo", "kl_soap"))]
 )
 def test_from_adam_in_the_middle_of_a_run_the_loss_does_not_jump(name):
     rng = np.random.default_rng(0)

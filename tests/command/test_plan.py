@@ -50,7 +50,13 @@ SAID = {
 }
 
 
-@pytest.mark.parametrize("said", SAID)
+LIKE_OTHERS = (
+    "--optimizer soap --block-size 64 --refresh 5 --at-once",
+    "--optimizer muon --method polar --block-size 64",
+)
+
+
+@pytest.mark.parametrize("said", [pytest.param(x, marks=[pytest.mark.slow] * (x in LIKE_OTHERS)) for x in SAID])
 def test_json_is_what_the_function_finds(said, capsys):
     alias, arguments, platform = SAID[said]
     tx, model = (

@@ -83,6 +83,44 @@ def test_neither_does_it_where_columns_of_a_step_depend_on_each_other():
         np.testing.assert_allclose(path(scale), expected, rtol=0, atol=5e-3 * np.abs(expected).max())
 
 
+@harness.each(catalog.DEFAULTS, quick=("soap",))
+def test_gradients_whose_squares_are_rounded_to_zero_make_no_step_longer(case):
+    """Entries of a layer have sizes from 1 to 1e-6, times a number whose square is near the smallest of float32."""
+    spread = jnp.geomspace(1, 1e-3, 12)
+    grads = harness.normal({"kernel": (6, 12, 12), "bias": (6, 5)})
+    grads["kernel"] *= spread[:, None] * spread
+    tx = case.make()
+    params = jax.tree.map(lambda x: jnp.ones(x.shape[1:]), grads)
+
+    @jax.jit
+    def longest(scale):
+        def step(state, g):
+            updates, state = tx.update(jax.tree.map(lambda x: scale * x, g), state, params)
+            return state, jax.tree.map(optax.tree.norm, updates)
+
+        return jax.tree.map(jnp.max, jax.lax.scan(step, tx.init(params), grads)[1])
+
+    usual = longest(1.0)
+    for scale in (1e-12, 1e-14, 1e-16, 1e-18, 1e-20, 1e-30):
+        found = longest(scale)
+        assert all(found[name] <= 2 * usual[name] for name in usual), (scale, found, usual)
+
+
+@pytest.mark.parametrize("size", [48, 256])
+def test_the_second_of_two_equal_gradients_is_a_rotation_and_no_rounding(size):
+    """In full-batch training the first update of SOAP is zero, and then the gradient is the same once more."""
+    gradient = np.random.default_rng(0).standard_normal((size, size))
+    left, _, right = np.linalg.svd(gradient)
+    for make in (precond.soap, precond.kl_soap):
+        tx = make(1.0)
+        update, state = jax.jit(tx.update), tx.init(jnp.asarray(gradient, jnp.float32))
+        for _ in range(2):
+            found, state = update(jnp.asarray(gradient, jnp.float32), state)
+        found = np.asarray(found, np.float64)
+        assert -np.sum(found * (left @ right)) / np.linalg.norm(found) / size**0.5 > 0.85
+        assert np.linalg.norm(found) < 1.2 * size**0.5
+
+
 def path(make, steps=14, shapes=SHAPES):
     """The updates of gradients c g as a function of c, compiled once; what is made may depend on c, too."""
     every = [harness.normal(shapes, seed=i) for i in range(steps)]

@@ -154,6 +154,7 @@ def test_pmap_with_micro_batches():
     assert_as_on_one_device(train(mapped, kfac(), batches))
 
 
+@pytest.mark.slow
 def test_accumulated_micro_steps():
     step = jax.jit(one_step(over_groups(gradients_by(with_factors), SCALE // 2), accumulated()))
     assert_as_on_one_device(train(step, accumulated(), halves()), every=2)

@@ -67,10 +67,11 @@ def captured():
     forward = forward_of(capture)
     loss = lambda outputs, x: jnp.mean(jnp.sum(outputs**2, -1))  # noqa: E731
     fisher = layers.sampled(layers.categorical())
-    f = jax.jit(layers.value_grad_factors(forward, loss, capture, fisher=fisher), compiler_options=AS_USERS)
+    plain = layers.value_grad_factors(forward, loss, capture, fisher=fisher)
+    f = jax.jit(plain, compiler_options=AS_USERS)  # whose results with and without moments are equal to the last bit
     tx = precond.ekfac(0.1, capture.layers, axis=precond.sharded(None, multiple=4))
     # Bases of many examples: those of six are not determined by their factors.
-    first = f(params, jnp.arange(1000) % 5, key=jax.random.key(0))[2]
+    first = jax.jit(plain)(params, jnp.arange(1000) % 5, key=jax.random.key(0))[2]
     shape = lambda name, x: (len(x.inputs), *capture.layers[name].size[1:])  # noqa: E731
     unmeasured = {name: x._replace(moments=jnp.zeros(shape(name, x))) for name, x in first.items()}
     state = jax.jit(lambda factors: tx.update(params, tx.init(params), params, factors=factors)[1])(unmeasured)

@@ -168,7 +168,8 @@ def plain(params):
     ("node", "above", "probes"),
     [
         *((node, "list", True) for node in NODES),
-        *(("tuple", above, False) for above in ABOVE),
+        ("tuple", "dictionary", False),
+        *(pytest.param("tuple", above, False, marks=pytest.mark.slow) for above in ("list", "dataclass")),
         ("struct", "dataclass", True),
     ],
 )

@@ -41,6 +41,7 @@ ALIKE = {
     "shard_map, explicit",
     "shard_map, scanned",
     "shard_map, state replicated",
+    "shard_map, unchecked",
 }
 EACH = [pytest.param(f, id=name, marks=[pytest.mark.slow] * (name in ALIKE)) for name, f in loops.LOOPS.items()]
 

@@ -181,7 +181,9 @@ PRESETS = {
     "beta": ({"beta": 0.8}, {"b1": 0.8}),
 }
 # They differ from another one in a number.
-ALIKE = ("dion", "seven steps", "more than a set", "schatten", "spectral", "aol", "own", "beta")
+ALIKE = (
+    "dion", "seven steps", "more than a set", "schatten", "spectral", "aol", "own", "beta", "decay", "without nesterov"
+)  # fmt: skip
 SCALES = {
     "width": ({}, {"scale": orthogonal.width()}),
     "consistent_rms": ({"consistent_rms": 0.2}, {}),

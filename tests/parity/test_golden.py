@@ -77,13 +77,19 @@ def nvidia_rekls():
     return recipes.nvidia_kl_soap(2**-7, eps=1e-3, weight_decay=0.05, method=recipes.nvidia_eigh())
 
 
+# Oracles follow these trajectories in `test_configurations.py`, and the recipes follow the oracles in `test_drawn.py`.
+LATE = [
+    pytest.param("meta_shampoo_adam_graft", meta_shampoo, 1e-9, marks=pytest.mark.slow),
+    pytest.param("meta_soap_eigh", meta_soap, 1e-9, marks=pytest.mark.slow),
+    # Its power iteration stops at 1e-6.
+    pytest.param("google_shampoo_rmsprop_norm", google_shampoo, 1e-8, marks=pytest.mark.slow),
+]
+
+
 @pytest.mark.parametrize(
     ("name", "tx", "tolerance"),
     [
-        ("meta_shampoo_adam_graft", meta_shampoo, 1e-9),
-        # `test_drawn.py` follows its oracle with more options, and `test_meta.py` the reference itself.
-        pytest.param("meta_soap_eigh", meta_soap, 1e-9, marks=pytest.mark.slow),
-        ("google_shampoo_rmsprop_norm", google_shampoo, 1e-8),  # its power iteration stops at 1e-6
+        *LATE,
         ("soap_official", official_soap, 1e-9),
         ("soap_official_1d", official_soap_1d, 1e-9),
         ("nvidia_muon_quintic", nvidia_muon, 1e-9),

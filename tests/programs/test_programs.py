@@ -38,8 +38,10 @@ ALIKE = {
 }
 # The network of the one trains in `shard_map`, and the state of the other is born divided, in tests that are not slow.
 COSTLY = ("batch_norm, pmap", "nnx_partitioned")
+# So is the program of the other PPO, which has K-FAC.
+LATE = (*ALIKE, "ppo_scan")
 RUNS = [
-    pytest.param(name, tx, marks=[pytest.mark.slow] * (tx != "Shampoo" or name in ALIKE), id=f"{name}-{tx}")
+    pytest.param(name, tx, marks=[pytest.mark.slow] * (tx != "Shampoo" or name in LATE), id=f"{name}-{tx}")
     for name, (_, more) in CASES.items()
     for tx in ("Shampoo", "AdamW", *more)
 ]

@@ -34,6 +34,9 @@ def loss(params, batch):
     return jnp.mean((jnp.tanh(x @ params["up"] + params["bias"]) @ params["down"] - y) ** 2)
 
 
+VALUE_AND_GRAD = jax.jit(jax.value_and_grad(loss))
+
+
 def split_loss(params, batch):
     """The same with the hidden units split over the devices of `model`."""
     x, y = batch
@@ -44,7 +47,7 @@ def split_loss(params, batch):
 def by_hand(metric=None, parts=PARTS):
     """Value, mean, sums of squares and deviations by leaf, from a loop."""
     params, batch = problem()
-    each = [jax.value_and_grad(loss)(params, p) for p in zip(*(jnp.split(x, parts) for x in batch), strict=True)]
+    each = [VALUE_AND_GRAD(params, p) for p in zip(*(jnp.split(x, parts) for x in batch), strict=True)]
     mean = jax.tree.map(lambda *g: sum(g) / parts, *[g for _, g in each])
 
     def square(tree):

@@ -134,7 +134,13 @@ def sizes(tx, at=50, spike=1000.0):
     return np.mean(out[at - 20 : at]), np.max(out[at + 1 :])
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
+# Each is quick with a method of its own.
+QUICK = ("by default", "by eigh")
+
+
+@pytest.mark.parametrize(
+    "schedule", [pytest.param(s, id=n, marks=[pytest.mark.slow] * (n not in QUICK)) for n, s in SCHEDULES.items()]
+)
 def test_after_one_gradient_of_a_thousand_times_no_update_of_soap_is_twice_as_long(schedule):
     usual, largest = sizes(precond.soap(1.0, **schedule))
     assert largest < 2 * usual
