@@ -20,11 +20,16 @@ ALL = (*catalog.DEFAULTS, *catalog.LAYERED, *catalog.WHOLE, catalog.find("adasca
 CASES = tuple(case for case in ALL if case.name not in LEFT_OUT)
 
 
-def growth(tx, names):
-    """The largest size of a later update in units of the usual one, at worst over parameters and spikes."""
+def sizes_of(tx, mixing=None):
+    """A function from the step of the spike to the sizes of all updates, `[steps]` for each parameter.
+
+    With a mixing, a pair of matrices, the rows and the columns of gradients depend on each other.
+    """
     rng, total = np.random.default_rng(0), max(SPIKES) + 20
     params = {k: jnp.asarray(rng.standard_normal(s), jnp.float32) for k, s in SHAPES.items()}
     grads = {k: jnp.asarray(rng.standard_normal((total, *s)), jnp.float32) for k, s in SHAPES.items()}
+    if mixing is not None:
+        grads["kernel"] = jnp.asarray(mixing[0], jnp.float32) @ grads["kernel"] @ jnp.asarray(mixing[1], jnp.float32)
 
     @jax.jit
     def sizes(at):
@@ -36,7 +41,12 @@ def growth(tx, names):
 
         return jax.lax.scan(step, tx.init(params), (jnp.arange(total), grads))[1]
 
-    worst = 0.0
+    return sizes
+
+
+def growth(tx, names):
+    """The largest size of a later update in units of the usual one, at worst over parameters and spikes."""
+    worst, sizes = 0.0, sizes_of(tx)
     for at in SPIKES:
         found = sizes(at)
         worst = max(worst, *(found[k][at + 1 :].max() / found[k][30:50].mean() for k in names))
@@ -86,3 +96,20 @@ def test_no_later_update_is_with_what_the_page_says(make):
 )
 def test_without_what_bounds_them_they_grow(tx, least):
     assert 1000 > growth(tx, ("kernel",)) > least
+
+
+LATE = precond.every(10, stagger=True, delay=1, warmup=1)
+
+
+@pytest.mark.parametrize(
+    ("tx", "b1"),
+    [(precond.soap(1.0), 0.95), (precond.kl_soap(1.0), 0.9), (precond.kl_soap(1.0, refresh=LATE), 0.9)],
+    ids=["SOAP", "KL-SOAP", "KL-SOAP in turns"],
+)
+def test_where_usual_steps_are_short_an_update_stays_in_the_bounds_of_adam(tx, b1):
+    """Gradients are so ill-conditioned that a usual step is half as long as that of white noise."""
+    rng = np.random.default_rng(1)
+    left, right = (np.linalg.qr(rng.standard_normal((n, n)))[0] * np.geomspace(1, 1e-3, n) for n in SHAPES["kernel"])
+    sizes = sizes_of(tx, (left, right.T))
+    for at in SPIKES:
+        assert sizes(at)["kernel"][at + 1 :].max() < 1.02 * (1 - b1) / np.sqrt(1 - 0.95)

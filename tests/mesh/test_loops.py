@@ -159,6 +159,20 @@ def test_state_is_born_sharded(kind, context, given, eager):
         assert x.addressable_shards[0].data.shape[0] == x.shape[0] // 8
 
 
+@pytest.mark.parametrize("kind", [loops.AUTO, loops.EXPLICIT])
+@pytest.mark.parametrize("name", ["muon", pytest.param("kl_soap", marks=pytest.mark.slow)])
+def test_and_stays_so_with_an_eighth_on_each_device(name, kind):
+    mesh = loops.mesh_of(kind)
+    with loops.context_of(mesh, True):
+        tx = OTHERS[name](0.01, block_size=8, axis="data")
+        params = loops.put(loops.parameters(), mesh)
+        state = jax.jit(tx.init)(params)
+        _, after = jax.jit(tx.update)(params, state, params)
+    stacks = [x for x in jax.tree.leaves(after[0].stacks) if x.ndim]
+    assert stacks
+    assert all(8 * x.addressable_shards[0].data.size == x.size for x in stacks)
+
+
 def test_an_axis_that_the_mesh_does_not_have_is_an_error():
     params = loops.put(loops.parameters(), loops.mesh_of())
     with pytest.raises(ValueError, match=r"axis=\('batch',\) is not an axis of the mesh, which has \('data',\)"):

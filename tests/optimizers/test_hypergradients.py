@@ -11,7 +11,7 @@ import pytest
 import precond
 from precond.control_flow import after
 
-pytestmark = [pytest.mark.usefixtures("x64"), pytest.mark.platforms]
+pytestmark = pytest.mark.usefixtures("x64")
 
 TURNS = precond.every(2, stagger=True)
 OPTIMIZERS = {
@@ -47,6 +47,7 @@ def outer(make, rate, w, rank=6):
     return loss(jax.lax.scan(step, (w, tx.init(w)), None, length=3)[0][0])
 
 
+@pytest.mark.platforms
 @pytest.mark.parametrize(
     "make",
     [pytest.param(make, id=name, marks=[pytest.mark.slow] * (name not in QUICK)) for name, make in OPTIMIZERS.items()],
@@ -61,6 +62,7 @@ def test_they_are_the_finite_differences(make):
     np.testing.assert_allclose(jnp.sum(by_w), expected, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.platforms
 @pytest.mark.slow
 def test_they_can_be_mapped():
     make = OPTIMIZERS["shampoo in turns"]
@@ -81,6 +83,7 @@ BASES = {
 }
 
 
+@pytest.mark.platforms
 @pytest.mark.parametrize(
     "make", [pytest.param(m, id=n, marks=[pytest.mark.slow] * (n != "soap at once")) for n, m in BASES.items()]
 )
