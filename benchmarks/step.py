@@ -33,9 +33,11 @@ def optimizers() -> dict[str, optax.GradientTransformation]:
     return {
         "optax.adamw": optax.adamw(1e-3),
         "precond.shampoo": precond.shampoo(1e-3, block_size=BLOCK, refresh=PERIOD),
-        "precond.shampoo, staggered": precond.shampoo(1e-3, block_size=BLOCK, refresh=staggered._replace(delay=1)),
-        "precond.shampoo, delay 0": precond.shampoo(1e-3, block_size=BLOCK, refresh=precond.every(PERIOD)),
-        "precond.shampoo, staggered, delay 0": precond.shampoo(1e-3, block_size=BLOCK, refresh=staggered),
+        "precond.shampoo, staggered": precond.shampoo(1e-3, block_size=BLOCK, refresh=staggered),
+        "precond.shampoo, delay 1": precond.shampoo(1e-3, block_size=BLOCK, refresh=precond.every(PERIOD, delay=1)),
+        "precond.shampoo, staggered, delay 1": precond.shampoo(
+            1e-3, block_size=BLOCK, refresh=staggered._replace(delay=1)
+        ),
         "precond.kl_shampoo, staggered": precond.kl_shampoo(1e-3, block_size=BLOCK, refresh=staggered),
         "precond.soap, staggered": precond.soap(1e-3, block_size=BLOCK),
         "optax.contrib.muon": optax.contrib.muon(1e-3),

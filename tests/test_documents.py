@@ -53,10 +53,9 @@ def named_in(code):
     return {name for name in whole if re.fullmatch(r"precond(\.\w+)+", name)}
 
 
-@pytest.mark.parametrize("page", LONG, ids=lambda p: p.name)
-def test_the_library_has_every_name_on_a_page_that_runs_late(page):
-    names = set().union(*map(named_in, blocks(page)))
-    assert names
+def test_the_library_has_every_name_on_the_pages_that_run_late():
+    names = set().union(*(named_in(code) for page in LONG for code in blocks(page)))
+    assert len(names) > 40
     for name in names:
         eval(name, {"precond": precond})
 

@@ -14,7 +14,11 @@ STANDARD = (
         for name in ("adamw", "muon", "shampoo-768", "small_shampoo-768", "soap-768", "small_soap-768")
     ),
     *(Case("gpt-124m", "fsdp-told", "v5e-8", name) for name in ("adamw", "optax_muon", "muon", "shampoo-768")),
-    *(Case("gpt-124m-16k", "fsdp-told", "v5e-8", name) for name in ("adamw", "muon", "shampoo-768")),
+    *(Case("gpt-124m", "dp", "v5e-8", name) for name in ("adamw", "optax_muon", "muon")),
+    *(
+        Case("gpt-124m-16k", "fsdp-told", "v5e-8", name)
+        for name in ("adamw", "optax_muon", "muon", "shampoo-768", "soap-768")
+    ),
 )
 QUICK = (
     *(Case("gpt-small", "dp", "v5e-8", name) for name in ("adamw", "shampoo-256", "soap-256")),
