@@ -13,9 +13,9 @@ import numpy as np
 from jax.core import Tracer
 
 from precond.arguments import check_arrays, check_state, is_state
-from precond.blocks import KnownParameters, hashed, path_name, without_probes
+from precond.blocks import KnownParameters, StackedState, hashed, path_name, without_probes
 from precond.boxes import unboxed
-from precond.engine import BlockedState, KroneckerState, StackedState
+from precond.engine import BlockedState, KroneckerState
 from precond.large_batches import AdascaleState
 from precond.roots import Health
 from precond.statistics import ActivationsState

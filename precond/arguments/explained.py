@@ -148,8 +148,20 @@ def _check_state(init: Callable[[Any], Any], state: Any, params: Any, name: str)
     for path, leaf in ours.items():
         if np.shape(found[path]) != leaf.shape:
             raise ValueError(f"{other} '{path}' has the shape {np.shape(found[path])}, not {leaf.shape}. {advice}")
+    # Where a parameter has blocks, the state of Adam for the others has a node without leaves.
+    ours, found = _empty_nodes(expected), _empty_nodes(state)
+    if ours != found:
+        missing, more = sorted(ours - found), sorted(found - ours)
+        difference = f"it has no '{missing[0]}'" if missing else f"it has '{more[0]}', too"
+        raise ValueError(f"{other} {difference}. {advice}")
     if owner is None and jax.tree.structure(state) != jax.tree.structure(expected):
         raise ValueError(
             "state= has the arrays of this optimizer in other containers, as a checkpoint has that was restored "
             "without a target: precond.checkpoints.adopt(tx, params, state) makes a state of it."
         )
+
+
+def _empty_nodes(tree: Any) -> set[str]:
+    """Return the paths of the nodes that contain nothing."""
+    flat = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: jax.tree.structure(x).num_nodes == 1)[0]
+    return {jax.tree_util.keystr(path, simple=True, separator="/") for path, x in flat if not jax.tree.leaves(x)}

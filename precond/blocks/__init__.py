@@ -16,7 +16,9 @@ from precond.blocks.parameter import Parameter
 from precond.blocks.path_name import leaves_of, path_name
 from precond.blocks.probe import LayerFactors, Probe, with_zero_probes, without_probes
 from precond.blocks.readings import InitReport, Reading, collect_reports, readings_of, report_readings
+from precond.blocks.refuse_foreign import layouts_of, refuse_foreign
 from precond.blocks.stack_name import active_axes, check_stacks, stack_name
+from precond.blocks.stacked_state import StackedState, meaning_of
 from precond.blocks.tensor_group import Member, TensorGroup
 from precond.blocks.view import Geometry, View, Views
 from precond.blocks.views import as_views, default_views, rules, small_side, tensors
@@ -39,6 +41,7 @@ __all__ = [
     "Ragged",
     "Reading",
     "Region",
+    "StackedState",
     "TensorGroup",
     "View",
     "Views",
@@ -64,12 +67,15 @@ __all__ = [
     "keep_finite",
     "known_parameters",
     "layout_of",
+    "layouts_of",
     "leaves_of",
     "mask_blocks",
+    "meaning_of",
     "path_name",
     "ragged",
     "reading_of",
     "readings_of",
+    "refuse_foreign",
     "report_average",
     "report_meaning",
     "report_readings",

@@ -10,12 +10,12 @@ import numpy as np
 import optax
 
 from precond.arguments import check_arrays, check_decay, check_values, described, is_state, shown
+from precond.blocks import layouts_of
 from precond.checkpoints.by_path import Record, record_of, shapes_of
 from precond.checkpoints.check_moments import DEFAULTS, check_moments
 from precond.checkpoints.filling import Filling
 from precond.checkpoints.moments import classes_in, moments_of
 from precond.checkpoints.places import named_leaves
-from precond.engine import layouts_of
 from precond.trees import Tree
 
 __all__ = ["Adopted", "adopt"]

@@ -15,13 +15,13 @@ from precond.blocks import (
     fingerprint,
     first_difference,
     hashed,
+    layouts_of,
     leaves_of,
     reading_of,
     without_probes,
 )
 from precond.checkpoints.counts_in import counts_in
 from precond.checkpoints.places import beside, named_leaves, on_host, places_in, stacks_in
-from precond.engine import layouts_of
 from precond.trees import Tree
 
 __all__ = ["Record", "by_path", "record_of", "rows_by_path", "shapes_of"]

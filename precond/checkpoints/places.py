@@ -22,7 +22,7 @@ class Stacked(NamedTuple):
     """Say in which stack an array of a state stands.
 
     Attributes:
-      prefix: the name of the `precond.engine.StackedState` that has the stack.
+      prefix: the name of the `precond.blocks.StackedState` that has the stack.
       stack: the name of the stack.
       place: the name of the array, without that of the stack.
       by_entry: whether it has a number for each entry of the parameters, which can be cut in another way. A momentum

@@ -5,11 +5,9 @@ from precond.engine.entries_in_bfloat16 import EntriesInBfloat16State, entries_i
 from precond.engine.host_state import EngineDescription, HostState, describing
 from precond.engine.per_block import per_block
 from precond.engine.refresh_schedule import RefreshSchedule, as_schedule, every, on_host
-from precond.engine.refuse_foreign import layouts_of, refuse_foreign
 from precond.engine.scale_by_kronecker import KroneckerState, scale_by_kronecker
 from precond.engine.skip_nonfinite import SKIPPED, SkipNonfiniteState, check_skipped, skip_nonfinite
 from precond.engine.stacked import stacked, viewed_by
-from precond.engine.stacked_state import StackedState
 
 __all__ = [
     "SKIPPED",
@@ -20,17 +18,14 @@ __all__ = [
     "KroneckerState",
     "RefreshSchedule",
     "SkipNonfiniteState",
-    "StackedState",
     "as_schedule",
     "blocked",
     "check_skipped",
     "describing",
     "entries_in_bfloat16",
     "every",
-    "layouts_of",
     "on_host",
     "per_block",
-    "refuse_foreign",
     "scale_by_kronecker",
     "skip_nonfinite",
     "stacked",

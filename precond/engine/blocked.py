@@ -8,12 +8,10 @@ import jax.numpy as jnp
 import optax
 
 from precond.arguments import check_signs, check_transformation, described, refuse_optimizers
-from precond.blocks import BlockSize, Views, info_of, without_info
+from precond.blocks import BlockSize, StackedState, Views, info_of, refuse_foreign, without_info
 from precond.compiled_if_eager import compiled_if_eager
-from precond.engine.refuse_foreign import refuse_foreign
 from precond.engine.skip_nonfinite import SkipNonfiniteState, skip_nonfinite
 from precond.engine.stacked import stacked, viewed_by
-from precond.engine.stacked_state import StackedState
 from precond.mesh import Sharded
 from precond.transformation import transformation
 from precond.trees import Tree

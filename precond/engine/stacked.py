@@ -12,6 +12,7 @@ from precond.arguments import check_part, check_transformation, check_whole
 from precond.blocks import (
     BlockSize,
     Ragged,
+    StackedState,
     Views,
     as_views,
     block_ids_of,
@@ -22,13 +23,13 @@ from precond.blocks import (
     fingerprint,
     hashed,
     layout_of,
+    meaning_of,
     report_readings,
 )
 from precond.boxes import boxed_like, find_box, unboxed
 from precond.engine.row_shardings_of import stack_row_shardings
 from precond.engine.run_stacks import run_stacks
 from precond.engine.skip_nonfinite import check_skipped
-from precond.engine.stacked_state import StackedState, meaning_of
 from precond.engine.stacking import Stacking
 from precond.mesh import (
     Sharded,

@@ -10,7 +10,7 @@ import optax
 from jax.typing import ArrayLike
 
 from precond.arguments import check_whole, described
-from precond.blocks import Layer, LayerFactors, check_layers
+from precond.blocks import Layer, LayerFactors, check_layers, refuse_foreign
 from precond.compiled_if_eager import compiled_if_eager
 from precond.large_batches.average_factors import average_factors, zero_factors
 from precond.replicas import Metric, Replicas, Squares, merge, whole_squares
@@ -152,7 +152,7 @@ def accumulate(
         turn = last * (1 + (state.captured > 0)) if len(steps) > 1 else last
         return jax.lax.switch(turn, [hold, *steps], state)
 
-    return compiled_if_eager(transformation(init, update))
+    return refuse_foreign(compiled_if_eager(transformation(init, update)))
 
 
 def _given(extra: dict[str, Any], replicas: Replicas | None) -> dict[str, Any]:

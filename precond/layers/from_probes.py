@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from precond.arguments import described
-from precond.blocks import Layer, LayerFactors, Probe, path_name, with_zero_probes, without_probes
+from precond.blocks import Layer, LayerFactors, Probe, path_name, refuse_foreign, with_zero_probes, without_probes
 from precond.compiled_if_eager import compiled_if_eager
 from precond.transformation import transformation
 from precond.trees import Tree
@@ -79,7 +79,7 @@ def from_probes(
         moved, after = inner.update(gradients, state, mine, factors=_factors(probes), **extra)
         return with_zero_probes(updates, moved), after
 
-    return compiled_if_eager(transformation(init, update))
+    return refuse_foreign(compiled_if_eager(transformation(init, update)))
 
 
 def has_probes(tree: Tree) -> bool:

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import optax
 
 from precond.arguments import check_mask, check_rate, fitting_mask
+from precond.blocks import refuse_foreign
 from precond.compiled_if_eager import compiled_if_eager
-from precond.engine import SKIPPED, refuse_foreign
+from precond.engine import SKIPPED
 from precond.transformation import transformation
 from precond.trees import Mask
 from precond.widened import widened

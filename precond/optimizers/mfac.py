@@ -4,8 +4,8 @@ import jax
 import optax
 
 from precond.arguments import check_decay, check_rate, described
+from precond.blocks import refuse_foreign
 from precond.compiled_if_eager import compiled_if_eager
-from precond.engine import refuse_foreign
 from precond.optimizers.finish import decayed
 from precond.transforms import (
     block_top_k,

@@ -6,7 +6,7 @@ import jax
 import optax
 
 from precond.arguments import check_idle, check_mask, check_rate, described
-from precond.engine import refuse_foreign
+from precond.blocks import refuse_foreign
 from precond.large_batches import convexify, growing_momentum, scale_by_neumann
 from precond.optimizers.finish import decayed
 from precond.transforms import finite_steps

@@ -6,7 +6,8 @@ from typing import Any
 
 import jax
 
-from precond.engine import KroneckerState, StackedState
+from precond.blocks import StackedState
+from precond.engine import KroneckerState
 from precond.planning.count import shard_shape
 from precond.roots import RootState
 

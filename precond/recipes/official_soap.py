@@ -9,9 +9,9 @@ import optax
 from jax.typing import ArrayLike
 
 from precond.arguments import check_decay, check_rate, check_whole, described
-from precond.blocks import View, Views, tensors
+from precond.blocks import View, Views, refuse_foreign, tensors
 from precond.compiled_if_eager import compiled_if_eager
-from precond.engine import blocked, every, refuse_foreign, scale_by_kronecker
+from precond.engine import blocked, every, scale_by_kronecker
 from precond.linalg import Precision
 from precond.mesh import Sharded
 from precond.roots import Checked, Health, Root, eigenbasis, qr

@@ -18,6 +18,7 @@ from precond.arguments import (
     check_whole,
     described,
 )
+from precond.blocks import refuse_foreign
 from precond.compiled_if_eager import compiled_if_eager
 from precond.transformation import transformation
 from precond.transforms.quadratic_model import Product
@@ -156,4 +157,4 @@ def levenberg_marquardt(
         rejected = state.rejected + (~good).astype(jnp.int32)
         return moved, LevenbergMarquardtState(count, kept, known, ratio.astype(state.ratio.dtype), rejected)
 
-    return compiled_if_eager(transformation(init, update))
+    return refuse_foreign(compiled_if_eager(transformation(init, update)))

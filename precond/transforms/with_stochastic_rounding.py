@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from precond.arguments import check_transformation, check_whole, described
-from precond.blocks import path_name
+from precond.blocks import path_name, refuse_foreign
 from precond.compiled_if_eager import compiled_if_eager
 from precond.linalg import round_stochastically
 from precond.transformation import transformation
@@ -98,7 +98,7 @@ def with_stochastic_rounding(
         out = jax.tree_util.tree_map_with_path(one, moved, params, is_leaf=lambda x: x is None)
         return out, WithStochasticRoundingState(jnp.asarray(optax.safe_increment(state.count)), inner)
 
-    return compiled_if_eager(transformation(init, update))
+    return refuse_foreign(compiled_if_eager(transformation(init, update)))
 
 
 def _number(path: tuple[Any, ...]) -> int:

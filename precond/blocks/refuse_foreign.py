@@ -8,19 +8,15 @@ import numpy as np
 import optax
 from jax.core import Tracer
 
-from precond.blocks import (
-    InitReport,
-    KnownParameters,
-    Layout,
-    collect_reports,
-    fingerprint,
-    first_difference,
-    hashed,
-    leaves_of,
-    without_probes,
-)
+from precond.blocks.block_ids import fingerprint, hashed
+from precond.blocks.check_block_ids import first_difference
+from precond.blocks.known_parameters import KnownParameters
+from precond.blocks.layout import Layout
+from precond.blocks.path_name import leaves_of
+from precond.blocks.probe import without_probes
+from precond.blocks.readings import InitReport, collect_reports
+from precond.blocks.stacked_state import StackedState
 from precond.boxes import unboxed
-from precond.engine.stacked_state import StackedState
 from precond.trees import Tree, find_nodes
 
 __all__ = ["layouts_of", "refuse_foreign"]
@@ -29,8 +25,10 @@ __all__ = ["layouts_of", "refuse_foreign"]
 def refuse_foreign(tx: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
     """Refuse the state of other parameters, outside of `jax.jit`.
 
-    The update counts how often it was given such a state. Reading this count waits for the device. So it is not read
-    for a state that the last update returned for the same tree, and a loop waits only for its first step.
+    The update counts how often it was given such a state. A wrapper around it may throw the count away, or not run the
+    update in each of its steps, so the fingerprint of the state is compared, too. Reading both waits for the device. So
+    they are not read for a state that the last update returned for the same tree, and a loop waits only for its first
+    step.
 
     Args:
       tx: a transformation whose state contains that of `precond.blocked`, or a `precond.blocks.KnownParameters`.
@@ -55,7 +53,7 @@ def refuse_foreign(tx: optax.GradientTransformationExtraArgs) -> optax.GradientT
             for old, now in zip(before, after, strict=False):
                 if any(_mark(old) is x for x in last):
                     continue
-                if np.any(now.foreign != old.foreign):
+                if np.any(now.foreign != old.foreign) or _is_of_others(tx, old, updates):
                     raise ValueError(_why(tx, old, updates))
                 _warn_if_whole(getattr(old, "stacks", ()), getattr(now, "stacks", ()))
             trusted[:] = [tree, *map(_mark, after)]
@@ -85,6 +83,14 @@ def _report_of(tx: optax.GradientTransformation, params: Tree) -> InitReport:
     with collect_reports() as report:
         jax.eval_shape(lambda tree: tx.init(tree), params)  # JAX has cached no trace of a new function
     return report
+
+
+def _is_of_others(tx: optax.GradientTransformation, state: StackedState | KnownParameters, updates: Tree) -> bool:
+    """Return whether the blocks of a state are those of no layout of the tree."""
+    if isinstance(state, KnownParameters):
+        return False
+    known = np.asarray(unboxed(state).fingerprint)
+    return not any(np.all(known == fingerprint(layout)) for layout in _report_of(tx, updates).layouts)
 
 
 def _mark(state: StackedState | KnownParameters) -> Any:

@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from precond.blocks import Layout, collect_meanings
+from precond.blocks.layout import Layout
+from precond.blocks.meaning import collect_meanings
 
 __all__ = ["StackedState", "meaning_of"]
 
