@@ -74,8 +74,9 @@ def sign_of(tx: optax.GradientTransformation, tree: optax.Params | None = None, 
 def try_sign(tx: optax.GradientTransformation, tree: optax.Params | None = None, *, costly: bool = False) -> SignTrial:
     """Let a transformation take a trial step: on one matrix, and then on a small tree like the one that it will see.
 
-    The matrix is enough for most transformations, and its trial is kept. The tree is tried where masks or labels may
-    choose among its leaves, and where the matrix does not fit.
+    The matrix is enough for most transformations. The tree is tried where masks or labels may choose among its leaves,
+    and where the matrix does not fit. Trials are kept, since every part of an optimizer that is made of others asks for
+    those of its own parts.
 
     Args:
       tx: as in `sign_of`.
@@ -88,16 +89,16 @@ def try_sign(tx: optax.GradientTransformation, tree: optax.Params | None = None,
     """
     if isinstance(tx, Described) and tx.sign:
         return SignTrial(tx.sign)
-    on_matrix = _probed(tx.init, tx.update, costly)
+    on_matrix = _probed(tx, costly, _MATRIX)
     if tree is None or on_matrix.sign < 0 or not jax.tree.leaves(tree):
         return on_matrix
     fits = not on_matrix.wrong and not on_matrix.failed
     small = jax.tree.map(_small, tree)
     if fits and not _chooses(tx, small):
         return on_matrix
-    on_tree = _probe(tx.init, tx.update, costly, small)
+    on_tree = _probed(tx, costly, small)
     if on_tree.failed and sum(map(jnp.size, jax.tree.leaves(tree))) <= _FEW:  # it may be made for these very shapes
-        on_tree = _probe(tx.init, tx.update, costly, jax.tree.map(lambda leaf: _small(leaf, None), tree))
+        on_tree = _probed(tx, costly, jax.tree.map(lambda leaf: _small(leaf, None), tree))
     return on_matrix if on_tree.failed and fits else on_tree
 
 
@@ -136,17 +137,20 @@ def _in_short(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"[:200]
 
 
-def _probed(init: Callable[..., Any], update: Callable[..., Any], costly: bool) -> SignTrial:
-    """Try a transformation on one matrix. The result is kept by weak references."""
+def _probed(tx: optax.GradientTransformation, costly: bool, like: object) -> SignTrial:
+    """Try a transformation on a tree of shapes. The result is kept by weak references."""
+    leaves, treedef = jax.tree.flatten(like)
     try:
-        return _kept(weakref.ref(init), weakref.ref(update), costly)
-    except TypeError:  # there is no weak reference to some functions
-        return _probe(init, update, costly, _MATRIX)
+        return _kept(weakref.ref(tx.init), weakref.ref(tx.update), costly, treedef, tuple(leaves))
+    except TypeError:  # there is no weak reference to some functions, and some trees cannot be hashed
+        return _probe(tx.init, tx.update, costly, like)
 
 
-@functools.lru_cache(maxsize=64)
-def _kept(init: Callable[[], Any], update: Callable[[], Any], costly: bool) -> SignTrial:
-    return _probe(init(), update(), costly, _MATRIX)
+@functools.lru_cache(maxsize=256)
+def _kept(
+    init: Callable[[], Any], update: Callable[[], Any], costly: bool, treedef: Any, leaves: tuple[Any, ...]
+) -> SignTrial:
+    return _probe(init(), update(), costly, treedef.unflatten(leaves))
 
 
 # As a stack of one block, 2 x 2, it can be a part within `blocked`; its name says so.

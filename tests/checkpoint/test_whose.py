@@ -356,3 +356,26 @@ def test_every_array_of_a_state_is_a_scalar_or_has_the_length_of_a_stack():
     state = tx.init(parameters())
     assert {x.shape[0] % 8 for x in jax.tree.leaves(state) if x.ndim} == {0}
     assert math.prod(x.ndim for x in jax.tree.leaves(state[0].stacks.block_ids)) == 2 ** len(state[0].stacks.block_ids)
+
+
+WRAPPERS = {
+    "accumulate": lambda tx: precond.accumulate(tx, 2),
+    "rounding": precond.transforms.with_stochastic_rounding,
+    "differenced": precond.large_batches.differenced,
+    "chain": lambda tx: optax.chain(optax.clip(1.0), tx),
+    "levenberg_marquardt": lambda tx: precond.transforms.levenberg_marquardt(lambda damping: tx),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_a_wrapper_says_whose_a_state_is(name):
+    tx = optax.with_extra_args_support(WRAPPERS[name](precond.shampoo(0.1)))
+    old, new = ({k: jnp.ones((4, 6)) for k in names} for names in ("ab", "bc"))
+    more = {"value": jnp.ones([]), "value_fn": optax.tree.norm, "curvature": lambda v: v}
+    more = more if name == "levenberg_marquardt" else {}
+    given = tx.init(old)
+    with pytest.raises(ValueError, match=r"state= is of .* it has no '.*c'"):
+        tx.update(new, given, new, **more)
+    restored = jax.tree.unflatten(jax.tree.structure(tx.init(new)), jax.tree.leaves(given))
+    with pytest.raises(ValueError, match=r"state= is of other parameters: where 'b' of shape \(4, 6\)"):
+        tx.update(new, restored, new, **more)

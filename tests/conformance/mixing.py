@@ -147,8 +147,11 @@ def _bare(rate, **engine):
     return optax.chain(precond.blocked(grafted, **engine), optax.scale(-rate))
 
 
+LATE = precond.every(2, delay=1)  # on one device, too, as its default is on a mesh
+
+
 def _shampoo(rate, **engine):
-    return precond.shampoo(rate, refresh=2, **engine)
+    return precond.shampoo(rate, refresh=LATE, **engine)
 
 
 def _soap(rate, **engine):
@@ -219,7 +222,7 @@ def _nvidia_muon(rate, **engine):
 
 
 def _levenberg_marquardt(rate, **engine):
-    made = functools.partial(precond.shampoo, rate, refresh=2, **engine)
+    made = functools.partial(precond.shampoo, rate, refresh=LATE, **engine)
     return precond.transforms.levenberg_marquardt(lambda damping: made(damping=damping))
 
 

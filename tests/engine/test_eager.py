@@ -1,6 +1,7 @@
 """Updates outside of `jax.jit` are compiled at the first call, and never again."""
 
 import gc
+import sys
 import weakref
 
 import chex
@@ -149,3 +150,16 @@ def test_the_second_update_with_probes_traces_nothing():
         _, state = tx.update(jax.grad(loss)(carried, jnp.ones((4, 3)) * i), state)
         counts.append(len(seen))
     assert counts == [2] * 3  # by `init`, and once by `update`
+
+
+def test_a_second_init_takes_no_trial_step(monkeypatch):
+    module, taken = sys.modules["precond.arguments.sign_of"], []
+    probe = module._probe
+    monkeypatch.setattr(module, "_probe", lambda *given: taken.append(given) or probe(*given))
+    tx = precond.blocked(optax.chain(optax.trace(0.9)), otherwise=optax.chain(optax.scale_by_adam(), optax.identity()))
+    tx = precond.transforms.switch(3, optax.chain(optax.scale_by_adam()), tx)
+    params = {"kernel": jnp.ones((6, 4)), "bias": jnp.ones(4)}
+    tx.init(params)
+    first = len(taken)
+    tx.init(params)
+    assert 0 < first == len(taken)
