@@ -139,20 +139,7 @@ def _check_state(init: Callable[[Any], Any], state: Any, params: Any, name: str)
         "Pass the state that init of this optimizer made for these parameters, or keep what fits: "
         "precond.checkpoints.adopt(tx, params, state)."
     )
-    for path in ours:
-        if path not in found:
-            raise ValueError(f"{other} it has no '{path}'. {advice}")
-    for path in found:
-        if path not in ours:
-            raise ValueError(f"{other} it has '{path}', too. {advice}")
-    for path, leaf in ours.items():
-        if np.shape(found[path]) != leaf.shape:
-            raise ValueError(f"{other} '{path}' has the shape {np.shape(found[path])}, not {leaf.shape}. {advice}")
-    # Where a parameter has blocks, the state of Adam for the others has a node without leaves.
-    ours, found = _empty_nodes(expected), _empty_nodes(state)
-    if ours != found:
-        missing, more = sorted(ours - found), sorted(found - ours)
-        difference = f"it has no '{missing[0]}'" if missing else f"it has '{more[0]}', too"
+    if difference := _first_difference(expected, state):
         raise ValueError(f"{other} {difference}. {advice}")
     if owner is None and jax.tree.structure(state) != jax.tree.structure(expected):
         raise ValueError(
@@ -161,7 +148,24 @@ def _check_state(init: Callable[[Any], Any], state: Any, params: Any, name: str)
         )
 
 
-def _empty_nodes(tree: Any) -> set[str]:
-    """Return the paths of the nodes that contain nothing."""
+def _first_difference(expected: Any, state: Any) -> str:
+    """Name the first array that a state lacks, has too much, or has in another shape, or return an empty text."""
+    # Where a parameter has blocks, the state of Adam for the others has a node without leaves.
+    for ours, found in ((paths_of(expected), paths_of(state)), (_empty_nodes(expected), _empty_nodes(state))):
+        for path in ours:
+            if path not in found:
+                return f"it has no '{path}'"
+        for path in found:
+            if path not in ours:
+                return f"it has '{path}', too"
+    ours, found = paths_of(expected), paths_of(state)
+    for path, leaf in ours.items():
+        if np.shape(found[path]) != leaf.shape:
+            return f"'{path}' has the shape {np.shape(found[path])}, not {leaf.shape}"
+    return ""
+
+
+def _empty_nodes(tree: Any) -> dict[str, Any]:
+    """Return by path the nodes that contain nothing."""
     flat = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: jax.tree.structure(x).num_nodes == 1)[0]
-    return {jax.tree_util.keystr(path, simple=True, separator="/") for path, x in flat if not jax.tree.leaves(x)}
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in flat if not jax.tree.leaves(x)}

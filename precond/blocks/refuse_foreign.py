@@ -43,6 +43,16 @@ def refuse_foreign(tx: optax.GradientTransformationExtraArgs) -> optax.GradientT
       ValueError: state= is of other parameters: where 'b' of shape (4, 6) has block 0 of 4x6, it has one of a ...
     """
     trusted: list[Any] = []
+    fingerprints: dict[Any, list[int]] = {}  # of the layouts of one tree
+
+    def is_of_others(state: StackedState | KnownParameters, tree: Any, updates: Any) -> bool:
+        if isinstance(state, KnownParameters):
+            return False
+        if tree not in fingerprints:
+            fingerprints.clear()
+            fingerprints[tree] = [fingerprint(layout) for layout in layouts_of(tx, updates)]
+        known = np.asarray(unboxed(state).fingerprint)
+        return not any(np.all(known == x) for x in fingerprints[tree])
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         out, new = tx.update(updates, state, params, **extra)
@@ -53,7 +63,7 @@ def refuse_foreign(tx: optax.GradientTransformationExtraArgs) -> optax.GradientT
             for old, now in zip(before, after, strict=False):
                 if any(_mark(old) is x for x in last):
                     continue
-                if np.any(now.foreign != old.foreign) or _is_of_others(tx, old, updates):
+                if np.any(now.foreign != old.foreign) or is_of_others(old, tree, updates):
                     raise ValueError(_why(tx, old, updates))
                 _warn_if_whole(getattr(old, "stacks", ()), getattr(now, "stacks", ()))
             trusted[:] = [tree, *map(_mark, after)]
@@ -83,14 +93,6 @@ def _report_of(tx: optax.GradientTransformation, params: Tree) -> InitReport:
     with collect_reports() as report:
         jax.eval_shape(lambda tree: tx.init(tree), params)  # JAX has cached no trace of a new function
     return report
-
-
-def _is_of_others(tx: optax.GradientTransformation, state: StackedState | KnownParameters, updates: Tree) -> bool:
-    """Return whether the blocks of a state are those of no layout of the tree."""
-    if isinstance(state, KnownParameters):
-        return False
-    known = np.asarray(unboxed(state).fingerprint)
-    return not any(np.all(known == fingerprint(layout)) for layout in _report_of(tx, updates).layouts)
 
 
 def _mark(state: StackedState | KnownParameters) -> Any:

@@ -149,7 +149,7 @@ def test_the_second_update_with_probes_traces_nothing():
     for i in range(3):
         _, state = tx.update(jax.grad(loss)(carried, jnp.ones((4, 3)) * i), state)
         counts.append(len(seen))
-    assert counts == [2] * 3  # by `init`, and once by `update`
+    assert counts == [3] * 3  # by `init`, once by `update`, and once to learn whose the state is
 
 
 def test_a_second_init_takes_no_trial_step(monkeypatch):
