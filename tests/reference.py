@@ -49,9 +49,15 @@ def cut(x, size, ragged=False):
     return list(itertools.product(*edges))
 
 
-def shampoo_trajectory(w, gradients, *, lr, b1, b2, damping, block, period=1, kl=False, exponent=None, clip=np.inf):
-    """Shampoo with momentum, relative damping and bias correction, no grafting; all blocks refreshed at once."""
-    w, m = w.copy(), np.zeros_like(w)
+def shampoo_trajectory(
+    w, gradients, *, lr, b1, b2, damping, block, period=1, kl=False, exponent=None, clip=np.inf, graft=None
+):
+    """Shampoo with momentum, relative damping and bias correction; all blocks refreshed at once.
+
+    With a graft the step of a block is as long as Adam's ("entries"), or as that of Adam with one second moment for the
+    whole block ("block").
+    """
+    w, m, v = w.copy(), np.zeros_like(w), np.zeros_like(w)
     blocks = cut(w, block)
     factors = [[np.zeros((d, d)) for d in w[b].shape] for b in blocks]
     roots = [[np.eye(d) for d in w[b].shape] for b in blocks]
@@ -61,7 +67,7 @@ def shampoo_trajectory(w, gradients, *, lr, b1, b2, damping, block, period=1, kl
         units = [np.sqrt(np.mean(gradients[0][b] ** 2)) for b in blocks]
         roots = [[matrix / np.sqrt(u) for matrix in root] for root, u in zip(roots, units, strict=True)]
     for t, g in enumerate(gradients, 1):
-        m = b1 * m + (1 - b1) * g
+        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
         step = np.zeros_like(w)
         for b, factor, root in zip(blocks, factors, roots, strict=True):
             seen = []
@@ -76,6 +82,10 @@ def shampoo_trajectory(w, gradients, *, lr, b1, b2, damping, block, period=1, kl
                     corrected = factor[i] / (1 - b2**t)
                     root[i] = power(corrected, -q, damping * np.linalg.eigvalsh(corrected)[-1])
             direction = kron_multiply(m[b] / (1 - b1**t), root)
+            if graft is not None:
+                moment = v[b] if graft == "entries" else np.mean(v[b])
+                length = np.linalg.norm(m[b] / (1 - b1**t) / np.sqrt(moment / (1 - b2**t)))
+                direction *= length / np.linalg.norm(direction)
             step[b] = direction * min(1, clip * np.sqrt(direction.size) / np.linalg.norm(direction))
         w = w - lr * step
         path.append(w.copy())

@@ -49,6 +49,18 @@ def test_shampoo_without_grafting(block, period):
     check(tx, lambda w, g: reference.shampoo_trajectory(w, g, **given))
 
 
+def test_shampoo_with_its_graft():
+    given = {"lr": 0.01, "b1": 0.9, "b2": 0.95, "damping": 1e-4, "block": 4, "period": 2, "exponent": 1 / 3}
+    tx = precond.shampoo(0.01, damping=1e-4, block_size=4, refresh=2, views=TENSORS)
+    check(tx, lambda w, g: reference.shampoo_trajectory(w, g, **given, graft="entries"))
+
+
+def test_kl_shampoo_with_its_graft():
+    given = {"lr": 0.01, "b1": 0.9, "b2": 0.95, "damping": 1e-4, "block": 4, "period": 2, "kl": True, "exponent": 0.5}
+    tx = precond.kl_shampoo(0.01, b1=0.9, b2=0.95, damping=1e-4, block_size=4, refresh=2, views=TENSORS)
+    check(tx, lambda w, g: reference.shampoo_trajectory(w, g, **given, graft="block"))
+
+
 def test_kl_shampoo():
     given = {
         "lr": 0.01,
