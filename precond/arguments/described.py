@@ -44,6 +44,11 @@ class Described(optax.GradientTransformationExtraArgs):
         self.text, self.sign = text, sign
         return self
 
+    @property
+    def maker(self) -> str:
+        """The name of the function that made it, such as "precond.blocked"; empty if it has no name."""
+        return self.text.partition("(")[0]
+
     def __repr__(self) -> str:
         """Return the call that made it."""
         return self.text or "an Optax transformation"

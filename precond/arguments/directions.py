@@ -167,7 +167,7 @@ def refuse_optimizers(name: str, tx: optax.GradientTransformation) -> None:
       ...
       ValueError: inner=precond.soap(0.001) cuts parameters into blocks itself, and sees none here: ...
     """
-    if isinstance(tx, Described) and (tx.sign < 0 or tx.text.startswith("precond.blocked(")):
+    if isinstance(tx, Described) and (tx.sign < 0 or tx.maker == "precond.blocked"):
         raise ValueError(
             f"{name}={tx!r} cuts parameters into blocks itself, and sees none here: use it alone, or give the "
             f"part of it that belongs on stacks, such as precond.scale_by_kronecker(precond.outer_products(), "

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import optax
 
-from precond.arguments import as_direction, check_direction, check_transformation, described
+from precond.arguments import Described, as_direction, check_direction, check_transformation, described
 from precond.blocks import BlockInfo, info_of
 from precond.transformation import transformation
 from precond.widened import widened
@@ -51,7 +51,7 @@ def with_momentum(
     """
     check_transformation("momentum", momentum)
     check_transformation("inner", inner)
-    if getattr(momentum, "sign", 0) > 0 or repr(momentum).startswith("precond.graft("):
+    if isinstance(momentum, Described) and (momentum.sign > 0 or momentum.maker == "precond.graft"):
         raise ValueError(f"momentum={momentum!r} is no momentum: the order is with_momentum(momentum, inner).")
     momentum, inner = optax.with_extra_args_support(momentum), optax.with_extra_args_support(inner)
 
