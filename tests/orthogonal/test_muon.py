@@ -11,6 +11,9 @@ import pytest
 
 import precond
 from precond import orthogonal
+from precond.blocks import BlockInfo
+from precond.blocks.layout import Origin
+from precond.collectives import SINGLE
 from precond.recipes import meta_svd, nvidia_muon, nvidia_normuon
 from precond.transforms import homes, nesterov, normalize_neurons, orthogonalize
 from tests import problem
@@ -559,3 +562,13 @@ def test_parts_of_a_fused_kernel_and_heads_are_matrices_of_their_own():
         first = np.moveaxis(w.reshape(4, 3, 5), 1, 0)
         expected = np.stack([definition(first[i], [p[i] for p in parts], **given) for i in range(3)], axis=2)
         assert distance(path[k], expected.reshape(6, *w.shape), w) < 1e-12
+
+
+@pytest.mark.parametrize(("side", "shifts"), [(511, [0, 0, 0]), (512, [0, 1, 2])])
+def test_matrices_of_unique_shapes_go_to_idle_devices_if_they_are_large(side, shifts):
+    names = [f"{side}x{side + i}" for i in range(3)]
+    stacks = [jnp.zeros((1, side, side + i)) for i in range(3)]
+    origins = {name: (Origin(name, None, 1, True),) for name in names}
+    found = homes.homes_of(names, stacks, BlockInfo(origins=origins, collectives=SINGLE._replace(count=8)))
+    assert sorted(home.shift for home in found) == shifts
+    assert {(home.rows, home.devices) for home in found} == {(1, 1)}
