@@ -58,8 +58,8 @@ def test_a_step_between_refreshes_does_the_documented_multiplications(root, prod
 SCHEDULES = {"at once": 10, "staggered": precond.every(10, stagger=True), "late": precond.every(4, start=5, phase=0)}
 
 
-# Each schedule with a root, and bases with one schedule each: the condition is the same whatever is refreshed.
-FEW = [("shampoo", schedule) for schedule in SCHEDULES] + [("kl_soap", "at once")]
+# Roots with one schedule and bases with another: the condition is the same whatever is refreshed.
+FEW = [("shampoo", "staggered"), ("kl_soap", "at once")]
 
 
 @pytest.mark.parametrize(

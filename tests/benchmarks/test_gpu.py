@@ -29,7 +29,12 @@ def test_every_method_refreshes_and_its_result_is_good():
 CASES = training.cases("gpt-small")
 
 
-@pytest.mark.parametrize("name", [name for name, (_, options) in CASES.items() if options is training.CUBLAS])
+# The others are the same optimizers with other arguments.
+QUICK = ("shampoo", "soap", "muon")
+TRACED = [name for name, (_, options) in CASES.items() if options is training.CUBLAS]
+
+
+@pytest.mark.parametrize("name", [pytest.param(x, marks=[pytest.mark.slow] * (x not in QUICK)) for x in TRACED])
 def test_every_case_can_be_traced(name):
     model = models.MODELS["gpt-small"]
     make, _ = CASES[name]

@@ -143,7 +143,9 @@ def without_blocks(names, kernel=True):
     return tree | ({"dense": {"kernel": rng.standard_normal((4, 6), np.float32)}} if kernel else {})
 
 
-@pytest.mark.parametrize("kernel", [True, False], ids=["beside a matrix", "alone"])
+@pytest.mark.parametrize(
+    "kernel", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["beside a matrix", "alone"]
+)
 @pytest.mark.parametrize(
     "name", ["shampoo", "muon", *(pytest.param(x, marks=pytest.mark.slow) for x in ("soap", "kl_shampoo", "kl_soap"))]
 )
@@ -163,7 +165,9 @@ WINDOWS = {
 }
 
 
-@pytest.mark.parametrize("name", WINDOWS)
+@pytest.mark.parametrize(
+    "name", ["mfac", *(pytest.param(x, marks=pytest.mark.slow) for x in ("sparse mfac", "neumann"))]
+)
 def test_states_without_blocks_know_their_parameters_too(name):
     tx, (params, others) = WINDOWS[name], resorted()
     foreign, g = relabelled(tx, tx.init(params), others), gradients(0, others)

@@ -123,7 +123,11 @@ def test_the_gram_form_is_about_as_accurate_as_the_block_one(polynomials, condit
     assert gram < min(bound, 4 * block)
 
 
-@pytest.mark.parametrize("rescale", [None, schatten(), spectral(), almost_orthogonal()], ids=str)
+@pytest.mark.parametrize(
+    "rescale",
+    [None, schatten(), *(pytest.param(f(), marks=pytest.mark.slow) for f in (spectral, almost_orthogonal))],
+    ids=str,
+)
 @pytest.mark.parametrize("noise", [0, 1e-3, 0.1])
 @pytest.mark.parametrize("polynomials", SETS.values(), ids=SETS)
 @pytest.mark.parametrize("shape", [(8, 48), pytest.param((4, 4), marks=pytest.mark.slow)], ids=str)

@@ -354,7 +354,7 @@ def test_types_do_not_change(make, dtype):
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), before)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "complex64"])
+@pytest.mark.parametrize("dtype", [pytest.param("bfloat16", marks=pytest.mark.slow), "complex64"])
 @each
 def test_a_scan_stays_finite_and_moves_every_leaf(make, dtype):
     tx, p, grads = make(), tree(dtype), [tree(dtype, seed) for seed in range(1, 4)]
