@@ -22,8 +22,8 @@ Fit = Callable[[Any], Any]
 SIZES = 8
 """The largest number of sizes that are compiled.
 
-The compiler for TPUs needs long for every large size. With 8 in place of 40 sizes a CPU traces and compiles Shampoo in a
-fifth less time and SOAP in half the time, and an update that refreshes all roots takes a fifth longer
+The compiler for TPUs needs long for every large size. With 8 in place of 40 sizes a CPU traces and compiles an update
+of Shampoo in a fifth less time, and an update that refreshes all roots takes a fifth longer
 (benchmarks/results/many.json).
 """
 
