@@ -192,12 +192,14 @@ def qr_step(a, basis):
     return new
 
 
-def soap_by_default_trajectory(w, gradients, *, lr, b1, b2, least, due, damping=None, delay=1):
+def soap_by_default_trajectory(w, gradients, *, lr, b1, b2, least, due, damping=None, delay=1, graft=False):
     """SOAP and KL-SOAP by their defaults: no update in the first step, and a refresh behind each (before, for delay 0).
 
-    `due` gives the axes that are refreshed in a step. With a damping the statistics are those of KL-Shampoo.
+    `due` gives the axes that are refreshed in a step. With a damping the statistics are those of KL-Shampoo. With a
+    graft each step is as long as Adam's, and momentum begins with the first step.
     """
     w, m, v, path = w.copy(), np.zeros_like(w), np.zeros_like(w), []
+    adams, skipped = np.zeros_like(w), 0 if graft else 1
     factors, bases = [np.zeros((d, d)) for d in w.shape], [np.eye(d) for d in w.shape]
     white = [np.eye(d) for d in w.shape]
     if damping is not None:
@@ -211,13 +213,19 @@ def soap_by_default_trajectory(w, gradients, *, lr, b1, b2, least, due, damping=
             new[i] = np.linalg.eigh(factors[i])[1] if t == 1 else qr_step(factors[i], bases[i])
         if not delay:
             v, bases = rotated_moment(v, bases, new), new
-        if t > 1:
+        adams = b2 * adams + (1 - b2) * g**2
+        if t > skipped:
             m = b1 * m + (1 - b1) * g
+        if t > 1:
             v = b2 * v + (1 - b2) * kron_multiply(g, [q.T for q in bases]) ** 2
             moment = v / (1 - b2 ** (t - 1))
             denominator = np.sqrt(moment) + least * np.sqrt(np.mean(moment))
-            direction = kron_multiply(m / (1 - b1 ** (t - 1)), [q.T for q in bases]) / denominator
-            w = w - lr * kron_multiply(direction, bases)
+            momentum = m / (1 - b1 ** (t - skipped))
+            direction = kron_multiply(kron_multiply(momentum, [q.T for q in bases]) / denominator, bases)
+            if graft:
+                length = np.linalg.norm(momentum / np.sqrt(adams / (1 - b2**t)))
+                direction *= length / np.linalg.norm(direction)
+            w = w - lr * direction
         path.append(w.copy())
         if delay:
             v, bases = rotated_moment(v, bases, new), new

@@ -144,6 +144,20 @@ def test_kl_soap_by_its_defaults_and_in_the_bases_of_its_own_step(delay):
 
 
 ADAM = precond.transforms.scale_by_diagonal(0.95, eps=1e-15, bias_correction=True)
+
+
+@pytest.mark.parametrize("name", ["soap", "kl_soap"])
+def test_soap_and_kl_soap_with_adams_norm(name):
+    given = {"soap": {"b1": 0.95, "least": 1e-7, "due": in_turns}}.get(
+        name, {"b1": 0.9, "least": 1e-4, "due": lambda step: (0, 1), "damping": 1e-4}
+    )
+
+    def definition(w, grads):
+        return reference.soap_by_default_trajectory(w, grads, lr=0.01, b2=0.95, graft=True, **given)
+
+    check(getattr(precond, name)(0.01, magnitude=ADAM), definition, shapes=SQUARE, seed=2)
+
+
 STATISTICS_AND_ROOT = {
     "soap": lambda: (
         precond.outer_products(0.95),
