@@ -1,6 +1,5 @@
 """Run SOAP's root: divide by a root of the second moment in the eigenbasis of the factors."""
 
-import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -143,8 +142,7 @@ def eigenbasis(
         if eps is not None:
             denominator = _raised(nu, q) + eps
         else:
-            turned = any(x is not None for x in bases)
-            floor = _rounding_of_squares(nu, mean) if turned else jnp.zeros_like(mean)
+            floor = _rounding_of_squares(nu, tuple(axis for axis, x in enumerate(bases, 1) if x is not None))
             denominator = jnp.where(nu > floor, _raised(nu, q) + least * _raised(mean, q), 0)  # 0 divides to 0
         return divide_in_bases(direction, bases, denominator), RootState(derived, SecondMoment(count, nu))
 
@@ -184,15 +182,15 @@ def transport_by(rule: Transport) -> TransportOf | None:
     return None if move is None else move_moments
 
 
-def _rounding_of_squares(nu: jax.Array, mean: jax.Array) -> jax.Array:
-    """Return the second moment of an entry that is only rounding.
+def _rounding_of_squares(nu: jax.Array, turned: tuple[int, ...]) -> jax.Array:
+    """Return the second moment of an entry that is only rounding, beside those along the axes that have bases.
 
     A projected entry has an error of a quarter unit of rounding, relative to the norm of the block, and that of a basis
     adds some units where eigenvalues are close. With 8 units, the update by two equal gradients of 256 x 256 has a
     cosine of 0.91 with the exact one; without it, 0.06. And squares near the smallest number of the type are rounded.
     """
-    unit, size = float(jnp.finfo(nu.dtype).eps), math.prod(nu.shape[1:])
-    return jnp.maximum((8 * unit) ** 2 * size * mean, 64 * float(jnp.finfo(nu.dtype).tiny))
+    unit, smallest = float(jnp.finfo(nu.dtype).eps), 64 * float(jnp.finfo(nu.dtype).tiny)
+    return jnp.maximum((8 * unit) ** 2 * jnp.sum(nu, axis=turned, keepdims=True), smallest)
 
 
 def _raised(x: jax.Array, power: jax.typing.ArrayLike) -> jax.Array:

@@ -121,6 +121,16 @@ def test_the_second_of_two_equal_gradients_is_a_rotation_and_no_rounding(size):
         assert np.linalg.norm(found) < 1.2 * size**0.5
 
 
+def test_small_rows_keep_their_steps_where_only_columns_have_a_basis():
+    """Rounding does not go from row to row there, so a row of 1e-5 moves as far as its neighbour."""
+    size = jnp.where(jnp.arange(300) % 2, 1.0, 1e-5)[:, None]
+    grads = jnp.asarray(np.random.default_rng(0).standard_normal((5, 300, 4)), jnp.float32) * size
+    tx = precond.soap(1.0, views=lambda path, leaf: precond.View((0, 1), passive=(0,)), block_size=512)
+    found = jax.lax.scan(lambda s, g: tx.update(g, s)[::-1], tx.init(grads[0]), grads)[1]
+    small, usual = (np.abs(found[-1][start::2]).mean() for start in (0, 1))
+    assert 0.8 < small / usual < 1.25
+
+
 def path(make, steps=14, shapes=SHAPES):
     """The updates of gradients c g as a function of c, compiled once; what is made may depend on c, too."""
     every = [harness.normal(shapes, seed=i) for i in range(steps)]
