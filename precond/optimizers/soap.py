@@ -125,10 +125,10 @@ def soap(
 
     with $\hat{}$ for bias correction, $M$ the moving average of $G$, and $Q_L, Q_R$ the eigenvectors of the moving
     averages of $G G^\top$ and $G^\top G$, refreshed by one QR decomposition each. As in the official implementation the
-    first update only feeds the statistics (matrices stay where they are), so that no gradient is rotated into a basis
-    that was made from itself. Unlike there, $V$ is rotated with the bases, $\epsilon$ is added after bias correction,
-    as in Adam, and entries of $V$ that are only rounding divide nothing. For the official behaviour to the last digit
-    see `precond.recipes.official_soap`.
+    first update only feeds the statistics (matrices stay where they are). So no gradient is rotated into a basis that
+    was made from itself. (If the second gradient equals the first, it is, and most of its entries there are
+    rounding.) Unlike there, $V$ is rotated with the bases, and $\epsilon$ is added after bias correction, as in Adam.
+    For the official behaviour to the last digit see `precond.recipes.official_soap`.
 
     Args:
       learning_rate: $\eta$, of Adam's size; a number or an Optax schedule.

@@ -66,8 +66,7 @@ def eigenbasis(
       decay: $\beta$; 1 sums, less than 1 averages. The default remembers about 100 steps.
       eps: $\epsilon$, which is added to the denominator, in the units of the gradient (for q = 1/2). None takes `least`
         times the denominator that belongs to the mean of V over the block, so that the scale of the gradients has no
-        effect. An entry whose V is only rounding, beside the rest of the block, is then 0 and not 1: in full-batch
-        training two equal gradients are diagonal in the bases that they made, but for rounding.
+        effect. An entry whose square is too small for the type is then 0.
       weight: w; None takes $1 - \beta$, or 1 for a sum.
       bias_correction: whether to divide V by $1 - \beta^t$, with t the number of steps.
       power: q, or a mapping from the number of axes of a block to q; 1/2 for a number that is not named.
@@ -142,7 +141,8 @@ def eigenbasis(
         if eps is not None:
             denominator = _raised(nu, q) + eps
         else:
-            floor = _rounding_of_squares(nu, tuple(axis for axis, x in enumerate(bases, 1) if x is not None))
+            # Squares near the smallest number of the type are rounded, down to 0, and must not divide their roots.
+            floor = 64 * float(jnp.finfo(nu.dtype).tiny)
             denominator = jnp.where(nu > floor, _raised(nu, q) + least * _raised(mean, q), 0)  # 0 divides to 0
         return divide_in_bases(direction, bases, denominator), RootState(derived, SecondMoment(count, nu))
 
@@ -180,17 +180,6 @@ def transport_by(rule: Transport) -> TransportOf | None:
         return moments._replace(nu=move(moments.nu, old.matrix, new.matrix, axis))
 
     return None if move is None else move_moments
-
-
-def _rounding_of_squares(nu: jax.Array, turned: tuple[int, ...]) -> jax.Array:
-    """Return the second moment of an entry that is only rounding, beside those along the axes that have bases.
-
-    A projected entry has an error of a quarter unit of rounding, relative to the norm of the block, and that of a basis
-    adds some units where eigenvalues are close. With 8 units, the update by two equal gradients of 256 x 256 has a
-    cosine of 0.91 with the exact one; without it, 0.06. And squares near the smallest number of the type are rounded.
-    """
-    unit, smallest = float(jnp.finfo(nu.dtype).eps), 64 * float(jnp.finfo(nu.dtype).tiny)
-    return jnp.maximum((8 * unit) ** 2 * jnp.sum(nu, axis=turned, keepdims=True), smallest)
 
 
 def _raised(x: jax.Array, power: jax.typing.ArrayLike) -> jax.Array:

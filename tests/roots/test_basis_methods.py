@@ -57,7 +57,7 @@ def test_the_first_refresh_diagonalises_and_later_ones_follow(method):
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("rank", [6, 3])
-@pytest.mark.parametrize("method", [*METHODS, eigh()], ids=lambda m: m.name)
+@pytest.mark.parametrize("method", [m for m in (*METHODS, eigh()) if m.keeps_zeros], ids=lambda m: m.name)
 def test_a_basis_among_larger_matrices_is_the_same_up_to_signs(method, rank):
     a, basis = stack(3)
     if rank < 6:

@@ -63,7 +63,7 @@ def rotations(*, sweeps: int = 2, tolerance: float = 0.1, group: int | None = 8)
     def step(a: jax.Array, old: jax.Array) -> jax.Array:
         return redecompose_worst(a, rotate_basis(a, old, sweeps), tolerance, group)
 
-    return Method("rotations()", None, tracked_basis(step), keeps_zeros=True)
+    return Method("rotations()", None, tracked_basis(step))
 
 
 def _without_decompositions(a: jax.Array, old: jax.Array, first: jax.Array, *, sweeps: int) -> jax.Array:
