@@ -126,9 +126,9 @@ def soap(
     with $\hat{}$ for bias correction, $M$ the moving average of $G$, and $Q_L, Q_R$ the eigenvectors of the moving
     averages of $G G^\top$ and $G^\top G$, refreshed by one QR decomposition each. As in the official implementation the
     first update only feeds the statistics (matrices stay where they are). So no gradient is rotated into a basis that
-    was made from itself. (If the second gradient equals the first, it is, and most of its entries there are
-    rounding.) Unlike there, $V$ is rotated with the bases, and $\epsilon$ is added after bias correction, as in Adam.
-    For the official behaviour to the last digit see `precond.recipes.official_soap`.
+    was made from itself, but for a second gradient that equals the first. Most of its entries there are rounding.
+    Unlike there, $V$ is rotated with the bases, and $\epsilon$ is added after bias correction, as in Adam. For the
+    official behaviour to the last digit see `precond.recipes.official_soap`.
 
     Args:
       learning_rate: $\eta$, of Adam's size; a number or an Optax schedule.
