@@ -58,7 +58,7 @@ def test_a_step_between_refreshes_does_the_documented_multiplications(root, prod
 SCHEDULES = {"at once": 10, "staggered": precond.every(10, stagger=True), "late": precond.every(4, start=5, phase=0)}
 
 
-# Roots with one schedule and bases with another: the condition is the same whatever is refreshed.
+# Roots with one schedule and bases with another: the condition does not depend on what is refreshed.
 FEW = [("shampoo", "staggered"), ("kl_soap", "at once")]
 
 

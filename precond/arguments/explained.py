@@ -150,15 +150,15 @@ def _check_state(init: Callable[[Any], Any], state: Any, params: Any, name: str)
 
 def _first_difference(expected: Any, state: Any) -> str:
     """Name the first array that a state lacks, has too much, or has in another shape, or return an empty text."""
-    # Where a parameter has blocks, the state of Adam for the others has a node without leaves.
-    for ours, found in ((paths_of(expected), paths_of(state)), (_empty_nodes(expected), _empty_nodes(state))):
-        for path in ours:
-            if path not in found:
-                return f"it has no '{path}'"
-        for path in found:
-            if path not in ours:
-                return f"it has '{path}', too"
     ours, found = paths_of(expected), paths_of(state)
+    # Where a parameter has blocks, the state of Adam for the others has a node without leaves.
+    for mine, theirs in ((ours, found), (_empty_nodes(expected), _empty_nodes(state))):
+        for path in mine:
+            if path not in theirs:
+                return f"it has no '{path}'"
+        for path in theirs:
+            if path not in mine:
+                return f"it has '{path}', too"
     for path, leaf in ours.items():
         if np.shape(found[path]) != leaf.shape:
             return f"'{path}' has the shape {np.shape(found[path])}, not {leaf.shape}"

@@ -141,9 +141,12 @@ def _probed(tx: optax.GradientTransformation, costly: bool, like: object) -> Sig
     """Try a transformation on a tree of shapes. The result is kept by weak references."""
     leaves, treedef = jax.tree.flatten(like)
     try:
-        return _kept(weakref.ref(tx.init), weakref.ref(tx.update), costly, treedef, tuple(leaves))
-    except TypeError:  # there is no weak reference to some functions, and some trees cannot be hashed
-        return _probe(tx.init, tx.update, costly, like)
+        try:
+            return _kept(weakref.ref(tx.init), weakref.ref(tx.update), costly, treedef, tuple(leaves))
+        except TypeError:  # there is no weak reference to some functions, and some trees cannot be hashed
+            return _probe(tx.init, tx.update, costly, like)
+    except _NotHereError:
+        return SignTrial()
 
 
 @functools.lru_cache(maxsize=256)
@@ -170,6 +173,10 @@ def _numbers(leaf: jax.ShapeDtypeStruct) -> jax.Array:
     return (count + (count > 3)).reshape(leaf.shape).astype(leaf.dtype)
 
 
+class _NotHereError(Exception):
+    """Say that a trial cannot be computed here, as under an abstract mesh, and may be elsewhere."""
+
+
 class _NoUpdateError(Exception):
     """Say that an update returned something other than a tree of updates."""
 
@@ -187,13 +194,15 @@ def _probe(init: Callable[..., Any], update: Callable[..., Any], costly: bool, l
             return SignTrial(failed=_in_short(error), lacks=lacks)
         names = _primitives(traced.jaxpr)
         leaves_jax = any(name == "shard_map" or name.endswith(("callback", "ffi_call")) for name in names)
-        if any(isinstance(x, Tracer) for x in traced.consts) or leaves_jax or (not costly and names & _DECOMPOSE):
+        if any(isinstance(x, Tracer) for x in traced.consts):
+            raise _NotHereError
+        if leaves_jax or (not costly and names & _DECOMPOSE):
             return SignTrial()
         try:
             with jax.ensure_compile_time_eval():
                 return SignTrial(_sign(tx, jax.tree.map(_numbers, like)))
-        except Exception:  # nothing can be computed here, as under an abstract mesh
-            return SignTrial()
+        except Exception as error:
+            raise _NotHereError from error
 
 
 def _sign(tx: optax.GradientTransformation, gradient: optax.Updates) -> int:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-__all__ = ["average", "weights_of"]
+__all__ = ["average", "may_grow", "weighted", "weights_of"]
 
 
 def average(
@@ -40,12 +40,36 @@ def average(
     real = jnp.finfo(old.dtype).dtype
     decay = _cast(decay, real)
     keep, rate = weights_of(decay, real, weight, count=count)
+    return weighted(old, new, keep, rate, grows=may_grow(decay) or weight is not None)
+
+
+def may_grow(decay: ArrayLike) -> bool:
+    """Return whether what a decay makes of finite terms may be larger than all of them: a sum, or possibly one.
+
+    Examples:
+      >>> may_grow(1.0), may_grow(0.9)
+      (True, False)
+    """
+    return isinstance(decay, jax.Array) or decay == 1
+
+
+def weighted(old: jax.Array, new: jax.Array, keep: ArrayLike, rate: ArrayLike, *, grows: bool) -> jax.Array:
+    """Add the average so far and a new term with their weights, in the dtype of the average.
+
+    Args:
+      old: the average or sum so far.
+      new: the new term.
+      keep: the weight of the average so far.
+      rate: the weight of the new term.
+      grows: whether the result may grow beyond its type. It stays at the largest number then, if it is real.
+
+    Examples:
+      >>> weighted(jnp.float32(2.0), jnp.float32(4.0), 0.5, 0.25, grows=False).item()
+      2.0
+    """
     out = jnp.add(keep * old, rate * new.astype(old.dtype))
-    if jnp.iscomplexobj(out):
-        return out
-    # A mean of finite numbers is finite, but a sum may grow beyond its type. It stays at the largest number then.
     top = float(jnp.finfo(out.dtype).max)
-    return jnp.clip(out, -top, top) if isinstance(decay, jax.Array) or decay == 1 or weight is not None else out
+    return jnp.clip(out, -top, top) if grows and not jnp.iscomplexobj(out) else out
 
 
 def weights_of(

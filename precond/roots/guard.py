@@ -198,24 +198,21 @@ def refresh_basis(basis_of: BasisOf, factors: jax.Array, old: Checked, first: ja
 
 
 def _larger(matrices: jax.Array, size: int, diagonal: jax.Array) -> jax.Array:
-    """Enlarge matrices to a size, with the given numbers at the start of the diagonal and zeros elsewhere."""
-    more = size - matrices.shape[-1]
-    if more == 0 or matrices.ndim < 3:
+    """Enlarge matrices to a size, with the given numbers on the new part of the diagonal and zeros elsewhere."""
+    d = matrices.shape[-1]
+    if d == size or matrices.ndim < 3:
         return matrices
-    out = jnp.pad(matrices, ((0, 0), (more, 0), (more, 0)))
-    new = jnp.where(jnp.arange(size) < more, diagonal[:, None], 0)[:, :, None] * jnp.eye(size, dtype=matrices.dtype)
-    return out + new.astype(matrices.dtype)
+    there = jnp.arange(size) >= d
+    out = jnp.pad(matrices, ((0, 0), (0, size - d), (0, size - d)))
+    more = jnp.where(there, diagonal[:, None], 0)[:, :, None] * jnp.eye(size, dtype=matrices.dtype)
+    return out + more.astype(matrices.dtype)
 
 
-def _with_their_mean(factors: jax.Array, size: int) -> jax.Array:
+def _larger_factor(factors: jax.Array, size: int) -> jax.Array:
     # The mean eigenvalue changes neither the trace over the size nor an extreme eigenvalue.
     if factors.ndim < 3:
         return factors
     return _larger(factors, size, jnp.trace(factors, axis1=1, axis2=2) / factors.shape[-1])
-
-
-def _with_zeros(factors: jax.Array, size: int) -> jax.Array:
-    return _larger(factors, size, jnp.zeros_like(factors[:, 0, 0]))
 
 
 def _larger_derived(derived: Checked, size: int) -> Checked:
@@ -223,13 +220,33 @@ def _larger_derived(derived: Checked, size: int) -> Checked:
 
 
 def _cropped(derived: Checked, like: Checked) -> Checked:
-    sides = [slice(new - d, None) for new, d in zip(derived.matrix.shape[1:], like.matrix.shape[1:], strict=True)]
+    sides = [slice(0, d) for d in like.matrix.shape[1:]]
     return derived._replace(matrix=derived.matrix[:, *sides])
 
 
-PADDING = Padding(_with_their_mean, _larger_derived, _cropped)
+PADDING = Padding(_larger_factor, _larger_derived, _cropped)
 """The padding of roots that are matrix functions: the root of a block-diagonal matrix consists of the blocks' roots."""
 
-BASIS_PADDING = Padding(_with_zeros, _larger_derived, _cropped)
-"""The padding of eigenvectors. Zeros have no direction that a basis follows, so their columns stay the identity's. They
-come first, as the smallest eigenvalues do where a method orders eigenvectors, so the other columns keep their order."""
+
+def _larger_with_zeros(factors: jax.Array, size: int) -> jax.Array:
+    return _larger(factors, size, jnp.zeros_like(factors[:, 0, 0]))
+
+
+def _larger_basis(derived: Checked, size: int) -> Checked:
+    d = derived.matrix.shape[-1]
+    more = size - d
+    corner = jnp.pad(jnp.eye(more, dtype=derived.matrix.dtype), ((d, 0), (0, d)))
+    return derived._replace(matrix=jnp.pad(derived.matrix, ((0, 0), (0, more), (more, 0))) + corner)
+
+
+def _cropped_basis(derived: Checked, like: Checked) -> Checked:
+    d = like.matrix.shape[-1]
+    return derived._replace(matrix=derived.matrix[:, :d, -d:])
+
+
+BASIS_PADDING = Padding(_larger_with_zeros, _larger_basis, _cropped_basis)
+"""The padding of eigenvectors. Zeros have no direction that a basis follows, so the unit vectors of their rows stay.
+
+Their rows are the last ones, so that a QR decomposition needs no pivot among them and no rounding reaches them. Their
+columns are the first ones, as those of the smallest eigenvalues are where a method orders eigenvectors.
+"""

@@ -9,8 +9,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from precond.blocks import leaves_of
-from precond.linalg import average
-from precond.linalg.average import weights_of
+from precond.linalg.average import may_grow, weighted, weights_of
 from precond.linalg.divide import divide_or_zero
 from precond.linalg.hidden_constants import hidden_constants
 from precond.transformation import transformation
@@ -63,22 +62,23 @@ def adam(b1: ArrayLike, b2: ArrayLike, eps: ArrayLike | None) -> optax.GradientT
         count, dtype, paths = jnp.asarray(optax.safe_increment(state.count)), common_dtype(state.nu), leaves_of(updates)
         places = dict(zip(sorted(paths), hidden_constants(range(len(paths))), strict=True))
 
-        def weights(decay: ArrayLike) -> tuple[Tree, Tree]:
-            """Return by parameter the weights of an average so far and of a new term."""
-            # They are computed for all parameters together, and parameters of one shape share their kernels.
+        def averaged(old: Tree, new: Tree, decay: ArrayLike) -> Tree:
+            # Weights are computed for all parameters together, and parameters of one shape share their kernels.
             both = [jnp.broadcast_to(jnp.asarray(x, dtype), count.shape) for x in weights_of(decay, dtype, count=count)]
-            treedef = jax.tree.structure(updates)
-            index = lax.dynamic_index_in_dim
-            keep, rate = (treedef.unflatten([index(x, places[path], keepdims=False) for path in paths]) for x in both)
-            return keep, rate
+
+            def one(path: str, x: jax.Array, y: jax.Array) -> jax.Array:
+                keep, rate = (lax.dynamic_index_in_dim(w, places[path], keepdims=False) for w in both)
+                return weighted(x, y, keep if may_grow(decay) else 1 - rate, rate, grows=may_grow(decay))
+
+            leaves = map(one, paths, jax.tree.leaves(old), jax.tree.leaves(new))
+            return jax.tree.unflatten(jax.tree.structure(updates), list(leaves))
 
         def divide(g: jax.Array, m: jax.Array, v: jax.Array) -> jax.Array:
             root = jnp.where(v > 0, jnp.sqrt(jnp.where(v > 0, v, 1)), 0)  # at 0 it has no derivative
             return divide_or_zero(m, root + eps).astype(jnp.result_type(g))
 
         squares = jax.tree.map(lambda v, g: jnp.square(jnp.abs(g).astype(v.dtype)), state.nu, updates)
-        momentum = jax.tree.map(average, state.momentum, updates, *weights(b1))
-        nu = jax.tree.map(average, state.nu, squares, *weights(b2))
+        momentum, nu = averaged(state.momentum, updates, b1), averaged(state.nu, squares, b2)
         return jax.tree.map(divide, updates, momentum, nu), AdamState(count, momentum, nu)
 
     return transformation(init, update)

@@ -27,7 +27,7 @@ OPTIMIZERS = {
 
 
 def of(*quick):
-    """Run a test for each optimizer; all but the quick ones are slow. Each is quick with one of the two libraries."""
+    """Run a test for each optimizer; only the named ones are quick. Each is quick with one of the two libraries."""
     cases = [pytest.param(f, id=n, marks=[pytest.mark.slow] * (n not in quick)) for n, f in OPTIMIZERS.items()]
     return pytest.mark.parametrize("make", cases)
 

@@ -31,7 +31,7 @@ ONE = ("shampoo",)
 
 
 def each(cases, quick=("shampoo", "soap")):
-    """Run a test once for each case; all but the quick ones, of which the others differ in a part, are slow."""
+    """Run a test once for each case. Cases that differ from a quick one in a part alone are slow."""
 
     def marked(case):
         late = case.name not in quick and case not in catalog.WHOLE

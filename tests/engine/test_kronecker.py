@@ -276,9 +276,7 @@ def test_bases_of_many_sizes_are_padded_to_few_and_no_update_is_another_for_it(m
     grads = [{f"{d}x{d + 1}": rng.standard_normal((2, d, d + 1)) for d in SIZES} for _ in range(4)]
 
     def updates():
-        root = precond.eigenbasis(
-            0.9, eps=1e-2, transport=precond.roots.rotated(), method=precond.eigh()
-        )  # rounding is below eps
+        root = precond.eigenbasis(0.9, eps=1e-2, transport=precond.roots.rotated())  # rounding is below eps
         tx = precond.scale_by_kronecker(precond.outer_products(0.9), root, refresh=every(2))
         state, update, out = tx.init(grads[0]), jax.jit(tx.update), []
         for g in grads:

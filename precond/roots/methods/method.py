@@ -76,9 +76,10 @@ class Method(NamedTuple):
         computes no roots.
       basis: a function from factors and the bases before to bases (`precond.roots.methods.BasisOf`); None if the method
         computes no bases.
-      keeps_zeros: whether matrices that begin with rows and columns of zeros may be given to `basis`. If the old basis
-        is the identity there, the new one is too, up to signs, and elsewhere it is the basis of the rest. Then matrices
-        of many sizes are padded to a few, and the program compiles sooner.
+      keeps_zeros: whether matrices that end with rows and columns of zeros may be given to `basis`. The unit vectors of
+        these rows are then the first columns of the old basis, and must be those of the new one, up to signs. The other
+        columns must be the basis of the rest. Then matrices of many sizes are padded to a few, and the program compiles
+        sooner.
     """
 
     name: str

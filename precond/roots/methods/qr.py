@@ -20,7 +20,7 @@ def qr() -> Method:
       >>> from precond import eigenbasis
       >>> root = eigenbasis(method=qr())
     """
-    return Method("qr()", None, _refreshed)
+    return Method("qr()", None, _refreshed, keeps_zeros=True)
 
 
 def _refreshed(a: jax.Array, old: jax.Array, first: jax.Array) -> jax.Array:
