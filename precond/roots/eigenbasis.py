@@ -14,8 +14,9 @@ from precond.linalg.align import per_row
 from precond.linalg.divide import divide_in_bases
 from precond.linalg.rounding_floor import rounding_floor
 from precond.roots.damping import Damping
-from precond.roots.guard import BASIS_PADDING, Checked, refresh_basis, unchecked
+from precond.roots.guard import Checked, refresh_basis, unchecked
 from precond.roots.methods import Method, by_platform, cholesky_qr, qr, rotations
+from precond.roots.padding import BASIS_PADDING
 from precond.roots.root import Factor, Power, Root, RootState, TransportOf
 from precond.roots.transport import Transport, unchanged
 from precond.trees import Leaf, wide_dtype

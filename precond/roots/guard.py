@@ -8,12 +8,10 @@ import jax.numpy as jnp
 from precond.blocks import keep_finite
 from precond.linalg import orthogonality_residual
 from precond.roots.methods.method import BasisOf
-from precond.roots.root import Padding, identity_like
+from precond.roots.root import identity_like
 
 __all__ = [
-    "BASIS_PADDING",
     "ORTHOGONAL",
-    "PADDING",
     "Checked",
     "Health",
     "accept",
@@ -195,58 +193,3 @@ def refresh_basis(basis_of: BasisOf, factors: jax.Array, old: Checked, first: ja
     residual = jnp.where(largest < jnp.inf, orthogonality_residual(basis), jnp.inf)
     nothing, condition = jnp.zeros_like(largest), (largest > 0).astype(largest.dtype)  # nothing is inverted
     return accept(basis, residual, old, ORTHOGONAL, damping=nothing, condition=condition)
-
-
-def _larger(matrices: jax.Array, size: int, diagonal: jax.Array) -> jax.Array:
-    """Enlarge matrices to a size, with the given numbers on the new part of the diagonal and zeros elsewhere."""
-    d = matrices.shape[-1]
-    if d == size or matrices.ndim < 3:
-        return matrices
-    there = jnp.arange(size) >= d
-    out = jnp.pad(matrices, ((0, 0), (0, size - d), (0, size - d)))
-    more = jnp.where(there, diagonal[:, None], 0)[:, :, None] * jnp.eye(size, dtype=matrices.dtype)
-    return out + more.astype(matrices.dtype)
-
-
-def _larger_factor(factors: jax.Array, size: int) -> jax.Array:
-    # The mean eigenvalue changes neither the trace over the size nor an extreme eigenvalue.
-    if factors.ndim < 3:
-        return factors
-    return _larger(factors, size, jnp.trace(factors, axis1=1, axis2=2) / factors.shape[-1])
-
-
-def _larger_derived(derived: Checked, size: int) -> Checked:
-    return derived._replace(matrix=_larger(derived.matrix, size, jnp.ones_like(derived.health.numbers[:, 0])))
-
-
-def _cropped(derived: Checked, like: Checked) -> Checked:
-    sides = [slice(0, d) for d in like.matrix.shape[1:]]
-    return derived._replace(matrix=derived.matrix[:, *sides])
-
-
-PADDING = Padding(_larger_factor, _larger_derived, _cropped)
-"""The padding of roots that are matrix functions: the root of a block-diagonal matrix consists of the blocks' roots."""
-
-
-def _larger_with_zeros(factors: jax.Array, size: int) -> jax.Array:
-    return _larger(factors, size, jnp.zeros_like(factors[:, 0, 0]))
-
-
-def _larger_basis(derived: Checked, size: int) -> Checked:
-    d = derived.matrix.shape[-1]
-    more = size - d
-    corner = jnp.pad(jnp.eye(more, dtype=derived.matrix.dtype), ((d, 0), (0, d)))
-    return derived._replace(matrix=jnp.pad(derived.matrix, ((0, 0), (0, more), (more, 0))) + corner)
-
-
-def _cropped_basis(derived: Checked, like: Checked) -> Checked:
-    d = like.matrix.shape[-1]
-    return derived._replace(matrix=derived.matrix[:, :d, -d:])
-
-
-BASIS_PADDING = Padding(_larger_with_zeros, _larger_basis, _cropped_basis)
-"""The padding of eigenvectors. Zeros have no direction that a basis follows, so the unit vectors of their rows stay.
-
-Their rows are the last ones, so that a QR decomposition needs no pivot among them and no rounding reaches them. Their
-columns are the first ones, as those of the smallest eigenvalues are where a method orders eigenvectors.
-"""

@@ -9,8 +9,9 @@ from jax.typing import ArrayLike
 from precond.arguments import check_number, described
 from precond.linalg import multiply
 from precond.linalg.align import on_axis
-from precond.roots.guard import PADDING, Checked, accept, escalated_ridge, unchecked
+from precond.roots.guard import Checked, accept, escalated_ridge, unchecked
 from precond.roots.methods import Method, cholesky
+from precond.roots.padding import PADDING
 from precond.roots.refresh_inverse import refresh_inverse, whiten_by_matrix
 from precond.roots.root import Factor, Power, Root, RootState
 from precond.trees import Leaf

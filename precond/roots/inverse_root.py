@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from precond.arguments import check_number, check_part, described
 from precond.linalg import multiply
 from precond.roots.damping import Damping, relative
-from precond.roots.guard import PADDING, Checked, unchecked
+from precond.roots.guard import Checked, unchecked
 from precond.roots.methods import Method, Ridge, RootResult, by_platform, composite, eigh
+from precond.roots.padding import PADDING
 from precond.roots.powers import Powers, powers
 from precond.roots.refresh_inverse import refresh_inverse, whiten_by_matrix
 from precond.roots.root import Factor, Power, Root, RootState

@@ -13,7 +13,8 @@ import precond
 from precond import eigenbasis, eigh, inverse_root, qr
 from precond.linalg import continued_eigen_basis, rotate_basis, scaled_off_diagonal
 from precond.roots import cholesky_qr, rotations
-from precond.roots.guard import BASIS_PADDING, unchecked
+from precond.roots.guard import unchecked
+from precond.roots.padding import BASIS_PADDING
 from tests import reference
 from tests.drift import drifting, geometric_mean, recorded, root_error
 
