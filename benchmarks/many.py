@@ -21,7 +21,7 @@ import optax
 import precond
 
 SHAPES = [(64 + 16 * i, 48 + 24 * (7 * i % 24)) for i in range(24)]
-STEPS, SIDE = 40, 128
+STEPS, SIDE, ROUNDS = 40, 128, 2
 OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation]] = {
     "optax.adam": lambda: optax.adam(1e-3),
     "precond.shampoo": lambda: precond.shampoo(1e-3),
@@ -49,6 +49,12 @@ def compiled(tx: optax.GradientTransformation, shapes: list[tuple[int, int]]) ->
     fresh = tx.init(params)
     jax.block_until_ready(program(params, fresh, params))
     return seconds, lambda: program(params, fresh, params)
+
+
+def fastest(make: Callable[[], optax.GradientTransformation], shapes: list[tuple[int, int]]) -> dict[str, float]:
+    """The shortest seconds of several rounds: other work on the machine only adds to them."""
+    rounds = [compiled(make(), shapes)[0] for _ in range(ROUNDS)]
+    return {what: min(found[what] for found in rounds) for what in rounds[0]}
 
 
 def padded(shapes: list[tuple[int, int]]) -> dict[str, dict[str, float]]:
@@ -93,10 +99,10 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--shapes", type=int, default=len(SHAPES), help="how many of them")
     given = parser.parse_args()
-    shapes = {name: compiled(make(), SHAPES[: given.shapes])[0] for name, make in OPTIMIZERS.items()}
+    shapes = {name: fastest(make, SHAPES[: given.shapes]) for name, make in OPTIMIZERS.items()}
     sizes = padded(SHAPES[: given.shapes])
     models = {name: mapped(make()) for name, make in OPTIMIZERS.items()}
-    setting = {"shapes": SHAPES[: given.shapes], "side": SIDE, "steps": STEPS}
+    setting = {"shapes": SHAPES[: given.shapes], "side": SIDE, "steps": STEPS, "rounds": ROUNDS}
     measure.save("many", {"setting": setting, "compile": shapes, "sizes": sizes, "vmap": models})
 
 

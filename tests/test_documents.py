@@ -312,10 +312,23 @@ def readers_of_blocks():
     return found
 
 
-def test_the_page_of_architecture_says_who_reads_what():
+def givers_of_blocks():
+    """By field of `BlockInfo`: the files that give it, as `BlockInfo(field=..)` or `info._replace(field=..)`."""
+    found = {name: set() for name in precond.BlockInfo._fields}
+    for file in (ROOT / "precond").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+            if re.fullmatch(r"BlockInfo|(info|inside|blocks)\._replace", called) and file.stem != "block_info":
+                for keyword in node.keywords:
+                    found[keyword.arg].add(file.stem)
+    return found
+
+
+def test_the_page_of_architecture_says_who_gives_and_who_reads_what():
     rows = [cells for cells in table_rows(ROOT / "docs" / "architecture.md") if len(cells) == 4]
-    said = {cells[0].strip("`"): set(re.findall(r"`(\w+)`", cells[3])) for cells in rows}
-    assert {name: said[name] for name in precond.BlockInfo._fields} == readers_of_blocks()
+    for column, found in ((2, givers_of_blocks()), (3, readers_of_blocks())):
+        said = {cells[0].strip("`"): set(re.findall(r"`(\w+)`", cells[column])) for cells in rows}
+        assert {name: said[name] for name in precond.BlockInfo._fields} == found
 
 
 def readers_of_arguments():

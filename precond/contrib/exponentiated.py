@@ -9,6 +9,7 @@ import optax
 from jax.typing import ArrayLike
 
 from precond.arguments import check_decay, check_number, described
+from precond.blocks import refuse_divided
 from precond.linalg.divide import divide_or_zero
 from precond.transformation import transformation
 from precond.trees import Leaf, Tree, real_dtype, tree_product, wide_dtype
@@ -153,6 +154,7 @@ def exponentiated(
     def update(
         updates: optax.Updates, state: ExponentiatedState, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, ExponentiatedState]:
+        refuse_divided("exponentiated", extra.get("blocks"))
         g = jax.tree.map(lambda x, h: jnp.asarray(x, h.dtype), updates, state.last)
         agreement = alignment(tree_product(state.last, g), tree_product(state.last, state.last), tree_product(g, g))
         scale = (state.scale * factor(rate, agreement)).astype(state.scale.dtype)

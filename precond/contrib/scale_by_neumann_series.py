@@ -9,7 +9,7 @@ import optax
 from jax import lax
 from jax.typing import ArrayLike
 
-from precond.arguments import check_number, check_whole, described
+from precond.arguments import MissingArgumentError, check_number, check_whole, described
 from precond.compiled_if_eager import compiled_if_eager
 from precond.transformation import transformation
 from precond.trees import Tree, real_dtype, wide_zeros_like
@@ -78,7 +78,7 @@ def scale_by_neumann_series(
     ) -> tuple[optax.Updates, optax.EmptyState]:
         del extra
         if params is None or grad_fn is None:
-            raise ValueError(
+            raise MissingArgumentError(
                 "scale_by_neumann_series() takes more gradients of the batch: call update(gradients, state, params, "
                 "grad_fn=...) with a function from parameters to the gradient on the batch of `gradients`."
             )

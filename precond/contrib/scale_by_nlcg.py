@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from precond.arguments import described
+from precond.blocks import refuse_divided
 from precond.transformation import transformation
 from precond.trees import Tree, real_dtype, tree_product, wide_zeros_like
 
@@ -125,6 +126,7 @@ def scale_by_nlcg(
     def update(
         updates: optax.Updates, state: NLCGState, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, NLCGState]:
+        refuse_divided("scale_by_nlcg", extra.get("blocks"))
         g = jax.tree.map(lambda x, last: jnp.asarray(x, last.dtype), updates, state.gradient)
         scaled, inner = scale.update(updates, state.preconditioner, params, **extra)
         z = g if plain else jax.tree.map(lambda x, last: x.astype(last.dtype), scaled, state.gradient)

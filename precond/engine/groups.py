@@ -10,6 +10,7 @@ import numpy as np
 from jax import lax
 
 from precond.control_flow import run_if
+from precond.engine.choose_sizes import choose_sizes
 from precond.linalg import Factor, row_major
 from precond.roots import Power, Root
 from precond.trees import Tree
@@ -18,14 +19,6 @@ __all__ = ["RefreshGroup", "groups_of", "put_rows", "take_rows", "transported"]
 
 Fit = Callable[[Any], Any]
 """A function that pads rows of one stack to the size of the group."""
-
-SIZES = 8
-"""The largest number of sizes that are compiled.
-
-The compiler for TPUs needs long for every large size. With 8 in place of 40 sizes a CPU traces and compiles an update
-of Shampoo in a fifth less time, and an update that refreshes all roots takes a fifth longer
-(benchmarks/results/many.json).
-"""
 
 
 class Span(NamedTuple):
@@ -122,7 +115,7 @@ def groups_of(
 ) -> list[RefreshGroup]:
     """Group factors by size, dtype and power.
 
-    If a root can be padded and there are many sizes, smaller factors join a larger size, so that few are compiled.
+    If a root can be padded, factors join a larger size where there are many sizes, or where it is hardly larger.
 
     Args:
       root: the root whose `refresh` is called.
@@ -147,7 +140,7 @@ def groups_of(
         # Diagonal factors and 1 by 1 matrices are cheap, so that they are not padded.
         join = root.padding is not None and rank == 3
         costs = {d: sum(rows[i] for i in members) for d, members in by_size.items() if d > 1}
-        targets = _choose_sizes(costs, SIZES) if join else {}
+        targets = choose_sizes(costs) if join else {}
         joined: dict[int, list[int]] = {}
         for d, members in by_size.items():
             joined.setdefault(targets.get(d, d), []).extend(members)
@@ -155,28 +148,6 @@ def groups_of(
             padded = any(factors[i].shape[1] != d for i in members)
             groups.append(RefreshGroup(tuple(members), tuple(rows[i] for i in members), d, padded, power, turns))
     return groups
-
-
-def _choose_sizes(counts: dict[int, int], most: int) -> dict[int, int]:
-    """Choose at most `most` sizes with the fewest operations; map each size to the one that it is padded to."""
-    sizes = sorted(counts)
-    if len(sizes) <= most:
-        return {d: d for d in sizes}
-    total = np.cumsum([0, *(counts[d] for d in sizes)])
-    # cost[j] is the least cost of the first j sizes in so many groups; starts[k][j] is where the last of k + 1 groups
-    # begins.
-    cost, starts = np.array([0.0, *[np.inf] * len(sizes)]), []
-    for _ in range(most):
-        ends = np.array([[c + (total[j] - total[i]) * float(sizes[j - 1]) ** 3 for i, c in enumerate(cost[:j])]
-                         + [np.inf] * (len(sizes) - j) for j in range(1, len(sizes) + 1)])  # fmt: skip
-        starts.append(np.argmin(ends, axis=1))
-        cost = np.array([np.inf, *np.min(ends, axis=1)])
-    out, j = {}, len(sizes)
-    for start in reversed(starts):
-        i = int(start[j - 1])
-        out |= dict.fromkeys(sizes[i:j], sizes[j - 1])
-        j = i
-    return out
 
 
 def _slot_rows(group: RefreshGroup, slot: int, turn: jax.Array) -> list[DueRows]:

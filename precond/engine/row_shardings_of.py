@@ -27,6 +27,9 @@ def row_shardings_of(
     Returns:
       A tree of `RowSharding` of the structure of the state, or None.
 
+    Raises:
+      ValueError: for an array that counts blocks along another axis than the first.
+
     Examples:
       >>> row_shardings_of(optax.identity(), {}, None) is None
       True
@@ -38,9 +41,7 @@ def row_shardings_of(
         longer = {n: jax.ShapeDtypeStruct((times * s.shape[0], *s.shape[1:]), s.dtype) for n, s in stacks.items()}
         return jax.eval_shape(lambda stacks: inner.init(stacks), longer)  # see `describing`
 
-    # An axis whose length equals N by chance does not grow when N becomes 2 N.
-    once = state(1)
-    lengths = jax.tree.map(lambda one, two: one.shape[0] if one.shape != two.shape else 0, once, state(2))
+    lengths = jax.tree.map(_length, state(1), state(2))
 
     def over(axes: tuple[str, ...], lengths: Tree) -> RowShardings:
         return jax.tree.map(lambda n: RowSharding(n, axes) if n else RowSharding(), lengths)
@@ -54,6 +55,21 @@ def row_shardings_of(
         return over(placement.direction_axes, x)._replace(statistics=over(placement.axes, x.statistics))
 
     return jax.tree.map(one, lengths, is_leaf=engine)
+
+
+def _length(once: jax.ShapeDtypeStruct, twice: jax.ShapeDtypeStruct) -> int:
+    """Return the rows of an array of the state, or 0 if it has none.
+
+    It is compared with the array of stacks of twice the length, where an axis that is as long by chance stays.
+    """
+    if once.shape == twice.shape:
+        return 0
+    if once.shape[1:] != twice.shape[1:]:
+        raise ValueError(
+            f"inner= keeps an array of shape {once.shape}, whose first axis does not count blocks, so that axis= "
+            f"cannot divide it: put the transformation outside of precond.blocked, or leave axis= out."
+        )
+    return once.shape[0]
 
 
 def stack_row_shardings(

@@ -8,8 +8,16 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from precond.arguments import check_number, check_part, check_rate, check_values, described, shown
-from precond.blocks import check_leaves, with_zero_probes, without_probes
+from precond.arguments import (
+    MissingArgumentError,
+    check_number,
+    check_part,
+    check_rate,
+    check_values,
+    described,
+    shown,
+)
+from precond.blocks import check_leaves, refuse_divided, with_zero_probes, without_probes
 from precond.large_batches.gain import GainEstimator, gain, paper_gain
 from precond.large_batches.rules import Rule
 from precond.replicas import Replicas
@@ -153,7 +161,7 @@ def scale_by_adascale(
         scale: ArrayLike = scale,
         **extra: Any,
     ) -> tuple[optax.Updates, AdascaleState]:
-        del params, extra
+        refuse_divided("scale_by_adascale", extra.get("blocks"))
         _check(replicas, scale)
         whole, updates = updates, without_probes(updates)  # the gradients of probes are factors, which have no gain
         if replicas is not None:
@@ -238,7 +246,7 @@ def _check(replicas: Replicas | None, scale: ArrayLike) -> None:
     check_number("scale", scale, 1, advice="It counts base batches.")
     alone = isinstance(scale, (int, float)) and scale == 1
     if replicas is None and not alone:
-        raise ValueError(
+        raise MissingArgumentError(
             f"AdaScale with scale={scale} needs the extra argument replicas: make the gradient by a function in "
             f"precond.replicas and pass tx.update(mean, state, params, replicas=replicas), or wrap the optimizer in "
             f"precond.accumulate or precond.large_batches.differenced."

@@ -9,7 +9,7 @@ import optax
 from jax.typing import ArrayLike
 
 from precond.arguments import check_idle, check_number, check_rate, check_whole, described
-from precond.blocks import KnownParameters, check_shapes, known_parameters
+from precond.blocks import KnownParameters, check_shapes, known_parameters, refuse_divided
 from precond.large_batches.convexify import Regularizer, convexify
 from precond.large_batches.eval_params import Displacement
 from precond.transformation import transformation
@@ -199,7 +199,7 @@ def scale_by_neumann(
     def update(
         updates: optax.Updates, state: NeumannState, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, NeumannState]:
-        del extra
+        refuse_divided("scale_by_neumann", extra.get("blocks"))
         check_shapes(updates, params)
         updates = jax.tree.map(jnp.asarray, updates)
         g, rate = wide(updates), _at(learning_rate, state.count)

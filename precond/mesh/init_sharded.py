@@ -59,7 +59,7 @@ def constrained(placement: Placement, tree: Tree, row_shardings: RowShardings) -
 def warn_if_whole(placement: Placement | None, state: Tree, row_shardings: RowShardings) -> None:
     """Warn of stacks that are whole on every device although they should be divided.
 
-    The types of arrays show it on a mesh with explicit axes. On a mesh with automatic axes it cannot be seen while a
+    The types of arrays show it if these axes of the mesh are explicit. Along automatic axes it cannot be seen while a
     function is traced.
 
     Args:
@@ -70,7 +70,7 @@ def warn_if_whole(placement: Placement | None, state: Tree, row_shardings: RowSh
     Examples:
       >>> warn_if_whole(None, jnp.ones(3), None)
     """
-    if placement is None or placement.count == 1 or placement.kind == AxisType.Manual:
+    if placement is None or placement.count == 1 or placement.kind != AxisType.Explicit:
         return
 
     def whole(x: jax.Array, row_sharding: RowSharding) -> bool:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from precond.arguments import check_bound, described
+from precond.blocks import refuse_divided
 from precond.transformation import transformation
 from precond.trees import all_finite
 
@@ -57,6 +58,7 @@ def finite_steps(
     def update(
         updates: optax.Updates, state: FiniteStepsState, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, FiniteStepsState]:
+        refuse_divided("finite_steps", extra.get("blocks"))
         finite = all_finite(updates)
         if axis is not None:
             check_bound(axis)

@@ -18,7 +18,7 @@ from precond.arguments import (
     check_whole,
     described,
 )
-from precond.blocks import refuse_foreign
+from precond.blocks import refuse_divided, refuse_foreign
 from precond.compiled_if_eager import compiled_if_eager
 from precond.transformation import transformation
 from precond.transforms.quadratic_model import Product
@@ -141,6 +141,7 @@ def levenberg_marquardt(
             raise MissingArgumentError(
                 f"levenberg_marquardt's update needs {missing}=: see its docstring for all that it needs."
             )
+        refuse_divided("levenberg_marquardt", extra.get("blocks"))
         inner = optax.with_extra_args_support(make(state.damping))
         moved, after = inner.update(updates, state.inner, params, **more, **extra)
         bent = jax.tree.map(lambda f, v: f + damped * state.damping * v, curvature(moved), moved)

@@ -9,6 +9,7 @@ import optax
 from jax.typing import ArrayLike
 
 from precond.arguments import MissingArgumentError, check_number, described
+from precond.blocks import refuse_divided
 from precond.linalg.divide import divide_or_zero
 from precond.transformation import transformation
 from precond.trees import Tree, all_finite, tree_product
@@ -112,6 +113,7 @@ def quadratic_model(
             raise MissingArgumentError(
                 "quadratic_model's update needs curvature=: a function from v to F v, as precond.layers.ggn_product."
             )
+        refuse_divided("quadratic_model", extra.get("blocks"))
         new, inner = direction.update(updates, state.inner, params, **extra)
         both = (new, state.previous)
         turned = [jax.tree.map(lambda f, v: f + damping * v, curvature(v), v) for v in both]

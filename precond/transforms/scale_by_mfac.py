@@ -66,7 +66,7 @@ def scale_by_mfac(
     `init` shards its window in the same way (under `jax.jit` with an automatic mesh give it `out_shardings`), and
     devices send the row alone, m numbers. If parameters are replicated, shard the window itself by such an `init`;
     devices then send the row and the update. Inside your own `shard_map` or `pmap`, where each device sees a shard of
-    every parameter, give `axis`. Inside `precond.blocked` the window holds stacks.
+    every parameter, give `axis`. Inside `precond.blocked` on one device the window holds stacks.
 
     Args:
       window: m. The paper has up to 1024; most memories can hold the default.

@@ -85,7 +85,11 @@ def replicas(step, names=WHOLE, times=1):
     return Replicas(count, count, jax.tree.map(lambda s: 3.0 * times * s, square), square)
 
 
-FUNCTIONS = {"value_fn": lambda params: optax.tree.norm(params, squared=True), "curvature": lambda v: v}
+FUNCTIONS = {
+    "value_fn": lambda params: optax.tree.norm(params, squared=True),
+    "grad_fn": lambda params: jax.tree.map(jnp.sin, params),
+    "curvature": lambda v: v,
+}
 """Those that some system calls, on whatever parameters it is given."""
 
 
@@ -96,26 +100,19 @@ def arguments(step, **changes):
 
 
 NAMES = (
+    *(name for name in precond.BlockInfo._fields if name != "factors"),
     "axis",
     "name",
     "stack",
-    "gradients",
     "whiten",
-    "finite",
-    "any_finite",
-    "index",
     "going",
     "share",
     "sections",
     "total",
     "packed",
-    "batch_axes",
     "blocks",
     "members",
     "moments",
-    "collectives",
-    "root_collectives",
-    "row_groups",
     "gram",
     "momentum",
     "key",
@@ -226,6 +223,22 @@ def _levenberg_marquardt(rate, **engine):
     return precond.transforms.levenberg_marquardt(lambda damping: made(damping=damping))
 
 
+def _neumann_series(rate):
+    return optax.chain(precond.contrib.scale_by_neumann_series(0.1, 2), optax.scale(-rate))
+
+
+def _nlcg(rate):
+    return optax.chain(precond.contrib.scale_by_nlcg(), optax.scale(-rate))
+
+
+def _meta_soap(rate, **engine):
+    return recipes.meta_soap(rate, precondition_frequency=2, epsilon=1e-2, **engine)
+
+
+def _meta_descent(rate, **engine):
+    return recipes.meta_descent(rate, **engine)
+
+
 SYSTEMS = {
     "kfac": _kfac,
     "shampoo": _shampoo,
@@ -246,11 +259,15 @@ SYSTEMS = {
     "tearfree": _tearfree,
     "nvidia_muon": _nvidia_muon,
     "levenberg_marquardt": _levenberg_marquardt,
+    "neumann_series": _neumann_series,
+    "nlcg": _nlcg,
+    "meta_soap": _meta_soap,
+    "meta_descent": _meta_descent,
 }
 ENGINES = ("kfac", "shampoo", "soap", "ekfac", "kl_shampoo", "muon", "bare", "kl_soap")
 """Those that take another transformation for the parameters without a view, as `otherwise`."""
 LAYERED = ("kfac", "ekfac")
-DIVIDED = (*ENGINES, "adascale", "google", "meta", "official_soap", "nvidia")
+DIVIDED = (*ENGINES, "adascale", "google", "meta", "official_soap", "nvidia", "tearfree", "nvidia_muon", "meta_soap")
 """Those that divide their stacks over the devices of a mesh axis."""
 
 

@@ -260,7 +260,7 @@ def test_many_sizes_are_padded_to_few_and_no_root_is_another_for_it(schedule, me
         return out, state, str(jax.make_jaxpr(tx.update)(grads[0], state)).count(" eigh[")
 
     exact, _, many = updates()
-    monkeypatch.setattr("precond.engine.groups.SIZES", 2)
+    monkeypatch.setattr("precond.engine.choose_sizes.SIZES", 2)
     few, state, calls = updates()
     # Which of the smaller roots has its turn when depends on the group that it is in.
     steps = 1 if schedule.stagger else 4
@@ -285,14 +285,14 @@ def test_bases_of_many_sizes_are_padded_to_few_and_no_update_is_another_for_it(m
         return out, str(jax.make_jaxpr(tx.update)(grads[0], state)).count(" eigh[")
 
     exact, many = updates()
-    monkeypatch.setattr("precond.engine.groups.SIZES", 2)
+    monkeypatch.setattr("precond.engine.choose_sizes.SIZES", 2)
     few, calls = updates()
     chex.assert_trees_all_close(few, exact, rtol=1e-9)
     assert (many, calls) == (len({*SIZES, *(d + 1 for d in SIZES)}), 2)
 
 
 def test_narrow_roots_of_many_sizes_stay_narrow(monkeypatch):
-    monkeypatch.setattr("precond.engine.groups.SIZES", 1)
+    monkeypatch.setattr("precond.engine.choose_sizes.SIZES", 1)
     root = precond.roots.store_as(precond.inverse_root())
     tx = precond.scale_by_kronecker(precond.outer_products(0.9), root, refresh=every(2, stagger=True))
     stacks = {f"{d}x{d}": jnp.ones((2, d, d)) for d in (2, 3, 5)}

@@ -97,7 +97,7 @@ def test_nor_does_a_second_axis_of_the_mesh_that_the_optimizer_is_not_told(name)
 
 
 def test_nor_with_bases_that_are_padded_to_one_size(monkeypatch):
-    monkeypatch.setattr("precond.engine.groups.SIZES", 1)
+    monkeypatch.setattr("precond.engine.choose_sizes.SIZES", 1)
     make = functools.partial(OTHERS["soap, rotated moments"], 0.01, block_size=8)
     expected = loops.one_device(make(axis=STACKED))
     assert_same(loops.LOOPS["auto"](lambda axis, mesh: make(axis=axis, mesh=mesh)), expected, 1e-11)

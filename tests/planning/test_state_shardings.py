@@ -181,6 +181,13 @@ def test_a_state_that_comes_whole_is_reported_where_arrays_tell():
         jax.jit(tx.update)(params, state, params)
 
 
+def test_a_divided_state_is_not_reported_where_another_axis_of_the_mesh_is_explicit():
+    kinds = (jax.sharding.AxisType.Auto, EXPLICIT)
+    tx, params = precond.shampoo(1e-3, axis="data"), {"kernel": jnp.ones((16, 8))}
+    with jax.set_mesh(jax.make_mesh((4, 2), ("data", "model"), axis_types=kinds)):
+        jax.jit(tx.update)(params, jax.jit(tx.init)(params), params)  # each warning is an error
+
+
 def test_a_state_that_comes_whole_is_reported_on_automatic_meshes_where_it_can_be_seen():
     mesh = mesh_of()
     tx = precond.shampoo(1e-3, block_size=8, axis="data")

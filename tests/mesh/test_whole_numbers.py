@@ -1,0 +1,53 @@
+"""What takes a number from all parameters is refused where each device has a part of their blocks."""
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+import precond
+from precond.large_batches import convexify
+from tests.mesh import loops
+
+PARTS = {
+    "scale_by_nlcg": lambda: precond.contrib.scale_by_nlcg(),
+    "exponentiated": lambda: precond.contrib.exponentiated(optax.identity(), gain_rate=0.1),
+    "finite_steps": lambda: precond.transforms.finite_steps(optax.trace(0.9)),
+    "scale_by_neumann": lambda: optax.chain(precond.scale_by_neumann(0.1, regularizer=convexify()), optax.scale(-1.0)),
+    "scale_by_adascale": lambda: precond.scale_by_adascale(0.1, scale=1),
+    "quadratic_model": lambda: precond.transforms.quadratic_model(optax.identity(), damping=0.1),
+}
+
+
+def moved(inner, **where):
+    tx = precond.blocked(inner, block_size=8, otherwise=optax.identity(), **where)
+    tx = optax.with_extra_args_support(tx)
+    params = {"kernel": jnp.ones((32, 8)), "bias": jnp.ones(8)}
+    return jax.jit(lambda p: tx.update(p, tx.init(p), p, curvature=lambda v: v)[0])(params)
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_it_runs_on_stacks_of_one_device_and_not_on_a_part_of_them(name):
+    assert jnp.all(jnp.isfinite(moved(PARTS[name]())["kernel"]))
+    with (
+        jax.set_mesh(loops.mesh_of()),
+        pytest.raises(ValueError, match=rf"{name}\(\) takes numbers from all parameters"),
+    ):
+        moved(PARTS[name](), axis="data")
+
+
+@pytest.mark.parametrize("name", ["scale_by_nlcg", "finite_steps"])
+def test_around_divided_stacks_it_runs(name):
+    parts = {
+        "scale_by_nlcg": lambda tx: optax.chain(tx, PARTS[name]()),
+        "finite_steps": precond.transforms.finite_steps,
+    }
+    with jax.set_mesh(loops.mesh_of()):
+        tx = parts[name](precond.shampoo(0.1, axis="data", block_size=8))
+        params = {"kernel": jnp.ones((32, 8))}
+        assert jnp.all(jnp.isfinite(jax.jit(lambda p: tx.update(p, tx.init(p), p)[0])(params)["kernel"]))
+
+
+def test_neither_does_a_state_whose_arrays_do_not_begin_with_the_blocks():
+    with jax.set_mesh(loops.mesh_of()), pytest.raises(ValueError, match=r"shape \(2, 8, 8, 8\), whose first axis"):
+        moved(precond.scale_by_mfac(2), axis="data")
