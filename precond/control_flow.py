@@ -30,6 +30,7 @@ def after(number: jax.Array, tree: Tree) -> jax.Array:
     """
 
     def impossible(x: jax.Array) -> jax.Array:
+        # No NaN equals 0, so this is 0 for every array. XLA does not see it, and waits for the array.
         head = x[(0,) * x.ndim]
         return (jnp.isnan(head) & (head == 0)).astype(number.dtype)
 
@@ -86,18 +87,18 @@ def run_if(predicate: jax.Array, on_true: Callable[..., Any], on_false: Callable
         def of_all(function: Callable[..., Any], hidden: Arrays, axes_of_hidden: Any) -> Callable[[], Any]:
             return lambda: jax.vmap(function, (axes_of_hidden, *axes[3]), axis_size=size)(hidden, *operands)
 
-        differ: list[Any] = []
+        varies_over: list[Any] = []
 
-        def shaped() -> Any:
+        def traced() -> Any:
             out = of_all(on_true, yes, axes[1])()
-            differ.append(jax.tree.map(varying, out))
+            varies_over.append(jax.tree.map(varying, out))  # a shape does not have the axes over which an array varies
             return out
 
-        shapes = jax.eval_shape(shaped)
+        shapes = jax.eval_shape(traced)
 
         def nothing() -> Any:
             # A shape has the sharding of the whole mesh, which is not that of an array inside of `jax.shard_map`.
-            return jax.tree.map(lambda x, over: vary(jnp.zeros(x.shape, x.dtype), over), shapes, differ[0])
+            return jax.tree.map(lambda x, over: vary(jnp.zeros(x.shape, x.dtype), over), shapes, varies_over[0])
 
         first = run_if(jnp.any(predicate), of_all(on_true, yes, axes[1]), nothing)
         second = run_if(jnp.any(~predicate), of_all(on_false, no, axes[2]), nothing)

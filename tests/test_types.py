@@ -23,7 +23,7 @@ import optax
 import precond
 from precond.engine import KroneckerState
 from precond.roots.methods import Method, RootResult
-from precond.statistics import Seen, Statistic
+from precond.statistics import TermOf, Statistic
 from precond.linalg import Packed
 from precond.transformation import transformation
 
@@ -86,16 +86,16 @@ Method("mine()", root, None)
 Method("mine()", misnamed_root, None)  # refused
 
 
-def seen(name: str, stack: jax.Array, axis: int, factors: Any, whiten: Any) -> jax.Array:
+def term_of(name: str, stack: jax.Array, axis: int, factors: Any, whiten: Any) -> jax.Array:
     return stack
 
 
-def misnamed_seen(name: str, stack: jax.Array, place: int, factors: Any, whiten: Any) -> jax.Array:
+def misnamed_term_of(name: str, stack: jax.Array, place: int, factors: Any, whiten: Any) -> jax.Array:
     return stack
 
 
-good: Seen = seen
-bad: Seen = misnamed_seen  # refused
+good: TermOf = term_of
+bad: TermOf = misnamed_term_of  # refused
 statistic: Statistic = precond.outer_products()
 no_statistic: Statistic = optax.scale(1.0)  # refused
 

@@ -16,20 +16,20 @@ __all__ = ["BlockInfo", "info_of", "without_info"]
 class BlockInfo(NamedTuple):
     """Tell a transformation of stacks about its blocks.
 
-    `precond.blocked` passes it as the extra argument `blocks` to every transformation inside. After "None:" each line
-    says what None means.
+    `precond.blocked` passes it as the extra argument `blocks` to every transformation inside.
 
     Attributes:
-      finite: whether each block's gradient is finite, `[N]` by stack. None: all are.
-      any_finite: whether a block of any stack, on any device, is finite. If none is, nothing may advance. None: yes.
-      gradients: the raw gradients, if `updates` are something else, such as their momentum. None: `updates` are the raw
-        gradients.
+      finite: whether each block's gradient is finite, `[N]` by stack. If it is None, all are.
+      any_finite: whether a block of any stack, on any device, is finite. If none is, nothing may advance. If it is
+        None, some block is finite.
+      gradients: the raw gradients, if `updates` are something else, such as their momentum. If it is None, `updates`
+        are the raw gradients.
       factors: the factors that a model's layers captured in this step, by stack a tuple with an entry for each axis.
-        None: nothing was captured.
+        If it is None, nothing was captured.
       captured_moments: the second moments of single examples' gradients that were captured with the factors, by stack.
-      index: the place of each block in the whole stack, `[N]` by stack. None: 0 to N - 1.
-      origins: the parameters that the blocks of the whole stack come from, in their order, by stack. None: they are not
-        known.
+      index: the place of each block in the whole stack, `[N]` by stack. If it is None, they are 0 to N - 1.
+      origins: the parameters that the blocks of the whole stack come from, in their order, by stack. If it is
+        None, they are not known.
       batch_axes: the number of first axes that count blocks: 1 for stacks, 0 if every array is one block. The batch
         axes of a view are others: they are axes of a parameter.
       row_groups: the number of groups of equal length of which every stack consists. They are on as many devices or

@@ -85,7 +85,7 @@ def _outermost(modules: Mapping[Parts, Shapes], module: Parts, axis: int) -> int
 
 
 def _is_stack(inside: Shapes, axis: int) -> bool:
-    """Return whether all parameters of a module have this axis with one length, and kernels at least two more.
+    """Return whether all parameters of a module have this axis with one length, and each kernel two further axes.
 
     Tables may lack the axis. If all kernels have the same inputs, their last axis can be one of heads, and not of
     layers.
@@ -104,7 +104,8 @@ def _witnesses(shapes: Shapes) -> Iterator[tuple[Parts, list[int]]]:
         module, name = parts[:-1], parts[-1]
         tried: list[int] = []
         if name == "scale" or (is_norm(parts) and name in ("weight", "kernel")):
-            # An axis of length 1 can be that of one layer if there are two axes. Among more it is there to broadcast.
+            # An axis of length 1 can be that of one layer if there are two axes. In an array of more axes it usually
+            # broadcasts.
             tried = [axis for axis in (0, 1, -1) if shape[axis] > 1 or len(shape) == 2] if len(shape) > 1 else []
         elif name in _BIAS_OF or name.endswith("_w"):
             bias = shapes.get((*module, _BIAS_OF.get(name, f"{name[:-1]}b")), ())

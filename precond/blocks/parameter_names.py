@@ -104,8 +104,8 @@ def is_elementwise(parts: tuple[str, ...]) -> bool:
 def is_single(name: str, siblings: Mapping[str, tuple[int, ...]]) -> bool:
     """Return whether a leaf is one vector a layer, as its short name says, or its siblings do, which have more axes.
 
-    Siblings say it of a stack of layers alone: all of its parameters have the axis of the layers in front, and there
-    are fewer layers than channels.
+    The shapes of siblings are used only for a stack of layers, where all of them have the axis of the layers in front,
+    and there are fewer layers than channels.
 
     Args:
       name: the name of the leaf in its module.

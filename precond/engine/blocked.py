@@ -121,8 +121,7 @@ def blocked(
     def update(
         updates: optax.Updates, state: BlockedState, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, BlockedState]:
-        around = info_of(extra.get("blocks")).batch_axes
-        if isinstance(around, int) and around:
+        if info_of(extra.get("blocks")).batch_axes:
             raise ValueError(
                 "A precond.blocked, or an optimizer made of it, runs within another one, where it sees stacks of "
                 "blocks and no parameters. Use it alone, or give the part of it that belongs on stacks."

@@ -27,6 +27,20 @@ def check_factors(stack: Any, factors: Any) -> None:
             f"statistics= gave {shown(factors)} for a stack of shape {tuple(stack.shape)}: must give a tuple with a "
             f"factor, or None, for each axis of a block, as precond.outer_products() does."
         )
+    for axis, factor in enumerate(factors):
+        n, d = stack.shape[0], stack.shape[axis + 1]
+        if factor is None:
+            continue
+        if tuple(factor.shape) not in ((n, d, d), (n, d)):
+            raise TypeError(
+                f"statistics= gave a factor of shape {tuple(factor.shape)} for axis {axis} of a stack of shape "
+                f"{tuple(stack.shape)}: must give {(n, d, d)}, or {(n, d)} for the diagonals of diagonal factors."
+            )
+        if factor.dtype not in (jnp.float32, jnp.float64):
+            raise TypeError(
+                f"statistics= gave a factor of {factor.dtype} for axis {axis} of a stack: must be float32 or float64, "
+                "in which roots are computed."
+            )
 
 
 def check_root_state(state: Any, factors: tuple[Any, ...]) -> None:
@@ -48,7 +62,7 @@ def check_root_state(state: Any, factors: tuple[Any, ...]) -> None:
 
 
 def check_like(what: str, made: Any, like: Any) -> None:
-    """Raise unless a part gave a tree of the expected structure and shapes.
+    """Raise unless a part gave a tree of the expected structure, shapes and dtypes.
 
     Raises:
       TypeError: saying what it gave.
@@ -56,8 +70,14 @@ def check_like(what: str, made: Any, like: Any) -> None:
     Examples:
       >>> check_like("root.apply", None, (1.0, 2.0))
       Traceback (most recent call last):
-      TypeError: root.apply gave None: must give a tree of the structure and shapes of (1.0, 2.0).
+      TypeError: root.apply gave None: must give a tree of the structure, the shapes and the dtypes of (1.0, 2.0).
     """
-    trees = [(jax.tree.structure(x), [jnp.shape(leaf) for leaf in jax.tree.leaves(x)]) for x in (made, like)]
+    trees = [(jax.tree.structure(x), [_type(leaf) for leaf in jax.tree.leaves(x)]) for x in (made, like)]
     if trees[0] != trees[1]:
-        raise TypeError(f"{what} gave {shown(made)}: must give a tree of the structure and shapes of {shown(like)}.")
+        raise TypeError(
+            f"{what} gave {shown(made)}: must give a tree of the structure, the shapes and the dtypes of {shown(like)}."
+        )
+
+
+def _type(x: Any) -> tuple[tuple[int, ...], Any]:
+    return jnp.shape(x), jnp.result_type(x)

@@ -49,6 +49,7 @@ def row_shardings_of(
     def engine(x: Any) -> bool:
         return isinstance(x, KroneckerState)
 
+    # Statistics are divided over all axes of the placement, and all else over the axes of directions.
     def one(x: Any) -> Any:
         if not engine(x):
             return over(placement.direction_axes, x)

@@ -89,8 +89,8 @@ def run_stacks(
       The leaves of the updates, the new state, and the number of blocks that were skipped.
     """
     arrays, rebuild = _arrays(extra)
-    directions = collectives_over(placement and placement.over(placement.direction_axes))
-    roots = collectives_over(placement and placement.over(placement.root_axes))
+    directions = collectives_over(None if placement is None else placement.over(placement.direction_axes))
+    roots = collectives_over(None if placement is None else placement.over(placement.root_axes))
     route = route_of(layout, leaves, placement, directions, options.sharding)
     row_groups = options.sharding.multiple // (1 if placement is None else placement.count)
     dtypes = options.gather_dtypes(layout, leaves)

@@ -16,8 +16,8 @@ from precond.widened import widen
 __all__ = ["SKIPPED", "SkipNonfiniteState", "check_skipped", "skip_nonfinite", "without_marks"]
 
 SKIPPED = -math.inf
-"""The update that marks for `finish` what is skipped. It is not NaN, so that the NaN of a part that broke is seen. If a
-part makes this number itself, `without_marks` changes its sign, so that it is seen, too."""
+"""The update that marks for `finish` what is skipped. It is not NaN, since a mark would then hide the NaN of a faulty
+transformation. If a transformation makes this number itself, `without_marks` changes its sign, so that it is seen."""
 
 
 class SkipNonfiniteState(NamedTuple):

@@ -115,8 +115,8 @@ def _init(options: Stacking, params: optax.Params) -> StackedState:
     layout = options.layout(params)
     _, meaning = meaning_of(options.inner, layout)
     report_readings(params, options.views, options.block_size, layout, meaning)
-    # One array replaces the whole state of the stacks. On a tree without leaves optax.tree.map_params takes it for a
-    # prefix of this state, and leaves it alone.
+    # On a tree without leaves, the state of the stacks is one empty array. Without any array there,
+    # optax.tree.map_params would raise.
     made = jnp.zeros((0,)), jnp.zeros((0,), jnp.int32)
     placement, stacks = options.placement(layout, params), layout.stacks
 

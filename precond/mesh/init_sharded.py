@@ -37,7 +37,8 @@ def init_sharded(
         return jax.jit(make, out_shardings=jax.tree.map(placement.sharding, row_shardings))()
 
     def tied(arrays: list[jax.Array]) -> Any:
-        # jit runs where its arguments are. Without an argument, the state would be made on one device.
+        # jit runs where its arguments are. Without an argument, the state would be made on one device. So a condition
+        # that changes nothing makes the zeros depend on a parameter.
         some = jnp.any(arrays[0] != arrays[0]) if arrays else False
         return constrained(placement, jax.tree.map(lambda x: jnp.where(some, x, x), make()), row_shardings)
 

@@ -146,7 +146,8 @@ def kl_soap(
       refresh: `precond.every`, or a number of steps n for `every(n, delay=1, warmup=1)`. By default all bases in every
         step, each gradient in the bases of before, as in `precond.soap`; the first update only feeds the statistics.
         `precond.every(1)` refreshes before use, as NVIDIA does. On the tasks of the quality benchmark both train as
-        well, but then rounding chooses a part of the first updates.
+        well, but then rounding chooses a part of the first updates. In matrices of very few rows or columns it does so
+        by default, too, where their first gradients leave eigenvectors undecided.
         `precond.every(10, stagger=True, delay=1, warmup=1)` takes a tenth of the work.
       method: how bases are refreshed: `precond.qr()` (the default on CPU), `precond.roots.rotations()`,
         `precond.roots.cholesky_qr()`, or `precond.eigh()`, which makes it NVIDIA's REKLS.

@@ -107,7 +107,7 @@ def escalated_ridge(ridge: jax.Array, largest: jax.Array, old: Checked) -> jax.A
       >>> escalated_ridge(jnp.ones(1), jnp.ones(1), unchecked(jnp.zeros((1, 1, 1)))).item()
       1.0
     """
-    level = old.health.numbers[:, 3].astype(ridge.dtype)
+    level = old.health.escalated.astype(ridge.dtype)
     rounding = float(jnp.finfo(ridge.dtype).eps) * largest
     return jnp.where(level > 0, jnp.maximum(ridge, rounding) * 10.0**level, ridge)
 
@@ -155,12 +155,12 @@ def accept(
     good = (residual <= tolerance) & (jnp.max(jnp.abs(matrix), axis=tuple(range(1, matrix.ndim))) <= top)
     _, kept_damping, kept_condition, escalated, refused, stale = jnp.moveaxis(old.health.numbers, 1, 0)
     # A tenth of the damping makes the residual up to ten times as large, and its estimate is right to a factor of 2.
-    bad, easy = (~good).astype(residual.dtype), good & (10 * residual <= tolerance / 2)
+    bad, may_lower = (~good).astype(residual.dtype), good & (10 * residual <= tolerance / 2)
     numbers = [
         residual,
         jnp.where(good, damping, kept_damping),
         jnp.where(good, condition, kept_condition),
-        jnp.clip(escalated + bad - easy, 0, _MAX_ESCALATION),
+        jnp.clip(escalated + bad - may_lower, 0, _MAX_ESCALATION),
         refused + bad,
         (stale + 1) * bad,
     ]

@@ -5,9 +5,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from precond.arguments import check_part
 from precond.linalg import root_residual
 from precond.roots.guard import Checked, accept, escalated_ridge
-from precond.roots.methods.method import RootOf
+from precond.roots.methods.method import RootOf, RootResult
 from precond.roots.root import Power, RootState, as_fraction, identity_like
 
 __all__ = ["refresh_inverse", "whiten_by_matrix"]
@@ -60,7 +61,9 @@ def refresh_inverse(
     def scaled_ridge(largest: jax.Array) -> jax.Array:
         return escalated_ridge(jnp.asarray(ridge(largest * scale, mean)) / scale, largest, old)
 
-    root, largest, added, condition = solve(a, power, scaled_ridge, least)
+    found = solve(a, power, scaled_ridge, least)
+    check_part("the result of Method.root", found, RootResult, "RootResult(root, largest, damping, condition)")
+    root, largest, added, condition = found
     damped = a + added[:, None, None] * identity_like(a)
     residual = jnp.where(empty, 0, root_residual(root, damped, as_fraction(power)))
     root = root * (scale ** -float(power))[:, None, None]

@@ -5,13 +5,13 @@ from precond.statistics.balance import balance
 from precond.statistics.kl import kl
 from precond.statistics.outer_products import outer_products
 from precond.statistics.scale_by_trace import scale_by_trace
-from precond.statistics.statistic import Accumulate, Seen, Statistic, Whiten
+from precond.statistics.statistic import Statistic, StatisticUpdate, TermOf, Whiten
 
 __all__ = [
-    "Accumulate",
     "ActivationsState",
-    "Seen",
     "Statistic",
+    "StatisticUpdate",
+    "TermOf",
     "Whiten",
     "activations",
     "balance",

@@ -15,7 +15,7 @@ from precond.blocks import BlockInfo, active_axes, finite_blocks, info_of, keep_
 from precond.control_flow import run_if
 from precond.linalg import Packed, average, eye_like, packed_gram
 from precond.linalg.align import per_row
-from precond.statistics.statistic import Seen, Whiten
+from precond.statistics.statistic import TermOf, Whiten
 from precond.transformation import Init, Update
 from precond.trees import Factors, Leaf, Stacks, wide_dtype
 
@@ -75,7 +75,7 @@ class _Rule(NamedTuple):
 
 
 def accumulate_grams(
-    seen: Seen,
+    term_of: TermOf,
     *,
     decay: ArrayLike,
     weight: ArrayLike | None,
@@ -91,7 +91,7 @@ def accumulate_grams(
     become infinite by whitening.
 
     Args:
-      seen: a function that turns gradients into the array of one axis.
+      term_of: a function that turns gradients into the array of one axis.
       mean: whether to divide each Gram matrix by the size of the other axes.
 
     Returns:
@@ -142,9 +142,9 @@ def accumulate_grams(
             factors: tuple[Packed | None, ...],
         ) -> tuple[jax.Array, tuple[Packed | None, ...]]:
             name, there = path_name(path), [axis for axis, f in enumerate(factors) if f is not None]
-            views = {axis: seen(name, stack, axis, factors, whiten) for axis in there}
+            views = {axis: term_of(name, stack, axis, factors, whiten) for axis in there}
             for view in views.values():
-                good = good if view is stack else good & finite_blocks(view)
+                good = good if view is stack else good & finite_blocks(view)  # the stack itself has been checked
             return rule.add(views, good, terms, factors)
 
         def accumulate(terms: Stacks, factors: Factors) -> tuple[Stacks, Factors]:

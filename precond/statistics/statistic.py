@@ -9,7 +9,7 @@ from precond.blocks import BlockInfo
 from precond.linalg import Packed
 from precond.trees import Factors, Stacks
 
-__all__ = ["Accumulate", "Seen", "Statistic", "Whiten"]
+__all__ = ["Statistic", "StatisticUpdate", "TermOf", "Whiten"]
 
 
 class Whiten(Protocol):
@@ -29,7 +29,7 @@ class Whiten(Protocol):
         ...
 
 
-class Seen(Protocol):
+class TermOf(Protocol):
     """Turn gradients into the array whose Gram matrix is added to one factor."""
 
     def __call__(
@@ -64,12 +64,12 @@ class Statistic(Protocol):
         ...
 
     @property
-    def update(self) -> "Accumulate":
+    def update(self) -> "StatisticUpdate":
         """Turn gradients into factors."""
         ...
 
 
-class Accumulate(Protocol):
+class StatisticUpdate(Protocol):
     """Turn gradients into factors: the type of `Statistic.update`."""
 
     def __call__(
