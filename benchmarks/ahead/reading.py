@@ -111,18 +111,15 @@ class Reading:
         if kind in COLLECTIVES:
             hidden = kind != x.opcode
             done = next((y for y in instructions if x.name in y.operands and y.opcode.endswith("-done")), x)
-            self._note(x, kind, hidden, done.type if hidden else x.type, times, here)
+            self._note((kind, x.name), kind, hidden, done.type if hidden else x.type, times, here)
         elif x.opcode in ("fusion", "async-start"):
             for name in x.called("calls", "called_computations"):
                 for y in self.program.computations.get(name, ()):
                     kind = y.opcode.removesuffix("-start")
                     if kind in COLLECTIVES:
-                        self._note(y, kind, True, y.type, times, part(y.scope, here))
+                        self._note(_chain(y, kind), kind, True, y.type, times, part(y.scope, here))
 
-    def _note(self, x, kind, hidden, type_, times, here):
-        """One that is spread over several fusions has one channel, and is counted once."""
-        channel = x.attribute("channel_id")
-        key = (kind, x.name if channel is None else channel)
+    def _note(self, key, kind, hidden, type_, times, here):
         old = self.collectives.get(key, {"bytes": 0, "async": False})
         self.collectives[key] = {
             "kind": kind,
@@ -157,6 +154,15 @@ class Reading:
                         {"kind": kind, "async": hidden, "count": len(found), "bytes": total, "optimizer_bytes": mine}
                     )
         return rows
+
+
+def _chain(x, kind):
+    """What the parts of one collective that is spread over several fusions have in common.
+
+    All collectives of a `jax.shard_map` have the same channel, so that a channel alone does not tell them apart.
+    """
+    chain = x.rest.partition('chain_id="')[2].partition('"')[0]
+    return kind, x.attribute("channel_id"), chain or x.name, x.type.partition("{")[0]
 
 
 def trips(program, instructions, loop):

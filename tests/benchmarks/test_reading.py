@@ -135,12 +135,13 @@ def test_of_a_condition_the_costliest_branch_counts_but_not_that_of_the_first_st
 def test_a_collective_is_counted_once_with_the_bytes_of_its_result():
     scope = "jit(f)/optimizer/all_gather"
     both = "(f32[1,128]{1,0}, f32[8,128]{1,0})"
-    hidden = [
-        computation(f"part_{i}", instruction("g", "all-gather", "%x", 0, scope, ", channel_id=9")) for i in range(3)
-    ]
+    # One chain in three fusions. What a shard_map sends has one channel, so that its number tells nothing apart.
+    chain = ', channel_id=1, frontend_attributes={chain_id="0"}'
+    hidden = [computation(f"part_{i}", instruction(f"g{i}", "all-gather", "%x", 0, scope, chain)) for i in range(3)]
     lines = [
         instruction("r", "all-reduce", "%x", 0, "jit(f)/dot", ", channel_id=1, to_apply=%add"),
-        instruction("s", "all-gather-start", "%x", 0, scope, ", channel_id=2", both),
+        instruction("t", "all-reduce", "%y", 0, scope, ", channel_id=1, to_apply=%add"),
+        instruction("s", "all-gather-start", "%x", 0, scope, ", channel_id=1", both),
         instruction("d", "all-gather-done", "%s", 0, scope),
         *(instruction(f"f{i}", "fusion", "%x", 1, "", f", calls=%part_{i}") for i in range(3)),
     ]
@@ -148,6 +149,6 @@ def test_a_collective_is_counted_once_with_the_bytes_of_its_result():
     bytes_ = 4 * 8 * 128
     assert found["collectives"] == [
         {"kind": "all-gather", "async": True, "count": 2, "bytes": 2 * bytes_, "optimizer_bytes": 2 * bytes_},
-        {"kind": "all-reduce", "async": False, "count": 1, "bytes": bytes_, "optimizer_bytes": 0},
+        {"kind": "all-reduce", "async": False, "count": 2, "bytes": 2 * bytes_, "optimizer_bytes": bytes_},
     ]
-    assert (found["fusions"], found["kernels"]) == (3, 5)
+    assert (found["fusions"], found["kernels"]) == (3, 6)
