@@ -267,7 +267,18 @@ SYSTEMS = {
 ENGINES = ("kfac", "shampoo", "soap", "ekfac", "kl_shampoo", "muon", "bare", "kl_soap")
 """Those that take another transformation for the parameters without a view, as `otherwise`."""
 LAYERED = ("kfac", "ekfac")
-DIVIDED = (*ENGINES, "adascale", "google", "meta", "official_soap", "nvidia", "tearfree", "nvidia_muon", "meta_soap")
+DIVIDED = (
+    *ENGINES,
+    "adascale",
+    "google",
+    "meta",
+    "official_soap",
+    "nvidia",
+    "tearfree",
+    "nvidia_muon",
+    "meta_soap",
+    "meta_descent",
+)
 """Those that divide their stacks over the devices of a mesh axis."""
 
 
