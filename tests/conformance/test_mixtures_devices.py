@@ -56,8 +56,13 @@ def mixtures():
     every = [(kind, *pair) for kind in (beside, inside, graft, around) for pair in pairs]
     others = [("muon", "kl_soap"), ("kl_soap", "muon"), ("meta", "official_soap"), ("official_soap", "nvidia")]
     every += [(kind, *pair) for kind in (beside, graft) for pair in (*others, ("nvidia", "meta"))]
-    rest = [("tearfree", "nvidia_muon"), ("efcp", "meta_soap"), ("levenberg_marquardt", "muon"), ("nlcg", "kl_shampoo")]
-    every += [(beside, *pair) for pair in (*rest, ("neumann_series", "meta_soap"), ("meta_descent", "soap"))]
+    rest = [
+        ("tearfree", "nvidia_muon"),
+        ("meta_soap", "google"),
+        ("levenberg_marquardt", "muon"),
+        ("nlcg", "kl_shampoo"),
+    ]
+    every += [(beside, *pair) for pair in (*more, ("neumann_series", "meta_soap"), ("meta_descent", "soap"))]
     every += [(inside, "shampoo", "adascale"), (inside, "kl_soap", "neumann_series")]
     every += [(beside, "google", "adascale"), (beside, "neumann", "google"), (accumulated, "kfac", "adascale")]
     return [

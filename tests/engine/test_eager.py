@@ -12,7 +12,7 @@ import optax
 import pytest
 
 import precond
-from tests.conformance import harness
+from tests.conformance import harness, mixing
 
 
 def traced_optimizer(around=lambda tx: tx):
@@ -48,6 +48,9 @@ EAGER = {
     "meta_soap": lambda: precond.recipes.meta_soap(1e-3),
     "nvidia_kl_soap": lambda: precond.recipes.nvidia_kl_soap(1e-3),
     "official_soap": lambda: precond.recipes.official_soap(1e-3),
+    "google_tearfree": lambda: precond.recipes.google_tearfree(1e-3),
+    "nvidia_muon": lambda: precond.recipes.nvidia_muon(1e-3),
+    "efcp": lambda: precond.mfac(1e-3, window=2, rank=1),
     "levenberg_marquardt": lambda: precond.transforms.levenberg_marquardt(lambda damping: precond.shampoo(damping)),
 }
 QUICK = ("shampoo", "mfac", "graft", "official_soap")
@@ -66,6 +69,19 @@ def test_the_second_update_compiles_nothing(name):
         for _ in range(3):
             _, state = tx.update(params, state, params, **more)
     assert found == []
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", ["kfac", pytest.param("ekfac", marks=pytest.mark.slow)])
+def test_neither_does_that_of_k_fac(name):
+    tx, params, grads = mixing.make(name), mixing.parameters(0), mixing.gradients(0)
+    _, state = tx.update(grads, tx.init(params), params, factors=mixing.factors(0))
+    with harness.log_compilations() as found:
+        for step in range(1, 3):
+            factors = mixing.factors(step)
+            found.clear()  # what makes the factors
+            _, state = tx.update(grads, state, params, factors=factors)
+            assert found == []
 
 
 def test_few_programs_of_functions_that_are_made_anew_are_kept():
