@@ -56,7 +56,7 @@ def mixtures():
     every = [(kind, *pair) for kind in (beside, inside, graft, around) for pair in pairs]
     others = [("muon", "kl_soap"), ("kl_soap", "muon"), ("meta", "official_soap"), ("official_soap", "nvidia")]
     every += [(kind, *pair) for kind in (beside, graft) for pair in (*others, ("nvidia", "meta"))]
-    rest = [
+    more = [
         ("tearfree", "nvidia_muon"),
         ("meta_soap", "google"),
         ("levenberg_marquardt", "muon"),
