@@ -338,9 +338,11 @@ def test_the_page_says_what_a_large_batch_costs_beside_adamw():
     assert more["optax_muon"] == 0
     summed = [rows[f"gpt-124m-16k/fsdp-told/v5e-8/{name}"]["collectives"] for name in ("optax_muon", "muon")]
     alone = [sum(x["bytes"] for x in found if x["kind"] == "all-reduce" and not x["async"]) / 2**20 for found in summed]
+    sent = [x["bytes"] / 2**20 for x in summed[1] if x["kind"] == "all-to-all"]
     dp = [rows[f"gpt-124m/dp/v5e-8/{name}"]["cycles"]["step"] for name in ("optax_muon", "muon", "adamw")]
     theirs, ours = (round(100 * (x / dp[2] - 1)) for x in dp[:2])
     assert (
-        f"It sums {alone[0]:.0f} MiB over the devices while nothing else runs; our Muon sums {alone[1]:.1f} MiB so. In "
+        f"It sums {alone[0]:.0f} MiB over the devices while nothing else runs. Our Muon sums {alone[1]:.1f} MiB so, "
+        f"and sends {sum(sent):.0f} MiB of matrices to their owners and back. In "
         f"data-parallel training Optax's Muon takes {theirs} % more cycles than AdamW, and ours {ours} %."
     ) in " ".join(page.split())
