@@ -45,7 +45,7 @@ def corrected_inverse(
 
     `precond.eigen_inverse` has products of the factors' eigenvalues in place of S. They are the diagonal of the Fisher
     matrix in this basis only if it is a Kronecker product. `precond.use_measured_moments` passes X' in place of the raw
-    gradients, or None. If X' is None or not finite, S stays as it is.
+    gradients. If X' is not finite, S stays as it is.
 
     Args:
       damping: $\lambda$, in the units of the Fisher matrix.
@@ -82,16 +82,14 @@ def corrected_inverse(
     def refresh(factors: jax.Array, derived: Basis, power: Power, first: jax.Array) -> Basis:
         return derived if factors.ndim == 2 else base.refresh(factors, derived, power, first)
 
-    def after(moments: MeasuredMoment, measured: jax.Array) -> MeasuredMoment:
-        seen = finite_blocks(measured)
-        given = keep_finite(seen, measured, jnp.zeros_like(measured)).astype(moments.nu.dtype)
-        count = jnp.asarray(optax.safe_increment(moments.count))
-        return keep_finite(seen, MeasuredMoment(count, follow(moments.nu, given, count)), moments)
-
-    def apply(direction: jax.Array, gradient: jax.Array | None, state: RootState) -> tuple[jax.Array, RootState]:
+    def apply(direction: jax.Array, gradient: jax.Array, state: RootState) -> tuple[jax.Array, RootState]:
         bases = [None if x is None or isinstance(x, jax.Array) else x.matrix for x in state.derived]
-        moments = state.moments if gradient is None else after(state.moments, gradient)
-        return divide_in_bases(direction, bases, moments.nu + damping), RootState(state.derived, moments)
+        seen = finite_blocks(gradient)
+        count, nu = state.moments
+        given = keep_finite(seen, gradient, jnp.zeros_like(gradient)).astype(nu.dtype)
+        count = jnp.asarray(optax.safe_increment(count))
+        measured = keep_finite(seen, MeasuredMoment(count, follow(nu, given, count)), state.moments)
+        return divide_in_bases(direction, bases, measured.nu + damping), RootState(state.derived, measured)
 
     def move_moments(moments: MeasuredMoment, old: Basis, new: Basis, axis: int) -> MeasuredMoment:
         assert base.transport is not None

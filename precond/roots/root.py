@@ -114,8 +114,7 @@ class RootApply(Protocol):
 
         Args:
           direction: the stack to precondition, such as the momentum, `[N, d1, .., dk]`.
-          gradient: the raw gradient, of the same shape. Behind `precond.use_measured_moments` it is what was measured
-            in this step, or None.
+          gradient: the raw gradient, of the same shape.
           state: the root's state for this stack.
 
         Returns:
