@@ -21,7 +21,7 @@ import optax
 import precond
 
 SHAPES = [(64 + 16 * i, 48 + 24 * (7 * i % 24)) for i in range(24)]
-STEPS, SIDE, ROUNDS = 40, 128, 2
+STEPS, SIDE, ROUNDS = 40, 128, 4
 OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation]] = {
     "optax.adam": lambda: optax.adam(1e-3),
     "precond.shampoo": lambda: precond.shampoo(1e-3),

@@ -6,8 +6,8 @@ __all__ = ["MissingArgumentError"]
 class MissingArgumentError(TypeError, ValueError):
     """Say that an update lacks an argument beside gradients, state and parameters.
 
-    A trial step, which has no such arguments, tells by this class that the part itself is not at fault. It is Python's
-    error for a missing argument, and that for a value of None.
+    A trial step has no such arguments, and tells by this class that the part itself is not at fault. The class is a
+    `TypeError`, as Python raises for a missing argument. It is a `ValueError`, too, as other wrong arguments raise.
 
     Examples:
       >>> issubclass(MissingArgumentError, TypeError)

@@ -19,17 +19,17 @@ class BlockInfo(NamedTuple):
     `precond.blocked` passes it as the extra argument `blocks` to every transformation inside.
 
     Attributes:
-      finite: whether each block's gradient is finite, `[N]` by stack. If it is None, all are.
-      any_finite: whether a block of any stack, on any device, is finite. If none is, nothing may advance. If it is
-        None, some block is finite.
-      gradients: the raw gradients, if `updates` are something else, such as their momentum. If it is None, `updates`
-        are the raw gradients.
+      finite: whether each block's gradient is finite, `[N]` by stack; None means that all are.
+      any_finite: whether a block of any stack, on any device, is finite. Otherwise nothing may advance. None
+        means that some block is finite.
+      gradients: the raw gradients, if `updates` are something else, such as their momentum; None means that
+        `updates` are the raw gradients.
       factors: the factors that a model's layers captured in this step, by stack a tuple with an entry for each axis.
-        If it is None, nothing was captured.
+        None means that nothing was captured.
       captured_moments: the second moments of single examples' gradients that were captured with the factors, by stack.
-      index: the place of each block in the whole stack, `[N]` by stack. If it is None, they are 0 to N - 1.
-      origins: the parameters that the blocks of the whole stack come from, in their order, by stack. If it is
-        None, they are not known.
+      index: the place of each block in the whole stack, `[N]` by stack; None means 0 to N - 1.
+      origins: the parameters that the blocks of the whole stack come from, in their order, by stack; None
+        means that they are not known.
       batch_axes: the number of first axes that count blocks: 1 for stacks, 0 if every array is one block. The batch
         axes of a view are others: they are axes of a parameter.
       row_groups: the number of groups of equal length of which every stack consists. They are on as many devices or

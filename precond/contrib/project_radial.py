@@ -9,8 +9,8 @@ import optax
 from jax.typing import ArrayLike
 
 from precond.arguments import check_direction, check_number, check_transformation, check_whole, described
+from precond.blocks import refuse_stacks
 from precond.transformation import transformation
-from precond.transforms.of_single_blocks import refuse_stacks
 from precond.trees import wide_dtype
 
 __all__ = ["project_radial"]

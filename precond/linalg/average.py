@@ -44,7 +44,7 @@ def average(
 
 
 def may_grow(decay: ArrayLike) -> bool:
-    """Return whether what a decay makes of finite terms may be larger than all of them: a sum, or possibly one.
+    """Return whether an average with this decay may be a sum, which can overflow: the decay is 1, or an array.
 
     Examples:
       >>> may_grow(1.0), may_grow(0.9)

@@ -20,14 +20,13 @@ from precond.arguments import (
     check_whole,
     described,
 )
-from precond.blocks import View, Views
+from precond.blocks import View, Views, refuse_stacks
 from precond.engine import blocked, per_block
 from precond.mesh import Sharded
 from precond.orthogonal import OddPolynomial, Orthogonalizer, Scale, deepseek, dion, jordan, match_rms, newton_schulz
 from precond.transformation import transformation
 from precond.transforms import orthogonalize
 from precond.transforms.normalize_neurons import NormalizeNeuronsState
-from precond.transforms.of_single_blocks import refuse_stacks
 
 __all__ = ["nvidia_coefficients", "nvidia_muon", "nvidia_normuon"]
 

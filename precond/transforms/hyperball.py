@@ -9,9 +9,9 @@ import optax
 from jax.typing import ArrayLike
 
 from precond.arguments import check_rate, described
+from precond.blocks import refuse_stacks
 from precond.linalg import batch_norm
 from precond.transformation import transformation
-from precond.transforms.of_single_blocks import refuse_stacks
 from precond.trees import wide_dtype
 
 __all__ = ["HyperballState", "hyperball"]

@@ -10,10 +10,10 @@ import optax
 from jax.typing import ArrayLike
 
 from precond.arguments import check_decay, check_number, check_whole, described
+from precond.blocks import refuse_stacks
 from precond.linalg import batch_norm
 from precond.linalg.divide import divide_or_zero
 from precond.transformation import transformation
-from precond.transforms.of_single_blocks import refuse_stacks
 
 __all__ = ["NormalizeNeuronsState", "normalize_neurons"]
 

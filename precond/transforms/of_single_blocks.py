@@ -7,32 +7,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from precond.blocks import info_of
+from precond.blocks import refuse_stacks
 from precond.transformation import transformation
 
-__all__ = ["of_single_blocks", "refuse_stacks"]
-
-
-def refuse_stacks(name: str, blocks: Any) -> None:
-    """Raise where a transformation of single blocks is given a stack of them.
-
-    It would take all blocks of a device for one parameter, and its result would depend on the number of devices.
-
-    Args:
-      name: the name of the function that made the transformation.
-      blocks: the extra argument of its update.
-
-    Raises:
-      ValueError: saying where to put it.
-
-    Examples:
-      >>> from precond.blocks import BlockInfo
-      >>> refuse_stacks("hyperball", BlockInfo(batch_axes=1))
-      Traceback (most recent call last):
-      ValueError: hyperball() takes single blocks, not stacks: put it into precond.per_block.
-    """
-    if info_of(blocks).batch_axes:
-        raise ValueError(f"{name}() takes single blocks, not stacks: put it into precond.per_block.")
+__all__ = ["of_single_blocks"]
 
 
 def of_single_blocks(name: str, function: Callable[[jax.Array], jax.Array]) -> optax.GradientTransformationExtraArgs:

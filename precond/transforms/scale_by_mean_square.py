@@ -8,10 +8,9 @@ import optax
 from jax.typing import ArrayLike
 
 from precond.arguments import check_decay, described
-from precond.blocks import BlockInfo, info_of
+from precond.blocks import BlockInfo, info_of, refuse_stacks
 from precond.linalg import average
 from precond.transformation import transformation
-from precond.transforms.of_single_blocks import refuse_stacks
 from precond.trees import Leaf, Tree, real_dtype, wide_dtype
 
 __all__ = ["MeanSquareState", "scale_by_mean_square"]

@@ -8,6 +8,7 @@ import optax
 import pytest
 
 import precond
+from precond.trees import find_nodes
 from tests.engine.test_kfac import LAYERS as EVERY_LAYER
 from tests.engine.test_kfac import averaged, factors_of, matrix, some, tree
 
@@ -149,3 +150,14 @@ def test_errors_say_what_to_do():
     grads = {name: tree(0)[name] for name in LAYERS}
     with pytest.raises(ValueError, match="factors= come without second moments"):
         tx.update(grads, tx.init(grads), factors={name: factors_of(0)[name] for name in LAYERS})
+
+
+def test_nothing_that_was_measured_changes_no_moments():
+    params, gradient = {"kernel": jnp.ones((4, 3))}, {"kernel": jnp.arange(12.0).reshape(4, 3)}
+    engine = precond.scale_by_kronecker(precond.outer_products(), precond.corrected_inverse())
+    tx = precond.blocked(precond.use_measured_moments(engine))
+    updates, state = tx.update(gradient, tx.init(params), params)
+    (moments,) = [x.moments for x in find_nodes(state, precond.roots.RootState)]
+    assert jnp.all(jnp.isfinite(updates["kernel"]))
+    assert not jnp.any(moments.count)
+    assert not jnp.any(moments.nu)

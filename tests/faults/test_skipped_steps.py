@@ -206,3 +206,31 @@ def test_neither_do_those_that_see_the_gradient_as_a_whole_or_layers(name, param
 
     few = [{k: g[k] for k in some} for g in gradients[:2]]
     check_searched(step, params, [jax.tree.map(np.zeros_like, few[0]), *few])
+
+
+KEEPING = ("google_shampoo", "google_tearfree")
+SKIPPING = ("meta_shampoo", "meta_soap", "meta_descent", "nvidia_kl_soap", "nvidia_muon", "official_soap")
+
+
+def after_a_nan(tx, params):
+    """Whether the updates of the step after one with a NaN are finite."""
+    bad = jax.tree.map(lambda x: x * jnp.nan, params)
+    update = jax.jit(tx.update)
+    _, state = update(params, tx.init(params), params)
+    _, state = update(bad, state, params)
+    updates, _ = update(params, state, params)
+    return all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves(updates))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(x, marks=[pytest.mark.slow] * (x not in ("google_tearfree", "nvidia_muon")))
+        for x in (*KEEPING, *SKIPPING)
+    ],
+)
+def test_recipes_but_googles_skip_a_nan(name):
+    tx, params = getattr(precond.recipes, name)(1e-3), {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}
+    assert after_a_nan(tx, params) == (name in SKIPPING)
+    if name in KEEPING:
+        assert after_a_nan(precond.transforms.finite_steps(tx), params)

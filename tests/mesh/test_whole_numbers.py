@@ -16,14 +16,21 @@ PARTS = {
     "scale_by_neumann": lambda: optax.chain(precond.scale_by_neumann(0.1, regularizer=convexify()), optax.scale(-1.0)),
     "scale_by_adascale": lambda: precond.scale_by_adascale(0.1, scale=1),
     "quadratic_model": lambda: precond.transforms.quadratic_model(optax.identity(), damping=0.1),
+    "levenberg_marquardt": lambda: optax.chain(
+        precond.transforms.levenberg_marquardt(lambda damping: optax.sgd(0.1)), optax.scale(-1.0)
+    ),
 }
+
+
+GIVEN = {"curvature": lambda v: v, "value": jnp.ones([]), "value_fn": lambda p: optax.tree.norm(p, squared=True)}
+"""What quadratic models and Levenberg-Marquardt need."""
 
 
 def moved(inner, **where):
     tx = precond.blocked(inner, block_size=8, otherwise=optax.identity(), **where)
     tx = optax.with_extra_args_support(tx)
     params = {"kernel": jnp.ones((32, 8)), "bias": jnp.ones(8)}
-    return jax.jit(lambda p: tx.update(p, tx.init(p), p, curvature=lambda v: v)[0])(params)
+    return jax.jit(lambda p: tx.update(p, tx.init(p), p, **GIVEN)[0])(params)
 
 
 @pytest.mark.parametrize("name", PARTS)

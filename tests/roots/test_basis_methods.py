@@ -13,7 +13,7 @@ import precond
 from precond import eigenbasis, eigh, inverse_root, qr
 from precond.linalg import continued_eigen_basis, rotate_basis, scaled_off_diagonal
 from precond.roots import cholesky_qr, rotations
-from precond.roots.guard import unchecked
+from precond.roots.guard import Checked, unchecked
 from precond.roots.padding import BASIS_PADDING
 from tests import reference
 from tests.drift import drifting, geometric_mean, recorded, root_error
@@ -84,6 +84,24 @@ def test_a_basis_among_larger_matrices_is_the_same_up_to_signs(method):
     for small, cropped, _ in refreshed_among_larger(method, 12, jnp.float64):
         signs = jnp.sign(jnp.sum(cropped * small, axis=1, keepdims=True))
         np.testing.assert_allclose(cropped, signs * small, atol=1e-11)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("rank", [6, 3])
+@pytest.mark.parametrize("method", PADDED, ids=lambda m: m.name)
+def test_so_is_that_of_a_factor_with_rows_of_zeros(method, rank):
+    a, basis = stack(3)
+    if rank < 6:
+        a = jnp.pad(a[:, :rank, :rank], ((0, 0), (0, 6 - rank), (0, 6 - rank)))
+        basis = jnp.linalg.qr(basis.at[:, rank:].set(0).at[:, :, rank:].set(0) + jnp.diag(jnp.arange(6) >= rank))[0]
+    old = Checked(basis, unchecked(a).health)
+    wide = BASIS_PADDING.factor(a, 9), BASIS_PADDING.derived(old, 9).matrix
+    for first in (jnp.asarray(True), jnp.asarray(False)):
+        small, large = compiled(method)(a, basis, first), compiled(method)(*wide, first)
+        cropped = BASIS_PADDING.crop(Checked(large, old.health), old).matrix
+        signs = jnp.sign(jnp.sum(cropped * small, axis=1, keepdims=True))
+        np.testing.assert_allclose(cropped, signs * small, atol=1e-11)
+        np.testing.assert_allclose(jnp.abs(large[:, :, :3]), jnp.eye(9)[None, :, 6:].repeat(3, 0), atol=1e-13)
 
 
 # Of a low rank rounding chooses the rest of a basis, but it must not reach the zeros, nor come from them.
