@@ -14,7 +14,7 @@ from precond.linalg.largest_eigenvalue import largest_eigenvalue
 from precond.linalg.minimax_steps import minimax_step
 from precond.linalg.multiply import gram, multiply, multiply_axis
 from precond.linalg.newton_schulz import block_newton_schulz, gram_is_cheaper, gram_newton_schulz
-from precond.linalg.packed import Factor, Packed, dense, eye_like, packed, packed_gram
+from precond.linalg.packed import Factor, Packed, dense, eye_like, packed, packed_gram, trace
 from precond.linalg.polar_factor import polar_factor
 from precond.linalg.precision import Precision, computing_in, dot_precision, precision
 from precond.linalg.qr_basis import first_basis, moved_columns, orthonormal_in_place, qr_basis, scaled_eigenvectors
@@ -69,4 +69,5 @@ __all__ = [
     "scaled_eigenvectors",
     "scaled_off_diagonal",
     "take_columns",
+    "trace",
 ]

@@ -10,7 +10,7 @@ from jax import lax
 
 from precond.linalg.precision import dot_precision
 
-__all__ = ["Factor", "Packed", "dense", "eye_like", "packed", "packed_gram"]
+__all__ = ["Factor", "Packed", "dense", "eye_like", "packed", "packed_gram", "trace"]
 
 
 class Packed(NamedTuple):
@@ -117,6 +117,25 @@ def dense(a: Packed | jax.Array) -> jax.Array:
         c = jnp.where(np.eye(h, dtype=bool), a.diagonal[:, None], c)
     upper = jnp.concatenate([p, jnp.swapaxes(b, 1, 2)], axis=2)
     return jnp.concatenate([upper, jnp.concatenate([b, c], axis=2)], axis=1)
+
+
+def trace(a: Factor) -> jax.Array:
+    """Compute the trace of each matrix, `[N]`, from a quarter of the entries if they are packed.
+
+    Args:
+      a: matrices `[N, d, d]`, dense or packed, or their diagonals `[N, d]`.
+
+    Examples:
+      >>> a = jnp.diag(jnp.asarray([1.0, 2.0, 3.0]))[None]
+      >>> trace(a).item(), trace(packed(a)).item()
+      (6.0, 6.0)
+    """
+    if not isinstance(a, Packed):
+        return jnp.sum(a, axis=1) if a.ndim == 2 else jnp.trace(a, axis1=1, axis2=2)
+    square = a.rectangle[:, : a.rectangle.shape[2]]
+    # The diagonal of C is an array of its own, or it is above that of P.
+    of_c = jnp.trace(square, 1, axis1=1, axis2=2) if a.diagonal is None else jnp.sum(a.diagonal, axis=1)
+    return jnp.trace(square, axis1=1, axis2=2) + of_c
 
 
 @functools.partial(jax.jit, static_argnums=0)  # outside of jit, one program in place of a dozen

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 
 from precond.arguments import described
-from precond.linalg import Factor, dense
+from precond.linalg import Factor, trace
 from precond.linalg.align import per_row
 from precond.trees import Factors
 
@@ -39,7 +39,7 @@ def balance() -> optax.GradientTransformation:
 
     def scaled(factors: tuple[Factor | None, ...]) -> tuple[Factor | None, ...]:
         there = [f for f in factors if f is not None]
-        means = jnp.stack([_mean(f) for f in there])
+        means = jnp.stack([trace(f) / f.shape[-1] for f in there])
         logs = jnp.log(jnp.where(means > 0, means, 1))
         ratios = jnp.exp(jnp.mean(logs, axis=0) - logs)
         ratios = iter(jnp.where(jnp.all(means > 0, axis=0), ratios, 1))
@@ -55,9 +55,3 @@ def balance() -> optax.GradientTransformation:
         return jax.tree.map(scaled, factors, is_leaf=lambda x: type(x) is tuple)
 
     return optax.stateless(update)
-
-
-def _mean(factor: Factor) -> jax.Array:
-    """Return the mean eigenvalue of factors `[N, d, d]`, dense or packed, or `[N, d]`."""
-    full = dense(factor)
-    return jnp.mean(full, axis=1) if full.ndim == 2 else jnp.trace(full, axis1=1, axis2=2) / full.shape[-1]

@@ -147,7 +147,8 @@ def kl(
         def scaled(name: str, axis: int, factor: jax.Array) -> jax.Array:
             found, size = whiten(name, axis, factor), by_name[name]
             least = jnp.where(size > 0, size, 1)[:, None, None] ** -0.5 * jnp.eye(found.shape[-1], dtype=found.dtype)
-            unknown = jnp.trace(found, axis1=1, axis2=2) == 0  # rows whose factor has seen no gradient have a zero root
+            # Rows whose factor has seen no gradient have a zero root. No entry of any other root is above its diagonal.
+            unknown = jnp.max(found, axis=(1, 2)) == 0
             return jnp.where(unknown[:, None, None], least, found)
 
         factors, accumulated = accumulate(updates, state.accumulated, params, whiten=scaled, **extra)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 
 from precond.arguments import check_number, described
-from precond.linalg import Packed, dense
+from precond.linalg import Factor, Packed, trace
 from precond.linalg.align import per_row
 from precond.trees import Factors
 
@@ -42,8 +42,8 @@ def scale_by_trace(gamma: float = 0.5, *, eps: float = 1e-12) -> optax.GradientT
     def scale(factors: Factors, params: optax.Params | None = None) -> Factors:
         del params
 
-        def one(factor: jax.Array | Packed) -> jax.Array | Packed:
-            scale = jnp.maximum(jnp.trace(dense(factor), axis1=1, axis2=2), eps) ** -gamma
+        def one(factor: Factor) -> Factor:
+            scale = jnp.maximum(trace(factor), eps) ** -gamma
             return jax.tree.map(lambda x: x * per_row(scale, x.ndim), factor)
 
         return jax.tree.map(one, factors, is_leaf=lambda x: isinstance(x, Packed))

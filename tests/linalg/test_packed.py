@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from precond.linalg import dense, eye_like, gram, packed_gram
+from precond.linalg import dense, eye_like, gram, packed_gram, trace
 
 
 @pytest.mark.usefixtures("x64")
@@ -19,6 +19,8 @@ def test_a_packed_gram_matrix_is_the_gram_matrix(shape, seed):
         assert packed.shape == (2, d, d)
         assert sum(x[0].size for x in jax.tree.leaves(packed)) == d * (d + 1) // 2
         np.testing.assert_allclose(dense(packed), gram(x, axis), rtol=1e-12, atol=1e-12)
+        for form in (packed, dense(packed)):
+            np.testing.assert_allclose(trace(form), np.trace(gram(x, axis), axis1=1, axis2=2), rtol=1e-12)
 
 
 @pytest.mark.parametrize("d", range(1, 6))
