@@ -51,8 +51,8 @@ def activations(decay: ArrayLike = 0.95) -> optax.GradientTransformationExtraArg
       A transformation from stacks `[N, d1, .., dk]` to a tuple of factors in place of each; full factors are packed
       (`precond.linalg.Packed`). It averages `precond.BlockInfo.factors`, which are dense and have the form of its
       result. If they are None, because nothing was captured in a step, everything stays as it is. A block keeps its
-      factors if a new one, or its gradient, is not finite, or if all new factors are zero because the layer received no
-      rows.
+      factors if its gradient or the sum of all entries of its new factors is not finite, or if all new factors are zero
+      because the layer received no rows.
 
     Raises:
       ValueError, TypeError: for a decay out of range.
@@ -94,11 +94,13 @@ def activations(decay: ArrayLike = 0.95) -> optax.GradientTransformationExtraArg
 
     def add(
         old: tuple[Factor | None, ...], new: tuple[jax.Array, ...], terms: jax.Array, good: jax.Array
-    ) -> tuple[jax.Array, tuple[Factor | None, ...]]:
+    ) -> tuple[jax.Array, tuple[Factor | None, ...], jax.Array]:
         pairs = [(f, packed(n) if isinstance(f, Packed) else n) for f, n in zip(old, new, strict=True) if f is not None]
-        for x in jax.tree.leaves([n for _, n in pairs]):
-            good &= jnp.all(jnp.isfinite(x), axis=tuple(range(1, x.ndim)))
-        good &= _seen(new)
+        # One reading tells whether factors are finite, and whether they are all zero.
+        sizes = [jnp.sum(jnp.abs(x), axis=tuple(range(1, x.ndim))) for x in jax.tree.leaves([n for _, n in pairs])]
+        size = functools.reduce(jnp.add, sizes)
+        seen = size != 0
+        good &= jnp.isfinite(size) & seen
         terms = terms + good
 
         def one(f: jax.Array, n: jax.Array) -> jax.Array:
@@ -106,7 +108,7 @@ def activations(decay: ArrayLike = 0.95) -> optax.GradientTransformationExtraArg
             return jnp.where(per_row(good, f.ndim), mean, f)
 
         moved = iter([jax.tree.map(one, f, n) for f, n in pairs])
-        return terms, tuple(None if f is None else next(moved) for f in old)
+        return terms, tuple(None if f is None else next(moved) for f in old), seen
 
     def update(
         updates: optax.Updates,
@@ -127,32 +129,26 @@ def activations(decay: ArrayLike = 0.95) -> optax.GradientTransformationExtraArg
         if finite is None:
             finite = jax.tree.map(lambda stack: jnp.ones(stack.shape[:1], bool), updates)
         count, terms, kept, unseen = state
+        seen = jax.tree.map(lambda old: jnp.zeros(old.shape, bool), unseen)
         if factors is not None:
             treedef = jax.tree.structure(updates)
             columns = [treedef.flatten_up_to(x) for x in (kept, factors, terms, finite)]
             out = [add(*row) for row in zip(*columns, strict=True)]
-            terms, kept = treedef.unflatten([t for t, _ in out]), treedef.unflatten([f for _, f in out])
+            terms, kept, seen = (treedef.unflatten([x[i] for x in out]) for i in range(3))
             count = info.advance(count)
-        return kept, ActivationsState(count, terms, kept, _count_unseen(unseen, info))
+        return kept, ActivationsState(count, terms, kept, _count_unseen(unseen, seen, info))
 
     return transformation(init, update)
 
 
-def _seen(factors: tuple[jax.Array | None, ...]) -> jax.Array:
-    """Return for each block whether some entry of its factors is not zero."""
-    one = [jnp.any(x != 0, axis=tuple(range(1, x.ndim))) for x in factors if x is not None]
-    return functools.reduce(jnp.logical_or, one)
-
-
-def _count_unseen(unseen: Stacks, info: BlockInfo) -> Stacks:
+def _count_unseen(unseen: Stacks, seen: Stacks, info: BlockInfo) -> Stacks:
     """Count one more update for the blocks without factors, or with factors that are all zero."""
 
-    def one(path: KeyPath, old: jax.Array) -> jax.Array:
+    def one(path: KeyPath, old: jax.Array, seen: jax.Array) -> jax.Array:
         name = path_name(path)
-        seen = jnp.zeros(old.shape, bool) if info.factors is None else _seen(info.factors[name])
         if info.origins is not None and info.index is not None:  # the rows that pad a stack have no factors
             seen |= info.index[name] >= sum(origin.blocks for origin in info.origins[name])
         moved = jnp.where(seen, 0, old + 1)
         return moved if info.any_finite is None else jnp.where(info.any_finite, moved, old)
 
-    return jax.tree_util.tree_map_with_path(one, unseen)
+    return jax.tree_util.tree_map_with_path(one, unseen, seen)
