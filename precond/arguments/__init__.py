@@ -1,5 +1,6 @@
 """Check a user's arguments, explain mistakes in them, and print them in one line. This is floor 0 of the library."""
 
+from precond.arguments.can_be_tried import can_be_tried
 from precond.arguments.check_idle import check_idle
 from precond.arguments.checks import (
     check_betas,
@@ -44,6 +45,7 @@ __all__ = [
     "MissingArgumentError",
     "as_direction",
     "called",
+    "can_be_tried",
     "check_arrays",
     "check_betas",
     "check_bound",

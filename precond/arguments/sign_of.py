@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax.core import Tracer
 
+from precond.arguments.can_be_tried import can_be_tried
 from precond.arguments.described import Described
 from precond.arguments.missing_argument_error import MissingArgumentError
 from precond.arguments.shown import shown
@@ -22,7 +23,6 @@ __all__ = ["SignTrial", "sign_of", "try_sign", "why_it_fails"]
 _STEPS, _ROUNDING, _FEW = 8, 1e-6, 10**6
 # Python says this where a function of another library lacks an argument.
 _MISSING = re.compile(r"missing \d+ required (keyword-only|positional) argument")
-_DECOMPOSE = {"eigh", "eig", "qr", "svd", "cholesky", "geqrf", "householder_product", "lu"}
 
 
 class SignTrial(NamedTuple):
@@ -192,11 +192,9 @@ def _probe(init: Callable[..., Any], update: Callable[..., Any], costly: bool, l
         except Exception as error:  # it may need more than a gradient
             lacks = isinstance(error, MissingArgumentError) or _MISSING.search(str(error)) is not None
             return SignTrial(failed=_in_short(error), lacks=lacks)
-        names = _primitives(traced.jaxpr)
-        leaves_jax = any(name == "shard_map" or name.endswith(("callback", "ffi_call")) for name in names)
         if any(isinstance(x, Tracer) for x in traced.consts):
             raise _NotHereError
-        if leaves_jax or (not costly and names & _DECOMPOSE):
+        if not can_be_tried(traced, costly=costly):
             return SignTrial()
         try:
             with jax.ensure_compile_time_eval():
@@ -259,16 +257,3 @@ def _taken(update: Callable[..., Any], extra: dict[str, Any]) -> dict[str, Any]:
         return {}
     every = any(p.kind == inspect.Parameter.VAR_KEYWORD for p in takes)
     return extra if every else {p.name: extra[p.name] for p in takes if p.name in extra}
-
-
-def _primitives(jaxpr: Any) -> set[str]:
-    """Return the names of the primitives in a program and in the programs inside it."""
-    found = set()
-    for eqn in jaxpr.eqns:
-        found.add(eqn.primitive.name)
-        for value in eqn.params.values():
-            for x in value if isinstance(value, tuple | list) else [value]:
-                inside = getattr(x, "jaxpr", x)
-                if hasattr(inside, "eqns"):
-                    found |= _primitives(inside)
-    return found

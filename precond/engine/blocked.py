@@ -80,7 +80,7 @@ def blocked(
       axis: the mesh axis, or axes, over whose devices the stacks are divided, or a `precond.sharded` that says more.
         Each device then keeps the state of its own blocks alone, and everything in `inner` is computed for these,
         block by block; directions are gathered. None divides nothing, and neither does a name if there is
-        no mesh. A part that does not compute block by block (`optax.clip_by_global_norm`) must stand outside.
+        no mesh. A part that changes a block by the others, such as `optax.clip_by_global_norm`, is refused.
       mesh: the mesh to take where none is in the context (`jax.set_mesh`); None takes that of the arrays.
 
     Returns:

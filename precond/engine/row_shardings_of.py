@@ -7,6 +7,7 @@ import jax
 import optax
 
 from precond.blocks import Layout
+from precond.engine.mixes_blocks import mixes_blocks
 from precond.engine.scale_by_kronecker import KroneckerState
 from precond.mesh import Placement, RowSharding, RowShardings
 from precond.trees import Tree
@@ -28,7 +29,8 @@ def row_shardings_of(
       A tree of `RowSharding` of the structure of the state, or None.
 
     Raises:
-      ValueError: for an array that counts blocks along another axis than the first.
+      ValueError: for an array that counts blocks along another axis than the first; for a transformation whose update
+        of one block depends on others.
 
     Examples:
       >>> row_shardings_of(optax.identity(), {}, None) is None
@@ -36,6 +38,11 @@ def row_shardings_of(
     """
     if placement is None:
         return None
+    if placement.count > 1 and mixes_blocks(inner):
+        raise ValueError(
+            f"inner= changes one block by the others, and axis= divides the blocks over {placement.count} devices: put "
+            f"it into precond.per_block, outside of precond.blocked, or leave axis= out."
+        )
 
     def state(times: int) -> optax.OptState:
         longer = {n: jax.ShapeDtypeStruct((times * s.shape[0], *s.shape[1:]), s.dtype) for n, s in stacks.items()}

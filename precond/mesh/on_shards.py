@@ -67,7 +67,7 @@ def on_shards(
       out_specs: how the first result of `body` is divided. By default it is the same on all devices.
 
     Raises:
-      ValueError: if stacks of the state have another length.
+      ValueError: if stacks of the state have another length, or the state has a number that differs between devices.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -89,4 +89,12 @@ def on_shards(
         out_specs=(out_specs, states),
         axis_names=set(placement.axes),
     )
-    return run(given, state)
+    try:
+        return run(given, state)
+    except ValueError as error:
+        if "out_specs" not in str(error):
+            raise
+        raise ValueError(
+            "inner= keeps a number for a whole stack, and each device would compute it from its own blocks: put the "
+            "transformation into precond.per_block, outside of precond.blocked, or leave axis= out."
+        ) from error

@@ -51,8 +51,8 @@ def activations(decay: ArrayLike = 0.95) -> optax.GradientTransformationExtraArg
       A transformation from stacks `[N, d1, .., dk]` to a tuple of factors in place of each; full factors are packed
       (`precond.linalg.Packed`). It averages `precond.BlockInfo.factors`, which are dense and have the form of its
       result. If they are None, because nothing was captured in a step, everything stays as it is. A block keeps its
-      factors if its gradient or the sum of all entries of its new factors is not finite, or if all new factors are zero
-      because the layer received no rows.
+      factors if its gradient is not finite, or the sum of the sizes of all entries of its new factors. It also keeps
+      them if all new factors are zero, because the layer received no rows.
 
     Raises:
       ValueError, TypeError: for a decay out of range.

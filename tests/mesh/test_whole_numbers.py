@@ -58,3 +58,47 @@ def test_around_divided_stacks_it_runs(name):
 def test_neither_does_a_state_whose_arrays_do_not_begin_with_the_blocks():
     with jax.set_mesh(loops.mesh_of()), pytest.raises(ValueError, match=r"shape \(2, 8, 8, 8\), whose first axis"):
         moved(precond.scale_by_mfac(2), axis="data")
+
+
+MIXING = {
+    "adaptive_grad_clip": lambda: optax.adaptive_grad_clip(0.01),
+    "add_noise": lambda: optax.add_noise(0.1, 0.1, jax.random.key(0)),
+    "clip_by_block_rms": lambda: optax.clip_by_block_rms(0.5),
+    "clip_by_global_norm": lambda: optax.chain(optax.scale_by_adam(), optax.clip_by_global_norm(1.0)),
+    "normalize_by_update_norm": optax.normalize_by_update_norm,
+    "scale_by_novograd": optax.scale_by_novograd,
+    "scale_by_sm3": optax.scale_by_sm3,
+    "scale_by_trust_ratio": lambda: optax.chain(optax.trace(0.9), optax.scale_by_trust_ratio()),
+}
+
+
+@pytest.mark.parametrize("name", MIXING)
+def test_of_optax_too_what_changes_a_block_by_the_others_is_refused(name):
+    assert jnp.all(jnp.isfinite(moved(MIXING[name]())["kernel"]))
+    with jax.set_mesh(loops.mesh_of()):
+        with pytest.raises(ValueError, match=r"inner= changes one block by the others, and axis= divides"):
+            moved(MIXING[name](), axis="data")
+        if name != "add_noise":  # its key has no batch
+            assert jnp.all(jnp.isfinite(moved(precond.per_block(MIXING[name]()), axis="data")["kernel"]))
+
+
+def test_a_number_for_all_blocks_is_refused():
+    with jax.set_mesh(loops.mesh_of()), pytest.raises(ValueError, match="inner= keeps a number for a whole stack"):
+        moved(optax.zero_nans(), axis="data")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        optax.scale_by_adam,
+        optax.scale_by_sign,
+        optax.scale_by_factored_rms,
+        optax.centralize,
+        lambda: optax.masked(optax.trace(0.9), True),
+        lambda: precond.graft(optax.scale_by_sign(), optax.scale_by_adam()),
+        lambda: optax.inject_hyperparams(optax.scale_by_adam)(b1=0.9),
+    ],
+)
+def test_what_treats_blocks_alike_runs_on_divided_stacks(make):
+    with jax.set_mesh(loops.mesh_of()):
+        assert jnp.all(jnp.isfinite(moved(make(), axis="data")["kernel"]))
