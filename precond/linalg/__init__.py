@@ -2,7 +2,6 @@
 
 from precond.linalg.average import average
 from precond.linalg.batch_norm import batch_norm
-from precond.linalg.cholesky_inverse import cholesky_inverse
 from precond.linalg.cholesky_qr_basis import cholesky_qr_basis
 from precond.linalg.closest_rank_one import closest_rank_one
 from precond.linalg.composite_root import composite_root
@@ -16,6 +15,7 @@ from precond.linalg.multiply import gram, multiply, multiply_axis
 from precond.linalg.newton_schulz import block_newton_schulz, gram_is_cheaper, gram_newton_schulz
 from precond.linalg.packed import Factor, Packed, dense, eye_like, packed, packed_gram, trace
 from precond.linalg.polar_factor import polar_factor
+from precond.linalg.positive_inverse import positive_inverse, swept_inverse
 from precond.linalg.precision import Precision, computing_in, dot_precision, precision
 from precond.linalg.qr_basis import first_basis, moved_columns, orthonormal_in_place, qr_basis, scaled_eigenvectors
 from precond.linalg.redecompose_worst import continued_eigen_basis, redecompose_worst
@@ -32,7 +32,6 @@ __all__ = [
     "average",
     "batch_norm",
     "block_newton_schulz",
-    "cholesky_inverse",
     "cholesky_qr_basis",
     "closest_rank_one",
     "composite_root",
@@ -59,6 +58,7 @@ __all__ = [
     "packed",
     "packed_gram",
     "polar_factor",
+    "positive_inverse",
     "precision",
     "qr_basis",
     "redecompose_worst",
@@ -68,6 +68,7 @@ __all__ = [
     "row_major",
     "scaled_eigenvectors",
     "scaled_off_diagonal",
+    "swept_inverse",
     "take_columns",
     "trace",
 ]

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from precond.arguments import described
-from precond.linalg import cholesky_inverse
+from precond.linalg import positive_inverse
 from precond.roots.methods.method import Method, Ridge, RootResult
 from precond.roots.root import Power
 
@@ -32,12 +32,13 @@ def cholesky() -> Method:
         damping = ridge(largest)
         eye = jnp.eye(a.shape[-1], dtype=a.dtype)
         damped = a + damping[:, None, None] * eye
-        out = cholesky_inverse(damped)
-        return RootResult(out, largest, damping, _row_sum(out) * _row_sum(damped))
+        out = positive_inverse(damped)
+        return RootResult(out, largest, damping, _row_sum(out) * (largest + damping))
 
     return Method("cholesky()", root, None)
 
 
 def _row_sum(a: jax.Array) -> jax.Array:
-    """Return the largest row sum of each matrix, `[M]`, which is at least its largest eigenvalue."""
-    return jnp.max(jnp.sum(jnp.abs(a), axis=2), axis=1)
+    """Return the largest row sum of each symmetric matrix, `[M]`, which is at least its largest eigenvalue."""
+    # Sums of columns are the same, and a TPU adds rows faster than it adds along them.
+    return jnp.max(jnp.sum(jnp.abs(a), axis=1), axis=1)
