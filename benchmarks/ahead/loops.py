@@ -103,18 +103,17 @@ def lowered(loop, mesh, model, tx, params, extra):
       model: gives the loss and a batch.
       tx: the optimizer.
       params: shapes with shardings.
-      extra: what `tx.update` takes by name.
+      extra: what `tx.update` takes by name; in a loop with a model it is given None.
     """
     state = state_of(mesh, tx, params)
     results = jax.tree.map(lambda x: x.sharding, (params, state))
     if loop.alone:
         step, arguments = _update(tx), (params, state, params, everywhere(mesh, extra))
-    elif extra:
-        raise ValueError("K-FAC is compiled by itself: pass --loop update.")
-    else:
+    else:  # K-FAC's usual step, in which no factors are captured
+        extra = dict.fromkeys(extra)
         rows = P(tuple(a for a in loop.axes if a != "tensor"))
         batch = (placed(mesh, x, rows) for x in model.batch(mesh.size // mesh.shape.get("tensor", 1)))
-        step, arguments = _whole(loop, model, tx, params), (params, state, *batch)
+        step, arguments = _whole(loop, model, tx, params, extra), (params, state, *batch)
         results = (*results, NamedSharding(mesh, P()))
     jitted = jax.jit(step, donate_argnums=(0, 1), out_shardings=results)
     if not loop.explicit:
@@ -142,7 +141,7 @@ def _update(tx):
     return update
 
 
-def _whole(loop, model, tx, params):
+def _whole(loop, model, tx, params, extra):
     """The gradient of the model, and the optimizer."""
     update, differentiate = _update(tx), jax.value_and_grad(model.loss)
     if loop.explicit:  # the model is the compiler's business, and the optimizer sees the types
@@ -151,6 +150,6 @@ def _whole(loop, model, tx, params):
 
     def step(params, state, *batch):
         value, grads = differentiate(params, *batch)
-        return *update(params, state, grads, {}), value
+        return *update(params, state, grads, extra), value
 
     return step

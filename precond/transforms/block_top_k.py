@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 
 from precond.arguments import check_number, check_whole, described
 from precond.transforms.of_single_blocks import of_single_blocks
+from precond.transforms.refuse_sharded import refuse_sharded
 
 __all__ = ["BLOCK_SIZE", "Entries", "block_top_k", "check_density", "cut", "join", "largest_entries"]
 
@@ -95,7 +96,8 @@ def block_top_k(density: float = 0.01, *, block_size: int = BLOCK_SIZE) -> optax
 
     Raises:
       ValueError, TypeError: for a density that is not above 0 and at most 1, or a block size below 1; in
-        `update`, for the stacks of `precond.blocked`, unless it is in `precond.per_block`.
+        `update`, for the stacks of `precond.blocked`, unless it is in `precond.per_block`, and for a parameter that
+        explicit mesh axes divide.
 
     Reference:
       Modoranu et al., Error Feedback Can Accurately Compress Preconditioners, 2023.
@@ -113,6 +115,6 @@ def block_top_k(density: float = 0.01, *, block_size: int = BLOCK_SIZE) -> optax
         return jnp.put_along_axis(jnp.zeros_like(part), kept.places.astype(jnp.int32), kept.values, 1, inplace=False)
 
     def one(x: jax.Array) -> jax.Array:
-        return join([largest(part) for part in cut(x, block_size)], x)
+        return join([largest(part) for part in cut(refuse_sharded("block_top_k", x), block_size)], x)
 
     return of_single_blocks("block_top_k", one)

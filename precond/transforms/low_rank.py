@@ -11,6 +11,7 @@ from precond.arguments import check_whole, described
 from precond.linalg.lapack import orthonormal_columns
 from precond.linalg.products import product
 from precond.transforms.of_single_blocks import of_single_blocks
+from precond.transforms.refuse_sharded import refuse_sharded
 from precond.transforms.rows import Rows, dense_rows
 from precond.trees import wide_dtype
 
@@ -61,7 +62,7 @@ def low_rank(rank: int = 4) -> optax.GradientTransformationExtraArgs:
 
     Raises:
       ValueError, TypeError: for a rank below 1; in `update`, for the stacks of `precond.blocked`, unless it is in
-        `precond.per_block`.
+        `precond.per_block`, and for a matrix that explicit mesh axes divide.
 
     Reference:
       Vogels, Karimireddy and Jaggi, PowerSGD: Practical Low-Rank Gradient Compression for Distributed Optimization,
@@ -78,6 +79,7 @@ def low_rank(rank: int = 4) -> optax.GradientTransformationExtraArgs:
         shape = _matrix_shape(x, rank)
         if shape is None:
             return x
+        refuse_sharded("low_rank", x)
         left, right = _factors(x.reshape(shape).astype(wide_dtype(x)), rank)
         return product(left, right.T).reshape(x.shape).astype(x.dtype)
 
@@ -116,7 +118,7 @@ def low_rank_rows(rank: int = 4) -> Rows:
 
     def store(g: jax.Array) -> LowRank | jax.Array:
         shape = _matrix_shape(g, rank)
-        return g if shape is None else _factors(g.reshape(shape), rank)
+        return g if shape is None else _factors(refuse_sharded("low_rank_rows", g).reshape(shape), rank)
 
     def products(window: LowRank | jax.Array, g: jax.Array) -> jax.Array:
         if isinstance(window, jax.Array):

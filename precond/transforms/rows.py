@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from precond.arguments import check_whole, described, made
 from precond.linalg.align import per_row
 from precond.transforms.block_top_k import BLOCK_SIZE, Entries, check_density, cut, join, largest_entries
+from precond.transforms.refuse_sharded import refuse_sharded
 from precond.trees import Tree
 
 __all__ = ["Rows", "dense_rows", "sparse_rows"]
@@ -126,7 +127,7 @@ def sparse_rows(density: float = 0.01, *, block_size: int = BLOCK_SIZE) -> Rows:
     check_whole("block_size", block_size, least=1)
 
     def store(g: jax.Array) -> list[Entries]:
-        return [largest_entries(part, density) for part in cut(g, block_size)]
+        return [largest_entries(part, density) for part in cut(refuse_sharded("sparse_rows", g), block_size)]
 
     def products(window: list[Entries], g: jax.Array) -> jax.Array:
         found = [

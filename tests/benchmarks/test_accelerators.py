@@ -154,10 +154,11 @@ def test_every_kind_of_model_is_traced(changes, name):
     assert "module" in lowered("fsdp", tiny(**changes), name).as_text()
 
 
-def test_k_fac_is_traced_alone():
-    assert "module" in lowered("update", tiny(), "kfac").as_text()
-    with pytest.raises(ValueError, match="pass --loop update"):
-        lowered("dp", tiny(), "kfac")
+def test_k_fac_is_given_factors_alone_and_none_beside_a_model():
+    alone, beside = (lowered(loop, tiny(), "kfac").in_avals for loop in ("update", "dp"))
+    factors = 2 * 4 * 2  # two layers have four kernels each, and a kernel two factors
+    grads, batch = len(jax.tree.leaves(tiny().shapes())), 2
+    assert len(jax.tree.leaves(alone)) - len(jax.tree.leaves(beside)) == factors + grads - batch
     with pytest.raises(ValueError, match="kernels are all matrices"):
         lowered("update", tiny(scanned=True), "kfac")
 
@@ -324,17 +325,19 @@ def test_the_form_of_newton_schulz_is_the_cheaper_one_where_both_were_measured()
 
 
 def test_the_page_says_what_a_large_batch_costs_beside_adamw():
-    rows, names = results.load(COMMITTED), ("adamw", "optax_muon", "muon", "shampoo-768", "soap-768")
+    rows, names = results.load(COMMITTED), ("adamw", "optax_muon", "muon", "shampoo-768", "soap-768", "kfac")
     steps = {name: rows[f"gpt-124m-16k/fsdp-told/v5e-8/{name}"]["cycles"]["step"] for name in names}
     more = {name: round(100 * (cycles / steps["adamw"] - 1)) for name, cycles in steps.items()}
     page = (child.ROOT / "docs" / "accelerators.md").read_text()
     assert (
         f"Muon takes {more['muon']} % more cycles than AdamW. Shampoo takes {more['shampoo-768']} % more, and SOAP "
-        f"with a refresh every 10 steps {more['soap-768']} %."
+        f"with a refresh every 10 steps {more['soap-768']} %. K-FAC takes {more['kfac']} % more in a step in which it "
+        f"captures no factors."
     ) in " ".join(page.split())
     assert more["muon"] <= 10
     assert more["shampoo-768"] <= 5
     assert more["soap-768"] <= 7
+    assert more["kfac"] <= 10
     assert more["optax_muon"] == 0
     summed = [rows[f"gpt-124m-16k/fsdp-told/v5e-8/{name}"]["collectives"] for name in ("optax_muon", "muon")]
     alone = [sum(x["bytes"] for x in found if x["kind"] == "all-reduce" and not x["async"]) / 2**20 for found in summed]

@@ -284,6 +284,35 @@ def test_a_sparse_window_of_shards_is_that_of_the_whole_with_blocks_like_the_sha
 # The window of EFCP in low rank
 
 
+@pytest.mark.parametrize(
+    ("what", "reader"), [({"density": 0.1}, "sparse_rows"), ({"rank": 1}, "low_rank_rows"), ({}, None)]
+)
+def test_a_matrix_on_explicit_axes_is_read_in_shards_or_refused(what, reader):
+    """Sparse and low-rank rows read whole matrices. In the user's own `shard_map`, a shard is one."""
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Explicit,))
+    tx = precond.mfac(0.1, window=2, **what)
+    with jax.set_mesh(mesh):
+        grads = {"kernel": jax.device_put(jnp.ones((32, 8)), NamedSharding(mesh, P("x")))}
+
+        def step(g):
+            return tx.update(g, tx.init(g), g)[0]
+
+        if reader is not None:
+            with pytest.raises(ValueError, match=rf"{reader}\(\) reads each parameter as one piece, .* \['x'\]"):
+                jax.jit(step)(grads)
+            step = jax.shard_map(step, in_specs=P("x"), out_specs=P("x"))
+        assert jax.jit(step)(grads)["kernel"].sharding.spec == P("x", None)
+
+
+@pytest.mark.parametrize("make", [precond.transforms.block_top_k, precond.transforms.low_rank])
+def test_what_compresses_refuses_a_divided_matrix_too(make):
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Explicit,))
+    grads = {"kernel": jax.device_put(jnp.ones((32, 32)), NamedSharding(mesh, P(None, "x")))}
+    step = jax.jit(lambda g: make().update(g, make().init(g))[0])
+    with jax.set_mesh(mesh), pytest.raises(ValueError, match=rf"{make.__name__}\(\) reads each parameter as one piece"):
+        step(grads)
+
+
 @pytest.mark.usefixtures("x64")
 def test_a_window_in_low_rank_is_that_of_compressed_gradients_with_what_was_left_out():
     grads, rank = random_gradients(7), 2
