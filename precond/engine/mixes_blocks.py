@@ -1,5 +1,6 @@
 """Tell by a trial whether a transformation of stacks lets the update of one block depend on the other blocks."""
 
+import concurrent.futures
 import functools
 import weakref
 from collections.abc import Callable
@@ -9,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.core import Tracer
 
 from precond.arguments import Described, can_be_tried
 from precond.blocks import BlockInfo
@@ -20,7 +20,7 @@ __all__ = ["mixes_blocks"]
 _BLOCKS = np.asarray([[[7e9, 11e9], [13e9, 17e9]], [[1, 2], [3, 5]]], np.float32)
 _PARAMS = np.asarray([[0.5, 1], [1.5, 2.5]], np.float32)
 _TOLERANCE = 1e-3
-_LONGEST = 1000  # a longer program takes too long, operation by operation
+_LONGEST = 1000  # a longer program takes too long to compile
 
 
 def mixes_blocks(inner: optax.GradientTransformation) -> bool:
@@ -43,22 +43,22 @@ def mixes_blocks(inner: optax.GradientTransformation) -> bool:
     try:
         return _kept(weakref.ref(inner.init), weakref.ref(inner.update))
     except TypeError:  # there is no weak reference to some functions
-        return _tried(inner.init, inner.update)
-    except _NotHereError:
-        return False
-
-
-class _NotHereError(Exception):
-    """Say that a trial cannot be computed here, and may be elsewhere."""
+        return _tried(inner)
 
 
 @functools.lru_cache(maxsize=256)
 def _kept(init: Callable[[], Any], update: Callable[[], Any]) -> bool:
-    return _tried(init(), update())
+    return _tried(optax.GradientTransformationExtraArgs(init(), update()))
 
 
-def _tried(init: Callable[..., Any], update: Callable[..., Any]) -> bool:
-    tx = optax.with_extra_args_support(optax.GradientTransformationExtraArgs(init, update))
+def _tried(inner: optax.GradientTransformation) -> bool:
+    # In a thread of its own no mesh is set, and nothing is traced.
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        return thread.submit(_differ, optax.with_extra_args_support(inner)).result()
+
+
+def _differ(tx: optax.GradientTransformationExtraArgs) -> bool:
+    """Return whether two blocks move otherwise together than alone."""
 
     def moved(stack: jax.Array) -> jax.Array:
         tree, params = {"2x2": stack}, {"2x2": jnp.broadcast_to(_PARAMS, stack.shape)}
@@ -71,13 +71,10 @@ def _tried(init: Callable[..., Any], update: Callable[..., Any]) -> bool:
         return moved(blocks), jnp.concatenate([moved(blocks[:1]), moved(blocks[1:])])
 
     try:
-        traced = jax.make_jaxpr(together_and_alone)()
-    except Exception:  # it may need further arguments
+        traced = jax.jit(together_and_alone).trace()
+        if not can_be_tried(traced.jaxpr, longest=_LONGEST):
+            return False
+        together, alone = traced.lower().compile()()
+    except Exception:  # it may need further arguments, or depend on what is traced outside
         return False
-    if any(isinstance(x, Tracer) for x in traced.consts):
-        raise _NotHereError
-    if not can_be_tried(traced, longest=_LONGEST):
-        return False
-    with jax.ensure_compile_time_eval():
-        together, alone = together_and_alone()
     return not np.allclose(together, alone, rtol=_TOLERANCE, atol=0)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
+from jax.sharding import PartitionSpec as P
 
 import precond
 from precond.large_batches import convexify
@@ -102,3 +103,34 @@ def test_a_number_for_all_blocks_is_refused():
 def test_what_treats_blocks_alike_runs_on_divided_stacks(make):
     with jax.set_mesh(loops.mesh_of()):
         assert jnp.all(jnp.isfinite(moved(make(), axis="data")["kernel"]))
+
+
+def in_shard_map(tx, params):
+    with jax.set_mesh(loops.mesh_of()):
+        step = jax.shard_map(
+            lambda p: tx.update(p, tx.init(p), p)[0], in_specs=P(), out_specs=P(), axis_names={"data"}, check_vma=False
+        )
+        jax.jit(step)(params)
+
+
+def in_pmap(tx, params):
+    whole = jax.tree.map(lambda x: jnp.stack([x] * 8), params)
+    jax.pmap(lambda p: tx.update(p, tx.init(p), p)[0], axis_name="data")(whole)
+
+
+def on_an_abstract_mesh(tx, params):
+    mesh = jax.sharding.AbstractMesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
+    with jax.sharding.use_abstract_mesh(mesh):
+        jax.eval_shape(tx.init, params)
+
+
+def of_shardings(tx, params):
+    precond.state_shardings(tx, params, loops.mesh_of())
+
+
+@pytest.mark.parametrize("where", [in_shard_map, in_pmap, on_an_abstract_mesh, of_shardings])
+def test_the_trial_sees_nothing_of_the_loop_around_it(where):
+    params = {"kernel": jnp.ones((32, 8)), "bias": jnp.ones(8)}
+    where(precond.blocked(optax.scale_by_adam(), block_size=8, axis="data"), params)
+    with pytest.raises(ValueError, match="inner= changes one block by the others"):
+        where(precond.blocked(optax.clip_by_block_rms(0.5), block_size=8, axis="data"), params)
