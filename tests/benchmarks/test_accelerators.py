@@ -324,6 +324,17 @@ def test_the_form_of_newton_schulz_is_the_cheaper_one_where_both_were_measured()
             assert x[chosen] <= 1.02 * x[other], (x, dtype)
 
 
+def test_the_page_says_how_long_large_updates_compile_for_a_gpu():
+    rows, names = results.load(COMMITTED), ("shampoo-768", "soap-768", "kfac")
+    seconds = {name: rows[f"gpt-124m/update/h100-1/{name}"]["compiler_s"] for name in names}
+    shampoo, soap, kfac = (round(seconds[name]) for name in names)
+    page = (child.ROOT / "docs" / "accelerators.md").read_text()
+    assert f"in {shampoo} processor seconds with Shampoo, {soap} with SOAP and {kfac} with K-FAC." in " ".join(
+        page.split()
+    )
+    assert seconds["shampoo-768"] <= 40
+
+
 def test_the_page_says_what_a_large_batch_costs_beside_adamw():
     rows, names = results.load(COMMITTED), ("adamw", "optax_muon", "muon", "shampoo-768", "soap-768", "kfac")
     steps = {name: rows[f"gpt-124m-16k/fsdp-told/v5e-8/{name}"]["cycles"]["step"] for name in names}
