@@ -16,7 +16,7 @@ from precond.blocks.parameter import Parameter
 from precond.blocks.path_name import leaves_of, path_name
 from precond.blocks.probe import LayerFactors, Probe, with_zero_probes, without_probes
 from precond.blocks.readings import InitReport, Reading, collect_reports, readings_of, report_readings
-from precond.blocks.refuse_foreign import layouts_of, refuse_foreign
+from precond.blocks.refuse_foreign import count_foreign, layouts_of, refuse_foreign
 from precond.blocks.refuse_stacks import refuse_divided, refuse_stacks
 from precond.blocks.stack_name import active_axes, check_stacks, stack_name
 from precond.blocks.stacked_state import StackedState, meaning_of
@@ -59,6 +59,7 @@ __all__ = [
     "check_stacks",
     "collect_meanings",
     "collect_reports",
+    "count_foreign",
     "default_views",
     "fingerprint",
     "finite_blocks",

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from precond.blocks.block_ids import STARTS, block_ids_of, hashed
@@ -61,7 +62,7 @@ def check_inner(state: Any, expected: Any, *, divided: bool) -> None:
       divided: whether a device may see no more than its share of a stack.
 
     Raises:
-      ValueError: naming the first array that differs.
+      ValueError: naming the first array that differs, or that was saved in half precision.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -73,6 +74,14 @@ def check_inner(state: Any, expected: Any, *, divided: bool) -> None:
       ValueError: state= is of another optimizer: it has no 'nu'. ...
     """
     found, wanted = _named(state), _named(expected)
+    narrow = leaves_of(state)
+    for name, x in leaves_of(expected).items():
+        half = name in narrow and jnp.result_type(narrow[name]).itemsize == 2
+        if half and jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize > 2:
+            raise ValueError(
+                f"state= has '{name}' in {jnp.result_type(narrow[name])}, and it must be {x.dtype}. Widen the state: "
+                f"jax.tree.map(lambda x, y: x.astype(y.dtype), state, tx.init(params))."
+            )
     if missing := [name for name in wanted if name not in found]:
         raise ValueError(f"state= is of another optimizer: it has no '{missing[0]}'. {_ADVICE}")
     if more := [name for name in found if name not in wanted]:

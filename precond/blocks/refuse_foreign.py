@@ -19,7 +19,7 @@ from precond.blocks.stacked_state import StackedState
 from precond.boxes import unboxed
 from precond.trees import Tree, find_nodes
 
-__all__ = ["layouts_of", "refuse_foreign"]
+__all__ = ["count_foreign", "layouts_of", "refuse_foreign"]
 
 
 def refuse_foreign(tx: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
@@ -70,6 +70,22 @@ def refuse_foreign(tx: optax.GradientTransformationExtraArgs) -> optax.GradientT
         return out, new
 
     return optax.GradientTransformationExtraArgs(tx.init, update)
+
+
+def count_foreign(state: Any) -> jax.Array | None:
+    """Add up how often the parts of a state were of other parameters; None if no part can tell.
+
+    Args:
+      state: a state of any transformation.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from precond.engine import stacked
+      >>> count_foreign(stacked(optax.identity()).init({"a": jnp.ones((4, 6))})).item()
+      0
+    """
+    found = [x.foreign for kind in (StackedState, KnownParameters) for x in find_nodes(state, kind)]
+    return sum(found[1:], start=found[0]) if found else None
 
 
 def layouts_of(tx: optax.GradientTransformation, params: Tree) -> list[Layout]:

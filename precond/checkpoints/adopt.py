@@ -92,8 +92,8 @@ def adopt(
 
     Raises:
       ValueError, TypeError: for what `tx.init` does not take, and for a state of several models (`jax.vmap`); for
-        moments that no Adam with these decays has, such as those of `optax.adamax` after large gradients. After small
-        gradients these look like Adam's: do not give its state.
+        momentum or second moments that are not finite; for moments that no Adam with these decays has, such as those of
+        `optax.adamax` after large gradients. After small gradients these look like Adam's: do not give its state.
 
     Examples:
       >>> import jax.numpy as jnp, precond
@@ -130,6 +130,7 @@ def adopt(
             f"renamed= says that '{lost[0]}' was '{renamed[lost[0]]}', of which state= has nothing: it is a mapping "
             f"from new paths to those in the state."
         )
+    _check_finite(record, shapes)
     moments, fresh = moments_of(record, **known, classes=classes_in(state)), tx.init(params)
     filling = Filling(named_leaves(fresh), shapes, layouts, record, moments, classes_in(fresh))
     check_moments(moments, filling.asked, known, [name for name, decay in decays.items() if decay is None])
@@ -180,6 +181,17 @@ def _check_state(params: object, state: object) -> None:
             f"state={shown(state)}: must be the state of an optimizer, as it was or as it was restored from a "
             f"checkpoint. The order is adopt(tx, params, state)."
         )
+
+
+def _check_finite(record: Record, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise for momentum or second moments that are not finite, which would never become finite again."""
+    for path, places in record.parameters.items():
+        for place, x in places.items():
+            if np.shape(x) == shapes[path] and np.issubdtype(x.dtype, np.inexact) and not np.isfinite(x).all():
+                raise ValueError(
+                    f"state= has numbers in '{place}' of '{path}' that are not finite, and all later updates of it "
+                    f"would not be, either: take an earlier checkpoint, or begin anew with tx.init(params)."
+                )
 
 
 def _has_states(tree: object) -> bool:

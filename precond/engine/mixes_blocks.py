@@ -40,6 +40,7 @@ def mixes_blocks(inner: optax.GradientTransformation) -> bool:
     """
     if isinstance(inner, Described) and inner.sign:
         return False
+    inner = optax.with_extra_args_support(inner)
     try:
         return _kept(weakref.ref(inner.init), weakref.ref(inner.update))
     except TypeError:  # there is no weak reference to some functions
@@ -51,10 +52,10 @@ def _kept(init: Callable[[], Any], update: Callable[[], Any]) -> bool:
     return _tried(optax.GradientTransformationExtraArgs(init(), update()))
 
 
-def _tried(inner: optax.GradientTransformation) -> bool:
+def _tried(inner: optax.GradientTransformationExtraArgs) -> bool:
     # In a thread of its own no mesh is set, and nothing is traced.
     with concurrent.futures.ThreadPoolExecutor(1) as thread:
-        return thread.submit(_differ, optax.with_extra_args_support(inner)).result()
+        return thread.submit(_differ, inner).result()
 
 
 def _differ(tx: optax.GradientTransformationExtraArgs) -> bool:

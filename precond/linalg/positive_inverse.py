@@ -65,8 +65,8 @@ def swept_inverse(a: jax.Array) -> jax.Array:
       Goodnight, A Tutorial on the SWEEP Operator, 1979.
 
     Examples:
-      >>> swept_inverse(2 * jnp.eye(3)[None])[0, 0].tolist()
-      [0.5, 0.0, 0.0]
+      >>> swept_inverse(4 * jnp.eye(3)[None])[0, 0].tolist()
+      [0.25, 0.0, 0.0]
     """
     n = a.shape[-1]
     more = -n % _PANEL

@@ -110,7 +110,7 @@ def sharded(
         axes = (axis,) if isinstance(axis, str) else axis
         if not isinstance(axes, Sequence) or not all(isinstance(a, str) for a in axes):
             raise TypeError(f"axis={axis!r}: pass the name of a mesh axis, several names, or None.")
-        if not axes:
+        if not axes or "" in axes:
             raise ValueError(f"axis={axis!r}: pass the name of a mesh axis, several names, or None.")
         if len(set(axes)) < len(axes):
             raise ValueError(f"axis={axis!r} names a mesh axis twice: name each once.")

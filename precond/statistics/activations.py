@@ -26,7 +26,7 @@ class ActivationsState(NamedTuple):
       count: the number of updates that had factors.
       terms: the number of terms in the factors of each block, `[N]` by stack.
       factors: a tuple with an entry for each axis, by stack.
-      unseen: the number of updates since each block had factors that were not all zero, `[N]` by stack.
+      unseen: the number of updates since no factor of a block was zero, `[N]` by stack.
     """
 
     count: jax.Array
@@ -96,11 +96,10 @@ def activations(decay: ArrayLike = 0.95) -> optax.GradientTransformationExtraArg
         old: tuple[Factor | None, ...], new: tuple[jax.Array, ...], terms: jax.Array, good: jax.Array
     ) -> tuple[jax.Array, tuple[Factor | None, ...], jax.Array]:
         pairs = [(f, packed(n) if isinstance(f, Packed) else n) for f, n in zip(old, new, strict=True) if f is not None]
-        # One reading tells whether factors are finite, and whether they are all zero.
-        sizes = [jnp.sum(jnp.abs(x), axis=tuple(range(1, x.ndim))) for x in jax.tree.leaves([n for _, n in pairs])]
-        size = functools.reduce(jnp.add, sizes)
-        seen = size != 0
-        good &= jnp.isfinite(size) & seen
+        # One reading tells whether a factor is finite, and whether it is zero.
+        sizes = jnp.stack([_size(n) for _, n in pairs])
+        good &= jnp.all(jnp.isfinite(sizes), axis=0) & jnp.any(sizes != 0, axis=0)
+        seen = jnp.all(sizes != 0, axis=0)
         terms = terms + good
 
         def one(f: jax.Array, n: jax.Array) -> jax.Array:
@@ -141,8 +140,14 @@ def activations(decay: ArrayLike = 0.95) -> optax.GradientTransformationExtraArg
     return transformation(init, update)
 
 
+def _size(factor: Factor) -> jax.Array:
+    """Return the sum of the sizes of all entries of each matrix, `[N]`."""
+    parts = [jnp.sum(jnp.abs(x), axis=tuple(range(1, x.ndim))) for x in jax.tree.leaves(factor)]
+    return functools.reduce(jnp.add, parts)
+
+
 def _count_unseen(unseen: Stacks, seen: Stacks, info: BlockInfo) -> Stacks:
-    """Count one more update for the blocks without factors, or with factors that are all zero."""
+    """Count one more update for the blocks without factors, or with a factor that is zero."""
 
     def one(path: KeyPath, old: jax.Array, seen: jax.Array) -> jax.Array:
         name = path_name(path)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from precond.arguments import check_signs, check_whole, described
+from precond.blocks import count_foreign
 from precond.transformation import transformation
 
 __all__ = ["SwitchState", "switch"]
@@ -41,7 +42,7 @@ def switch(
       after: a transformation.
 
     Returns:
-      A transformation that costs both.
+      A transformation that costs both. Its updates are infinite where one of them has the state of other parameters.
 
     Raises:
       ValueError, TypeError: for a start below 1.
@@ -65,6 +66,11 @@ def switch(
         count = jnp.asarray(optax.safe_increment(state.count))
         early, first = before.update(updates, state.before, params, **extra)
         late, second = after.update(updates, state.after, params, **extra)
-        return optax.tree.where(count < start, early, late), SwitchState(count, first, second)
+        out, new = optax.tree.where(count < start, early, late), SwitchState(count, first, second)
+        before_it, after_it = count_foreign(state), count_foreign(new)
+        if before_it is not None and after_it is not None:  # the other transformation may not know the parameters
+            foreign = after_it > before_it
+            out = jax.tree.map(lambda x: jnp.where(foreign, jnp.inf, x).astype(x.dtype), out)
+        return out, new
 
     return transformation(init, update)

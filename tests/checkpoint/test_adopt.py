@@ -359,6 +359,15 @@ def test_adopted_states_lie_where_new_ones_do():
     chex.assert_trees_all_close(updates, expected, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("make", [lambda: optax.adam(1e-3), lambda: precond.shampoo(1e-3)], ids=["adam", "shampoo"])
+def test_moments_that_are_not_finite_are_refused(make):
+    params, old = {"kernel": jnp.ones((6, 4)), "bias": jnp.zeros(4)}, make()
+    state = old.update(params, old.init(params), params)[1]
+    state = jax.tree.map(lambda x: x * jnp.nan if x.dtype == jnp.float32 else x, state)
+    with pytest.raises(ValueError, match=r"state= has numbers in '.*' of '(kernel|bias)' that are not finite"):
+        precond.checkpoints.adopt(precond.shampoo(1e-3), params, state)
+
+
 def test_the_state_of_several_models_is_refused():
     tx, params = precond.shampoo(1e-2), parameters()
     state = jax.vmap(tx.init)(jax.tree.map(lambda x: np.stack([x, x]), params))

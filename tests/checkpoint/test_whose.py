@@ -126,6 +126,27 @@ def test_under_jit_it_moves_to_infinity_and_is_counted(name, given):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(updates))
 
 
+def test_before_the_step_of_a_switch_too():
+    """Google's Shampoo has a momentum of its graft alone in the first steps."""
+    tx = precond.transforms.switch(5, optax.scale(-0.1), precond.shampoo(0.1))
+    params, others = resorted()
+    foreign = relabelled(tx, tx.init(params), others)
+    check_infinite_and_counted(tx, gradients(0, others), foreign, others)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("name", ["shampoo", "muon"])
+def test_a_state_in_half_precision_is_refused_and_says_how_to_widen_it(name, dtype):
+    tx, (params, _) = catalog.find(name).make(), resorted()
+    state, grads = tx.init(params), gradients(0, params)
+    half = jax.tree.map(lambda x: x.astype(dtype) if x.dtype == jnp.float32 else x, state)
+    for update in (tx.update, jax.jit(tx.update)):
+        with pytest.raises(ValueError, match=rf"state= has '.*' in {dtype}, and it must be float32. Widen the state"):
+            update(grads, half, params)
+    update, widened = jax.jit(tx.update), jax.tree.map(lambda x, y: x.astype(y.dtype), half, state)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(update(grads, widened, params)[0]))
+
+
 def check_infinite_and_counted(tx, gradients, foreign, params):
     """Under jit all updates by a foreign state are infinite and counted; updates by its own state are finite."""
     for update, state, is_foreign in ((jax.jit(tx.update), foreign, True), (tx.update, tx.init(params), False)):

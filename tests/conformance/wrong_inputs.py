@@ -325,6 +325,7 @@ transforms.with_stochastic_rounding(optax.adamw) -> Call this function
 shampoo(1e-3, mesh=MESH) -> mesh= without axis= divides nothing
 shampoo(1e-3, weight_decay=0.1, mask=lambda: True) -> mask=the function <lambda>
 mfac(1e-3, axis=['data', 2]) -> axis=['data', 2]
+shampoo(1e-3, axis='') -> axis=''
 mfac(1e-3, axis=optax.adam(1e-3)) -> axis=an Optax transformation
 kfac(1e-3, LAYERS, axis=[1, 2]) -> axis=[1, 2]
 transforms.finite_steps(optax.identity(), axis=(1,)) -> axis=(1,)

@@ -124,6 +124,27 @@ def test_a_layer_that_saw_no_rows_keeps_its_factors():
     assert precond.metrics(state)["kfac/unseen"] == 3
 
 
+def test_factors_of_outputs_that_are_zero_are_counted():
+    """They are zero in every step if the loss does not depend on the captured outputs."""
+    _, variables, capture = made()
+    params, tx = variables["params"], precond.scale_by_kfac(capture.layers, refresh=1)
+    update, grads = jax.jit(tx.update), jax.tree.map(jnp.ones_like, params)
+    run = layers.factors_alone(
+        lambda params: capture.apply({"params": params}, X, 3), capture, fisher=layers.exact(layers.gaussian())
+    )
+    factors = run(params)
+    without = jax.tree.map(
+        lambda x: x._replace(outputs=jnp.zeros_like(x.outputs)),
+        factors,
+        is_leaf=lambda x: isinstance(x, layers.LayerFactors),
+    )
+    state = tx.init(params)
+    for given, unseen in ((factors, 0), (without, 1), (without, 2), (factors, 0)):
+        updates, state = update(grads, state, params, factors=given)
+        assert precond.metrics(state)["kfac/unseen"] == unseen
+        assert all(jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(updates))
+
+
 @pytest.mark.parametrize("x", [X[:1], np.zeros_like(X)], ids=["one example", "inputs of zeros"])
 @pytest.mark.parametrize("alias", [precond.kfac, precond.ekfac])
 def test_a_batch_that_says_little_gives_a_finite_step(alias, x):
