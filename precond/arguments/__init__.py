@@ -32,6 +32,7 @@ from precond.arguments.static_args import static_args
 from precond.arguments.user_trees import (
     check_arrays,
     check_keys,
+    check_known,
     check_state,
     check_trees,
     check_values,
@@ -57,6 +58,7 @@ __all__ = [
     "check_function",
     "check_idle",
     "check_keys",
+    "check_known",
     "check_mask",
     "check_number",
     "check_optimizer",

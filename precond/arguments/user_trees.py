@@ -6,12 +6,14 @@ from typing import Any
 import jax
 import numpy as np
 import optax
+from jax.core import Tracer
 
 from precond.arguments.shown import shown
 
 __all__ = [
     "check_arrays",
     "check_keys",
+    "check_known",
     "check_state",
     "check_trees",
     "check_values",
@@ -81,6 +83,34 @@ def _check_keys(name: str, tree: Any, place: str) -> None:
     pairs = tree.items() if isinstance(tree, Mapping) else enumerate(tree) if isinstance(tree, list | tuple) else ()
     for key, child in pairs:
         _check_keys(name, child, f"{place}/{key}" if place else str(key))
+
+
+def check_known(call: str, instead: str, **trees: object) -> None:
+    """Raise for trees whose numbers a call must read, and that have shapes or traced arrays in their place.
+
+    Args:
+      call: the name of the function that reads them.
+      instead: what to write instead.
+      **trees: the trees, by the names of the arguments.
+
+    Raises:
+      TypeError: naming the first leaf without numbers.
+
+    Examples:
+      >>> check_known("adopt", "", state={"count": jax.ShapeDtypeStruct((), "int32")})
+      Traceback (most recent call last):
+      TypeError: state= has no numbers at 'count', and adopt() reads them: call it outside of jax.jit and ...
+    """
+    for name, tree in trees.items():
+        if not any(isinstance(x, jax.ShapeDtypeStruct | Tracer) for x in jax.tree.leaves(tree)):
+            continue
+        for path, leaf in paths_of(tree).items():
+            if isinstance(leaf, jax.ShapeDtypeStruct | Tracer):
+                where = f" at '{path}'" if path else ""
+                raise TypeError(
+                    f"{name}= has no numbers{where}, and {call}() reads them: call it outside of jax.jit and "
+                    f"jax.eval_shape, and pass arrays.{instead}"
+                )
 
 
 def check_values(**trees: object) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from precond.blocks.adapter_of import adapter_of, pair_of
-from precond.blocks.parameter_names import is_norm, is_table
+from precond.blocks.parameter_names import STACKS, is_norm, is_table
 
 __all__ = ["find_layer_axes"]
 
@@ -16,8 +16,9 @@ _BIAS_OF = {"kernel": "bias", "weight": "bias", "w": "b"}
 def find_layer_axes(shapes: Shapes) -> dict[Parts, tuple[int, ...]]:
     """Find the axes along which the layers of every parameter are stacked, from the shapes of its neighbours.
 
-    Two things show that a module is a stack of layers, as `nn.scan`, `nnx.vmap` and MaxText make it. One is a norm
-    whose scale has two axes. The other is a bias that shares an axis with its kernel, but not one of the
+    Three things show that a module is a stack of layers, as `nn.scan`, `nnx.vmap` and MaxText make it. One is a norm
+    whose scale has two axes. The second is a bare array of two axes with the name of a norm, in a module that is called
+    `layers`, `blocks` or `stack`. The third is a bias that shares an axis with its kernel, but not one of the
     kernel's outputs. The stack is then the outermost module in which every parameter has this axis; tables of tokens
     and positions may lack it, because layers can share them. Axes 0, 1 and the last one are tried, and a stack of
     stacks is found one axis after the other.
@@ -107,6 +108,8 @@ def _witnesses(shapes: Shapes) -> Iterator[tuple[Parts, list[int]]]:
             # An axis of length 1 can be that of one layer if there are two axes. In an array of more axes it usually
             # broadcasts.
             tried = [axis for axis in (0, 1, -1) if shape[axis] > 1 or len(shape) == 2] if len(shape) > 1 else []
+        elif module[-1:] and module[-1] in STACKS and len(shape) == 2 and is_norm((*module, name, "scale")):
+            tried = [0] if shape[0] > 1 else []  # a bare array for all layers, such as layers/attn_norm
         elif name in _BIAS_OF or name.endswith("_w"):
             bias = shapes.get((*module, _BIAS_OF.get(name, f"{name[:-1]}b")), ())
             tried = [axis for axis in (0, 1, -1) if _shares(name, shape, bias, axis)]

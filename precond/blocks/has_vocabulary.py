@@ -13,9 +13,12 @@ _ROOTS = {"params", "model"}
 def has_vocabulary(parts: tuple[str, ...], leaf: Parameter) -> bool:
     """Return whether a matrix is an embedding, or the outputs of a language model.
 
+    A matrix of the shape of a table beside it has the vocabulary of this table, if its long side is 16384 or more. A
+    numbered layer may be as wide by chance, so that it does not count.
+
     Meta's llama calls its outputs `output`, and many models without tokens have this name, too. So it counts only at
-    the top of the tree, and only if one side is more than twice the other. A table of the same shape beside it shows
-    that the long side is the vocabulary. Without such a table, a length of 16384 or more shows it.
+    the top of the tree, and only if one side is more than twice the other. There a table of the same shape may be
+    shorter. Without such a table, a length of 16384 or more shows the vocabulary.
 
     Args:
       parts: the parts of the parameter's path.
@@ -27,12 +30,18 @@ def has_vocabulary(parts: tuple[str, ...], leaf: Parameter) -> bool:
       True
       >>> has_vocabulary(("output", "weight"), Parameter((512, 64), "float32"))
       False
+      >>> table = {"../wte/embedding": (50304, 768)}
+      >>> has_vocabulary(("head", "kernel"), Parameter((768, 50304), "float32", table))
+      True
     """
     if is_vocabulary(parts):
         return True
-    if parts[-2:-1] != ("output",) or not _ROOTS.issuperset(parts[:-2]) or leaf.ndim != 2:
+    if leaf.ndim != 2:
         return False
     tables = [shape for name, shape in leaf.neighbours.items() if is_table(parts_of(name))]
     short, long = sorted(leaf.shape)
     beside = any(sorted(shape) == [short, long] for shape in tables)
-    return 2 * short < long and (beside or long >= _LARGE)
+    if 2 * short < long and parts[-2:-1] == ("output",) and _ROOTS.issuperset(parts[:-2]):
+        return beside or long >= _LARGE
+    numbered = any(character.isdigit() for part in parts for character in part)
+    return 2 * short < long and beside and long >= _LARGE and not numbered

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 
 __all__ = [
+    "STACKS",
     "fused",
     "is_convolution",
     "is_depthwise",
@@ -26,11 +27,11 @@ def _named(*names: str) -> re.Pattern[str]:
 
 
 _VECTORS = _named(
-    "bias bias_.* biases scale offset gamma beta sinks? alpha decay cls tokens? probe latents? latent_arrays? freqs",
-    "codebooks? gain ls_?[12]? temperature lambda_.* skip_weights?",
+    "bias bias_.* biases soft_prompts? scale offset gamma beta sinks? alpha decay cls tokens? probe latents?",
+    "latent_arrays? freqs codebooks? gain ls_?[12]? temperature lambda_.* skip_weights?",
 )
 # Names that say it only if nothing stands before them, and in capitals only if they are so here.
-_EXACTLY = re.compile(r"g|b\d+|b_(in|out|up|down|q|k|v|o|h)|b[qkvo]|b?qkv_?b|bqkv|D|E|prompts?|prefix|queries")
+_EXACTLY = re.compile(r"g|b\d+|b_(in|out|up|down|[qkvohQKVO])|b[qkvo]|b?qkv_?b|bqkv|D|E|prompts?|prefix|queries")
 _ROWS_OF_TABLES = "(user|item|word|entity)_(factors|vectors)|(object|latent|learned)_quer(y|ies)"
 _TABLES = _named(
     "embed embeddings? embd embs? embeds embed(ding)?_(table|matrix|w|weights?) table w_e w_pos wte wpe pe pos",
@@ -39,7 +40,7 @@ _TABLES = _named(
     "pos(ition|itional)?_?(embs?|embd|embed|embeddings?|enc|encodings?)(_.*)?",
 )
 _TABLES_OF_WEIGHTS = re.compile(
-    r"(?!.*(patch|time|proj|linear))((.*_)?(embed|embeddings?|embedder|embd|embs?)(_.*)?|wte|wpe|shared|lookup|vocab|"
+    r"(?!.*(patch|time|proj|linear))((.*_)?(embed|embeddings?|embedder|embd|embs?)(_.*)?|wte|wpe|shared|lookup|lut|vocab|"
     r"tokens?|(.*_)?rel(ative)?_.*bias|(.*_)?table|(.*_)?"
     rf"({_ROWS_OF_TABLES}))",
     re.I,
@@ -55,7 +56,8 @@ _LINEAR = _named(
     ".*dense .*linear lin mlp ffn? fc c_fc c_proj proj (up|down|gate|in|x|dt|k|q|v|o)_proj wi wo w up down gate",
     "intermediate head router experts? w?q_a w?kv_a in h[irnfgoz] i[irnfgoz]",
 )
-_STACKS = {"layers", "blocks", "stack", "stacked"}
+STACKS = {"layers", "blocks", "stack", "stacked"}
+"""The names of modules that hold the layers of a model, in a list or as a stack."""
 
 # Names of kernels with several matrices side by side, by the number of matrices.
 _FUSED = {
@@ -262,7 +264,7 @@ def is_linear(parts: tuple[str, ...]) -> bool:
       >>> is_linear(("mlp", "up_proj", "kernel")), is_linear(("conv_proj", "kernel"))
       (True, False)
     """
-    is_stack = len(parts) > 1 and parts[-2] in _STACKS  # a list of layers has a number in this place
+    is_stack = len(parts) > 1 and parts[-2] in STACKS  # a list of layers has a number in this place
     return not is_convolution(parts) and (is_stack or _LINEAR.fullmatch(module_of(parts)) is not None)
 
 

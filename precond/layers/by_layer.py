@@ -149,6 +149,12 @@ def _check_sizes(layers: Mapping[str, Layer], by_path: Mapping[str, LayerFactors
             continue
         factors, (_, *sides) = by_path[layer.kernel], layer.size
         found = [None if x is None else x.shape[-1] for x in (factors.inputs, factors.outputs)]
+        pairs = zip((factors.inputs, factors.outputs), sides, strict=True)
+        if alone := [x.shape for x, side in pairs if x is not None and (x.ndim < 2 or x.shape == (side, side))]:
+            raise ValueError(
+                f"factors= has an array of shape {alone[0]} for the layer {name!r}, where a stack of matrices or "
+                f"diagonals belongs: pass factors as the capture returned them."
+            )
         if any(d is not None and d != side for d, side in zip(found, sides, strict=True)):
             raise ValueError(
                 f"factors= has for the layer {name!r} those of {found[0]} inputs and {found[1]} outputs, where it has "

@@ -193,6 +193,7 @@ def capture(
         variables["params"],
         bind,
         bound(axis_name, run),
+        given={"variables": variables, "arguments": (args, kwargs)},
         tolerance=tolerance,
         allow_uncovered=allow_uncovered,
         sharing=sharing,

@@ -218,6 +218,7 @@ def capture(
         state,
         bind,
         bound(axis_name, run),
+        given={"model": nnx.state(model), "arguments": (args, kwargs)},
         tolerance=tolerance,
         allow_uncovered=allow_uncovered,
         sharing=sharing,

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+from precond.arguments import check_known
 from precond.blocks import leaves_of
 from precond.layers.assemble import STACKED_ELSEWHERE, Bind, LayerSpec, assemble, choices
 from precond.layers.capture import Capture
@@ -22,6 +23,7 @@ def verified(
     bind: Bind,
     run: Callable[[Capture, Tree], Tree],
     *,
+    given: Mapping[str, Tree],
     tolerance: float | None,
     allow_uncovered: Uncovered,
     sharing: Sharing | Sequence[tuple[str, Sharing]],
@@ -35,6 +37,7 @@ def verified(
       params: the model's parameters.
       bind: a function from the taps by path to the `apply` of the capture.
       run: a function from a capture and parameters with probes to the outputs.
+      given: the trees whose numbers the self-check reads, by the names of the user's arguments.
       tolerance: a layer with a larger error has no factors, and the error is the reason. None does not check.
       allow_uncovered: paths of parameters that may have no factors.
       sharing: one sharing rule, or pairs of a regular expression and a rule.
@@ -42,6 +45,7 @@ def verified(
 
     Raises:
       ValueError: if a parameter has no factors and is not in `allow_uncovered`.
+      TypeError: if something in `given` has no numbers, and the tolerance is not None.
     """
     check_patterns("allow_uncovered", allow_uncovered, leaves_of(params))
 
@@ -50,6 +54,7 @@ def verified(
 
     made = make(specs, reasons)
     if tolerance is not None and made.layers:
+        check_known("capture", " With tolerance=None it checks nothing, and takes shapes.", **given)
         ways = {path: choices(path, specs[path], params) for path in made.layers}
         attempts = [{path: x._replace(choice=i) for path, x in specs.items()} for i in range(max(ways.values()))]
         known = {path: x for path, x in specs.items() if ways.get(path, 0) < 2}

@@ -45,6 +45,40 @@ def test_a_norm_says_it_of_all_that_is_stacked_with_it_and_of_nothing_else():
     }
 
 
+@pytest.mark.parametrize("layers", [6, 12])
+def test_bare_arrays_of_layers_are_stacked_where_there_are_as_many_heads_too(layers):
+    found = axes_of(
+        layers__attn_norm=(layers, 64),
+        layers__wq=(layers, 64, 12, 5),
+        layers__wo=(layers, 12, 5, 64),
+        layers__w1=(layers, 64, 128),
+        embed=(500, 64),
+    )
+    assert found == {"embed": ()} | {f"layers__{name}": (0,) for name in ("attn_norm", "wq", "wo", "w1")}
+    shapes = {"ln1": (layers, 64), "W_O": (layers, 12, 5, 64), "b_Q": (layers, 12, 5), "W_in": (layers, 64, 128)}
+    params = {"blocks": {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}}
+    assert {path for path, view in read(params).items() if view is not None} == {"blocks/W_O", "blocks/W_in"}
+    assert layout_of(params, views.default, 128).blocks == {"60x64": layers, "64x128": layers}
+
+
+def test_a_norm_of_heads_is_no_stack():
+    assert axes_of(attn__q_norm=(12, 64), attn__wq=(12, 768, 64))["attn__wq"] == ()
+
+
+@pytest.mark.parametrize("name", ["head", "output_projection", "classifier"])
+def test_a_matrix_of_the_shape_of_a_table_has_its_vocabulary(name):
+    def views_of(long, **more):
+        shapes = {"wte": {"embedding": (long, 64)}, name: {"kernel": (64, long)}} | more
+        return read(
+            jax.tree.map(lambda x: jax.ShapeDtypeStruct(x, "float32"), shapes, is_leaf=lambda x: type(x) is tuple)
+        )
+
+    found = views_of(20000, layer_0={"kernel": (64, 20000)})
+    assert found[f"{name}/kernel"] is None
+    assert found["layer_0/kernel"] is not None  # as wide by chance
+    assert views_of(2000)[f"{name}/kernel"] is not None
+
+
 def test_a_stack_of_stacks_has_two_axes():
     assert axes_of(a__norm__scale=(2, 3, 64), a__mlp__kernel=(2, 3, 64, 128))["a__mlp__kernel"] == (0, 1)
 

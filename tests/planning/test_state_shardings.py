@@ -213,3 +213,11 @@ def test_what_cannot_be_said_is_an_error():
         precond.state_shardings(precond.shampoo(1e-3, axis="model"), params, mesh_of())
     with pytest.raises(TypeError, match="without shape and dtype"):
         precond.state_shardings(precond.shampoo(1e-3), {"kernel": 1.0}, mesh_of())
+
+
+def test_parameters_of_another_mesh_are_refused():
+    meshes = [jax.make_mesh((8,), (name,), axis_types=(jax.sharding.AxisType.Auto,)) for name in ("model", "data")]
+    sharding = jax.sharding.NamedSharding(meshes[0], jax.sharding.PartitionSpec(None, "model"))
+    params = {"kernel": jax.ShapeDtypeStruct((8, 8), jnp.float32, sharding=sharding)}
+    with pytest.raises(ValueError, match=r"lies on the axis 'model', which mesh= with the axes .* has not"):
+        precond.state_shardings(precond.shampoo(1e-3), params, meshes[1])
