@@ -1,5 +1,7 @@
 """The inverse by sweeps, which TPUs take for large matrices, against the definition and the Cholesky decomposition."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,7 +49,7 @@ def test_a_matrix_that_is_not_positive_definite_has_none():
 
 @pytest.mark.platforms
 def test_a_tpu_decomposes_no_matrix_of_more_than_128_rows():
-    lowered = jax.jit(positive_inverse).trace(jnp.ones((2, 300, 300))).lower(lowering_platforms=("tpu",)).as_text()
-    decompositions = [line for line in lowered.splitlines() if "stablehlo.cholesky" in line]
-    assert decompositions
-    assert all("tensor<2x128x128xf32>" in line for line in decompositions)
+    lowered = jax.jit(positive_inverse).trace(jnp.ones((5, 300, 300))).lower(lowering_platforms=("tpu",)).as_text()
+    decomposed = re.findall(r"stablehlo.cholesky .* : tensor<(\w+)xf32>", lowered)
+    assert decomposed
+    assert set(decomposed) == {"5x128x128"}  # stacks of five are in no other test, whose traces JAX may keep
