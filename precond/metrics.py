@@ -40,7 +40,7 @@ def metrics(state: Any, params: Tree | None = None) -> dict[str, jax.Array]:
     | `blocks/skipped` | blocks skipped so far, because their gradient was not finite |
     | `blocks/foreign` | updates so far that were given the state of other parameters, and moved to infinity |
     | `blocks/share` | the part of the stacks' bytes that one of several devices keeps; not within `jax.jit` |
-    | `kfac/unseen` | updates since a layer was given factors of which none is zero; of the layers, the most |
+    | `kfac/unseen` | updates since all factors of a layer had numbers other than zero; of the layers, the most |
     | `host/staleness` | updates since the statistics were taken that the roots in use come from (`precond.on_host`) |
     | `host/failed` | refreshes on the host that failed or never took place, after which the last root stayed |
     | `host/unserved` | how often in a row nobody took the factors for the host (with a warning outside of `jax.jit`) |

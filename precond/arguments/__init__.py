@@ -26,6 +26,7 @@ from precond.arguments.directions import (
 )
 from precond.arguments.functions import called, check_function
 from precond.arguments.missing_argument_error import MissingArgumentError
+from precond.arguments.remembered import remembered
 from precond.arguments.shown import is_function, made, maker, shown
 from precond.arguments.sign_of import sign_of
 from precond.arguments.static_args import static_args
@@ -78,6 +79,7 @@ __all__ = [
     "made",
     "maker",
     "refuse_optimizers",
+    "remembered",
     "shown",
     "sign_of",
     "static_args",

@@ -14,7 +14,7 @@ def can_be_tried(program: Any, *, costly: bool = False, longest: int | None = No
     Args:
       program: what `jax.make_jaxpr` returns.
       costly: whether it may decompose matrices.
-      longest: the largest number of operations; None is any number.
+      longest: the largest number of operations; None allows any number.
 
     Examples:
       >>> import jax

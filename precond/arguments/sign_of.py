@@ -1,10 +1,8 @@
 """Tell by a trial step on small numbers whether a transformation goes along the gradient or against it."""
 
-import functools
 import inspect
 import re
 import warnings
-import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
@@ -16,6 +14,7 @@ from jax.core import Tracer
 from precond.arguments.can_be_tried import can_be_tried
 from precond.arguments.described import Described
 from precond.arguments.missing_argument_error import MissingArgumentError
+from precond.arguments.remembered import remembered
 from precond.arguments.shown import shown
 
 __all__ = ["SignTrial", "sign_of", "try_sign", "why_it_fails"]
@@ -138,22 +137,17 @@ def _in_short(error: Exception) -> str:
 
 
 def _probed(tx: optax.GradientTransformation, costly: bool, like: object) -> SignTrial:
-    """Try a transformation on a tree of shapes. The result is kept by weak references."""
+    """Try a transformation on a tree of shapes."""
     leaves, treedef = jax.tree.flatten(like)
     try:
-        try:
-            return _kept(weakref.ref(tx.init), weakref.ref(tx.update), costly, treedef, tuple(leaves))
-        except TypeError:  # there is no weak reference to some functions, and some trees cannot be hashed
-            return _probe(tx.init, tx.update, costly, like)
+        return _kept(tx, costly, treedef, tuple(leaves))
     except _NotHereError:
         return SignTrial()
 
 
-@functools.lru_cache(maxsize=256)
-def _kept(
-    init: Callable[[], Any], update: Callable[[], Any], costly: bool, treedef: Any, leaves: tuple[Any, ...]
-) -> SignTrial:
-    return _probe(init(), update(), costly, treedef.unflatten(leaves))
+@remembered
+def _kept(tx: optax.GradientTransformationExtraArgs, costly: bool, treedef: Any, leaves: tuple[Any, ...]) -> SignTrial:
+    return _probe(tx.init, tx.update, costly, treedef.unflatten(leaves))
 
 
 # As a stack of one block, 2 x 2, it can be a part within `blocked`; its name says so.

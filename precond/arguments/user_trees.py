@@ -85,32 +85,28 @@ def _check_keys(name: str, tree: Any, place: str) -> None:
         _check_keys(name, child, f"{place}/{key}" if place else str(key))
 
 
-def check_known(call: str, instead: str, **trees: object) -> None:
-    """Raise for trees whose numbers a call must read, and that have shapes or traced arrays in their place.
+def check_known(call: str, instead: str = "", **trees: object) -> None:
+    """Raise for trees whose numbers a call must read, if they are shapes or traced arrays.
 
     Args:
       call: the name of the function that reads them.
-      instead: what to write instead.
+      instead: what to write instead, where there is another way.
       **trees: the trees, by the names of the arguments.
 
     Raises:
       TypeError: naming the first leaf without numbers.
 
     Examples:
-      >>> check_known("adopt", "", state={"count": jax.ShapeDtypeStruct((), "int32")})
+      >>> check_known("adopt", state={"count": jax.ShapeDtypeStruct((), "int32")})
       Traceback (most recent call last):
-      TypeError: state= has no numbers at 'count', and adopt() reads them: call it outside of jax.jit and ...
+      TypeError: state= has a shape without numbers at 'count', and adopt() reads numbers: call it outside of ...
     """
-    for name, tree in trees.items():
-        if not any(isinstance(x, jax.ShapeDtypeStruct | Tracer) for x in jax.tree.leaves(tree)):
-            continue
-        for path, leaf in paths_of(tree).items():
-            if isinstance(leaf, jax.ShapeDtypeStruct | Tracer):
-                where = f" at '{path}'" if path else ""
-                raise TypeError(
-                    f"{name}= has no numbers{where}, and {call}() reads them: call it outside of jax.jit and "
-                    f"jax.eval_shape, and pass arrays.{instead}"
-                )
+    kinds = {jax.ShapeDtypeStruct: "a shape without numbers", Tracer: "a traced array"}
+    _refuse(
+        kinds,
+        f", and {call}() reads numbers: call it outside of jax.jit and jax.eval_shape, with arrays.{instead}",
+        trees,
+    )
 
 
 def check_values(**trees: object) -> None:
@@ -127,16 +123,21 @@ def check_values(**trees: object) -> None:
       Traceback (most recent call last):
       TypeError: state= has a shape without numbers at 'count', as jax.eval_shape returns. Give arrays, or make this ...
     """
+    advice = ", as jax.eval_shape returns. Give arrays, or make this call under jax.eval_shape, too."
+    _refuse({jax.ShapeDtypeStruct: "a shape without numbers"}, advice, trees)
+
+
+def _refuse(kinds: Mapping[type, str], advice: str, trees: Mapping[str, object]) -> None:
+    """Raise for the first leaf of one of these kinds."""
     for name, tree in trees.items():
         check_keys(name, tree)
-        if not any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(tree)):
+        if not any(isinstance(x, tuple(kinds)) for x in jax.tree.leaves(tree)):
             continue
         for path, leaf in paths_of(tree).items():
-            if isinstance(leaf, jax.ShapeDtypeStruct):
-                raise TypeError(
-                    f"{name}= has a shape without numbers at '{path}', as jax.eval_shape returns. Give arrays, or make "
-                    f"this call under jax.eval_shape, too."
-                )
+            for kind, what in kinds.items():
+                if isinstance(leaf, kind):
+                    where = f" at '{path}'" if path else ""
+                    raise TypeError(f"{name}= has {what}{where}{advice}")
 
 
 def _is_array(leaf: Any) -> bool:

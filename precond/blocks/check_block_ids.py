@@ -73,28 +73,22 @@ def check_inner(state: Any, expected: Any, *, divided: bool) -> None:
       ...
       ValueError: state= is of another optimizer: it has no 'nu'. ...
     """
-    found, wanted = _named(state), _named(expected)
-    narrow = leaves_of(state)
-    for name, x in leaves_of(expected).items():
-        half = name in narrow and jnp.result_type(narrow[name]).itemsize == 2
-        if half and jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize > 2:
-            raise ValueError(
-                f"state= has '{name}' in {jnp.result_type(narrow[name])}, and it must be {x.dtype}. Widen the state: "
-                f"jax.tree.map(lambda x, y: x.astype(y.dtype), state, tx.init(params))."
-            )
+    found, wanted = leaves_of(state), leaves_of(expected)
     if missing := [name for name in wanted if name not in found]:
         raise ValueError(f"state= is of another optimizer: it has no '{missing[0]}'. {_ADVICE}")
     if more := [name for name in found if name not in wanted]:
         raise ValueError(f"state= is of another optimizer: it has '{more[0]}', too. {_ADVICE}")
-    for name, shape in wanted.items():
-        if found[name] != shape and not divided:
+    for name, x in wanted.items():
+        shape, dtype = np.shape(found[name]), jnp.result_type(found[name])
+        if shape != np.shape(x) and not divided:
             raise ValueError(
-                f"state= is of another optimizer: '{name}' has the shape {found[name]}, not {shape}. {_ADVICE}"
+                f"state= is of another optimizer: '{name}' has the shape {shape}, not {np.shape(x)}. {_ADVICE}"
             )
-
-
-def _named(tree: Any) -> dict[str, tuple[int, ...]]:
-    return {path: np.shape(x) for path, x in leaves_of(tree).items()}
+        if jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize == 2 < jnp.result_type(x).itemsize:
+            raise ValueError(
+                f"state= has '{name}' in {dtype}, and it must be {jnp.result_type(x)}. Widen the state: "
+                f"jax.tree.map(lambda x, y: x.astype(y.dtype), state, tx.init(params))."
+            )
 
 
 def first_difference(block_ids: dict[str, np.ndarray], layout: Layout, shapes: dict[str, tuple[int, ...]]) -> str:

@@ -108,8 +108,9 @@ def _witnesses(shapes: Shapes) -> Iterator[tuple[Parts, list[int]]]:
             # An axis of length 1 can be that of one layer if there are two axes. In an array of more axes it usually
             # broadcasts.
             tried = [axis for axis in (0, 1, -1) if shape[axis] > 1 or len(shape) == 2] if len(shape) > 1 else []
-        elif module[-1:] and module[-1] in STACKS and len(shape) == 2 and is_norm((*module, name, "scale")):
-            tried = [0] if shape[0] > 1 else []  # a bare array for all layers, such as layers/attn_norm
+        elif STACKS.intersection(module[-1:]) and len(shape) == 2 and is_norm((*module, name, "scale")):
+            # A bare array for all layers, such as layers/attn_norm, has the name that a module would have.
+            tried = [0] if shape[0] > 1 else []
         elif name in _BIAS_OF or name.endswith("_w"):
             bias = shapes.get((*module, _BIAS_OF.get(name, f"{name[:-1]}b")), ())
             tried = [axis for axis in (0, 1, -1) if _shares(name, shape, bias, axis)]

@@ -38,10 +38,11 @@ def has_vocabulary(parts: tuple[str, ...], leaf: Parameter) -> bool:
         return True
     if leaf.ndim != 2:
         return False
-    tables = [shape for name, shape in leaf.neighbours.items() if is_table(parts_of(name))]
     short, long = sorted(leaf.shape)
+    if 2 * short >= long:
+        return False
+    tables = [shape for name, shape in leaf.neighbours.items() if is_table(parts_of(name))]
     beside = any(sorted(shape) == [short, long] for shape in tables)
-    if 2 * short < long and parts[-2:-1] == ("output",) and _ROOTS.issuperset(parts[:-2]):
+    if parts[-2:-1] == ("output",) and _ROOTS.issuperset(parts[:-2]):
         return beside or long >= _LARGE
-    numbered = any(character.isdigit() for part in parts for character in part)
-    return 2 * short < long and beside and long >= _LARGE and not numbered
+    return beside and long >= _LARGE and not any(character.isdigit() for character in "".join(parts))

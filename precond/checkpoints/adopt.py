@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from precond.arguments import check_arrays, check_decay, check_known, check_values, described, is_state, shown
+from precond.arguments import check_arrays, check_decay, check_known, described, is_state, shown
 from precond.blocks import layouts_of
 from precond.checkpoints.by_path import Record, record_of, shapes_of
 from precond.checkpoints.check_moments import DEFAULTS, check_moments
@@ -168,8 +168,7 @@ def _warn_of_shared_counts(paths: tuple[str, ...]) -> None:
 
 def _check_state(params: object, state: object) -> None:
     """Raise for anything that cannot be a state, and for parameters that are one."""
-    check_values(state=state)
-    check_known("adopt", "", state=state)
+    check_known("adopt", state=state)
     if is_state(params):
         raise TypeError("params= is the state of an optimizer. The order is adopt(tx, params, state).")
     check_arrays("params", params)

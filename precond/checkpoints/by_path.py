@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import optax
 
-from precond.arguments import check_arrays, check_known, check_values, described
+from precond.arguments import check_arrays, check_known, described
 from precond.blocks import (
     STARTS,
     Layout,
@@ -68,8 +68,7 @@ def by_path(tx: optax.GradientTransformation, params: Tree, state: optax.OptStat
       (4, 6)
     """
     check_arrays("params", params)
-    check_values(state=state)
-    check_known("by_path", "", state=state)
+    check_known("by_path", state=state)
     layouts, shapes = layouts_of(tx, params), shapes_of(params)
     leaves = named_leaves(state)
     known = [fingerprint(layout) for layout in layouts]

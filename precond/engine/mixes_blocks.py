@@ -1,9 +1,6 @@
 """Tell by a trial whether a transformation of stacks lets the update of one block depend on the other blocks."""
 
 import concurrent.futures
-import functools
-import weakref
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from precond.arguments import Described, can_be_tried
+from precond.arguments import Described, can_be_tried, remembered
 from precond.blocks import BlockInfo
 
 __all__ = ["mixes_blocks"]
@@ -27,9 +24,8 @@ def mixes_blocks(inner: optax.GradientTransformation) -> bool:
     """Return whether the updates of two blocks differ from those that each block would have alone.
 
     On several devices such a transformation would depend on their number. The parts of this library do not, or refuse
-    divided stacks themselves. Any other transformation takes two steps, on a stack of two blocks and on each
-    of these blocks alone.
-    False is also the answer where that cannot be tried, as for `precond.arguments.sign_of`.
+    divided stacks themselves. Any other transformation takes two steps, on a stack of two blocks and on each of these
+    blocks alone. The result is also False where that cannot be tried, as for `precond.arguments.sign_of`.
 
     Args:
       inner: a transformation of stacks.
@@ -38,20 +34,11 @@ def mixes_blocks(inner: optax.GradientTransformation) -> bool:
       >>> mixes_blocks(optax.scale_by_adam()), mixes_blocks(optax.clip_by_block_rms(1.0))
       (False, True)
     """
-    if isinstance(inner, Described) and inner.sign:
-        return False
-    inner = optax.with_extra_args_support(inner)
-    try:
-        return _kept(weakref.ref(inner.init), weakref.ref(inner.update))
-    except TypeError:  # there is no weak reference to some functions
-        return _tried(inner)
+    known = isinstance(inner, Described) and inner.sign
+    return not known and _tried(optax.with_extra_args_support(inner))
 
 
-@functools.lru_cache(maxsize=256)
-def _kept(init: Callable[[], Any], update: Callable[[], Any]) -> bool:
-    return _tried(optax.GradientTransformationExtraArgs(init(), update()))
-
-
+@remembered
 def _tried(inner: optax.GradientTransformationExtraArgs) -> bool:
     # In a thread of its own no mesh is set, and nothing is traced.
     with concurrent.futures.ThreadPoolExecutor(1) as thread:
@@ -59,7 +46,7 @@ def _tried(inner: optax.GradientTransformationExtraArgs) -> bool:
 
 
 def _differ(tx: optax.GradientTransformationExtraArgs) -> bool:
-    """Return whether two blocks move otherwise together than alone."""
+    """Return whether blocks move in one way together, and in another way alone."""
 
     def moved(stack: jax.Array) -> jax.Array:
         tree, params = {"2x2": stack}, {"2x2": jnp.broadcast_to(_PARAMS, stack.shape)}

@@ -17,7 +17,7 @@ _PANEL = 128  # the side of the arrays that a TPU multiplies
 def positive_inverse(a: jax.Array) -> jax.Array:
     """Invert matrices by their Cholesky decomposition, and large ones on TPUs by `swept_inverse`.
 
-    XLA unrolls a Cholesky decomposition for TPUs, so that a matrix of 3,073 rows takes minutes to compile.
+    XLA unrolls a Cholesky decomposition for TPUs, so that the program grows with the matrix.
 
     Args:
       a: symmetric matrices, `[M, n, n]`.

@@ -26,7 +26,7 @@ class ActivationsState(NamedTuple):
       count: the number of updates that had factors.
       terms: the number of terms in the factors of each block, `[N]` by stack.
       factors: a tuple with an entry for each axis, by stack.
-      unseen: the number of updates since no factor of a block was zero, `[N]` by stack.
+      unseen: the number of updates since all factors of each block had numbers other than zero, `[N]` by stack.
     """
 
     count: jax.Array

@@ -147,7 +147,7 @@ def kl(
         def scaled(name: str, axis: int, factor: jax.Array) -> jax.Array:
             found, size = whiten(name, axis, factor), by_name[name]
             least = jnp.where(size > 0, size, 1)[:, None, None] ** -0.5 * jnp.eye(found.shape[-1], dtype=found.dtype)
-            # Rows whose factor has seen no gradient have a zero root. No entry of any other root is above its diagonal.
+            # A factor that has seen no gradient has a zero root. Any other root has a positive entry on its diagonal.
             unknown = jnp.max(found, axis=(1, 2)) == 0
             return jnp.where(unknown[:, None, None], least, found)
 

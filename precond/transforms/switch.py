@@ -67,9 +67,9 @@ def switch(
         early, first = before.update(updates, state.before, params, **extra)
         late, second = after.update(updates, state.after, params, **extra)
         out, new = optax.tree.where(count < start, early, late), SwitchState(count, first, second)
-        before_it, after_it = count_foreign(state), count_foreign(new)
-        if before_it is not None and after_it is not None:  # the other transformation may not know the parameters
-            foreign = after_it > before_it
+        known, now = count_foreign(state), count_foreign(new)
+        if known is not None and now is not None:  # the transformation in use may not know its parameters
+            foreign = now > known
             out = jax.tree.map(lambda x: jnp.where(foreign, jnp.inf, x).astype(x.dtype), out)
         return out, new
 

@@ -371,7 +371,9 @@ def test_moments_that_are_not_finite_are_refused(make):
 @pytest.mark.parametrize("name", ["adopt", "by_path"])
 def test_under_jit_there_are_no_numbers_to_read(name):
     tx, params = precond.shampoo(1e-3), {"kernel": jnp.ones((6, 4))}
-    with pytest.raises(TypeError, match=rf"state= has no numbers at '.*', and {name}\(\) reads them: call it outside"):
+    with pytest.raises(
+        TypeError, match=rf"state= has a traced array at '.*', and {name}\(\) reads numbers: call it outside"
+    ):
         jax.eval_shape(lambda state: getattr(precond.checkpoints, name)(tx, params, state), tx.init(params))
 
 

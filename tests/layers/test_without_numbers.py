@@ -34,8 +34,9 @@ CALLS = {
 @pytest.mark.parametrize("name", CALLS)
 def test_a_capture_that_checks_itself_needs_numbers(name):
     argument = {"traced": "variables"}.get(name, name)
+    what = {"traced": "a traced array"}.get(name, "a shape without numbers")
     with pytest.raises(
-        TypeError, match=rf"{argument}= has no numbers at '.*', and capture\(\) reads them.*tolerance=None"
+        TypeError, match=rf"{argument}= has {what} at '.*', and capture\(\) reads numbers.*tolerance=None"
     ):
         CALLS[name]()
 

@@ -15,9 +15,10 @@ __all__ = ["cholesky"]
 def cholesky() -> Method:
     """Invert by the Cholesky decomposition, for inverses alone (`power=1`), at a fraction of the cost of `eigh`.
 
-    If rounding keeps a matrix from being positive definite, it has no inverse here, and its damping is raised. For the
-    largest eigenvalue, on which `precond.relative` damping depends, it takes the largest row sum. This is never too
-    small, and at most `sqrt(n)` times too large for a matrix of n rows.
+    A TPU inverts matrices of more than 128 rows by sweeps (`precond.linalg.swept_inverse`). If rounding keeps a matrix
+    from being positive definite, it has no inverse here, and its damping is raised. The largest row sum takes the place
+    of the largest eigenvalue, on which `precond.relative` damping depends. This is never too small, and at most
+    `sqrt(n)` times too large for a matrix of n rows.
 
     Examples:
       >>> from precond import inverse
