@@ -225,7 +225,7 @@ def after_a_nan(tx, params):
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(x, marks=[pytest.mark.slow] * (x not in ("google_tearfree", "nvidia_muon")))
+        pytest.param(x, marks=[pytest.mark.slow] * (x not in ("google_tearfree", "meta_descent", "nvidia_muon")))
         for x in (*KEEPING, *SKIPPING)
     ],
 )
