@@ -1,4 +1,4 @@
-"""Tell whether a matrix has an axis of tokens, from its name, its shape, and the tables beside it."""
+"""Tell whether a matrix has an axis of tokens, from its name, its shape, and the tables of the tree."""
 
 from precond.blocks.parameter import Parameter
 from precond.blocks.parameter_names import is_table, is_vocabulary
@@ -13,8 +13,8 @@ _ROOTS = {"params", "model"}
 def has_vocabulary(parts: tuple[str, ...], leaf: Parameter) -> bool:
     """Return whether a matrix is an embedding, or the outputs of a language model.
 
-    A matrix of the shape of a table beside it has the vocabulary of this table, if its long side is 16384 or more. A
-    numbered layer may be as wide by chance, so that it does not count.
+    A matrix of the shape of a table in the same tree has the vocabulary of this table, if its long side is 16384 or
+    more. A numbered layer may be as wide by chance, so that it does not count.
 
     Meta's llama calls its outputs `output`, and many models without tokens have this name, too. So it counts only at
     the top of the tree, and only if one side is more than twice the other. There a table of the same shape may be
@@ -30,7 +30,7 @@ def has_vocabulary(parts: tuple[str, ...], leaf: Parameter) -> bool:
       True
       >>> has_vocabulary(("output", "weight"), Parameter((512, 64), "float32"))
       False
-      >>> table = {"../wte/embedding": (50304, 768)}
+      >>> table = {"/model/wte/embedding": (50304, 768)}
       >>> has_vocabulary(("head", "kernel"), Parameter((768, 50304), "float32", table))
       True
     """

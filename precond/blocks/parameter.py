@@ -10,6 +10,7 @@ import jax
 
 from precond.arguments import shown
 from precond.blocks.find_layer_axes import find_layer_axes
+from precond.blocks.parameter_names import is_table
 from precond.blocks.path_name import parts_of, path_name
 
 __all__ = ["Parameter", "as_parameter", "parameters_of"]
@@ -25,8 +26,8 @@ class Parameter:
     Attributes:
       shape: the shape of the parameter.
       dtype: the dtype of the parameter.
-      neighbours: the shapes of all parameters of its module ("bias"), itself included, and of the modules beside it
-        ("../dense/kernel").
+      neighbours: the shapes of all parameters of its module ("bias"), itself included, of the modules beside it
+        ("../dense/kernel"), and of all tables of tokens or of positions in the tree ("/embed/embedding").
       layer_axes: the axes along which layers are stacked, as the shapes of its neighbours show.
 
     Examples:
@@ -119,6 +120,7 @@ def parameters_of(tree: Any) -> list[tuple[str, Parameter]]:
     shapes = {parts_of(name): leaf.shape for name, leaf in named}
     own: dict[tuple[str, ...], dict[str, tuple[int, ...]]] = {}
     beside: dict[tuple[str, ...], dict[str, tuple[int, ...]]] = {}
+    tables = {f"/{'/'.join(parts)}": shape for parts, shape in shapes.items() if is_table(parts)}
     for parts, shape in shapes.items():
         own.setdefault(parts[:-1], {})[parts[-1]] = shape
         beside.setdefault(parts[:-2], {})["/".join(("..", *parts[-2:]))] = shape
@@ -128,6 +130,6 @@ def parameters_of(tree: Any) -> list[tuple[str, Parameter]]:
         parts = parts_of(name)
         # If two paths have the same text (a dot in a key), no parameter knows along which axes it is stacked.
         known = layer_axes[parts] if len(shapes) == len(named) else ()
-        return Parameter(tuple(leaf.shape), leaf.dtype, ChainMap(own[parts[:-1]], beside[parts[:-2]]), known)
+        return Parameter(tuple(leaf.shape), leaf.dtype, ChainMap(own[parts[:-1]], beside[parts[:-2]], tables), known)
 
     return [(name, one(name, leaf)) for name, leaf in named]

@@ -49,7 +49,9 @@ _TABLES_OF_WEIGHTS = re.compile(
 _STATES = re.compile(
     r"a_param|A_.*|log_.*|.*_log|dt|dt_bias|inv_dt|Lambda.*|time_(mix.*|decay|first|faaaa|maa(_.)?)|r_k"
 )
-_OUTPUTS = _named("lm_?head logits?(_?(dense|proj|head))? unembed(ding)? output_embeddings? embed_out w_u")
+_OUTPUTS = _named(
+    "lm_?head logits?(_?(dense|proj|head))? unembed(ding)? output_embeddings? embed_out w_u vocab_?(proj(ection)?|head|out(puts?)?)"
+)
 _NORM = re.compile(r"(?!.*(proj|linear|dense|conv)).*(norm|(^|_)[lbg]n(_|\d|$))", re.I)
 _DEPTHWISE = _named("depthwise.* dw_?conv.* dw conv_?1d temporal_conv(1d)?")
 _LINEAR = _named(
@@ -121,7 +123,7 @@ def is_single(name: str, siblings: Mapping[str, tuple[int, ...]]) -> bool:
       ... )
       (True, False, False)
     """
-    own = {key: shape for key, shape in siblings.items() if not key.startswith("..")}
+    own = {key: shape for key, shape in siblings.items() if "/" not in key}
     shape = own.get(name, ())
     if len({s[:1] for s in own.values()}) > 1 or len(shape) < 2 or name in ("kernel", "weight", "w"):
         return False

@@ -424,6 +424,41 @@ batch_normalization/gamma                               64           -
 conv2d/kernel                                           3,3,3,64     rrrc
 depthwise_conv2d/kernel                                 3,3,64,1     -
 
+# Recurrent cells written by hand, of bare arrays: default flax
+lstm/w_ih                                               20,128       rbc    20,4,32
+lstm/w_hh                                               32,128       rbc    32,4,32
+gru/Wi                                                  20,96        rbc    20,3,32
+gru/Wh                                                  32,96        rbc    32,3,32
+deep/W_ih_0                                             20,128       rbc    20,4,32
+deep/W_hh_0                                             32,128       rbc    32,4,32
+deep/W_ih_1                                             32,128       rbc    32,4,32
+deep/W_hh_1                                             32,128       rbc    32,4,32
+theano/W                                                20,96        rbc    20,3,32
+theano/U                                                32,96        rbc    32,3,32
+outputs_first/W_xh                                      96,20        brc    3,32,20
+outputs_first/W_hh                                      96,32        brc    3,32,32
+fields/kernel_x                                         20,128       rbc    20,4,32
+fields/kernel_h                                         32,128       rbc    32,4,32
+modules/x2h/kernel                                      20,96        rbc    20,3,32
+modules/h2h/kernel                                      32,96        rbc    32,3,32
+elman/w_ih                                              20,32        rc
+elman/w_hh                                              32,32        rc
+perceptron/w_i                                          20,128       rc
+perceptron/w_o                                          128,20       rc
+
+# LSTM of one matrix, inputs above hidden state: default haiku
+model/lstm/w                                         52,128       rbc    52,4,32
+model/lstm/b                                         128          -
+
+# xLSTM in Flax: default flax
+blocks_0/xlstm/igate/kernel                             192,4        rc
+blocks_0/xlstm/fgate/kernel                             192,4        rc
+blocks_0/xlstm/conv1d/kernel                            4,1,128      -
+blocks_0/xlstm/proj_up/kernel                           64,256       rc
+blocks_1/xlstm/slstm_cell/_recurrent_kernel_            4,16,64      brbc   4,16,4,16
+blocks_1/xlstm/slstm_cell/bias                          4,4,16       -
+blocks_2/xlstm/slstm_cell/recurrent_kernel              4,16,4,16    brbc
+
 # Keras 2, variables with the number of an output: default flax
 lstm/lstm_cell/kernel:0                                 20,128       rbc    20,4,32
 lstm/lstm_cell/recurrent_kernel:0                       32,128       rbc    32,4,32

@@ -73,9 +73,13 @@ def test_a_matrix_of_the_shape_of_a_table_has_its_vocabulary(name):
             jax.tree.map(lambda x: jax.ShapeDtypeStruct(x, "float32"), shapes, is_leaf=lambda x: type(x) is tuple)
         )
 
-    found = views_of(20000, layer_0={"kernel": (64, 20000)})
+    wide = {"kernel": (64, 20000)}
+    stack = {"norm": {"scale": (6, 64)}, "up": {"kernel": (6, 64, 20000)}}
+    found = views_of(20000, layer_0=wide, layers=stack, decoder={"outputs": {name: wide}})
     assert found[f"{name}/kernel"] is None
+    assert found[f"decoder/outputs/{name}/kernel"] is None  # its table is far away
     assert found["layer_0/kernel"] is not None  # as wide by chance
+    assert found["layers/up/kernel"] is not None
     assert views_of(2000)[f"{name}/kernel"] is not None
 
 

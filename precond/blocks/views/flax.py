@@ -20,7 +20,7 @@ from precond.blocks.parameter_names import (
 from precond.blocks.path_name import parts_of
 from precond.blocks.view import View
 from precond.blocks.views.adapter import adapter, is_adapter
-from precond.blocks.views.count_gates import count_gates
+from precond.blocks.views.find_gates import find_gates, is_recurrent
 from precond.blocks.views.matrices import first_two, from_letters, has_real_matrix, last_two, split, with_batch_axes
 
 __all__ = ["flax", "read_kernel"]
@@ -109,6 +109,8 @@ def read_kernel(path: str, leaf: Parameter, scan_axis: int, unknown: str | None 
         return first_two(shape)
     if len(shape) == 2 and is_depthwise_filter(parts, shape):
         return None
+    if is_recurrent(parts) and len(shape) == 3:  # the heads of an sLSTM [heads, d, gates d]
+        return with_batch_axes((0,), lambda _, one: _matrices(parts, one, "rc"))(path, leaf)
     for axes in _letters(parts, leaf, unknown):
         more = len(shape) - len(axes)
         layers = tuple(range(start := min(scan_axis, len(axes)), start + more))
@@ -130,6 +132,8 @@ def _letters(parts: tuple[str, ...], leaf: Parameter, unknown: str | None) -> tu
     from_heads = rank > 3 or shape[-2] < shape[-1]
     if rank == 2:
         return ("rc",)
+    if is_recurrent(parts) and shape[-3] == shape[-1]:
+        return ("brbc",)  # the heads of an sLSTM [heads, d, gates, d]
     if fused(parts):
         return ("rc",) if shape[-1] == 3 * shape[-2] else ("rfcc", "rfc", "rcc" if to_heads else "rc")
     if rank == 3 and bias == (shape[0] * shape[2],):
@@ -163,8 +167,9 @@ def _matrices(parts: tuple[str, ...], leaf: Parameter, axes: str) -> View | None
     """Return the view of one layer's kernel, from the letters of its axes."""
     shape, parallel = leaf.shape, fused(parts)
     outputs_last = axes == "r" * (len(axes) - 1) + "c"
-    if outputs_last and (gates := count_gates(parts, leaf)) > 1:
-        return split(shape, len(shape) - 1, gates)
+    axis, gates = find_gates(parts, leaf)
+    if gates > 1 and (outputs_last or axis == 0):
+        return split(shape, axis, gates)
     if axes == "rc" and parallel == 3 and shape[0] == 3 * shape[1]:
         return split(shape, 0, 3)  # GPT-2 of transformers in Flax, whose kernels are [outputs, inputs]
     if axes == "rc" and (shape[1] == 3 * shape[0] if parallel == 3 else parallel and shape[1] % parallel == 0):

@@ -17,7 +17,7 @@ from precond.blocks.parameter_names import (
 from precond.blocks.path_name import parts_of
 from precond.blocks.view import View
 from precond.blocks.views.adapter import is_adapter
-from precond.blocks.views.count_gates import count_gates
+from precond.blocks.views.find_gates import find_gates
 from precond.blocks.views.flax import flax
 from precond.blocks.views.matrices import first_two, from_letters, has_real_matrix, split, with_batch_axes
 
@@ -77,6 +77,9 @@ def _one_layer(path: str, leaf: Parameter) -> View | None:
 
 
 def _gates(parts: tuple[str, ...], leaf: Parameter) -> int:
-    """Count the gates of a recurrent cell that are side by side. The LSTM of Haiku holds them in one linear layer."""
-    in_lstm = leaf.ndim == 2 and "lstm" in "/".join(parts[:-2]) and parts[-2] == "linear"
-    return 4 if in_lstm and leaf.shape[1] % 4 == 0 else count_gates(parts, leaf)
+    """Count the gates of a recurrent cell that are side by side; an LSTM `[in + h, 4 h]` may be one matrix."""
+    held = parts[:-1] if parts[-2:-1] != ("linear",) else parts[:-2]
+    count, rest = divmod(leaf.shape[-1], 4)
+    if leaf.ndim == 2 and "lstm" in "/".join(held) and not rest and leaf.shape[0] > count:
+        return 4
+    return find_gates(parts, leaf)[1]

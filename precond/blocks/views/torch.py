@@ -17,6 +17,7 @@ from precond.blocks.parameter_names import (
 from precond.blocks.path_name import parts_of
 from precond.blocks.view import View
 from precond.blocks.views.adapter import adapter, is_adapter
+from precond.blocks.views.find_gates import find_gates
 from precond.blocks.views.flax import flax
 from precond.blocks.views.matrices import first_two, from_letters, has_real_matrix, split, with_batch_axes
 
@@ -74,12 +75,9 @@ def _one_layer(path: str, leaf: Parameter) -> View | None:
 
 
 def _gates(parts: tuple[str, ...], leaf: Parameter) -> View | None:
-    """Read the gates of a recurrent cell. Their number is that of the rows of `weight_hh` for each of its columns."""
-    hidden = leaf.neighbours.get(parts[-1].replace("weight_ih", "weight_hh"), leaf.shape)
-    count, rest = divmod(hidden[0], hidden[1]) if len(hidden) == 2 and hidden[1] else (0, 0)
-    if rest or not 1 < count <= 4:  # a projected LSTM, or a weight without neighbours
-        names = "/".join(parts).lower()
-        count = 4 if "lstm" in names else 3 if "gru" in names else 1
+    """Read the gates of a cell. The name tells their number even where the hidden state of an LSTM is projected."""
+    names = "/".join(parts).lower()
+    count = 4 if "lstm" in names else 3 if "gru" in names else find_gates(parts, leaf)[1]
     return from_letters("rc", leaf.shape) if count == 1 or leaf.shape[0] % count else split(leaf.shape, 0, count)
 
 
