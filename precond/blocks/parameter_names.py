@@ -50,7 +50,8 @@ _STATES = re.compile(
     r"a_param|A_.*|log_.*|.*_log|dt|dt_bias|inv_dt|Lambda.*|time_(mix.*|decay|first|faaaa|maa(_.)?)|r_k"
 )
 _OUTPUTS = _named(
-    "lm_?head logits?(_?(dense|proj|head))? unembed(ding)? output_embeddings? embed_out w_u vocab_?(proj(ection)?|head|out(puts?)?)"
+    "lm_?head logits?(_?(dense|proj|head))? unembed(ding)? output_embeddings? embed_out w_u",
+    "vocab_?(proj(ection)?|head|out(puts?)?)",
 )
 _NORM = re.compile(r"(?!.*(proj|linear|dense|conv)).*(norm|(^|_)[lbg]n(_|\d|$))", re.I)
 _DEPTHWISE = _named("depthwise.* dw_?conv.* dw conv_?1d temporal_conv(1d)?")

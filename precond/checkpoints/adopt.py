@@ -14,8 +14,9 @@ from precond.blocks import layouts_of
 from precond.checkpoints.by_path import Record, record_of, shapes_of
 from precond.checkpoints.check_moments import DEFAULTS, check_moments
 from precond.checkpoints.filling import Filling
+from precond.checkpoints.in_wrappers import in_wrappers
 from precond.checkpoints.moments import classes_in, moments_of
-from precond.checkpoints.places import named_leaves
+from precond.checkpoints.places import named_leaves, stacks_in
 from precond.trees import Tree
 
 __all__ = ["Adopted", "adopt"]
@@ -70,6 +71,9 @@ def adopt(
     Until then its direction is that of its momentum, and in `precond.kl_shampoo` it stays where it is. A part of Optax,
     as in `otherwise=optax.scale_by_adam()`, has one count for all. Then there is a warning, and `Adopted.uncorrected`
     has the parameters that start again beside this count.
+
+    A wrapper may come or go, or parts of a chain before and after an optimizer of this library, such as
+    `optax.MultiSteps` or a clip. The optimizer is found by its blocks; what the wrappers keep starts again.
 
     From the state of `optax.adam` or `optax.adamw`, also within `optax.chain`, `optax.partition` and other wrappers,
     the momentum and the second moments become those of the optimizer: of the graft, and of the parameters without
@@ -132,9 +136,11 @@ def adopt(
         )
     _check_finite(record, shapes)
     moments, fresh = moments_of(record, **known, classes=classes_in(state)), tx.init(params)
-    filling = Filling(named_leaves(fresh), shapes, layouts, record, moments, classes_in(fresh))
+    leaves = named_leaves(fresh)
+    record = in_wrappers(record, stacks_in(leaves))
+    filling = Filling(leaves, shapes, layouts, record, moments, classes_in(fresh))
     check_moments(moments, filling.asked, known, [name for name, decay in decays.items() if decay is None])
-    made = [_put(filling.filled[name], x) for name, x in named_leaves(fresh).items()]
+    made = [_put(filling.filled[name], x) for name, x in leaves.items()]
     adopted = Adopted(
         jax.tree.unflatten(jax.tree.structure(fresh), made), *filling.report(), tuple(sorted(filling.uncorrected))
     )

@@ -400,3 +400,44 @@ def test_what_a_new_state_takes_from_nothing_is_a_new_state(case):
     adopted = adopt(tx, params, optax.sgd(0.1).init(params))
     assert equal(adopted.state, tx.init(params))
     assert adopted.kept == ()
+
+
+AROUND = {
+    "clip": lambda tx: optax.chain(optax.clip_by_global_norm(1e9), tx),
+    "chain": lambda tx: optax.chain(optax.identity(), optax.trace(0.0), tx, optax.scale(1.0)),
+    "finite": lambda tx: optax.apply_if_finite(tx, 3),
+    "steps": lambda tx: optax.MultiSteps(tx, 1).gradient_transformation(),
+    "masked": lambda tx: optax.masked(tx, True),
+}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "saved"),
+    [("", "clip", "state"), ("finite", "", "by path"), ("steps", "chain", "state"), ("clip", "steps", "by path")],
+)
+def test_a_run_goes_on_where_wrappers_come_and_go(before, after, saved):
+    def within(name):
+        tx = precond.shampoo(optax.linear_schedule(1e-2, 0, 9), refresh=precond.every(2))
+        return AROUND[name](tx) if name else tx
+
+    params, old, tx = parameters(), within(before), within(after)
+    state = run(old, params)[0]
+    given = by_path(old, params, state) if saved == "by path" else state
+    adopted = adopt(tx, params, given)
+    assert not adopted.anew
+    kept = {place.partition("/")[0] for places in adopted.partly.values() for place in places}
+    assert kept <= {"acc_grads", "1"}  # what the new wrappers keep themselves
+    grads = gradients(7, params)
+    chex.assert_trees_all_equal(tx.update(grads, adopted.state, params)[0], old.update(grads, state, params)[0])
+
+
+def test_two_of_them_that_change_places_begin_anew():
+    params = parameters()
+    kernels = jax.tree_util.tree_map_with_path(lambda path, _: path[0].key == "a", params)
+    others = jax.tree.map(lambda x: not x, kernels)
+    parts = [optax.masked(precond.shampoo(1e-2), kernels), optax.masked(precond.shampoo(1e-2), others)]
+    state = run(optax.chain(*parts), params)[0]
+    moved = optax.chain(parts[0], optax.chain(optax.identity(), parts[1]))
+    adopted = adopt(moved, params, state)
+    assert set(adopted.kept) == {"a/bias", "a/kernel"}
+    assert {path.partition("/")[0] for path in adopted.anew} == {"b", "c"}
