@@ -63,7 +63,10 @@ METHODS = {
     "shampoo, power 3/8": Method(of_rate(precond.shampoo, **LATER, power=3 / 8)),
     "shampoo, power 1/2": Method(of_rate(precond.shampoo, **LATER, power=1 / 2)),
     "shampoo, one moment a block": Method(of_rate(precond.shampoo, **LATER, magnitude=ONE_MOMENT)),
-    "shampoo, small state": Method(of_rate(precond.shampoo, **LATER, magnitude=ONE_MOMENT, memory=precond.Memory())),
+    "shampoo, small state": Method(of_rate(precond.shampoo, memory=precond.Memory())),
+    "shampoo, one moment, small state": Method(
+        of_rate(precond.shampoo, **LATER, magnitude=ONE_MOMENT, memory=precond.Memory())
+    ),
     "soap": Method(of_rate(precond.soap)),
     "soap, every step": Method(of_rate(precond.soap, refresh=1)),
     "soap, small state": Method(of_rate(precond.soap, memory=precond.Memory())),

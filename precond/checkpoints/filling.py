@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from precond.blocks import Layout, fingerprint
@@ -10,6 +11,7 @@ from precond.checkpoints.by_path import Record, rows_by_path
 from precond.checkpoints.counts_in import counts_in
 from precond.checkpoints.moments import AVERAGES, SETTLED, Moments, is_moment
 from precond.checkpoints.places import Stacked, beside, on_host, places_in, stacks_in
+from precond.linalg import Packed, dense, packed
 
 __all__ = ["Filling"]
 
@@ -147,7 +149,7 @@ class Filling:
             old, now = self._record.parameters[path], self._block_ids[at.prefix][at.stack][which]
             was = old.get(f"{at.prefix}block_ids/{at.stack}")
             same = was is not None and np.array_equal(was[:, 1:], now[:, 1:]) and at.prefix not in self._changed
-            value = old.get(name) if same else None
+            value = _in_this_form(old, name) if same else None
             count = self._counts.get(name, {}).get(path)
             value = np.full(len(which), count) if value is None and count is not None else value
             value = _fitting(value, x[which].shape)
@@ -220,6 +222,17 @@ def _starts_again(parent: str, went: dict[str, bool]) -> bool:
         place.startswith(parent) and place.removeprefix(parent).partition("/")[0] in AVERAGES and not ok
         for place, ok in went.items()
     )
+
+
+def _in_this_form(old: Mapping[str, Any], name: str) -> Any:
+    """Return what was kept under a name, from all entries of symmetric matrices or from their triangles."""
+    whole, _, part = name.rpartition("/")
+    if part in Packed._fields and whole in old:
+        return on_host(getattr(packed(jnp.asarray(old[whole])), part))
+    if name not in old and f"{name}/rectangle" in old:
+        parts = (old.get(f"{name}/{part}") for part in Packed._fields)
+        return on_host(dense(Packed(*(None if x is None else jnp.asarray(x) for x in parts))))
+    return old.get(name)
 
 
 def _fitting(value: Any, shape: tuple[int, ...]) -> Any:

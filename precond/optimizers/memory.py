@@ -14,14 +14,14 @@ __all__ = ["Memory", "memory_of"]
 class Memory(NamedTuple):
     """Say what an optimizer keeps in bfloat16, for `memory=` of the aliases.
 
-    Factors stay in float32, as triangles. For square blocks, with all in bfloat16, a state is this many times as large
-    as parameters of float32:
+    Factors stay in float32, as triangles. Roots are triangles, too, in bfloat16. For square blocks a state is this many
+    times as large as parameters of float32:
 
     | | as it is | `Memory()` |
     |---|---|---|
-    | `shampoo` | 5 | 3 |
-    | `shampoo`, `magnitude=precond.transforms.scale_by_mean_square()` | 4 | 2.5 |
-    | `kl_shampoo` | 4 | 2.5 |
+    | `shampoo` | 5 | 2.5 |
+    | `shampoo`, `magnitude=precond.transforms.scale_by_mean_square()` | 4 | 2 |
+    | `kl_shampoo` | 4 | 2 |
     | `soap`, `kl_soap` | 5 | 3 |
     | `muon` | 1 | 0.5 |
 
@@ -29,7 +29,7 @@ class Memory(NamedTuple):
       entries: whether momentum and second moments are kept so, which are numbers for each entry of a parameter. They
         are rounded up or down by chance, so that no small change is lost. Parameters without a view are included, but
         not those of an `otherwise=` of your own.
-      roots: whether roots and bases are kept so, by `precond.roots.store_as`.
+      roots: whether roots and bases are kept so, by `precond.roots.store_as`; roots are triangles then.
 
     Examples:
       >>> import jax, jax.numpy as jnp, precond

@@ -88,7 +88,7 @@ def inverse(damping: ArrayLike = 1e-3, *, method: Method | None = None, toleranc
                 out = out * on_axis(x.matrix, axis, out.ndim)
         return out, state
 
-    return Root(init, refresh, apply, whiten_by_matrix, lambda axis: axis.order, PADDING)
+    return Root(init, refresh, apply, whiten_by_matrix, lambda axis: axis.order, PADDING, symmetric=True)
 
 
 def _start(factor: Factor) -> Checked:

@@ -95,7 +95,7 @@ def inverse_root(
         del gradient
         return multiply(direction, [None if x is None else x.matrix for x in state.derived]), state
 
-    return Root(init, refresh, apply, whiten_by_matrix, power_of, PADDING)
+    return Root(init, refresh, apply, whiten_by_matrix, power_of, PADDING, symmetric=True)
 
 
 def _exact(a: jax.Array, power: Power, ridge: Ridge, least: float) -> RootResult:

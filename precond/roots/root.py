@@ -224,6 +224,8 @@ class Root(NamedTuple):
       transport: a function from `RootState.moments` and the old and the new matrices of one axis to the moments that
         belong to the new ones (`precond.roots.root.TransportOf`). It runs with each refresh, on the rows that are
         refreshed. None leaves the moments as they are.
+      symmetric: whether all matrices that it derives are symmetric, so that `precond.roots.store_as` may keep a
+        triangle of each.
     """
 
     init: RootInit
@@ -233,6 +235,7 @@ class Root(NamedTuple):
     power: PowerOf
     padding: Padding | None = None
     transport: TransportOf | None = None
+    symmetric: bool = False
 
     def __repr__(self) -> str:
         """Name the function that made it."""

@@ -10,9 +10,9 @@ import precond
 
 ONE_MOMENT = {"magnitude": precond.transforms.scale_by_mean_square()}
 SIZES = {
-    "shampoo": (precond.shampoo, {}, 5, 3),
-    "shampoo, one moment a block": (precond.shampoo, ONE_MOMENT, 4, 2.5),
-    "kl_shampoo": (precond.kl_shampoo, {}, 4, 2.5),
+    "shampoo": (precond.shampoo, {}, 5, 2.5),
+    "shampoo, one moment a block": (precond.shampoo, ONE_MOMENT, 4, 2),
+    "kl_shampoo": (precond.kl_shampoo, {}, 4, 2),
     "soap": (precond.soap, {}, 5, 3),
     "kl_soap": (precond.kl_soap, {}, 5, 3),
     "muon": (precond.muon, {}, 1, 0.5),
