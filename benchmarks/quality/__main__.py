@@ -7,7 +7,7 @@
 
 Every optimizer has the same six draws of its number, log-uniform over two decades around its own middle, with seed 0.
 A shorter schedule has two more trials, of the best and of the next larger number. The best for each length is then
-trained with other seeds.
+trained with other seeds. A smaller state is trained at the best numbers of the larger one, too.
 """
 
 import argparse
@@ -48,6 +48,9 @@ def wanted(name: str, method: Method, middle: float, trials: list[Trial], seeds:
     if done.issuperset(found):
         best = {length: reading.chosen(name, trials, length) for length in LENGTHS}
         found += [(name, best[length], seed, length) for seed in range(1, seeds + 1) for length in LENGTHS]
+        larger = {length: method.larger and reading.chosen(method.larger, trials, length) for length in LENGTHS}
+        numbers = {length: number for length, number in larger.items() if number not in (None, best[length])}
+        found += [(name, number, seed, length) for seed in range(1, seeds + 1) for length, number in numbers.items()]
     return found
 
 

@@ -17,13 +17,6 @@ from benchmarks.quality.train import Trial
 
 PAGE = measure.IMAGES.parent / "benchmarks.md"
 Results = dict[str, list[Trial]]
-SMALLER = {  # and what they are compared with
-    "shampoo, small state": "shampoo",
-    "shampoo, one moment a block": "shampoo, delay 1",
-    "shampoo, one moment, small state": "shampoo, delay 1",
-    "soap, small state": "soap",
-    "soap, small state but for bases": "soap",
-}
 
 
 def load(folder: Path, order: list[str]) -> Results:
@@ -49,13 +42,13 @@ def seconds(value: float) -> str:
     return "never" if math.isinf(value) else f"{value:.2f}"
 
 
-def ratio(name: str, trials: list[Trial], field: str) -> float:
-    """Steps or seconds to AdamW's target, by AdamW's own."""
-    if not reading.seeds_of(name, trials):
+def ratio(name: str, trials: list[Trial], field: str, by: str = "adamw", of: str | None = None) -> float:
+    """Steps or seconds to AdamW's target, by those of AdamW or of another method; at its number, or at another's."""
+    if not reading.seeds_of(name, trials, of=of):
         return math.nan
     goal = reading.target(trials, "adamw")[1]
-    its, adamw = (getattr(reading.to_target(n, trials, goal), field) for n in (name, "adamw"))
-    return its / adamw
+    its, others = reading.to_target(name, trials, goal, of), reading.to_target(by, trials, goal)
+    return getattr(its, field) / getattr(others, field)
 
 
 def overview(results: Results, value: Callable[[str, list[Trial]], float]) -> str:
@@ -97,11 +90,10 @@ def size(name: str) -> float:
 
 
 def memory(results: Results) -> str:
-    """The sizes of states, and steps to AdamW's loss by those of the state as it is."""
+    """The sizes of states, and steps to AdamW's loss by those of the state as it is, at its number."""
     lines = ["| | state | " + " | ".join(results) + " |", "|---" * (len(results) + 2) + "|"]
-    for name, wide in SMALLER.items():
-        pairs = [(ratio(name, t, "steps"), ratio(wide, t, "steps")) for t in results.values()]
-        cells = [cell(small / other if math.isfinite(other) else math.nan) for small, other in pairs]
+    for name, wide in {name: method.larger for name, method in METHODS.items() if method.larger}.items():
+        cells = [cell(ratio(name, t, "steps", by=wide, of=wide)) for t in results.values()]
         lines.append(f"| {name} | {size(name):.1f}, not {size(wide):.1f} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -28,6 +28,8 @@ class Method(NamedTuple):
       only: the tasks on which it runs; none of them means all.
       factors: whether it needs those of captured layers.
       measured: whether second moments are measured in the bases of its state, too.
+      larger: of a method with a smaller state, the one whose state it makes smaller. It is trained at the numbers of
+        this one, too.
     """
 
     make: Callable[..., optax.GradientTransformation]
@@ -37,6 +39,7 @@ class Method(NamedTuple):
     only: tuple[str, ...] = ()
     factors: bool = False
     measured: bool = False
+    larger: str | None = None
 
 
 def of_rate(optimizer: Callable[..., Any], **options: Any) -> Callable[..., Any]:
@@ -62,15 +65,17 @@ METHODS = {
     "shampoo, power 1/4": Method(of_rate(precond.shampoo, **LATER, power=None)),
     "shampoo, power 3/8": Method(of_rate(precond.shampoo, **LATER, power=3 / 8)),
     "shampoo, power 1/2": Method(of_rate(precond.shampoo, **LATER, power=1 / 2)),
-    "shampoo, one moment a block": Method(of_rate(precond.shampoo, **LATER, magnitude=ONE_MOMENT)),
-    "shampoo, small state": Method(of_rate(precond.shampoo, memory=precond.Memory())),
+    "shampoo, one moment a block": Method(
+        of_rate(precond.shampoo, **LATER, magnitude=ONE_MOMENT), larger="shampoo, delay 1"
+    ),
+    "shampoo, small state": Method(of_rate(precond.shampoo, memory=precond.Memory()), larger="shampoo"),
     "shampoo, one moment, small state": Method(
-        of_rate(precond.shampoo, **LATER, magnitude=ONE_MOMENT, memory=precond.Memory())
+        of_rate(precond.shampoo, **LATER, magnitude=ONE_MOMENT, memory=precond.Memory()), larger="shampoo, delay 1"
     ),
     "soap": Method(of_rate(precond.soap)),
     "soap, every step": Method(of_rate(precond.soap, refresh=1)),
-    "soap, small state": Method(of_rate(precond.soap, memory=precond.Memory())),
-    "soap, small state but for bases": Method(of_rate(precond.soap, memory=precond.Memory(roots=False))),
+    "soap, small state": Method(of_rate(precond.soap, memory=precond.Memory()), larger="soap"),
+    "soap, small state but for bases": Method(of_rate(precond.soap, memory=precond.Memory(roots=False)), larger="soap"),
     "soap, Adam's norm": Method(of_rate(precond.soap, magnitude=ADAMS_NORM)),
     "soap, moments kept": Method(of_rate(precond.soap, transport=precond.roots.unchanged())),
     "kl_shampoo": Method(of_rate(precond.kl_shampoo)),

@@ -55,10 +55,10 @@ def edges(name: str, trials: Sequence[Trial]) -> tuple[float, float]:
     return min(searched(name, trials)), max(searched(name, trials))
 
 
-def seeds_of(name: str, trials: Sequence[Trial], length: float = 1.0) -> list[Trial]:
-    """The trials of the chosen number, with seeds that the search has not seen."""
+def seeds_of(name: str, trials: Sequence[Trial], length: float = 1.0, of: str | None = None) -> list[Trial]:
+    """The trials of the number chosen for it, or for another method, with seeds that the search has not seen."""
     those = [t for t in trials if (t.optimizer, t.length) == (name, length) and t.seed != SEARCH_SEED]
-    return [t for t in those if t.number == chosen(name, trials, length)]
+    return [t for t in those if t.number == chosen(of or name, trials, length)]
 
 
 def last(name: str, trials: Sequence[Trial]) -> float:
@@ -84,11 +84,11 @@ def seconds_of(name: str, trials: Sequence[Trial]) -> float:
     return statistics.median(t.seconds * BINS / len(t.losses) for t in trials if t.optimizer == name)
 
 
-def to_target(name: str, trials: Sequence[Trial], goal: float) -> Reached:
-    """With the best number, and the better of the lengths of the schedule."""
+def to_target(name: str, trials: Sequence[Trial], goal: float, of: str | None = None) -> Reached:
+    """With the best number, its own or that of another method, and the better of the lengths of the schedule."""
     found = [Reached(*[math.inf] * 4)]
     for length in {t.length for t in trials}:
-        parts = [part_to(t, goal) for t in seeds_of(name, trials, length)]
+        parts = [part_to(t, goal) for t in seeds_of(name, trials, length, of)]
         if parts:
             median = statistics.median(parts)
             found.append(Reached(median, median * seconds_of(name, trials), min(parts), max(parts)))

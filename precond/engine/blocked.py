@@ -131,9 +131,9 @@ def blocked(
         stacks = cast(StackedState, new)
         out, rest = second.update(moved, state.otherwise, params, **extra)
         # The engine makes the updates of blocks infinite where its state is of other parameters, and here the others.
-        foreign = stacks.foreign > state.stacks.foreign
-        out = jax.tree.map(lambda x: jnp.where(foreign, jnp.inf, x).astype(x.dtype), out)
-        viewed = jax.tree.leaves(viewed_by(views, updates))
+        foreign, mask = stacks.foreign > state.stacks.foreign, viewed_by(views, updates)
+        out = jax.tree.map(lambda has, x: x if has else jnp.where(foreign, jnp.inf, x).astype(x.dtype), mask, out)
+        viewed = jax.tree.leaves(mask)
         skipped = _all_skipped(state, stacks, rest, any(viewed), not all(viewed))
         return out, BlockedState(stacks, cast(optax.MaskedState, rest), state.steps_skipped + skipped)
 

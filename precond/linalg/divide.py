@@ -17,7 +17,8 @@ def divide_or_zero(x: jax.typing.ArrayLike, y: jax.Array) -> jax.Array:
       >>> divide_or_zero(jnp.asarray([6.0, 1.0]), jnp.asarray([2.0, 0.0])).tolist()
       [3.0, 0.0]
     """
-    return jnp.where(y > 0, x / jnp.where(y > 0, y, 1), 0)
+    positive = y > 0
+    return jnp.where(positive, x / jnp.where(positive, y, 1), 0)
 
 
 def divide_in_bases(x: jax.Array, bases: Sequence[jax.Array | None], denominator: jax.Array) -> jax.Array:

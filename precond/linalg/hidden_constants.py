@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 __all__ = ["hidden_constants"]
@@ -30,8 +31,10 @@ def hidden_constants(numbers: Sequence[int]) -> list[jax.Array]:
     def known() -> list[jax.Array]:
         return [jnp.uint32(x) for x in numbers]
 
+    half = np.uint32(16)
+
     def swapped(_: jax.Array, given: list[jax.Array]) -> list[jax.Array]:
-        return [lax.shift_left(x, jnp.uint32(16)) | lax.shift_right_logical(x, jnp.uint32(16)) for x in given]
+        return [lax.bitwise_or(lax.shift_left(x, half), lax.shift_right_logical(x, half)) for x in given]
 
     # The two halves of the bits are swapped twice. (The compiler would compute a loop that only counts.)
     return lax.platform_dependent(cpu=lambda: lax.fori_loop(0, 2, swapped, known()), default=known)

@@ -74,7 +74,8 @@ def adam(b1: ArrayLike, b2: ArrayLike, eps: ArrayLike | None) -> optax.GradientT
             return jax.tree.unflatten(jax.tree.structure(updates), list(leaves))
 
         def divide(g: jax.Array, m: jax.Array, v: jax.Array) -> jax.Array:
-            root = jnp.where(v > 0, jnp.sqrt(jnp.where(v > 0, v, 1)), 0)  # at 0 it has no derivative
+            positive = v > 0
+            root = jnp.where(positive, jnp.sqrt(jnp.where(positive, v, 1)), 0)  # at 0 it has no derivative
             return divide_or_zero(m, root + eps).astype(jnp.result_type(g))
 
         squares = jax.tree.map(lambda v, g: jnp.square(jnp.abs(g).astype(v.dtype)), state.nu, updates)

@@ -89,9 +89,7 @@ def test_many_sizes_are_refreshed_in_a_few_as_without():
     for root in (precond.inverse_root(), precond.roots.store_as(precond.inverse_root())):
         tx = precond.blocked(precond.scale_by_kronecker(precond.outer_products(1.0), root, refresh=1))
         states.append(jax.jit(tx.update)(params, tx.init(params))[1])
-    exact, stored = (
-        [x for x in find_nodes(state, Checked) if x.matrix.shape[-1]] for state in states
-    )
+    exact, stored = ([x for x in find_nodes(state, Checked) if x.matrix.shape[-1]] for state in states)
     assert len(exact) == len(stored) > 30
     for x, y in zip(exact, stored, strict=True):
         off = jnp.linalg.norm(dense(y.matrix).astype(jnp.float32) - x.matrix, axis=(1, 2))
