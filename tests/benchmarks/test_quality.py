@@ -83,6 +83,25 @@ def test_all_have_the_same_draws_and_the_best_goes_on():
     ]
 
 
+def test_a_smaller_state_is_trained_at_the_numbers_of_the_larger_one_too():
+    method, found = command.METHODS["shampoo, small state"], []
+    assert method.larger == "shampoo"
+    for name, best in (("shampoo", 0), ("shampoo, small state", 3)):
+        search = command.wanted(name, command.METHODS[name], 0.01, [], seeds=2)
+        numbers = sorted(what[1] for what in search)
+        found += [falling(*what[:3], last=abs(what[1] - numbers[best]) + 0.1) for what in search]
+        near = command.wanted(name, command.METHODS[name], 0.01, found, seeds=2)[6:8]
+        found += [falling(*what[:3], last=what[1], length=0.6) for what in near]  # the smaller is better here
+    assert reading.chosen("shampoo", found, 1.0) == reading.chosen("shampoo", found, 0.6) == numbers[0]
+    more = command.wanted("shampoo, small state", method, 0.01, found, seeds=2)[8:]
+    assert [what[1:] for what in more] == [
+        (number, seed, length) for number in (numbers[3], numbers[0]) for seed in (1, 2) for length in (1.0, 0.6)
+    ]
+    done = [falling("shampoo, small state", *what[1:3], last=what[1], length=what[3]) for what in more]
+    at = {t.number for of in (None, "shampoo") for t in reading.seeds_of("shampoo, small state", found + done, of=of)}
+    assert at == {numbers[0], numbers[3]}
+
+
 def test_two_tasks_train_and_their_trials_are_kept(tmp_path):
     command.main(["--quick", "--tasks", "physics", "quadratic", "--output", str(tmp_path)])
     for name in ("physics", "quadratic"):

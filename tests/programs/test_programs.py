@@ -33,15 +33,12 @@ CASES = {
 ALIKE = {
     "nnx_partitioned": "Shampoo",
     "batch_norm, pmap": "Shampoo",
+    "ppo_scan": "Shampoo",
     "ppo_kfac": "K-FAC, its own rate",
     "vmc": "Shampoo",
 }
-# The network of the one trains in `shard_map`, and the state of the other is born divided, in tests that are not slow.
-COSTLY = ("batch_norm, pmap", "nnx_partitioned")
-# So is the program of the other PPO, which has K-FAC.
-LATE = (*ALIKE, "ppo_scan")
 RUNS = [
-    pytest.param(name, tx, marks=[pytest.mark.slow] * (tx != "Shampoo" or name in LATE), id=f"{name}-{tx}")
+    pytest.param(name, tx, marks=[pytest.mark.slow] * (tx != "Shampoo" or name in ALIKE), id=f"{name}-{tx}")
     for name, (_, more) in CASES.items()
     for tx in ("Shampoo", "AdamW", *more)
 ]
@@ -76,11 +73,10 @@ def nan_where_nothing_moves(updates, params):
     return jax.tree.map(lambda x: jnp.where(moves, x, jnp.nan), updates)
 
 
-@pytest.mark.parametrize(
-    ("name", "optimizer"),
-    [pytest.param(*x, id=x[0], marks=[pytest.mark.slow] * (x[0] in COSTLY)) for x in ALIKE.items()],
-)
-def test_it_runs(table, name, optimizer):
+@pytest.mark.parametrize(("name", "optimizer"), ALIKE.items(), ids=ALIKE)
+def test_it_runs(table, name, optimizer, monkeypatch):
+    if name == "nnx_partitioned":
+        monkeypatch.setattr(table.PROGRAMS[name][0], "BLOCKS", 1)
     tx = optimizers_of(table, name)[optimizer]
     checked = (lambda *layers: optax.chain(tx(*layers), nan_where_nothing_moves)) if callable(tx) else None
     losses = table.PROGRAMS[name][1](checked or optax.chain(tx, nan_where_nothing_moves), 2, 0)
