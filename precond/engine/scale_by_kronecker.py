@@ -15,7 +15,7 @@ from precond.engine.host_state import capture, host_state
 from precond.engine.per_block import per_block
 from precond.engine.refresh_roots import refresh_roots
 from precond.engine.refresh_schedule import RefreshSchedule, as_schedule
-from precond.linalg import Precision, computing_in, row_major
+from precond.linalg import Precision, computed_in, computing_in, row_major
 from precond.roots import Root, RootState, powers_of
 from precond.scopes import named
 from precond.transformation import transformation
@@ -82,17 +82,23 @@ def _first(root: Root, stack: Any, factors: Any) -> RootState:
     return state
 
 
-def _apply(root: Root, directions: Any, gradients: Any, roots: Any, finite: Any) -> tuple[Any, Any]:
+def _apply(root: Root, directions: Any, gradients: Any, roots: Any, finite: Any) -> tuple[Any, list[Any]]:
+    """Return the preconditioned stacks, and the `RootState.moments` of each."""
     states, treedef = jax.tree.flatten(roots, is_leaf=_is_root)
     masks = [None] * len(states) if finite is None else treedef.flatten_up_to(finite)
-    out, moved = [], []
+    out, moments = [], []
     for d, g, state, mask in zip(*map(treedef.flatten_up_to, (directions, gradients)), states, masks, strict=True):
         both = root.apply(d, g, state)
         check_like("root.apply", both, (d, state))
         applied, new = both
         out.append(row_major(applied))
-        moved.append(state._replace(moments=keep_finite(mask, new.moments, state.moments)))
-    return treedef.unflatten(out), treedef.unflatten(moved)
+        moments.append(keep_finite(mask, new.moments, state.moments))
+    return treedef.unflatten(out), moments
+
+
+def _with_moments(roots: Any, moments: list[Any]) -> Any:
+    states, treedef = jax.tree.flatten(roots, is_leaf=_is_root)
+    return treedef.unflatten([state._replace(moments=x) for state, x in zip(states, moments, strict=True)])
 
 
 @described(sign=1)
@@ -195,8 +201,10 @@ def scale_by_kronecker(
             roots = refreshed(step, factors, roots, info)
         # The direction is the momentum of the gradients, multiplied by the roots.
         directions, velocity = momentum.update(updates, state.momentum, params, **extra, blocks=info)
-        with computing_in(dots.projections), named("application"):
-            out, moved = _apply(root, directions, gradients, roots, info.finite)
+        with named("application"):
+            apply = functools.partial(_apply, root)
+            out, moments = computed_in(dots.projections, apply, directions, gradients, roots, info.finite)
+        moved = _with_moments(roots, moments)
         if schedule.warmup:
             warm = state.count >= schedule.warmup
             out = jax.tree.map(lambda x: jnp.where(warm, x, 0), out)

@@ -16,7 +16,7 @@ from precond.linalg.newton_schulz import block_newton_schulz, gram_is_cheaper, g
 from precond.linalg.packed import Factor, Packed, dense, eye_like, packed, packed_gram, trace
 from precond.linalg.polar_factor import polar_factor
 from precond.linalg.positive_inverse import positive_inverse, swept_inverse
-from precond.linalg.precision import Precision, computing_in, dot_precision, precision
+from precond.linalg.precision import Precision, computed_in, computing_in, dot_precision, precision
 from precond.linalg.qr_basis import first_basis, moved_columns, orthonormal_in_place, qr_basis, scaled_eigenvectors
 from precond.linalg.redecompose_worst import continued_eigen_basis, redecompose_worst
 from precond.linalg.root_residual import orthogonality_residual, root_residual
@@ -35,6 +35,7 @@ __all__ = [
     "cholesky_qr_basis",
     "closest_rank_one",
     "composite_root",
+    "computed_in",
     "computing_in",
     "continued_eigen_basis",
     "coupled_newton",

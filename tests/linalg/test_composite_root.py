@@ -202,10 +202,10 @@ def test_padding_with_zeros_changes_nothing_but_rounding():
 
 def test_a_zero_matrix_without_a_ridge_stays_finite_and_a_stack_is_its_matrices():
     stack = jnp.asarray(np.stack([np.zeros((8, 8)), geometric(8, 1e2), np.eye(8)]), jnp.float32)
-    roots, largest, damping = composite_root(stack, Fraction(1, 4), lambda top: 1e-3 * top, least=1e-3)
+    root = jax.jit(lambda a: composite_root(a, Fraction(1, 4), lambda top: 1e-3 * top, least=1e-3))
+    roots, largest, damping = root(stack)
     assert np.isfinite(roots).all()
     np.testing.assert_allclose(largest, [0, 1, 1], rtol=1e-5)
     np.testing.assert_allclose(damping, 1e-3 * largest)
     for i in range(3):
-        alone = composite_root(stack[i : i + 1], Fraction(1, 4), lambda top: 1e-3 * top, least=1e-3)[0]
-        np.testing.assert_allclose(roots[i : i + 1], alone, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(roots[i : i + 1], root(stack[i : i + 1])[0], rtol=1e-5, atol=1e-6)

@@ -18,13 +18,13 @@ STACKS = {"8x8": jax.ShapeDtypeStruct((3, 8, 8), jnp.float32)}
 X3 = lax.DotAlgorithmPreset.TF32_TF32_F32_X3
 
 
-def dots(policy=None, method=None):
-    """How each product of two matrices is to be computed in the program for a GPU, by its text."""
+def dots(policy=None, method=None, platform="cuda"):
+    """How each product of two matrices is to be computed in the program for a GPU or a TPU, by its text."""
     tx = precond.scale_by_kronecker(
         precond.outer_products(), precond.inverse_root(method=method or precond.eigh()), precision=policy
     )
     state = jax.eval_shape(tx.init, STACKS)
-    text = jax.jit(tx.update).trace(STACKS, state).lower(lowering_platforms=("cuda",)).as_text()
+    text = jax.jit(tx.update).trace(STACKS, state).lower(lowering_platforms=(platform,)).as_text()
     return [line for line in text.splitlines() if "dot_general" in line]
 
 
@@ -40,6 +40,13 @@ def test_everything_is_multiplied_at_the_highest_precision_by_default():
     lower = [line for line in dots(method=precond.composite()) if kinds([line]) != {"HIGHEST HIGHEST"}]
     assert kinds(lower) == {"DEFAULT DEFAULT"}
     assert len(lower) == 2
+
+
+def test_on_a_tpu_gradients_meet_roots_in_three_passes_of_bfloat16():
+    products = dots(platform="tpu")
+    assert [kinds([line]) for line in products].count({"HIGH HIGH"}) == 2  # one an axis
+    assert kinds(products) == {"HIGH HIGH", "HIGHEST HIGHEST"}
+    assert kinds(dots(precond.precision(projections=lax.Precision.HIGHEST), platform="tpu")) == {"HIGHEST HIGHEST"}
 
 
 def test_each_part_has_the_precision_it_was_given_and_no_other():
