@@ -32,13 +32,8 @@ def _congruence(h: jax.Array, p: int, m: jax.Array) -> jax.Array:
     The matrices commute but for rounding. If all factors stood on one side, `H^p` would multiply the rounding on its
     way from small eigenvalues to large ones, and the final residual would be twenty times as large.
     """
-    if m.shape[-1] <= _SMALL:
-        half = matrix_power(h, p // 2)
-        return product(product(half, m), half)
-    # As many products, of which the compiler sees one in each loop. `(H M)^T = M H`, since both are symmetric.
-    power = p // 2
-    half = lax.fori_loop(0, power - 1, lambda _, y: product(h, y), h) if power <= 3 else matrix_power(h, power)
-    return lax.fori_loop(0, 2, lambda _, y: jnp.swapaxes(product(half, y), 1, 2), m)
+    half = matrix_power(h, p // 2)
+    return product(product(half, m), half)
 
 
 def _iterated(
