@@ -119,7 +119,7 @@ def computed_in(dots: DotPrecision | None, work: Callable[..., Any], *args: Any)
     Args:
       dots: a `jax.lax.Precision` or a `jax.lax.DotAlgorithmPreset`; None is `HIGH` on a TPU and `HIGHEST` elsewhere.
       work: a function of trees of arrays.
-      args: its arguments.
+      args: the arguments of this function.
 
     Examples:
       >>> computed_in(lax.Precision.HIGH, lambda: dot_precision().name)
