@@ -230,8 +230,9 @@ def _in_this_form(old: Mapping[str, Any], name: str) -> Any:
     if part in Packed._fields and whole in old:
         return on_host(getattr(packed(jnp.asarray(old[whole])), part))
     if name not in old and f"{name}/rectangle" in old:
-        parts = (old.get(f"{name}/{part}") for part in Packed._fields)
-        return on_host(dense(Packed(*(None if x is None else jnp.asarray(x) for x in parts))))
+        diagonal = old.get(f"{name}/diagonal")
+        rectangle = jnp.asarray(old[f"{name}/rectangle"])
+        return on_host(dense(Packed(rectangle, None if diagonal is None else jnp.asarray(diagonal))))
     return old.get(name)
 
 

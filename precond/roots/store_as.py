@@ -53,7 +53,7 @@ def store_as(root: Root, dtype: DTypeLike = jnp.bfloat16) -> Root:
         return jax.tree.map(one, tree, is_leaf=lambda x: isinstance(x, Health))
 
     def widen(tree: Derived, wide: jnp.dtype) -> Derived:
-        def one(x: jax.Array | Health | Packed) -> jax.Array | Health:
+        def one(x: jax.Array | Health | Packed) -> jax.Array | Health | Packed:
             return x if isinstance(x, Health) or x.dtype != kept else dense(x).astype(wide)
 
         return jax.tree.map(one, tree, is_leaf=lambda x: isinstance(x, Health | Packed))
