@@ -1,4 +1,4 @@
-"""Store momentum, second moments and factors in bfloat16 with stochastic rounding."""
+"""Store momentum and second moments in bfloat16 with stochastic rounding."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import tree_util
 from jax.tree_util import KeyPath
 
 from precond.arguments import as_direction, check_transformation
@@ -34,10 +33,8 @@ class EntriesInBfloat16State(NamedTuple):
     in_bfloat16: optax.OptState
 
 
-def entries_in_bfloat16(
-    inner: optax.GradientTransformation, *, momentum: bool = True, factors: bool = False
-) -> optax.GradientTransformationExtraArgs:
-    r"""Store a transformation's momentum and second moments, or factors, in bfloat16 with stochastic rounding.
+def entries_in_bfloat16(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    r"""Store a transformation's momentum and second moments in bfloat16 with stochastic rounding.
 
     They are widened before each update, and afterwards rounded up or down by chance, so that the mean stays the same:
 
@@ -45,15 +42,12 @@ def entries_in_bfloat16(
 
     Rounding to the nearest would lose every change below $2^{-9}$: with a decay of 0.999 a second moment would hardly
     move. An array of the state has a number for each entry if it has the shape of one of the updates, and at least two
-    axes. Everything else stays as it is. Roots also stay if they have such a shape. The noise depends on
+    axes. Everything else stays as it is. Factors and roots also stay if they have such a shape. The noise depends on
     the number of the step and on the place in a block, or in a row of a parameter, alone. So it is the same on every
     mesh, and after a restart.
 
     Args:
       inner: a transformation of stacks `[N, d1, .., dk]` or of parameters.
-      momentum: whether momentum is rounded, too. Where it is rotated and then divided, as in SOAP, the rounding of
-        large entries would spread over the small ones.
-      factors: whether the factors of `precond.scale_by_kronecker` are rounded, too.
 
     Returns:
       A transformation of the same.
@@ -70,10 +64,9 @@ def entries_in_bfloat16(
     check_transformation("inner", inner)
     inner = optax.with_extra_args_support(inner)
 
-    where = _Where(momentum, factors)
-
     def init(params: optax.Params) -> EntriesInBfloat16State:
-        narrow = where.mapped(lambda x, wide: x.astype(jnp.bfloat16) if wide else x, inner.init(params), params)
+        wide = _wide_dtypes(params)
+        narrow = _mapped(lambda x: x.astype(jnp.bfloat16) if _is_wide(x, wide) else x, inner.init(params), params)
         return EntriesInBfloat16State(jnp.zeros([], jnp.int32), narrow)
 
     def update(
@@ -84,28 +77,24 @@ def entries_in_bfloat16(
         blocks: BlockInfo | None = None,
         **extra: Any,
     ) -> tuple[optax.Updates, EntriesInBfloat16State]:
-        dtypes = _wide_dtypes(updates)
-        widest = jnp.result_type(jnp.float32, *dtypes.values())
+        wide = _wide_dtypes(updates)
 
-        def widened(x: jax.Array, wide: bool) -> jax.Array:
-            del wide  # of what is stored
-            return x.astype(dtypes.get(x.shape, widest)) if x.dtype == jnp.bfloat16 else x
+        def widened(x: jax.Array) -> jax.Array:
+            return x.astype(wide.get(x.shape, x.dtype)) if x.dtype == jnp.bfloat16 else x
 
-        given = where.mapped(widened, state.in_bfloat16, updates)
-        moved, new = inner.update(updates, given, params, **extra, blocks=blocks)
+        moved, new = inner.update(updates, _mapped(widened, state.in_bfloat16, updates), params, **extra, blocks=blocks)
         # The default generator may give other bits on another mesh.
         key = jax.random.fold_in(jax.random.key(0, impl="threefry2x32"), state.rounds)
         seen = iter(range(len(jax.tree.leaves(new))))
 
-        def rounded(x: jax.Array, wide: bool) -> jax.Array:
-            if not wide:
+        def rounded(x: jax.Array) -> jax.Array:
+            if not _is_wide(x, wide):
                 return x
             # All blocks have the same noise, so that it does not depend on the place of a block in its stack.
             noise = jax.random.bits(jax.random.fold_in(key, next(seen)), x.shape[1:], jnp.uint16)
             return round_stochastically(x, jnp.broadcast_to(noise, x.shape))
 
-        narrow = where.mapped(rounded, new, updates)
-        return moved, EntriesInBfloat16State(info_of(blocks).advance(state.rounds), narrow)
+        return moved, EntriesInBfloat16State(info_of(blocks).advance(state.rounds), _mapped(rounded, new, updates))
 
     return as_direction(transformation(init, update), like=inner)
 
@@ -120,33 +109,24 @@ def _wide_dtypes(tree: Tree) -> dict[tuple[int, ...], jnp.dtype]:
     return found
 
 
-class _Where(NamedTuple):
-    """Say which arrays of a state are stored in bfloat16, beside second moments."""
+def _is_wide(x: Any, wide: dict[tuple[int, ...], jnp.dtype]) -> bool:
+    """Return whether an array has a number for each entry, in the type in which it is computed."""
+    return np.shape(x) in wide and x.dtype == wide[np.shape(x)]
 
-    momentum: bool
-    factors: bool
 
-    def mapped(self, function: Callable[[Any, bool], Any], state: Any, stacks: Tree) -> Any:
-        """Apply a function to all arrays that may be, and tell it whether each is in the type of its computation."""
-        shapes, dtypes = {name: x.shape for name, x in leaves_of(stacks).items()}, _wide_dtypes(stacks)
+def _mapped(function: Callable[[Any], Any], state: Any, stacks: Tree) -> Any:
+    """Apply a function to all arrays except factors, matrices derived from them, and numbers for their axes."""
+    shapes = {name: x.shape for name, x in leaves_of(stacks).items()}
 
-        def entries(x: Any) -> Any:
-            return function(x, np.shape(x) in dtypes and x.dtype == dtypes[np.shape(x)])
+    def moved(path: KeyPath, root: RootState) -> RootState:
+        own = shapes.get(path_name(path))
+        moments = jax.tree.map(lambda x: function(x) if np.shape(x) == own else x, root.moments)
+        return root._replace(moments=moments)
 
-        def factor(x: Any) -> Any:
-            return function(x, x.ndim > 1 and x.dtype in (jnp.float32, jnp.float64))
+    def node(x: Any) -> Any:
+        if not isinstance(x, KroneckerState):
+            return function(x)
+        roots = jax.tree_util.tree_map_with_path(moved, x.roots, is_leaf=lambda r: isinstance(r, RootState))
+        return x._replace(roots=roots, momentum=jax.tree.map(function, x.momentum))
 
-        def of_root(path: KeyPath, root: RootState) -> RootState:
-            own = shapes.get(path_name(path))
-            return root._replace(moments=jax.tree.map(lambda x: entries(x) if np.shape(x) == own else x, root.moments))
-
-        def node(path: KeyPath, x: Any) -> Any:
-            if not isinstance(x, KroneckerState):
-                return entries(x) if self.momentum or tree_util.GetAttrKey("momentum") not in path else x
-            return x._replace(
-                roots=tree_util.tree_map_with_path(of_root, x.roots, is_leaf=lambda r: isinstance(r, RootState)),
-                momentum=jax.tree.map(entries, x.momentum) if self.momentum else x.momentum,
-                statistics=jax.tree.map(factor, x.statistics) if self.factors else x.statistics,
-            )
-
-        return tree_util.tree_map_with_path(node, state, is_leaf=lambda x: isinstance(x, KroneckerState))
+    return jax.tree.map(node, state, is_leaf=lambda x: isinstance(x, KroneckerState))

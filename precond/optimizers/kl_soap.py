@@ -86,7 +86,7 @@ def scale_by_kl_soap(
     root = eigenbasis(b2, eps=eps, method=method, transport=transport, damping=relative(damping), least=_LEAST)
     moved = {"momentum": optax.ema(b1), "refresh": refresh, "precision": precision}
     tx = blocked(
-        as_direction(kept.of_entries(grafted(kl(b2), kept.of_root(root), magnitude, **moved), rotates=True)),
+        as_direction(kept.of_entries(grafted(kl(b2), kept.of_root(root), magnitude, **moved))),
         block_size=1024 if block_size is None else block_size,
         views=views,
         otherwise=as_direction(kept.of_entries(adam(b1, b2, eps))) if otherwise is None else otherwise,

@@ -14,8 +14,8 @@ __all__ = ["Memory", "memory_of"]
 class Memory(NamedTuple):
     """Say what an optimizer keeps in bfloat16, for `memory=` of the aliases.
 
-    Factors are triangles, and so are roots in bfloat16. For square blocks a state is this many times as large as
-    parameters of float32:
+    Factors stay in float32, as triangles. Roots are triangles, too, in bfloat16. For square blocks a state is this many
+    times as large as parameters of float32:
 
     | | as it is | `Memory()` |
     |---|---|---|
@@ -28,8 +28,7 @@ class Memory(NamedTuple):
     Attributes:
       entries: whether momentum and second moments are kept so, which are numbers for each entry of a parameter. They
         are rounded up or down by chance, so that no small change is lost. Parameters without a view are included, but
-        not those of an `otherwise=` of your own. SOAP and KL-SOAP rotate their momentum before they divide it, which
-        would spread the rounding of large entries over small ones. So they keep it in float32, and factors in bfloat16.
+        not those of an `otherwise=` of your own.
       roots: whether roots and bases are kept so, by `precond.roots.store_as`; roots are triangles then.
 
     Examples:
@@ -49,14 +48,9 @@ class Memory(NamedTuple):
     entries: bool = True
     roots: bool = True
 
-    def of_entries(self, tx: optax.GradientTransformation, *, rotates: bool = False) -> optax.GradientTransformation:
-        """Return a transformation of stacks or of parameters, with narrow momentum and second moments if asked for.
-
-        Args:
-          tx: the transformation.
-          rotates: whether it rotates its momentum. Then factors are narrow in place of momentum.
-        """
-        return entries_in_bfloat16(tx, momentum=not rotates, factors=rotates) if self.entries else tx
+    def of_entries(self, tx: optax.GradientTransformation) -> optax.GradientTransformation:
+        """Return a transformation of stacks or of parameters, with narrow momentum and second moments if asked for."""
+        return entries_in_bfloat16(tx) if self.entries else tx
 
     def of_root(self, root: Root) -> Root:
         """Return a root that is stored in bfloat16 if asked for."""

@@ -85,7 +85,7 @@ def scale_by_soap(
     root = kept.of_root(eigenbasis(b2, eps=eps, method=method, transport=rotated() if transport is None else transport))
     moved = {"momentum": optax.ema(b1), "refresh": refresh, "precision": precision}
     tx = blocked(
-        as_direction(kept.of_entries(grafted(outer_products(b2), root, magnitude, **moved), rotates=True)),
+        as_direction(kept.of_entries(grafted(outer_products(b2), root, magnitude, **moved))),
         block_size=1024 if block_size is None else block_size,
         views=views,
         otherwise=as_direction(kept.of_entries(adam(b1, b2, eps))) if otherwise is None else otherwise,

@@ -42,7 +42,7 @@ def test_fields_are_independent():
     roots = precond.soap(1e-3, memory=precond.Memory(entries=False)).init(params)
     both = precond.soap(1e-3, memory=precond.Memory()).init(params)
     count = [sum(x.dtype == jnp.bfloat16 for x in jax.tree.leaves(state)) for state in (entries, roots, both)]
-    assert count == [5, 2, 7]  # second moments, and a square and a diagonal of each factor; two bases
+    assert count == [2, 2, 4]  # momentum and second moments; two bases
 
 
 @pytest.mark.parametrize(
