@@ -1,5 +1,7 @@
 """The eigenbasis by rotations: its definition, its invariances, and its errors on statistics that drift."""
 
+import importlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -163,7 +165,38 @@ def test_it_is_made_of_products_alone_at_full_precision(platform):
     assert "custom_call" not in text
     products = [line for line in text.splitlines() if "dot_general" in line]
     assert len(products) == 7  # five of a sweep and two that make the columns orthonormal, in loops
-    assert all("precision = [HIGHEST, HIGHEST]" in line for line in products)
+    full = ["precision = [HIGHEST, HIGHEST]" in line for line in products]
+    assert all(full) if platform != "tpu" else full.count(False) == 3  # those of E
+
+
+def three_passes(a, b):
+    """What a TPU computes at `HIGH`: both sides as sums of two numbers of bfloat16, without the smallest product."""
+    (a1, a2), (b1, b2) = ((y := x.astype(jnp.bfloat16).astype(x.dtype), x - y) for x in (a, b))
+    a2, b2 = (x.astype(jnp.bfloat16).astype(x.dtype) for x in (a2, b2))
+    return jnp.matmul(a1, b1) + (jnp.matmul(a1, b2) + jnp.matmul(a2, b1))
+
+
+@pytest.mark.parametrize("decay", [0.999, 0.95])
+def test_what_three_passes_lose_is_polished_away(decay, monkeypatch):
+    module = importlib.import_module("precond.linalg.rotate_basis")
+    path, turned, ends = drifting(64, decay), module._turned, []
+    for product in (module.product, three_passes):
+
+        def by(basis, e, product=product):
+            with monkeypatch.context() as patch:
+                patch.setattr(module, "product", product)
+                return turned(basis, e)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "_turned", by)
+            step = jax.jit(lambda a, q: rotate_basis(a, q, 2))
+            basis = jnp.asarray(exact(path[0]), jnp.float32)[None]
+            for a in path[1:]:
+                basis = step(jnp.asarray(a, jnp.float32)[None], basis)
+        ends.append((CRITERION(jnp.asarray(path[-1], jnp.float32)[None], basis).item(), departure(basis)))
+    (off, error), (off_by_three, error_by_three) = ends
+    assert off_by_three < off + 2e-6  # 0.1 is a good basis
+    assert error_by_three < 1.5 * error
 
 
 @pytest.mark.parametrize("n", [64, 128, 256])
