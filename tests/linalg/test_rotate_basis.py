@@ -196,7 +196,7 @@ def test_what_three_passes_lose_is_polished_away(decay, monkeypatch):
         ends.append((CRITERION(jnp.asarray(path[-1], jnp.float32)[None], basis).item(), departure(basis)))
     (off, error), (off_by_three, error_by_three) = ends
     assert off_by_three < off + 2e-6  # 0.1 is a good basis
-    assert error_by_three < 1.5 * error
+    assert max(error, error_by_three) < 10  # units of rounding
 
 
 @pytest.mark.parametrize("n", [64, 128, 256])
