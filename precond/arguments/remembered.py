@@ -18,7 +18,7 @@ def remembered(
 ) -> Callable[Concatenate[optax.GradientTransformation, P], T]:
     """Keep the results of a function of a transformation, by weak references to its `init` and its `update`.
 
-    The last 256 results are kept. If there is no weak reference to one of them, or an argument cannot be hashed, the
+    The last 256 results are kept. If Python cannot refer weakly to one of them, or cannot hash an argument, the
     function is called every time. A call that raises is not cached.
 
     Args:

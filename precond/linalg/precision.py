@@ -5,6 +5,8 @@ import contextvars
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 from jax import lax
 
 __all__ = ["Precision", "computed_in", "computing_in", "dot_precision", "precision"]
@@ -43,7 +45,8 @@ def precision(
     """Choose the precision in which the engine multiplies; by default it is the dtype's own but for one case.
 
     On a TPU gradients are multiplied with roots and bases in three passes of bfloat16 (`HIGH`), not in six. The error
-    of 17 units of rounding, 2e-6, is far below that of a root or a basis, and the products take half the time.
+    of 17 units of rounding, 2e-6, is far below that of a root or a basis, and the products take half the time. So are
+    the angles of `precond.roots.rotations`, whose errors are corrected at full precision afterwards.
 
     It may be one of the presets of `jax.lax.DotAlgorithmPreset` that emulate float32 on a GPU's tensor cores. On an
     H200 those that are as exact as float32 are not faster (docs/accelerators.md). A device that does not have a preset
@@ -66,8 +69,8 @@ def precision(
       statistics: the precision of products of gradients with themselves. Anything that is worse than float32 on some
         device is refused, since TF32's error in a factor is a thousand times the ridge.
       roots: the precision of the refresh of roots and bases.
-      projections: the precision of products of gradients with roots and bases; None is `HIGH` on a TPU and `HIGHEST`
-        elsewhere.
+      projections: the precision of products of gradients with roots and bases. None is `HIGHEST`, but `HIGH` on a TPU
+        if no array is wider than float32.
 
     Returns:
       A value for `precision=` of `precond.scale_by_kronecker`.
@@ -117,7 +120,8 @@ def computed_in(dots: DotPrecision | None, work: Callable[..., Any], *args: Any)
     """Return `work(*args)`, whose matrices are multiplied in a precision.
 
     Args:
-      dots: a `jax.lax.Precision` or a `jax.lax.DotAlgorithmPreset`; None is `HIGH` on a TPU and `HIGHEST` elsewhere.
+      dots: a `jax.lax.Precision` or a `jax.lax.DotAlgorithmPreset`. None is `HIGHEST`, but `HIGH` on a TPU if no array
+        is wider than float32.
       work: a function of trees of arrays.
       args: the arguments of this function.
 
@@ -133,6 +137,8 @@ def computed_in(dots: DotPrecision | None, work: Callable[..., Any], *args: Any)
 
         return run
 
+    if dots is None and any(jnp.result_type(x) in (jnp.float64, jnp.complex128) for x in jax.tree.leaves(args)):
+        dots = lax.Precision.HIGHEST
     if dots is not None:
         return at(dots)(*args)
     return lax.platform_dependent(*args, tpu=at(lax.Precision.HIGH), default=at(lax.Precision.HIGHEST))

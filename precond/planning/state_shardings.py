@@ -57,8 +57,8 @@ def state_shardings(tx: optax.GradientTransformation, params: Any, mesh: Mesh | 
         named = {a for part in spec for a in ((part,) if isinstance(part, str) else part or ())}
         if unknown := sorted(named - set(mesh.axis_names)):
             raise ValueError(
-                f"params= has an array of shape {x.shape} that lies on the axis {unknown[0]!r}, which mesh= with the "
-                f"axes {mesh.axis_names} has not: pass the mesh of the parameters."
+                f"params= has an array of shape {x.shape} that lies on the axis {unknown[0]!r}, but mesh= has the axes "
+                f"{mesh.axis_names}: pass the mesh of the parameters."
             )
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(typed, spec))
 

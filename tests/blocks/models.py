@@ -449,6 +449,7 @@ perceptron/w_o                                          128,20       rc
 # LSTM of one matrix, inputs above hidden state: default haiku
 model/lstm/w                                         52,128       rbc    52,4,32
 model/lstm/b                                         128          -
+lstm_net/out/w                                       52,64        rc
 
 # xLSTM in Flax: default flax
 blocks_0/xlstm/igate/kernel                             192,4        rc

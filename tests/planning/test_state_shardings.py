@@ -219,5 +219,5 @@ def test_parameters_of_another_mesh_are_refused():
     meshes = [jax.make_mesh((8,), (name,), axis_types=(jax.sharding.AxisType.Auto,)) for name in ("model", "data")]
     sharding = jax.sharding.NamedSharding(meshes[0], jax.sharding.PartitionSpec(None, "model"))
     params = {"kernel": jax.ShapeDtypeStruct((8, 8), jnp.float32, sharding=sharding)}
-    with pytest.raises(ValueError, match=r"lies on the axis 'model', which mesh= with the axes .* has not"):
+    with pytest.raises(ValueError, match=r"lies on the axis 'model', but mesh= has the axes .*: pass the mesh"):
         precond.state_shardings(precond.shampoo(1e-3), params, meshes[1])

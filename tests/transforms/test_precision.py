@@ -49,6 +49,11 @@ def test_on_a_tpu_gradients_meet_roots_in_three_passes_of_bfloat16():
     assert kinds(dots(precond.precision(projections=lax.Precision.HIGHEST), platform="tpu")) == {"HIGHEST HIGHEST"}
 
 
+def test_on_a_tpu_float64_is_not_narrowed(x64, monkeypatch):
+    monkeypatch.setitem(STACKS, "8x8", jax.ShapeDtypeStruct((3, 8, 8), jnp.float64))
+    assert kinds(dots(platform="tpu")) == {"HIGHEST HIGHEST"}
+
+
 def test_each_part_has_the_precision_it_was_given_and_no_other():
     roots = [line for line in dots(precond.precision(roots=X3), precond.composite()) if "tf32" in line]
     projections = [line for line in dots(precond.precision(projections=X3), precond.composite()) if "tf32" in line]

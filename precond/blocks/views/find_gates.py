@@ -44,9 +44,10 @@ def find_gates(parts: tuple[str, ...], leaf: Parameter) -> tuple[int, int]:
       >>> find_gates(("gru", "w_ih"), Parameter((192, 32), "float32", cell))
       (0, 3)
     """
+    sides = [(-1, -2), (0, 1)] if leaf.ndim == 2 else [(-1, -2)]  # of the outputs, and of the inputs
     for inputs, hidden in _cells(parts, leaf):
         if len(inputs) == len(hidden) == leaf.ndim >= 2:
-            for axis, other in ((-1, -2), (0, 1))[: 2 if leaf.ndim == 2 else 1]:
+            for axis, other in sides:
                 count, rest = divmod(hidden[axis], max(hidden[other], 1))
                 # Both have the same outputs in every cell; two layers of a perceptron may have the same names.
                 if inputs[axis] == hidden[axis] and not rest and 1 < count <= _MOST:

@@ -78,8 +78,8 @@ def _one_layer(path: str, leaf: Parameter) -> View | None:
 
 def _gates(parts: tuple[str, ...], leaf: Parameter) -> int:
     """Count the gates of a recurrent cell that are side by side; an LSTM `[in + h, 4 h]` may be one matrix."""
-    held = parts[:-1] if parts[-2:-1] != ("linear",) else parts[:-2]
+    cell = "/".join(parts[:-2] if parts[-2:-1] == ("linear",) else parts[-2:-1])
     count, rest = divmod(leaf.shape[-1], 4)
-    if leaf.ndim == 2 and "lstm" in "/".join(held) and not rest and leaf.shape[0] > count:
+    if leaf.ndim == 2 and "lstm" in cell and not rest and leaf.shape[0] > count:
         return 4
     return find_gates(parts, leaf)[1]
