@@ -106,7 +106,7 @@ def test_what_computes_in_the_engine_knows_neither_a_mesh_nor_a_method():
         "groups",
         "refresh_schedule",
         "per_block",
-        "entries_in_bfloat16",
+        "entries_in_16_bits",
     ):
         text = (PACKAGE / "engine" / f"{name}.py").read_text()
         assert not re.search(r"precond\.(mesh|roots\.methods|routes)", text), name

@@ -75,7 +75,6 @@ METHODS = {
     "soap": Method(of_rate(precond.soap)),
     "soap, every step": Method(of_rate(precond.soap, refresh=1)),
     "soap, small state": Method(of_rate(precond.soap, memory=precond.Memory()), larger="soap"),
-    "soap, small state but for bases": Method(of_rate(precond.soap, memory=precond.Memory(roots=False)), larger="soap"),
     "soap, Adam's norm": Method(of_rate(precond.soap, magnitude=ADAMS_NORM)),
     "soap, moments kept": Method(of_rate(precond.soap, transport=precond.roots.unchanged())),
     "kl_shampoo": Method(of_rate(precond.kl_shampoo)),

@@ -16,7 +16,8 @@ from precond.checkpoints.check_moments import DEFAULTS, check_moments
 from precond.checkpoints.filling import Filling
 from precond.checkpoints.in_wrappers import in_wrappers
 from precond.checkpoints.moments import classes_in, moments_of
-from precond.checkpoints.places import named_leaves, stacks_in
+from precond.checkpoints.places import named_leaves, on_host, stacks_in
+from precond.linalg import FixedPoint, fixed_point
 from precond.trees import Tree
 
 __all__ = ["Adopted", "adopt"]
@@ -140,10 +141,9 @@ def adopt(
     record = in_wrappers(record, stacks_in(leaves))
     filling = Filling(leaves, shapes, layouts, record, moments, classes_in(fresh))
     check_moments(moments, filling.asked, known, [name for name, decay in decays.items() if decay is None])
-    made = [_put(filling.filled[name], x) for name, x in leaves.items()]
-    adopted = Adopted(
-        jax.tree.unflatten(jax.tree.structure(fresh), made), *filling.report(), tuple(sorted(filling.uncorrected))
-    )
+    arrays, structure = jax.tree.flatten(fresh, is_leaf=lambda x: isinstance(x, FixedPoint))
+    made = [_put(filling.filled[name], x) for name, x in zip(leaves, arrays, strict=True)]
+    adopted = Adopted(jax.tree.unflatten(structure, made), *filling.report(), tuple(sorted(filling.uncorrected)))
     _warn_of_shared_counts(adopted.uncorrected)
     if shapes and not adopted.kept and not adopted.partly and not _has_states(state):
         raise ValueError(
@@ -208,6 +208,8 @@ def _has_states(tree: object) -> bool:
 
 def _put(x: Any, like: Any) -> Any:
     """Put numbers where an array of a new state lies, in its dtype."""
+    if isinstance(like, FixedPoint):
+        return jax.tree.map(lambda part, old: _put(np.asarray(part), old), fixed_point(jnp.asarray(on_host(x))), like)
     if x is like or not isinstance(like, jax.Array) or isinstance(x, jax.Array):
         return x
     x = x.real if np.iscomplexobj(x) and not np.iscomplexobj(like) else x

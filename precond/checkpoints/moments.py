@@ -88,7 +88,7 @@ def classes_in(state: Any) -> dict[str, type]:
 
     found = jax.tree_util.tree_flatten_with_path(state, is_leaf=averages)[0]
     classes = {f"/{path_name(path)}/": type(x) for path, x in found if averages(x)}
-    return {name.replace("/in_bfloat16/", "/").replace("//", "/")[1:]: kind for name, kind in classes.items()}
+    return {name.replace("/in_16_bits/", "/").replace("//", "/")[1:]: kind for name, kind in classes.items()}
 
 
 def moments_of(record: Record, b1: float, b2: float, classes: Mapping[str, type] | None = None) -> Moments:

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from precond.blocks import leaves_of
+from precond.linalg import FixedPoint
 from precond.trees import Tree
 
 __all__ = ["Stacked", "beside", "named_leaves", "on_host", "places_in", "stacks_in"]
@@ -38,8 +39,8 @@ class Stacked(NamedTuple):
 def named_leaves(tree: Tree) -> dict[str, Any]:
     """Return the leaves of a state by name; the names are those of a checkpoint of it in plain dictionaries.
 
-    The level that `precond.engine.entries_in_bfloat16` puts around a state is left out. So a momentum has the same name
-    in bfloat16 and in float32.
+    The level that `precond.engine.entries_in_16_bits` puts around a state is left out, and numbers in fixed point are
+    widened. So a momentum has the same name in 16 bits and in float32.
 
     Args:
       tree: a state, or what became of one.
@@ -49,7 +50,24 @@ def named_leaves(tree: Tree) -> dict[str, Any]:
       >>> list(named_leaves(optax.adam(1e-3).init({"kernel": jnp.ones(2)})))
       ['0/count', '0/mu/kernel', '0/nu/kernel']
     """
-    return {f"/{name}".replace("/in_bfloat16/", "/")[1:]: x for name, x in leaves_of(tree).items()}
+    found = {f"/{name}".replace("/in_16_bits/", "/")[1:]: x for name, x in leaves_of(tree).items()}
+    leaves: dict[str, Any] = {}
+    for name, x in found.items():
+        whole, _, field = name.rpartition("/")
+        if field == "integers" and x.dtype == jnp.int16 and f"{whole}/scales" in found:
+            leaves[whole] = _widened(FixedPoint(x, found[f"{whole}/scales"]))
+        elif not (field == "scales" and whole in leaves):
+            leaves[name] = x
+    return leaves
+
+
+def _widened(x: FixedPoint) -> Any:
+    if isinstance(x.integers, jax.ShapeDtypeStruct):
+        return jax.eval_shape(FixedPoint.numbers, x)
+    return _numbers(x)
+
+
+_numbers = jax.jit(FixedPoint.numbers)  # which also takes arrays of which each process has a part
 
 
 def on_host(x: Any) -> Any:

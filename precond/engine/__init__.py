@@ -1,7 +1,7 @@
 """Turn parameters into stacks, run statistics and roots on them, and turn them back. This is floor 3 of the library."""
 
 from precond.engine.blocked import BlockedState, blocked
-from precond.engine.entries_in_bfloat16 import EntriesInBfloat16State, entries_in_bfloat16
+from precond.engine.entries_in_16_bits import EntriesIn16BitsState, entries_in_16_bits
 from precond.engine.host_state import EngineDescription, HostState, describing
 from precond.engine.per_block import per_block
 from precond.engine.refresh_schedule import RefreshSchedule, as_schedule, every, on_host
@@ -13,7 +13,7 @@ __all__ = [
     "SKIPPED",
     "BlockedState",
     "EngineDescription",
-    "EntriesInBfloat16State",
+    "EntriesIn16BitsState",
     "HostState",
     "KroneckerState",
     "RefreshSchedule",
@@ -22,7 +22,7 @@ __all__ = [
     "blocked",
     "check_skipped",
     "describing",
-    "entries_in_bfloat16",
+    "entries_in_16_bits",
     "every",
     "on_host",
     "per_block",

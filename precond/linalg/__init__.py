@@ -8,6 +8,7 @@ from precond.linalg.composite_root import composite_root
 from precond.linalg.coupled_newton import coupled_newton
 from precond.linalg.eigen_basis import eigen_basis
 from precond.linalg.eigh_root import eigh_root
+from precond.linalg.fixed_point import FixedPoint, fixed_point
 from precond.linalg.isometry_error import isometry_error
 from precond.linalg.largest_eigenvalue import largest_eigenvalue
 from precond.linalg.minimax_steps import minimax_step
@@ -27,6 +28,7 @@ from precond.linalg.take_columns import take_columns
 
 __all__ = [
     "Factor",
+    "FixedPoint",
     "Packed",
     "Precision",
     "average",
@@ -45,6 +47,7 @@ __all__ = [
     "eigh_root",
     "eye_like",
     "first_basis",
+    "fixed_point",
     "gram",
     "gram_is_cheaper",
     "gram_newton_schulz",

@@ -86,7 +86,7 @@ def scale_by_kl_soap(
     root = eigenbasis(b2, eps=eps, method=method, transport=transport, damping=relative(damping), least=_LEAST)
     moved = {"momentum": optax.ema(b1), "refresh": refresh, "precision": precision}
     tx = blocked(
-        as_direction(kept.of_entries(grafted(kl(b2), kept.of_root(root), magnitude, **moved))),
+        as_direction(kept.of_entries(grafted(kl(b2), kept.of_root(root), magnitude, **moved), "ema")),
         block_size=1024 if block_size is None else block_size,
         views=views,
         otherwise=as_direction(kept.of_entries(adam(b1, b2, eps))) if otherwise is None else otherwise,
@@ -160,7 +160,7 @@ def kl_soap(
       views: as in `precond.blocked`.
       otherwise: the transformation of parameters without a view; None is Adam with the same `b1`, `b2` and `eps`.
       precision: the precision of matrix products, as in `precond.scale_by_kronecker`; None is the highest.
-      memory: what is kept in bfloat16: `precond.Memory()` keeps momentum, second moments, and bases so; None nothing.
+      memory: what is kept in 16 bits: `precond.Memory()` keeps momentum, second moments, and bases so; None nothing.
       axis: mesh axes over whose devices blocks, bases and the state are divided, as in `precond.blocked`.
       mesh: the mesh, as in `precond.blocked`.
 

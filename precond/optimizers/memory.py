@@ -5,14 +5,14 @@ from typing import Any, NamedTuple
 import optax
 
 from precond.arguments import check_flag, check_part
-from precond.engine import entries_in_bfloat16
+from precond.engine import entries_in_16_bits
 from precond.roots import Root, store_as
 
 __all__ = ["Memory", "memory_of"]
 
 
 class Memory(NamedTuple):
-    """Say what an optimizer keeps in bfloat16, for `memory=` of the aliases.
+    """Say what an optimizer keeps in 16 bits, for `memory=` of the aliases.
 
     Factors stay in float32, as triangles. Roots are triangles, too, in bfloat16. For square blocks a state is this many
     times as large as parameters of float32:
@@ -27,8 +27,9 @@ class Memory(NamedTuple):
 
     Attributes:
       entries: whether momentum and second moments are kept so, which are numbers for each entry of a parameter. They
-        are rounded up or down by chance, so that no small change is lost. Parameters without a view are included, but
-        not those of an `otherwise=` of your own.
+        are rounded up or down by chance, so that no small change is lost. They are in bfloat16, but the momentum of
+        `soap` and `kl_soap` is in integers with a scale for each row. Parameters without a view are included, but not
+        those of an `otherwise=` of your own.
       roots: whether roots and bases are kept so, by `precond.roots.store_as`; roots are triangles then.
 
     Examples:
@@ -48,9 +49,14 @@ class Memory(NamedTuple):
     entries: bool = True
     roots: bool = True
 
-    def of_entries(self, tx: optax.GradientTransformation) -> optax.GradientTransformation:
-        """Return a transformation of stacks or of parameters, with narrow momentum and second moments if asked for."""
-        return entries_in_bfloat16(tx) if self.entries else tx
+    def of_entries(self, tx: optax.GradientTransformation, *fixed_point: str) -> optax.GradientTransformation:
+        """Return a transformation of stacks or of parameters, with narrow momentum and second moments if asked for.
+
+        Args:
+          tx: a transformation.
+          *fixed_point: the names of the fields that are stored in fixed point, and not in bfloat16.
+        """
+        return entries_in_16_bits(tx, fixed_point) if self.entries else tx
 
     def of_root(self, root: Root) -> Root:
         """Return a root that is stored in bfloat16 if asked for."""

@@ -85,7 +85,7 @@ def scale_by_soap(
     root = kept.of_root(eigenbasis(b2, eps=eps, method=method, transport=rotated() if transport is None else transport))
     moved = {"momentum": optax.ema(b1), "refresh": refresh, "precision": precision}
     tx = blocked(
-        as_direction(kept.of_entries(grafted(outer_products(b2), root, magnitude, **moved))),
+        as_direction(kept.of_entries(grafted(outer_products(b2), root, magnitude, **moved), "ema")),
         block_size=1024 if block_size is None else block_size,
         views=views,
         otherwise=as_direction(kept.of_entries(adam(b1, b2, eps))) if otherwise is None else otherwise,
@@ -154,7 +154,7 @@ def soap(
       views: as in `precond.blocked`.
       otherwise: the transformation of parameters without a view; None is Adam with the same `b1`, `b2` and `eps`.
       precision: the precision of matrix products, as in `precond.scale_by_kronecker`; None is the highest.
-      memory: what is kept in bfloat16: `precond.Memory()` keeps momentum, second moments, and bases so; None nothing.
+      memory: what is kept in 16 bits: `precond.Memory()` keeps momentum, second moments, and bases so; None nothing.
       axis: mesh axes over whose devices blocks, bases and the state are divided, as in `precond.blocked`.
       mesh: as in `precond.blocked`.
 

@@ -1,4 +1,4 @@
-"""What the aliases keep in bfloat16."""
+"""What the aliases keep in 16 bits."""
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +41,8 @@ def test_fields_are_independent():
     entries = precond.soap(1e-3, memory=precond.Memory(roots=False)).init(params)
     roots = precond.soap(1e-3, memory=precond.Memory(entries=False)).init(params)
     both = precond.soap(1e-3, memory=precond.Memory()).init(params)
-    count = [sum(x.dtype == jnp.bfloat16 for x in jax.tree.leaves(state)) for state in (entries, roots, both)]
+    narrow = (jnp.bfloat16, jnp.int16)
+    count = [sum(x.dtype in narrow for x in jax.tree.leaves(state)) for state in (entries, roots, both)]
     assert count == [2, 2, 4]  # momentum and second moments; two bases
 
 
@@ -73,17 +74,47 @@ def test_training_ends_where_it_ends_without(alias):
     assert narrow < 1.1 * wide
 
 
-def test_a_run_may_change_its_memory_in_the_middle():
+@pytest.mark.parametrize("alias", [precond.shampoo, precond.soap])
+def test_a_run_may_change_its_memory_in_the_middle(alias):
     params = {"w": jax.random.normal(jax.random.key(0), (8, 4)), "embedding": jnp.ones((5, 3))}
-    wide, narrow = precond.shampoo(1e-2), precond.shampoo(1e-2, memory=precond.Memory())
+    wide, narrow = alias(1e-2), alias(1e-2, memory=precond.Memory())
     for old, new in ((wide, narrow), (narrow, wide), (narrow, narrow)):
-        _, state = old.update(params, old.init(params), params)
+        state = old.init(params)
+        for step in range(3):
+            grads = optax.tree.random_like(jax.random.key(step), params)
+            _, state = old.update(grads, state, params)
         adopted = precond.checkpoints.adopt(new, params, state)
         assert (adopted.anew, adopted.partly) == ((), {})
         expected, _ = old.update(params, state, params)
         updates, _ = new.update(params, adopted.state, params)
         for name, u in updates.items():
             assert jnp.linalg.norm(u - expected[name]) < 0.1 * jnp.linalg.norm(expected[name])
+
+
+@pytest.mark.parametrize("form", ["state", "dictionaries", "by path"])
+def test_a_state_of_soap_in_fixed_point_is_adopted_to_the_last_bit(form):
+    params = {"w": jax.random.normal(jax.random.key(0), (8, 6)), "conv": jnp.ones((3, 3, 4, 8)), "bias": jnp.ones(6)}
+    tx = precond.soap(1e-2, memory=precond.Memory(), block_size=4)
+    state = tx.init(params)
+    for step in range(3):
+        _, state = tx.update(optax.tree.random_like(jax.random.key(step), params), state, params)
+    saved = {
+        "state": lambda: state,
+        "dictionaries": lambda: in_dictionaries(state),
+        "by path": lambda: precond.checkpoints.by_path(tx, params, state),
+    }[form]()
+    adopted = precond.checkpoints.adopt(tx, params, saved)
+    assert (adopted.anew, adopted.partly) == ((), {})
+    jax.tree.map(np.testing.assert_array_equal, adopted.state, state)
+
+
+def in_dictionaries(tree):
+    """Return a state as Orbax restores it without a target."""
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        return {name: in_dictionaries(x) for name, x in tree._asdict().items()}
+    if isinstance(tree, tuple):
+        return [in_dictionaries(x) for x in tree]
+    return {k: in_dictionaries(x) for k, x in tree.items()} if isinstance(tree, dict) else tree
 
 
 def test_the_state_of_another_memory_is_refused():

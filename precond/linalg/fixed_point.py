@@ -1,0 +1,68 @@
+"""Keep numbers in 16 bits with one scale for each row."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+__all__ = ["FixedPoint", "fixed_point"]
+
+_BITS = 15  # without the sign
+
+
+class FixedPoint(NamedTuple):
+    r"""Hold a stack of blocks as integers of 16 bits, with one scale for each row.
+
+    A row is all that has the same place on the first axis of a block; a vector is one row. A large number keeps 14
+    or 15 bits, where bfloat16 keeps 8.
+
+    Attributes:
+      integers: the numbers as multiples of their row's scale, `[N, d1, .., dk]`.
+      scales: powers of two, `[N, d1]`; `[N]` for vectors.
+    """
+
+    integers: jax.Array
+    scales: jax.Array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the stack."""
+        return self.integers.shape
+
+    def numbers(self) -> jax.Array:
+        """Return the numbers themselves, in the type of the scales.
+
+        Examples:
+          >>> FixedPoint(jnp.asarray([[3, 0]], jnp.int16), jnp.full(1, 0.5)).numbers().tolist()
+          [[1.5, 0.0]]
+        """
+        x, scales = self.integers, self.scales
+        return x.astype(scales.dtype) * scales.reshape(*scales.shape, *[1] * (x.ndim - scales.ndim))
+
+
+def fixed_point(x: jax.Array, noise: jax.Array | None = None) -> FixedPoint:
+    r"""Round numbers to multiples of one power of two for each row, at most a 16384th of its largest number.
+
+    With noise they are rounded up or down by chance, so that the mean is the number itself. Without they are rounded to
+    the nearest. Numbers that come from a `FixedPoint` stay the same. A row in which a number is not finite is NaN
+    afterwards.
+
+    Args:
+      x: a stack, `[N, d1, .., dk]`, of float32 or float64.
+      noise: uniform numbers of 16 bits, `uint16`, of the same shape; or None.
+
+    Examples:
+      >>> rounded = fixed_point(jnp.asarray([[[1.0, -0.3], [0.0, 3.0]]]))
+      >>> rounded.integers.tolist(), (1 / rounded.scales).tolist()
+      ([[[16384, -4915], [0, 24576]]], [[16384.0, 8192.0]])
+      >>> rounded.numbers().tolist()
+      [[[1.0, -0.29998779296875], [0.0, 3.0]]]
+    """
+    rest = tuple(range(min(2, x.ndim - 1), x.ndim))
+    largest = jnp.max(jnp.abs(x), axis=rest, keepdims=True)
+    _, exponent = jnp.frexp(largest)
+    scales = jnp.ldexp(jnp.ones_like(largest), jnp.maximum(exponent - _BITS, jnp.finfo(x.dtype).minexp))
+    parts = x / scales
+    whole = jnp.round(parts) if noise is None else jnp.floor(parts + (noise.astype(x.dtype) + 0.5) / 2**16)
+    integers = jnp.clip(whole, 1 - 2**_BITS, 2**_BITS - 1).astype(jnp.int16)
+    return FixedPoint(integers, jnp.squeeze(jnp.where(jnp.isfinite(largest), scales, jnp.nan), rest))
