@@ -132,6 +132,14 @@ def test_the_page_shows_what_the_trials_say(monkeypatch):
     assert page == drawing.written(page, drawing.tables(drawing.load(command.RESULTS, list(TASKS))))
 
 
+@pytest.mark.parametrize(("name", "times"), [("shampoo", 2.5), ("soap", 3.0)])
+def test_a_small_state_costs_at_most_two_percent_of_the_steps_on_every_task(name, times):
+    small = f"{name}, small state"
+    assert round(drawing.size(small), 2) <= times
+    for task, trials in drawing.load(command.RESULTS, list(TASKS)).items():
+        assert drawing.ratio(small, trials, "steps", by=name, of=name) <= 1.02, task
+
+
 def test_the_page_shows_which_parts_of_kl_soap_did_harm():
     found = json.loads((command.RESULTS.parent / "kl_soap.json").read_text())
     text = drawing.PAGE.read_text().split("<!-- kl_soap begins -->")[1].split("<!-- kl_soap ends -->")[0]
