@@ -1,6 +1,7 @@
 """Lay out the blocks of all parameters in stacks. A layout is computed from shapes at trace time, and never stored."""
 
 import difflib
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from precond.blocks.cuts import BlockSize, cut_blocks, paste_blocks
-from precond.blocks.parameter import Parameter, parameters_of
+from precond.blocks.parameter import Parameter, Shapes, parameters_among, shapes_in
 from precond.blocks.tensor_group import Member, TensorGroup, group_members
 from precond.blocks.view import Geometry, View, Views, geometry
 
@@ -184,7 +185,16 @@ def layout_of(tree: Any, views: Views, block_size: BlockSize, multiple: int = 1)
       ... }
       {'21x8': (1, 21, 8)}
     """
-    parameters = parameters_of(tree)
+    try:
+        hash(views)
+    except TypeError:  # such as views with a dictionary in them
+        return _layout.__wrapped__(shapes_in(tree), views, block_size, multiple)
+    return _layout(shapes_in(tree), views, block_size, multiple)
+
+
+@functools.lru_cache(maxsize=64)  # a step asks for it several times, each time that it is traced
+def _layout(shapes: Shapes, views: Views, block_size: BlockSize, multiple: int) -> Layout:
+    parameters = parameters_among(shapes)
     groups = tuple(group_members(members, block_size) for members in _members(parameters, views))
     counts: dict[str, tuple[int, tuple[int, ...], Any]] = {}
     for group in groups:

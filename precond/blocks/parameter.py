@@ -13,7 +13,10 @@ from precond.blocks.find_layer_axes import find_layer_axes
 from precond.blocks.parameter_names import is_table
 from precond.blocks.path_name import parts_of, path_name
 
-__all__ = ["Parameter", "as_parameter", "parameters_of"]
+__all__ = ["Parameter", "Shapes", "as_parameter", "parameters_among", "parameters_of", "shapes_in"]
+
+Shapes = tuple[tuple[str, tuple[int, ...], Any], ...]
+"""The paths, shapes and dtypes of parameters."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,10 +117,39 @@ def parameters_of(tree: Any) -> list[tuple[str, Parameter]]:
       >>> dict(parameters_of(tree))["dense/kernel"].layer_axes
       (0,)
     """
-    # Shapes and dtypes as JAX sees them: a leaf may be a NumPy array of float64, or a Python number.
+    return parameters_among(shapes_in(tree))
+
+
+def shapes_in(tree: Any) -> Shapes:
+    """Return the paths, shapes and dtypes of the parameters of a tree, in its order.
+
+    Args:
+      tree: a tree of arrays, or of anything with `shape` and `dtype`.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> shapes_in({"dense": {"kernel": jnp.ones((2, 3))}})
+      (('dense/kernel', (2, 3), dtype('float32')),)
+    """
+    # As JAX sees them: a leaf may be a NumPy array of float64, or a Python number.
     leaves = jax.tree_util.tree_flatten_with_path(jax.eval_shape(lambda t: t, tree))[0]
-    named = [(path_name(path), leaf) for path, leaf in leaves]
-    shapes = {parts_of(name): leaf.shape for name, leaf in named}
+    return tuple((path_name(path), tuple(leaf.shape), leaf.dtype) for path, leaf in leaves)
+
+
+def parameters_among(named: Shapes) -> list[tuple[str, Parameter]]:
+    """Return parameters with their paths and their neighbours.
+
+    Args:
+      named: the result of `shapes_in`.
+
+    Examples:
+      >>> (bias, kernel) = parameters_among(
+      ...     (("bias", (3,), "float32"), ("kernel", (2, 3), "float32"))
+      ... )
+      >>> bias[1].neighbours["kernel"]
+      (2, 3)
+    """
+    shapes = {parts_of(name): shape for name, shape, _ in named}
     own: dict[tuple[str, ...], dict[str, tuple[int, ...]]] = {}
     beside: dict[tuple[str, ...], dict[str, tuple[int, ...]]] = {}
     tables = {f"/{'/'.join(parts)}": shape for parts, shape in shapes.items() if is_table(parts)}
@@ -126,10 +158,10 @@ def parameters_of(tree: Any) -> list[tuple[str, Parameter]]:
         beside.setdefault(parts[:-2], {})["/".join(("..", *parts[-2:]))] = shape
     layer_axes = find_layer_axes(shapes)
 
-    def one(name: str, leaf: Any) -> Parameter:
+    def one(name: str, shape: tuple[int, ...], dtype: Any) -> Parameter:
         parts = parts_of(name)
         # If two paths have the same text (a dot in a key), no parameter knows along which axes it is stacked.
         known = layer_axes[parts] if len(shapes) == len(named) else ()
-        return Parameter(tuple(leaf.shape), leaf.dtype, ChainMap(own[parts[:-1]], beside[parts[:-2]], tables), known)
+        return Parameter(shape, dtype, ChainMap(own[parts[:-1]], beside[parts[:-2]], tables), known)
 
-    return [(name, one(name, leaf)) for name, leaf in named]
+    return [(name, one(name, shape, dtype)) for name, shape, dtype in named]
