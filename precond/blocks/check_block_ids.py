@@ -62,7 +62,8 @@ def check_inner(state: Any, expected: Any, *, divided: bool) -> None:
       divided: whether a device may see no more than its share of a stack.
 
     Raises:
-      ValueError: naming the first array that differs, or that was saved in half precision.
+      ValueError: naming the first array that differs, or whose numbers have 16 bits where they must not, or must and
+        have not.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -84,9 +85,10 @@ def check_inner(state: Any, expected: Any, *, divided: bool) -> None:
             raise ValueError(
                 f"state= is of another optimizer: '{name}' has the shape {shape}, not {np.shape(x)}. {_ADVICE}"
             )
-        if jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize == 2 < jnp.result_type(x).itemsize:
+        needed = jnp.result_type(x)
+        if 2 in (dtype.itemsize, needed.itemsize) and dtype != needed:
             raise ValueError(
-                f"state= has '{name}' in {dtype}, and it must be {jnp.result_type(x)}. Widen the state: "
+                f"state= has '{name}' in {dtype}, and it must be {needed}. Cast the state: "
                 f"jax.tree.map(lambda x, y: x.astype(y.dtype), state, tx.init(params))."
             )
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from precond.blocks.cuts import BlockSize, cut_blocks, paste_blocks
 from precond.blocks.parameter import Parameter, Shapes, parameters_among, shapes_in
 from precond.blocks.tensor_group import Member, TensorGroup, group_members
-from precond.blocks.view import Geometry, View, Views, geometry
+from precond.blocks.view import Geometry, Views, check_view, geometry
 
 __all__ = ["CutGroups", "Layout", "Leaves", "Origin", "StacksByName", "layout_of"]
 
@@ -174,6 +174,7 @@ def layout_of(tree: Any, views: Views, block_size: BlockSize, multiple: int = 1)
       ValueError: for a view that does not fit.
 
     Examples:
+      >>> from precond.blocks import View
       >>> from precond.blocks.views import as_views, default_views
       >>> joined = View((0, 1), row="bias")
       >>> tree = {"kernel": jnp.zeros((20, 8)), "bias": jnp.zeros(8)}
@@ -214,9 +215,11 @@ def _members(parameters: Sequence[tuple[str, Parameter]], views: Views) -> list[
     places = {path: i for i, (path, _) in enumerate(parameters)}
     read = {i: views(path, leaf) for i, (path, leaf) in enumerate(parameters) if leaf.size}
     read = {i: view for i, view in read.items() if view is not None}
+    for i, view in read.items():
+        check_view(view, f"'{parameters[i][0]}'")
     matrix_of: dict[int, int] = {}  # the parameter of whose matrices each row is the last one
     for i, view in read.items():
-        wanted = view.row if isinstance(view, View) and view.row else None
+        wanted = view.row or None
         row = None if wanted is None else places.get(wanted)
         if row is None:
             _check_absent(parameters[i][0], wanted, places)

@@ -67,9 +67,10 @@ def mistakes_in_views(tree: Any, views: Views, block_size: BlockSize = None) -> 
 def _unmatched_patterns(views: PatternViews, paths: list[str]) -> Iterator[str]:
     """Find patterns that are found in no parameter. Another part of a partition may have it."""
     for pattern in views.unmatched(paths):
+        few = " and ".join(repr(path) for path in dict.fromkeys((paths[0], paths[-1])))
         yield (
-            f"views: the pattern {pattern!r} is found in none of the {len(paths)} parameters, such as '{paths[0]}' and "
-            f"'{paths[-1]}'. Mend it, or leave it out."
+            f"views: the pattern {pattern!r} is found in none of the parameters, such as {few}. Mend it, or leave it "
+            f"out."
         )
 
 

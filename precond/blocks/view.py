@@ -114,7 +114,8 @@ def check_view(view: Any, where: str) -> None:
         )
     for name in ("passive", "shape", "row_axes"):
         given = getattr(view, name)
-        if given is not None and not (isinstance(given, (tuple, list)) and all(map(_is_whole, given))):
+        absent = given is None and name != "passive"
+        if not absent and not (isinstance(given, (tuple, list)) and all(map(_is_whole, given))):
             raise TypeError(f"View.{name}={given!r} of {where}: must be a tuple of integers.")
     if not isinstance(view.row, str | None):
         raise TypeError(f"View.row={view.row!r} of {where}: must be the path of a parameter, such as 'dense/bias'.")

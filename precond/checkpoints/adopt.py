@@ -16,7 +16,7 @@ from precond.checkpoints.check_moments import DEFAULTS, check_moments
 from precond.checkpoints.filling import Filling
 from precond.checkpoints.in_wrappers import in_wrappers
 from precond.checkpoints.moments import classes_in, moments_of
-from precond.checkpoints.places import named_leaves, on_host, stacks_in
+from precond.checkpoints.places import AVERAGED, named_leaves, on_host, stacks_in
 from precond.linalg import FixedPoint, fixed_point
 from precond.trees import Tree
 
@@ -114,6 +114,7 @@ def adopt(
         check_decay(name, decay)
     _check_state(params, state)
     layouts, shapes = layouts_of(tx, params), shapes_of(params)
+    _check_renamed(renamed)
     if isinstance(renamed, Mapping) and (unknown := [path for path in renamed if path not in shapes]):
         raise ValueError(
             f"renamed= has the new path '{unknown[0]}', but the parameters are {', '.join(map(repr, shapes))}: it is a "
@@ -127,6 +128,7 @@ def adopt(
         return old
 
     if isinstance(state, dict) and set(state) == set(Record._fields):
+        _check_record(state)
         record = Record({path: state["parameters"].get(old_path(path), {}) for path in shapes}, state["others"])
     else:
         record = record_of(named_leaves(state), shapes, layouts, old_path)
@@ -135,7 +137,7 @@ def adopt(
             f"renamed= says that '{lost[0]}' was '{renamed[lost[0]]}', of which state= has nothing: it is a mapping "
             f"from new paths to those in the state."
         )
-    _check_finite(record, shapes)
+    _check_finite(record)
     moments, fresh = moments_of(record, **known, classes=classes_in(state)), tx.init(params)
     leaves = named_leaves(fresh)
     record = in_wrappers(record, stacks_in(leaves))
@@ -189,11 +191,34 @@ def _check_state(params: object, state: object) -> None:
         )
 
 
-def _check_finite(record: Record, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Raise for momentum or second moments that are not finite, which would never become finite again."""
+def _check_renamed(renamed: Any) -> None:
+    """Raise for a mapping that gives the numbers of one parameter to several."""
+    olds = list(renamed.values()) if isinstance(renamed, Mapping) else []
+    if twice := [old for old in olds if olds.count(old) > 1]:
+        raise ValueError(
+            f"renamed= gives '{twice[0]}' to several parameters, and the numbers of a parameter belong to one alone. "
+            f"Name it once; the others begin anew."
+        )
+
+
+def _check_record(state: Mapping[str, Any]) -> None:
+    """Raise for a dictionary that looks like one of `by_path`, and has other things in it."""
+    for name in Record._fields:
+        if not isinstance(state[name], Mapping):
+            raise TypeError(f"state['{name}'] is {shown(state[name])}: must be a dictionary, as by_path made it.")
+    for path, places in state["parameters"].items():
+        if not isinstance(places, Mapping):
+            raise TypeError(
+                f"state['parameters']['{path}'] is {shown(places)}: must be a dictionary of arrays, as by_path made it."
+            )
+
+
+def _check_finite(record: Record) -> None:
+    """Raise for averages of gradients that are not finite, which would never become finite again."""
     for path, places in record.parameters.items():
         for place, x in places.items():
-            if np.shape(x) == shapes[path] and np.issubdtype(x.dtype, np.inexact) and not np.isfinite(x).all():
+            averaged = not AVERAGED.isdisjoint(place.split("/"))
+            if averaged and jnp.issubdtype(x.dtype, jnp.inexact) and not jnp.isfinite(jnp.asarray(x)).all():
                 raise ValueError(
                     f"state= has numbers in '{place}' of '{path}' that are not finite, and all later updates of it "
                     f"would not be, either: take an earlier checkpoint, or begin anew with tx.init(params)."

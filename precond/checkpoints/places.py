@@ -13,9 +13,12 @@ from precond.blocks import leaves_of
 from precond.linalg import FixedPoint
 from precond.trees import Tree
 
-__all__ = ["Stacked", "beside", "named_leaves", "on_host", "places_in", "stacks_in"]
+__all__ = ["AVERAGED", "Stacked", "beside", "named_leaves", "on_host", "places_in", "stacks_in"]
 
-_BY_ENTRY = {"ema", "momentum", "mu", "nu", "trace"}
+AVERAGED = frozenset({"ema", "momentum", "mu", "nu", "statistics", "trace"})
+"""The fields that hold averages of gradients, of their squares, or of their products."""
+
+_BY_ENTRY = AVERAGED - {"statistics"}  # the fields with a number for each entry
 _IN_OTHER_UNITS = {"roots", "statistics", "host"}  # numbers in a basis, or of a factor
 
 
@@ -54,8 +57,9 @@ def named_leaves(tree: Tree) -> dict[str, Any]:
     leaves: dict[str, Any] = {}
     for name, x in found.items():
         whole, _, field = name.rpartition("/")
-        if field == "integers" and x.dtype == jnp.int16 and f"{whole}/scales" in found:
-            leaves[whole] = _widened(FixedPoint(x, found[f"{whole}/scales"]))
+        scales = found.get(f"{whole}/scales")
+        if field == "integers" and scales is not None and x.shape[: scales.ndim] == scales.shape:
+            leaves[whole] = _widened(FixedPoint(x, scales))
         elif not (field == "scales" and whole in leaves):
             leaves[name] = x
     return leaves

@@ -47,9 +47,9 @@ def entries_in_16_bits(
 
     Rounding to the nearest would lose every change below $2^{-9}$: with a decay of 0.999 a second moment would hardly
     move. An array of the state has a number for each entry if it has the shape of one of the updates, and at least two
-    axes. Everything else stays as it is. Factors and roots also stay if they have such a shape. The noise depends on
-    the number of the step and on the place in a block, or in a row of a parameter, alone. So it is the same on every
-    mesh, and after a restart.
+    axes. Everything else stays as it is. Factors and roots also stay if they have such a shape, and so do numbers of
+    float64, since squares of them can be too large for bfloat16. The noise depends on the number of the step and on the
+    place in a block, or in a row of a parameter, alone. So it is the same on every mesh, and after a restart.
 
     Args:
       inner: a transformation of stacks `[N, d1, .., dk]` or of parameters.
@@ -120,15 +120,15 @@ def _wide_dtypes(tree: Tree) -> dict[tuple[int, ...], jnp.dtype]:
     """Return the type in which the momentum of an array is computed, by the shape of the array."""
     found: dict[tuple[int, ...], jnp.dtype] = {}
     for x in jax.tree.leaves(tree):
-        if x.ndim > 1 and jnp.issubdtype(x.dtype, jnp.floating):
+        if np.ndim(x) > 1 and jnp.issubdtype(x.dtype, jnp.floating):
             before = found.get(x.shape, jnp.dtype(jnp.float32))
             found[x.shape] = jnp.promote_types(wide_dtype(x), before)
     return found
 
 
 def _is_wide(x: Any, wide: dict[tuple[int, ...], jnp.dtype]) -> bool:
-    """Return whether an array has a number for each entry, in the type in which it is computed."""
-    return np.shape(x) in wide and x.dtype == wide[np.shape(x)]
+    """Return whether an array has a number for each entry, in float32."""
+    return wide.get(np.shape(x)) == x.dtype == jnp.float32
 
 
 def _mapped(function: Callable[[set[str], Any], Any], state: Any, stacks: Tree) -> Any:
@@ -139,7 +139,7 @@ def _mapped(function: Callable[[set[str], Any], Any], state: Any, stacks: Tree) 
       state: a state.
       stacks: the stacks that it is of.
     """
-    shapes = {name: x.shape for name, x in leaves_of(stacks).items()}
+    shapes = {name: np.shape(x) for name, x in leaves_of(stacks).items()}
 
     def one(path: KeyPath, x: Any) -> Any:
         return function({key.name for key in path if isinstance(key, GetAttrKey)}, x)

@@ -37,6 +37,7 @@ from precond.mesh import (
     in_boxes,
     init_sharded,
     match_sharding,
+    refuse_other_mesh,
     replicate,
     without_mesh,
 )
@@ -156,6 +157,8 @@ def _update(
         return updates, boxed_like(state._replace(foreign=state.foreign + foreign), given)
     leaves, treedef = jax.tree.flatten(updates)
     placement = options.placement(layout, leaves)
+    if placement is None:
+        refuse_other_mesh(options.sharding, state)
     divided = placement is not None and placement.kind == AxisType.Manual
     check_block_ids(state.block_ids, layout, divided=divided)
     expected, meaning = meaning_of(options.inner, layout)

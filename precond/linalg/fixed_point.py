@@ -1,6 +1,7 @@
 """Keep numbers in 16 bits with one scale for each row."""
 
-from typing import NamedTuple
+import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,11 +46,14 @@ def fixed_point(x: jax.Array, noise: jax.Array | None = None) -> FixedPoint:
 
     With noise they are rounded up or down by chance, so that the mean is the number itself. Without they are rounded to
     the nearest. Numbers that come from a `FixedPoint` stay the same. A row in which a number is not finite is NaN
-    afterwards.
+    afterwards. Integers have no derivative, so a derivative is refused.
 
     Args:
       x: a stack, `[N, d1, .., dk]`, of float32 or float64.
       noise: uniform numbers of 16 bits, `uint16`, of the same shape; or None.
+
+    Raises:
+      TypeError: where `jax.grad` or another transformation asks for a derivative.
 
     Examples:
       >>> rounded = fixed_point(jnp.asarray([[[1.0, -0.3], [0.0, 3.0]]]))
@@ -58,6 +62,7 @@ def fixed_point(x: jax.Array, noise: jax.Array | None = None) -> FixedPoint:
       >>> rounded.numbers().tolist()
       [[[1.0, -0.29998779296875], [0.0, 3.0]]]
     """
+    x = _without_derivative(x)
     rest = tuple(range(min(2, x.ndim - 1), x.ndim))
     largest = jnp.max(jnp.abs(x), axis=rest, keepdims=True)
     _, exponent = jnp.frexp(largest)
@@ -66,3 +71,18 @@ def fixed_point(x: jax.Array, noise: jax.Array | None = None) -> FixedPoint:
     whole = jnp.round(parts) if noise is None else jnp.floor(parts + (noise.astype(x.dtype) + 0.5) / 2**16)
     integers = jnp.clip(whole, 1 - 2**_BITS, 2**_BITS - 1).astype(jnp.int16)
     return FixedPoint(integers, jnp.squeeze(jnp.where(jnp.isfinite(largest), scales, jnp.nan), rest))
+
+
+@jax.custom_jvp
+def _without_derivative(x: jax.Array) -> jax.Array:
+    return x
+
+
+@functools.partial(_without_derivative.defjvp, symbolic_zeros=True)
+def _refused(primals: tuple[jax.Array], tangents: tuple[Any]) -> tuple[jax.Array, Any]:
+    if isinstance(tangents[0], jax.custom_derivatives.SymbolicZero):
+        return primals[0], tangents[0]
+    raise TypeError(
+        "A derivative through a momentum in fixed point is asked for, and integers have none. For a derivative through "
+        "updates leave memory= out, or pass memory=precond.Memory(entries=False)."
+    )

@@ -1,5 +1,7 @@
 """Round to bfloat16 stochastically, up or down by chance."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -7,10 +9,12 @@ from jax import lax
 __all__ = ["round_stochastically"]
 
 
+@jax.custom_jvp
 def round_stochastically(x: jax.Array, noise: jax.Array) -> jax.Array:
     """Round to one of the two neighbours in bfloat16, so that the mean over the noise is the number itself.
 
-    Noise is added to the lower half of a float32, and cut off; the upper half is a bfloat16.
+    Noise is added to the lower half of a float32, and cut off; the upper half is a bfloat16. The derivative is that of
+    the number itself, as if it were not rounded.
 
     Args:
       x: an array; wider types than float32 are rounded to float32 first.
@@ -28,3 +32,8 @@ def round_stochastically(x: jax.Array, noise: jax.Array) -> jax.Array:
     bits = lax.bitcast_convert_type(x, jnp.uint32) + noise
     cut = lax.bitcast_convert_type(bits & jnp.uint32(0xFFFF0000), jnp.float32)
     return jnp.where(jnp.isfinite(x), cut, x).astype(jnp.bfloat16)
+
+
+@round_stochastically.defjvp
+def _straight_through(primals: tuple[Any, Any], tangents: tuple[Any, Any]) -> tuple[jax.Array, jax.Array]:
+    return round_stochastically(*primals), tangents[0].astype(jnp.bfloat16)

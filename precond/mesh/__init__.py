@@ -3,7 +3,15 @@
 from precond.mesh.collectives_over import collectives_over
 from precond.mesh.init_sharded import init_sharded, warn_if_whole
 from precond.mesh.on_shards import on_shards
-from precond.mesh.placement import Placement, RowSharding, RowShardings, find_placement, in_boxes, without_mesh
+from precond.mesh.placement import (
+    Placement,
+    RowSharding,
+    RowShardings,
+    find_placement,
+    in_boxes,
+    refuse_other_mesh,
+    without_mesh,
+)
 from precond.mesh.reshard import match_sharding, replicate, reshard_in, typed_sharding
 from precond.mesh.sharded import ByCost, Sharded, as_sharded, by_cost, sharded
 
@@ -21,6 +29,7 @@ __all__ = [
     "init_sharded",
     "match_sharding",
     "on_shards",
+    "refuse_other_mesh",
     "replicate",
     "reshard_in",
     "sharded",

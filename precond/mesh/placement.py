@@ -12,7 +12,16 @@ from precond.boxes import in_box
 from precond.mesh.sharded import ByCost, Sharded
 from precond.trees import Tree
 
-__all__ = ["Placement", "RowSharding", "RowShardings", "Specs", "find_placement", "in_boxes", "without_mesh"]
+__all__ = [
+    "Placement",
+    "RowSharding",
+    "RowShardings",
+    "Specs",
+    "find_placement",
+    "in_boxes",
+    "refuse_other_mesh",
+    "without_mesh",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +142,28 @@ def find_placement(sharding: Sharded, mesh: Mesh | AbstractMesh | None, tree: Tr
         )
     roots = () if isinstance(sharding.roots, ByCost) else sharding.roots
     return Placement(axes, found, kinds.pop(), count, roots)
+
+
+def refuse_other_mesh(sharding: Sharded, state: Tree) -> None:
+    """Raise for a state on a mesh of explicit axes beside gradients on no mesh.
+
+    Args:
+      sharding: the choice of axes.
+      state: the state.
+
+    Raises:
+      ValueError: if the state is there.
+
+    Examples:
+      >>> from precond.mesh.sharded import sharded
+      >>> refuse_other_mesh(sharded("data"), jax.numpy.ones(3))
+    """
+    for mesh in (jax.typeof(x).sharding.mesh for x in jax.tree.leaves(state)):
+        if not mesh.empty and AxisType.Explicit in mesh.axis_types and set(sharding.axis or ()) & set(mesh.axis_names):
+            raise ValueError(
+                f"axis={sharding.axis}: state= is on a mesh with explicit axes, and the gradients on none. Put them on "
+                f"it (jax.device_put with a NamedSharding), call update within jax.set_mesh(mesh), or pass mesh=."
+            )
 
 
 def without_mesh(sharding: Sharded) -> Placement | None:

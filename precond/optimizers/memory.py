@@ -29,7 +29,7 @@ class Memory(NamedTuple):
       entries: whether momentum and second moments are kept so, which are numbers for each entry of a parameter. They
         are rounded up or down by chance, so that no small change is lost. They are in bfloat16, but the momentum of
         `soap` and `kl_soap` is in integers with a scale for each row. Parameters without a view are included, but not
-        those of an `otherwise=` of your own.
+        those of an `otherwise=` of your own. Numbers of float64 stay as they are.
       roots: whether roots and bases are kept so, by `precond.roots.store_as`; roots are triangles then.
 
     Examples:

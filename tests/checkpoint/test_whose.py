@@ -141,7 +141,7 @@ def test_a_state_in_half_precision_is_refused_and_says_how_to_widen_it(name, dty
     state, grads = tx.init(params), gradients(0, params)
     half = jax.tree.map(lambda x: x.astype(dtype) if x.dtype == jnp.float32 else x, state)
     for update in (tx.update, jax.jit(tx.update)):
-        with pytest.raises(ValueError, match=rf"state= has '.*' in {dtype}, and it must be float32. Widen the state"):
+        with pytest.raises(ValueError, match=rf"state= has '.*' in {dtype}, and it must be float32. Cast the state"):
             update(grads, half, params)
     update, widened = jax.jit(tx.update), jax.tree.map(lambda x, y: x.astype(y.dtype), half, state)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(update(grads, widened, params)[0]))

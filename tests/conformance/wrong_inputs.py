@@ -13,6 +13,7 @@ shampoo(float('inf')) -> must be finite
 shampoo(jnp.asarray([1e-3, 1e-2])) -> learning_rate=an array of shape (2,)
 shampoo(np.asarray([1e-3])) -> learning_rate=an array of shape (1,)
 shampoo(None) -> learning_rate=None
+soap(10**400) -> must be finite
 shampoo(P) -> learning_rate=a dict with the keys
 shampoo(optax.cosine_decay_schedule) -> If this function makes a schedule, call it
 shampoo(optax.adam(1e-3)) -> learning_rate=an Optax transformation
@@ -238,6 +239,12 @@ neumann(1e-3, weight_decay=0.1, mask='kernel') -> mask='kernel'
 shampoo(1e-3, views='kernel') -> views='kernel'
 shampoo(1e-3, views=3) -> views=3
 shampoo(1e-3, views=views.tensors) -> views=the function tensors
+shampoo(1e-3, views=views.stacked) -> views=precond.views.stacked is a function that makes views: call it
+soap(1e-3, views=views.named) -> views=precond.views.named is a function that makes views: call it
+shampoo(1e-3, views=[(b'kernel', None)]) -> paths are strings: write 'kernel'
+shampoo(1e-3, views=[('kernel', View((0, 1), row=3))]).init(P) -> View.row=3 of 'kernel'
+shampoo(1e-3, views=[('kernel', View((0, 1), passive=None))]).init(P) -> View.passive=None of 'kernel'
+precond.views_of(shampoo(1e-3, views=[('kernel', View((0, 1), row=3))]), P) -> View.row=3 of 'kernel'
 shampoo(1e-3, views=[('kernel', 3)]) -> 3 for 'kernel'
 shampoo(1e-3, views=['kernel']) -> must be a (pattern, view) pair
 shampoo(1e-3, views=[('(', None)]) -> not a regular expression
@@ -565,6 +572,9 @@ precond.transforms.scale_by_mfac(2).update(P, precond.transforms.scale_by_mfac(2
 neumann(1e-3).update(P, neumann(1e-3).init({'kernel': P['kernel'], 'bias': P['kernel']}), P) -> state=
 precond.checkpoints.adopt(TX, P, TX.update(P, STATE, P)) -> pass the second of it
 precond.checkpoints.adopt(TX, P, STATE, renamed=lambda path: 3) -> renamed= has 3 for 'bias'
+precond.checkpoints.adopt(TX, P, STATE, renamed={'kernel': 'bias', 'bias': 'bias'}) -> renamed= gives 'bias' to several
+precond.checkpoints.adopt(TX, P, {'parameters': [], 'others': {}}) -> state['parameters'] is
+precond.checkpoints.adopt(TX, P, {'parameters': {'kernel': 3}, 'others': {}}) -> state['parameters']['kernel'] is 3
 precond.checkpoints.adopt(TX, 'params', STATE) -> params= has 'params'
 precond.checkpoints.adopt(TX, P, None) -> state=None: must be the state of an optimizer
 precond.checkpoints.adopt(TX, P, P) -> state= has nothing of these parameters in it

@@ -192,3 +192,14 @@ def test_bfloat16_makes_a_quarter_of_the_bytes_of_float64():
     assert gathered() == "f64"
     assert gathered(gather_dtype="bfloat16") == "bf16"
     assert gathered(rounding=precond.transforms.stochastic_rounding()) == "bf16"
+
+
+def test_gradients_off_the_mesh_of_the_state_are_refused():
+    mesh, params = loops.mesh_of(shape=(8,), kind=jax.sharding.AxisType.Explicit), {"kernel": jnp.ones((8, 4))}
+    there = jax.device_put(params, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+    tx = precond.soap(1e-2, axis=mesh.axis_names[0])
+    state = tx.init(there)
+    for update in (tx.update, jax.jit(tx.update)):
+        with pytest.raises(ValueError, match="state= is on a mesh with explicit axes, and the gradients on none"):
+            update(params, state, there)
+    assert jnp.isfinite(tx.update(there, state, there)[0]["kernel"]).all()

@@ -117,6 +117,82 @@ def in_dictionaries(tree):
     return {k: in_dictionaries(x) for k, x in tree.items()} if isinstance(tree, dict) else tree
 
 
+@pytest.mark.parametrize("alias", [precond.scale_by_shampoo, precond.scale_by_muon, precond.scale_by_kl_shampoo])
+def test_a_derivative_through_updates_is_that_without_rounding(alias):
+    params = {"kernel": jnp.ones((4, 6))}
+    grads = [jax.random.normal(jax.random.key(i), (4, 6)) for i in range(4)]
+
+    def update(scale, memory):
+        tx = alias(memory=memory)
+        state = tx.init(params)
+        for i in range(3):
+            updates, state = tx.update({"kernel": grads[i] * (scale if i == 1 else 1.0)}, state, params)
+        return jnp.vdot(grads[3], updates["kernel"])
+
+    wide, narrow = (jax.jit(jax.grad(lambda scale, m=m: update(scale, m)))(1.0) for m in (None, precond.Memory()))
+    assert abs(wide) > 0.01
+    np.testing.assert_allclose(narrow, wide, rtol=0.1)
+
+
+@pytest.mark.parametrize("alias", [precond.scale_by_soap, precond.scale_by_kl_soap])
+def test_a_derivative_through_integers_is_refused(alias):
+    params, tx = {"kernel": jnp.ones((4, 6))}, alias(memory=precond.Memory())
+    state = tx.init(params)
+    for differentiate in (jax.grad, jax.jacfwd):
+        with pytest.raises(TypeError, match=r"integers have none.*Memory\(entries=False\)"):
+            differentiate(lambda a: tx.update({"kernel": a * params["kernel"]}, state, params)[0]["kernel"].sum())(1.0)
+
+
+@pytest.mark.parametrize("alias", [precond.soap, precond.shampoo, precond.kl_shampoo, precond.kl_soap, precond.muon])
+@pytest.mark.parametrize("size", [1e40, 1e-20])
+def test_numbers_of_float64_keep_their_range(alias, size):
+    with jax.enable_x64(True):
+        params, ends = {"kernel": jnp.ones((4, 6), jnp.float64)}, []
+        for memory in (None, precond.Memory()):
+            tx = alias(1e-2, memory=memory)
+            state = tx.init(params)
+            for i in range(4):
+                grads = {"kernel": size * jax.random.normal(jax.random.key(i), (4, 6), jnp.float64)}
+                updates, state = tx.update(grads, state, params)
+            ends.append(updates["kernel"])
+        np.testing.assert_allclose(ends[1], ends[0], rtol=0.05, atol=0.02 * jnp.abs(ends[0]).max())
+
+
+def test_a_state_with_python_numbers_in_its_parameters_has_a_small_state():
+    params = {"scale": 1.0, "kernel": jnp.ones((3, 3))}
+    tx = precond.soap(1e-2, memory=precond.Memory())
+    updates, _ = tx.update(params, tx.init(params), params)
+    assert jnp.isfinite(updates["scale"])
+
+
+@pytest.mark.parametrize("alias", [precond.shampoo, precond.kl_shampoo, precond.soap, precond.muon])
+@pytest.mark.parametrize("narrow", [jnp.bfloat16, jnp.int16])
+def test_a_small_state_that_was_widened_says_how_to_cast_it(alias, narrow):
+    params, tx = {"kernel": jnp.ones((4, 6))}, alias(1e-2, memory=precond.Memory())
+    state = tx.init(params)
+    wide = jax.tree.map(lambda x: x.astype(jnp.float32) if x.dtype == narrow else x, state)
+    if jax.tree.map(jnp.result_type, wide) == jax.tree.map(jnp.result_type, state):
+        return  # it has no such numbers
+    with pytest.raises(ValueError, match=rf"state= has '.*' in float32, and it must be {jnp.dtype(narrow)}. Cast"):
+        tx.update(params, wide, params)
+    again = jax.tree.map(lambda x, y: x.astype(y.dtype), wide, tx.init(params))
+    assert jnp.isfinite(tx.update(params, again, params)[0]["kernel"]).all()
+
+
+@pytest.mark.parametrize("alias", [precond.shampoo, precond.soap, precond.kl_soap, precond.muon])
+@pytest.mark.parametrize("memory", [None, precond.Memory()])
+def test_averages_that_are_not_finite_are_not_adopted(alias, memory):
+    params, tx = {"kernel": jnp.ones((4, 6))}, alias(1e-2, memory=memory)
+    state = tx.init(params)
+
+    def spoilt(path, x):
+        mine = "momentum" in jax.tree_util.keystr(path) and jnp.issubdtype(x.dtype, jnp.floating)
+        return x * jnp.nan if mine else x
+
+    with pytest.raises(ValueError, match="not finite"):
+        precond.checkpoints.adopt(tx, params, jax.tree_util.tree_map_with_path(spoilt, state))
+
+
 def test_the_state_of_another_memory_is_refused():
     params = {"w": jnp.ones((4, 4))}
     wide, narrow = precond.soap(1e-2), precond.soap(1e-2, memory=precond.Memory())

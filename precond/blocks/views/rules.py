@@ -7,7 +7,9 @@ from typing import Any
 from precond.arguments import check_function, described, shown
 from precond.blocks.view import View, Views
 from precond.blocks.views.default_views import default_views
+from precond.blocks.views.named import named
 from precond.blocks.views.pattern_views import PatternViews
+from precond.blocks.views.stacked import stacked
 
 __all__ = ["as_views", "rules"]
 
@@ -23,6 +25,8 @@ def _compiled(pair: Any) -> tuple[re.Pattern[str], Rule]:
     if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
         raise TypeError(f"views: {shown(pair)} must be a (pattern, view) pair.")
     pattern, rule = pair
+    if isinstance(pattern, bytes):
+        raise TypeError(f"views: {pattern!r} is bytes, and paths are strings: write {pattern.decode()!r}.")
     try:
         compiled = re.compile(pattern)
     except (re.error, TypeError) as error:
@@ -96,6 +100,11 @@ def as_views(views: Views | Sequence[tuple[str, Rule]] | None) -> Views:
     """
     if views is None:
         return default_views
+    if views is stacked or views is named:
+        raise TypeError(
+            f"views=precond.views.{views.__name__} is a function that makes views: call it, as in "
+            f"precond.views.stacked('^layers/', axis=0) or precond.views.named(params)."
+        )
     if callable(views):
         check_function("views", views, 2, "a function of path and parameter. If this function makes views, call it")
         return views
