@@ -101,8 +101,9 @@ def as_views(views: Views | Sequence[tuple[str, Rule]] | None) -> Views:
     if views is None:
         return default_views
     if views is stacked or views is named:
+        name = "stacked" if views is stacked else "named"
         raise TypeError(
-            f"views=precond.views.{views.__name__} is a function that makes views: call it, as in "
+            f"views=precond.views.{name} is a function that makes views: call it, as in "
             f"precond.views.stacked('^layers/', axis=0) or precond.views.named(params)."
         )
     if callable(views):
