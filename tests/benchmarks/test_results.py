@@ -7,7 +7,7 @@ from benchmarks import measure
 
 @pytest.mark.parametrize(
     ("name", "seconds"),
-    [("precond.shampoo", 25), ("precond.soap", 25), ("precond.kl_shampoo", 26)],  # 25 is the goal
+    [("precond.shampoo", 25), ("precond.soap", 25), ("precond.kl_shampoo", 25)],
 )
 def test_many_shapes_and_many_models(name, seconds):
     found = measure.load("many")
