@@ -24,6 +24,7 @@ from precond.linalg.root_residual import orthogonality_residual, root_residual
 from precond.linalg.rotate_basis import rotate_basis, scaled_off_diagonal
 from precond.linalg.round_stochastically import round_stochastically
 from precond.linalg.row_major import row_major
+from precond.linalg.sketch import Sketch, empty_sketch, sketch_power, sketched
 from precond.linalg.take_columns import take_columns
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "FixedPoint",
     "Packed",
     "Precision",
+    "Sketch",
     "average",
     "batch_norm",
     "block_newton_schulz",
@@ -45,6 +47,7 @@ __all__ = [
     "dot_precision",
     "eigen_basis",
     "eigh_root",
+    "empty_sketch",
     "eye_like",
     "first_basis",
     "fixed_point",
@@ -72,6 +75,8 @@ __all__ = [
     "row_major",
     "scaled_eigenvectors",
     "scaled_off_diagonal",
+    "sketch_power",
+    "sketched",
     "swept_inverse",
     "take_columns",
     "trace",

@@ -20,6 +20,7 @@ from precond.transforms.rows import Rows, sparse_rows
 from precond.transforms.scale_by_diagonal import scale_by_diagonal
 from precond.transforms.scale_by_mean_square import scale_by_mean_square
 from precond.transforms.scale_by_mfac import scale_by_mfac
+from precond.transforms.scale_by_sketch import SketchState, scale_by_sketch
 from precond.transforms.stochastic_rounding import stochastic_rounding
 from precond.transforms.switch import switch
 from precond.transforms.with_momentum import with_momentum
@@ -29,6 +30,7 @@ __all__ = [
     "FiniteStepsState",
     "OrthogonalizeState",
     "Rows",
+    "SketchState",
     "block_top_k",
     "cautious",
     "clip_by_kl",
@@ -49,6 +51,7 @@ __all__ = [
     "scale_by_diagonal",
     "scale_by_mean_square",
     "scale_by_mfac",
+    "scale_by_sketch",
     "sparse_rows",
     "stochastic_rounding",
     "switch",

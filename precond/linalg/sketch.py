@@ -1,0 +1,110 @@
+"""Keep a covariance in low rank by frequent directions: its largest eigenpairs, and one number for the rest."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from precond.linalg.lapack import eigh
+from precond.linalg.products import product
+
+__all__ = ["Sketch", "empty_sketch", "sketch_power", "sketched"]
+
+
+class Sketch(NamedTuple):
+    r"""Hold a stack of sketches, each $U \mathrm{diag}(s) U^\top + \rho I$.
+
+    Attributes:
+      vectors: U, `[N, d, r]`.
+      values: s, `[N, r]`, ascending and at least 0.
+      tail: $\rho$, `[N]`.
+    """
+
+    vectors: jax.Array
+    values: jax.Array
+    tail: jax.Array
+
+
+def empty_sketch(count: int, size: int, rank: int, dtype: jnp.dtype) -> Sketch:
+    """Return sketches of zero.
+
+    Args:
+      count: N.
+      size: d.
+      rank: r, at most d.
+      dtype: a floating-point type.
+
+    Examples:
+      >>> empty_sketch(2, 4, 3, jnp.float32).vectors.shape
+      (2, 4, 3)
+    """
+    return Sketch(*(jnp.zeros((count, *shape), dtype) for shape in ((size, rank), (rank,), ())))
+
+
+def sketched(old: Sketch, rows: jax.Array, decay: jax.typing.ArrayLike) -> Sketch:
+    r"""Average the Gram matrix of rows into a sketch, and cut what exceeds its rank.
+
+    With the eigenvalues $\lambda$ of $\beta U \mathrm{diag}(s) U^\top + (1 - \beta) X X^\top$ in descending order,
+
+    $$s_i \leftarrow \lambda_i - \lambda_{r+1}, \qquad \rho \leftarrow \beta \rho + \lambda_{r+1}$$
+
+    and U has the eigenvectors of the largest r. A smaller Gram matrix is decomposed, of r and the number of columns of
+    X, where d is larger.
+
+    Args:
+      old: the sketches before.
+      rows: X, `[N, d, n]`.
+      decay: $\beta$.
+
+    Examples:
+      >>> x = jnp.asarray([[[2.0, 0.0], [0.0, 1.0]]])
+      >>> found = sketched(empty_sketch(1, 2, 1, jnp.float32), x, 0.0)
+      >>> found.values.tolist(), found.tail.tolist()
+      ([[3.0]], [1.0])
+    """
+    size, rank = old.vectors.shape[1:]
+    before = old.vectors * jnp.sqrt(decay * old.values)[:, None]
+    joined = jnp.concatenate([before, jnp.sqrt(1 - jnp.asarray(decay, rows.dtype)) * rows], axis=2)
+    swapped = jnp.swapaxes(joined, 1, 2)
+    small = size > joined.shape[2]
+    values, vectors = eigh(product(swapped, joined) if small else product(joined, swapped))
+    kept, cut = values[:, -rank:], values[:, -rank - 1] if values.shape[1] > rank else jnp.zeros_like(old.tail)
+    vectors = vectors[:, :, -rank:]
+    if small:
+        known = kept > jnp.finfo(kept.dtype).eps * kept[:, -1:]
+        scale = jnp.where(known, jnp.where(known, kept, 1) ** -0.5, 0)
+        vectors = product(joined, vectors) * scale[:, None]
+    cut = jnp.maximum(cut, 0)
+    return Sketch(vectors, jnp.maximum(kept - cut[:, None], 0), jnp.asarray(decay * old.tail + cut))
+
+
+def sketch_power(
+    sketch: Sketch, rows: jax.Array, power: float, damping: jax.typing.ArrayLike, scale: jax.typing.ArrayLike = 1.0
+) -> jax.Array:
+    r"""Multiply rows by an inverse power, $\big((U \mathrm{diag}(s) U^\top + (\rho + \epsilon) I) / c\big)^{-p} X$.
+
+    Args:
+      sketch: the sketches.
+      rows: X, `[N, d, n]`.
+      power: p.
+      damping: $\epsilon$, relative to the largest eigenvalue of each.
+      scale: c.
+
+    Returns:
+      An array like X; X itself for a sketch of zero.
+
+    Examples:
+      >>> sketch = Sketch(
+      ...     jnp.asarray([[[1.0], [0.0]]]), jnp.asarray([[3.0]]), jnp.asarray([1.0])
+      ... )
+      >>> sketch_power(sketch, jnp.ones((1, 2, 1)), 0.5, 0.0).tolist()
+      [[[0.5], [1.0]]]
+    """
+    vectors, values, tail = sketch
+    largest = values[:, -1] + tail
+    least = jnp.where(largest > 0, (tail + damping * largest) / scale, 1)
+    inside = jnp.where(largest[:, None] > 0, values / scale + least[:, None], 1) ** -power
+    outside = least**-power
+    coordinates = product(jnp.swapaxes(vectors, 1, 2), rows)
+    moved = product(vectors, (inside - outside[:, None])[:, :, None] * coordinates)
+    return outside[:, None, None] * rows + moved
