@@ -11,6 +11,7 @@ from benchmarks.quality.tasks import Task
 # A root is used from the step after its refresh.
 LATER: dict[str, Any] = {"refresh": precond.every(20, stagger=True, delay=1)}
 # A gradient is read in the bases of its own step.
+EVERY_TEN = precond.every(10, stagger=True, delay=1, warmup=1)  # as SOAP's
 BASES_FIRST = precond.every(1, warmup=1)
 Shape = Callable[[Any], Any]
 ADAMS_NORM = precond.transforms.scale_by_diagonal(0.95, eps=1e-15, bias_correction=True)
@@ -81,6 +82,7 @@ METHODS = {
     "kl_shampoo, Adam's norm": Method(of_rate(precond.kl_shampoo, magnitude=ADAMS_NORM)),
     "kl_shampoo, own norm": Method(of_rate(precond.kl_shampoo, magnitude=None)),
     "kl_soap": Method(of_rate(precond.kl_soap)),
+    "kl_soap, every 10 steps": Method(of_rate(precond.kl_soap, refresh=EVERY_TEN)),
     "kl_soap, delay 0": Method(of_rate(precond.kl_soap, refresh=BASES_FIRST)),
     "kl_soap, Adam's norm": Method(of_rate(precond.kl_soap, magnitude=ADAMS_NORM)),
     "kl_soap, moments kept": Method(of_rate(precond.kl_soap, transport=precond.roots.unchanged())),
