@@ -14,8 +14,8 @@ _BITS = 15  # without the sign
 class FixedPoint(NamedTuple):
     r"""Hold a stack of blocks as integers of 16 bits, with one scale for each row.
 
-    A row is all that has the same place on the first axis of a block; a vector is one row. A large number keeps 14
-    or 15 bits, where bfloat16 keeps 8.
+    A row is all entries of a block with one index on its first axis; a vector is one row. A large number keeps 14 or 15
+    bits, where bfloat16 keeps 8.
 
     Attributes:
       integers: the numbers as multiples of their row's scale, `[N, d1, .., dk]`.
@@ -63,12 +63,14 @@ def fixed_point(x: jax.Array, noise: jax.Array | None = None) -> FixedPoint:
       [[[1.0, -0.29998779296875], [0.0, 3.0]]]
     """
     x = _without_derivative(x)
-    rest = tuple(range(min(2, x.ndim - 1), x.ndim))
+    rest = tuple(range(1 if x.ndim == 2 else 2, x.ndim))
     largest = jnp.max(jnp.abs(x), axis=rest, keepdims=True)
     _, exponent = jnp.frexp(largest)
     scales = jnp.ldexp(jnp.ones_like(largest), jnp.maximum(exponent - _BITS, jnp.finfo(x.dtype).minexp))
     parts = x / scales
-    whole = jnp.round(parts) if noise is None else jnp.floor(parts + (noise.astype(x.dtype) + 0.5) / 2**16)
+    whole = jnp.floor(parts)
+    drawn = 0.5 if noise is None else (noise.astype(x.dtype) + 0.5) / 2**16
+    whole = whole + (parts - whole + drawn >= 1)  # the sum of all three would be rounded, and an integer could change
     integers = jnp.clip(whole, 1 - 2**_BITS, 2**_BITS - 1).astype(jnp.int16)
     return FixedPoint(integers, jnp.squeeze(jnp.where(jnp.isfinite(largest), scales, jnp.nan), rest))
 

@@ -63,19 +63,23 @@ def sketched(old: Sketch, rows: jax.Array, decay: jax.typing.ArrayLike) -> Sketc
       ([[3.0]], [1.0])
     """
     size, rank = old.vectors.shape[1:]
-    before = old.vectors * jnp.sqrt(decay * old.values)[:, None]
-    joined = jnp.concatenate([before, jnp.sqrt(1 - jnp.asarray(decay, rows.dtype)) * rows], axis=2)
+    decay = jnp.asarray(decay, rows.dtype)
+    before = old.vectors * _root_or_zero(decay * old.values)[:, None]
+    joined = jnp.concatenate([before, jnp.sqrt(1 - decay) * rows], axis=2)
     swapped = jnp.swapaxes(joined, 1, 2)
     small = size > joined.shape[2]
     values, vectors = eigh(product(swapped, joined) if small else product(joined, swapped))
-    kept, cut = values[:, -rank:], values[:, -rank - 1] if values.shape[1] > rank else jnp.zeros_like(old.tail)
-    vectors = vectors[:, :, -rank:]
-    if small:
-        known = kept > jnp.finfo(kept.dtype).eps * kept[:, -1:]
-        scale = jnp.where(known, jnp.where(known, kept, 1) ** -0.5, 0)
-        vectors = product(joined, vectors) * scale[:, None]
-    cut = jnp.maximum(cut, 0)
-    return Sketch(vectors, jnp.maximum(kept - cut[:, None], 0), jnp.asarray(decay * old.tail + cut))
+    kept, vectors = values[:, -rank:], vectors[:, :, -rank:]
+    cut = jnp.maximum(values[:, -rank - 1], 0) if values.shape[1] > rank else jnp.zeros_like(old.tail)
+    if small:  # vectors of values that are rounding are left out
+        known = kept > joined.shape[2] * jnp.finfo(kept.dtype).eps * kept[:, -1:]
+        vectors = product(joined, vectors) * jnp.where(known, jnp.where(known, kept, 1) ** -0.5, 0)[:, None]
+    return Sketch(vectors, jnp.maximum(kept - cut[:, None], 0), decay * old.tail + cut)
+
+
+def _root_or_zero(x: jax.Array) -> jax.Array:
+    """Return the square root, with a derivative of 0 at 0."""
+    return jnp.where(x > 0, jnp.sqrt(jnp.where(x > 0, x, 1)), 0)
 
 
 def sketch_power(
@@ -87,7 +91,7 @@ def sketch_power(
       sketch: the sketches.
       rows: X, `[N, d, n]`.
       power: p.
-      damping: $\epsilon$, relative to the largest eigenvalue of each.
+      damping: $\epsilon$, relative to the largest eigenvalue of each; at least the rounding of the type.
       scale: c.
 
     Returns:
@@ -97,14 +101,19 @@ def sketch_power(
       >>> sketch = Sketch(
       ...     jnp.asarray([[[1.0], [0.0]]]), jnp.asarray([[3.0]]), jnp.asarray([1.0])
       ... )
-      >>> sketch_power(sketch, jnp.ones((1, 2, 1)), 0.5, 0.0).tolist()
+      >>> sketch_power(sketch, jnp.ones((1, 2, 1)), 0.5, 0.0).round(4).tolist()
       [[[0.5], [1.0]]]
     """
     vectors, values, tail = sketch
+    # Relative to the largest, so that nothing that is added to it is too small for the type.
+    limits = jnp.finfo(values.dtype)
     largest = values[:, -1] + tail
-    least = jnp.where(largest > 0, (tail + damping * largest) / scale, 1)
-    inside = jnp.where(largest[:, None] > 0, values / scale + least[:, None], 1) ** -power
-    outside = least**-power
+    known = largest > limits.tiny
+    whole = jnp.where(known, largest, 1)
+    least = jnp.where(known, tail / whole + jnp.maximum(damping, limits.eps), 1)
+    length = jnp.where(known, whole / scale, 1) ** -power
+    inside = jnp.where(known[:, None], values / whole[:, None] + least[:, None], 1) ** -power * length[:, None]
+    outside = least**-power * length
     coordinates = product(jnp.swapaxes(vectors, 1, 2), rows)
     moved = product(vectors, (inside - outside[:, None])[:, :, None] * coordinates)
     return outside[:, None, None] * rows + moved

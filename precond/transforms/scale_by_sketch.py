@@ -1,5 +1,6 @@
 """Run Shampoo with factors of low rank, for sides that are too long for a square factor."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -46,9 +47,10 @@ def scale_by_sketch(
     they lack is at most $\rho$ in any direction. A side d takes r (d + 1) numbers, in place of d². So a side may be as
     long as a vocabulary: with `precond.blocked(scale_by_sketch(), block_size=None)` it is not cut. A side of r or less
     has all its eigenpairs. Every `period` steps the gradient of that step enters the average, by one
-    eigendecomposition for each side. Its size is d, or r and the product of the other sides if this is less.
+    eigendecomposition for each side. Its size is d, or the sum of r and the product of the other sides if that is
+    smaller. With `axis=`, a block that is not cut is on one device.
 
-    P has no length of its own that suits a learning rate. Graft it (`precond.graft`).
+    The length of P does not suit AdamW's learning rate. Graft it (`precond.graft`).
 
     Args:
       rank: r, at least 1.
@@ -62,8 +64,8 @@ def scale_by_sketch(
       (`precond.with_momentum`), the averages are those of the raw gradients.
 
     Raises:
-      ValueError, TypeError: for numbers out of range or of a wrong type; in `init`, for complex blocks; in `update`,
-        for single blocks.
+      ValueError, TypeError: for numbers out of range or of a wrong type; in `init`, for blocks that are not of real
+        numbers; in `update`, for anything but stacks.
 
     Reference:
       Feinberg, Chen, Sun, Anil and Hazan, Sketchy: Memory-efficient Adaptive Regularization with Frequent Directions,
@@ -117,6 +119,8 @@ def scale_by_sketch(
                 "scale_by_sketch() takes whole stacks, but it was given single blocks or parameters. Put it into "
                 "precond.blocked, and not into precond.per_block."
             )
+        if any(x.ndim < (3 if blocks is None else 2) for x in jax.tree.leaves(updates)):
+            raise ValueError("scale_by_sketch() takes stacks of blocks with axes: put it into precond.blocked.")
         leaves, treedef = jax.tree.flatten(updates)
         raw, before = (treedef.flatten_up_to(tree) for tree in (info.raw(updates), state.sketches))
         finite = [None] * len(leaves) if info.finite is None else treedef.flatten_up_to(info.finite)
@@ -125,9 +129,15 @@ def scale_by_sketch(
             out = []
             for g, sketches, ok in zip(raw, old, finite, strict=True):
                 wide = g.astype(wide_dtype(g))
-                new = tuple(sketched(sketch, _rows(wide, axis), b2) for axis, sketch in enumerate(sketches))
-                out.append(keep_finite(ok, new, sketches))
+                out.append(tuple(_entered(sketch, _rows(wide, axis), ok) for axis, sketch in enumerate(sketches)))
             return out
+
+        def _entered(old: Sketch, rows: jax.Array, ok: jax.Array | None) -> Sketch:
+            if not len(rows):
+                return old
+            new = sketched(old, rows, b2)
+            good = jnp.isfinite(jnp.sum(new.values, axis=1) + new.tail)  # a decomposition may fail
+            return keep_finite(good if ok is None else good & ok, new, old)
 
         after = run_if(state.count % period == 0, entered, lambda old: old, before)
         entries = state.count // period + 1
@@ -139,11 +149,12 @@ def scale_by_sketch(
 
 
 def _empty(x: Any, rank: int) -> tuple[Sketch, ...]:
-    if jnp.issubdtype(x.dtype, jnp.complexfloating):
-        raise TypeError("scale_by_sketch() takes real blocks. Give complex parameters None as their view.")
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(f"scale_by_sketch() takes real blocks, not {x.dtype}. Give such parameters None as their view.")
     return tuple(empty_sketch(x.shape[0], d, min(rank, d), wide_dtype(x)) for d in x.shape[1:])
 
 
 def _rows(x: jax.Array, axis: int) -> jax.Array:
     """Return the rows of a stack along an axis of its blocks, `[N, d, n]`."""
-    return jnp.moveaxis(x, axis + 1, 1).reshape(x.shape[0], x.shape[axis + 1], -1)
+    size = x.shape[axis + 1]
+    return jnp.moveaxis(x, axis + 1, 1).reshape(x.shape[0], size, math.prod(x.shape[1:]) // size)

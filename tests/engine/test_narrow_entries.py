@@ -8,7 +8,7 @@ import pytest
 
 import precond
 from precond.engine import entries_in_16_bits
-from precond.linalg import FixedPoint
+from precond.linalg import FixedPoint, fixed_point
 
 SHAPE = (2, 3, 4000)
 
@@ -75,6 +75,27 @@ def test_in_fixed_point_every_number_is_a_neighbour_and_the_mean_over_the_noise_
         assert jnp.min(steps) < -0.9
         assert jnp.max(steps) > 0.9
         assert abs(jnp.mean(steps)) < 0.02
+
+
+def test_numbers_in_fixed_point_stay_the_same_whatever_the_noise():
+    integers = jnp.arange(-32767, 32768, dtype=jnp.int16).reshape(1, 5, -1)
+    stored = fixed_point(FixedPoint(integers, jnp.full((1, 5), 2.0**-20)).numbers())
+    for noise in (0, 1, 2**15, 2**16 - 1):
+        again = fixed_point(stored.numbers(), jnp.full(integers.shape, noise, jnp.uint16))
+        np.testing.assert_array_equal(again.numbers(), stored.numbers())
+
+
+def test_many_skipped_steps_change_nothing():
+    tx, params = precond.soap(1e-2, memory=precond.Memory(), refresh=1000), {"w": jnp.ones((64, 64))}
+    state, update = tx.init(params), jax.jit(tx.update)
+    for step in range(3):
+        _, state = update({"w": jax.random.normal(jax.random.key(step), (64, 64))}, state, params)
+    after = state
+    for _ in range(20):
+        _, after = update({"w": jnp.full((64, 64), jnp.nan)}, after, params)
+    leaves = zip(jax.tree.leaves(state[0].stacks.stacks), jax.tree.leaves(after[0].stacks.stacks), strict=True)
+    for old, new in leaves:
+        np.testing.assert_array_equal(old, new)
 
 
 def test_only_the_fields_that_are_named_are_in_fixed_point():

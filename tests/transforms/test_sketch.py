@@ -129,6 +129,32 @@ def test_the_number_of_devices_changes_nothing():
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=2e-3, atol=1e-4), *ends)
 
 
+@pytest.mark.parametrize("size", [1e-30, 1e-19, 1e-18, 1e-17, 1e-12, 1e12, 1e18])
+@pytest.mark.parametrize("thin", [False, True])
+def test_no_size_of_gradients_gives_nan(size, thin):
+    tx, params = precond.blocked(direction(), block_size=None, views=both_sides), {"w": jnp.ones((30, 4))}
+    state = tx.init(params)
+    for step in range(4):
+        g = jax.random.normal(jax.random.key(step), (30, 1 if thin else 4)) * jnp.ones((30, 4))
+        updates, state = tx.update({"w": (size if step < 3 else 1.0) * g}, state)
+        assert jnp.isfinite(updates["w"]).all()
+
+
+def test_it_has_a_derivative():
+    params = {"3x4": jnp.ones((1, 3, 4))}
+    grads = [jax.random.normal(jax.random.key(i), (1, 3, 1)) * jnp.ones((1, 3, 4)) for i in range(3)]
+
+    def moved(a):
+        tx = scale_by_sketch(3, period=1)
+        state = tx.init(params)
+        for g in grads:
+            updates, state = tx.update({"3x4": a * g}, state)
+        return updates["3x4"].sum()
+
+    with jax.enable_x64(False):
+        assert jnp.isfinite(jax.grad(moved)(1.0))
+
+
 def test_scale_does_not_matter_and_zeros_stay_zeros():
     params = {"w": jnp.ones((6, 4))}
     tx, ends = precond.blocked(direction(), block_size=None, views=both_sides), []
@@ -169,5 +195,10 @@ def test_single_blocks_and_complex_blocks_are_refused():
     tx = precond.blocked(precond.per_block(scale_by_sketch(2)), block_size=None, views=both_sides)
     with pytest.raises((ValueError, TypeError), match="scale_by_sketch"):
         tx.update(params, tx.init(params))
+    for stacks in ({"w": jnp.ones((6, 4))}, {"w": jnp.ones(6)}):
+        with pytest.raises(ValueError, match=r"put it into precond\.blocked"):
+            scale_by_sketch(2).update(stacks, scale_by_sketch(2).init(stacks))
+    empty = {"6x4": jnp.ones((0, 6, 4))}
+    assert scale_by_sketch(2).update(empty, scale_by_sketch(2).init(empty))[0]["6x4"].shape == (0, 6, 4)
     with pytest.raises(TypeError, match="takes real blocks"):
         precond.blocked(scale_by_sketch(2), views=both_sides).init({"w": jnp.ones((4, 4), jnp.complex64)})
