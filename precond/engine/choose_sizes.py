@@ -10,8 +10,8 @@ SIZES = 8
 """The largest number of sizes that are compiled.
 
 The compiler for TPUs needs long for every large size. With 8 in place of 40 sizes a CPU traces and compiles an update
-of Shampoo in a fifth less time, and an update that refreshes all roots takes a fifth longer
-(benchmarks/results/many.json).
+of Shampoo in a sixth less time, and an update that refreshes all roots takes a seventh longer
+(benchmarks/results/many.json). By default an update refreshes a twentieth of them.
 """
 NEAR = 64
 """A size joins another one that is larger by no more than a 64th, such as the 257 of a layer of 256 with a bias."""

@@ -71,7 +71,7 @@ def by_layer(inner: optax.GradientTransformation, layers: Mapping[str, Layer]) -
             _check_factors(factors)
             if info.origins is None:
                 raise ValueError(
-                    "precond.layers.by_layer() was given factors outside of precond.blocked, which tells it the layers "
+                    "precond.by_layer() was given factors outside of precond.blocked, which tells it the layers "
                     "of its blocks. Write precond.blocked(by_layer(..), block_size=None, views=..), or precond.kfac."
                 )
             info = _with_factors(info, layers, factors, updates)

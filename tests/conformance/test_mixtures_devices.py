@@ -65,6 +65,8 @@ def mixtures():
     every += [(beside, *pair) for pair in (*more, ("neumann_series", "meta_soap"), ("meta_descent", "soap"))]
     every += [(inside, "shampoo", "adascale"), (inside, "kl_soap", "neumann_series")]
     every += [(beside, "google", "adascale"), (beside, "neumann", "google"), (accumulated, "kfac", "adascale")]
+    every += [(accumulated, *pair) for pair in (*pairs[:1], *pairs[2:3], *others[:2], ("soap", "muon"))]
+    every += [(around, *pair) for pair in (*others[:2], ("shampoo", "kl_soap"), ("kl_soap", "shampoo"))]
     return [
         pytest.param(functools.partial(kind, *pair), id=f"{kind.__name__}-{'-'.join(pair)}", marks=marks)
         for kind, *pair in every

@@ -203,3 +203,19 @@ def test_gradients_off_the_mesh_of_the_state_are_refused():
         with pytest.raises(ValueError, match="state= is on a mesh with explicit axes, and the gradients on none"):
             update(params, state, there)
     assert jnp.isfinite(tx.update(there, state, there)[0]["kernel"]).all()
+
+
+@pytest.mark.parametrize("refresh", [None, 4])
+def test_over_an_axis_roots_are_one_step_late_by_default(refresh):
+    period, turns = (20, True) if refresh is None else (refresh, False)
+    late, now = (precond.every(period, stagger=turns, delay=delay) for delay in (1, 0))
+    grads = {"kernel": jax.random.normal(jax.random.key(0), (16, 8))}
+
+    def updates(refresh, **axis):
+        tx = precond.shampoo(1e-2, block_size=4, refresh=refresh, **axis)
+        return tx.update(grads, jax.jit(tx.init)(grads), grads)[0]["kernel"]
+
+    over = {"axis": "data", "mesh": loops.mesh_of()}
+    np.testing.assert_allclose(updates(refresh, **over), updates(late, **over), rtol=1e-6)
+    np.testing.assert_allclose(updates(refresh), updates(now), rtol=1e-6)
+    assert jnp.abs(updates(refresh) - updates(refresh, **over)).max() > 1e-4
