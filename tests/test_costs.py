@@ -1,6 +1,7 @@
 """What the docs say an optimizer keeps is what it keeps."""
 
 import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -110,3 +111,21 @@ def test_roots_from_before_the_step_are_not_copied():
         return len(re.findall(r"= f32\[20,64,64\]\S* copy\(", text))
 
     assert copies(delay=1) <= copies(delay=0)
+
+
+def test_a_long_block_keeps_what_the_page_says():
+    page = (
+        (Path(__file__).parents[1] / "docs" / "costs.md")
+        .read_text()
+        .split("<!-- shapes begin -->")[1]
+        .split("<!-- shapes end -->")[0]
+    )
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.strip().splitlines()[2:]]
+    weights, small = {"w": jnp.zeros((1024, 64))}, {"memory": precond.Memory()}
+    cut = {"block_size": 128}
+    arguments = ({}, small, cut, cut | small, {"views": precond.views.small_side})
+    assert len(rows) == len(arguments)
+    for (_, said), given in zip(rows, arguments, strict=True):
+        state = jax.eval_shape(precond.shampoo(1e-3, **given).init, weights)
+        kept = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+        assert f"{kept / weights['w'].nbytes:.1f}" == said

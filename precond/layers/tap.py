@@ -10,7 +10,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from precond.layers.kinds import Kind
 from precond.layers.sharing import Sharing, expand
-from precond.layers.watch_taps import note_backward, note_tap, refuse_derivative
+from precond.layers.watch_taps import note_backward, note_tap, refuse_derivative, refuse_forward_mode
 from precond.trees import Tree, vary, varying
 
 __all__ = ["Tap", "partitioned", "tap", "traced_one"]
@@ -173,4 +173,5 @@ def tap(
         )
     # The transpose of the cast adds up over devices.
     axes = varying(y) | varying(x)
-    return _tap(spec, y, x, mask, vary(dict(probe), axes), vary(dict(bases or {}), axes))
+    with refuse_forward_mode():
+        return _tap(spec, y, x, mask, vary(dict(probe), axes), vary(dict(bases or {}), axes))

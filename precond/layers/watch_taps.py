@@ -10,7 +10,7 @@ import jax
 from precond.blocks import Layer, Probe, leaves_of
 from precond.trees import Tree
 
-__all__ = ["check_tapped", "note_backward", "note_tap", "refuse_derivative", "watch_taps"]
+__all__ = ["check_tapped", "note_backward", "note_tap", "refuse_derivative", "refuse_forward_mode", "watch_taps"]
 
 
 class _Watch:
@@ -48,13 +48,29 @@ def watch_taps() -> Iterator[_Watch]:
     watch = _Watch()
     token = _WATCH.set(watch)
     try:
-        yield watch
-    except (TypeError, NotImplementedError) as error:
-        if "custom_vjp" in str(error) or "custom_lin" in str(error):  # forward mode
-            raise ValueError(_DERIVATIVE) from error
-        raise
+        with refuse_forward_mode():
+            yield watch
     finally:
         _WATCH.reset(token)
+
+
+@contextlib.contextmanager
+def refuse_forward_mode() -> Iterator[None]:
+    """Say what to write instead where JAX refuses the derivative of a tap in forward mode.
+
+    Raises:
+      ValueError: for `jax.jvp`, `jax.jacfwd` and the like in the `with` block.
+
+    Examples:
+      >>> with refuse_forward_mode():
+      ...     two = 1 + 1
+    """
+    try:
+        yield
+    except (TypeError, NotImplementedError) as error:
+        if "custom_vjp" in str(error) or "custom_lin" in str(error):
+            raise ValueError(_DERIVATIVE) from error
+        raise
 
 
 def note_tap(tap: object) -> None:

@@ -251,3 +251,25 @@ def test_gradients_are_no_factors(net):
     tx = precond.kfac(1e-2, capture.layers)
     with pytest.raises(TypeError, match=r"factors=.*third result"):
         tx.update(params, tx.init(params), params, factors=params)
+
+
+def of_slope(apply, params):
+    return jnp.mean(jax.jvp(lambda x: apply({"params": params}, x), (X,), (jnp.ones_like(X),))[1] ** 2)
+
+
+FORWARD = {
+    "grad of a loss with jvp": lambda apply, params: jax.grad(lambda p: of_slope(apply, p))(params),
+    "the same in jit": lambda apply, params: jax.jit(jax.grad(lambda p: of_slope(apply, p)))(params),
+    "jacfwd by the input": lambda apply, params: jax.jacfwd(lambda x: apply({"params": params}, x))(X),
+    "jvp by the parameters": lambda apply, params: jax.jvp(
+        lambda p: squares(apply({"params": p}, X), X), (params,), (params,)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FORWARD)
+def test_a_derivative_in_forward_mode_is_refused_outside_of_a_watch(name, net):
+    model, params, capture = net
+    with pytest.raises(ValueError, match=r"derivative of the model with its taps.*capture.detach"):
+        FORWARD[name](capture.apply, capture.attach(params))
+    FORWARD[name](model.apply, params)
