@@ -117,7 +117,7 @@ def in_dictionaries(tree):
     return {k: in_dictionaries(x) for k, x in tree.items()} if isinstance(tree, dict) else tree
 
 
-@pytest.mark.parametrize("alias", [precond.scale_by_shampoo, precond.scale_by_muon, precond.scale_by_kl_shampoo])
+@pytest.mark.parametrize("alias", [precond.scale_by_shampoo, precond.scale_by_muon])
 def test_a_derivative_through_updates_is_that_without_rounding(alias):
     params = {"kernel": jnp.ones((4, 6))}
     grads = [jax.random.normal(jax.random.key(i), (4, 6)) for i in range(4)]
@@ -137,10 +137,14 @@ def test_a_derivative_through_updates_is_that_without_rounding(alias):
 @pytest.mark.parametrize("alias", [precond.scale_by_soap, precond.scale_by_kl_soap])
 def test_a_derivative_through_integers_is_refused(alias):
     params, tx = {"kernel": jnp.ones((4, 6))}, alias(memory=precond.Memory())
-    state = tx.init(params)
+    state = jax.jit(tx.init)(params)
+
+    def moved(a):
+        return tx.update({"kernel": a * params["kernel"]}, state, params)[0]["kernel"].sum()
+
     for differentiate in (jax.grad, jax.jacfwd):
         with pytest.raises(TypeError, match=r"integers have none.*Memory\(entries=False\)"):
-            differentiate(lambda a: tx.update({"kernel": a * params["kernel"]}, state, params)[0]["kernel"].sum())(1.0)
+            jax.eval_shape(differentiate(moved), 1.0)
 
 
 @pytest.mark.parametrize("alias", [precond.soap, precond.shampoo, precond.kl_shampoo, precond.kl_soap, precond.muon])
