@@ -87,7 +87,7 @@ def _number(name: str, value: Any, advice: str) -> float | None:
         raise TypeError(f"{name}={shown(value)}: must be a number.{hint(value)} {advice}".strip())
     if isinstance(value, Tracer) or (isinstance(value, jax.Array) and not value.is_fully_addressable):
         return None
-    return math.inf if isinstance(value, int) and value > 1e308 else float(cast(float, value))
+    return float(str(value) if isinstance(value, int) else cast(float, value))  # a text that is too large is infinite
 
 
 def check_decay(name: str, value: Any) -> None:

@@ -17,7 +17,7 @@ from precond.blocks.path_name import leaves_of, path_name
 from precond.blocks.probe import LayerFactors, Probe, with_zero_probes, without_probes
 from precond.blocks.readings import InitReport, Reading, collect_reports, readings_of, report_readings
 from precond.blocks.refuse_foreign import count_foreign, layouts_of, refuse_foreign
-from precond.blocks.refuse_stacks import refuse_divided, refuse_stacks
+from precond.blocks.refuse_stacks import refuse_divided, refuse_single_blocks, refuse_stacks
 from precond.blocks.stack_name import active_axes, check_stacks, stack_name
 from precond.blocks.stacked_state import StackedState, meaning_of
 from precond.blocks.tensor_group import Member, TensorGroup
@@ -79,6 +79,7 @@ __all__ = [
     "readings_of",
     "refuse_divided",
     "refuse_foreign",
+    "refuse_single_blocks",
     "refuse_stacks",
     "report_average",
     "report_meaning",

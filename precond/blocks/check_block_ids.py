@@ -62,8 +62,7 @@ def check_inner(state: Any, expected: Any, *, divided: bool) -> None:
       divided: whether a device may see no more than its share of a stack.
 
     Raises:
-      ValueError: naming the first array that differs, or whose numbers have 16 bits where they must not, or must and
-        have not.
+      ValueError: naming the first array that differs, or that has another type where one of the two has 16 bits.
 
     Examples:
       >>> import jax.numpy as jnp

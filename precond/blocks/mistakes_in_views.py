@@ -69,8 +69,8 @@ def _unmatched_patterns(views: PatternViews, paths: list[str]) -> Iterator[str]:
     for pattern in views.unmatched(paths):
         few = " and ".join(repr(path) for path in dict.fromkeys((paths[0], paths[-1])))
         yield (
-            f"views: the pattern {pattern!r} is found in none of the parameters, such as {few}. Mend it, or leave it "
-            f"out."
+            f"views: the pattern {pattern!r} does not match the path of any parameter, such as {few}. Mend it, or "
+            f"leave it out."
         )
 
 

@@ -1,10 +1,10 @@
-"""Refuse stacks in the place of parameters, where the result would depend on the number of devices."""
+"""Refuse stacks in the place of parameters or of single blocks, and the other way round."""
 
 from typing import Any
 
-from precond.blocks.block_info import info_of
+from precond.blocks.block_info import BlockInfo, info_of
 
-__all__ = ["refuse_divided", "refuse_stacks"]
+__all__ = ["refuse_divided", "refuse_single_blocks", "refuse_stacks"]
 
 
 def refuse_stacks(name: str, blocks: Any) -> None:
@@ -27,6 +27,29 @@ def refuse_stacks(name: str, blocks: Any) -> None:
     """
     if info_of(blocks).batch_axes:
         raise ValueError(f"{name}() takes single blocks, not stacks: put it into precond.per_block.")
+
+
+def refuse_single_blocks(name: str, blocks: Any) -> None:
+    """Raise where a transformation of stacks is given single blocks or parameters inside of `precond.blocked`.
+
+    Args:
+      name: as in `refuse_stacks`.
+      blocks: as in `refuse_stacks`.
+
+    Raises:
+      ValueError: saying where to put it.
+
+    Examples:
+      >>> from precond.blocks import BlockInfo
+      >>> refuse_single_blocks("orthogonalize", BlockInfo(batch_axes=0))
+      Traceback (most recent call last):
+      ValueError: orthogonalize() takes whole stacks, but it was given single blocks or parameters. ...
+    """
+    if isinstance(blocks, BlockInfo) and blocks.batch_axes != 1:
+        raise ValueError(
+            f"{name}() takes whole stacks, but it was given single blocks or parameters. Put it into precond.blocked, "
+            f"and not into precond.per_block."
+        )
 
 
 def refuse_divided(name: str, blocks: Any) -> None:

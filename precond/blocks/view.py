@@ -54,7 +54,7 @@ class View(NamedTuple):
 
 Views = Callable[[str, Any], View | None]
 """A function from a parameter's path (`"layers/0/kernel"`) and the parameter (or anything with its shape and dtype) to
-its view, or None for a parameter that is not preconditioned."""
+its view, or None for a parameter that is not preconditioned. It must always answer the same: answers are remembered."""
 
 
 class Geometry(NamedTuple):

@@ -57,9 +57,8 @@ def named_leaves(tree: Tree) -> dict[str, Any]:
     leaves: dict[str, Any] = {}
     for name, x in found.items():
         whole, _, field = name.rpartition("/")
-        scales = found.get(f"{whole}/scales")
-        if field == "integers" and scales is not None and x.shape[: scales.ndim] == scales.shape:
-            leaves[whole] = _widened(FixedPoint(x, scales))
+        if field == "integers" and f"{whole}/scales" in found and jnp.issubdtype(jnp.result_type(x), jnp.integer):
+            leaves[whole] = _widened(FixedPoint(x, found[f"{whole}/scales"]))
         elif not (field == "scales" and whole in leaves):
             leaves[name] = x
     return leaves

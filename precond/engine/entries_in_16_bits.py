@@ -1,6 +1,6 @@
 """Store momentum and second moments in 16 bits with stochastic rounding."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -34,9 +34,7 @@ class EntriesIn16BitsState(NamedTuple):
     in_16_bits: optax.OptState
 
 
-def entries_in_16_bits(
-    inner: optax.GradientTransformation, fixed_point: Sequence[str] = ()
-) -> optax.GradientTransformationExtraArgs:
+def entries_in_16_bits(inner: optax.GradientTransformation, *fixed_point: str) -> optax.GradientTransformationExtraArgs:
     r"""Store a transformation's momentum and second moments in 16 bits with stochastic rounding.
 
     They are widened before each update, and afterwards rounded up or down by chance, so that the mean stays the same.
@@ -53,13 +51,16 @@ def entries_in_16_bits(
 
     Args:
       inner: a transformation of stacks `[N, d1, .., dk]` or of parameters.
-      fixed_point: the names of the fields that are stored in fixed point (`["ema"]`); all others are in bfloat16. It is
+      *fixed_point: the names of the fields that are stored in fixed point (`"ema"`); all others are in bfloat16. It is
         for a momentum that is rotated into a basis afterwards, as in SOAP. There the errors of large numbers mix into
         small ones, and in bfloat16 they are up to 128 times as large. Do not name second moments: small ones would be
         0 in fixed point.
 
     Returns:
       A transformation of the same.
+
+    Raises:
+      ValueError: in `init`, for a field that the state has not.
 
     Reference:
       Gupta, Agrawal, Gopalakrishnan and Narayanan, Deep Learning with Limited Numerical Precision, 2015.
@@ -74,14 +75,18 @@ def entries_in_16_bits(
     inner = optax.with_extra_args_support(inner)
 
     def init(params: optax.Params) -> EntriesIn16BitsState:
-        wide = _wide_dtypes(params)
+        wide, seen = _wide_dtypes(params), set[str]()
 
         def narrow(fields: set[str], x: jax.Array) -> jax.Array | FixedPoint:
+            seen.update(fields)
             if not _is_wide(x, wide):
                 return x
             return x.astype(jnp.bfloat16) if fields.isdisjoint(fixed_point) else in_fixed_point(x)
 
-        return EntriesIn16BitsState(jnp.zeros([], jnp.int32), _mapped(narrow, inner.init(params), params))
+        kept = _mapped(narrow, inner.init(params), params)
+        if seen and (unknown := [name for name in fixed_point if name not in seen]):
+            raise ValueError(f"fixed_point={unknown[0]!r} is not a field of the state, which has {sorted(seen)}.")
+        return EntriesIn16BitsState(jnp.zeros([], jnp.int32), kept)
 
     def update(
         updates: optax.Updates,

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from precond.linalg.lapack import eigh
+from precond.linalg.multiply import gram
 from precond.linalg.products import product
 
 __all__ = ["Sketch", "empty_sketch", "sketch_power", "sketched"]
@@ -66,9 +67,8 @@ def sketched(old: Sketch, rows: jax.Array, decay: jax.typing.ArrayLike) -> Sketc
     decay = jnp.asarray(decay, rows.dtype)
     before = old.vectors * _root_or_zero(decay * old.values)[:, None]
     joined = jnp.concatenate([before, jnp.sqrt(1 - decay) * rows], axis=2)
-    swapped = jnp.swapaxes(joined, 1, 2)
     small = size > joined.shape[2]
-    values, vectors = eigh(product(swapped, joined) if small else product(joined, swapped))
+    values, vectors = eigh(gram(joined, axis=int(small)))
     kept, vectors = values[:, -rank:], vectors[:, :, -rank:]
     cut = jnp.maximum(values[:, -rank - 1], 0) if values.shape[1] > rank else jnp.zeros_like(old.tail)
     if small:  # vectors of values that are rounding are left out

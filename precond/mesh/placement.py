@@ -161,7 +161,7 @@ def refuse_other_mesh(sharding: Sharded, state: Tree) -> None:
     for mesh in (jax.typeof(x).sharding.mesh for x in jax.tree.leaves(state)):
         if not mesh.empty and AxisType.Explicit in mesh.axis_types and set(sharding.axis or ()) & set(mesh.axis_names):
             raise ValueError(
-                f"axis={sharding.axis}: state= is on a mesh with explicit axes, and the gradients on none. Put them on "
+                f"axis={sharding.axis}: state= is on a mesh with explicit axes, but the gradients are not. Put them on "
                 f"it (jax.device_put with a NamedSharding), call update within jax.set_mesh(mesh), or pass mesh=."
             )
 

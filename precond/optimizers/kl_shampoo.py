@@ -161,7 +161,8 @@ def kl_shampoo(
       views: as in `precond.blocked`.
       otherwise: the transformation of parameters without a view; None is Adam with the same `b1`, `b2` and `eps`.
       precision: the precision of matrix products, as in `precond.scale_by_kronecker`; None is the highest.
-      memory: what is kept in bfloat16: `precond.Memory()` keeps momentum, second moments, and roots so; None nothing.
+      memory: what is kept in bfloat16: `precond.Memory()` keeps momentum, second moments and roots so, and None keeps
+        them in float32.
       axis: mesh axes over whose devices blocks, roots and the state are divided, as in `precond.blocked`.
       mesh: as in `precond.blocked`.
 

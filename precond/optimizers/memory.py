@@ -56,7 +56,7 @@ class Memory(NamedTuple):
           tx: a transformation.
           *fixed_point: the names of the fields that are stored in fixed point, and not in bfloat16.
         """
-        return entries_in_16_bits(tx, fixed_point) if self.entries else tx
+        return entries_in_16_bits(tx, *fixed_point) if self.entries else tx
 
     def of_root(self, root: Root) -> Root:
         """Return a root that is stored in bfloat16 if asked for."""

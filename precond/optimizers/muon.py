@@ -166,7 +166,8 @@ def muon(
       views: as in `precond.blocked`. A view may take heads, experts or the parts of a fused kernel as matrices of their
         own.
       otherwise: the transformation of parameters without a view, in place of Adam.
-      memory: what is kept in bfloat16: `precond.Memory()` keeps momentum and Adam's second moments so; None nothing.
+      memory: what is kept in bfloat16: `precond.Memory()` keeps momentum and Adam's second moments so, and None keeps
+        them in float32.
       axis: mesh axes over whose devices matrices, momentum and work are divided, as in `precond.blocked`.
       mesh: the mesh, as in `precond.blocked`.
 

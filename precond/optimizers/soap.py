@@ -154,7 +154,8 @@ def soap(
       views: as in `precond.blocked`.
       otherwise: the transformation of parameters without a view; None is Adam with the same `b1`, `b2` and `eps`.
       precision: the precision of matrix products, as in `precond.scale_by_kronecker`; None is the highest.
-      memory: what is kept in 16 bits: `precond.Memory()` keeps momentum, second moments, and bases so; None nothing.
+      memory: what is kept in 16 bits: `precond.Memory()` keeps momentum, second moments and bases so, and None keeps
+        them in float32.
       axis: mesh axes over whose devices blocks, bases and the state are divided, as in `precond.blocked`.
       mesh: as in `precond.blocked`.
 

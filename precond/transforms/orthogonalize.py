@@ -10,7 +10,7 @@ import optax
 from jax import lax
 
 from precond.arguments import check_part, described
-from precond.blocks import BlockInfo, info_of, keep_finite, path_name
+from precond.blocks import BlockInfo, info_of, keep_finite, path_name, refuse_single_blocks
 from precond.control_flow import run_if
 from precond.linalg import isometry_error
 from precond.orthogonal import Orthogonalizer, Scale, newton_schulz
@@ -137,13 +137,8 @@ def _by_block(function: Callable[[jax.Array], jax.Array], x: jax.Array, size: in
 
 
 def _check_stacks(updates: Any, blocks: Any) -> None:
-    inside = isinstance(blocks, BlockInfo)
-    if inside and blocks.batch_axes != 1:
-        raise ValueError(
-            "orthogonalize() takes whole stacks, but it was given single blocks or parameters. Put it into "
-            "precond.blocked, and not into precond.per_block."
-        )
-    _check_axes(updates, (2, 3) if inside else (3,))
+    refuse_single_blocks("orthogonalize", blocks)
+    _check_axes(updates, (2, 3) if isinstance(blocks, BlockInfo) else (3,))
 
 
 def _check_axes(stacks: Any, allowed: tuple[int, ...] = (2, 3)) -> None:

@@ -9,7 +9,7 @@ import optax
 from jax.typing import ArrayLike
 
 from precond.arguments import check_decay, check_number, check_whole, described
-from precond.blocks import BlockInfo, info_of, keep_finite
+from precond.blocks import BlockInfo, info_of, keep_finite, refuse_single_blocks
 from precond.control_flow import run_if
 from precond.linalg import Sketch, empty_sketch, sketch_power, sketched
 from precond.transformation import transformation
@@ -114,11 +114,7 @@ def scale_by_sketch(
     ) -> tuple[optax.Updates, SketchState]:
         del params, extra
         info = info_of(blocks)
-        if blocks is not None and info.batch_axes != 1:
-            raise ValueError(
-                "scale_by_sketch() takes whole stacks, but it was given single blocks or parameters. Put it into "
-                "precond.blocked, and not into precond.per_block."
-            )
+        refuse_single_blocks("scale_by_sketch", blocks)
         if any(x.ndim < (3 if blocks is None else 2) for x in jax.tree.leaves(updates)):
             raise ValueError("scale_by_sketch() takes stacks of blocks with axes: put it into precond.blocked.")
         leaves, treedef = jax.tree.flatten(updates)

@@ -14,6 +14,7 @@ shampoo(jnp.asarray([1e-3, 1e-2])) -> learning_rate=an array of shape (2,)
 shampoo(np.asarray([1e-3])) -> learning_rate=an array of shape (1,)
 shampoo(None) -> learning_rate=None
 soap(10**400) -> must be finite
+soap(-10**400) -> must be at least 0
 shampoo(P) -> learning_rate=a dict with the keys
 shampoo(optax.cosine_decay_schedule) -> If this function makes a schedule, call it
 shampoo(optax.adam(1e-3)) -> learning_rate=an Optax transformation
@@ -635,8 +636,8 @@ adascale(optax.sgd, 0.1, 2).init({'steps': jnp.ones(3, int)}) -> 'steps' is of i
 precond.metrics(P) -> no state of an optimizer in it
 large_batches.done(STATE, 10) -> done()
 large_batches.eval_params(STATE, P) -> eval_params
-shampoo(1e-3, views=[('kernle', None)]).init(P) -> 'kernle' is found in none
-shampoo(1e-3, views=views.stacked('layres', 0)).init(P) -> 'layres' is found in none
+shampoo(1e-3, views=[('kernle', None)]).init(P) -> 'kernle' does not match the path of any parameter
+shampoo(1e-3, views=views.stacked('layres', 0)).init(P) -> 'layres' does not match the path of any parameter
 """,
     "capture": """
 layers.sampled(layers.categorical) -> likelihood=the function categorical

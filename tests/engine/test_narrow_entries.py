@@ -63,7 +63,7 @@ def test_a_slow_average_goes_on_where_rounding_to_the_nearest_would_stop():
 
 def test_in_fixed_point_every_number_is_a_neighbour_and_the_mean_over_the_noise_is_the_number():
     inner, grads = optax.trace(0.9), gradients(4)
-    states = run(entries_in_16_bits(inner, ["trace"]), grads)
+    states = run(entries_in_16_bits(inner, "trace"), grads)
     for g, old, new in zip(grads, states, states[1:], strict=False):
         _, exact = inner.update(g, optax.TraceState({"3x4000": old.in_16_bits.trace["3x4000"].numbers()}))
         x, stored = exact.trace["3x4000"], new.in_16_bits.trace["3x4000"]
@@ -100,9 +100,11 @@ def test_many_skipped_steps_change_nothing():
 
 def test_only_the_fields_that_are_named_are_in_fixed_point():
     inner, stacks = optax.scale_by_adam(), {"3x4000": jnp.ones(SHAPE)}
-    moments = entries_in_16_bits(inner, ["mu"]).init(stacks).in_16_bits
+    moments = entries_in_16_bits(inner, "mu").init(stacks).in_16_bits
     assert moments.mu["3x4000"].integers.dtype == jnp.int16
     assert moments.nu["3x4000"].dtype == jnp.bfloat16
+    with pytest.raises(ValueError, match="fixed_point='momentum' is not a field of the state"):
+        entries_in_16_bits(inner, "momentum").init(stacks)
 
 
 @pytest.mark.parametrize("alias", [precond.soap, precond.kl_soap])
@@ -121,8 +123,8 @@ def test_a_basis_hides_small_gradients_behind_the_rounding_of_large_ones_in_bflo
     q, _ = np.linalg.qr(rng.standard_normal((64, 64)))
     small = 1e-3 * np.outer(q[:, 1], np.ones(64))
     errors = {}
-    for name, fields in (("bfloat16", []), ("fixed point", ["ema"])):
-        tx = entries_in_16_bits(optax.ema(0.9, debias=False), fields)
+    for name, fields in (("bfloat16", ()), ("fixed point", ("ema",))):
+        tx = entries_in_16_bits(optax.ema(0.9, debias=False), *fields)
         grads = [
             {"64x64": jnp.asarray((np.outer(q[:, 0], rng.standard_normal(64)) + small)[None], jnp.float32)}
             for _ in range(20)

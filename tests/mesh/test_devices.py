@@ -200,7 +200,7 @@ def test_gradients_off_the_mesh_of_the_state_are_refused():
     tx = precond.soap(1e-2, axis=mesh.axis_names[0])
     state = tx.init(there)
     for update in (tx.update, jax.jit(tx.update)):
-        with pytest.raises(ValueError, match="state= is on a mesh with explicit axes, and the gradients on none"):
+        with pytest.raises(ValueError, match="state= is on a mesh with explicit axes, but the gradients are not"):
             update(params, state, there)
     assert jnp.isfinite(tx.update(there, state, there)[0]["kernel"]).all()
 
