@@ -135,3 +135,15 @@ def test_whole_numbers_of_numpy_make_the_layout_of_other_whole_numbers():
     plain = View((0, 1), shape=(4, 32), passive=(0,))
     numbers = [fingerprint(layout_of(leaf, views_of({"a": v}), b)) for v, b in ((view, np.int64(8)), (plain, 8))]
     assert numbers[0] == numbers[1]
+
+
+def test_views_are_asked_once_for_the_same_shapes():
+    asked = []
+
+    def views(path, leaf):
+        asked.append(path)
+        return View((0, 1)) if leaf.ndim == 2 else None
+
+    for shape in ((4, 6), (4, 6), (8, 6)):
+        layout_of({"kernel": jnp.zeros(shape), "bias": jnp.zeros(6)}, views, 4)
+    assert asked == ["bias", "kernel"] * 2
